@@ -1,0 +1,386 @@
+"""Normal mixture with full, tied, diagonal or spherical covariances, labels summed out.
+
+One conjugate prior serves every method. With ``m0`` and ``S`` the mean and covariance of the data,
+
+    pi ~ Dirichlet(2, ..., 2),
+    Sigma_k ~ InverseWishart(D + 2, S / K^(2/D)),
+    mu_k | Sigma_k ~ Normal(m0, Sigma_k / 0.01),
+
+which is weak: each component is given the weight of a hundredth of an observation for its mean and
+of a few for its covariance, whose expectation makes K equal components fill the data's volume
+(Fraley and Raftery 2007). Two pseudo-counts put the mode of pi inside the simplex. Under "diagonal"
+and "spherical" the variances have the inverse gamma distribution that the inverse Wishart gives
+each of its variances, with the mean of the data's variances under "spherical". The prior needs more
+rows than dimensions and no collinear columns.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax.scipy.linalg import solve_triangular
+from numpyro.infer.util import log_density
+
+import vi_recipes as vr
+
+COVARIANCES = ("full", "tied", "diagonal", "spherical")
+CONCENTRATION = 2.0
+KAPPA = 0.01
+COLLAPSED = 1e-6
+"""A component's smallest variance below this share of the data's has collapsed."""
+
+Theta = dict[str, Any]
+
+
+class Prior(NamedTuple):
+    """Hyperparameters of the conjugate prior."""
+
+    mean: jax.Array
+    df: int
+    scale: jax.Array
+
+
+class Stats(NamedTuple):
+    """Expected sufficient statistics of the components; rows of y are centred at ``center``."""
+
+    counts: jax.Array  # (K,)
+    totals: jax.Array  # (K, D)
+    products: jax.Array  # (K, D, D)
+    center: jax.Array  # (D,)
+
+
+def prior(y: jax.Array, num_components: int) -> Prior:
+    """Return weakly informative hyperparameters taken from the data."""
+    num_dims = y.shape[1]
+    covariance = jnp.cov(y, rowvar=False).reshape(num_dims, num_dims)
+    return Prior(
+        mean=y.mean(axis=0),
+        df=num_dims + 2,
+        scale=covariance / num_components ** (2 / num_dims),
+    )
+
+
+def inverse_gamma(hyper: Prior, covariance: str) -> tuple[float, jax.Array]:
+    """Return the shape and the rates of the variances under "diagonal" and "spherical"."""
+    variances = jnp.diagonal(hyper.scale)
+    rate = variances.mean() if covariance == "spherical" else variances
+    return (hyper.df - len(variances) + 1) / 2, rate / 2
+
+
+def sample_theta(y: jax.Array, num_components: int, covariance: str) -> Theta:
+    """Sample pi, mu and Sigma, or the variances that make Sigma, from the prior."""
+    hyper = prior(y, num_components)
+    K, D = num_components, y.shape[1]
+    theta = {"pi": numpyro.sample("pi", dist.Dirichlet(jnp.full(K, CONCENTRATION)))}
+    if covariance == "tied":
+        theta["Sigma"] = numpyro.sample("Sigma", dist.InverseWishart(hyper.df, hyper.scale))
+    elif covariance == "full":
+        wishart = dist.InverseWishart(hyper.df, hyper.scale)
+        theta["Sigma"] = numpyro.sample("Sigma", wishart.expand([K]).to_event(1))
+    else:
+        shape = (K, D) if covariance == "diagonal" else (K,)
+        gamma = dist.InverseGamma(*inverse_gamma(hyper, covariance)).expand(shape)
+        theta["variance"] = numpyro.sample("variance", gamma.to_event(len(shape)))
+    scale_tril = jnp.linalg.cholesky(covariances(theta, D))
+    scale_tril = jnp.broadcast_to(scale_tril, (K, D, D))
+    mean = dist.MultivariateNormal(hyper.mean, scale_tril=scale_tril / KAPPA**0.5)
+    theta["mu"] = numpyro.sample("mu", mean.to_event(1))
+    return theta
+
+
+def covariances(theta: Theta, num_dims: int) -> jax.Array:
+    """Return Sigma, ``(K, D, D)``, or ``(D, D)`` where it is tied."""
+    if "Sigma" in theta:
+        return theta["Sigma"]
+    variance = theta["variance"]
+    variance = variance[:, None] if variance.ndim == 1 else variance
+    return variance[..., None] * jnp.eye(num_dims)
+
+
+def mixture(y: jax.Array, num_components: int = 2, covariance: str = "full") -> None:
+    """Observations from one of several multivariate normals, which one being summed out.
+
+    Parameters
+    ----------
+    y
+        Observations, rows by dimensions.
+    num_components
+        Number of components, K.
+    covariance
+        "full": a covariance matrix per component; "tied": one for all; "diagonal": a variance per
+        component and dimension; "spherical": a variance per component.
+    """
+    check(covariance)
+    D = y.shape[1]
+    theta = sample_theta(y, num_components, covariance)
+    Sigma = covariances(theta, D)
+    if "Sigma" not in theta:
+        numpyro.deterministic("Sigma", Sigma)
+    components = dist.MultivariateNormal(theta["mu"], scale_tril=jnp.linalg.cholesky(Sigma))
+    with numpyro.plate("observation", len(y)):
+        labels = dist.Categorical(probs=theta["pi"])
+        numpyro.sample("y", dist.MixtureSameFamily(labels, components), obs=y)
+
+
+def check(covariance: str) -> None:
+    """Refuse an unknown kind of covariance."""
+    if covariance not in COVARIANCES:
+        raise ValueError(f"covariance={covariance!r}: choose one of {', '.join(COVARIANCES)}")
+
+
+def e_step(
+    theta: Theta, y: jax.Array, num_components: int, covariance: str
+) -> tuple[Stats, jax.Array]:
+    """Return the expected sufficient statistics and the log-likelihood at theta.
+
+    The data are centred first, so that neither the whitening nor the second moments lose digits to
+    a large mean. The largest arrays are N x K D and N x D^2.
+    """
+    N, D = y.shape
+    K = num_components
+    center = y.mean(axis=0)
+    x = y - center
+    scale_tril = jnp.linalg.cholesky(covariances(theta, D))
+    scale_tril = jnp.broadcast_to(scale_tril, (K, D, D))
+    identity = jnp.broadcast_to(jnp.eye(D, dtype=scale_tril.dtype), (K, D, D))
+    whiten = solve_triangular(scale_tril, identity, lower=True)
+    offset = jnp.einsum("kij,kj->ki", whiten, theta["mu"] - center)
+    z = (x @ whiten.reshape(K * D, D).T).reshape(N, K, D) - offset
+    log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(axis=-1)
+    constant = jnp.log(theta["pi"]) - log_det - 0.5 * D * jnp.log(2 * jnp.pi)
+    log_joint = constant - 0.5 * jnp.square(z).sum(axis=-1)
+    log_marginal = jax.nn.logsumexp(log_joint, axis=1)
+    responsibility = jnp.exp(log_joint - log_marginal[:, None])
+    return moments(responsibility, y), log_marginal.sum()
+
+
+def moments(responsibility: jax.Array, y: jax.Array) -> Stats:
+    """Return the sufficient statistics of the rows of y under the responsibilities, (N, K)."""
+    N, D = y.shape
+    center = y.mean(axis=0)
+    x = y - center
+    products = (x[:, :, None] * x[:, None, :]).reshape(N, D * D)
+    return Stats(
+        counts=responsibility.sum(axis=0),
+        totals=responsibility.T @ x,
+        products=(responsibility.T @ products).reshape(-1, D, D),
+        center=center,
+    )
+
+
+def m_step(
+    stats: Stats, objective: str, y: jax.Array, num_components: int, covariance: str
+) -> Theta:
+    """Maximise the expected complete-data log-likelihood, plus the log prior for "map".
+
+    The prior of mu, being relative to Sigma, acts as ``kappa`` rows at ``m0`` in each component and
+    adds one row (its own log determinant) to the count that divides the scatter.
+    """
+    if objective not in ("mle", "map"):
+        raise ValueError(f"objective={objective!r}: choose 'mle' or 'map'")
+    is_map = objective == "map"
+    K, D = num_components, y.shape[1]
+    hyper = prior(y, K)
+    kappa = KAPPA if is_map else 0.0
+    pseudo_count = CONCENTRATION - 1.0 if is_map else 0.0
+
+    # An empty component keeps finite values, for `collapse` to report rather than NaN.
+    count = jnp.maximum(stats.counts, jnp.finfo(stats.counts.dtype).tiny)
+    pi = (count + pseudo_count) / (count + pseudo_count).sum()
+    # The prior mean is where the data are centred, so in these coordinates it is zero.
+    mean = stats.totals / (count + kappa)[:, None]
+    scatter = stats.products - mean[:, :, None] * stats.totals[:, None, :]
+
+    theta: Theta = {"pi": pi, "mu": stats.center + mean}
+    if covariance in ("full", "tied"):
+        scale = hyper.scale if is_map else 0.0
+        extra = hyper.df + D + 1 if is_map else 0.0
+        if covariance == "tied":
+            Sigma = (scale + scatter.sum(axis=0)) / (count.sum() + extra + is_map * K)
+        else:
+            Sigma = (scale + scatter) / (count + extra + is_map)[:, None, None]
+        theta["Sigma"] = (Sigma + jnp.swapaxes(Sigma, -1, -2)) / 2
+    else:
+        shape, prior_rate = inverse_gamma(hyper, covariance)
+        extra = 2 * shape + 2 if is_map else 0.0
+        rate = prior_rate if is_map else 0.0
+        squares = jnp.diagonal(scatter, axis1=1, axis2=2)
+        if covariance == "diagonal":
+            theta["variance"] = (2 * rate + squares) / (count + extra + is_map)[:, None]
+        else:
+            theta["variance"] = (2 * rate + squares.sum(axis=1)) / (D * (count + is_map) + extra)
+    return theta
+
+
+def log_prior(theta: Theta, y: jax.Array, num_components: int, covariance: str) -> jax.Array:
+    """Return log p(pi, mu, Sigma), read off the NumPyro prior itself."""
+    return log_density(sample_theta, (y, num_components, covariance), {}, theta)[0]
+
+
+def start(key: jax.Array, y: jax.Array, num_components: int, covariance: str) -> Theta:
+    """Start from k-means on the standardised columns and one M-step.
+
+    The M-step is that of "map": a cluster of few points would have no covariance without a prior.
+    """
+    from scipy.cluster.vq import ClusterError, kmeans2
+
+    check(covariance)
+    y = jnp.asarray(y, dtype=float)
+    rows = np.asarray(y, dtype=float)
+    if (distinct := len(np.unique(rows, axis=0))) < num_components:
+        raise ValueError(
+            f"num_components={num_components}, but y has only {distinct} distinct row(s); "
+            "ask for fewer components"
+        )
+    rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    rng = np.random.default_rng(int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max)))
+    for _ in range(20):
+        try:
+            _, label = kmeans2(rows, num_components, minit="++", missing="raise", rng=rng)
+            break
+        except ClusterError:  # an empty cluster: seed again
+            continue
+    else:
+        raise ValueError(
+            f"k-means finds no {num_components} clusters without an empty one in {len(rows)} rows; "
+            "ask for fewer components"
+        )
+    membership = jnp.asarray(label[:, None] == np.arange(num_components), dtype=y.dtype)
+    return m_step(moments(membership, y), "map", y, num_components, covariance)
+
+
+def collapse(
+    theta: Theta, y: jax.Array, num_components: int, covariance: str
+) -> dict[str, tuple[jax.Array, float]]:
+    """Return what goes to zero when a component collapses on a few points or loses them all.
+
+    These are the smallest eigenvalue of each Sigma_k relative to the data's covariance, and the
+    expected number of rows in each component.
+    """
+    D = y.shape[1]
+    scale_tril = jnp.linalg.cholesky(jnp.cov(y, rowvar=False).reshape(D, D))
+
+    def smallest(Sigma: jax.Array) -> jax.Array:
+        half = solve_triangular(scale_tril, Sigma, lower=True)
+        return jnp.linalg.eigvalsh(solve_triangular(scale_tril, half.T, lower=True))[0]
+
+    Sigma = covariances(theta, D).reshape(-1, D, D)
+    return {
+        "Sigma": (jax.vmap(smallest)(Sigma), COLLAPSED),
+        "pi": (theta["pi"] * len(y), 1.0),
+    }
+
+
+def complete(theta: Theta, y: jax.Array, num_components: int, covariance: str) -> Theta:
+    """Add Sigma where the parameters are variances."""
+    return {**theta, "Sigma": covariances(theta, y.shape[1])}
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read a CSV whose numeric columns are the dimensions of y.
+
+    Parameters
+    ----------
+    path
+        The file, one row per observation.
+
+    Returns
+    -------
+    dict
+        Arguments of :func:`mixture`.
+    """
+    import pandas as pd
+
+    frame = pd.read_csv(path)
+    numeric = frame.select_dtypes("number")
+    if numeric.shape[1] == 0:
+        raise ValueError(
+            f"{path} has no numeric column (it has {', '.join(map(str, frame.columns))}); the "
+            "mixture takes each numeric column for a dimension"
+        )
+    return {"y": numeric.to_numpy(dtype=float)}
+
+
+def data() -> dict[str, Any]:
+    """Return the 272 eruptions of Old Faithful."""
+    return load(Path(__file__).with_name("data.csv"))
+
+
+def coords(y: jax.Array, num_components: int, **_: Any) -> dict[str, list[Any]]:
+    """Label the dimensions, by name for the shipped data, else by number."""
+    import pandas as pd
+
+    shipped = pd.read_csv(Path(__file__).with_name("data.csv"))
+    known = np.array_equal(np.asarray(y), shipped.to_numpy())
+    features: list[Any] = list(shipped.columns) if known else list(range(y.shape[1]))
+    return {
+        "component": list(range(num_components)),
+        "feature": features,
+        "feature_bis": features,
+    }
+
+
+def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
+    """Build the mixture with ``num_components`` components and the kind of covariance given.
+
+    Parameters
+    ----------
+    num_components
+        Number of components.
+    covariance
+        "full", "tied", "diagonal" or "spherical".
+
+    Returns
+    -------
+    vi_recipes.Model
+        Both choices stay arguments of the model, with the values given here as defaults. Sites and
+        labels depend on them (a tied Sigma carries no label, so it is not exchangeable): to change
+        them, build the model anew rather than pass other arguments.
+    """
+    check(covariance)
+    choices: dict[str, Any] = {"num_components": num_components, "covariance": covariance}
+    labelled = {"full": ("Sigma",), "tied": ()}.get(covariance, ("variance", "Sigma"))
+    matrix = ("feature", "feature_bis")
+    dims = {
+        "pi": ("component",),
+        "mu": ("component", "feature"),
+        "Sigma": matrix if covariance == "tied" else ("component", *matrix),
+    }
+    if covariance in ("diagonal", "spherical"):
+        dims["variance"] = dims["mu" if covariance == "diagonal" else "pi"]
+    return vr.Model(
+        function=partial(mixture, **choices),
+        name="gmm",
+        data=data,
+        load=load,
+        parameters=("pi", "mu", "Sigma" if covariance in ("full", "tied") else "variance"),
+        dims=dims,
+        coords=partial(coords, num_components=num_components),
+        exchangeable=(vr.Exchangeable(sites=dict.fromkeys(("pi", "mu", *labelled), 0)),),
+        em=vr.EMSteps(
+            start=partial(start, **choices),
+            e_step=partial(e_step, **choices),
+            m_step=partial(m_step, **choices),
+            log_prior=partial(log_prior, **choices),
+            collapse=partial(collapse, **choices),
+            complete=partial(complete, **choices),
+        ),
+        init=partial(start, **choices),
+        description=f"Mixture of {num_components} normals with {covariance} covariances.",
+        citation=(
+            "Bishop (2006), Pattern Recognition and Machine Learning, section 10.2; prior: Fraley "
+            "and Raftery (2007), Bayesian regularization for normal mixture estimation and "
+            "model-based clustering, Journal of Classification 24, 155-181, "
+            "doi:10.1007/s00357-007-0004-5"
+        ),
+    )
+
+
+MODEL = gmm()

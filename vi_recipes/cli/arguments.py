@@ -1,0 +1,73 @@
+"""The arguments and options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MAX_SEED = 2**31 - 1
+
+
+def _set_debug(ctx: typer.Context, value: bool) -> None:
+    ctx.meta["debug"] = value
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"vi-recipes {version('vi_recipes')}")
+        raise typer.Exit()
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A shipped model's name (see: vi-recipes models), or your own: file.py, file.py:NAME.",
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSON, CSV, Parquet or netCDF; its keys or columns are the model's arguments. "
+        "[default: the model's own data]",
+    ),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(min=0, max=MAX_SEED, metavar="N", help="The same seed gives the same numbers."),
+]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write the machine-readable result; - for standard output."
+    ),
+]
+NoReportOption = Annotated[
+    bool, typer.Option("--no-report", help="Write no report; print the tables only.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME.OPTION=VALUE",
+        help="Set an option of a method, or an argument of the model (model.NAME=VALUE). "
+        "Repeatable.",
+    ),
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")
+]
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+
+
+def out_option(default: str) -> Any:
+    """Return the option for the folder of the report, whose default its help names."""
+    return typer.Option(metavar="DIR", help=f"Folder for the report. [default: {default}]")

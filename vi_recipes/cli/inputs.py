@@ -1,0 +1,127 @@
+"""What a command starts from, checked before anything is fitted."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vi_recipes.cli.options import model_arguments
+from vi_recipes.model import Model
+from vi_recipes.read import (
+    JSON,
+    NETCDF,
+    PARQUET,
+    check_file,
+    has_loose_columns,
+    keep_arguments,
+    read_data,
+)
+
+if TYPE_CHECKING:
+    from vi_recipes.target import Target
+
+
+def make_target(
+    model: Model, path: Path | None, texts: Mapping[str, str], tell: Callable[[str], None]
+) -> Target:
+    """Return the model conditioned on its data.
+
+    Parameters
+    ----------
+    model
+        What to fit.
+    path
+        The user's data; ``None`` for the model's own.
+    texts
+        Keyword arguments given as text, which take the place of those of the same name.
+    tell
+        Told what was done to the data.
+    """
+    from vi_recipes.data import bind
+    from vi_recipes.target import Target
+
+    given = model_arguments(model, texts)
+    if path is not None:
+        data = {**_read(model, path, set(given), tell), **given}
+        # Checked here too, because a target completes what is missing from the model's own data.
+        bind(model.function, data)
+        return Target(model, **data)
+    missing = [name for name in _required(model) if name not in given]
+    if missing and model.data is None:
+        raise ValueError(
+            f"model '{model.name}' has no data of its own; give it {', '.join(missing)} with "
+            "--data FILE, as the keys or columns of the file"
+        )
+    return Target(model, **given)
+
+
+def _read(model: Model, path: Path, given: set[str], tell: Callable[[str], None]) -> dict[str, Any]:
+    """Read the user's data; a model's own reader takes the files that need one."""
+    if model.load is not None and not path.name.lower().endswith(JSON + PARQUET + NETCDF):
+        check_file(path)
+        try:
+            return dict(model.load(path))
+        except Exception as error:  # any model's reader, so any error
+            text = str(error) if str(path) in str(error) else f"{path}: {error}"
+            kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
+            raise ValueError(f"{text}{kind}") from error
+    data = read_data(path)
+    if not has_loose_columns(path):
+        return data
+    kept, dropped = keep_arguments(model.function, data)
+    if any(name not in kept and name not in given for name in _required(model)):
+        return data  # the complaint about what is missing then lists what there is
+    if dropped:
+        tell(f"note: {path}: not taken by the model, and left out: {', '.join(dropped)}")
+    return kept
+
+
+def _required(model: Model) -> list[str]:
+    return [
+        p.name
+        for p in inspect.signature(model.function).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+
+
+@contextmanager
+def output_folder(path: Path | None) -> Iterator[None]:
+    """Make a folder and make sure that it can be written to, before the block fits anything.
+
+    A folder made here goes again if the block fails before it has put anything into it.
+    """
+    if path is None:
+        yield
+        return
+    existed = path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out: cannot write to folder {path} ({error.strerror}); choose another"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # not empty: what is there is worth keeping
+                path.rmdir()
+        raise
+
+
+def check_json(path: Path | None) -> None:
+    """Make sure that a file can be written at ``path``; ``-`` is standard output."""
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir():
+        raise ValueError(f"--json: {path} is a directory; expected a file, or - for the screen")
+    place = path if path.exists() else path.absolute().parent
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"--json: cannot write to {path}; choose another place")

@@ -1,0 +1,135 @@
+"""Tables on the terminal: in colour on one, as plain text of full width elsewhere."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from vi_recipes.comparison import Comparison
+    from vi_recipes.report.tables import Cell, Table
+
+MAX_ROWS = 40
+"""Parameters shown on the terminal; reports have them all."""
+
+_STYLES = {"": "", "inside": "dim", "off": "bold red", "failed": "dim"}
+_PLAIN_WIDTH = 10_000
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console; where it is not a terminal, lines are never broken."""
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    return console
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print what a comparison found: means with sds, accuracy, timings, diagnostics, verdicts."""
+    from vi_recipes.report import tables
+
+    title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
+    console.print(Text(title, style="bold" if _styled(console) else ""))
+    for warning in comparison.warnings:
+        console.print(Text(f"warning: {warning}", style="bold yellow" if _styled(console) else ""))
+    fits = tables.all_fits(comparison)
+    if any(fit.has_result for fit in fits.values()):
+        show_table(console, tables.means(comparison, limit=MAX_ROWS))
+    for table in (
+        tables.accuracy_summary(comparison),
+        tables.timings(comparison),
+        tables.diagnostics(comparison),
+        tables.evidence(comparison),
+    ):
+        if table.rows:
+            show_table(console, table)
+    console.print()
+    console.print(Text("Verdicts", style="bold" if _styled(console) else ""))
+    verdicts = comparison.verdicts()
+    width = max(map(len, fits), default=0)
+    for name, fit in fits.items():
+        show_item(console, name, verdicts.get(name) or fit.explanation, width)
+    if comparison.notes:
+        console.print()
+    for note in comparison.notes:
+        console.print(Text(f"Note: {note}"))
+
+
+def show_item(console: Console, name: str, text: str, width: int) -> None:
+    """Print a name and a sentence on it, the sentence's lines aligned."""
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(width=width + 2, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(f"  {name}", style="bold" if _styled(console) else ""), Text(text))
+    _print_trimmed(console, grid)
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Print a table; one too wide for the terminal is split between methods."""
+    console.print()
+    console.print(Text(table.title, style="bold" if _styled(console) else ""))
+    for columns in _pages(table, console.width):
+        _print_trimmed(console, _rich(console, table, columns))
+    if table.note:
+        console.print(Text(table.note, style="dim" if _styled(console) else ""))
+
+
+def _rich(console: Console, table: Table, columns: list[int]) -> RichTable:
+    # Pipes are plain text that reads well, and Markdown where it is pasted.
+    style = box.SIMPLE_HEAD if console.is_terminal else box.MARKDOWN
+    rich = RichTable(box=style, header_style="bold" if _styled(console) else "", pad_edge=True)
+    for column in columns:
+        title = table.columns[column]
+        rich.add_column(
+            Text(title if console.is_terminal else title.replace("\n", " ")),
+            justify="left" if column in table.left else "right",
+            no_wrap=column not in table.left or column == 0,
+            overflow="fold",
+        )
+    for row in table.rows:
+        rich.add_row(*(_cell(console, row[column]) for column in columns))
+    return rich
+
+
+def _cell(console: Console, cell: Cell) -> Text:
+    if _styled(console):
+        return Text(cell.text, style=_STYLES[cell.flag])
+    return Text(cell.marked)
+
+
+def _styled(console: Console) -> bool:
+    return console.is_terminal and not console.no_color
+
+
+def _pages(table: Table, width: int) -> list[list[int]]:
+    """Return the columns of each part of a table, the first column leading every part."""
+    widths = [
+        3 + max([*map(len, title.split("\n")), *(len(row[i].marked) for row in table.rows)])
+        for i, title in enumerate(table.columns)
+    ]
+    pages: list[list[int]] = [[0]]
+    # the columns of one method share the first line of their headings, and stay together
+    rest = range(1, len(widths))
+    for _, group in groupby(rest, key=lambda i: table.columns[i].split("\n")[0]):
+        together = list(group)
+        used = sum(widths[i] for i in pages[-1] + together)
+        if used > width and len(pages[-1]) > 1:
+            pages.append([0])
+        pages[-1] += together
+    return pages
+
+
+def _print_trimmed(console: Console, renderable: RichTable) -> None:
+    """Print without the blanks that pad every line to the width of the table."""
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as capture:
+        console.print(renderable)
+    for line in capture.get().strip("\n").split("\n"):
+        console.print(Text(line.rstrip()))

@@ -1,0 +1,488 @@
+"""Several fits of one target, side by side."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from vi_recipes.alignment import PermutedPosterior, match
+from vi_recipes.fit import MAX_STORED_COV, Fit
+from vi_recipes.methods import Method
+from vi_recipes.progress import Progress, silent
+from vi_recipes.status import Status
+from vi_recipes.target import Target
+from vi_recipes.verdict import audit, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
+
+
+def compare(
+    target: Target,
+    methods: Sequence[Method] | Mapping[str, Method],
+    *,
+    reference: str | Fit | None = None,
+    key: int = 0,
+    path: str | Path | None = None,
+    progress: ProgressFactory | None = None,
+    description: str = "",
+) -> Comparison:
+    """Fit every method to one target and lay the fits side by side.
+
+    A method that fails is a row that says why; an interrupt keeps what is done.
+
+    Parameters
+    ----------
+    target
+        A model conditioned on data.
+    methods
+        Methods, named by their own names, or a mapping name -> method.
+    reference
+        Name of a method, or a :class:`Fit`, that the others are measured against. ``None`` takes
+        the NUTS fit if there is one with a result.
+    key
+        Integer seed. Each method's stream depends on it and on the method's name alone, so adding
+        a method changes no other.
+    path
+        Folder; each fit is saved to ``path/fits/<name>.nc`` as soon as it is done.
+    progress
+        Makes a progress reporter from a title, such as ``vi_recipes.progress.progress_bar``.
+    description
+        Stands at the head of the report.
+
+    Raises
+    ------
+    ValueError
+        For no methods, two of one name, or a reference that is not among them.
+    """
+    named = _named(methods)
+    if isinstance(reference, str) and reference not in named:
+        raise ValueError(
+            f"reference: got '{reference}', expected one of the methods: {', '.join(named)}"
+        )
+    target.start(jax.random.key(key))  # a target without a finite density fails here, once
+    fits: dict[str, Fit] = {}
+    interrupted = False
+    for name, method in named.items():
+        with progress(name) if progress else nullcontext(silent) as report:
+            stream = (key + zlib.crc32(name.encode())) % 2**31
+            try:
+                fit = method.fit(target, key=stream, progress=report, name=name)
+            except KeyboardInterrupt:
+                message = "interrupted before there was a result"
+                fit = Fit(
+                    method=name,
+                    status=Status.INTERRUPTED,
+                    message=message,
+                    sites=target.quantities,
+                    coords=target.coords,
+                    config=method.options(),
+                )
+        fits[name] = replace(fit, provenance=replace(fit.provenance, seed=key))
+        if path is not None:
+            save_fit(fits[name], Path(path))
+        if fit.status is Status.INTERRUPTED:
+            interrupted = True
+            break
+    chosen, reference_name = _choose_reference(fits, reference)
+    notes = _scale_notes(named)
+    fits, chosen, said = _align(fits, chosen, reference_name, target)
+    return Comparison(
+        fits,
+        reference=chosen,
+        reference_name=reference_name,
+        target_name=target.name,
+        notes=notes + said,
+        interrupted=interrupted,
+        description=description or target.model.description,
+    )
+
+
+class Comparison(Mapping[str, Fit]):
+    """An ordered mapping name -> :class:`Fit`, with a reference and tables over all fits.
+
+    Every mean, sd and covariance is on the constrained scale. A fit without a result is NaN in
+    every table.
+
+    Parameters
+    ----------
+    fits
+        Name -> fit, in the order of the tables.
+    reference
+        What the others are measured against; ``None`` for no reference.
+    reference_name
+        Its name.
+    target_name
+        Name of the model.
+    notes
+        What a reader of the report must know: scales, label alignment.
+    interrupted
+        Whether the comparison was cut short.
+    description
+        Stands at the head of the report.
+    """
+
+    def __init__(
+        self,
+        fits: Mapping[str, Fit],
+        *,
+        reference: Fit | None = None,
+        reference_name: str | None = None,
+        target_name: str = "",
+        notes: Sequence[str] = (),
+        interrupted: bool = False,
+        description: str = "",
+    ) -> None:
+        self.fits = dict(fits)
+        self.reference = reference
+        self.reference_name = reference_name
+        self.target_name = target_name
+        self.notes = list(notes)
+        self.interrupted = interrupted
+        self.description = description
+
+    def __getitem__(self, name: str) -> Fit:
+        return self.fits[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fits)
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the reference itself."""
+        return audit(self.reference) if self.reference is not None else []
+
+    @property
+    def columns(self) -> dict[str, Fit]:
+        """Name -> fit: the fits, and last the reference when it is not one of them."""
+        columns = dict(self.fits)
+        if self.reference is not None and self.reference_name not in columns:
+            columns[self.reference_name or "reference"] = self.reference
+        return columns
+
+    def _table(
+        self, sites: Sequence[str] | None, what: Callable[[Fit], Mapping[str, np.ndarray]]
+    ) -> pd.DataFrame:
+        import pandas as pd
+
+        first = next(iter(self.columns.values()))
+        labels = first.labels(sites)
+        return pd.DataFrame(
+            {
+                name: fit.flat(what(fit), sites) if fit.has_result else np.nan
+                for name, fit in self.columns.items()
+            },
+            index=labels,
+            dtype=float,
+        )
+
+    def means(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the means (for a point, the point), a row a scalar and a column a fit."""
+        return self._table(sites, Fit.mean)
+
+    def sds(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the standard deviations, a row a scalar and a column a fit."""
+        return self._table(sites, Fit.sd)
+
+    def mcses(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the Monte Carlo standard errors of the means."""
+        return self._table(sites, Fit.mcse)
+
+    def mcses_sd(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the Monte Carlo standard errors of the standard deviations."""
+        return self._table(sites, Fit.mcse_sd)
+
+    def covariances(self, sites: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
+        """Return name -> joint covariance of ``sites``, for the fits that have one.
+
+        Raises
+        ------
+        ValueError
+            For more than 200 scalars: name fewer sites.
+        """
+        first = next(iter(self.columns.values()))
+        size = len(first.labels(sites))
+        if size > MAX_STORED_COV:
+            raise ValueError(
+                f"sites: {size} scalars have a covariance of {size} x {size}; "
+                f"name sites of at most {MAX_STORED_COV} in all"
+            )
+        tables = {n: f.cov(sites) for n, f in self.columns.items() if f.has_result}
+        return {n: t for n, t in tables.items() if not t.isna().all(axis=None)}
+
+    def correlations(self, sites: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
+        """Return name -> correlation matrix of ``sites`` (see :meth:`covariances`)."""
+        result = {}
+        for name, cov in self.covariances(sites).items():
+            sd = np.sqrt(np.diag(cov))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                result[name] = cov.div(sd, axis=0).div(sd, axis=1)
+        return result
+
+    def timings(self) -> pd.DataFrame:
+        """Return seconds, speed-up over the reference and evaluation counts, a row a fit."""
+        import pandas as pd
+
+        base = self.reference.timing.total_seconds if self.reference is not None else 0.0
+        rows = {}
+        for name, fit in self.fits.items():
+            timing = fit.timing
+            ess = fit.diagnostics.get("ess_bulk_min", np.nan) if fit.has_result else np.nan
+            rows[name] = {
+                "status": fit.status.name,
+                "compile_seconds": timing.compile_seconds,
+                "run_seconds": timing.run_seconds,
+                "total_seconds": timing.total_seconds,
+                "speed_up": base / timing.total_seconds
+                if base and timing.total_seconds
+                else np.nan,
+                "density_evaluations": timing.density_evaluations,
+                "gradient_evaluations": timing.gradient_evaluations,
+                "hvp_evaluations": timing.hvp_evaluations,
+                "ess_per_second": ess / timing.run_seconds if timing.run_seconds else np.nan,
+            }
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def diagnostics(self) -> pd.DataFrame:
+        """Return status, message, evidence and every diagnostic, a row a fit."""
+        import pandas as pd
+
+        rows = {}
+        for name, fit in self.fits.items():
+            evidence = fit.log_evidence if fit.has_result else None
+            rows[name] = {
+                "status": fit.status.name,
+                "message": fit.message,
+                "advice": fit.advice,
+                "log_evidence": evidence.value if evidence else np.nan,
+                "log_evidence_se": evidence.se if evidence else np.nan,
+                "log_likelihood": np.nan if fit.log_likelihood is None else fit.log_likelihood,
+                **fit.diagnostics,
+            }
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def accuracy(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the differences from the reference, a row a scalar and method.
+
+        Columns ``difference`` (of means, in reference sds), ``difference_mcse``, ``sd_ratio``
+        (method over reference), ``sd_ratio_mcse``, and ``within_error``: the difference is at
+        most twice its Monte Carlo error, which is that of the reference and of the method.
+        Without a reference the table is empty.
+        """
+        import pandas as pd
+
+        names = ["difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error"]
+        frames = {}
+        if self.reference is not None and self.reference.has_result:
+            ref = self.reference
+            mean, sd = ref.flat(ref.mean(), sites), ref.flat(ref.sd(), sites)
+            error, error_sd = ref.flat(ref.mcse(), sites), ref.flat(ref.mcse_sd(), sites)
+            scale = np.where(sd > 0, sd, np.nan)
+            for name, fit in self.fits.items():
+                if name == self.reference_name or not fit.has_result:
+                    continue
+                difference = (fit.flat(fit.mean(), sites) - mean) / scale
+                joint = np.hypot(error, fit.flat(fit.mcse(), sites)) / scale
+                ratio = fit.flat(fit.sd(), sites) / scale
+                ratio_error = np.hypot(ratio * error_sd, fit.flat(fit.mcse_sd(), sites)) / scale
+                within = np.abs(difference) <= 2 * joint
+                values = (difference, joint, ratio, ratio_error, within)
+                frames[name] = pd.DataFrame(
+                    dict(zip(names, values, strict=True)), index=ref.labels(sites)
+                )
+        if not frames:
+            index = pd.MultiIndex.from_arrays([[], []], names=["parameter", "method"])
+            return pd.DataFrame(columns=names, index=index)
+        joined = pd.concat(frames, names=["method", "parameter"]).swaplevel()
+        order = [(p, m) for p in next(iter(frames.values())).index for m in frames]
+        return joined.loc[order]
+
+    def verdicts(self) -> dict[str, str]:
+        """Return name -> how far the fit can be trusted, in a sentence with its evidence."""
+        table = self.accuracy()
+        return {
+            name: verdict(
+                fit,
+                None if name == self.reference_name else table,
+                is_reference=name == self.reference_name,
+            )
+            for name, fit in self.fits.items()
+        }
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report in the format that the suffix of ``path`` names (.html, .md, .json)."""
+        from vi_recipes.report import write
+
+        return write(self, Path(path))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write everything to a folder: report, tables, figures, JSON and the fits."""
+        from vi_recipes.report import write_all
+
+        directory = Path(directory)
+        for fit in self.fits.values():
+            save_fit(fit, directory)
+        external = self.reference is not None and self.reference_name not in self.fits
+        if external and self.reference is not None:
+            save_fit(self.reference, directory)
+        header = {
+            "fits": list(self.fits),
+            "reference": self.reference_name,
+            "target_name": self.target_name,
+            "notes": self.notes,
+            "interrupted": self.interrupted,
+            "description": self.description,
+        }
+        text = json.dumps(header, indent=2) + "\n"
+        (directory / HEADER).write_text(text, encoding="utf-8")
+        write_all(self, directory)
+        return directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Comparison:
+        """Read a comparison written by :meth:`save`.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds none, or a fit is missing.
+        """
+        directory = Path(directory)
+        try:
+            header = json.loads((directory / HEADER).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{directory}: no saved comparison here ({error}); "
+                "make one with 'vi-recipes compare MODEL --out DIR'"
+            ) from None
+        fits = {name: Fit.load(_fit_path(directory, name)) for name in header["fits"]}
+        name = header["reference"]
+        reference = fits.get(name) if name else None
+        if name and reference is None:
+            reference = Fit.load(_fit_path(directory, name))
+        return cls(
+            fits,
+            reference=reference,
+            reference_name=name,
+            target_name=header["target_name"],
+            notes=header["notes"],
+            interrupted=header["interrupted"],
+            description=header["description"],
+        )
+
+    def _repr_html_(self) -> str:
+        tables = (
+            ("Means", self.means()),
+            ("Standard deviations", self.sds()),
+            ("Timings", self.timings()),
+        )
+        return "".join(f"<h4>{title}</h4>{table.to_html()}" for title, table in tables)
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{n}: {f.status.name}" for n, f in self.fits.items())
+        return f"Comparison({self.target_name!r}, {listed}; reference {self.reference_name})"
+
+
+HEADER = "comparison.json"
+
+
+def save_fit(fit: Fit, directory: Path) -> Path:
+    """Write ``fit`` to its place in a comparison's folder."""
+    path = _fit_path(directory, fit.method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return fit.save(path)
+
+
+def _fit_path(directory: Path, name: str) -> Path:
+    return directory / "fits" / f"{name}.nc"
+
+
+def _named(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
+    pairs = (
+        list(methods.items())
+        if isinstance(methods, Mapping)
+        else [(m.name if isinstance(m, Method) else "", m) for m in methods]
+    )
+    if not pairs:
+        raise ValueError("methods: none given; name at least one, such as vi_recipes.MAP()")
+    for name, method in pairs:
+        if not isinstance(method, Method):
+            raise ValueError(
+                f"methods: got {method!r}, expected a method such as vi_recipes.NUTS()"
+            )
+        if not name or not all(c.isalnum() or c in "-_." for c in name):
+            raise ValueError(f"methods: the name {name!r} must be letters, digits, '-', '_', '.'")
+    names = [name for name, _ in pairs]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ValueError(
+            f"methods: more than one is named {', '.join(twice)}; give a mapping name -> method"
+        )
+    return dict(pairs)
+
+
+def _choose_reference(
+    fits: dict[str, Fit], reference: str | Fit | None
+) -> tuple[Fit | None, str | None]:
+    if isinstance(reference, Fit):
+        return reference, reference.method
+    if reference is None:
+        samplers = [name for name, fit in fits.items() if fit.is_sampler]
+        reference = samplers[0] if samplers else None
+    if reference is None or reference not in fits or not fits[reference].has_result:
+        return None, None
+    return fits[reference], reference
+
+
+def _align(
+    fits: dict[str, Fit], reference: Fit | None, reference_name: str | None, target: Target
+) -> tuple[dict[str, Fit], Fit | None, list[str]]:
+    """Put exchangeable components of every fit in the order of the reference, and say so."""
+    groups = target.exchangeable
+    pivot = reference or next((f for f in fits.values() if f.has_result), None)
+    if not groups or pivot is None:
+        return fits, reference, []
+    centre = pivot.mean()
+    notes = [
+        f"Components of {', '.join(g.sites)} are exchangeable: their labels are matched to those "
+        f"of {pivot.method} (optimal assignment) before anything is compared."
+        for g in groups
+    ]
+    aligned = {}
+    for name, fit in fits.items():
+        aligned[name] = fit
+        if not fit.has_result or fit.posterior is None:
+            continue
+        orders = match(fit.mean(), centre, groups)
+        if any((order != np.arange(order.size)).any() for order in orders):
+            posterior = PermutedPosterior(fit.posterior, tuple(groups), tuple(orders))
+            aligned[name] = replace(fit, posterior=posterior)
+            listed = "; ".join(str([int(i) for i in order]) for order in orders)
+            notes.append(f"{name}: components taken in the order {listed}.")
+    chosen = aligned.get(reference_name, reference) if reference_name else reference
+    return aligned, chosen, notes
+
+
+def _scale_notes(methods: Mapping[str, Method]) -> list[str]:
+    notes = ["Means, sds and covariances are those of the parameters as the model names them."]
+    for name, method in methods.items():
+        space = getattr(method, "space", None)
+        if space is not None:
+            extra = "without" if space == "constrained" else "with"
+            notes.append(
+                f"{name} is the mode of the density over the {space} scale ({extra} the Jacobian), "
+                "shown on the constrained scale; the other scale has another mode."
+            )
+    return notes

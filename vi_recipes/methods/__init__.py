@@ -1,0 +1,49 @@
+"""The methods, and the names they go by at the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vi_recipes.methods.base import Method
+from vi_recipes.methods.em import EM
+from vi_recipes.methods.guides import GUIDES, GuideFamily
+from vi_recipes.methods.laplace import Laplace
+from vi_recipes.methods.map import MAP
+from vi_recipes.methods.nuts import NUTS
+from vi_recipes.methods.svi import SVI
+from vi_recipes.target import Target
+
+METHODS: dict[str, type[Method]] = {
+    "map": MAP,
+    "laplace": Laplace,
+    "em": EM,
+    "svi": SVI,
+    "nuts": NUTS,
+}
+"""Name -> method, in the order they are run: fast ones first."""
+
+
+def make_method(name: str, target: Target, **options: Any) -> Method:
+    """Return the method called ``name``, with the model's own options and then ``options``."""
+    return METHODS[name](**{**target.model.options.get(name, {}), **options})
+
+
+def default_methods(target: Target) -> dict[str, Method]:
+    """Return the methods that apply to ``target``, by name, with the model's own options."""
+    methods = {name: make_method(name, target) for name in METHODS}
+    return {name: method for name, method in methods.items() if method.applies(target) is None}
+
+
+__all__ = [
+    "EM",
+    "GUIDES",
+    "MAP",
+    "METHODS",
+    "NUTS",
+    "SVI",
+    "GuideFamily",
+    "Laplace",
+    "Method",
+    "default_methods",
+    "make_method",
+]

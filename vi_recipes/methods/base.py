@@ -1,0 +1,154 @@
+"""What every method is: a frozen configuration with one ``fit``."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from vi_recipes.fit import Fit, LogEvidence, as_key, precision, provenance
+from vi_recipes.posterior import Posterior
+from vi_recipes.progress import Progress, silent
+from vi_recipes.status import FitError, MethodFailure, Status
+from vi_recipes.target import Target
+from vi_recipes.timing import Timing
+
+
+@dataclass
+class Result:
+    """What a method hands back; :meth:`Method.fit` makes the :class:`Fit` from it."""
+
+    posterior: Posterior | None = None
+    status: Status = Status.OK
+    message: str = ""
+    advice: str = ""
+    trace: Mapping[str, np.ndarray] = field(default_factory=dict)
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    log_evidence: LogEvidence | None = None
+    log_likelihood: float | None = None
+    sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A way to fit a :class:`Target`: a frozen configuration, without state between fits."""
+
+    summary: ClassVar[str]
+    """One line: what it computes and what it gets wrong."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Default name within a comparison."""
+
+    @property
+    def dtype_used(self) -> str:
+        """The floating-point type the method runs in."""
+        return "float64"
+
+    def applies(self, target: Target) -> str | None:
+        """Return ``None`` if the method applies to ``target``, else why not."""
+        return None
+
+    @abstractmethod
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        """Fit, in the method's precision; raise :class:`MethodFailure` to give up."""
+
+    def fit(
+        self,
+        target: Target,
+        *,
+        key: jax.Array | int | None = None,
+        throw: bool = False,
+        progress: Progress = silent,
+        name: str | None = None,
+    ) -> Fit:
+        """Fit the method to ``target``.
+
+        Parameters
+        ----------
+        target
+            A model conditioned on data.
+        key
+            A JAX key or an integer seed; the same key gives the same numbers.
+        throw
+            Raise :class:`FitError` when there is no result, instead of returning a fit that says
+            why.
+        progress
+            Told how far the method has got, between its timed parts.
+        name
+            Name of the fit; the method's own by default.
+
+        Returns
+        -------
+        Fit
+            Always; how it ended is its ``status``.
+        """
+        if not isinstance(target, Target):
+            raise ValueError(
+                f"target: got {type(target).__name__}, expected a Target; "
+                "make one with vi_recipes.Target(model, **data)"
+            )
+        timing = Timing()
+        try:
+            if reason := self.applies(target):
+                raise MethodFailure(Status.NOT_APPLICABLE, reason)
+            with precision(self.dtype_used):
+                result = self._fit(target, as_key(key), timing, progress)
+        except MethodFailure as failure:
+            result = Result(None, failure.status, failure.message, failure.advice)
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            if throw:
+                raise
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            result = Result(
+                None,
+                Status.FAILED,
+                f"{type(error).__name__}: {str(error).strip()[:500]} "
+                f"(in {where.name}, line {where.lineno})",
+                "fit this method alone with throw=True for the whole traceback",
+            )
+        fit = Fit(
+            method=name or self.name,
+            config=self.options(),
+            sites=target.quantities,
+            coords=target.coords,
+            timing=timing,
+            provenance=provenance(
+                target,
+                seed=int(key) if isinstance(key, int | np.integer) else None,
+                dtype=self.dtype_used,
+            ),
+            **{f.name: getattr(result, f.name) for f in dataclasses.fields(Result)},
+        )
+        if throw and not fit.has_result:
+            raise FitError(fit.status, fit.explanation)
+        return fit
+
+    def options(self) -> dict[str, Any]:
+        """Return the options by name; functions and objects by their own name."""
+        return {f.name: _describe(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def _describe(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_describe(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _describe(v) for k, v in value.items()}
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def require(condition: bool, argument: str, got: object, expected: str) -> None:
+    """Raise a :class:`ValueError` that names the argument unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(f"{argument}: got {got!r}, expected {expected}")

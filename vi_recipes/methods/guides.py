@@ -1,0 +1,154 @@
+"""Guides by name, and what a fitted guide says of the posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer import Predictive, autoguide, init_to_value
+
+from vi_recipes.posterior import DrawsPosterior, GaussianPosterior, PointPosterior, Posterior
+from vi_recipes.target import Target
+
+NUM_DRAWS = 4_000
+
+
+@dataclass(frozen=True)
+class GuideFamily:
+    """A named family of guides.
+
+    Parameters
+    ----------
+    make
+        ``make(model, init_loc_fn=...) -> guide``.
+    about
+        What it can represent, what it costs and what it gets wrong.
+    step_size
+        Of Adam, where the user says nothing.
+    """
+
+    make: Callable[..., Any]
+    about: str
+    step_size: float = 0.01
+
+
+GUIDES: dict[str, GuideFamily] = {
+    "normal": GuideFamily(
+        autoguide.AutoNormal,
+        "independent normals on the unconstrained scale (mean field). Cheapest; "
+        "understates the variance of anything correlated.",
+    ),
+    "multivariate_normal": GuideFamily(
+        autoguide.AutoMultivariateNormal,
+        "one normal with full covariance. Keeps linear correlation; dim^2 parameters, "
+        "and misses skewness and funnels.",
+    ),
+    "lowrank_normal": GuideFamily(
+        autoguide.AutoLowRankMultivariateNormal,
+        "a normal with diagonal plus rank-sqrt(dim) covariance. Between the two in cost; "
+        "loses the weaker correlations.",
+    ),
+    "delta": GuideFamily(
+        autoguide.AutoDelta,
+        "a point mass on the constrained scale: MAP by stochastic gradient. No spread.",
+    ),
+    "laplace": GuideFamily(
+        autoguide.AutoLaplaceApproximation,
+        "a point found by SVI on the unconstrained scale, then the normal of the curvature "
+        "there. Absent where the Hessian is singular.",
+    ),
+    "iaf": GuideFamily(
+        autoguide.AutoIAFNormal,
+        "an inverse autoregressive flow: skewness and funnels too. Slow to train, "
+        "and its optimum depends on the start.",
+        step_size=0.002,
+    ),
+}
+
+
+def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
+    """Return a NumPyro guide for ``target``.
+
+    Parameters
+    ----------
+    spec
+        A name in :data:`GUIDES`, an autoguide class, an autoguide made for the target's model
+        function, or a guide function that takes the model's keyword arguments.
+    start
+        Where the guide is centred at first, unconstrained.
+    """
+    family = GUIDES[spec].make if isinstance(spec, str) else spec
+    if not isinstance(family, type):
+        return family
+    point = target.constrain(start)
+    values = {s.name: jnp.asarray(point[s.name], float) for s in target.latents}
+    return family(target.model.function, init_loc_fn=init_to_value(values=values))
+
+
+def read_guide(
+    guide: Any,
+    params: Mapping[str, Any],
+    target: Target,
+    key: jax.Array,
+    noise: Mapping[str, Any] | None,
+) -> Posterior:
+    """Return what a fitted guide says of the posterior, on the constrained scale.
+
+    Parameters
+    ----------
+    guide, params
+        The guide and its optimised, constrained parameters.
+    target
+        What it was fitted to.
+    key
+        Seeds the draws of guides whose moments have no closed form.
+    noise
+        Standard errors of ``params`` from the optimiser's noise, where known.
+    """
+    if isinstance(guide, autoguide.AutoDelta):
+        latents = {n: np.asarray(v)[None] for n, v in guide.median(params).items()}
+        return PointPosterior({n: v[0] for n, v in target.complete(latents).items()})
+    prefix = getattr(guide, "prefix", "")
+    if isinstance(guide, autoguide.AutoNormal):
+        suffix = f"_{prefix}_"
+
+        def flat(values: Mapping[str, Any], what: str) -> np.ndarray:
+            sites = {s.name: values[f"{s.name}{suffix}{what}"] for s in target.latents}
+            return np.asarray(target.ravel(sites), float)
+
+        error = flat(noise, "loc") if noise else None
+        return GaussianPosterior(target, flat(params, "loc"), None, flat(params, "scale"), error)
+    if isinstance(
+        guide,
+        autoguide.AutoMultivariateNormal
+        | autoguide.AutoLowRankMultivariateNormal
+        | autoguide.AutoDiagonalNormal,
+    ):
+        q = guide.get_posterior(params)
+        loc = np.asarray(params[f"{prefix}_loc"], float)
+        error = np.asarray(noise[f"{prefix}_loc"], float) if noise else None
+        if isinstance(guide, autoguide.AutoLowRankMultivariateNormal):
+            root, diagonal = q.cov_factor, np.sqrt(np.asarray(q.cov_diag, float))
+            return GaussianPosterior(target, loc, np.asarray(root, float), diagonal, error)
+        if isinstance(guide, autoguide.AutoMultivariateNormal):
+            root = np.asarray(q.scale_tril, float)
+            return GaussianPosterior(target, loc, root, np.zeros(loc.size), error)
+        scale = np.asarray(params[f"{prefix}_scale"], float)
+        return GaussianPosterior(target, loc, None, scale, error)
+    data = target.keywords(target.arrays())
+    if isinstance(guide, autoguide.AutoGuide):
+        latents = guide.sample_posterior(key, dict(params), sample_shape=(NUM_DRAWS,))
+    else:
+        latents = Predictive(guide, params=dict(params), num_samples=NUM_DRAWS)(key, **data)
+    missing = [s.name for s in target.latents if s.name not in latents]
+    if missing:
+        raise ValueError(
+            f"guide: it has no sample site for latent site(s) {', '.join(missing)} of the model; "
+            "every latent site needs one of the same name"
+        )
+    samples = {n: v[None] for n, v in target.complete(latents).items()}
+    return DrawsPosterior(samples, independent=True)

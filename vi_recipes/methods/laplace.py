@@ -1,0 +1,166 @@
+"""The Laplace approximation: a Gaussian from the curvature at the mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, override
+
+import jax
+import numpy as np
+
+from vi_recipes.fit import LogEvidence
+from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.methods.map import NoMode, Objective, Solver, find_mode
+from vi_recipes.posterior import GaussianPosterior
+from vi_recipes.progress import Progress
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.target import Target
+from vi_recipes.timing import Timing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(Method):
+    """A Gaussian on the unconstrained scale: centred at the mode there, covariance H^-1.
+
+    H is the Hessian of -log density with the Jacobian. A singular or indefinite H is reported
+    with its eigenvalues and never repaired.
+
+    Parameters
+    ----------
+    solver, max_steps, tolerance, num_restarts
+        How the mode is found; see :class:`MAP`.
+    max_dim
+        Largest dimension for which the dense Hessian is formed (8 * dim^2 bytes, several times).
+    condition_limit
+        Condition number of H, after scaling to unit diagonal, beyond which H counts as singular.
+
+    References
+    ----------
+    Tierney, L. and Kadane, J. B. (1986). Accurate approximations for posterior moments and
+    marginal densities. JASA 81(393). doi:10.1080/01621459.1986.10478240
+    """
+
+    summary: ClassVar[str] = (
+        "Gaussian at the mode: exact for Gaussians; absent where the mode is singular"
+    )
+
+    solver: Solver = "auto"
+    max_steps: int = 2_000
+    tolerance: float = 1e-4
+    num_restarts: int = 0
+    max_dim: int = 2_000
+    condition_limit: float = 1e12
+
+    def __post_init__(self) -> None:
+        require(self.max_dim > 0, "max_dim", self.max_dim, "a positive integer")
+        require(
+            self.condition_limit > 1, "condition_limit", self.condition_limit, "a number above 1"
+        )
+        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
+
+    @property
+    @override
+    def name(self) -> str:
+        return "laplace"
+
+    @override
+    def applies(self, target: Target) -> str | None:
+        if target.dim <= self.max_dim:
+            return None
+        gigabytes = 8 * target.dim**2 / 1e9
+        return (
+            f"the dense Hessian of {target.dim} coordinates would take {gigabytes:.1f} GB a copy; "
+            f"max_dim is {self.max_dim}"
+        )
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        objective = Objective(target, timing, jacobian=True)
+        try:
+            mode = find_mode(
+                objective,
+                key,
+                solver=self.solver,
+                max_steps=self.max_steps,
+                tolerance=self.tolerance,
+                num_restarts=self.num_restarts,
+                progress=progress,
+            )
+        except NoMode as failure:
+            smallest, largest = np.linalg.eigvalsh(objective.hessian(failure.z))[[0, -1]]
+            raise MethodFailure(
+                Status.SINGULAR,
+                f"there is no mode to expand around: {failure.message}. Where the solver stopped "
+                f"the Hessian's eigenvalues run from {smallest:.3g} to {largest:.3g}",
+                failure.advice,
+            ) from None
+        curvature = expand(objective, mode.z, self.condition_limit)
+        log_volume = target.dim / 2 * np.log(2 * np.pi) - curvature.log_det / 2
+        return Result(
+            curvature.posterior,
+            mode.status,
+            mode.message,
+            mode.advice,
+            trace={
+                "log_density": np.asarray(mode.trace),
+                "log_density_step": np.arange(len(mode.trace)),
+            },
+            diagnostics={
+                "log_density": -mode.value,
+                "newton_decrement": mode.decrement,
+                "smallest_eigenvalue": curvature.smallest,
+                "largest_eigenvalue": curvature.largest,
+            },
+            log_evidence=LogEvidence(float(log_volume - mode.value), 0.0, "Laplace approximation"),
+        )
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The Gaussian of a positive-definite Hessian, with its log determinant and eigenvalues."""
+
+    posterior: GaussianPosterior
+    log_det: float
+    smallest: float
+    largest: float
+
+
+def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e12) -> Curvature:
+    """Return the Gaussian centred at ``z`` whose precision is the Hessian there.
+
+    Raises
+    ------
+    MethodFailure
+        ``SINGULAR`` when the Hessian is not positive definite, with its eigenvalues and the sites
+        they belong to.
+    """
+    target, timing = objective.target, objective.timing
+    with timing.running_compiled():
+        hessian = objective.hessian(z)
+        eigenvalues, vectors = np.linalg.eigh(hessian)
+        smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+        # Scaling to unit diagonal first: the units of the parameters are not singularity.
+        diagonal = np.diag(hessian)
+        condition = np.inf
+        if (diagonal > 0).all() and smallest > 0:
+            scale = 1 / np.sqrt(diagonal)
+            condition = float(np.linalg.cond(hessian * np.outer(scale, scale)))
+        if smallest <= 0 or condition > condition_limit:
+            direction = np.abs(vectors[:, 0])
+            owners = [
+                site.name
+                for site in target.latents
+                if (direction[target.slices[site.name]] > 0.5 * direction.max()).any()
+            ]
+            kind = "indefinite" if smallest < -1e-10 * largest else "singular"
+            raise MethodFailure(
+                Status.SINGULAR,
+                f"the Hessian is {kind}: smallest eigenvalue {smallest:.3g} along "
+                f"{', '.join(owners)}, largest {largest:.3g}, condition number {condition:.2g} at "
+                "unit diagonal",
+                "use mean-field VB with linear response, or NUTS; no Gaussian is fitted here",
+            )
+        # H = V diag(e) V', so V e^(-1/2) is a root of the covariance.
+        root = vectors / np.sqrt(eigenvalues)
+    posterior = GaussianPosterior(target, z, root, np.zeros(target.dim))
+    return Curvature(posterior, float(np.log(eigenvalues).sum()), smallest, largest)

@@ -1,0 +1,367 @@
+"""Maximum a posteriori: the joint mode, by a second-order or quasi-Newton solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import minimize
+
+from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.posterior import PointPosterior
+from vi_recipes.progress import Progress
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.target import Target
+from vi_recipes.timing import Timing
+
+Space = Literal["constrained", "unconstrained"]
+Solver = Literal["auto", "newton", "trust-krylov", "l-bfgs"]
+
+MAX_DENSE = 300
+"""Up to this dimension "auto" takes Newton steps with the dense Hessian."""
+
+RUNAWAY = 15.0
+"""A coordinate of a bounded site that has moved this far, unconverged, runs to an edge of its
+support: exp(15) is 3 million and expit(-15) is 3e-7."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAP(Method):
+    """The joint mode of latent variables and parameters.
+
+    Minimises -log p(y, theta, z) with SciPy and checks the solver's word for it. Where the density
+    has no maximum (a scale that collapses to zero, as in many hierarchical models) the fit's
+    status is ``DEGENERATE`` and names the sites that run away.
+
+    Parameters
+    ----------
+    space
+        Which density is maximised: ``"constrained"`` (the default) the posterior density of the
+        parameters as the model names them; ``"unconstrained"`` the density of the transformed
+        parameters, which has the Jacobian in it. The two modes differ; both are reported on the
+        constrained scale.
+    solver
+        ``"newton"`` (trust region, dense Hessian), ``"trust-krylov"`` (trust region,
+        Hessian-vector products), ``"l-bfgs"``, or ``"auto"``: Newton up to dimension 300, else
+        L-BFGS.
+    max_steps
+        Iterations allowed in each run.
+    tolerance
+        The Newton decrement sqrt(g' H^-1 g) to reach, which is the length of the Newton step in
+        posterior standard deviations; where no Hessian is formed, the largest absolute
+        component of the gradient, divided by ``max(1, |log density|)``.
+    num_restarts
+        Runs from scattered starting points besides the first; the best mode is kept.
+    """
+
+    summary: ClassVar[str] = (
+        "joint mode: fast; no spread, and biased or absent where scales can collapse"
+    )
+
+    space: Space = "constrained"
+    solver: Solver = "auto"
+    max_steps: int = 2_000
+    tolerance: float = 1e-4
+    num_restarts: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.space in ("constrained", "unconstrained"),
+            "space",
+            self.space,
+            "'constrained' or 'unconstrained'",
+        )
+        require(
+            self.solver in ("auto", "newton", "trust-krylov", "l-bfgs"),
+            "solver",
+            self.solver,
+            "'auto', 'newton', 'trust-krylov' or 'l-bfgs'",
+        )
+        require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
+        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
+        require(self.num_restarts >= 0, "num_restarts", self.num_restarts, "a non-negative integer")
+
+    @property
+    @override
+    def name(self) -> str:
+        return "map"
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        objective = Objective(target, timing, jacobian=self.space == "unconstrained")
+        mode = find_mode(
+            objective,
+            key,
+            solver=self.solver,
+            max_steps=self.max_steps,
+            tolerance=self.tolerance,
+            num_restarts=self.num_restarts,
+            progress=progress,
+        )
+        with timing.running():
+            point = target.constrain(mode.z)
+        trace = np.asarray(mode.trace)
+        return Result(
+            PointPosterior(point),
+            mode.status,
+            mode.message,
+            mode.advice,
+            trace={"log_density": trace, "log_density_step": np.arange(trace.size)},
+            diagnostics={
+                "log_density": -mode.value,
+                "gradient_max": mode.gradient_max,
+                "newton_decrement": mode.decrement,
+                "iterations": float(trace.size),
+            },
+        )
+
+
+class Objective:
+    """-log density of a target, compiled ahead of time for one precision, with counts.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    timing
+        Charged with compilations and evaluations.
+    jacobian
+        Whether the density is over the unconstrained scale.
+    """
+
+    def __init__(self, target: Target, timing: Timing, *, jacobian: bool) -> None:
+        self.target = target
+        self.timing = timing
+        self._arrays = target.arrays()
+        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._memo: tuple[bytes, tuple[float, np.ndarray]] | None = None
+
+        def value(z: jax.Array, arrays: Any) -> jax.Array:
+            return -target.log_density_fn(z, arrays, jacobian=jacobian)
+
+        self._value = value
+
+    def _call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        args = tuple(jnp.asarray(a, float) for a in args)
+        if name not in self._compiled:
+            self._compiled[name] = self.timing.compile(function, *args, self._arrays)
+        return self._compiled[name](*args, self._arrays)
+
+    def value_and_grad(self, z: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return value and gradient; remembers the last point."""
+        key = z.tobytes()
+        if self._memo is None or self._memo[0] != key:
+            value, gradient = self._call("grad", jax.value_and_grad(self._value), z)
+            self.timing.gradient_evaluations += 1
+            self._memo = key, (float(value), np.asarray(gradient, float))
+        return self._memo[1]
+
+    def hessian(self, z: np.ndarray) -> np.ndarray:
+        """Return the dense Hessian, symmetrised."""
+        hessian = np.asarray(self._call("hessian", jax.hessian(self._value), z))
+        self.timing.hvp_evaluations += z.size
+        return (hessian + hessian.T) / 2
+
+    def hvp(self, z: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Return the product of the Hessian with ``v``."""
+
+        def product(z: jax.Array, v: jax.Array, arrays: Any) -> jax.Array:
+            gradient = jax.grad(lambda x: self._value(x, arrays))
+            return jax.jvp(gradient, (z,), (v,))[1]
+
+        self.timing.hvp_evaluations += 1
+        return np.asarray(self._call("hvp", product, z, v))
+
+
+@dataclass
+class Mode:
+    """Where an optimisation ended, on the unconstrained scale."""
+
+    z: np.ndarray
+    value: float
+    gradient_max: float
+    decrement: float
+    trace: list[float]
+    status: Status
+    message: str
+    advice: str = ""
+
+
+def find_mode(
+    objective: Objective,
+    key: jax.Array,
+    *,
+    solver: Solver,
+    max_steps: int,
+    tolerance: float,
+    num_restarts: int,
+    progress: Progress,
+) -> Mode:
+    """Minimise ``objective`` from one or more starting points and judge the best.
+
+    Raises
+    ------
+    MethodFailure
+        ``DEGENERATE`` where the objective has no minimum, ``DIVERGED`` where it is not finite.
+    """
+    target = objective.target
+    if solver == "auto":
+        solver = "newton" if target.dim <= MAX_DENSE else "l-bfgs"
+    best: Mode | None = None
+    failure: MethodFailure | None = None
+    for restart in range(num_restarts + 1):
+        with objective.timing.running_compiled():
+            start = target.start(
+                jax.random.fold_in(key, restart),
+                scatter=1.0 if restart else 0.0,
+                value_and_grad=objective.value_and_grad,
+            )
+        try:
+            mode = _descend(objective, start, solver, max_steps, tolerance, progress)
+        except MethodFailure as error:
+            failure = error
+            continue
+        if best is None or mode.value < best.value:
+            best = mode
+    # A density without a maximum has none from any start.
+    if failure is not None and (best is None or failure.status is Status.DEGENERATE):
+        raise failure
+    assert best is not None
+    return best
+
+
+def _descend(
+    objective: Objective,
+    start: np.ndarray,
+    solver: Solver,
+    max_steps: int,
+    tolerance: float,
+    progress: Progress,
+) -> Mode:
+    trace: list[float] = []
+    bounded = np.zeros(start.size, bool)
+    for site in objective.target.latents:
+        bounded[objective.target.slices[site.name]] = site.bounded
+    runaway: list[np.ndarray] = []
+
+    def callback(z: np.ndarray) -> None:
+        trace.append(-objective.value_and_grad(z)[0])
+        progress(len(trace), max_steps, f"log density {trace[-1]:.6g}")
+        if np.abs(z - start)[bounded].max(initial=0.0) > 3 * RUNAWAY:
+            runaway.append(z)
+            raise StopIteration
+
+    method, options = {
+        "newton": ("trust-exact", {"gtol": 1e-10}),
+        "trust-krylov": ("trust-krylov", {"gtol": 1e-10}),
+        "l-bfgs": ("L-BFGS-B", {"maxcor": 20, "ftol": 0.0, "gtol": 1e-9, "maxfun": 10**9}),
+    }[solver]
+    derivatives: dict[str, Any] = {}
+    if solver == "newton":
+        derivatives["hess"] = objective.hessian
+    elif solver == "trust-krylov":
+        derivatives["hessp"] = objective.hvp
+    with objective.timing.running_compiled(), np.errstate(all="ignore"):
+        outcome = minimize(
+            objective.value_and_grad,
+            start,
+            jac=True,
+            method=method,
+            callback=callback,
+            options={"maxiter": max_steps, **options},
+            **derivatives,
+        )
+        z = runaway[0] if runaway else np.asarray(outcome.x, float)
+        far = bounded & (np.abs(z - start) > RUNAWAY)
+        mode = _judge(objective, z, far, trace, solver, tolerance, str(outcome.message))
+    return mode
+
+
+def _judge(
+    objective: Objective,
+    z: np.ndarray,
+    far: np.ndarray,
+    trace: list[float],
+    solver: Solver,
+    tolerance: float,
+    message: str,
+) -> Mode:
+    """Say whether ``z`` is a minimum, from the gradient and curvature rather than the solver."""
+    value, gradient = objective.value_and_grad(z)
+    if not (np.isfinite(value) and np.isfinite(gradient).all()):
+        raise MethodFailure(
+            Status.DIVERGED,
+            f"log density {-value}, gradient {np.abs(gradient).max()} after {len(trace)} steps",
+            "rescale the data, or start elsewhere with Model(init=...)",
+        )
+    gradient_max = float(np.abs(gradient).max())
+    decrement = float("nan")
+    if solver == "newton":
+        try:
+            factor = np.linalg.cholesky(objective.hessian(z))
+            decrement = float(np.linalg.norm(np.linalg.solve(factor, gradient)))
+        except np.linalg.LinAlgError:
+            decrement = float("inf")
+        converged = decrement <= tolerance
+        measure = f"Newton decrement {decrement:.2g}"
+    else:
+        relative = gradient_max / max(1.0, abs(value))
+        converged = relative <= tolerance
+        measure = f"relative gradient {relative:.2g}"
+    if converged:
+        return Mode(
+            z,
+            value,
+            gradient_max,
+            decrement,
+            trace,
+            Status.OK,
+            f"{measure} after {len(trace)} steps",
+        )
+    if far.any():
+        raise _collapse(objective.target, z, far, value, gradient_max)
+    return Mode(
+        z,
+        value,
+        gradient_max,
+        decrement,
+        trace,
+        Status.UNCONVERGED,
+        f"{measure} after {len(trace)} steps, tolerance {tolerance:.2g}; the solver said: "
+        f"{message.strip().rstrip('.')}",
+        "raise max_steps or num_restarts, or try another solver",
+    )
+
+
+class NoMode(MethodFailure):
+    """The density has no maximum; ``z`` is where the solver stopped."""
+
+    z: np.ndarray
+
+
+def _collapse(
+    target: Target, z: np.ndarray, far: np.ndarray, value: float, gradient_max: float
+) -> NoMode:
+    """Return the failure that says which sites run to the edge of their support."""
+    values = target.constrain(z)
+    reports = []
+    for site in target.latents:
+        moved = far[target.slices[site.name]]
+        if moved.any():
+            constrained = np.ravel(values[site.name])
+            index = int(np.argmax(moved)) if constrained.size == moved.size else 0
+            label = target.labels([site.name], coords=True)[index]
+            reports.append(f"{label} runs to {constrained[index]:.2g}")
+    failure = NoMode(
+        Status.DEGENERATE,
+        f"{'; '.join(reports)} while the log density still rises (now {-value:.6g}, gradient "
+        f"{gradient_max:.2g}): the joint density has no maximum there",
+        "integrate the latent variables instead of maximising over them (EM, mean-field VB, NUTS), "
+        "or use a prior that keeps the scale from zero",
+    )
+    failure.z = z
+    return failure

@@ -1,0 +1,300 @@
+"""Stochastic variational inference: NumPyro's SVI in compiled chunks, with iterate averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpyro.infer import SVI as Engine
+from numpyro.infer import Trace_ELBO, autoguide
+
+from vi_recipes.fit import LogEvidence
+from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.methods.guides import GUIDES, make_guide, read_guide
+from vi_recipes.methods.laplace import expand
+from vi_recipes.methods.map import Objective
+from vi_recipes.posterior import Posterior
+from vi_recipes.progress import Progress
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.target import Target
+from vi_recipes.timing import Timing
+
+NUM_CHUNKS = 40
+NUM_ELBO_DRAWS = 400
+SLACK = 0.05
+"""ELBO, in nats, that the last quarter may gain on the one before and still count as flat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVI(Method):
+    """Maximise the ELBO over a family of guides by stochastic gradients.
+
+    The reported guide averages the iterates of the second half of the run (Polyak-Ruppert
+    averaging), whose batch means also give the standard error that the optimiser's noise leaves
+    on every mean.
+
+    Parameters
+    ----------
+    guide
+        A name (``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"delta"``,
+        ``"laplace"``, ``"iaf"``), or any NumPyro autoguide class, autoguide or guide function.
+    num_steps
+        Gradient steps. The run has converged when the ELBO's last quarter no longer rises on the
+        one before, beyond its Monte Carlo error and 0.05 nats.
+    step_size
+        Of Adam; ``None`` takes 0.01, and 0.002 for flows. Ignored with ``optimizer``.
+    optimizer
+        Any optax gradient transformation; Adam by default.
+    num_particles
+        Draws for each gradient.
+    dtype
+        ``"float32"`` or ``"float64"``.
+
+    References
+    ----------
+    Kucukelbir, A. et al. (2017). Automatic differentiation variational inference. JMLR 18(14).
+    Dhaka, A. et al. (2020). Robust, accurate stochastic optimization for variational inference.
+    NeurIPS 33.
+    """
+
+    summary: ClassVar[str] = (
+        "maximises the ELBO over a guide: scales to anything; as good as its guide and its steps"
+    )
+
+    guide: Any = "normal"
+    num_steps: int = 20_000
+    step_size: float | None = None
+    optimizer: optax.GradientTransformation | None = None
+    num_particles: int = 1
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.guide, str) and self.guide not in GUIDES:
+            close = get_close_matches(self.guide, GUIDES, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ValueError(
+                f"guide: got '{self.guide}', expected one of {', '.join(GUIDES)}, or a NumPyro "
+                f"guide{hint}"
+            )
+        require(
+            isinstance(self.guide, str) or callable(self.guide),
+            "guide",
+            self.guide,
+            "a name or a NumPyro guide",
+        )
+        require(self.num_steps >= 1, "num_steps", self.num_steps, "a positive integer")
+        require(
+            self.step_size is None or self.step_size > 0,
+            "step_size",
+            self.step_size,
+            "a positive number",
+        )
+        require(self.num_particles >= 1, "num_particles", self.num_particles, "a positive integer")
+        require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
+        optimizer = self.optimizer
+        require(
+            optimizer is None or (hasattr(optimizer, "init") and hasattr(optimizer, "update")),
+            "optimizer",
+            optimizer,
+            "an optax gradient transformation",
+        )
+
+    @property
+    @override
+    def name(self) -> str:
+        if self.guide == "normal":
+            return "svi"
+        label = (
+            self.guide
+            if isinstance(self.guide, str)
+            else getattr(self.guide, "__name__", type(self.guide).__name__)
+        )
+        return f"svi_{label}"
+
+    @property
+    def _step_size(self) -> float:
+        family = GUIDES.get(self.guide) if isinstance(self.guide, str) else None
+        return self.step_size or (family.step_size if family else 0.01)
+
+    @property
+    @override
+    def dtype_used(self) -> str:
+        return self.dtype
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        start_key, init_key, elbo_key, read_key = jax.random.split(key, 4)
+        arrays = target.arrays()
+        with timing.compiling():
+            guide = make_guide(self.guide, target, target.start(start_key))
+            optimizer = self.optimizer or optax.adam(self._step_size)
+            engine = Engine(
+                target.model.function,
+                guide,
+                optimizer,
+                Trace_ELBO(num_particles=self.num_particles),
+            )
+            state = engine.init(init_key, **target.keywords(arrays))
+        size = max(1, -(-self.num_steps // NUM_CHUNKS))
+        advance = timing.compile(_chunk(engine, target, size), state, jnp.int32(1), arrays)
+        run = _Run([], [], state)
+        try:
+            for first in range(0, self.num_steps, size):
+                n = min(size, self.num_steps - first)
+                with timing.running():
+                    run.state, losses, mean = advance(run.state, jnp.int32(n), arrays)
+                    run.elbo.append(-np.asarray(losses, float)[:n])
+                    run.means.append(jax.tree.map(np.asarray, mean))
+                timing.gradient_evaluations += n * self.num_particles
+                _check_finite(run.elbo[-1], first)
+                progress(first + n, self.num_steps, f"ELBO {run.elbo[-1].mean():.6g}")
+        except KeyboardInterrupt:
+            if len(run.means) < 2:
+                raise
+            run.interrupted = True
+        return self._read(run, engine, guide, target, timing, (elbo_key, read_key))
+
+    def _read(
+        self,
+        run: _Run,
+        engine: Engine,
+        guide: Any,
+        target: Target,
+        timing: Timing,
+        keys: tuple[jax.Array, jax.Array],
+    ) -> Result:
+        arrays = target.arrays()
+        elbo = np.concatenate(run.elbo)
+        late = run.means[len(run.means) // 2 :]
+        average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *late)
+        params = engine.constrain_fn(jax.tree.map(jnp.asarray, average))
+        noise = None
+        if len(late) > 1:  # locations are unconstrained: their batch means are on the right scale
+            noise = jax.tree.map(
+                lambda *leaves: np.std(leaves, axis=0, ddof=1) / np.sqrt(len(late)), *late
+            )
+        status, message, advice = self._judge(elbo, run)
+        evidence = None
+        if isinstance(guide, autoguide.AutoLaplaceApproximation):
+            # NumPyro's own would zero the covariance of a singular Hessian
+            z = np.asarray(params[f"{guide.prefix}_loc"], float)
+            posterior: Posterior
+            with jax.enable_x64(True):
+                posterior = expand(Objective(target, timing, jacobian=True), z).posterior
+        else:
+            with timing.running():
+                posterior = read_guide(guide, params, target, keys[1], noise)
+            if not isinstance(guide, autoguide.AutoDelta):
+                estimate = timing.compile(_elbo(engine, target), keys[0], params, arrays)
+                with timing.running():
+                    values = np.asarray(estimate(keys[0], params, arrays), float)
+                se = values.std(ddof=1) / np.sqrt(values.size)
+                evidence = LogEvidence(float(values.mean()), float(se), "lower bound (ELBO)")
+                timing.density_evaluations += values.size
+        windows = np.array_split(elbo, min(200, elbo.size))
+        return Result(
+            posterior,
+            status,
+            message,
+            advice,
+            trace={
+                "elbo": np.array([w.mean() for w in windows]),
+                "elbo_se": np.array([w.std() / np.sqrt(w.size) for w in windows]),
+                "elbo_step": np.cumsum([w.size for w in windows]),
+            },
+            diagnostics={
+                "elbo": evidence.value if evidence else float(windows[-1].mean()),
+                "elbo_se": evidence.se if evidence else float("nan"),
+                "num_steps": float(elbo.size),
+            },
+            log_evidence=evidence,
+        )
+
+    def _judge(self, elbo: np.ndarray, run: _Run) -> tuple[Status, str, str]:
+        quarters = np.array_split(elbo, 4)
+        before, last = quarters[2], quarters[3]
+        gain = float(last.mean() - before.mean())
+        error = float(np.hypot(_batch_error(last), _batch_error(before)))
+        message = (
+            f"{elbo.size} steps; over the last quarter the ELBO gained {gain:.2g} "
+            f"(Monte Carlo error {error:.2g})"
+        )
+        if run.interrupted:
+            return Status.INTERRUPTED, message, ""
+        if elbo.size < 40 or gain > max(SLACK, 3 * error):
+            return Status.UNCONVERGED, message, "raise num_steps, or step_size"
+        return Status.OK, message, ""
+
+
+@dataclass
+class _Run:
+    """What a run of SVI has done so far."""
+
+    elbo: list[np.ndarray]
+    means: list[Any]
+    state: Any
+    interrupted: bool = False
+
+
+def _chunk(engine: Engine, target: Target, size: int) -> Callable[..., Any]:
+    """Return ``(state, n, arrays) -> (state, losses, mean of the unconstrained parameters)``."""
+
+    def chunk(state: Any, n: jax.Array, arrays: Any) -> tuple[Any, jax.Array, Any]:
+        data = target.keywords(arrays)
+
+        def body(i: jax.Array, carry: Any) -> Any:
+            state, losses, total = carry
+            state, loss = engine.update(state, **data)
+            params = engine.optim.get_params(state.optim_state)
+            return state, losses.at[i].set(loss), jax.tree.map(jnp.add, total, params)
+
+        zeros = jax.tree.map(jnp.zeros_like, engine.optim.get_params(state.optim_state))
+        losses = jnp.zeros(size)
+        state, losses, total = jax.lax.fori_loop(0, n, body, (state, losses, zeros))
+        return state, losses, jax.tree.map(lambda t: t / n, total)
+
+    return chunk
+
+
+def _elbo(engine: Engine, target: Target) -> Callable[..., Any]:
+    """Return ``(key, params, arrays) -> single-draw ELBOs`` from fresh draws."""
+    objective = Trace_ELBO()
+
+    def elbo(key: jax.Array, params: Any, arrays: Any) -> jax.Array:
+        data = target.keywords(arrays)
+
+        def one(key: jax.Array) -> jax.Array:
+            return -objective.loss(key, params, engine.model, engine.guide, **data)
+
+        return jax.lax.map(one, jax.random.split(key, NUM_ELBO_DRAWS), batch_size=10)
+
+    return elbo
+
+
+def _batch_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of an autocorrelated series.
+
+    From the batch means, less their linear trend: a series that still climbs is not noise.
+    """
+    batches = np.array([b.mean() for b in np.array_split(values, 20) if b.size])
+    if batches.size < 4:
+        return float("inf")
+    step = np.arange(batches.size) - (batches.size - 1) / 2
+    residual = batches - batches.mean() - step * (step @ batches) / (step @ step)
+    return float(np.sqrt(residual @ residual / (batches.size - 2) / batches.size))
+
+
+def _check_finite(elbo: np.ndarray, first: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(elbo))
+    if bad.size:
+        raise MethodFailure(
+            Status.DIVERGED,
+            f"the ELBO became {elbo[bad[0]]} at step {first + int(bad[0]) + 1}",
+            "lower step_size, use dtype='float64', or clip gradients with optax",
+        )

@@ -1,0 +1,53 @@
+"""Progress on standard error, off when that is not a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What a method tells about how far it has got."""
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        """Report ``done`` steps out of ``total``."""
+
+
+def silent(done: int, total: int, text: str = "") -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progress]:
+    """Yield a :class:`Progress` that draws a bar on standard error.
+
+    Parameters
+    ----------
+    title
+        What is being done.
+    enabled
+        ``None`` draws only when standard error is a terminal.
+    """
+    if not (sys.stderr.isatty() if enabled is None else enabled):
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, text="")
+
+        def report(done: int, total: int, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, text=text)
+
+        yield report

@@ -1,0 +1,174 @@
+"""Data from a file, as the keyword arguments of a model function."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+JSON = (".json",)
+CSV = (".csv", ".csv.gz")
+PARQUET = (".parquet",)
+NETCDF = (".nc", ".netcdf")
+
+
+def read_data(path: str | Path) -> dict[str, Any]:
+    """Read a file whose keys, columns or variables are a model's keyword arguments.
+
+    Parameters
+    ----------
+    path
+        By its suffix: a JSON object (arrays as nested lists, scalars as they are), a CSV with a
+        header (``.csv``, ``.csv.gz``), Parquet (``.parquet``), or netCDF (``.nc``,
+        ``.netcdf``). Columns are arrays of rank 1; netCDF variables have any rank.
+
+    Returns
+    -------
+    dict
+        Argument name -> value. Values are checked where they meet the model.
+
+    Raises
+    ------
+    ValueError
+        For a file that is missing, a directory, empty, unreadable or of an unknown kind.
+    """
+    path = check_file(path)
+    reader = next(
+        (read for suffixes, read in _READERS.items() if path.name.lower().endswith(suffixes)), None
+    )
+    if reader is None:
+        known = ", ".join(suffix for suffixes in _READERS for suffix in suffixes)
+        raise ValueError(f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}")
+    try:
+        return reader(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not text in UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from None
+
+
+def check_file(path: str | Path) -> Path:
+    """Return ``path`` if it is a readable file with something in it.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; expected a data file")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; check the name of the data file")
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ValueError(f"{path} is empty; expected data")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    return path
+
+
+def has_loose_columns(path: str | Path) -> bool:
+    """Whether a file's kind commonly carries more columns or variables than a model needs."""
+    return not str(path).lower().endswith(JSON)
+
+
+def keep_arguments(
+    function: Callable[..., Any], data: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Split ``data`` into what ``function`` takes and the names of the rest.
+
+    Examples
+    --------
+    >>> keep_arguments(lambda y: None, {"y": [1.0], "id": [7]})
+    ({'y': [1.0]}, ['id'])
+    """
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(data), []
+    kept = {name: value for name, value in data.items() if name in parameters}
+    return kept, [name for name in data if name not in kept]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+        ) from None
+    except RecursionError:
+        raise ValueError(f"{path}: JSON nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a JSON {_json_kind(content)}; expected an object whose keys are the "
+            'model\'s arguments, such as {"y": [1.5, 2.0]}'
+        )
+    return content
+
+
+def _json_kind(content: Any) -> str:
+    kinds = {list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return kinds.get(type(content), "null")
+
+
+def _read_csv(path: Path) -> dict[str, Any]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path} is empty; expected a header and rows") from None
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{path}: not a well-formed CSV ({error})") from None
+    return _columns(path, frame)
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    except ImportError:
+        raise ValueError(
+            f"{path}: reading Parquet needs pyarrow; install it with "
+            "python -m pip install pyarrow, or convert the file to CSV"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({error})") from None
+    return _columns(path, frame)
+
+
+def _columns(path: Path, frame: Any) -> dict[str, Any]:
+    if frame.empty:
+        raise ValueError(f"{path} has {len(frame.columns)} column(s) and no rows; expected data")
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def _read_netcdf(path: Path) -> dict[str, Any]:
+    import xarray as xr
+
+    try:
+        dataset = xr.load_dataset(path, engine="h5netcdf", decode_times=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a readable netCDF-4 file ({error})") from None
+    if not dataset.variables:
+        raise ValueError(f"{path} holds no variables; expected the model's arguments")
+    # A length or a number of groups comes as a variable of rank 0.
+    return {
+        str(name): variable.values.item() if variable.ndim == 0 else variable.values
+        for name, variable in dataset.variables.items()
+    }
+
+
+_READERS: dict[tuple[str, ...], Callable[[Path], dict[str, Any]]] = {
+    JSON: _read_json,
+    CSV: _read_csv,
+    PARQUET: _read_parquet,
+    NETCDF: _read_netcdf,
+}

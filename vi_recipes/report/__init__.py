@@ -1,0 +1,104 @@
+"""Reports of a comparison: HTML, Markdown, JSON, and the tables and figures as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vi_recipes.comparison import Comparison
+    from vi_recipes.report.figures import Drawing
+
+SUFFIXES = (".html", ".md", ".json")
+"""Formats that :func:`write` knows."""
+
+
+def write(comparison: Comparison, path: str | Path) -> Path:
+    """Write a report in the format that the suffix of ``path`` names; return its path.
+
+    Parameters
+    ----------
+    comparison
+        What to report on.
+    path
+        ``.html`` is one self-contained page; ``.md`` puts its figures in a folder ``figures``
+        beside it; ``.json`` is the machine-readable result.
+
+    Raises
+    ------
+    ValueError
+        For another suffix.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(
+            f"path: got '{path}', whose suffix '{path.suffix}' is not a report's; "
+            f"expected one of {', '.join(SUFFIXES)}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".json":
+        _write_json(comparison, path)
+        return path
+    from vi_recipes.report import html, markdown
+    from vi_recipes.report.document import compose
+    from vi_recipes.report.figures import draw
+
+    document = compose(comparison, draw(comparison))
+    if suffix == ".html":
+        text = html.render(document)
+    else:
+        _write_figures(document.drawings, path.parent / "figures", svg=False)
+        text = markdown.render(document)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_all(comparison: Comparison, directory: str | Path) -> Path:
+    """Write everything to a folder; return it.
+
+    ``report.html``, ``report.md``, ``result.json``, ``tables/*.csv`` and ``*.tex``,
+    ``figures/*.png`` and ``*.svg``, and ``fits/<name>.nc`` for the fits not there yet.
+
+    Parameters
+    ----------
+    comparison
+        What to report on.
+    directory
+        Made if need be; files of the same names are replaced.
+    """
+    from vi_recipes.report import html, markdown
+    from vi_recipes.report.document import compose
+    from vi_recipes.report.figures import draw
+    from vi_recipes.report.files import write_tables
+    from vi_recipes.report.tables import all_fits
+
+    directory = Path(directory)
+    fits = directory / "fits"
+    fits.mkdir(parents=True, exist_ok=True)
+    for name, fit in all_fits(comparison).items():
+        if not (fits / f"{name}.nc").exists():
+            fit.save(fits / f"{name}.nc")
+    _write_json(comparison, directory / "result.json")
+    write_tables(comparison, directory / "tables")
+    drawings = draw(comparison)
+    _write_figures(drawings, directory / "figures", svg=True)
+    document = compose(comparison, drawings)
+    (directory / "report.md").write_text(markdown.render(document), encoding="utf-8")
+    (directory / "report.html").write_text(html.render(document), encoding="utf-8")
+    return directory
+
+
+def _write_json(comparison: Comparison, path: Path) -> None:
+    from vi_recipes.json_result import dumps
+
+    path.write_text(dumps(comparison), encoding="utf-8")
+
+
+def _write_figures(drawings: Sequence[Drawing], directory: Path, *, svg: bool) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for drawing in drawings:
+        (directory / f"{drawing.name}.png").write_bytes(drawing.png)
+        if svg:
+            (directory / f"{drawing.name}.svg").write_bytes(drawing.svg)

@@ -1,0 +1,648 @@
+"""A comparison as figures. Each function returns a Matplotlib ``Figure``, or ``None`` for none.
+
+Figures are made without ``pyplot``, so a caller's open figures and style are left alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from vi_recipes.report.tables import (
+    MEAN_OFF,
+    SD_OFF,
+    all_fits,
+    block,
+    format_number,
+    format_seconds,
+    heading,
+    select,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
+
+    from vi_recipes.comparison import Comparison
+    from vi_recipes.fit import Fit
+
+MAX_ROWS = 30
+"""Parameters in a forest plot or along one side of a heat map."""
+
+MAX_BLOCK = 200
+"""Scalars whose joint covariance is worth computing for a picture."""
+
+DPI = 150
+
+MAX_PANELS = 12
+"""Panels in a figure of traces."""
+
+LEGIBLE = 1 / 25
+"""A forest plot's intervals span at least this share of their axis; else they get another."""
+
+LARGE = 8
+"""A site with more scalars has forest panels of its own."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")
+"""Okabe and Ito's colours, told apart by the colour-blind; black is the reference's."""
+
+MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+
+GREY = "#666666"
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "text.usetex": False,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its name and caption.
+
+    Parameters
+    ----------
+    name
+        Of its file, without a suffix.
+    title, caption
+        What it shows, and how to read it.
+    figure
+        The figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    @cached_property
+    def png(self) -> bytes:
+        """The contents of a PNG file."""
+        return self._render("png", {"Software": None})
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The contents of an SVG file, the same for the same figure."""
+        return self._render("svg", {"Date": None})
+
+    def _render(self, suffix: str, metadata: dict[str, None]) -> bytes:
+        buffer = io.BytesIO()
+        with _style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
+            self.figure.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
+        return buffer.getvalue()
+
+
+def draw(comparison: Comparison) -> list[Drawing]:
+    """Return every figure there is something to draw for, in the order of the report."""
+    return [
+        Drawing(name, title, caption, figure)
+        for name, (function, title, caption) in FIGURES.items()
+        if (figure := function(comparison)) is not None
+    ]
+
+
+# -- figures ---------------------------------------------------------------------------------
+
+
+def forest(comparison: Comparison) -> Figure | None:
+    """Draw mean ± 2 sd by parameter, the methods one below the other; points have no bar."""
+    fits = _with_result(comparison)
+    labels, left_out = select(comparison, MAX_ROWS)
+    if not fits or not labels:
+        return None
+    mean = comparison.means().reindex(index=labels, columns=list(fits))
+    sd = comparison.sds().reindex(index=labels, columns=list(fits))
+    panels = _panels(mean.to_numpy(float), sd.to_numpy(float), _owners(comparison, labels))
+    styles = _styles(comparison)
+    row_height = 0.095 * len(fits) + 0.11
+    heights = [len(rows) * row_height + 0.1 for rows in panels]
+    with _style():
+        size = (7.6, sum(heights) + 0.42 * len(panels) + 0.75)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, rows in zip(grid, panels, strict=True):
+            _forest_panel(axes, mean.iloc[rows], sd.iloc[rows], fits, styles)
+        grid[-1].set_xlabel("mean ± 2 sd; a point estimate has no bar")
+        _say_left_out(figure, left_out)
+        figure.legend(handles=[_handle(heading(n, comparison), styles[n]) for n in fits],
+                      loc="outside lower center", ncols=min(len(fits), 5))
+    return figure
+
+
+def agreement(comparison: Comparison) -> Figure | None:
+    """Draw means against the reference's means and sds against its sds, all parameters."""
+    fits = _with_result(comparison)
+    reference = comparison.reference_name
+    others = [name for name in fits if name != reference]
+    if reference not in fits or not others:
+        return None
+    frames = {"mean": comparison.means(), "sd": comparison.sds()}
+    styles = _styles(comparison)
+    with _style():
+        figure = Figure(figsize=(8.6, 4.6), layout="constrained")
+        for axes, (what, frame) in zip(figure.subplots(1, 2), frames.items(), strict=True):
+            shown = [n for n in others if n in frame and frame[n].notna().any()]
+            if not shown:
+                axes.set_axis_off()
+                axes.text(0.5, 0.5, "only points: no sds to compare", ha="center",
+                          transform=axes.transAxes, color=GREY)
+                continue
+            x = frame[reference].to_numpy(float)
+            for name in shown:
+                _points(axes, x, frame[name].to_numpy(float), styles[name])
+            _square(axes, frame[[reference, *shown]].to_numpy(float))
+            axes.set(xlabel=f"posterior {what}, {reference} (reference)",
+                     ylabel=f"posterior {what}, method", title=f"{what.capitalize()}s")
+        figure.legend(handles=[_handle(heading(n, comparison), styles[n], line=False)
+                               for n in others],
+                      loc="outside lower center", ncols=min(len(others), 6))
+    return figure
+
+
+def accuracy(comparison: Comparison) -> Figure | None:
+    """Draw every parameter's difference from the reference in its sds, and its ratio of sds."""
+    fits = _with_result(comparison)
+    others = [name for name in fits if name != comparison.reference_name]
+    if comparison.reference is None or comparison.reference_name not in fits or not others:
+        return None
+    frame = comparison.accuracy()
+    by_name = {str(name): part for name, part in frame.groupby(level=1, sort=False)}
+    others = [n for n in others if n in by_name and by_name[n]["difference"].notna().any()]
+    if not others:
+        return None
+    styles = _styles(comparison)
+    reference = comparison.reference_name
+    with _style():
+        size = (8.6, 0.5 * len(others) + 1.3)
+        figure = Figure(figsize=size, layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        left.axvspan(-MEAN_OFF, MEAN_OFF, color="#eeeeee", lw=0)
+        right.axvspan(1 / SD_OFF, SD_OFF, color="#eeeeee", lw=0)
+        for axes, column, centre in ((left, "difference", 0.0), (right, "sd_ratio", 1.0)):
+            axes.axvline(centre, color="black", lw=0.8)
+            for row, name in enumerate(others):
+                x = by_name[name][column].to_numpy(float)
+                jitter = _spread(x.size) * 0.32 if x.size > 1 else np.zeros(1)
+                _points(axes, x, row + jitter, styles[name])
+        ratios = frame.loc[frame.index.isin(others, level=1), "sd_ratio"].to_numpy(float)
+        ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
+        if ratios.size:
+            low, high = min(ratios.min(), 1 / 1.5) / 1.1, max(ratios.max(), 1.5) * 1.1
+            right.set_xscale("log")
+            right.set_xlim(low, high)
+            _plain_log_ticks(right.xaxis, low, high)
+        else:
+            right.text(0.5, 0.5, "only points: no sds", ha="center", transform=right.transAxes,
+                       color=GREY)
+        left.set_xlim(*_symmetric(frame["difference"].to_numpy(float), at_least=1.0))
+        left.set(xlabel=f"difference of means ({reference} sds)", ylim=(len(others) - 0.4, -0.6),
+                 yticks=range(len(others)), yticklabels=[heading(n, comparison) for n in others])
+        right.set_xlabel(f"sd over {reference}'s sd (log scale)")
+        for axes in (left, right):
+            axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def correlations(comparison: Comparison) -> Figure | None:
+    """Draw posterior correlations, a panel per method on one colour scale."""
+    return _heat_maps(comparison, "correlation", comparison.correlations)
+
+
+def covariances(comparison: Comparison) -> Figure | None:
+    """Draw posterior covariances, a panel per method on one colour scale."""
+    return _heat_maps(comparison, "covariance", comparison.covariances)
+
+
+def traces(comparison: Comparison) -> Figure | None:
+    """Draw what each method followed as it went: ELBO, log-likelihood, log density."""
+    series = [
+        (name, quantity, x, y)
+        for name, fit in all_fits(comparison).items()
+        for quantity, x, y in _series(fit)
+    ][:MAX_PANELS]
+    if not series:
+        return None
+    columns = min(len(series), 3)
+    rows = math.ceil(len(series) / columns)
+    styles = _styles(comparison)
+    with _style():
+        size = (3.3 * columns + 0.4, 2.5 * rows + 0.2)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (name, quantity, x, y) in zip(grid, series, strict=False):
+            _trace(axes, x, y, styles[name][0])
+            axes.set(title=heading(name, comparison), xlabel="iteration",
+                     ylabel=_QUANTITIES.get(quantity, quantity.replace("_", " ")))
+        for axes in grid[len(series):]:
+            axes.set_axis_off()
+    return figure
+
+
+def times(comparison: Comparison) -> Figure | None:
+    """Draw compile and run seconds as bars on a log scale, the total beside them."""
+    fits = {n: f for n, f in all_fits(comparison).items() if f.timing.total_seconds > 0}
+    if not fits:
+        return None
+    names = list(fits)
+    colours = {"compile": "#E69F00", "run": "#0072B2"}
+    timings = {name: fit.timing for name, fit in fits.items()}
+    seconds = {
+        "compile": [t.compile_seconds for t in timings.values()],
+        "run": [t.run_seconds for t in timings.values()],
+    }
+    longest = max(t.total_seconds for t in timings.values())
+    shortest = min(value for values in seconds.values() for value in values if value > 0)
+    # what takes less than 1e-5 of the longest is not worth more of the axis
+    low = 10.0 ** math.floor(math.log10(max(shortest, longest / 1e5)))
+    with _style():
+        figure = Figure(figsize=(7.6, 0.55 * len(names) + 1.1), layout="constrained")
+        axes = figure.subplots()
+        for offset, part in ((-0.19, "compile"), (0.19, "run")):
+            for row, value in enumerate(seconds[part]):
+                if value > low:
+                    axes.barh(row + offset, value - low, 0.36, left=low, color=colours[part])
+        for row, timing in enumerate(timings.values()):
+            value = timing.total_seconds
+            axes.plot([value, value], [row - 0.4, row + 0.4], color="black", lw=1.5)
+            axes.text(value, row, f"  {format_seconds(value)} s", va="center", fontsize=8.5)
+        axes.set_xscale("log")
+        axes.set_xlim(low, longest * 4)
+        _plain_log_ticks(axes.xaxis, low, longest * 4)
+        axes.grid(axis="x", color="#e5e5e5", lw=0.6)
+        labels = [n if fits[n].has_result else f"{n} (no result)" for n in names]
+        axes.set(xlabel="seconds (log scale)", yticks=range(len(names)), yticklabels=labels,
+                 ylim=(len(names) - 0.45, -0.55))
+        axes.tick_params(axis="y", length=0)
+        handles = [Line2D([], [], color=colour, lw=6, label=part)
+                   for part, colour in colours.items()]
+        handles.append(Line2D([], [], color="black", lw=0, marker="|", ms=11, mew=1.5,
+                              label="total"))
+        figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    return figure
+
+
+FIGURES: dict[str, tuple[Callable[[Comparison], Figure | None], str, str]] = {
+    "forest": (
+        forest,
+        "Methods side by side",
+        ("Mean ± 2 sd by parameter; a point estimate has no bar. Parameters whose intervals would "
+        "vanish on a shared axis have one of their own."),
+    ),
+    "agreement": (
+        agreement,
+        "Against the reference",
+        ("Means against the reference's means, and sds against the reference's sds, a mark per "
+        "parameter and method. On the diagonal they are equal; below it on the right, the method "
+        "understates uncertainty. After figures 13 and 14 of Giordano, Broderick and Jordan "
+        "(2018), JMLR 19(51)."),
+    ),
+    "accuracy": (
+        accuracy,
+        "Accuracy by method",
+        (f"A mark per parameter. Grey: means within {MEAN_OFF} reference sds, and sds within a "
+        f"factor {SD_OFF}."),
+    ),
+    "correlation": (
+        correlations,
+        "Correlations",
+        "Posterior correlations on one colour scale.",
+    ),
+    "covariance": (
+        covariances,
+        "Covariances",
+        "Posterior covariances on one colour scale.",
+    ),
+    "traces": (
+        traces,
+        "Traces",
+        ("What each method followed as it went. The axis spans the later part of the run; where "
+        "earlier values lie outside it, the panel says so."),
+    ),
+    "times": (
+        times,
+        "Time",
+        "Compile and run seconds on a log scale; the black mark and the number are their total.",
+    ),
+}
+"""Name -> function, title and caption, in the order of the report."""
+
+
+# -- forest ----------------------------------------------------------------------------------
+
+
+def _owners(comparison: Comparison, labels: Sequence[str]) -> list[str]:
+    """Return for each label the large site it belongs to; "" for those of small sites."""
+    fit = next(f for f in all_fits(comparison).values() if f.sites)
+    owner = {
+        label: site.name
+        for site in fit.sites
+        if site.size > LARGE
+        for label in fit.labels([site.name])
+    }
+    return [owner.get(label, "") for label in labels]
+
+
+def _panels(mean: np.ndarray, sd: np.ndarray, owners: Sequence[str]) -> list[list[int]]:
+    """Group rows of one owner so that on each group's axis every interval is wide enough to see."""
+    spread = 2 * np.nan_to_num(sd)
+    lows = np.nanmin(np.where(np.isnan(mean), np.inf, mean - spread), axis=1)
+    highs = np.nanmax(np.where(np.isnan(mean), -np.inf, mean + spread), axis=1)
+    widths = highs - lows
+    panels: list[list[int]] = []
+    for row in range(len(mean)):
+        for panel in panels:
+            if owners[panel[0]] != owners[row]:
+                continue
+            rows = [*panel, row]
+            span = highs[rows].max() - lows[rows].min()
+            if not np.isfinite(span) or widths[rows].min() >= LEGIBLE * span:
+                panel.append(row)
+                break
+        else:
+            panels.append([row])
+    return panels
+
+
+def _forest_panel(
+    axes: Axes,
+    mean: pd.DataFrame,
+    sd: pd.DataFrame,
+    fits: Mapping[str, Fit],
+    styles: Mapping[str, tuple[str, str]],
+) -> None:
+    offsets = np.linspace(-0.34, 0.34, len(fits)) if len(fits) > 1 else np.zeros(1)
+    rows = np.arange(len(mean))
+    for row in rows[::2]:
+        axes.axhspan(row - 0.5, row + 0.5, color="#f4f4f4", lw=0)
+    for offset, name in zip(offsets, fits, strict=True):
+        colour, marker = styles[name]
+        x, s = mean[name].to_numpy(float), sd[name].to_numpy(float)
+        axes.hlines(rows + offset, x - 2 * s, x + 2 * s, color=colour, lw=1.3)
+        point = np.isnan(s)
+        axes.plot(x[~point], (rows + offset)[~point], marker, color=colour, ms=3.6)
+        axes.plot(x[point], (rows + offset)[point], marker, color=colour, ms=5, mfc="white")
+    axes.set(ylim=(len(mean) - 0.5, -0.5), yticks=rows,
+             yticklabels=[_shorten(str(label), 26) for label in mean.index])
+    axes.tick_params(axis="y", length=0, labelsize=8.5)
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+
+
+# -- scatter ---------------------------------------------------------------------------------
+
+
+def _points(axes: Axes, x: np.ndarray, y: np.ndarray, style: tuple[str, str]) -> None:
+    colour, marker = style
+    many = x.size > 300
+    axes.plot(x, y, marker, color=colour, ms=3 if many else 4.5, mfc="none", mew=0.8,
+              alpha=0.5 if many else 0.75, rasterized=x.size > 1_000)
+
+
+def _square(axes: Axes, values: np.ndarray) -> None:
+    """Give both axes the same limits and scale, and draw the diagonal."""
+    values = values[np.isfinite(values)]
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > 30:
+        axes.set(xscale="log", yscale="log")
+        low, high = low / 1.3, high * 1.3
+        _plain_log_ticks(axes.xaxis, low, high)
+        _plain_log_ticks(axes.yaxis, low, high)
+    else:
+        pad = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
+        low, high = low - pad, high + pad
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.plot([low, high], [low, high], color="black", lw=0.8, zorder=0)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+
+
+def _plain_log_ticks(axis: Any, low: float, high: float) -> None:
+    """Label a log axis with plain numbers, as many as fit."""
+    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in (
+        (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
+        (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 2, 5),
+        (1, 3),
+        (1,),
+    ):
+        ticks = np.outer(powers, steps).ravel()
+        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        if ticks.size <= 7:
+            break
+    thinned = ticks[:: max(math.ceil(ticks.size / 9), 1)]
+    axis.set_major_locator(FixedLocator([float(tick) for tick in thinned]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _symmetric(values: np.ndarray, at_least: float) -> tuple[float, float]:
+    values = np.abs(values[np.isfinite(values)])
+    limit = 1.08 * max(at_least, float(values.max(initial=0.0)))
+    return -limit, limit
+
+
+def _spread(size: int) -> np.ndarray:
+    """Return numbers spread evenly over (-1, 1) whatever the order: the golden-ratio sequence."""
+    return 2 * ((np.arange(size) * 0.6180339887) % 1) - 1
+
+
+# -- heat maps -------------------------------------------------------------------------------
+
+
+def _heat_maps(
+    comparison: Comparison,
+    what: str,
+    matrices: Callable[[Sequence[str]], Mapping[str, pd.DataFrame]],
+) -> Figure | None:
+    sites = block(comparison, MAX_BLOCK)
+    labels, left_out = select(comparison, MAX_ROWS)
+    if not sites or len(labels) < 2:
+        return None
+    known = {str(n): m for n, m in matrices(sites).items()}
+    inside = set().union(*(m.columns for m in known.values()))
+    left_out += sum(label not in inside for label in labels)
+    labels = [label for label in labels if label in inside]
+    known = {n: m.reindex(index=labels, columns=labels) for n, m in known.items()}
+    panels = {n: known[n].to_numpy(float) for n in all_fits(comparison) if n in known}
+    panels = {n: m for n, m in panels.items() if np.isfinite(m).any()}
+    if not panels:
+        return None
+    norm = _norm(np.concatenate([m.ravel() for m in panels.values()]), what)
+    columns = min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    side = 1.5 + 0.062 * len(labels)
+    size = (side * columns + 1.7, side * rows + 1.3)
+    with _style():
+        figure = Figure(figsize=size, layout="compressed")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        short = [_shorten(label, 18) for label in labels]
+        image = None
+        for axes, (name, matrix) in zip(grid.ravel(), panels.items(), strict=False):
+            image = axes.imshow(matrix, cmap="RdBu_r", norm=norm, interpolation="nearest")
+            axes.set_title(heading(name, comparison))
+            axes.set_xticks(range(len(labels)), short, rotation=90)
+            axes.set_yticks(range(len(labels)), short)
+            axes.tick_params(length=0, labelsize=6.5 if len(labels) > 15 else 8)
+            axes.spines[:].set_visible(False)
+        for axes in grid.ravel()[len(panels):]:
+            axes.set_axis_off()
+        if image is not None:
+            bar = figure.colorbar(image, ax=grid, shrink=0.7, pad=0.02, label=f"posterior {what}")
+            if isinstance(norm, SymLogNorm):
+                _symmetric_ticks(bar, norm)
+        _say_left_out(figure, left_out)
+    return figure
+
+
+def _norm(values: np.ndarray, what: str) -> Normalize:
+    """Return the colour scale: linear for correlations and covariances of one size, else log."""
+    if what == "correlation":
+        return TwoSlopeNorm(0.0, -1.0, 1.0)
+    sizes = np.abs(values[np.isfinite(values)])
+    largest = float(sizes.max(initial=0.0)) or 1.0
+    typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else largest
+    if largest / typical < 30:
+        return TwoSlopeNorm(0.0, -largest, largest)
+    # the linear part ends three decades down, so that noise around zero stays pale
+    return SymLogNorm(max(typical, largest / 1e4), vmin=-largest, vmax=largest)
+
+
+def _symmetric_ticks(bar: Colorbar, norm: SymLogNorm) -> None:
+    """Label zero and a few decades either side; the default crowds zero."""
+    last = math.floor(math.log10(float(norm.vmax or 1.0)))
+    first = math.floor(math.log10(norm.linthresh)) + 1
+    step = max(1, math.ceil((last - first + 1) / 4))
+    decades = [10.0**k for k in range(last, first - 1, -step)]
+    ticks = [*(-t for t in decades), 0.0, *reversed(decades)]
+    bar.set_ticks(ticks, labels=[f"{t:g}".replace("-", "−", 1) if t < 0 else f"{t:g}"
+                                 for t in ticks])
+    bar.minorticks_off()
+
+
+# -- traces ----------------------------------------------------------------------------------
+
+_QUANTITIES = {
+    "elbo": "ELBO",
+    "log_likelihood": "log-likelihood",
+    "log_density": "log density",
+    "loss": "loss",
+}
+
+
+def _series(fit: Fit) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield quantity, x and y of every trace; y may have a row per restart."""
+    for quantity, values in fit.trace.items():
+        if quantity.endswith("_step") or f"{quantity}_step" not in fit.trace:
+            continue
+        y = np.atleast_2d(np.asarray(values, float))
+        x = np.broadcast_to(np.asarray(fit.trace[f"{quantity}_step"], float), y.shape)
+        if np.isfinite(y).sum() > 1:
+            yield quantity, x, y
+
+
+def _trace(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
+    runs = len(y)
+    noisy = runs == 1 and y.shape[1] >= 200
+    for xs, ys in zip(x, y, strict=True):
+        axes.plot(xs, ys, color=colour, lw=0.6 if noisy else 1.1, rasterized=ys.size > 2_000,
+                  alpha=0.25 if noisy else max(0.35, 1 / math.sqrt(runs)))
+    if noisy:
+        axes.plot(*_smooth(x[0], y[0]), color=colour, lw=1.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    # A bad start is orders of magnitude below the end, and would flatten the rest.
+    later = y[:, max(1, y.shape[1] // 5):] if y.shape[1] > 4 else y
+    later = later[np.isfinite(later)]
+    if later.size == 0:
+        return
+    low, high = np.quantile(later, [0.01, 1.0]) if noisy else (later.min(), later.max())
+    everything = y[np.isfinite(y)]
+    if everything.max() - everything.min() > 3 * max(high - low, 1e-12):
+        pad = 0.08 * (high - low) or 1e-3 * abs(high) or 1.0
+        axes.set_ylim(low - pad, high + pad)
+        axes.text(0.98, 0.04, f"starts at {format_number(float(everything[0]))}", ha="right",
+                  transform=axes.transAxes, fontsize=8, color=GREY,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5})
+
+
+def _smooth(x: np.ndarray, y: np.ndarray, blocks: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Return medians over blocks of iterations."""
+    size = len(y) // blocks or 1
+    stop = size * (len(y) // size)
+    shape = (-1, size)
+    return np.median(x[:stop].reshape(shape), axis=1), np.median(y[:stop].reshape(shape), axis=1)
+
+
+# -- parts -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def _with_result(comparison: Comparison) -> dict[str, Fit]:
+    return {name: fit for name, fit in all_fits(comparison).items() if fit.has_result}
+
+
+def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Return every fit's colour and marker, the same in all figures; the reference is black."""
+    fits = all_fits(comparison)
+    # fits without a result are seldom drawn, so the others have the first and clearest colours
+    names = sorted((n for n in fits if n != comparison.reference_name),
+                   key=lambda name: not fits[name].has_result)
+    styles = {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        for i, name in enumerate(names)
+    }
+    if comparison.reference_name is not None:
+        styles[comparison.reference_name] = ("black", "o")
+    return styles
+
+
+def _handle(name: str, style: tuple[str, str], *, line: bool = True) -> Line2D:
+    colour, marker = style
+    return Line2D([], [], color=colour, marker=marker, ms=5, lw=1.3 if line else 0,
+                  mfc=colour if line else "none", label=name)
+
+
+def _say_left_out(figure: Figure, count: int) -> None:
+    if count:
+        figure.suptitle(f"{count} more parameter(s) not drawn", fontsize=8.5, color=GREY)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

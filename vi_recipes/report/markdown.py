@@ -1,0 +1,58 @@
+"""The report as Markdown, its figures in files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vi_recipes.report.document import NUM_OPEN, Document
+from vi_recipes.report.tables import Cell, Table
+
+
+def render(document: Document, folder: str = "figures") -> str:
+    """Return the text; figures are taken to be ``folder/<name>.png``."""
+    parts = [f"# {document.title}", document.intro]
+    if document.description:
+        parts.append(document.description)
+    if document.warnings:
+        lines = ["**Read this first**", *document.warnings]
+        parts.append("\n>\n".join(f"> {_escape(line)}" if i else f"> {line}"
+                                  for i, line in enumerate(lines)))
+    parts += [f"## {document.verdicts.title}", _table(document.verdicts)]
+    for table in document.results:
+        parts += [f"## {table.title}", _table(table)]
+    if document.drawings:
+        parts.append("## Figures")
+        for drawing in document.drawings:
+            parts += [f"### {drawing.title}", f"![{drawing.title}]({folder}/{drawing.name}.png)",
+                      drawing.caption]
+    parts.append("## How it was made")
+    for table in document.record:
+        parts += [f"### {table.title}", _table(table)]
+    if document.notes:
+        parts += ["### Notes", "\n".join(f"- {_escape(note)}" for note in document.notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    parts = [_escape(table.note)] if table.note else []
+    parts.append(_rows(table, table.rows[:NUM_OPEN]))
+    if len(table.rows) > NUM_OPEN:
+        more = len(table.rows) - NUM_OPEN
+        parts += [f"<details><summary>{more} more rows</summary>",
+                  _rows(table, table.rows[NUM_OPEN:]), "</details>"]
+    return "\n\n".join(parts)
+
+
+def _rows(table: Table, rows: Sequence[Sequence[Cell]]) -> str:
+    head = [column.replace("\n", " ") for column in table.columns]
+    rule = [":--" if i in table.left else "--:" for i in range(len(head))]
+    lines = [[_escape(text) for text in head], rule]
+    lines += [[_escape(cell.marked) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Return ``text`` with the characters that Markdown would take for its own escaped."""
+    for character in "\\|*_<`~[]":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())

@@ -1,0 +1,162 @@
+"""Sites of a traced model: what each is called, how it is shaped, whether it can be fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions.transforms import biject_to
+
+Kind = Literal["latent", "deterministic", "observed"]
+
+
+class ModelError(ValueError):
+    """A model that cannot be conditioned on the data as given."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One named site of a traced model.
+
+    Parameters
+    ----------
+    name, kind
+        As in the model; ``kind`` is latent, deterministic or observed.
+    shape
+        Shape on the constrained scale, batch dimensions first.
+    unconstrained_shape
+        Shape on the unconstrained scale; the constrained one for sites that are not latent.
+    plates
+        Plate name, size and axis of ``shape`` for every plate the site is in.
+    dims
+        Names of the dimensions of ``shape``, as ArviZ uses them.
+    support
+        Name of the support's constraint; empty for sites that are not latent.
+    bounded
+        Whether the support has an edge, which the unconstrained scale puts at infinity.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    unconstrained_shape: tuple[int, ...]
+    plates: tuple[tuple[str, int, int], ...]
+    dims: tuple[str, ...]
+    support: str = ""
+    bounded: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of scalars on the constrained scale."""
+        return int(np.prod(self.shape, dtype=int))
+
+
+def site_labels(site: Site, coords: Mapping[str, np.ndarray] | None = None) -> list[str]:
+    """Return the label of every scalar of ``site`` in C order (see :meth:`Target.labels`)."""
+    if not site.shape:
+        return [site.name]
+    axes = [
+        [str(v) for v in (coords[dim] if coords is not None else range(size))]
+        for dim, size in zip(site.dims, site.shape, strict=True)
+    ]
+    return [
+        f"{site.name}[{', '.join(axes[k][i] for k, i in enumerate(index))}]"
+        for index in np.ndindex(*site.shape)
+    ]
+
+
+def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
+    """Return the sites of an abstract trace, checking that each can be fitted."""
+    sites: dict[str, Site] = {}
+    for name, site in trace.items():
+        kind = site["type"]
+        if kind == "param":
+            raise ModelError(
+                f"site '{name}' is a numpyro.param: a parameter without a prior has no posterior "
+                "to compare. Use numpyro.sample with a prior, or with "
+                "dist.ImproperUniform for a flat one"
+            )
+        if kind == "plate":
+            size, subsample = site["args"]
+            if subsample is not None and subsample < size:
+                raise ModelError(
+                    f"plate '{name}' subsamples {subsample} of {size}: the target would be random. "
+                    "Drop subsample_size here"
+                )
+        if kind == "deterministic":
+            sites[name] = _make_site(name, "deterministic", jnp.shape(site["value"]), ())
+        if kind != "sample":
+            continue
+        if site["is_observed"]:
+            if not isinstance(site["fn"], dist.Unit):
+                _check_observed(name, site)
+                sites[name] = _make_site(
+                    name, "observed", jnp.shape(site["value"]), site["cond_indep_stack"]
+                )
+            continue
+        sites[name] = _read_latent(name, site)
+    return sites
+
+
+def _read_latent(name: str, site: Mapping[str, Any]) -> Site:
+    fn, value = site["fn"], site["value"]
+    if isinstance(fn, dist.Delta):
+        raise ModelError(
+            f"site '{name}' is a latent point mass (dist.Delta); use numpyro.deterministic"
+        )
+    if fn.support.is_discrete:
+        raise ModelError(
+            f"site '{name}' is a discrete latent variable ({type(fn).__name__}) of shape "
+            f"{jnp.shape(value)}: densities over it have no gradient. Sum it out in the model, "
+            "for instance with dist.MixtureSameFamily or dist.MixtureGeneral"
+        )
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ModelError(f"site '{name}' has dtype {jnp.result_type(value)}; expected floating")
+    shape = jnp.shape(value)
+    support = fn.support
+    base = support
+    while isinstance(base, dist.constraints.independent):
+        base = base.base_constraint
+    edgeless = (dist.constraints.real, dist.constraints.ordered_vector)
+    made = _make_site(name, "latent", shape, site["cond_indep_stack"], fn.event_dim)
+    return replace(
+        made,
+        unconstrained_shape=tuple(biject_to(support).inverse_shape(shape)),
+        support=str(support).lstrip("_"),
+        bounded=not isinstance(base, tuple(type(c) for c in edgeless)),
+    )
+
+
+def _check_observed(name: str, site: Mapping[str, Any]) -> None:
+    observed, expected = jnp.shape(site["value"]), tuple(site["fn"].shape())
+    try:
+        joint = jnp.broadcast_shapes(observed, expected)
+    except ValueError:
+        joint = None
+    if joint != observed:
+        raise ModelError(
+            f"observed site '{name}': the data have shape {observed}, but the model expects "
+            f"{expected}; check that the lengths of the arguments agree"
+        )
+
+
+def _make_site(
+    name: str,
+    kind: Kind,
+    shape: tuple[int, ...],
+    stack: Sequence[Any],
+    event_dim: int = 0,
+) -> Site:
+    batch = len(shape) - event_dim
+    plates = tuple(
+        (frame.name, int(frame.size), batch + frame.dim)
+        for frame in stack
+        if frame.dim is not None and batch + frame.dim >= 0 and shape[batch + frame.dim] > 1
+    )
+    by_axis = {axis: plate for plate, _, axis in plates}
+    dims = tuple(by_axis.get(axis, f"{name}_dim_{axis}") for axis in range(len(shape)))
+    return Site(name, kind, tuple(shape), tuple(shape), plates, dims)

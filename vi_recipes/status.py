@@ -1,0 +1,52 @@
+"""How a fit ended: one enumeration for every method, whose values are the messages."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Status(Enum):
+    """How a fit ended. The value is the message shown to the user."""
+
+    OK = "converged"
+    UNCONVERGED = "stopped before its convergence criterion was met; the numbers are provisional"
+    INTERRUPTED = "interrupted; the numbers come from the part that was done"
+    DEGENERATE = "no finite optimum: the objective grows without bound"
+    SINGULAR = "the Hessian at the mode is singular or indefinite; no Gaussian fits there"
+    DIVERGED = "the objective became NaN or infinite"
+    NOT_APPLICABLE = "the method does not apply to this model"
+    FAILED = "the method raised an error"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the method met its own convergence criterion."""
+        return self is Status.OK
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a fit with this status may show numbers."""
+        return self in (Status.OK, Status.UNCONVERGED, Status.INTERRUPTED)
+
+
+class FitError(RuntimeError):
+    """Raised when the numbers of a fit without any are asked for, or on ``throw=True``.
+
+    Attributes
+    ----------
+    status
+        How the fit ended.
+    """
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class MethodFailure(Exception):
+    """What a method raises to end its fit with a status, a reason and a cure."""
+
+    def __init__(self, status: Status, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.advice = advice

@@ -1,0 +1,547 @@
+"""A model conditioned on data: the density that every method aims at."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.distributions.transforms import biject_to
+from numpyro.infer import init_to_median, init_to_uniform
+from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
+
+from vi_recipes.data import bind, fingerprint
+from vi_recipes.model import Exchangeable, Model
+from vi_recipes.sites import ModelError, Site, read_trace, site_labels
+
+Arrays = tuple[Any, ...]
+NUM_ATTEMPTS = 20
+"""Starting points that are tried before giving up."""
+
+BATCH = 128
+"""Points that are constrained at once."""
+
+_NEEDS_CONCRETE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+class Target:
+    """A NumPyro model conditioned on data.
+
+    The model is traced once. Every density takes a flat unconstrained vector ``z`` of length
+    :attr:`dim`: the latent sites in model order, each raveled in C order, as NumPyro's automatic
+    guides order them.
+
+    Parameters
+    ----------
+    model
+        A :class:`Model`, or any NumPyro model function.
+    **data
+        Its keyword arguments. A ``Model`` with default data needs none, and arguments given here
+        take the place of the defaults of the same name.
+
+    Raises
+    ------
+    ValueError
+        For data that do not fit the model, a model without latent sites, discrete latent sites,
+        ``numpyro.param`` sites, and subsampling plates; each names the site and the cure.
+
+    Examples
+    --------
+    >>> import numpy as np, numpyro, numpyro.distributions as dist
+    >>> import vi_recipes as vr
+    >>> def coin(y):
+    ...     p = numpyro.sample("p", dist.Beta(1, 1))
+    ...     with numpyro.plate("toss", len(y)):
+    ...         numpyro.sample("y", dist.Bernoulli(p), obs=y)
+    >>> target = vr.Target(coin, y=np.array([1, 0, 1]))
+    >>> target.dim, sorted(target.sites)
+    (1, ['p', 'y'])
+    """
+
+    def __init__(self, model: Model | Callable[..., Any], /, **data: Any) -> None:
+        if not isinstance(model, Model):
+            if not callable(model):
+                raise ValueError(
+                    f"model: got {type(model).__name__}, expected a vi_recipes.Model or a NumPyro "
+                    "model function"
+                )
+            model = Model(function=model, name=getattr(model, "__name__", "model"))
+        self.model = model
+        self.name = model.name
+        self.data = bind(model.function, _with_defaults(model, data))
+        self.fingerprint = fingerprint(self.data)
+        self._split_and_trace()
+        self._name_dims()
+        sizes = [int(np.prod(s.unconstrained_shape, dtype=int)) for s in self.latents]
+        self.dim = sum(sizes)
+        ends = np.cumsum(sizes)
+        self.slices: dict[str, slice] = {
+            s.name: slice(int(end - size), int(end))
+            for s, size, end in zip(self.latents, sizes, ends, strict=True)
+        }
+        """Latent site -> its place in the flat vector."""
+
+    # -- what the model is made of -----------------------------------------------------------
+
+    @property
+    def latents(self) -> tuple[Site, ...]:
+        """Latent sites, in the order of the flat vector."""
+        return tuple(s for s in self.sites.values() if s.kind == "latent")
+
+    @property
+    def quantities(self) -> tuple[Site, ...]:
+        """What fits report: latent sites, then deterministic ones, in model order."""
+        return self.latents + tuple(s for s in self.sites.values() if s.kind == "deterministic")
+
+    @property
+    def observed(self) -> tuple[Site, ...]:
+        """Observed sites that have a distribution; ``numpyro.factor`` terms are not among them."""
+        return tuple(s for s in self.sites.values() if s.kind == "observed")
+
+    @property
+    def exchangeable(self) -> tuple[Exchangeable, ...]:
+        """Groups of sites subject to label switching."""
+        return self.model.exchangeable
+
+    @cached_property
+    def coords(self) -> dict[str, np.ndarray]:
+        """Dimension name -> labels, for ArviZ."""
+        given = self.model.coords
+        labels = dict(given(**self.data) if callable(given) else given)
+        coords: dict[str, np.ndarray] = {}
+        for site in self.sites.values():
+            for dim, size in zip(site.dims, site.shape, strict=True):
+                values = np.asarray(labels.get(dim, np.arange(size)))
+                if values.shape != (size,):
+                    raise ValueError(
+                        f"coords['{dim}'] of model '{self.name}' has {values.size} labels, but "
+                        f"site '{site.name}' has size {size} along it"
+                    )
+                coords[dim] = values
+        return coords
+
+    # -- densities ---------------------------------------------------------------------------
+
+    def arrays(self) -> Arrays:
+        """Return the traced data as JAX arrays of the precision in force."""
+        return tuple(jnp.asarray(a) for a in self._arrays)
+
+    def bound_model(self, arrays: Arrays) -> Callable[[], Any]:
+        """Return the NumPyro model with ``arrays`` and the static data bound, taking nothing."""
+        data = self.keywords(arrays)
+        return lambda: self.model.function(**data)
+
+    def keywords(self, arrays: Arrays) -> dict[str, Any]:
+        """Return the model's keyword arguments with ``arrays`` in the traced places."""
+        traced = iter(arrays)
+        leaves = [
+            next(traced) if is_traced else leaf
+            for leaf, is_traced in zip(self._leaves, self._is_traced, strict=True)
+        ]
+        return dict(jax.tree.unflatten(self._treedef, leaves))
+
+    def unravel(self, z: jax.Array) -> dict[str, jax.Array]:
+        """Return the flat vector as unconstrained site values."""
+        return {s.name: z[self.slices[s.name]].reshape(s.unconstrained_shape) for s in self.latents}
+
+    def ravel(self, sites: Mapping[str, Any]) -> jax.Array:
+        """Return unconstrained site values as the flat vector."""
+        return jnp.concatenate([jnp.ravel(jnp.asarray(sites[s.name])) for s in self.latents])
+
+    def log_density_fn(self, z: jax.Array, arrays: Arrays, *, jacobian: bool = True) -> jax.Array:
+        """Return the log joint density at ``z``; a pure function, to be transformed and compiled.
+
+        Parameters
+        ----------
+        z
+            Flat unconstrained vector.
+        arrays
+            The data, from :meth:`arrays`.
+        jacobian
+            Whether to add the log Jacobian determinant of the constraining transform: with it this
+            is a density over the unconstrained scale, without it over the constrained scale.
+        """
+        sites = self.unravel(z)
+        data = self.keywords(arrays)
+        if jacobian:
+            return -potential_energy(self._function, (), data, sites)
+        values = constrain_fn(self._function, (), data, sites)
+        with jax.numpy_rank_promotion("allow"):
+            value, _ = log_density(self._function, (), data, values)
+        return value
+
+    def constrain_fn(self, z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+        """Return latent and deterministic values on the constrained scale; a pure function."""
+        values: dict[str, jax.Array] = constrain_fn(
+            self._function, (), self.keywords(arrays), self.unravel(z), return_deterministic=True
+        )
+        return {site.name: values[site.name] for site in self.quantities}
+
+    def log_density(self, z: Any, *, jacobian: bool = True) -> float:
+        """Return the log joint density at ``z`` in float64 (see :meth:`log_density_fn`)."""
+        with jax.enable_x64(True):
+            return float(self._log_density[jacobian](jnp.asarray(z, float), self.arrays()))
+
+    def constrain(self, z: Any) -> dict[str, np.ndarray]:
+        """Return latent and deterministic values on the constrained scale, from the flat vector.
+
+        ``z`` has shape (..., dim); the leading dimensions lead every value.
+        """
+        z = np.asarray(z, float)
+        rows = z.reshape(-1, self.dim)
+        blocks = []
+        with jax.enable_x64(True):
+            arrays = self.arrays()
+            for first in range(0, len(rows), BATCH):
+                block = rows[first : first + BATCH]
+                # one shape, so one compilation: short blocks are padded with their last row
+                padded = np.concatenate([block, np.repeat(block[-1:], BATCH - len(block), axis=0)])
+                values = self._constrain_many(jnp.asarray(padded), arrays)
+                blocks.append({n: np.asarray(v)[: len(block)] for n, v in values.items()})
+        return {
+            s.name: np.concatenate([b[s.name] for b in blocks]).reshape(z.shape[:-1] + s.shape)
+            for s in self.quantities
+        }
+
+    def complete(self, latents: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return all reported quantities of draws of the latent sites, constrained scale.
+
+        Every value of ``latents`` has one leading dimension of draws.
+        """
+        with jax.enable_x64(True):
+            values = {s.name: jnp.asarray(latents[s.name], float) for s in self.latents}
+            to_z = jax.jit(jax.vmap(self._unconstrain_fn, in_axes=(0, None)))
+            z = np.asarray(to_z(values, self.arrays()))
+        return self.constrain(z)
+
+    def unconstrain(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Return the flat vector of constrained latent values.
+
+        Raises
+        ------
+        ValueError
+            For a missing site, a wrong shape, or a value outside the support.
+        """
+        for site in self.latents:
+            if site.name not in values:
+                raise ValueError(f"values: latent site '{site.name}' is missing")
+            shape = np.shape(values[site.name])
+            if shape != site.shape:
+                raise ValueError(f"site '{site.name}': got shape {shape}, expected {site.shape}")
+        with jax.enable_x64(True):
+            latent = {s.name: jnp.asarray(values[s.name], float) for s in self.latents}
+            z = np.asarray(jax.jit(self._unconstrain_fn)(latent, self.arrays()))
+        if not np.isfinite(z).all():
+            bad = [s.name for s in self.latents if not np.isfinite(z[self.slices[s.name]]).all()]
+            raise ValueError(f"values outside the support of site(s) {', '.join(bad)}")
+        return z
+
+    def log_likelihood_fn(self, z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+        """Return the pointwise log-likelihood, observed site -> array; a pure function."""
+        values = self.constrain_fn(z, arrays)
+        latent = {s.name: values[s.name] for s in self.latents}
+        result: dict[str, jax.Array] = log_likelihood(
+            handlers.seed(self._function, jax.random.key(0)),
+            latent,
+            batch_ndims=0,
+            **self.keywords(arrays),
+        )
+        return {s.name: result[s.name] for s in self.observed}
+
+    def log_likelihood(self, z: Any) -> dict[str, np.ndarray]:
+        """Return the pointwise log-likelihood at ``z`` in float64.
+
+        Raises
+        ------
+        ValueError
+            If the likelihood lives only in ``numpyro.factor`` terms, which have no points.
+        """
+        if not self.observed:
+            raise ValueError(
+                f"model '{self.name}' has no pointwise likelihood: its likelihood lives in "
+                "numpyro.factor terms. Give the model an observed site (obs=...) to have one"
+            )
+        with jax.enable_x64(True):
+            result = jax.jit(self.log_likelihood_fn)(jnp.asarray(z, float), self.arrays())
+        return {name: np.asarray(value) for name, value in result.items()}
+
+    # -- starting points ---------------------------------------------------------------------
+
+    def start(
+        self,
+        key: jax.Array,
+        *,
+        scatter: float = 0.0,
+        value_and_grad: Callable[[np.ndarray], tuple[Any, Any]] | None = None,
+    ) -> np.ndarray:
+        """Return a point of finite density, unconstrained: the model's ``init`` or prior medians.
+
+        Parameters
+        ----------
+        key
+            Seeds the model's ``init``, the prior draws and the scatter.
+        scatter
+            Half-width of the uniform noise added to every coordinate. With scatter and without a
+            model ``init`` the centre is 0, which is NumPyro's ``init_to_uniform``.
+        value_and_grad
+            The caller's own compiled log density and gradient, to spare a compilation.
+
+        Raises
+        ------
+        ValueError
+            If no finite density is found, naming the sites to blame.
+        """
+        evaluate = value_and_grad or self._value_and_grad
+        z = np.zeros(self.dim)
+        for attempt in range(NUM_ATTEMPTS):
+            with jax.enable_x64(True):
+                z = self._propose(jax.random.fold_in(key, attempt), scatter, attempt)
+            value, gradient = evaluate(z)
+            if np.isfinite(value) and np.isfinite(gradient).all():
+                return z
+        raise ModelError(self._explain_no_density(z))
+
+    def _propose(self, key: jax.Array, scatter: float, attempt: int) -> np.ndarray:
+        centre_key, noise_key = jax.random.split(key)
+        given = self.model.init(centre_key, **self.data) if self.model.init else {}
+        if scatter and not given:
+            centre = np.zeros(self.dim)
+        elif len(given) == len(self.latents):
+            centre = self.unconstrain(given)
+        else:
+            uniform = attempt >= NUM_ATTEMPTS // 2
+            strategy = init_to_uniform() if uniform else init_to_median(num_samples=15)
+            values = jax.jit(self._initial_values, static_argnums=2)(
+                centre_key, self.arrays(), strategy
+            )
+            centre = self.unconstrain(values | dict(given))
+        if scatter:
+            noise = jax.random.uniform(noise_key, (self.dim,), float, -scatter, scatter)
+            centre = centre + np.asarray(noise)
+        return np.asarray(centre)
+
+    def _initial_values(
+        self, key: jax.Array, arrays: Arrays, strategy: Callable[..., Any]
+    ) -> dict[str, jax.Array]:
+        seeded = handlers.seed(self.model.function, key)
+        trace = handlers.trace(handlers.substitute(seeded, substitute_fn=strategy)).get_trace(
+            **self.keywords(arrays)
+        )
+        return {s.name: trace[s.name]["value"] for s in self.latents}
+
+    def _explain_no_density(self, z: np.ndarray) -> str:
+        terms = self.site_log_densities(z)
+        bad = {name: value for name, value in terms.items() if not np.isfinite(value)}
+        if not bad:
+            return (
+                f"model '{self.name}': the gradient of the log density is not finite at any of "
+                f"{NUM_ATTEMPTS} starting points; look for sqrt, log or division at zero, and "
+                "jnp.where guarding only the value"
+            )
+        listed = ", ".join(f"'{name}' (log density {value})" for name, value in bad.items())
+        return (
+            f"model '{self.name}': no finite density at any of {NUM_ATTEMPTS} starting points; "
+            f"to blame: site {listed}. Check that the data lie in the support of the likelihood, or "
+            "give Model(init=...) a feasible starting point"
+        )
+
+    def site_log_densities(self, z: Any) -> dict[str, float]:
+        """Return the log density of every sample site at ``z``, constrained scale, float64."""
+
+        def terms(z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+            data = self.keywords(arrays)
+            values = constrain_fn(self._function, (), data, self.unravel(z))
+            model = handlers.substitute(self._function, data=values)
+            trace = handlers.trace(model).get_trace(**data)
+            return {
+                name: jnp.sum(site["fn"].log_prob(site["value"]))
+                for name, site in trace.items()
+                if site["type"] == "sample"
+            }
+
+        with jax.enable_x64(True):
+            result = jax.jit(terms)(jnp.asarray(z, float), self.arrays())
+        return {name: float(value) for name, value in result.items()}
+
+    # -- structure -----------------------------------------------------------------------------
+
+    @cached_property
+    def coordinate_of(self) -> dict[str, np.ndarray]:
+        """Which single coordinate of ``z`` each reported scalar depends on.
+
+        Site name -> integer array of the site's shape; -1 where a scalar depends on none or on
+        several. Found from three Jacobian-vector products of the constraining map at each of two
+        random points: along ones, f'; along the coordinates' indices, j f'; and along a random
+        direction, which verifies the index j.
+        """
+
+        def probe(z: jax.Array, directions: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+            def along(direction: jax.Array) -> dict[str, jax.Array]:
+                return jax.jvp(lambda v: self.constrain_fn(v, arrays), (z,), (direction,))[1]
+
+            return jax.vmap(along)(directions)
+
+        rng = np.random.default_rng(0)
+        index = np.arange(1.0, self.dim + 1)
+        found: dict[str, np.ndarray] = {}
+        with jax.enable_x64(True):
+            compiled = jax.jit(probe)
+            for _ in range(2):
+                z = self.start(jax.random.key(0)) + 0.1 * rng.standard_normal(self.dim)
+                direction = rng.standard_normal(self.dim)
+                slopes = compiled(
+                    jnp.asarray(z),
+                    jnp.asarray(np.stack([np.ones(self.dim), index, direction])),
+                    self.arrays(),
+                )
+                for name, slope in slopes.items():
+                    by_one, by_index, by_random = np.asarray(slope)
+                    with np.errstate(divide="ignore", invalid="ignore"):
+                        ratio = by_index / by_one
+                    guess = np.nan_to_num(np.round(ratio), nan=0, posinf=0, neginf=0).astype(int)
+                    inside = (guess >= 1) & (guess <= self.dim) & np.isfinite(ratio)
+                    j = np.where(inside, guess - 1, 0)
+                    scale = np.abs(by_one)
+                    fits = (np.abs(by_index - (j + 1) * by_one) <= 1e-8 * self.dim * scale) & (
+                        np.abs(by_random - direction[j] * by_one) <= 1e-8 * scale
+                    )
+                    j = np.where(inside & fits & (scale > 0), j, -1)
+                    found[name] = np.where(found.get(name, j) == j, j, -1)
+        return found
+
+    def labels(self, sites: Sequence[str] | None = None, *, coords: bool = False) -> list[str]:
+        """Return the labels of the scalars of ``sites`` (default: all reported), C order.
+
+        ``coords=False`` gives zero-based indices (``beta[0]``, ``A[0, 1]``); ``True`` the
+        coordinate labels, as ArviZ prints them. The two agree where a dimension has no labels.
+        """
+        names = [s.name for s in self.quantities] if sites is None else sites
+        return [
+            label
+            for n in names
+            for label in site_labels(self.sites[n], self.coords if coords else None)
+        ]
+
+    # -- construction ---------------------------------------------------------------------------
+
+    def _split_and_trace(self) -> None:
+        """Trace the model abstractly, keeping as much of the data traced as the model allows."""
+        self._leaves, self._treedef = jax.tree.flatten(self.data, is_leaf=lambda x: x is None)
+        self._function = handlers.seed(self.model.function, jax.random.key(0))
+        is_array = [isinstance(leaf, np.ndarray) for leaf in self._leaves]
+        is_float = [a and x.dtype.kind == "f" for a, x in zip(is_array, self._leaves, strict=True)]
+        # A model may read sizes off integer data (len(np.unique(group))), or off any data: those
+        # arrays are then bound as constants instead of traced.
+        for is_traced in (is_array, is_float, [False] * len(is_array)):
+            self._is_traced = is_traced
+            self._arrays = tuple(x for t, x in zip(is_traced, self._leaves, strict=True) if t)
+            try:
+                self.sites = self._trace()
+            except _NEEDS_CONCRETE:
+                if not any(is_traced):
+                    raise
+            else:
+                return
+        raise AssertionError("unreachable: the last pass traces nothing")
+
+    def _trace(self) -> dict[str, Site]:
+        found: dict[str, Site] = {}
+
+        def run(key: jax.Array, arrays: Arrays) -> None:
+            # init_to_uniform, because improper distributions cannot be sampled
+            seeded = handlers.seed(self.model.function, key)
+            model = handlers.substitute(seeded, substitute_fn=init_to_uniform())
+            found.update(read_trace(handlers.trace(model).get_trace(**self.keywords(arrays))))
+
+        try:
+            with warnings.catch_warnings(), jax.enable_x64(True):
+                warnings.simplefilter("ignore")
+                jax.eval_shape(run, jax.random.key(0), self.arrays())
+        except (ModelError, *_NEEDS_CONCRETE):
+            raise
+        except Exception as error:
+            shapes = {n: getattr(v, "shape", v) for n, v in self.data.items()}
+            raise ModelError(
+                f"model '{self.name}' raised {type(error).__name__} on data with shapes {shapes}: "
+                f"{_first_line(error)}. Check that the lengths of the arguments agree"
+            ) from error
+        if not any(site.kind == "latent" for site in found.values()):
+            raise ModelError(
+                f"model '{self.name}' has no latent site: every numpyro.sample is observed, so "
+                "there is nothing to fit. Remove obs=... from the parameters, or check that the "
+                "model function was passed and not a conditioned one"
+            )
+        return found
+
+    def _name_dims(self) -> None:
+        for name, dims in self.model.dims.items():
+            site = self.sites.get(name)
+            if site is None:
+                raise ValueError(
+                    f"dims of model '{self.name}' name site '{name}', which it does not have; "
+                    f"its sites are {', '.join(self.sites)}"
+                )
+            if len(dims) != len(site.shape):
+                raise ValueError(f"dims['{name}'] is {dims}, but the site has shape {site.shape}")
+            self.sites[name] = replace(site, dims=tuple(dims))
+
+    def _unconstrain_fn(self, values: dict[str, jax.Array], arrays: Arrays) -> jax.Array:
+        model = handlers.substitute(self._function, data=values)
+        trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+        sites = {
+            s.name: biject_to(trace[s.name]["fn"].support).inv(values[s.name]) for s in self.latents
+        }
+        return self.ravel(sites)
+
+    @cached_property
+    def _value_and_grad(self) -> Callable[[np.ndarray], tuple[Any, Any]]:
+        compiled = jax.jit(jax.value_and_grad(self.log_density_fn))
+
+        def evaluate(z: np.ndarray) -> tuple[Any, Any]:
+            with jax.enable_x64(True):
+                value, gradient = compiled(jnp.asarray(z), self.arrays())
+                return float(value), np.asarray(gradient)
+
+        return evaluate
+
+    @cached_property
+    def _log_density(self) -> dict[bool, Callable[..., Any]]:
+        return {
+            flag: jax.jit(lambda z, a, flag=flag: self.log_density_fn(z, a, jacobian=flag))
+            for flag in (True, False)
+        }
+
+    @cached_property
+    def _constrain_many(self) -> Callable[..., Any]:
+        return jax.jit(jax.vmap(self.constrain_fn, in_axes=(0, None)))
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{s.name}{list(s.shape) if s.shape else ''}" for s in self.latents)
+        return f"Target({self.name!r}, dim={self.dim}, latent: {sites})"
+
+
+def _with_defaults(model: Model, data: dict[str, Any]) -> dict[str, Any]:
+    if model.data is None:
+        return data
+    known = inspect.signature(model.function).parameters
+    required = [n for n, p in known.items() if p.default is p.empty]
+    if data and all(name in data for name in required):
+        return data
+    return {**model.data(), **data}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0][:300]
