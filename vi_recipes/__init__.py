@@ -4,18 +4,53 @@ Start with :class:`Target` (a model conditioned on data), :func:`compare` (sever
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`, :class:`SVI`, :class:`NUTS`.
 """
 
-from vi_recipes.comparison import Comparison, compare
-from vi_recipes.content import load_model, load_study
-from vi_recipes.fit import Fit, LogEvidence, Provenance
-from vi_recipes.methods import EM, MAP, NUTS, SVI, Laplace, Method
-from vi_recipes.model import EMSteps, Exchangeable, Model
-from vi_recipes.read import read_data
-from vi_recipes.reference import load_reference
-from vi_recipes.sites import Site
-from vi_recipes.status import FitError, Status
-from vi_recipes.study import Study
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vi_recipes.comparison import Comparison, compare
+    from vi_recipes.content import load_model, load_study
+    from vi_recipes.fit import Fit, LogEvidence, Provenance
+    from vi_recipes.methods import EM, MAP, NUTS, SVI, Laplace, Method
+    from vi_recipes.model import EMSteps, Exchangeable, Model
+    from vi_recipes.read import read_data
+    from vi_recipes.reference import load_reference
+    from vi_recipes.sites import Site
+    from vi_recipes.status import FitError, Status
+    from vi_recipes.study import Study
+    from vi_recipes.target import Target
+    from vi_recipes.timing import Timing
+
+_HOMES = {
+    "vi_recipes.comparison": ("Comparison", "compare"),
+    "vi_recipes.content": ("load_model", "load_study"),
+    "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
+    "vi_recipes.methods": ("EM", "MAP", "NUTS", "SVI", "Laplace", "Method"),
+    "vi_recipes.model": ("EMSteps", "Exchangeable", "Model"),
+    "vi_recipes.read": ("read_data",),
+    "vi_recipes.reference": ("load_reference",),
+    "vi_recipes.sites": ("Site",),
+    "vi_recipes.status": ("FitError", "Status"),
+    "vi_recipes.study": ("Study",),
+    "vi_recipes.target": ("Target",),
+    "vi_recipes.timing": ("Timing",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: help and lists then come at once."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

@@ -91,21 +91,18 @@ def compare(
         fits[name] = replace(fit, provenance=replace(fit.provenance, seed=key))
         if path is not None:
             save_fit(fits[name], Path(path))
+            # what is on disk can be reported even if this process is killed
+            _write_header(_assemble(target, fits, reference, True, description), Path(path))
         if fit.status is Status.INTERRUPTED:
             interrupted = True
             break
-    chosen, reference_name = _choose_reference(fits, reference)
-    notes = _scale_notes(named)
-    fits, chosen, said = _align(fits, chosen, reference_name, target)
-    return Comparison(
-        fits,
-        reference=chosen,
-        reference_name=reference_name,
-        target_name=target.name,
-        notes=notes + said,
-        interrupted=interrupted,
-        description=description or target.model.description,
-    )
+    comparison = _assemble(target, fits, reference, interrupted, description)
+    notes = _scale_notes({n: m for n, m in named.items() if n in fits and fits[n].has_result})
+    comparison = _align(comparison, target)
+    comparison.notes[:0] = notes
+    if path is not None:
+        _save_fits(comparison, Path(path))
+    return comparison
 
 
 class Comparison(Mapping[str, Fit]):
@@ -333,21 +330,7 @@ class Comparison(Mapping[str, Fit]):
         from vi_recipes.report import write_all
 
         directory = Path(directory)
-        for fit in self.fits.values():
-            save_fit(fit, directory)
-        external = self.reference is not None and self.reference_name not in self.fits
-        if external and self.reference is not None:
-            save_fit(self.reference, directory)
-        header = {
-            "fits": list(self.fits),
-            "reference": self.reference_name,
-            "target_name": self.target_name,
-            "notes": self.notes,
-            "interrupted": self.interrupted,
-            "description": self.description,
-        }
-        text = json.dumps(header, indent=2) + "\n"
-        (directory / HEADER).write_text(text, encoding="utf-8")
+        _save_fits(self, directory)
         write_all(self, directory)
         return directory
 
@@ -406,6 +389,25 @@ def save_fit(fit: Fit, directory: Path) -> Path:
     return fit.save(path)
 
 
+def _save_fits(comparison: Comparison, directory: Path) -> None:
+    """Write every fit, the reference and what binds them together."""
+    for fit in comparison.columns.values():
+        save_fit(fit, directory)
+    _write_header(comparison, directory)
+
+
+def _write_header(comparison: Comparison, directory: Path) -> None:
+    header = {
+        "fits": list(comparison.fits),
+        "reference": comparison.reference_name,
+        "target_name": comparison.target_name,
+        "notes": comparison.notes,
+        "interrupted": comparison.interrupted,
+        "description": comparison.description,
+    }
+    (directory / HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+
+
 def _fit_path(directory: Path, name: str) -> Path:
     return directory / "fits" / f"{name}.nc"
 
@@ -446,33 +448,47 @@ def _choose_reference(
     return fits[reference], reference
 
 
-def _align(
-    fits: dict[str, Fit], reference: Fit | None, reference_name: str | None, target: Target
-) -> tuple[dict[str, Fit], Fit | None, list[str]]:
+def _assemble(
+    target: Target,
+    fits: Mapping[str, Fit],
+    reference: str | Fit | None,
+    interrupted: bool,
+    description: str,
+) -> Comparison:
+    """Return the comparison of ``fits``, with the reference if it is there already."""
+    chosen, name = _choose_reference(dict(fits), reference)
+    return Comparison(
+        fits,
+        reference=chosen,
+        reference_name=name,
+        target_name=target.name,
+        interrupted=interrupted,
+        description=description or target.model.description,
+    )
+
+
+def _align(comparison: Comparison, target: Target) -> Comparison:
     """Put exchangeable components of every fit in the order of the reference, and say so."""
-    groups = target.exchangeable
-    pivot = reference or next((f for f in fits.values() if f.has_result), None)
+    groups, fits = target.exchangeable, comparison.fits
+    pivot = comparison.reference or next((f for f in fits.values() if f.has_result), None)
     if not groups or pivot is None:
-        return fits, reference, []
+        return comparison
     centre = pivot.mean()
-    notes = [
+    comparison.notes += [
         f"Components of {', '.join(g.sites)} are exchangeable: their labels are matched to those "
         f"of {pivot.method} (optimal assignment) before anything is compared."
         for g in groups
     ]
-    aligned = {}
     for name, fit in fits.items():
-        aligned[name] = fit
         if not fit.has_result or fit.posterior is None:
             continue
         orders = match(fit.mean(), centre, groups)
         if any((order != np.arange(order.size)).any() for order in orders):
             posterior = PermutedPosterior(fit.posterior, tuple(groups), tuple(orders))
-            aligned[name] = replace(fit, posterior=posterior)
+            fits[name] = replace(fit, posterior=posterior)
             listed = "; ".join(str([int(i) for i in order]) for order in orders)
-            notes.append(f"{name}: components taken in the order {listed}.")
-    chosen = aligned.get(reference_name, reference) if reference_name else reference
-    return aligned, chosen, notes
+            comparison.notes.append(f"{name}: components taken in the order {listed}.")
+    return comparison
 
 
 def _scale_notes(methods: Mapping[str, Method]) -> list[str]:

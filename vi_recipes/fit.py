@@ -29,6 +29,9 @@ MAX_STORED_COV = 200
 NUM_STORED_DRAWS = 2_000
 """Draws written for approximations that can give any number."""
 
+NUM_POINT_DRAWS = 4
+"""Copies of a point that stand for its draws: as few as ArviZ summarises."""
+
 
 @dataclass(frozen=True)
 class LogEvidence:
@@ -72,7 +75,9 @@ class Fit:
     Parameters
     ----------
     method
-        Name of the method within its comparison.
+        Name of the fit within its comparison.
+    kind
+        Name of the method itself, such as ``"svi"``.
     status
         How it ended.
     message, advice
@@ -114,6 +119,7 @@ class Fit:
     log_likelihood: float | None = None
     sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
+    kind: str = ""
 
     # -- moments -------------------------------------------------------------------------------
 
@@ -130,8 +136,9 @@ class Fit:
     @property
     def explanation(self) -> str:
         """The status, what happened and what to try, as sentences."""
-        parts = [self.status.value, self.message, self.advice]
-        return ". ".join(part.rstrip(".") for part in parts if part)
+        reason = f": {self.message.rstrip('.')}" if self.message else ""
+        cure = f". {self.advice[0].upper()}{self.advice[1:].rstrip('.')}" if self.advice else ""
+        return f"{self.status.value}{reason}{cure}"
 
     def mean(self) -> Sites:
         """Return the means by site, constrained scale (the mode or maximiser, for a point)."""
@@ -238,7 +245,9 @@ class Fit:
         kept = getattr(posterior, "samples", None)
         if kept is not None:
             return dict(kept)
-        return {n: v[None] for n, v in self.draws(NUM_STORED_DRAWS, key).items()}
+        is_point = all(np.isnan(sd).all() for sd in posterior.sd().values())
+        num_draws = NUM_POINT_DRAWS if is_point else NUM_STORED_DRAWS
+        return {n: v[None] for n, v in self.draws(num_draws, key).items()}
 
     # -- exchange ------------------------------------------------------------------------------
 
@@ -312,12 +321,16 @@ class Fit:
             tree["trace"] = xr.DataTree(xr.Dataset(traces))
         tree.attrs["vi_recipes_fit"] = json.dumps(self._header(), default=_plain)
         path = Path(path)
-        tree.to_netcdf(path, engine="h5netcdf")
+        # whole or not at all: an interrupt leaves no half a file, and readers keep the old one
+        partial = path.with_name(f".{path.name}.partial")
+        tree.to_netcdf(partial, engine="h5netcdf")
+        partial.replace(path)
         return path
 
     def _header(self) -> dict[str, Any]:
         return {
             "method": self.method,
+            "kind": self.kind,
             "status": self.status.name,
             "message": self.message,
             "advice": self.advice,
@@ -377,6 +390,7 @@ class Fit:
             log_likelihood=header["log_likelihood"],
             sample_stats=_load_group(tree, "sample_stats"),
             provenance=Provenance(**header["provenance"]),
+            kind=header["kind"],
         )
 
     def renamed(self, method: str) -> Fit:

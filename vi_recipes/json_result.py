@@ -79,7 +79,7 @@ def dumps(comparison: Comparison) -> str:
 def _method(fit: Fit, verdict: str) -> dict[str, Any]:
     evidence = fit.log_evidence if fit.has_result else None
     return {
-        "method": fit.method,
+        "method": fit.kind,
         "status": fit.status.name.lower(),
         "message": ". ".join(part.rstrip(".") for part in (fit.status.value, fit.message) if part),
         "advice": fit.advice,

@@ -119,15 +119,25 @@ class DrawsPosterior(Posterior):
 
     @override
     def mcse_mean(self) -> Sites:
-        return self._mcse("mean")
+        return self._mcse_of_mean
 
     @override
     def mcse_sd(self) -> Sites:
+        return self._mcse_of_sd
+
+    @cached_property
+    def _mcse_of_mean(self) -> Sites:
+        return self._mcse("mean")
+
+    @cached_property
+    def _mcse_of_sd(self) -> Sites:
         return self._mcse("sd")
 
     def _mcse(self, what: str) -> Sites:
         if not self.independent:
-            return per_scalar("mcse", self.samples, method=what)
+            errors = per_scalar("mcse", self.samples, method=what)
+            constant = {n: np.ptp(v, axis=(0, 1)) == 0 for n, v in self.samples.items()}
+            return {n: np.where(constant[n], 0.0, e) for n, e in errors.items()}
         first = next(iter(self.samples.values()))
         total = first.shape[0] * first.shape[1]
         factor = 1 / np.sqrt(total if what == "mean" else 2 * total)
@@ -362,7 +372,8 @@ def per_scalar(function: str, samples: Mapping[str, np.ndarray], **options: Any)
     diagnostic = getattr(array_stats, function)
     if options.get("method") == "tail":
         options = {**options, "prob": (0.05, 0.95)}
-    return {
-        name: np.asarray(diagnostic(value, chain_axis=0, draw_axis=1, **options))
-        for name, value in samples.items()
-    }
+    with np.errstate(divide="ignore", invalid="ignore"):  # constants, such as a matrix's diagonal
+        return {
+            name: np.asarray(diagnostic(value, chain_axis=0, draw_axis=1, **options))
+            for name, value in samples.items()
+        }

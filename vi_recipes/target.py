@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer import init_to_median, init_to_uniform
@@ -24,6 +25,9 @@ from vi_recipes.sites import ModelError, Site, read_trace, site_labels
 Arrays = tuple[Any, ...]
 NUM_ATTEMPTS = 20
 """Starting points that are tried before giving up."""
+
+FAR = (1.0,) * 6 + (3.0,) * 6
+"""Spreads of the points, far from the start, at which :attr:`Target.coordinate_of` is verified."""
 
 BATCH = 128
 """Points that are constrained at once."""
@@ -93,6 +97,8 @@ class Target:
             for s, size, end in zip(self.latents, sizes, ends, strict=True)
         }
         """Latent site -> its place in the flat vector."""
+        self._indices_checked = False
+        self._initialisers: dict[bool, Callable[..., Any]] = {}
 
     # -- what the model is made of -----------------------------------------------------------
 
@@ -223,8 +229,7 @@ class Target:
         """
         with jax.enable_x64(True):
             values = {s.name: jnp.asarray(latents[s.name], float) for s in self.latents}
-            to_z = jax.jit(jax.vmap(self._unconstrain_fn, in_axes=(0, None)))
-            z = np.asarray(to_z(values, self.arrays()))
+            z = np.asarray(self._unconstrain_many(values, self.arrays()))
         return self.constrain(z)
 
     def unconstrain(self, values: Mapping[str, Any]) -> np.ndarray:
@@ -243,7 +248,7 @@ class Target:
                 raise ValueError(f"site '{site.name}': got shape {shape}, expected {site.shape}")
         with jax.enable_x64(True):
             latent = {s.name: jnp.asarray(values[s.name], float) for s in self.latents}
-            z = np.asarray(jax.jit(self._unconstrain_fn)(latent, self.arrays()))
+            z = np.asarray(self._unconstrain_one(latent, self.arrays()))
         if not np.isfinite(z).all():
             bad = [s.name for s in self.latents if not np.isfinite(z[self.slices[s.name]]).all()]
             raise ValueError(f"values outside the support of site(s) {', '.join(bad)}")
@@ -304,15 +309,33 @@ class Target:
         ValueError
             If no finite density is found, naming the sites to blame.
         """
+        self._check_indices()
         evaluate = value_and_grad or self._value_and_grad
         z = np.zeros(self.dim)
         for attempt in range(NUM_ATTEMPTS):
-            with jax.enable_x64(True):
-                z = self._propose(jax.random.fold_in(key, attempt), scatter, attempt)
-            value, gradient = evaluate(z)
+            with warnings.catch_warnings():
+                # data outside their support are named below, after the density was tried
+                warnings.simplefilter("ignore", UserWarning)
+                with jax.enable_x64(True):
+                    z = self._propose(jax.random.fold_in(key, attempt), scatter, attempt)
+                value, gradient = evaluate(z)  # in the caller's precision
             if np.isfinite(value) and np.isfinite(gradient).all():
                 return z
         raise ModelError(self._explain_no_density(z))
+
+    def _check_indices(self) -> None:
+        """Raise on an index out of bounds, which JAX would quietly clamp. Once per target."""
+        if self._indices_checked:
+            return
+        with jax.enable_x64(True):
+            checked = checkify.checkify(self.log_density_fn, errors=checkify.index_checks)
+            error, _ = jax.jit(checked)(jnp.zeros(self.dim), self.arrays())
+        if message := error.get():
+            raise ModelError(
+                f"model '{self.name}' reads {message.split(' at ')[0].rstrip('. ')}. Group codes "
+                "must run from 0 to the number of groups less one"
+            )
+        self._indices_checked = True
 
     def _propose(self, key: jax.Array, scatter: float, attempt: int) -> np.ndarray:
         centre_key, noise_key = jax.random.split(key)
@@ -322,25 +345,26 @@ class Target:
         elif len(given) == len(self.latents):
             centre = self.unconstrain(given)
         else:
-            uniform = attempt >= NUM_ATTEMPTS // 2
-            strategy = init_to_uniform() if uniform else init_to_median(num_samples=15)
-            values = jax.jit(self._initial_values, static_argnums=2)(
-                centre_key, self.arrays(), strategy
-            )
-            centre = self.unconstrain(values | dict(given))
+            draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
+            centre = self.unconstrain(draw(centre_key, self.arrays()) | dict(given))
         if scatter:
             noise = jax.random.uniform(noise_key, (self.dim,), float, -scatter, scatter)
             centre = centre + np.asarray(noise)
         return np.asarray(centre)
 
-    def _initial_values(
-        self, key: jax.Array, arrays: Arrays, strategy: Callable[..., Any]
-    ) -> dict[str, jax.Array]:
-        seeded = handlers.seed(self.model.function, key)
-        trace = handlers.trace(handlers.substitute(seeded, substitute_fn=strategy)).get_trace(
-            **self.keywords(arrays)
-        )
-        return {s.name: trace[s.name]["value"] for s in self.latents}
+    def _initial_values(self, uniform: bool) -> Callable[..., Any]:
+        """Return a compiled ``(key, arrays) -> values``: prior medians, or uniform near 0."""
+        if uniform not in self._initialisers:
+            strategy = init_to_uniform() if uniform else init_to_median(num_samples=15)
+
+            def draw(key: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+                seeded = handlers.seed(self.model.function, key)
+                model = handlers.substitute(seeded, substitute_fn=strategy)
+                trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+                return {s.name: trace[s.name]["value"] for s in self.latents}
+
+            self._initialisers[uniform] = jax.jit(draw)
+        return self._initialisers[uniform]
 
     def _explain_no_density(self, z: np.ndarray) -> str:
         terms = self.site_log_densities(z)
@@ -353,8 +377,8 @@ class Target:
             )
         listed = ", ".join(f"'{name}' (log density {value})" for name, value in bad.items())
         return (
-            f"model '{self.name}': no finite density at any of {NUM_ATTEMPTS} starting points; "
-            f"to blame: site {listed}. Check that the data lie in the support of the likelihood, or "
+            f"model '{self.name}': no finite density at any of {NUM_ATTEMPTS} starting points; to "
+            f"blame: site {listed}. Check that the data lie in the support of the likelihood, or "
             "give Model(init=...) a feasible starting point"
         )
 
@@ -383,9 +407,10 @@ class Target:
         """Which single coordinate of ``z`` each reported scalar depends on.
 
         Site name -> integer array of the site's shape; -1 where a scalar depends on none or on
-        several. Found from three Jacobian-vector products of the constraining map at each of two
+        several. Found from three Jacobian-vector products of the constraining map at each of some
         random points: along ones, f'; along the coordinates' indices, j f'; and along a random
-        direction, which verifies the index j.
+        direction, which verifies the index j. The points lie near the start and far from it, where
+        max(a, b) or where(a > 0, b, c) may depend on another coordinate.
         """
 
         def probe(z: jax.Array, directions: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
@@ -396,11 +421,12 @@ class Target:
 
         rng = np.random.default_rng(0)
         index = np.arange(1.0, self.dim + 1)
+        start = self.start(jax.random.key(0))
         found: dict[str, np.ndarray] = {}
         with jax.enable_x64(True):
             compiled = jax.jit(probe)
-            for _ in range(2):
-                z = self.start(jax.random.key(0)) + 0.1 * rng.standard_normal(self.dim)
+            for spread in (0.1, 0.1, *FAR):
+                z = start + spread * rng.standard_normal(self.dim)
                 direction = rng.standard_normal(self.dim)
                 slopes = compiled(
                     jnp.asarray(z),
@@ -415,12 +441,33 @@ class Target:
                     inside = (guess >= 1) & (guess <= self.dim) & np.isfinite(ratio)
                     j = np.where(inside, guess - 1, 0)
                     scale = np.abs(by_one)
-                    fits = (np.abs(by_index - (j + 1) * by_one) <= 1e-8 * self.dim * scale) & (
-                        np.abs(by_random - direction[j] * by_one) <= 1e-8 * scale
-                    )
+                    with np.errstate(invalid="ignore"):
+                        fits = (np.abs(by_index - (j + 1) * by_one) <= 1e-8 * self.dim * scale) & (
+                            np.abs(by_random - direction[j] * by_one) <= 1e-8 * scale
+                        )
                     j = np.where(inside & fits & (scale > 0), j, -1)
-                    found[name] = np.where(found.get(name, j) == j, j, -1)
+                    known = found.get(name, j)
+                    # far out a slope may overflow, which says nothing
+                    mute = (spread in FAR) & ~np.isfinite(slope).all(axis=0)
+                    found[name] = np.where((known == j) | mute, known, -1)
         return found
+
+    @cached_property
+    def moving_supports(self) -> tuple[str, ...]:
+        """Latent sites whose support depends on other latent sites, such as Uniform(lo, 5)."""
+        rng = np.random.default_rng(0)
+        here, elsewhere = rng.standard_normal((2, self.dim))
+        rows = [here]
+        for site in self.latents:
+            row = elsewhere.copy()
+            row[self.slices[site.name]] = here[self.slices[site.name]]
+            rows.append(row)
+        values = self.constrain(np.stack(rows))
+        return tuple(
+            site.name
+            for k, site in enumerate(self.latents, start=1)
+            if not np.allclose(values[site.name][k], values[site.name][0], equal_nan=True)
+        )
 
     def labels(self, sites: Sequence[str] | None = None, *, coords: bool = False) -> list[str]:
         """Return the labels of the scalars of ``sites`` (default: all reported), C order.
@@ -523,6 +570,14 @@ class Target:
             flag: jax.jit(lambda z, a, flag=flag: self.log_density_fn(z, a, jacobian=flag))
             for flag in (True, False)
         }
+
+    @cached_property
+    def _unconstrain_one(self) -> Callable[..., Any]:
+        return jax.jit(self._unconstrain_fn)
+
+    @cached_property
+    def _unconstrain_many(self) -> Callable[..., Any]:
+        return jax.jit(jax.vmap(self._unconstrain_fn, in_axes=(0, None)))
 
     @cached_property
     def _constrain_many(self) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -284,11 +285,12 @@ def report(
         raise ValueError(f"{directory} {what}; expected a folder written by compare, fit or run")
     from vi_recipes.cli.inputs import check_json, output_folder
     from vi_recipes.comparison import Comparison
+    from vi_recipes.report import write_all
 
     check_json(json)
     comparison = Comparison.load(directory)
     with output_folder(directory):
-        _show_and_write(comparison, directory, json)
+        _show_and_write(comparison, directory, json, write_all)  # leaves the fits as they are
 
 
 # -- parts -----------------------------------------------------------------------------------
@@ -342,7 +344,12 @@ def _report_folder(out: Path | None, default: str, no_report: bool) -> Path | No
     return None if no_report else out or Path(default)
 
 
-def _show_and_write(comparison: Comparison, folder: Path | None, json: Path | None) -> None:
+def _show_and_write(
+    comparison: Comparison,
+    folder: Path | None,
+    json: Path | None,
+    write: Callable[[Comparison, Path], object] | None = None,
+) -> None:
     """Print what a comparison found, and write what was asked for."""
     from vi_recipes.cli import show
 
@@ -351,7 +358,7 @@ def _show_and_write(comparison: Comparison, folder: Path | None, json: Path | No
     if json is not None:
         _write_json(comparison, json)
     if folder is not None:
-        comparison.save(folder)
+        write(comparison, folder) if write else comparison.save(folder)
         console.print(f"\nReport: {folder / 'report.html'}")
 
 

@@ -270,7 +270,8 @@ def _read(text: str, member: Any) -> Any:
             return _conform(_split(text, member), member)
     if _FILE_REFERENCE.fullmatch(text):
         value = load_object(text)
-        return _choose(not isinstance(member, type) or isinstance(value, member), value)
+        is_class = member is not Any and isinstance(member, type)
+        return _choose(not is_class or isinstance(value, member), value)
     if member is Any:
         try:
             return json.loads(text)

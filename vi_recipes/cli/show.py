@@ -117,7 +117,7 @@ def _pages(table: Table, width: int) -> list[list[int]]:
     rest = range(1, len(widths))
     for _, group in groupby(rest, key=lambda i: table.columns[i].split("\n")[0]):
         together = list(group)
-        used = sum(widths[i] for i in pages[-1] + together)
+        used = 2 + sum(widths[i] for i in pages[-1] + together)  # 2 for the edges
         if used > width and len(pages[-1]) > 1:
             pages.append([0])
         pages[-1] += together

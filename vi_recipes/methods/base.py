@@ -15,6 +15,7 @@ import numpy as np
 from vi_recipes.fit import Fit, LogEvidence, as_key, precision, provenance
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress, silent
+from vi_recipes.sites import ModelError
 from vi_recipes.status import FitError, MethodFailure, Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
@@ -88,7 +89,13 @@ class Method(ABC):
         Returns
         -------
         Fit
-            Always; how it ended is its ``status``.
+            How it ended is its ``status``.
+
+        Raises
+        ------
+        ValueError
+            For a target without a finite density, indices out of bounds, or options that name
+            sites the model does not have.
         """
         if not isinstance(target, Target):
             raise ValueError(
@@ -96,14 +103,15 @@ class Method(ABC):
                 "make one with vi_recipes.Target(model, **data)"
             )
         timing = Timing()
+        reason = self.applies(target)
         try:
-            if reason := self.applies(target):
+            if reason:
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)
             with precision(self.dtype_used):
                 result = self._fit(target, as_key(key), timing, progress)
         except MethodFailure as failure:
             result = Result(None, failure.status, failure.message, failure.advice)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ModelError):
             raise
         except Exception as error:
             if throw:
@@ -118,6 +126,7 @@ class Method(ABC):
             )
         fit = Fit(
             method=name or self.name,
+            kind=type(self).__name__.lower(),
             config=self.options(),
             sites=target.quantities,
             coords=target.coords,

@@ -120,7 +120,8 @@ class EM(Method):
             f"{int((path[-1] > path[-1, best] - 1e-3).sum())} of {self.num_restarts} starts",
             "" if converged else "raise max_steps",
             trace={
-                "log_likelihood" if self.objective == "mle" else "log_posterior": path.T,
+                (name := "log_likelihood" if self.objective == "mle" else "log_posterior"): path.T,
+                f"{name}_step": np.arange(1, len(path) + 1),
             },
             diagnostics={
                 "log_likelihood": log_likelihood,

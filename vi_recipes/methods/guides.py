@@ -89,6 +89,16 @@ def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
     return family(target.model.function, init_loc_fn=init_to_value(values=values))
 
 
+def flat_order(guide: autoguide.AutoContinuous, target: Target) -> np.ndarray:
+    """Return where in the guide's flat vector each coordinate of the target's is.
+
+    Guides order their vector by the sites as they met them, which is model order, or alphabetical
+    where JAX has passed the sites through a dict.
+    """
+    places = guide._unpack_latent(jnp.arange(target.dim))
+    return np.asarray(target.ravel(places)).astype(int)
+
+
 def read_guide(
     guide: Any,
     params: Mapping[str, Any],
@@ -128,16 +138,18 @@ def read_guide(
         | autoguide.AutoLowRankMultivariateNormal
         | autoguide.AutoDiagonalNormal,
     ):
+        order = flat_order(guide, target)
         q = guide.get_posterior(params)
-        loc = np.asarray(params[f"{prefix}_loc"], float)
-        error = np.asarray(noise[f"{prefix}_loc"], float) if noise else None
+        loc = np.asarray(params[f"{prefix}_loc"], float)[order]
+        error = np.asarray(noise[f"{prefix}_loc"], float)[order] if noise else None
         if isinstance(guide, autoguide.AutoLowRankMultivariateNormal):
-            root, diagonal = q.cov_factor, np.sqrt(np.asarray(q.cov_diag, float))
-            return GaussianPosterior(target, loc, np.asarray(root, float), diagonal, error)
+            root = np.asarray(q.cov_factor, float)[order]
+            diagonal = np.sqrt(np.asarray(q.cov_diag, float))[order]
+            return GaussianPosterior(target, loc, root, diagonal, error)
         if isinstance(guide, autoguide.AutoMultivariateNormal):
-            root = np.asarray(q.scale_tril, float)
+            root = np.asarray(q.scale_tril, float)[order]
             return GaussianPosterior(target, loc, root, np.zeros(loc.size), error)
-        scale = np.asarray(params[f"{prefix}_scale"], float)
+        scale = np.asarray(params[f"{prefix}_scale"], float)[order]
         return GaussianPosterior(target, loc, None, scale, error)
     data = target.keywords(target.arrays())
     if isinstance(guide, autoguide.AutoGuide):

@@ -10,7 +10,7 @@ import numpy as np
 
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.map import NoMode, Objective, Solver, find_mode
+from vi_recipes.methods.map import NoMode, Objective, Solver, check_search, find_mode
 from vi_recipes.posterior import GaussianPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
@@ -56,7 +56,7 @@ class Laplace(Method):
         require(
             self.condition_limit > 1, "condition_limit", self.condition_limit, "a number above 1"
         )
-        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
+        check_search(self.solver, self.max_steps, self.tolerance, self.num_restarts)
 
     @property
     @override

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.newton import trust_region_newton
 from vi_recipes.posterior import PointPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
@@ -19,23 +20,38 @@ from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
 Space = Literal["constrained", "unconstrained"]
-Solver = Literal["auto", "newton", "trust-krylov", "l-bfgs"]
+Solver = Literal["auto", "newton", "l-bfgs"]
 
 MAX_DENSE = 300
 """Up to this dimension "auto" takes Newton steps with the dense Hessian."""
+
+PATIENCE = {"newton": 25, "l-bfgs": 250}
+"""Steps that a coordinate may spend that far out before the solver is stopped."""
+
+NEWTON_STOP = 1e-4
+"""Newton's method converges quadratically: stop this far below the tolerance, at no cost."""
 
 RUNAWAY = 15.0
 """A coordinate of a bounded site that has moved this far, unconverged, runs to an edge of its
 support: exp(15) is 3 million and expit(-15) is 3e-7."""
 
 
+def check_search(solver: str, max_steps: int, tolerance: float, num_restarts: int) -> None:
+    """Check the options that say how a mode is found."""
+    solvers = ("auto", "newton", "l-bfgs")
+    require(solver in solvers, "solver", solver, f"one of {', '.join(solvers)}")
+    require(max_steps > 0, "max_steps", max_steps, "a positive integer")
+    require(tolerance > 0, "tolerance", tolerance, "a positive number")
+    require(num_restarts >= 0, "num_restarts", num_restarts, "a non-negative integer")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MAP(Method):
     """The joint mode of latent variables and parameters.
 
-    Minimises -log p(y, theta, z) with SciPy and checks the solver's word for it. Where the density
-    has no maximum (a scale that collapses to zero, as in many hierarchical models) the fit's
-    status is ``DEGENERATE`` and names the sites that run away.
+    Minimises -log p(y, theta, z), and judges the outcome by gradient and curvature. Where the
+    density has no maximum (a scale that collapses to zero, as in many hierarchical models) the
+    fit's status is ``DEGENERATE`` and names the sites that run away.
 
     Parameters
     ----------
@@ -45,9 +61,8 @@ class MAP(Method):
         parameters, which has the Jacobian in it. The two modes differ; both are reported on the
         constrained scale.
     solver
-        ``"newton"`` (trust region, dense Hessian), ``"trust-krylov"`` (trust region,
-        Hessian-vector products), ``"l-bfgs"``, or ``"auto"``: Newton up to dimension 300, else
-        L-BFGS.
+        ``"newton"`` (trust region, dense Hessian), ``"l-bfgs"``, or ``"auto"``: Newton up to
+        dimension 300, else L-BFGS.
     max_steps
         Iterations allowed in each run.
     tolerance
@@ -75,15 +90,7 @@ class MAP(Method):
             self.space,
             "'constrained' or 'unconstrained'",
         )
-        require(
-            self.solver in ("auto", "newton", "trust-krylov", "l-bfgs"),
-            "solver",
-            self.solver,
-            "'auto', 'newton', 'trust-krylov' or 'l-bfgs'",
-        )
-        require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
-        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
-        require(self.num_restarts >= 0, "num_restarts", self.num_restarts, "a non-negative integer")
+        check_search(self.solver, self.max_steps, self.tolerance, self.num_restarts)
 
     @property
     @override
@@ -166,16 +173,6 @@ class Objective:
         self.timing.hvp_evaluations += z.size
         return (hessian + hessian.T) / 2
 
-    def hvp(self, z: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Return the product of the Hessian with ``v``."""
-
-        def product(z: jax.Array, v: jax.Array, arrays: Any) -> jax.Array:
-            gradient = jax.grad(lambda x: self._value(x, arrays))
-            return jax.jvp(gradient, (z,), (v,))[1]
-
-        self.timing.hvp_evaluations += 1
-        return np.asarray(self._call("hvp", product, z, v))
-
 
 @dataclass
 class Mode:
@@ -243,42 +240,60 @@ def _descend(
     progress: Progress,
 ) -> Mode:
     trace: list[float] = []
+    displaced: list[float] = []
+    patience = PATIENCE[solver]
     bounded = np.zeros(start.size, bool)
     for site in objective.target.latents:
         bounded[objective.target.slices[site.name]] = site.bounded
-    runaway: list[np.ndarray] = []
 
-    def callback(z: np.ndarray) -> None:
+    def callback(z: np.ndarray) -> bool:
         trace.append(-objective.value_and_grad(z)[0])
         progress(len(trace), max_steps, f"log density {trace[-1]:.6g}")
-        if np.abs(z - start)[bounded].max(initial=0.0) > 3 * RUNAWAY:
-            runaway.append(z)
+        displaced.append(float(np.abs(z - start)[bounded].max(initial=0.0)))
+        lingering = len(displaced) > patience and min(displaced[-patience:]) > RUNAWAY
+        return displaced[-1] > 3 * RUNAWAY or lingering
+
+    with objective.timing.running_compiled(), np.errstate(all="ignore"):
+        if solver == "newton":
+            z, why = trust_region_newton(
+                objective.value_and_grad,
+                objective.hessian,
+                start,
+                max_steps=max_steps,
+                tolerance=NEWTON_STOP * tolerance,
+                callback=callback,
+            )
+        else:
+            z, why = _l_bfgs(objective, start, max_steps, callback)
+        far = bounded & (np.abs(z - start) > RUNAWAY)
+        mode = _judge(objective, z, far, trace, solver, tolerance, why)
+    return mode
+
+
+def _l_bfgs(
+    objective: Objective,
+    start: np.ndarray,
+    max_steps: int,
+    callback: Callable[[np.ndarray], bool],
+) -> tuple[np.ndarray, str]:
+    """Minimise by SciPy's L-BFGS-B; return the last point and why it stopped."""
+    last = [start]
+
+    def watch(z: np.ndarray) -> None:
+        last.append(z.copy())
+        if callback(z):
             raise StopIteration
 
-    method, options = {
-        "newton": ("trust-exact", {"gtol": 1e-10}),
-        "trust-krylov": ("trust-krylov", {"gtol": 1e-10}),
-        "l-bfgs": ("L-BFGS-B", {"maxcor": 20, "ftol": 0.0, "gtol": 1e-9, "maxfun": 10**9}),
-    }[solver]
-    derivatives: dict[str, Any] = {}
-    if solver == "newton":
-        derivatives["hess"] = objective.hessian
-    elif solver == "trust-krylov":
-        derivatives["hessp"] = objective.hvp
-    with objective.timing.running_compiled(), np.errstate(all="ignore"):
-        outcome = minimize(
-            objective.value_and_grad,
-            start,
-            jac=True,
-            method=method,
-            callback=callback,
-            options={"maxiter": max_steps, **options},
-            **derivatives,
-        )
-        z = runaway[0] if runaway else np.asarray(outcome.x, float)
-        far = bounded & (np.abs(z - start) > RUNAWAY)
-        mode = _judge(objective, z, far, trace, solver, tolerance, str(outcome.message))
-    return mode
+    options = {"maxiter": max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-9, "maxfun": 10**9}
+    outcome = minimize(
+        objective.value_and_grad,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=watch,
+        options=options,
+    )
+    return np.asarray(outcome.x if outcome.success else last[-1], float), str(outcome.message)
 
 
 def _judge(

@@ -35,6 +35,9 @@ E_BFMI_LIMIT = 0.3
 """Betancourt (2016), arXiv:1604.00695."""
 DIVERGENT_SHARE = 0.001
 
+MAX_CHUNK = 500
+"""Most iterations between two looks at progress and interrupts."""
+
 MIN_KEPT = 50
 """Fewest draws a chain an interrupted run is worth keeping for."""
 
@@ -141,7 +144,7 @@ class NUTS(Method):
                 target = _decentred(target, self.noncentered)
         arrays = target.arrays()
         total = self.num_warmup + self.num_samples
-        capacity = max(1, -(-total // 40))
+        capacity = min(MAX_CHUNK, max(1, -(-total // 40)))
         vectorized = self.chain_method == "vectorized" or (
             self.chain_method == "auto" and jax.default_backend() != "cpu"
         )
@@ -273,9 +276,9 @@ class NUTS(Method):
         }
         free = {n: v for n, v in samples.items() if np.ptp(v) > 0}
         diagnostics |= {
-            "r_hat_max": _extreme(np.nanmax, per_scalar("rhat", free)),
-            "ess_bulk_min": _extreme(np.nanmin, per_scalar("ess", free, method="bulk")),
-            "ess_tail_min": _extreme(np.nanmin, per_scalar("ess", free, method="tail")),
+            "r_hat_max": _extreme(np.max, per_scalar("rhat", free)),
+            "ess_bulk_min": _extreme(np.min, per_scalar("ess", free, method="bulk")),
+            "ess_tail_min": _extreme(np.min, per_scalar("ess", free, method="tail")),
         }
         complaints, advice = self._complaints(diagnostics, num_steps.size)
         status = Status.OK if not complaints else Status.UNCONVERGED
@@ -344,7 +347,10 @@ def _decentred(target: Target, sites: Sequence[str]) -> Target:
 
 
 def _extreme(pick: Callable[..., Any], values: Draws) -> float:
-    return float(pick([pick(v) for v in values.values()])) if values else float("nan")
+    """Pick from the numbers there are: R-hat is NaN for one chain, and for constants."""
+    known = [v[np.isfinite(v)] for v in map(np.atleast_1d, values.values())]
+    numbers = np.concatenate(known) if known else np.empty(0)
+    return float(pick(numbers)) if numbers.size else float("nan")
 
 
 class _Watch:
@@ -367,7 +373,10 @@ class _Watch:
     def advance(self, n: int) -> None:
         with self._lock:
             self._done += n
-            self._progress(self._done, self._total, "iterations")
+            try:
+                self._progress(self._done, self._total, "iterations")
+            except KeyboardInterrupt:  # not lost with the chain's thread: the draws are kept
+                self.stop()
 
 
 def _run_chains(

@@ -36,6 +36,8 @@ class Document:
         Tables of what was found; figures follow them.
     drawings
         The figures.
+    evidence
+        Log evidence, which not every method has; it may have no rows.
     record
         Tables of how it was made.
     notes
@@ -49,6 +51,7 @@ class Document:
     verdicts: Table
     results: list[Table]
     drawings: list[Drawing]
+    evidence: Table
     record: list[Table]
     notes: list[str]
 
@@ -61,7 +64,6 @@ def compose(comparison: Comparison, drawings: Sequence[Drawing]) -> Document:
         tables.diagnostics(comparison),
         tables.accuracy_summary(comparison),
         tables.accuracy(comparison, MAX_TABLE),
-        tables.evidence(comparison),
     ]
     return Document(
         title=f"{comparison.target_name or 'Model'}: methods side by side",
@@ -71,6 +73,7 @@ def compose(comparison: Comparison, drawings: Sequence[Drawing]) -> Document:
         verdicts=tables.verdicts(comparison),
         results=[table for table in results if table.rows],
         drawings=list(drawings),
+        evidence=tables.evidence(comparison),
         record=[tables.options(comparison), tables.provenance(comparison)],
         notes=list(comparison.notes),
     )

@@ -19,7 +19,13 @@ from cycler import cycler
 from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+    SymmetricalLogLocator,
+)
 
 from vi_recipes.report.tables import (
     MEAN_OFF,
@@ -53,6 +59,9 @@ MAX_PANELS = 12
 
 LEGIBLE = 1 / 25
 """A forest plot's intervals span at least this share of their axis; else they get another."""
+
+WILD = 10.0
+"""Reference sds beyond which differences are drawn on a log scale."""
 
 LARGE = 8
 """A site with more scalars has forest panels of its own."""
@@ -140,8 +149,11 @@ def forest(comparison: Comparison) -> Figure | None:
     labels, left_out = select(comparison, MAX_ROWS)
     if not fits or not labels:
         return None
-    mean = comparison.means().reindex(index=labels, columns=list(fits))
-    sd = comparison.sds().reindex(index=labels, columns=list(fits))
+    mean = _finite(comparison.means()).loc[labels, list(fits)].dropna(how="all")
+    sd = _finite(comparison.sds()).loc[mean.index, list(fits)]
+    if mean.empty:
+        return None
+    labels = [str(label) for label in mean.index]
     panels = _panels(mean.to_numpy(float), sd.to_numpy(float), _owners(comparison, labels))
     styles = _styles(comparison)
     row_height = 0.095 * len(fits) + 0.11
@@ -154,8 +166,11 @@ def forest(comparison: Comparison) -> Figure | None:
             _forest_panel(axes, mean.iloc[rows], sd.iloc[rows], fits, styles)
         grid[-1].set_xlabel("mean ± 2 sd; a point estimate has no bar")
         _say_left_out(figure, left_out)
-        figure.legend(handles=[_handle(heading(n, comparison), styles[n]) for n in fits],
-                      loc="outside lower center", ncols=min(len(fits), 5))
+        figure.legend(
+            handles=[_handle(heading(n, comparison), styles[n]) for n in fits],
+            loc="outside lower center",
+            ncols=min(len(fits), 5),
+        )
     return figure
 
 
@@ -166,42 +181,54 @@ def agreement(comparison: Comparison) -> Figure | None:
     others = [name for name in fits if name != reference]
     if reference not in fits or not others:
         return None
-    frames = {"mean": comparison.means(), "sd": comparison.sds()}
+    frames = {"mean": _finite(comparison.means()), "sd": _finite(comparison.sds())}
     styles = _styles(comparison)
     with _style():
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
         for axes, (what, frame) in zip(figure.subplots(1, 2), frames.items(), strict=True):
-            shown = [n for n in others if n in frame and frame[n].notna().any()]
+            both = frame[others].notna() & frame[[reference]].notna().to_numpy()
+            shown = [name for name in others if both[name].any()]
             if not shown:
                 axes.set_axis_off()
-                axes.text(0.5, 0.5, "only points: no sds to compare", ha="center",
-                          transform=axes.transAxes, color=GREY)
+                axes.text(
+                    0.5,
+                    0.5,
+                    f"no {what}s to compare",
+                    ha="center",
+                    transform=axes.transAxes,
+                    color=GREY,
+                )
                 continue
             x = frame[reference].to_numpy(float)
             for name in shown:
                 _points(axes, x, frame[name].to_numpy(float), styles[name])
             _square(axes, frame[[reference, *shown]].to_numpy(float))
-            axes.set(xlabel=f"posterior {what}, {reference} (reference)",
-                     ylabel=f"posterior {what}, method", title=f"{what.capitalize()}s")
-        figure.legend(handles=[_handle(heading(n, comparison), styles[n], line=False)
-                               for n in others],
-                      loc="outside lower center", ncols=min(len(others), 6))
+            axes.set(
+                xlabel=f"posterior {what}, {reference} (reference)",
+                ylabel=f"posterior {what}, method",
+                title=f"{what.capitalize()}s",
+            )
+        figure.legend(
+            handles=[_handle(heading(n, comparison), styles[n], line=False) for n in others],
+            loc="outside lower center",
+            ncols=min(len(others), 6),
+        )
     return figure
 
 
 def accuracy(comparison: Comparison) -> Figure | None:
     """Draw every parameter's difference from the reference in its sds, and its ratio of sds."""
     fits = _with_result(comparison)
-    others = [name for name in fits if name != comparison.reference_name]
-    if comparison.reference is None or comparison.reference_name not in fits or not others:
+    reference = comparison.reference_name
+    others = [name for name in fits if name != reference]
+    if reference not in fits or not others:
         return None
-    frame = comparison.accuracy()
+    frame = _finite(comparison.accuracy().drop(columns="within_error"))
     by_name = {str(name): part for name, part in frame.groupby(level=1, sort=False)}
     others = [n for n in others if n in by_name and by_name[n]["difference"].notna().any()]
     if not others:
         return None
     styles = _styles(comparison)
-    reference = comparison.reference_name
     with _style():
         size = (8.6, 0.5 * len(others) + 1.3)
         figure = Figure(figsize=size, layout="constrained")
@@ -222,11 +249,23 @@ def accuracy(comparison: Comparison) -> Figure | None:
             right.set_xlim(low, high)
             _plain_log_ticks(right.xaxis, low, high)
         else:
-            right.text(0.5, 0.5, "only points: no sds", ha="center", transform=right.transAxes,
-                       color=GREY)
-        left.set_xlim(*_symmetric(frame["difference"].to_numpy(float), at_least=1.0))
-        left.set(xlabel=f"difference of means ({reference} sds)", ylim=(len(others) - 0.4, -0.6),
-                 yticks=range(len(others)), yticklabels=[heading(n, comparison) for n in others])
+            right.text(
+                0.5, 0.5, "only points: no sds", ha="center", transform=right.transAxes, color=GREY
+            )
+        low, high = _symmetric(frame["difference"].to_numpy(float), at_least=1.0)
+        left.set_xlim(low, high)
+        scale = ""
+        if high > WILD:
+            left.set_xscale("symlog", linthresh=1.0)
+            left.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1.0))
+            left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            scale = "; log scale beyond ±1"
+        left.set(
+            xlabel=f"difference of means ({reference} sds{scale})",
+            ylim=(len(others) - 0.4, -0.6),
+            yticks=range(len(others)),
+            yticklabels=[heading(name, comparison) for name in others],
+        )
         right.set_xlabel(f"sd over {reference}'s sd (log scale)")
         for axes in (left, right):
             axes.tick_params(axis="y", length=0)
@@ -245,25 +284,23 @@ def covariances(comparison: Comparison) -> Figure | None:
 
 def traces(comparison: Comparison) -> Figure | None:
     """Draw what each method followed as it went: ELBO, log-likelihood, log density."""
-    series = [
-        (name, quantity, x, y)
-        for name, fit in all_fits(comparison).items()
-        for quantity, x, y in _series(fit)
+    found = [
+        (name, series) for name, fit in all_fits(comparison).items() for series in _series(fit)
     ][:MAX_PANELS]
-    if not series:
+    if not found:
         return None
-    columns = min(len(series), 3)
-    rows = math.ceil(len(series) / columns)
+    columns = 2 if len(found) == 4 else min(len(found), 3)
+    rows = math.ceil(len(found) / columns)
     styles = _styles(comparison)
     with _style():
         size = (3.3 * columns + 0.4, 2.5 * rows + 0.2)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes, (name, quantity, x, y) in zip(grid, series, strict=False):
-            _trace(axes, x, y, styles[name][0])
-            axes.set(title=heading(name, comparison), xlabel="iteration",
-                     ylabel=_QUANTITIES.get(quantity, quantity.replace("_", " ")))
-        for axes in grid[len(series):]:
+        for axes, (name, series) in zip(grid, found, strict=False):
+            _trace(axes, series, styles[name][0])
+            ylabel = _QUANTITIES.get(series.quantity, series.quantity.replace("_", " "))
+            axes.set(title=heading(name, comparison), xlabel="iteration", ylabel=ylabel)
+        for axes in grid[len(found) :]:
             axes.set_axis_off()
     return figure
 
@@ -300,13 +337,19 @@ def times(comparison: Comparison) -> Figure | None:
         _plain_log_ticks(axes.xaxis, low, longest * 4)
         axes.grid(axis="x", color="#e5e5e5", lw=0.6)
         labels = [n if fits[n].has_result else f"{n} (no result)" for n in names]
-        axes.set(xlabel="seconds (log scale)", yticks=range(len(names)), yticklabels=labels,
-                 ylim=(len(names) - 0.45, -0.55))
+        axes.set(
+            xlabel="seconds (log scale)",
+            yticks=range(len(names)),
+            yticklabels=labels,
+            ylim=(len(names) - 0.45, -0.55),
+        )
         axes.tick_params(axis="y", length=0)
-        handles = [Line2D([], [], color=colour, lw=6, label=part)
-                   for part, colour in colours.items()]
-        handles.append(Line2D([], [], color="black", lw=0, marker="|", ms=11, mew=1.5,
-                              label="total"))
+        handles = [
+            Line2D([], [], color=colour, lw=6, label=part) for part, colour in colours.items()
+        ]
+        handles.append(
+            Line2D([], [], color="black", lw=0, marker="|", ms=11, mew=1.5, label="total")
+        )
         figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return figure
 
@@ -315,22 +358,28 @@ FIGURES: dict[str, tuple[Callable[[Comparison], Figure | None], str, str]] = {
     "forest": (
         forest,
         "Methods side by side",
-        ("Mean ± 2 sd by parameter; a point estimate has no bar. Parameters whose intervals would "
-        "vanish on a shared axis have one of their own."),
+        (
+            "Mean ± 2 sd by parameter; a point estimate has no bar. Parameters whose intervals "
+            "would vanish on a shared axis have one of their own."
+        ),
     ),
     "agreement": (
         agreement,
         "Against the reference",
-        ("Means against the reference's means, and sds against the reference's sds, a mark per "
-        "parameter and method. On the diagonal they are equal; below it on the right, the method "
-        "understates uncertainty. After figures 13 and 14 of Giordano, Broderick and Jordan "
-        "(2018), JMLR 19(51)."),
+        (
+            "Means against the reference's means, and sds against the reference's sds, a mark per "
+            "parameter and method. On the diagonal they are equal; below it on the right, the "
+            "method understates uncertainty. After figures 13 and 14 of Giordano, Broderick and "
+            "Jordan (2018), JMLR 19(51)."
+        ),
     ),
     "accuracy": (
         accuracy,
         "Accuracy by method",
-        (f"A mark per parameter. Grey: means within {MEAN_OFF} reference sds, and sds within a "
-        f"factor {SD_OFF}."),
+        (
+            f"A mark per parameter. Grey: means within {MEAN_OFF} reference sds, and sds within a "
+            f"factor {SD_OFF}."
+        ),
     ),
     "correlation": (
         correlations,
@@ -345,8 +394,11 @@ FIGURES: dict[str, tuple[Callable[[Comparison], Figure | None], str, str]] = {
     "traces": (
         traces,
         "Traces",
-        ("What each method followed as it went. The axis spans the later part of the run; where "
-        "earlier values lie outside it, the panel says so."),
+        (
+            "What each method followed as it went, a line per restart. Bands are ± 2 Monte Carlo "
+            "standard errors, thick lines medians of neighbours. Noisy traces span the later part "
+            "of the run and say where they start; the others end once they stop moving."
+        ),
     ),
     "times": (
         times,
@@ -411,8 +463,11 @@ def _forest_panel(
         point = np.isnan(s)
         axes.plot(x[~point], (rows + offset)[~point], marker, color=colour, ms=3.6)
         axes.plot(x[point], (rows + offset)[point], marker, color=colour, ms=5, mfc="white")
-    axes.set(ylim=(len(mean) - 0.5, -0.5), yticks=rows,
-             yticklabels=[_shorten(str(label), 26) for label in mean.index])
+    axes.set(
+        ylim=(len(mean) - 0.5, -0.5),
+        yticks=rows,
+        yticklabels=[_shorten(str(label), 26) for label in mean.index],
+    )
     axes.tick_params(axis="y", length=0, labelsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(7))
 
@@ -423,8 +478,17 @@ def _forest_panel(
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray, style: tuple[str, str]) -> None:
     colour, marker = style
     many = x.size > 300
-    axes.plot(x, y, marker, color=colour, ms=3 if many else 4.5, mfc="none", mew=0.8,
-              alpha=0.5 if many else 0.75, rasterized=x.size > 1_000)
+    axes.plot(
+        x,
+        y,
+        marker,
+        color=colour,
+        ms=3 if many else 4.5,
+        mfc="none",
+        mew=0.8,
+        alpha=0.5 if many else 0.75,
+        rasterized=x.size > 1_000,
+    )
 
 
 def _square(axes: Axes, values: np.ndarray) -> None:
@@ -506,7 +570,7 @@ def _heat_maps(
     with _style():
         figure = Figure(figsize=size, layout="compressed")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        short = [_shorten(label, 18) for label in labels]
+        short = [_shorten(label, 24 if len(labels) <= 15 else 18) for label in labels]
         image = None
         for axes, (name, matrix) in zip(grid.ravel(), panels.items(), strict=False):
             image = axes.imshow(matrix, cmap="RdBu_r", norm=norm, interpolation="nearest")
@@ -515,7 +579,7 @@ def _heat_maps(
             axes.set_yticks(range(len(labels)), short)
             axes.tick_params(length=0, labelsize=6.5 if len(labels) > 15 else 8)
             axes.spines[:].set_visible(False)
-        for axes in grid.ravel()[len(panels):]:
+        for axes in grid.ravel()[len(panels) :]:
             axes.set_axis_off()
         if image is not None:
             bar = figure.colorbar(image, ax=grid, shrink=0.7, pad=0.02, label=f"posterior {what}")
@@ -545,8 +609,9 @@ def _symmetric_ticks(bar: Colorbar, norm: SymLogNorm) -> None:
     step = max(1, math.ceil((last - first + 1) / 4))
     decades = [10.0**k for k in range(last, first - 1, -step)]
     ticks = [*(-t for t in decades), 0.0, *reversed(decades)]
-    bar.set_ticks(ticks, labels=[f"{t:g}".replace("-", "−", 1) if t < 0 else f"{t:g}"
-                                 for t in ticks])
+    bar.set_ticks(
+        ticks, labels=[f"{t:g}".replace("-", "−", 1) if t < 0 else f"{t:g}" for t in ticks]
+    )
     bar.minorticks_off()
 
 
@@ -560,41 +625,92 @@ _QUANTITIES = {
 }
 
 
-def _series(fit: Fit) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield quantity, x and y of every trace; y may have a row per restart."""
+@dataclass(frozen=True)
+class _Series:
+    """One trace: a row of ``y`` per restart, and the Monte Carlo error of each value, if any."""
+
+    quantity: str
+    x: np.ndarray
+    y: np.ndarray
+    se: np.ndarray | None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the values are noisy estimates: so many values are no deterministic ascent."""
+        return self.se is not None or (len(self.y) == 1 and self.y.shape[1] >= 200)
+
+
+def _series(fit: Fit) -> Iterator[_Series]:
     for quantity, values in fit.trace.items():
-        if quantity.endswith("_step") or f"{quantity}_step" not in fit.trace:
+        if quantity.endswith(("_step", "_se")):
             continue
         y = np.atleast_2d(np.asarray(values, float))
-        x = np.broadcast_to(np.asarray(fit.trace[f"{quantity}_step"], float), y.shape)
+        y = np.where(np.isfinite(y), y, np.nan)
+        steps = np.asarray(fit.trace.get(f"{quantity}_step", np.arange(y.shape[1])), float)
+        error = fit.trace.get(f"{quantity}_se")
         if np.isfinite(y).sum() > 1:
-            yield quantity, x, y
+            x = np.broadcast_to(steps, y.shape)
+            yield _Series(quantity, x, y, None if error is None else np.asarray(error, float))
 
 
-def _trace(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
-    runs = len(y)
-    noisy = runs == 1 and y.shape[1] >= 200
-    for xs, ys in zip(x, y, strict=True):
-        axes.plot(xs, ys, color=colour, lw=0.6 if noisy else 1.1, rasterized=ys.size > 2_000,
-                  alpha=0.25 if noisy else max(0.35, 1 / math.sqrt(runs)))
+def _trace(axes: Axes, series: _Series, colour: str) -> None:
+    noisy = series.stochastic and series.y.shape[1] >= 100
+    alpha = 0.25 if noisy else max(0.35, 1 / math.sqrt(len(series.y)))
+    for x, y in zip(series.x, series.y, strict=True):
+        axes.plot(
+            x, y, color=colour, lw=0.5 if noisy else 1.1, alpha=alpha, rasterized=y.size > 2_000
+        )
     if noisy:
-        axes.plot(*_smooth(x[0], y[0]), color=colour, lw=1.6)
+        axes.plot(*_smooth(series.x[0], series.y[0]), color=colour, lw=1.6)
+    if series.se is not None:
+        x, y, margin = series.x[0], series.y[0], 2 * series.se
+        axes.fill_between(x, y - margin, y + margin, color=colour, alpha=0.15, lw=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    # A bad start is orders of magnitude below the end, and would flatten the rest.
-    later = y[:, max(1, y.shape[1] // 5):] if y.shape[1] > 4 else y
-    later = later[np.isfinite(later)]
-    if later.size == 0:
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    if series.stochastic:
+        _skip_bad_start(axes, series)
+    else:
+        _skip_flat_end(axes, series)
+
+
+def _skip_bad_start(axes: Axes, series: _Series) -> None:
+    """Fit the axis to the later part: a start orders of magnitude below it would flatten that."""
+    y = series.y[0]
+    margin = np.zeros_like(y) if series.se is None else 2 * series.se
+    later = slice(y.size // 5, None)
+    if not np.isfinite(y[later]).any():
         return
-    low, high = np.quantile(later, [0.01, 1.0]) if noisy else (later.min(), later.max())
-    everything = y[np.isfinite(y)]
-    if everything.max() - everything.min() > 3 * max(high - low, 1e-12):
-        pad = 0.08 * (high - low) or 1e-3 * abs(high) or 1.0
-        axes.set_ylim(low - pad, high + pad)
-        axes.text(0.98, 0.04, f"starts at {format_number(float(everything[0]))}", ha="right",
-                  transform=axes.transAxes, fontsize=8, color=GREY,
-                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5})
+    low = np.nanquantile((y - margin)[later], 0.01)
+    high = np.nanmax((y + margin)[later])
+    if np.nanmax(y) - np.nanmin(y) <= 3 * (high - low):
+        return
+    pad = 0.1 * (high - low) or 1e-3 * abs(high) or 1.0
+    axes.set_ylim(low - pad, high + pad)
+    start = format_number(float(y[np.isfinite(y)][0]))
+    axes.text(
+        0.98,
+        0.04,
+        f"starts at {start}",
+        ha="right",
+        transform=axes.transAxes,
+        fontsize=8,
+        color=GREY,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+    )
+
+
+def _skip_flat_end(axes: Axes, series: _Series) -> None:
+    """End the axis shortly after every run has stopped moving."""
+    last = np.array(
+        [run[np.isfinite(run)][-1] if np.isfinite(run).any() else np.nan for run in series.y]
+    )
+    span = np.nanmax(series.y) - np.nanmin(series.y)
+    moving = (np.abs(series.y - last[:, None]) > 1e-3 * span).any(axis=0)
+    end = int(np.flatnonzero(moving)[-1]) + 4 if moving.any() else 0
+    if 4 <= end < series.y.shape[1] - 1:
+        left, right = float(series.x[0, 0]), float(series.x[0, end])
+        axes.set_xlim(left - 0.04 * (right - left), right)
 
 
 def _smooth(x: np.ndarray, y: np.ndarray, blocks: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -618,15 +734,22 @@ def _with_result(comparison: Comparison) -> dict[str, Fit]:
     return {name: fit for name, fit in all_fits(comparison).items() if fit.has_result}
 
 
+def _finite(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return ``frame`` as floats with infinities as NaN, which is what can be drawn."""
+    numbers = frame.astype(float)
+    return numbers.where(np.isfinite(numbers))
+
+
 def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
     """Return every fit's colour and marker, the same in all figures; the reference is black."""
     fits = all_fits(comparison)
     # fits without a result are seldom drawn, so the others have the first and clearest colours
-    names = sorted((n for n in fits if n != comparison.reference_name),
-                   key=lambda name: not fits[name].has_result)
+    names = sorted(
+        (n for n in fits if n != comparison.reference_name),
+        key=lambda name: not fits[name].has_result,
+    )
     styles = {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-        for i, name in enumerate(names)
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
     }
     if comparison.reference_name is not None:
         styles[comparison.reference_name] = ("black", "o")
@@ -635,8 +758,16 @@ def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
 
 def _handle(name: str, style: tuple[str, str], *, line: bool = True) -> Line2D:
     colour, marker = style
-    return Line2D([], [], color=colour, marker=marker, ms=5, lw=1.3 if line else 0,
-                  mfc=colour if line else "none", label=name)
+    return Line2D(
+        [],
+        [],
+        color=colour,
+        marker=marker,
+        ms=5,
+        lw=1.3 if line else 0,
+        mfc=colour if line else "none",
+        label=name,
+    )
 
 
 def _say_left_out(figure: Figure, count: int) -> None:
@@ -644,5 +775,15 @@ def _say_left_out(figure: Figure, count: int) -> None:
         figure.suptitle(f"{count} more parameter(s) not drawn", fontsize=8.5, color=GREY)
 
 
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _shorten(label: str, length: int) -> str:
+    """Return a label of at most ``length``, cutting its coordinates before its site's name."""
+    site, bracket, inside = label.partition("[")
+    parts = inside.removesuffix("]").split(", ")
+    for width in range(max(map(len, parts)) if bracket else 0, 2, -1):
+        cut = (part if len(part) <= width else part[: width - 1].rstrip() + "." for part in parts)
+        shorter = f"{site}[{', '.join(cut)}]"
+        if len(shorter) <= length:
+            return shorter
+    if len(label) <= length:
+        return label
+    return f"{label[: (length - 1) // 2]}…{label[-(length // 2) :]}"  # the index is at the end

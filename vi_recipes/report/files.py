@@ -49,8 +49,13 @@ def write_tables(comparison: Comparison, directory: Path) -> None:
                 frames[f"{what}_{name}"] = matrix
                 printed[f"{what}_{name}"] = _square(what, name, matrix)
     for name, frame in frames.items():
-        index = None if frame.index.nlevels > 1 else "method" if name in (
-            "timings", "diagnostics") else "parameter"
+        index = (
+            None
+            if frame.index.nlevels > 1
+            else "method"
+            if name in ("timings", "diagnostics")
+            else "parameter"
+        )
         frame.to_csv(directory / f"{name}.csv", index_label=index)
     for name, table in printed.items():
         (directory / f"{name}.tex").write_text(latex(table, label=name), encoding="utf-8")
@@ -64,14 +69,33 @@ def latex(table: Table, label: str) -> str:
     rows = [_row([_cell(cell) for cell in row]) for row in table.rows]
     caption = [f"\\caption{{{_escape(_caption(table))}}}", f"\\label{{tab:{label}}}"]
     if len(rows) <= MAX_PAGE:
-        lines = ["\\begin{table}", "\\centering", *caption, f"\\begin{{tabular}}{{{alignment}}}",
-                 "\\toprule", *head, "\\midrule", *rows, "\\bottomrule", "\\end{tabular}",
-                 "\\end{table}"]
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            *caption,
+            f"\\begin{{tabular}}{{{alignment}}}",
+            "\\toprule",
+            *head,
+            "\\midrule",
+            *rows,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
     else:
         packages.append("longtable")
-        lines = [f"\\begin{{longtable}}{{{alignment}}}", *caption[:1], caption[1] + " \\\\",
-                 "\\toprule", *head, "\\midrule", "\\endhead", *rows, "\\bottomrule",
-                 "\\end{longtable}"]
+        lines = [
+            f"\\begin{{longtable}}{{{alignment}}}",
+            *caption[:1],
+            caption[1] + " \\\\",
+            "\\toprule",
+            *head,
+            "\\midrule",
+            "\\endhead",
+            *rows,
+            "\\bottomrule",
+            "\\end{longtable}",
+        ]
     needs = ", ".join(f"\\usepackage{{{package}}}" for package in packages)
     return "\n".join([f"% needs {needs}", *lines]) + "\n"
 
@@ -109,10 +133,24 @@ def _row(cells: Sequence[str]) -> str:
 
 
 _SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "–": "--", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"\dag{}", "∞": r"$\infty$",
-    "<": r"\textless{}", ">": r"\textgreater{}",
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "†": r"\dag{}",
+    "∞": r"$\infty$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
 }
 
 

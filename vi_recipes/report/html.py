@@ -14,8 +14,7 @@ from vi_recipes.report.document import NUM_OPEN, Document
 def render(document: Document) -> str:
     """Return the page; its figures are inline SVG images and it needs nothing else."""
     images = {
-        drawing.name: base64.b64encode(drawing.svg).decode("ascii")
-        for drawing in document.drawings
+        drawing.name: base64.b64encode(drawing.svg).decode("ascii") for drawing in document.drawings
     }
     return _template().render(document=document, images=images, num_open=NUM_OPEN)
 

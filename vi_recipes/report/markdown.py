@@ -15,16 +15,22 @@ def render(document: Document, folder: str = "figures") -> str:
         parts.append(document.description)
     if document.warnings:
         lines = ["**Read this first**", *document.warnings]
-        parts.append("\n>\n".join(f"> {_escape(line)}" if i else f"> {line}"
-                                  for i, line in enumerate(lines)))
+        parts.append(
+            "\n>\n".join(f"> {_escape(line)}" if i else f"> {line}" for i, line in enumerate(lines))
+        )
     parts += [f"## {document.verdicts.title}", _table(document.verdicts)]
     for table in document.results:
         parts += [f"## {table.title}", _table(table)]
     if document.drawings:
         parts.append("## Figures")
         for drawing in document.drawings:
-            parts += [f"### {drawing.title}", f"![{drawing.title}]({folder}/{drawing.name}.png)",
-                      drawing.caption]
+            parts += [
+                f"### {drawing.title}",
+                f"![{drawing.title}]({folder}/{drawing.name}.png)",
+                drawing.caption,
+            ]
+    if document.evidence.rows:
+        parts += [f"## {document.evidence.title}", _table(document.evidence)]
     parts.append("## How it was made")
     for table in document.record:
         parts += [f"### {table.title}", _table(table)]
@@ -38,8 +44,11 @@ def _table(table: Table) -> str:
     parts.append(_rows(table, table.rows[:NUM_OPEN]))
     if len(table.rows) > NUM_OPEN:
         more = len(table.rows) - NUM_OPEN
-        parts += [f"<details><summary>{more} more rows</summary>",
-                  _rows(table, table.rows[NUM_OPEN:]), "</details>"]
+        parts += [
+            f"<details><summary>{more} more rows</summary>",
+            _rows(table, table.rows[NUM_OPEN:]),
+            "</details>",
+        ]
     return "\n\n".join(parts)
 
 

@@ -249,8 +249,8 @@ def means(
         Only these sites.
     """
     labels, left_out = select(comparison, limit, sites)
-    mean, sd = _columns(comparison.means()), _columns(comparison.sds())
-    mean_error, sd_error = _columns(comparison.mcses()), _columns(comparison.mcses_sd())
+    mean, spread = _columns(comparison.means()), _columns(comparison.sds())
+    mean_error, spread_error = _columns(comparison.mcses()), _columns(comparison.mcses_sd())
     accuracy = _accuracy_by_label(comparison)
     fits = all_fits(comparison)
     points = {name for name, fit in fits.items() if is_point(fit)}
@@ -270,23 +270,28 @@ def means(
     rows = []
     for label in labels:
         row = [Cell(label)]
-        reference_sd = sd[reference][label] if reference is not None else math.nan
+        reference_sd = spread[reference][label] if reference is not None else math.nan
         for name, fit in fits.items():
             if not fit.has_result:
                 row.append(Cell(DASH, "failed"))
                 continue
-            own = sd[name][label]
-            scale = own if own > 0 else reference_sd
+            own = spread[name][label]
+            # a method sure of itself does not earn its mean more digits than the reference's has
+            scale = max((sd for sd in (own, reference_sd) if sd > 0), default=math.nan)
             judged = accuracy.get((label, name))
             text = format_value(mean[name][label], mean_error[name][label], scale)
             row.append(Cell(text, judged.mean_flag if judged else ""))
             if name not in points:
-                text = format_value(own, sd_error[name][label], own)
+                text = format_value(own, spread_error[name][label], own)
                 row.append(Cell(text, judged.sd_flag if judged else ""))
         rows.append(row)
 
-    return Table("Means and standard deviations", columns, rows,
-                 _sentences(_reading(comparison), _left_out(left_out)))
+    return Table(
+        "Means and standard deviations",
+        columns,
+        rows,
+        _sentences(_reading(comparison), _left_out(left_out)),
+    )
 
 
 def accuracy(
@@ -323,8 +328,12 @@ def accuracy(
         if names
         else "No reference to compare with: there is no method to compare, or no reference"
     )
-    return Table("Accuracy against the reference", columns, rows,
-                 _sentences(note, _flags() if names else "", _left_out(left_out)))
+    return Table(
+        "Accuracy against the reference",
+        columns,
+        rows,
+        _sentences(note, _flags() if names else "", _left_out(left_out)),
+    )
 
 
 def accuracy_summary(comparison: Comparison) -> Table:
@@ -346,18 +355,30 @@ def accuracy_summary(comparison: Comparison) -> Table:
         ratio = [Cell(DASH)] * 3
         if np.isfinite(ratios).any():
             finite = ratios[np.isfinite(ratios)]
-            ratio = [Cell(format_number(float(x), 3))
-                     for x in (np.min(finite), np.median(finite), np.max(finite))]
-        rows.append([
-            Cell(heading(name, comparison)),
-            Cell(f"{int(inside.sum())} of {int(known.sum())}"),
-            Cell(_signed(float(np.sqrt(np.mean(differences[known] ** 2))))),
-            Cell(_signed(mine[worst].difference), mine[worst].mean_flag),
-            Cell(worst),
-            *ratio,
-        ])
-    columns = ["method", "means inside\nMonte Carlo error", "rms\ndifference", "worst\ndifference",
-               "worst\nparameter", "sd ratio\nsmallest", "sd ratio\nmedian", "sd ratio\nlargest"]
+            ratio = [
+                Cell(format_number(float(x), 3))
+                for x in (np.min(finite), np.median(finite), np.max(finite))
+            ]
+        rows.append(
+            [
+                Cell(heading(name, comparison)),
+                Cell(f"{int(inside.sum())} of {int(known.sum())}"),
+                Cell(_signed(float(np.sqrt(np.mean(differences[known] ** 2))))),
+                Cell(_signed(mine[worst].difference), mine[worst].mean_flag),
+                Cell(worst),
+                *ratio,
+            ]
+        )
+    columns = [
+        "method",
+        "means inside\nMonte Carlo error",
+        "rms\ndifference",
+        "worst\ndifference",
+        "worst\nparameter",
+        "sd ratio\nsmallest",
+        "sd ratio\nmedian",
+        "sd ratio\nlargest",
+    ]
     note = f"Differences are in {comparison.reference_name} sds" if rows else ""
     return Table("Accuracy, method by method", columns, rows, _sentences(note), left=(0, 4))
 
@@ -453,8 +474,21 @@ def provenance(comparison: Comparison) -> Table:
         record = fit.provenance
         versions = ", ".join(f"{k} {v}" for k, v in record.versions.items())
         seed = DASH if record.seed is None else str(record.seed)
-        rows.append([Cell(name), *(Cell(text or DASH) for text in (
-            seed, record.data_fingerprint, record.device, record.dtype, versions))])
+        rows.append(
+            [
+                Cell(name),
+                *(
+                    Cell(text or DASH)
+                    for text in (
+                        seed,
+                        record.data_fingerprint,
+                        record.device,
+                        record.dtype,
+                        versions,
+                    )
+                ),
+            ]
+        )
     columns = ["method", "seed", "data fingerprint", "device", "precision", "versions"]
     return Table("Provenance", columns, rows, left=(0, 2, 3, 4, 5))
 
@@ -506,10 +540,11 @@ def _columns(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Return column -> row -> number; what is no number is NaN."""
     import pandas as pd
 
+    rows = [str(label) for label in frame.index]
+    numbers = frame.apply(pd.to_numeric, errors="coerce")
     return {
-        str(name): dict(zip(map(str, frame.index), map(float, values), strict=True))
-        for name, column in frame.items()
-        if len(values := pd.to_numeric(column, errors="coerce"))
+        str(name): dict(zip(rows, map(float, column), strict=True))
+        for name, column in numbers.items()
     }
 
 

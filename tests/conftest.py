@@ -1,0 +1,27 @@
+"""What the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+REFERENCES = Path(__file__).resolve().parents[2] / "shared" / "references"
+"""Reference answers that are not part of the project; tests that need them skip without them."""
+
+
+@pytest.fixture(scope="session")
+def references() -> Path:
+    if not REFERENCES.is_dir():
+        pytest.skip("the reference answers, ../shared/references beside the checkout, are absent")
+    return REFERENCES
+
+
+@pytest.fixture(autouse=True)
+def precision_is_left_alone() -> Iterator[None]:
+    """Whatever a test does, JAX's global precision is afterwards what it was before."""
+    before = jax.config.jax_enable_x64
+    yield
+    assert jax.config.jax_enable_x64 == before

@@ -1,0 +1,125 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from vi_recipes.data import bind
+from vi_recipes.read import keep_arguments, read_data
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_json_keeps_scalars_and_nests_arrays(write):
+    data = {"y": [1.5, 2.0], "X": [[1, 2], [3, 4]], "num_groups": 3, "kind": "full", "a": None}
+    assert read_data(write("d.json", json.dumps(data))) == data
+    assert read_data(str(write("bom.json", b"\xef\xbb\xbf{}"))) == {}
+
+
+def test_csv_columns_are_vectors(write):
+    data = read_data(write("d.csv", "y,group,who\n1.5,0,ann\n2.5,1,bob\n"))
+    np.testing.assert_array_equal(data["y"], [1.5, 2.5])
+    assert data["group"].dtype.kind == "i"
+    with pytest.raises(ValueError, match=r"'who' has dtype .*'ann', where numbers are expected"):
+        bind(lambda y, group, who: None, data)
+
+
+def test_a_missing_cell_is_named(write):
+    data = read_data(write("d.csv", "y,x\n1.5,0\n,1\n"))
+    with pytest.raises(ValueError, match=r"'y' has 1 NaN .* index 1"):
+        bind(lambda y, x: None, data)
+
+
+def test_compressed_csv(tmp_path):
+    path = tmp_path / "d.csv.gz"
+    pd.DataFrame({"y": [1.0, 2.0]}).to_csv(path, index=False)
+    np.testing.assert_array_equal(read_data(path)["y"], [1.0, 2.0])
+
+
+def test_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "d.parquet"
+    pd.DataFrame({"y": [1.0, 2.0], "g": [0, 1]}).to_parquet(path)
+    data = read_data(path)
+    np.testing.assert_array_equal(data["y"], [1.0, 2.0])
+    assert data["g"].dtype.kind == "i"
+
+
+def test_parquet_without_pyarrow_says_what_to_install(write, monkeypatch):
+    def refuse(path):
+        raise ImportError("no engine")
+
+    monkeypatch.setattr(pd, "read_parquet", refuse)
+    with pytest.raises(ValueError, match=r"needs pyarrow.*pip install pyarrow"):
+        read_data(write("d.parquet", "x"))
+
+
+def test_netcdf_of_any_rank(tmp_path):
+    path = tmp_path / "d.nc"
+    cube = np.arange(24.0).reshape(2, 3, 4)
+    dataset = xr.Dataset({"X": (("a", "b", "c"), cube), "num_groups": ((), 7)})
+    dataset.to_netcdf(path, engine="h5netcdf")
+    data = read_data(path)
+    np.testing.assert_array_equal(data["X"], cube)
+    assert data["num_groups"] == 7
+    assert isinstance(data["num_groups"], int)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("d.json", "", "is empty"),
+        ("d.csv", "", "is empty"),
+        ("d.csv", "\n\n", "is empty"),
+        ("d.csv", "y,x\n", r"2 column\(s\) and no rows"),
+        ("d.csv", "a,b\n1,2\n3,4,5\n", "not a well-formed CSV"),
+        ("d.csv", b"y\n\xff\xfe\n", "not text in UTF-8"),
+        ("d.json", b'{"y": "\xff"}', "not text in UTF-8"),
+        ("d.json", '{"y": [1,\n 2', "line 2, column 3: not valid JSON"),
+        ("d.json", "[1, 2]", "holds a JSON array; expected an object"),
+        ("d.json", "3.5", "holds a JSON number"),
+        ("d.json", "null", "holds a JSON null"),
+        ("d.json", "[" * 100_000, "nested too deeply"),
+        ("d.parquet", "y\n1\n", "not a readable Parquet file"),
+        ("d.nc", "y\n1\n", "not a readable netCDF-4 file"),
+        ("d.xlsx", "x", r"unknown kind of file '\.xlsx'; expected one of \.json, \.csv"),
+        ("data", "x", "unknown kind of file ''"),
+    ],
+)
+def test_bad_files(write, name, content, expected):
+    with pytest.raises(ValueError, match=expected) as error:
+        read_data(write(name, content))
+    assert name in str(error.value)
+
+
+def test_paths_that_are_no_file(tmp_path):
+    with pytest.raises(ValueError, match="is a directory"):
+        read_data(tmp_path)
+    with pytest.raises(ValueError, match="does not exist"):
+        read_data(tmp_path / "d.csv")
+
+
+def test_a_file_that_may_not_be_read(write, monkeypatch):
+    path = write("d.csv", "y\n1\n")
+
+    def refuse(self, *args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    with pytest.raises(ValueError, match=r"d\.csv: cannot be read \(Permission denied\)"):
+        read_data(path)
+
+
+def test_keep_arguments():
+    data = {"y": 1, "id": 2}
+    assert keep_arguments(lambda y, *, x=0: None, data) == ({"y": 1}, ["id"])
+    assert keep_arguments(lambda **data: None, data) == (data, [])
