@@ -77,7 +77,8 @@ def normalise(name: str, value: Any) -> Any:
             "give every row the same length"
         ) from None
     if array.dtype.kind not in "biuf":
-        sample = next((repr(v) for v in array.ravel() if not _is_number(v)), "?")
+        values = array.ravel().tolist()
+        sample = next((repr(v) for v in values if not _is_number(v)), repr(values[0]))
         raise ValueError(
             f"data argument '{name}' has dtype {array.dtype}, e.g. {sample}, where numbers are "
             "expected; convert text to numbers (category codes, for instance) or drop the column"
@@ -89,7 +90,11 @@ def normalise(name: str, value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

@@ -363,7 +363,9 @@ class Target:
                 trace = handlers.trace(model).get_trace(**self.keywords(arrays))
                 return {s.name: trace[s.name]["value"] for s in self.latents}
 
-            self._initialisers[uniform] = jax.jit(draw)
+            # it runs a few times only: half the time to compile is worth more than speed
+            options = {"xla_backend_optimization_level": 0}
+            self._initialisers[uniform] = jax.jit(draw, compiler_options=options)
         return self._initialisers[uniform]
 
     def _explain_no_density(self, z: np.ndarray) -> str:
@@ -468,6 +470,11 @@ class Target:
             for k, site in enumerate(self.latents, start=1)
             if not np.allclose(values[site.name][k], values[site.name][0], equal_nan=True)
         )
+
+    def sites_along(self, direction: np.ndarray) -> list[str]:
+        """Return the latent sites that carry most of a direction of the flat vector."""
+        size = np.abs(direction)
+        return [name for name, place in self.slices.items() if size[place].max() > 0.5 * size.max()]
 
     def labels(self, sites: Sequence[str] | None = None, *, coords: bool = False) -> list[str]:
         """Return the labels of the scalars of ``sites`` (default: all reported), C order.

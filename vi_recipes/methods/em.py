@@ -104,8 +104,9 @@ class EM(Method):
                 len(history) * CHUNK, self.max_steps, f"log-likelihood {history[-1][-1].max():.6f}"
             )
         path = np.concatenate(history)
-        self._check_monotone(path)
-        best = self._pick(target, steps, theta, path)
+        alive = self._alive(target, steps, theta, path[-1])
+        self._check_monotone(path, alive)
+        best = max(alive, key=lambda r: path[-1, r])
         chosen = jax.tree.map(lambda v: v[best], theta)
         with timing.running():
             log_likelihood = float(steps.e_step(chosen, **target.keywords(arrays))[1])
@@ -149,29 +150,32 @@ class EM(Method):
         return chunk
 
     def _converged(self, path: np.ndarray) -> np.ndarray:
-        rise = path[-1] - path[-2]
-        return np.asarray(np.abs(rise) <= self.tolerance * np.maximum(1.0, np.abs(path[-1])))
+        """Return which starts rise no more, or have no finite objective any more."""
+        with np.errstate(invalid="ignore"):
+            rise = path[-1] - path[-2]
+        still = np.abs(rise) <= self.tolerance * np.maximum(1.0, np.abs(path[-1]))
+        return np.asarray(still | ~np.isfinite(path[-1]))
 
     def _count(self, path: np.ndarray) -> int:
         """Return the iteration from which the objective no longer rises."""
         flat = np.diff(path) <= self.tolerance * np.maximum(1.0, np.abs(path[1:]))
         return int(np.argmax(flat)) + 1 if flat.any() else path.size
 
-    def _check_monotone(self, path: np.ndarray) -> None:
-        fall = path[:-1] - path[1:]
-        worst = np.nanmax(fall / np.maximum(1.0, np.abs(path[1:]))) if fall.size else 0.0
-        if worst > ROUNDING:
-            iteration, restart = np.unravel_index(np.nanargmax(fall), fall.shape)
+    def _check_monotone(self, path: np.ndarray, alive: list[int]) -> None:
+        """Fail if the objective falls; in a start that collapses it may, by rounding."""
+        fall = path[:-1, alive] - path[1:, alive]
+        relative = fall / np.maximum(1.0, np.abs(path[1:, alive]))
+        if relative.max() > ROUNDING:
+            iteration, place = np.unravel_index(relative.argmax(), fall.shape)
             raise MethodFailure(
                 Status.FAILED,
-                f"the objective fell by {fall[iteration, restart]:.3g} at iteration "
-                f"{int(iteration) + 1} of start {int(restart) + 1}; EM cannot do that",
+                f"the objective fell by {fall[iteration, place]:.3g} at iteration "
+                f"{int(iteration) + 1} of start {alive[int(place)] + 1}; EM cannot do that",
                 "the model's e_step and m_step do not belong together: check them",
             )
 
-    def _pick(self, target: Target, steps: EMSteps, theta: Any, path: np.ndarray) -> int:
-        """Return the restart with the best objective among those that have not collapsed."""
-        final = path[-1]
+    def _alive(self, target: Target, steps: EMSteps, theta: Any, final: np.ndarray) -> list[int]:
+        """Return the starts that have not collapsed; fail if there is none."""
         collapsed: dict[int, str] = {}
         for restart in range(self.num_restarts):
             values = jax.tree.map(lambda v, r=restart: v[r], theta)
@@ -192,7 +196,7 @@ class EM(Method):
                 f"{next(iter(collapsed.values()), 'the objective is not finite')}",
                 "use objective='map', fewer components, or a tied covariance",
             )
-        return max(alive, key=lambda r: final[r])
+        return alive
 
 
 def _on_sites(target: Target, values: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -146,19 +146,13 @@ def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e12) -
             scale = 1 / np.sqrt(diagonal)
             condition = float(np.linalg.cond(hessian * np.outer(scale, scale)))
         if smallest <= 0 or condition > condition_limit:
-            direction = np.abs(vectors[:, 0])
-            owners = [
-                site.name
-                for site in target.latents
-                if (direction[target.slices[site.name]] > 0.5 * direction.max()).any()
-            ]
+            along = ", ".join(target.sites_along(vectors[:, 0]))
             kind = "indefinite" if smallest < -1e-10 * largest else "singular"
             raise MethodFailure(
                 Status.SINGULAR,
-                f"the Hessian is {kind}: smallest eigenvalue {smallest:.3g} along "
-                f"{', '.join(owners)}, largest {largest:.3g}, condition number {condition:.2g} at "
-                "unit diagonal",
-                "use mean-field VB with linear response, or NUTS; no Gaussian is fitted here",
+                f"the Hessian is {kind}: smallest eigenvalue {smallest:.3g} along {along}, largest "
+                f"{largest:.3g}, condition number {condition:.2g} at unit diagonal",
+                "use SVI or NUTS; no Gaussian is fitted here",
             )
         # H = V diag(e) V', so V e^(-1/2) is a root of the covariance.
         root = vectors / np.sqrt(eigenvalues)

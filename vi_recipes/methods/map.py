@@ -28,6 +28,9 @@ MAX_DENSE = 300
 PATIENCE = {"newton": 25, "l-bfgs": 250}
 """Steps that a coordinate may spend that far out before the solver is stopped."""
 
+FLAT = 1e-10
+"""Smallest over largest eigenvalue of a Hessian that counts as zero."""
+
 NEWTON_STOP = 1e-4
 """Newton's method converges quadratically: stop this far below the tolerance, at no cost."""
 
@@ -316,13 +319,26 @@ def _judge(
     gradient_max = float(np.abs(gradient).max())
     decrement = float("nan")
     if solver == "newton":
-        try:
-            factor = np.linalg.cholesky(objective.hessian(z))
-            decrement = float(np.linalg.norm(np.linalg.solve(factor, gradient)))
-        except np.linalg.LinAlgError:
-            decrement = float("inf")
+        eigenvalues, vectors = np.linalg.eigh(objective.hessian(z))
+        decrement = float("inf")
+        if eigenvalues[0] > 0:
+            decrement = float(np.sqrt((((vectors.T @ gradient) ** 2) / eigenvalues).sum()))
         converged = decrement <= tolerance
         measure = f"Newton decrement {decrement:.2g}"
+        flat = abs(eigenvalues[0]) <= FLAT * eigenvalues[-1]
+        if flat and not converged and not far.any() and gradient_max <= tolerance:
+            along = ", ".join(objective.target.sites_along(vectors[:, 0]))
+            return Mode(
+                z,
+                value,
+                gradient_max,
+                decrement,
+                trace,
+                Status.UNCONVERGED,
+                f"the density is flat along {along} (eigenvalue {eigenvalues[0]:.2g}), so the mode "
+                "is one of many",
+                "give the site a prior that curves, or use space='unconstrained'",
+            )
     else:
         relative = gradient_max / max(1.0, abs(value))
         converged = relative <= tolerance
@@ -375,7 +391,7 @@ def _collapse(
         Status.DEGENERATE,
         f"{'; '.join(reports)} while the log density still rises (now {-value:.6g}, gradient "
         f"{gradient_max:.2g}): the joint density has no maximum there",
-        "integrate the latent variables instead of maximising over them (EM, mean-field VB, NUTS), "
+        "integrate the latent variables instead of maximising over them (EM, SVI, NUTS), "
         "or use a prior that keeps the scale from zero",
     )
     failure.z = z

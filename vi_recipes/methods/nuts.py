@@ -348,7 +348,7 @@ def _decentred(target: Target, sites: Sequence[str]) -> Target:
 
 def _extreme(pick: Callable[..., Any], values: Draws) -> float:
     """Pick from the numbers there are: R-hat is NaN for one chain, and for constants."""
-    known = [v[np.isfinite(v)] for v in map(np.atleast_1d, values.values())]
+    known = [v[~np.isnan(v)] for v in map(np.atleast_1d, values.values())]
     numbers = np.concatenate(known) if known else np.empty(0)
     return float(pick(numbers)) if numbers.size else float("nan")
 

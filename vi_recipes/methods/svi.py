@@ -182,7 +182,7 @@ class SVI(Method):
             if len(run.means) < 2:
                 raise
             run.interrupted = True
-        return self._read(run, engine, guide, target, timing, (elbo_key, read_key))
+        return self._read(run, engine, guide, target, timing, advance, (elbo_key, read_key))
 
     def _read(
         self,
@@ -191,6 +191,7 @@ class SVI(Method):
         guide: Any,
         target: Target,
         timing: Timing,
+        advance: Callable[..., Any],
         keys: tuple[jax.Array, jax.Array],
     ) -> Result:
         arrays = target.arrays()
@@ -216,12 +217,11 @@ class SVI(Method):
             with timing.running():
                 posterior = read_guide(guide, params, target, keys[1], noise)
             if not isinstance(guide, autoguide.AutoDelta):
-                estimate = timing.compile(_elbo(engine, target), keys[0], params, arrays)
                 with timing.running():
-                    values = np.asarray(estimate(keys[0], params, arrays), float)
+                    values = _fresh_elbos(engine, run.state, average, keys[0], advance, arrays)
+                timing.gradient_evaluations += values.size * self.num_particles
                 se = values.std(ddof=1) / np.sqrt(values.size)
                 evidence = LogEvidence(float(values.mean()), float(se), "lower bound (ELBO)")
-                timing.density_evaluations += values.size
         windows = np.array_split(elbo, min(200, elbo.size))
         return Result(
             posterior,
@@ -289,19 +289,27 @@ def _chunk(engine: Engine, target: Target, size: int) -> Callable[..., Any]:
     return chunk
 
 
-def _elbo(engine: Engine, target: Target) -> Callable[..., Any]:
-    """Return ``(key, params, arrays) -> single-draw ELBOs`` from fresh draws."""
-    objective = Trace_ELBO()
+def _fresh_elbos(
+    engine: Engine,
+    state: Any,
+    params: Any,
+    key: jax.Array,
+    advance: Callable[..., Any],
+    arrays: Any,
+) -> np.ndarray:
+    """Return single-draw ELBOs at unconstrained ``params`` from fresh draws.
 
-    def elbo(key: jax.Array, params: Any, arrays: Any) -> jax.Array:
-        data = target.keywords(arrays)
-
-        def one(key: jax.Array) -> jax.Array:
-            return -objective.loss(key, params, engine.model, engine.guide, **data)
-
-        return jax.lax.map(one, jax.random.split(key, NUM_ELBO_DRAWS), batch_size=10)
-
-    return elbo
+    The loss of a step is taken before the step, so the compiled chunk gives them: nothing more is
+    compiled.
+    """
+    optim_state = engine.optim.init(jax.tree.map(jnp.asarray, params))
+    one, elbos = jnp.int32(1), []
+    state = state._replace(rng_key=key)
+    for _ in range(NUM_ELBO_DRAWS):
+        # each step hands on its stream of random numbers, and nothing else
+        state, losses, _ = advance(state._replace(optim_state=optim_state), one, arrays)
+        elbos.append(-float(np.asarray(losses)[0]))
+    return np.array(elbos)
 
 
 def _batch_error(values: np.ndarray) -> float:
