@@ -232,14 +232,14 @@ def normal_precision() -> Case:
 def simplex() -> Case:
     alpha, counts = np.array([2.0, 3.0, 1.5]), np.array([4, 9, 7])
 
-    def model(counts: jax.Array) -> None:
+    def model(alpha: jax.Array, counts: jax.Array) -> None:
         p = numpyro.sample("p", dist.Dirichlet(alpha))
         numpyro.sample("counts", dist.Multinomial(total_count=20, probs=p), obs=counts)
 
     posterior = stats.dirichlet(alpha + counts)
     return Case(
         model=model,
-        data={"counts": counts},
+        data={"alpha": alpha, "counts": counts},
         mean={"p": posterior.mean()},
         sd={"p": np.sqrt(posterior.var())},
         mode={"p": (alpha + counts - 1) / (alpha + counts - 1).sum()},
@@ -289,8 +289,8 @@ def covariance() -> Case:
     y = np.random.default_rng(3).multivariate_normal([0, 0], [[1.0, 0.5], [0.5, 0.8]], 25)
     df, scale = 6, np.array([[2.0, 0.3], [0.3, 1.0]])
 
-    def model(y: jax.Array) -> None:
-        Sigma = numpyro.sample("Sigma", dist.InverseWishart(df, jnp.asarray(scale)))
+    def model(y: jax.Array, scale: jax.Array) -> None:
+        Sigma = numpyro.sample("Sigma", dist.InverseWishart(df, scale))
         with numpyro.plate("row", len(y)):
             numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(2), Sigma), obs=y)
 
@@ -306,7 +306,7 @@ def covariance() -> Case:
     )  # fmt: skip
     return Case(
         model=model,
-        data={"y": y},
+        data={"y": y, "scale": scale},
         mean={"Sigma": Psi / (nu - D - 1)},
         sd={"Sigma": np.sqrt(variance)},
         mode={"Sigma": Psi / (nu + D + 1)},

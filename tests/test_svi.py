@@ -353,6 +353,22 @@ def test_precision_is_the_methods_own(dtype: Any, x64: bool) -> None:
     assert jnp.dtype(dtype) in seen
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="JAX 0.12 gives a closed-over NumPy array the precision it was first compiled in, "
+    "for as long as that program lives",
+)
+def test_float32_with_an_array_that_the_model_closes_over() -> None:
+    scales = np.array([1.0, 2.0])
+
+    def model() -> None:
+        numpyro.sample("x", dist.Normal(0.0, scales).to_event(1))
+
+    this = vr.Target(model)
+    this.log_density(np.zeros(2))  # in float64
+    assert vr.SVI(num_steps=50, dtype="float32").fit(this).has_result
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

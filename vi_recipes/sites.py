@@ -11,7 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import biject_to
 
-Kind = Literal["latent", "deterministic", "observed"]
+Kind = Literal["latent", "deterministic", "observed", "discrete"]
 
 
 class ModelError(ValueError):
@@ -25,7 +25,8 @@ class Site:
     Parameters
     ----------
     name, kind
-        As in the model; ``kind`` is latent, deterministic or observed.
+        As in the model; ``kind`` is latent, deterministic, observed, or discrete: a discrete
+        latent variable, which is summed out.
     shape
         Shape on the constrained scale, batch dimensions first.
     unconstrained_shape
@@ -102,6 +103,17 @@ def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
     return sites
 
 
+def observed_names(trace: Mapping[str, Any]) -> list[str]:
+    """Return the names of the observed sample sites of a trace, factors among them."""
+    return [n for n, site in trace.items() if site["type"] == "sample" and site["is_observed"]]
+
+
+def plate_depth(trace: Mapping[str, Any]) -> int:
+    """Return how many dimensions, counted from the right, the plates of a trace take."""
+    stacks = [site["cond_indep_stack"] for site in trace.values() if site["type"] == "sample"]
+    return max((-frame.dim for stack in stacks for frame in stack), default=0)
+
+
 def _read_latent(name: str, site: Mapping[str, Any]) -> Site:
     fn, value = site["fn"], site["value"]
     if isinstance(fn, dist.Delta):
@@ -109,10 +121,15 @@ def _read_latent(name: str, site: Mapping[str, Any]) -> Site:
             f"site '{name}' is a latent point mass (dist.Delta); use numpyro.deterministic"
         )
     if fn.support.is_discrete:
-        raise ModelError(
-            f"site '{name}' is a discrete latent variable ({type(fn).__name__}) of shape "
-            f"{jnp.shape(value)}: densities over it have no gradient. Sum it out in the model, "
-            "for instance with dist.MixtureSameFamily or dist.MixtureGeneral"
+        if not fn.has_enumerate_support:
+            raise ModelError(
+                f"site '{name}' is a discrete latent variable of shape {jnp.shape(value)} that "
+                f"cannot be enumerated ({type(fn).__name__} has no finite support). Bound it, or "
+                "sum or integrate it out in the model"
+            )
+        stack = site["cond_indep_stack"]
+        return replace(
+            _make_site(name, "discrete", jnp.shape(value), stack), support=type(fn).__name__
         )
     if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise ModelError(f"site '{name}' has dtype {jnp.result_type(value)}; expected floating")

@@ -19,8 +19,16 @@ from numpyro.infer import init_to_median, init_to_uniform
 from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
 
 from vi_recipes.data import bind, fingerprint
+from vi_recipes.enumeration import marginalise
 from vi_recipes.model import Exchangeable, Model
-from vi_recipes.sites import ModelError, Site, read_trace, site_labels
+from vi_recipes.sites import (
+    ModelError,
+    Site,
+    observed_names,
+    plate_depth,
+    read_trace,
+    site_labels,
+)
 
 Arrays = tuple[Any, ...]
 NUM_ATTEMPTS = 20
@@ -277,7 +285,8 @@ class Target:
         if not self.observed:
             raise ValueError(
                 f"model '{self.name}' has no pointwise likelihood: its likelihood lives in "
-                "numpyro.factor terms. Give the model an observed site (obs=...) to have one"
+                "numpyro.factor terms, or sums over discrete latent variables. Give the model "
+                "an observed site (obs=...) to have one"
             )
         with jax.enable_x64(True):
             result = jax.jit(self.log_likelihood_fn)(jnp.asarray(z, float), self.arrays())
@@ -508,8 +517,39 @@ class Target:
                 if not any(is_traced):
                     raise
             else:
-                return
-        raise AssertionError("unreachable: the last pass traces nothing")
+                break
+        discrete = {n: site for n, site in self.sites.items() if site.kind == "discrete"}
+        if discrete:
+            self._sum_out(discrete)
+
+    def _sum_out(self, discrete: dict[str, Site]) -> None:
+        """Put the marginal over the discrete latent variables in the model's place."""
+        kinds = {name: site.support for name, site in discrete.items()}
+        marginal = marginalise(self.model.function, kinds, self._observed_names, self._plate_depth)
+        self.model = replace(self.model, function=marginal)
+        self._function = handlers.seed(marginal, jax.random.key(0))
+        self.sites = self._trace() | discrete
+        if not any(site.kind == "deterministic" for site in self.sites.values()):
+            return
+        with jax.enable_x64(True):
+            zeros = {s.name: jnp.zeros(s.unconstrained_shape) for s in self.latents}
+            first, *others = (
+                constrain_fn(
+                    handlers.seed(marginal, jax.random.key(seed)),
+                    (),
+                    self.keywords(self.arrays()),
+                    zeros,
+                    return_deterministic=True,
+                )
+                for seed in range(4)
+            )
+        for name in (n for n, site in self.sites.items() if site.kind == "deterministic"):
+            if any(not np.array_equal(first[name], other[name]) for other in others):
+                raise ModelError(
+                    f"deterministic site '{name}' depends on a discrete latent variable "
+                    f"({', '.join(discrete)}), which is summed out: it has no one value. Leave it "
+                    "out of the model"
+                )
 
     def _trace(self) -> dict[str, Site]:
         found: dict[str, Site] = {}
@@ -518,7 +558,10 @@ class Target:
             # init_to_uniform, because improper distributions cannot be sampled
             seeded = handlers.seed(self.model.function, key)
             model = handlers.substitute(seeded, substitute_fn=init_to_uniform())
-            found.update(read_trace(handlers.trace(model).get_trace(**self.keywords(arrays))))
+            trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+            found.update(read_trace(trace))
+            self._observed_names = observed_names(trace)
+            self._plate_depth = plate_depth(trace)
 
         try:
             with warnings.catch_warnings(), jax.enable_x64(True):

@@ -1,0 +1,118 @@
+"""Discrete latent variables are summed out; the oracle is the sum written by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+import vi_recipes as vr
+
+Y = np.array([-2.1, -1.4, 0.2, 1.7, 2.6])
+
+
+def mixture(y):
+    weight = numpyro.sample("weight", dist.Beta(2, 3))
+    mu = numpyro.sample("mu", dist.Normal(jnp.array([-2.0, 2.0]), 1.0).to_event(1))
+    numpyro.deterministic("gap", mu[1] - mu[0])
+    with numpyro.plate("point", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(weight))
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
+def chain(y):
+    """Hold a two-state Markov chain, unrolled: the states couple."""
+    stay = numpyro.sample("stay", dist.Beta(5, 2))
+    state = 0
+    for t in range(len(y)):
+        go = jnp.where(state == 0, 1 - stay, stay)
+        state = numpyro.sample(f"z{t}", dist.Bernoulli(go))
+        numpyro.sample(f"y{t}", dist.Normal(2.0 * state - 1.0, 1.0), obs=y[t])
+
+
+def test_mixture_is_the_sum_over_labels() -> None:
+    target = vr.Target(mixture, y=Y)
+    assert [s.name for s in target.latents] == ["weight", "mu"]
+    assert target.sites["z"].kind == "discrete"
+    values = {"weight": np.array(0.3), "mu": np.array([-1.5, 1.8])}
+    z = target.unconstrain(values)
+    by_hand = (
+        stats.beta(2, 3).logpdf(0.3)
+        + stats.norm([-2, 2], 1).logpdf([-1.5, 1.8]).sum()
+        + np.log(0.7 * stats.norm(-1.5, 1).pdf(Y) + 0.3 * stats.norm(1.8, 1).pdf(Y)).sum()
+    )
+    np.testing.assert_allclose(target.log_density(z, jacobian=False), by_hand, rtol=1e-12)
+    log_jacobian = np.log(0.3 * 0.7)  # of the logistic map; mu is not transformed
+    np.testing.assert_allclose(target.log_density(z), by_hand + log_jacobian, rtol=1e-12)
+    np.testing.assert_allclose(target.constrain(z)["gap"], 3.3)
+
+
+def test_coupled_states_are_the_sum_over_all_paths() -> None:
+    target = vr.Target(chain, y=Y[:4])
+    stay, total = 0.8, 0.0
+    for path in itertools.product([0, 1], repeat=4):
+        probability, before = 1.0, 0
+        for t, state in enumerate(path):
+            up = 1 - stay if before == 0 else stay
+            probability *= (up if state else 1 - up) * stats.norm(2 * state - 1, 1).pdf(Y[t])
+            before = state
+        total += probability
+    z = target.unconstrain({"stay": np.array(stay)})
+    by_hand = stats.beta(5, 2).logpdf(stay) + np.log(total)
+    np.testing.assert_allclose(target.log_density(z, jacobian=False), by_hand, rtol=1e-12)
+
+
+def test_every_method_fits_it() -> None:
+    target = vr.Target(mixture, y=Y)
+    for method in (
+        vr.MAP(),
+        vr.Laplace(),
+        vr.SVI(num_steps=2_000),
+        vr.NUTS(num_warmup=200, num_samples=200, num_chains=2),
+    ):
+        fit = method.fit(target, key=1)
+        assert fit.has_result, fit
+        assert set(fit.mean()) == {"weight", "mu", "gap"}
+        gap = fit.mean()["mu"][1] - fit.mean()["mu"][0]
+        np.testing.assert_allclose(fit.mean()["gap"], gap, atol=0.1)
+
+
+def test_starting_points_follow_the_key() -> None:
+    target = vr.Target(mixture, y=Y)
+    first, again, other = (target.start(jax.random.key(k)) for k in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_there_is_no_pointwise_likelihood() -> None:
+    target = vr.Target(mixture, y=Y)
+    with pytest.raises(ValueError, match="discrete latent"):
+        target.log_likelihood(np.zeros(target.dim))
+
+
+def test_a_deterministic_site_of_the_labels_is_refused() -> None:
+    def model(y):
+        p = numpyro.sample("p", dist.Beta(1, 1))
+        with numpyro.plate("point", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(p))
+            numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+        numpyro.deterministic("count", z.sum())
+
+    with pytest.raises(ValueError, match=r"'count' depends on a discrete.*z"):
+        vr.Target(model, y=np.linspace(-3, 3, 40))
+
+
+def test_an_infinite_support_is_refused() -> None:
+    def model(y):
+        rate = numpyro.sample("rate", dist.Gamma(2, 1))
+        n = numpyro.sample("n", dist.Poisson(rate))
+        numpyro.sample("y", dist.Normal(n, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"'n'.*cannot be enumerated.*Poisson"):
+        vr.Target(model, y=1.0)
