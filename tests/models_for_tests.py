@@ -139,9 +139,7 @@ def nested_plates() -> Case:
     to_s = np.column_stack([np.ones(3), np.eye(3), np.zeros((3, 6))])
     L = np.vstack([np.eye(1, 10), to_s, to_s[school] + np.eye(10)[4:]])
     P = L @ np.diag([4.0] + [1.0] * 3 + [0.49] * 6) @ L.T
-    mean, cov, evidence = gaussian(
-        np.zeros(10), P, np.eye(10)[4:], 0.25 * np.eye(6), y.ravel()
-    )
+    mean, cov, evidence = gaussian(np.zeros(10), P, np.eye(10)[4:], 0.25 * np.eye(6), y.ravel())
     sd = np.sqrt(np.diag(cov))
 
     def split(v: np.ndarray) -> dict[str, Any]:
@@ -445,9 +443,7 @@ def mixture() -> Case:
     log_prior = stats.norm.logpdf(grid, 0, scale)
     log_p += log_prior[:, None] + log_prior[None, :]
     a, b = np.broadcast_arrays(grid[:, None], grid[None, :])
-    mean, sd, evidence = moments_on_grid(
-        np.where(a < b, log_p, -np.inf), 0.01**2, {"a": a, "b": b}
-    )
+    mean, sd, evidence = moments_on_grid(np.where(a < b, log_p, -np.inf), 0.01**2, {"a": a, "b": b})
     return Case(
         model=wrapped,
         data={"y": y},

@@ -16,7 +16,8 @@ def test_known_permutations_of_draws_are_undone(k: int) -> None:
     rng = np.random.default_rng(k)
     shape = (2, 200)
     # components 5 sds apart in mu; "weight" has its labels last, and "other" has none
-    pivot = {"mu": 5.0 * rng.permutation(k)[:, None] + np.zeros((k, 2)), "weight": np.arange(1.0 * k)}
+    mu = 5.0 * rng.permutation(k)[:, None] + np.zeros((k, 2))
+    pivot = {"mu": mu, "weight": np.arange(1.0 * k)}
     truth = {
         "mu": pivot["mu"] + 0.5 * rng.standard_normal((*shape, k, 2)),
         "weight": pivot["weight"] + 0.1 * rng.standard_normal((*shape, k)),
@@ -88,9 +89,7 @@ def test_everything_moves_with_its_label() -> None:
     for sites in (["mu", "rest", "pi"], ["pi", "mu"], ["rest"], ["pi"]):
         np.testing.assert_allclose(found.cov(sites), expected.cov(sites), rtol=1e-12)
     key = jax.random.key(0)
-    np.testing.assert_array_equal(
-        found.draws(9, key)["mu"], base.draws(9, key)["mu"][:, ORDER]
-    )
+    np.testing.assert_array_equal(found.draws(9, key)["mu"], base.draws(9, key)["mu"][:, ORDER])
 
 
 def test_a_posterior_without_draws_can_be_permuted() -> None:

@@ -84,7 +84,7 @@ def test_a_fit_or_a_reason(method: str, model: str, tmp_path: Path) -> None:
     check_record(fit, method, model)
     if fit.has_result:
         check_moments(fit, model)
-        check_arviz(fit)
+        check_arviz(fit, model)
     else:
         check_silence(fit)
     check_round_trip(fit, tmp_path / "fit.nc")
@@ -127,15 +127,22 @@ def check_moments(fit: vr.Fit, model: str) -> None:
     np.testing.assert_array_equal(fit.cov(names[::-1]).index, fit.labels(names[::-1]))
 
 
-def check_arviz(fit: vr.Fit) -> None:
+def check_arviz(fit: vr.Fit, model: str) -> None:
     tree = fit.to_arviz()
     assert tree["posterior"].attrs["method"] == fit.method
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constants and single chains, which is what there is
         summary = az.summary(tree, kind="stats", round_to="none")
     assert list(summary.index) == fit.labels()
-    if fit.is_sampler:
+    # arviz.summary 1.3 labels the scalars of c[class, school] as if school came first, because a
+    # site with school alone stands before it; the tree itself is right
+    if fit.is_sampler and model != "nested_plates":
         np.testing.assert_allclose(summary["mean"], fit.flat(fit.mean()), rtol=1e-8, atol=1e-12)
+    for site, mean in fit.mean().items():
+        drawn = tree["posterior"][site].mean(("chain", "draw")).to_numpy()
+        assert drawn.shape == mean.shape
+        if fit.is_sampler:
+            np.testing.assert_allclose(drawn, mean, rtol=1e-8, atol=1e-12)
 
 
 def check_silence(fit: vr.Fit) -> None:

@@ -73,7 +73,8 @@ def test_the_maximum_is_that_of_a_direct_search() -> None:
     def loss(mu: np.ndarray) -> float:
         return -float(logsumexp(norm.logpdf(y[:, None], mu) + np.log(0.5), axis=1).sum())
 
-    best = minimize(loss, [-2.0, 2.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
+    options = {"xatol": 1e-9, "fatol": 1e-12}
+    best = minimize(loss, [-2.0, 2.0], method="Nelder-Mead", options=options)
     fit = vr.EM().fit(target("mixture"), throw=True)
     assert fit.log_likelihood == pytest.approx(-best.fun, abs=1e-8)
     np.testing.assert_allclose(np.sort(fit.mean()["mu"]), np.sort(best.x), atol=1e-5)

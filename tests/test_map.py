@@ -135,7 +135,18 @@ def test_an_improper_posterior_is_not_called_converged() -> None:
 
     fit = vr.MAP().fit(vr.Target(model))
     assert fit.status is vr.Status.UNCONVERGED
-    assert "inf" in fit.message
+    assert "flat along x" in fit.message
+
+
+@pytest.mark.parametrize("solver", ["newton", "l-bfgs"])
+def test_a_density_that_rises_for_ever_has_no_mode(solver: str) -> None:
+    def model() -> None:
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.factor("f", x)
+
+    fit = vr.MAP(solver=solver).fit(vr.Target(model))
+    assert fit.status is vr.Status.DEGENERATE
+    assert "x runs to" in fit.message
 
 
 @pytest.mark.parametrize(

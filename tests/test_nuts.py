@@ -252,7 +252,7 @@ def test_precision_is_the_methods_own(dtype: Any, x64: bool) -> None:
 
 
 def test_an_unknown_site_to_noncentre() -> None:
-    with pytest.raises(ValueError, match=r"noncentered: got 'school', expected latent sites.*theta"):
+    with pytest.raises(ValueError, match=r"noncentered: got 'school', expected latent.*theta"):
         vr.NUTS(noncentered=("school",)).fit(target("eight_schools"))
 
 

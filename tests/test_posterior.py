@@ -117,9 +117,7 @@ def test_functions_of_several_coordinates_are_within_their_own_error() -> None:
     theta = np.sqrt(COV[0, 0] + COV[4, 4] - 2 * COV[0, 4])
     gap = (LOC[0] - LOC[4]) / theta
     expected = (
-        LOC[0] * stats.norm.cdf(gap)
-        + LOC[4] * stats.norm.cdf(-gap)
-        + theta * stats.norm.pdf(gap)
+        LOC[0] * stats.norm.cdf(gap) + LOC[4] * stats.norm.cdf(-gap) + theta * stats.norm.pdf(gap)
     )
     found, error = dense().mean()["largest"], dense().mcse_mean()["largest"]
     assert 0 < error < 0.02

@@ -390,7 +390,7 @@ def too_many(y: Any) -> None:
     ("model", "match"),
     [
         (observed_only, "no latent site"),
-        (discrete, r"'k' is a discrete latent variable \(Poisson"),
+        (discrete, r"'k' is a discrete latent variable.*cannot be enumerated \(Poisson"),
         (with_param, r"'theta' is a numpyro\.param"),
         (subsampled, r"plate 'row' subsamples 2 of 4"),
         (point_mass, r"'x' is a latent point mass"),

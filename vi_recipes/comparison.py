@@ -63,13 +63,11 @@ def compare(
     Raises
     ------
     ValueError
-        For no methods, two of one name, or a reference that is not among them.
+        For no methods, two of one name, a reference that is not among them, or a fit without
+        numbers or of another model as reference.
     """
     named = _named(methods)
-    if isinstance(reference, str) and reference not in named:
-        raise ValueError(
-            f"reference: got '{reference}', expected one of the methods: {', '.join(named)}"
-        )
+    reference = _checked_reference(reference, named, target)
     target.start(jax.random.key(key))  # a target without a finite density fails here, once
     fits: dict[str, Fit] = {}
     interrupted = False
@@ -433,6 +431,28 @@ def _named(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method
             f"methods: more than one is named {', '.join(twice)}; give a mapping name -> method"
         )
     return dict(pairs)
+
+
+def _checked_reference(
+    reference: str | Fit | None, named: Mapping[str, Method], target: Target
+) -> str | Fit | None:
+    """Return the reference under a name of its own, or say why it cannot be one."""
+    if isinstance(reference, str) and reference not in named:
+        raise ValueError(
+            f"reference: got '{reference}', expected one of the methods: {', '.join(named)}"
+        )
+    if not isinstance(reference, Fit):
+        return reference
+    if not reference.has_result:
+        raise ValueError(f"reference: the fit has no numbers: {reference.explanation}")
+    theirs, ours = ([(s.name, s.shape) for s in q] for q in (reference.sites, target.quantities))
+    if theirs != ours:
+        raise ValueError(
+            f"reference: it is of a model with the sites {theirs}, expected {ours}; "
+            "give a fit of this target"
+        )
+    taken = reference.method in named
+    return reference.renamed(f"{reference.method}_reference") if taken else reference
 
 
 def _choose_reference(

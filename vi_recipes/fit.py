@@ -259,7 +259,6 @@ class Fit:
         method, status, seed and versions.
         """
         import arviz_base as az
-        import xarray as xr
 
         try:
             samples = self._samples()
@@ -275,13 +274,6 @@ class Fit:
                 dims={s.name: list(s.dims) for s in self.sites},
                 coords=dict(self.coords),
             )
-        # arviz.summary takes a variable's labels in the order of its own dimensions, but its values
-        # in the order of the dataset's. Coordinates that stand first make the two the same.
-        found = tree["posterior"].to_dataset()
-        widest = sorted(self.sites, key=lambda s: -len(s.dims))
-        order = dict.fromkeys(["chain", "draw", *(d for s in widest for d in s.dims)])
-        frame = xr.Dataset(coords={d: found.coords[d] for d in order}, attrs=found.attrs)
-        tree["posterior"] = xr.DataTree(frame.assign(found.data_vars))
         attributes = {
             "inference_library": "vi_recipes",
             "method": self.method,

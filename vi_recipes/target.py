@@ -332,10 +332,31 @@ class Target:
                 return z
         raise ModelError(self._explain_no_density(z))
 
+    @cached_property
+    def closes_over_arrays(self) -> bool:
+        """Whether the model reads floating-point arrays that are not among its arguments."""
+
+        def constants() -> list[Any]:
+            def fresh(z: jax.Array, arrays: Arrays) -> jax.Array:  # unknown to JAX's caches
+                return self.log_density_fn(z, arrays)
+
+            return list(jax.make_jaxpr(fresh)(jnp.zeros(self.dim), self.arrays()).consts)
+
+        with jax.enable_x64(True):
+            # what the model makes anew each time is harmless; what it holds on to is not
+            pairs = zip(constants(), constants(), strict=True)
+            return any(
+                a is b and np.ndim(a) > 0 and jnp.issubdtype(a.dtype, jnp.floating)
+                for a, b in pairs
+            )
+
     def _check_indices(self) -> None:
         """Raise on an index out of bounds, which JAX would quietly clamp. Once per target."""
         if self._indices_checked:
             return
+        if self.closes_over_arrays:
+            # the caller may have used them in float32, which JAX remembers
+            jax.clear_caches()  # type: ignore[no-untyped-call]
         with jax.enable_x64(True):
             checked = checkify.checkify(self.log_density_fn, errors=checkify.index_checks)
             error, _ = jax.jit(checked)(jnp.zeros(self.dim), self.arrays())

@@ -55,6 +55,12 @@ class Method(ABC):
 
     def applies(self, target: Target) -> str | None:
         """Return ``None`` if the method applies to ``target``, else why not."""
+        if self.dtype_used == "float32" and target.closes_over_arrays:
+            return (
+                f"model '{target.name}' closes over arrays instead of taking them as arguments, "
+                "and JAX ties such arrays to one precision: pass them as arguments, or use "
+                "dtype='float64'"
+            )
         return None
 
     @abstractmethod

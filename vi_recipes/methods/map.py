@@ -25,6 +25,9 @@ Solver = Literal["auto", "newton", "l-bfgs"]
 MAX_DENSE = 300
 """Up to this dimension "auto" takes Newton steps with the dense Hessian."""
 
+ESCAPE = 1e8
+"""A coordinate of any site that has moved this far, in units of where it began, escapes."""
+
 PATIENCE = {"newton": 25, "l-bfgs": 250}
 """Steps that a coordinate may spend that far out before the solver is stopped."""
 
@@ -71,7 +74,7 @@ class MAP(Method):
     tolerance
         The Newton decrement sqrt(g' H^-1 g) to reach, which is the length of the Newton step in
         posterior standard deviations; where no Hessian is formed, the largest absolute
-        component of the gradient, divided by ``max(1, |log density|)``.
+        component of the gradient, divided by ``max(1, |log density|)`` at its smaller end.
     num_restarts
         Runs from scattered starting points besides the first; the best mode is kept.
     """
@@ -254,9 +257,10 @@ def _descend(
         progress(len(trace), max_steps, f"log density {trace[-1]:.6g}")
         displaced.append(float(np.abs(z - start)[bounded].max(initial=0.0)))
         lingering = len(displaced) > patience and min(displaced[-patience:]) > RUNAWAY
-        return displaced[-1] > 3 * RUNAWAY or lingering
+        return displaced[-1] > 3 * RUNAWAY or lingering or bool(_escaped(z, start).any())
 
     with objective.timing.running_compiled(), np.errstate(all="ignore"):
+        first = objective.value_and_grad(start)[0]
         if solver == "newton":
             z, why = trust_region_newton(
                 objective.value_and_grad,
@@ -268,9 +272,13 @@ def _descend(
             )
         else:
             z, why = _l_bfgs(objective, start, max_steps, callback)
-        far = bounded & (np.abs(z - start) > RUNAWAY)
-        mode = _judge(objective, z, far, trace, solver, tolerance, why)
+        far = bounded & (np.abs(z - start) > RUNAWAY) | _escaped(z, start)
+        mode = _judge(objective, z, far, first, trace, solver, tolerance, why)
     return mode
+
+
+def _escaped(z: np.ndarray, start: np.ndarray) -> np.ndarray:
+    return np.abs(z - start) > ESCAPE * np.maximum(1.0, np.abs(start))
 
 
 def _l_bfgs(
@@ -303,6 +311,7 @@ def _judge(
     objective: Objective,
     z: np.ndarray,
     far: np.ndarray,
+    first: float,
     trace: list[float],
     solver: Solver,
     tolerance: float,
@@ -340,7 +349,8 @@ def _judge(
                 "give the site a prior that curves, or use space='unconstrained'",
             )
     else:
-        relative = gradient_max / max(1.0, abs(value))
+        # the first value bounds the scale: a density that grows without end does not excuse slopes
+        relative = gradient_max / max(1.0, min(abs(value), abs(first)))
         converged = relative <= tolerance
         measure = f"relative gradient {relative:.2g}"
     if converged:

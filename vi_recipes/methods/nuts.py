@@ -134,7 +134,7 @@ class NUTS(Method):
             ", ".join(unknown),
             f"latent sites of the model: {', '.join(known)}",
         )
-        return None
+        return super().applies(target)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
