@@ -1,6 +1,6 @@
 """Run by .ci/run with the wheel's own Python, outside the checkout: content loads, no stray names.
 
-    python smoke_wheel.py path/to/vi_recipes-*.whl
+python smoke_wheel.py path/to/vi_recipes-*.whl
 """
 
 import sys

@@ -65,7 +65,7 @@ def test_leaves_a_saddle_point_that_the_gradient_cannot_see() -> None:
 
 
 def test_ends_on_a_function_without_a_minimum() -> None:
-    z, why, visited = run(
+    _, why, visited = run(
         lambda z: -z[0] + z[1] ** 2 * np.exp(z[0]),
         lambda z: np.array([-1 + z[1] ** 2 * np.exp(z[0]), 2 * z[1] * np.exp(z[0])]),
         lambda z: np.array(

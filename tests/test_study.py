@@ -1,4 +1,4 @@
-"""Studies: a comparison in one object."""
+"""Studies: scripted comparisons, and the two that are shipped."""
 
 from __future__ import annotations
 
@@ -6,71 +6,57 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models_for_tests import case, target
+from models_for_tests import target
 
 import vi_recipes as vr
-from vi_recipes.content import find
-
-METHODS: dict[str, vr.Method] = {"laplace": vr.Laplace(), "svi": vr.SVI(num_steps=200)}
 
 
-def study(**options: object) -> vr.Study:
+def test_a_study_is_its_comparison(tmp_path: Path) -> None:
     this = target("linear_regression")
-    defaults = {"name": "line", "model": this.model, "data": case("linear_regression").data,
-                "methods": METHODS}  # fmt: skip
-    return vr.Study(**{**defaults, **options})  # type: ignore[arg-type]
+    study = vr.Study(
+        name="lines",
+        model=this.model,
+        data=this.data,
+        methods={"mode": vr.MAP(), "gauss": vr.Laplace()},
+        reference="gauss",
+        seed=4,
+        description="Two ways to one answer.",
+    )
+    c = study.run(tmp_path)
+    assert list(c) == ["mode", "gauss"]
+    assert c.reference_name == "gauss"
+    assert c.description == "Two ways to one answer."
+    assert c["mode"].provenance.seed == 4
+    assert (tmp_path / "fits" / "gauss.nc").exists()
+    again = study.run()
+    np.testing.assert_array_equal(again["gauss"].mean()["beta"], c["gauss"].mean()["beta"])
+    assert study.run(seed=9)["mode"].provenance.seed == 9
 
 
-def test_it_runs_what_it_says(tmp_path: Path) -> None:
-    c = study(reference="laplace", description="a line").run(tmp_path)
-    assert list(c) == ["laplace", "svi"]
-    assert c.reference_name == "laplace"
-    assert c.description == "a line"
-    assert sorted(p.name for p in (tmp_path / "fits").iterdir()) == ["laplace.nc", "svi.nc"]
+@pytest.mark.parametrize("name", ["radon", "gmm"])
+def test_shipped_studies_name_models_and_methods_that_exist(name: str) -> None:
+    study = vr.load_study(name)
+    assert study.name == name
+    assert study.methods
+    assert study.reference in study.methods
+    assert study.description
+    this = study.target()
+    assert all(method.applies(this) is None for method in study.methods.values())
 
 
-def test_its_seed_may_be_replaced() -> None:
-    one, two, other = study(seed=1).run(), study(seed=2).run(seed=1), study(seed=2).run()
-    np.testing.assert_array_equal(one.means()["svi"], two.means()["svi"])
-    assert (one.means()["svi"] != other.means()["svi"]).all()
-    assert one["svi"].provenance.seed == 1
-
-
-def test_the_model_may_be_a_name_and_its_data_partly_replaced() -> None:
-    this = vr.Study(name="s", model="eight_schools", data={"sigma": np.full(8, 10.0)}).target()
-    assert this.name == "eight_schools"
-    assert this.data["sigma"].tolist() == [10.0] * 8
-    assert this.data["y"][0] == 28
-
-
-def test_methods_default_to_those_that_apply(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-
-    def record(target: vr.Target, methods: dict[str, vr.Method], **_: object) -> None:
-        seen.extend(methods)
-
-    monkeypatch.setattr("vi_recipes.study.compare", record)
-    study(methods=None).run()
-    assert seen == ["map", "laplace", "svi", "nuts"]  # no closed-form EM steps here
-
-
-def test_a_models_own_options_are_its_methods_defaults() -> None:
-    from vi_recipes.methods import default_methods, make_method
-
-    methods = default_methods(target("eight_schools"))
-    assert isinstance(methods["nuts"], vr.NUTS)
-    assert methods["nuts"].noncentered == ("theta",)
-    override = make_method("nuts", target("eight_schools"), noncentered=(), num_chains=1)
-    assert override == vr.NUTS(num_chains=1)
-
-
-@pytest.mark.parametrize("name", find("comparisons"))
-def test_shipped_studies_can_be_run(name: str) -> None:
-    """Each has a target with a finite density, and methods that say so if they do not apply."""
-    this = vr.load_study(name)
-    assert this.name == name
-    assert this.description
-    assert this.methods is not None
-    assert this.reference in this.methods
-    for method in this.methods.values():
-        assert method.applies(this.target()) is None
+def test_outside_references_become_fits() -> None:
+    this = target("linear_regression")
+    fit = vr.load_reference(
+        {"source": "by hand", "parameters": {"beta[1]": {"mean": 2.0, "sd": 0.5, "mcse": 0.01}}},
+        this,
+    )
+    assert np.isnan(fit.mean()["beta"][0])
+    assert fit.mean()["beta"][1] == 2.0
+    assert fit.mcse()["beta"][1] == 0.01
+    c = vr.compare(this, [vr.Laplace()], reference=fit)
+    row = c.accuracy().loc[("beta[1]", "laplace")]
+    np.testing.assert_allclose(row["difference"], (c["laplace"].mean()["beta"][1] - 2.0) / 0.5)
+    with pytest.raises(ValueError, match=r"beta\[7\]"):
+        vr.load_reference({"parameters": {"beta[7]": {"mean": 0.0}}}, this)
+    with pytest.raises(ValueError, match="parameters"):
+        vr.load_reference({"source": "empty"}, this)

@@ -131,6 +131,8 @@ class SVI(Method):
 
     @override
     def applies(self, target: Target) -> str | None:
+        if self.guide == "iaf" and target.dim < 2:
+            return "a flow needs two coordinates or more, and the model has one: use guide='normal'"
         by_numpyro = isinstance(self.guide, str | type | autoguide.AutoGuide)
         if by_numpyro and target.moving_supports:
             return (
