@@ -7,6 +7,7 @@ import sysconfig
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jsonschema
@@ -18,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import vi_recipes as vr
+from vi_recipes import cli
 from vi_recipes.cli import app, options, show
 from vi_recipes.json_result import schema
 from vi_recipes.methods import METHODS
@@ -295,6 +297,13 @@ def test_ctrl_c_keeps_and_reports_what_is_done():
     assert result["methods"]["nuts"]["status"] == "interrupted"
     # what is there can be reported on again, and that is no interruption
     assert run("report", "out").exit_code == 0
+
+
+def test_an_interrupt_that_falls_on_a_garbage_collection_is_not_lost():
+    swallowed = SimpleNamespace(exc_type=KeyboardInterrupt)
+    cli._keep_interrupts(swallowed)
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(10)
 
 
 # -- help and lists ----------------------------------------------------------------------------

@@ -64,6 +64,8 @@ def refusals(method: str, model: str) -> tuple[vr.Status, str] | None:
         return vr.Status.NOT_APPLICABLE, "support of x depends"
     if method == "svi_iaf" and target(model).dim == 1:
         return vr.Status.NOT_APPLICABLE, "a flow needs two coordinates"
+    if method == "svi_iaf" and target(model).has_scan:
+        return vr.Status.NOT_APPLICABLE, "scan cannot be replayed"
     if kind == "map" and not case(model).has_mode:
         return vr.Status.DEGENERATE, "tau runs to"
     if method == "laplace" and not case(model).has_mode:

@@ -113,8 +113,14 @@ def test_the_objective_is_the_log_joint() -> None:
 # -- its own invariants --------------------------------------------------------------------------
 
 
+ALL_TYPES = [
+    pytest.param(name, marks=() if name in ("full", "spherical") else pytest.mark.slow)
+    for name in TYPES
+]
+
+
 @pytest.mark.parametrize("objective", ["mle", "map"])
-@pytest.mark.parametrize("covariance", TYPES)
+@pytest.mark.parametrize("covariance", ALL_TYPES)
 def test_no_iteration_loses_ground(covariance: str, objective: Any) -> None:
     fit = vr.EM(objective=objective, num_restarts=3).fit(old_faithful(covariance, 3))
     trace = fit.trace["log_likelihood" if objective == "mle" else "log_posterior"]

@@ -136,6 +136,7 @@ def test_reference_answers_fit_the_model(name: str) -> None:
 # -- gmm -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["full", "tied", "diagonal", "spherical"])
 def test_gmm_covariances(covariance: str) -> None:
     gmm = load_object(f"{find('models')['gmm']}:gmm")

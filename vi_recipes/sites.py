@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions.transforms import biject_to
+from numpyro.primitives import Messenger
 
 Kind = Literal["latent", "deterministic", "observed", "discrete"]
 
@@ -101,6 +102,16 @@ def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
             continue
         sites[name] = _read_latent(name, site)
     return sites
+
+
+class ScanWatch(Messenger):  # type: ignore[misc]
+    """Notes whether the model it wraps calls NumPyro's ``scan``."""
+
+    found = False
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Look at one message."""
+        self.found = self.found or msg["type"] == "control_flow"
 
 
 def observed_names(trace: Mapping[str, Any]) -> list[str]:

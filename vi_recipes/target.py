@@ -23,6 +23,7 @@ from vi_recipes.enumeration import marginalise
 from vi_recipes.model import Exchangeable, Model
 from vi_recipes.sites import (
     ModelError,
+    ScanWatch,
     Site,
     observed_names,
     plate_depth,
@@ -579,7 +580,10 @@ class Target:
             # init_to_uniform, because improper distributions cannot be sampled
             seeded = handlers.seed(self.model.function, key)
             model = handlers.substitute(seeded, substitute_fn=init_to_uniform())
-            trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+            watch = ScanWatch()
+            with watch:
+                trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+            self.has_scan = watch.found
             found.update(read_trace(trace))
             self._observed_names = observed_names(trace)
             self._plate_depth = plate_depth(trace)

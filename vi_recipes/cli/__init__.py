@@ -5,8 +5,10 @@ What a command needs is imported inside it, so that help and lists come at once.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +92,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # signs that the encoding lacks are replaced
             stream.reconfigure(errors="replace")
+    sys.unraisablehook = _keep_interrupts
     app(prog_name="vi-recipes")
+
+
+def _keep_interrupts(unraisable: Any) -> None:
+    """Send Ctrl-C again where it fell on a garbage collection, which swallows exceptions."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 # -- commands --------------------------------------------------------------------------------

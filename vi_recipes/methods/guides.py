@@ -151,6 +151,11 @@ def read_guide(
             return GaussianPosterior(target, loc, root, np.zeros(loc.size), error)
         scale = np.asarray(params[f"{prefix}_scale"], float)[order]
         return GaussianPosterior(target, loc, None, scale, error)
+    if isinstance(guide, autoguide.AutoContinuous):
+        # not sample_posterior, whose map to the constrained scale belongs to the guide's set-up
+        z = np.asarray(guide.get_posterior(params).sample(key, (NUM_DRAWS,)), float)
+        draws = target.constrain(z[:, flat_order(guide, target)])
+        return DrawsPosterior({n: v[None] for n, v in draws.items()}, independent=True)
     data = target.keywords(target.arrays())
     if isinstance(guide, autoguide.AutoGuide):
         latents = guide.sample_posterior(key, dict(params), sample_shape=(NUM_DRAWS,))

@@ -133,6 +133,11 @@ class SVI(Method):
     def applies(self, target: Target) -> str | None:
         if self.guide == "iaf" and target.dim < 2:
             return "a flow needs two coordinates or more, and the model has one: use guide='normal'"
+        if self.guide == "iaf" and target.has_scan:
+            return (
+                "NumPyro's scan cannot be replayed under a guide with neural networks: use "
+                "guide='multivariate_normal'"
+            )
         by_numpyro = isinstance(self.guide, str | type | autoguide.AutoGuide)
         if by_numpyro and target.moving_supports:
             return (
