@@ -1,8 +1,9 @@
-"""A dense trust-region Newton method, with the subproblem solved exactly by eigenvalues."""
+"""A trust-region Newton method, for a dense Hessian or one with local structure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -11,25 +12,78 @@ ACCEPT, GOOD = 1e-4, 0.75
 NUM_BISECTIONS = 60
 
 
+class Curvature(Protocol):
+    """A Hessian H in the form that the method needs it, with a metric M for its steps."""
+
+    def step(self, gradient: np.ndarray, radius: float) -> np.ndarray:
+        """Return the minimiser of g'x + x'Hx / 2 in the ball x'Mx <= radius^2."""
+
+    def dot(self, vector: np.ndarray) -> np.ndarray:
+        """Return H times a vector."""
+
+    def norm(self, vector: np.ndarray) -> float:
+        """Return sqrt(x'Mx)."""
+
+    def decrement(self, gradient: np.ndarray) -> float:
+        """Return sqrt(g' H^-1 g); infinite unless H is positive definite."""
+
+
+class Dense:
+    """A dense Hessian; M is the identity.
+
+    One eigendecomposition, from which the exact minimiser in the ball follows by bisection on its
+    multiplier.
+    """
+
+    def __init__(self, hessian: np.ndarray) -> None:
+        self.values, self.vectors = np.linalg.eigh(hessian)
+
+    def step(self, gradient: np.ndarray, radius: float) -> np.ndarray:
+        """Return the minimiser of the quadratic model in the ball."""
+        slope = self.vectors.T @ gradient
+        return np.asarray(self.vectors @ _step(self.values, slope, radius))
+
+    def dot(self, vector: np.ndarray) -> np.ndarray:
+        """Return H times a vector."""
+        return np.asarray(self.vectors @ (self.values * (self.vectors.T @ vector)))
+
+    def norm(self, vector: np.ndarray) -> float:
+        """Return the Euclidean length."""
+        return float(np.linalg.norm(vector))
+
+    def decrement(self, gradient: np.ndarray) -> float:
+        """Return the Newton decrement sqrt(g' H^-1 g); infinite unless H is positive definite."""
+        if self.values[0] <= 0:
+            return float("inf")
+        return float(np.sqrt(((self.vectors.T @ gradient) ** 2 / self.values).sum()))
+
+    def diagonal(self) -> np.ndarray:
+        """Return the diagonal of H."""
+        return np.asarray((self.vectors**2 * self.values).sum(axis=1))
+
+    def extreme_eigenvalues(self) -> tuple[float, float, np.ndarray]:
+        """Return the smallest and largest eigenvalue, and the vector of the smallest."""
+        return float(self.values[0]), float(self.values[-1]), self.vectors[:, 0]
+
+
 def trust_region_newton(
     value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    hessian: Callable[[np.ndarray], np.ndarray],
+    curvature: Callable[[np.ndarray], Curvature | None],
     start: np.ndarray,
     *,
     max_steps: int,
     tolerance: float,
     callback: Callable[[np.ndarray], bool],
+    radius: float = 1.0,
 ) -> tuple[np.ndarray, str]:
     """Minimise a smooth function; every accepted step lowers it.
 
-    Each step takes one eigendecomposition of the Hessian, from which the exact minimiser of the
-    quadratic model within the trust radius follows by bisection on its multiplier. It always ends,
-    also where the Hessian is indefinite or has no bound.
+    It always ends, also where the Hessian is indefinite or the function has no bound.
 
     Parameters
     ----------
-    value_and_grad, hessian
-        The function and its derivatives.
+    value_and_grad, curvature
+        The function and its derivatives; the curvature is ``None`` where it is not finite.
     start
         Where to begin; the value there must be finite.
     max_steps
@@ -38,6 +92,8 @@ def trust_region_newton(
         Newton decrement sqrt(g' H^-1 g) at which to stop, H being positive definite.
     callback
         Called with each accepted point; ``True`` stops.
+    radius
+        The first trust radius, in the metric of the curvature.
 
     Returns
     -------
@@ -49,38 +105,38 @@ def trust_region_newton(
     Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, algorithm 4.1 and section 4.3.
     doi:10.1007/978-0-387-40065-5
     """
-    z, radius = np.array(start, float), 1.0
+    z = np.array(start, float)
     value, gradient = value_and_grad(z)
-    eigenvalues, vectors = np.linalg.eigh(hessian(z))
+    bend = curvature(z)
+    if bend is None:
+        return z, "the Hessian is not finite at the start"
     for _ in range(max_steps):
-        slope = vectors.T @ gradient
-        if eigenvalues[0] > 0 and np.sqrt((slope**2 / eigenvalues).sum()) <= tolerance:
+        if bend.decrement(gradient) <= tolerance:
             return z, "converged"
-        coefficients = _step(eigenvalues, slope, radius)
-        length = float(np.linalg.norm(coefficients))
-        predicted = -float(slope @ coefficients + (eigenvalues * coefficients**2).sum() / 2)
-        candidate = z + vectors @ coefficients
+        step = bend.step(gradient, radius)
+        length = bend.norm(step)
+        predicted = -float(gradient @ step + step @ bend.dot(step) / 2)
+        candidate = z + step
         new_value, new_gradient = value_and_grad(candidate)
         finite = np.isfinite(new_value) and np.isfinite(new_gradient).all()
         # rounding of the values bounds what a decrease can be told from
         noise = 4 * np.finfo(float).eps * max(1.0, abs(value))
         ratio = (value - new_value + noise) / (predicted + noise) if finite else -np.inf
         if ratio > ACCEPT:
-            new_hessian = hessian(candidate)
-            if not np.isfinite(new_hessian).all():
+            new_bend = curvature(candidate)
+            if new_bend is None:
                 return z, "the Hessian is not finite beyond here"
             moved = not np.array_equal(candidate, z)
-            z, value, gradient = candidate, new_value, new_gradient
-            eigenvalues, vectors = np.linalg.eigh(new_hessian)
+            z, value, gradient, bend = candidate, new_value, new_gradient, new_bend
             if callback(z):
                 return z, "stopped"
             if not moved:
                 return z, "no step left that changes the point"
         if ratio < SHRINK:
             radius = SHRINK * length
-        elif ratio > GOOD and length > 0.9 * radius:
+        elif ratio > GOOD and length > 0.85 * radius:
             radius *= GROW
-        if radius < 1e-14 * max(1.0, float(np.linalg.norm(z))):
+        if radius < 1e-14 * max(1.0, bend.norm(z)):
             return z, "the trust region shrank to nothing"
     return z, "max_steps reached"
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 if TYPE_CHECKING:
+    from vi_recipes.structure import BlockArrow
     from vi_recipes.target import Target
 
 Sites = dict[str, np.ndarray]
@@ -231,6 +232,8 @@ class GaussianPosterior(Posterior):
         Standard deviations, shape (dim,); zeros where ``root`` says all.
     mcse_loc
         Standard error of ``loc`` itself when it was estimated by a noisy optimiser.
+    precision
+        The covariance's inverse as a block-arrow matrix, in place of ``root`` and ``diagonal``.
     """
 
     target: Target
@@ -238,10 +241,13 @@ class GaussianPosterior(Posterior):
     root: np.ndarray | None
     diagonal: np.ndarray
     mcse_loc: np.ndarray | None = None
+    precision: BlockArrow | None = None
 
     @cached_property
     def scale(self) -> np.ndarray:
         """Standard deviations of the unconstrained vector."""
+        if self.precision is not None:
+            return np.asarray(np.sqrt(self.precision.variances()))
         variance = self.diagonal**2
         if self.root is not None:
             variance = variance + np.einsum("ij,ij->i", self.root, self.root)
@@ -249,6 +255,8 @@ class GaussianPosterior(Posterior):
 
     def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
         """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
+        if self.precision is not None:
+            return self.precision.covariance(rows)
         same = rows[:, None] == rows[None, :]
         cov = np.where(same, (self.diagonal[rows] ** 2)[:, None], 0.0)
         if self.root is not None:
@@ -305,6 +313,9 @@ class GaussianPosterior(Posterior):
         with jax.enable_x64(True):
             own_key, root_key = jax.random.split(key)
             shape = (num_draws, self.loc.size)
+            if self.precision is not None:
+                noise = np.asarray(jax.random.normal(own_key, shape, float))
+                return self.loc + self.precision.colour(noise)
             z = self.loc + self.diagonal * np.asarray(jax.random.normal(own_key, shape, float))
             if self.root is not None:
                 rank = (num_draws, self.root.shape[1])

@@ -13,6 +13,7 @@ class Status(Enum):
     INTERRUPTED = "interrupted; the numbers come from the part that was done"
     DEGENERATE = "no finite optimum: the objective grows without bound"
     SINGULAR = "the Hessian at the mode is singular or indefinite; no Gaussian fits there"
+    COLLAPSED = "the mode has collapsed: members of a plate share one value"
     DIVERGED = "the objective became NaN or infinite"
     NOT_APPLICABLE = "the method does not apply to this model"
     FAILED = "the method raised an error"
@@ -25,7 +26,9 @@ class Status(Enum):
     @property
     def has_result(self) -> bool:
         """Whether a fit with this status may show numbers."""
-        return self in (Status.OK, Status.UNCONVERGED, Status.INTERRUPTED)
+        return self in (
+            Status.OK,
+            Status.UNCONVERGED, Status.INTERRUPTED, Status.COLLAPSED)
 
 
 class FitError(RuntimeError):

@@ -30,6 +30,7 @@ from vi_recipes.sites import (
     read_trace,
     site_labels,
 )
+from vi_recipes.structure import LocalStructure
 
 Arrays = tuple[Any, ...]
 NUM_ATTEMPTS = 20
@@ -108,6 +109,10 @@ class Target:
         """Latent site -> its place in the flat vector."""
         self._indices_checked = False
         self._initialisers: dict[bool, Callable[..., Any]] = {}
+        self.structure: LocalStructure | None = None
+        """Local structure of the Hessian, once a method has found and verified it."""
+        self.compiled: dict[Any, Callable[..., Any]] = {}
+        """Code that methods have compiled for this target."""
 
     # -- what the model is made of -----------------------------------------------------------
 

@@ -10,10 +10,19 @@ import numpy as np
 
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.map import NoMode, Objective, Solver, check_search, find_mode
+from vi_recipes.methods.map import (
+    MAX_BORDER,
+    NoMode,
+    Objective,
+    Solver,
+    check_search,
+    find_mode,
+)
+from vi_recipes.newton import Dense
 from vi_recipes.posterior import GaussianPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
+from vi_recipes.structure import BlockArrow, candidates
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
@@ -31,6 +40,7 @@ class Laplace(Method):
         How the mode is found; see :class:`MAP`.
     max_dim
         Largest dimension for which the dense Hessian is formed (8 * dim^2 bytes, several times).
+        Beyond it the Hessian's local structure is used, where there is one.
     condition_limit
         Condition number of H, after scaling to unit diagonal, beyond which H counts as singular.
 
@@ -65,17 +75,26 @@ class Laplace(Method):
 
     @override
     def applies(self, target: Target) -> str | None:
-        if target.dim <= self.max_dim:
+        suggested = candidates(target.latents, target.slices)
+        if target.dim <= self.max_dim or any(c.border.size <= MAX_BORDER for c in suggested):
             return None
+        return self._too_large(target)
+
+    def _too_large(self, target: Target, reason: str = "") -> str:
         gigabytes = 8 * target.dim**2 / 1e9
         return (
             f"the dense Hessian of {target.dim} coordinates would take {gigabytes:.1f} GB a copy; "
             f"max_dim is {self.max_dim}"
-        )
+        ) + (f". There is no local structure to use instead: {reason}" if reason else "")
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         objective = Objective(target, timing, jacobian=True)
+        if target.dim > self.max_dim:
+            with timing.running_compiled():
+                reason = objective.discover()
+            if reason:
+                raise MethodFailure(Status.NOT_APPLICABLE, self._too_large(target, reason))
         try:
             mode = find_mode(
                 objective,
@@ -87,13 +106,21 @@ class Laplace(Method):
                 progress=progress,
             )
         except NoMode as failure:
-            smallest, largest = np.linalg.eigvalsh(objective.hessian(failure.z))[[0, -1]]
+            bend = objective.curvature(failure.z)
+            nowhere = (np.nan, np.nan, failure.z)
+            smallest, largest, _ = nowhere if bend is None else bend.extreme_eigenvalues()
             raise MethodFailure(
                 Status.SINGULAR,
                 f"there is no mode to expand around: {failure.message}. Where the solver stopped "
                 f"the Hessian's eigenvalues run from {smallest:.3g} to {largest:.3g}",
                 failure.advice,
             ) from None
+        if mode.status is Status.COLLAPSED:
+            raise MethodFailure(
+                Status.COLLAPSED,
+                f"a Gaussian there would be meaningless: {mode.message}",
+                mode.advice,
+            )
         curvature = expand(objective, mode.z, self.condition_limit)
         log_volume = target.dim / 2 * np.log(2 * np.pi) - curvature.log_det / 2
         return Result(
@@ -136,25 +163,40 @@ def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e12) -
     """
     target, timing = objective.target, objective.timing
     with timing.running_compiled():
-        hessian = objective.hessian(z)
-        eigenvalues, vectors = np.linalg.eigh(hessian)
-        smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
-        # Scaling to unit diagonal first: the units of the parameters are not singularity.
-        diagonal = np.diag(hessian)
+        bend = objective.curvature(z)
+        if bend is None:
+            raise MethodFailure(
+                Status.SINGULAR, "the Hessian at the mode is not finite", "use SVI or NUTS"
+            )
+        smallest, largest, vector = bend.extreme_eigenvalues()
         condition = np.inf
-        if (diagonal > 0).all() and smallest > 0:
-            scale = 1 / np.sqrt(diagonal)
-            condition = float(np.linalg.cond(hessian * np.outer(scale, scale)))
+        if smallest > 0:
+            condition = _condition(bend)
         if smallest <= 0 or condition > condition_limit:
-            along = ", ".join(target.sites_along(vectors[:, 0]))
+            along = ", ".join(target.sites_along(vector))
             kind = "indefinite" if smallest < -1e-10 * largest else "singular"
             raise MethodFailure(
                 Status.SINGULAR,
                 f"the Hessian is {kind}: smallest eigenvalue {smallest:.3g} along {along}, largest "
                 f"{largest:.3g}, condition number {condition:.2g} at unit diagonal",
-                "use SVI or NUTS; no Gaussian is fitted here",
+                "use mean-field VB with linear response, or NUTS; no Gaussian is fitted here",
             )
-        # H = V diag(e) V', so V e^(-1/2) is a root of the covariance.
-        root = vectors / np.sqrt(eigenvalues)
+    if isinstance(bend, BlockArrow):
+        posterior = GaussianPosterior(target, z, None, np.zeros(target.dim), precision=bend)
+        return Curvature(posterior, bend.log_det, smallest, largest)
+    # H = V diag(e) V', so V e^(-1/2) is a root of the covariance.
+    root = bend.vectors / np.sqrt(bend.values)
     posterior = GaussianPosterior(target, z, root, np.zeros(target.dim))
-    return Curvature(posterior, float(np.log(eigenvalues).sum()), smallest, largest)
+    return Curvature(posterior, float(np.log(bend.values).sum()), smallest, largest)
+
+
+def _condition(bend: Dense | BlockArrow) -> float:
+    """Return the condition number at unit diagonal: the units of parameters are no singularity.
+
+    For a block-arrow matrix it is that of the border's Schur complement and of the worst block.
+    """
+    if isinstance(bend, BlockArrow):
+        return bend.condition()
+    scale = 1 / np.sqrt(bend.diagonal())
+    hessian = (bend.vectors * bend.values) @ bend.vectors.T
+    return float(np.linalg.cond(hessian * np.outer(scale, scale)))

@@ -12,10 +12,11 @@ import numpy as np
 from scipy.optimize import minimize
 
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.newton import trust_region_newton
+from vi_recipes.newton import Dense, trust_region_newton
 from vi_recipes.posterior import PointPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
+from vi_recipes.structure import VERIFIED, BlockArrow, LocalStructure, candidates
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
@@ -24,6 +25,15 @@ Solver = Literal["auto", "newton", "l-bfgs"]
 
 MAX_DENSE = 300
 """Up to this dimension "auto" takes Newton steps with the dense Hessian."""
+
+MAX_BORDER = 300
+"""Largest border of a Hessian with local structure that is recovered at every step."""
+
+COLLAPSED = 0.25
+"""Members of a plate that differ by less than this, in the sd of each given the rest, are one."""
+
+STIRRED = 0.2
+"""Relative change of a member's curvature by which a hyperparameter counts as its scale."""
 
 ESCAPE = 1e8
 """A coordinate of any site that has moved this far, in units of where it began, escapes."""
@@ -68,7 +78,8 @@ class MAP(Method):
         constrained scale.
     solver
         ``"newton"`` (trust region, dense Hessian), ``"l-bfgs"``, or ``"auto"``: Newton up to
-        dimension 300, else L-BFGS.
+        dimension 300, beyond that Newton where the Hessian has local structure (see
+        :class:`~vi_recipes.structure.LocalStructure`), else L-BFGS.
     max_steps
         Iterations allowed in each run.
     tolerance
@@ -144,40 +155,132 @@ class Objective:
         Charged with compilations and evaluations.
     jacobian
         Whether the density is over the unconstrained scale.
+
+    Notes
+    -----
+    Compiled code belongs to the target: what one fit has compiled, the next one of the same
+    target need not.
     """
 
     def __init__(self, target: Target, timing: Timing, *, jacobian: bool) -> None:
         self.target = target
         self.timing = timing
+        self.structure: LocalStructure | None = None
         self._arrays = target.arrays()
-        self._compiled: dict[str, Callable[..., Any]] = {}
-        self._memo: tuple[bytes, tuple[float, np.ndarray]] | None = None
+        self._weight = jnp.asarray(float(jacobian))
+        self._memo: dict[str, tuple[bytes, Any]] = {}
 
-        def value(z: jax.Array, arrays: Any) -> jax.Array:
-            return -target.log_density_fn(z, arrays, jacobian=jacobian)
+    def _value(self, z: jax.Array, weight: jax.Array, arrays: Any) -> jax.Array:
+        inner = self.target.log_density_fn(z, arrays, jacobian=False)
+        outer = self.target.log_density_fn(z, arrays, jacobian=True)
+        # not weight * outer + (1 - weight) * inner, where one may be infinite
+        return -jnp.where(weight > 0, outer, inner)
 
-        self._value = value
+    def _products(
+        self, z: jax.Array, basis: jax.Array, weight: jax.Array, arrays: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return value, gradient, and the Hessian times each row of ``basis``."""
+
+        def value_and_grad(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.value_and_grad(self._value)(z, weight, arrays)
+
+        (value, gradient), push = jax.linearize(value_and_grad, z)
+        rows = jax.lax.map(lambda v: push(v)[1], basis)
+        return value, gradient, rows
 
     def _call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        args = tuple(jnp.asarray(a, float) for a in args)
-        if name not in self._compiled:
-            self._compiled[name] = self.timing.compile(function, *args, self._arrays)
-        return self._compiled[name](*args, self._arrays)
+        args = (*(jnp.asarray(a, float) for a in args), self._weight, self._arrays)
+        shapes = tuple(np.shape(a) for a in args[:-1])
+        compiled = self.target.compiled
+        key = (name, shapes, str(args[0].dtype))
+        if key not in compiled:
+            compiled[key] = self.timing.compile(function, *args)
+        return compiled[key](*args)
+
+    def _once(self, name: str, z: np.ndarray, make: Callable[[], Any]) -> Any:
+        """Return ``make()``, or what it was at the same point just before."""
+        key = z.tobytes()
+        if name not in self._memo or self._memo[name][0] != key:
+            self._memo[name] = key, make()
+        return self._memo[name][1]
+
+    def use(self, structure: LocalStructure) -> None:
+        """Recover Hessians by this structure from now on."""
+        self.structure = structure
+        self._basis = structure.basis()
+
+    def structured(self, z: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return value, gradient and the Hessian-vector products along the structure's basis."""
+
+        def make() -> tuple[float, np.ndarray, np.ndarray]:
+            value, gradient, rows = self._call("products", self._products, z, self._basis)
+            self.timing.gradient_evaluations += 1
+            self.timing.hvp_evaluations += len(self._basis)
+            return float(value), np.asarray(gradient, float), np.asarray(rows, float)
+
+        return self._once("products", z, make)  # type: ignore[no-any-return]
 
     def value_and_grad(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Return value and gradient; remembers the last point."""
-        key = z.tobytes()
-        if self._memo is None or self._memo[0] != key:
+        if self.structure is not None:
+            return self.structured(z)[:2]
+
+        def make() -> tuple[float, np.ndarray]:
             value, gradient = self._call("grad", jax.value_and_grad(self._value), z)
             self.timing.gradient_evaluations += 1
-            self._memo = key, (float(value), np.asarray(gradient, float))
-        return self._memo[1]
+            return float(value), np.asarray(gradient, float)
+
+        return self._once("grad", z, make)  # type: ignore[no-any-return]
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
-        """Return the dense Hessian, symmetrised."""
-        hessian = np.asarray(self._call("hessian", jax.hessian(self._value), z))
-        self.timing.hvp_evaluations += z.size
-        return (hessian + hessian.T) / 2
+        """Return the dense Hessian, symmetrised; remembers the last point."""
+
+        def make() -> np.ndarray:
+            hessian = np.asarray(self._call("hessian", jax.hessian(self._value), z))
+            self.timing.hvp_evaluations += z.size
+            return np.asarray((hessian + hessian.T) / 2)
+
+        return self._once("hessian", z, make)  # type: ignore[no-any-return]
+
+    def curvature(self, z: np.ndarray) -> Dense | BlockArrow | None:
+        """Return the Hessian, dense or by its structure; ``None`` where it is not finite."""
+        if self.structure is not None:
+            rows = self.structured(z)[2]
+            return self.structure.assemble(rows) if np.isfinite(rows).all() else None
+        hessian = self.hessian(z)
+        return Dense(hessian) if np.isfinite(hessian).all() else None
+
+    def discover(self) -> str:
+        """Find the local structure of the Hessian and use it, or say why there is none.
+
+        What the plates suggest is verified by a Hessian-vector product in a random direction.
+        """
+        target = self.target
+        if target.structure is not None:
+            self.use(target.structure)
+            return ""
+        rng = np.random.default_rng(5)
+        reasons = []
+        for structure in candidates(target.latents, target.slices):
+            if structure.border.size > MAX_BORDER:
+                reasons.append(
+                    f"with {', '.join(structure.sites)} as blocks the border has "
+                    f"{structure.border.size} coordinates (at most {MAX_BORDER})"
+                )
+                continue
+            self.use(structure)
+            z = target.start(jax.random.key(0), value_and_grad=self.value_and_grad)
+            products = self.structured(z + 0.1 * rng.standard_normal(z.size))[2]
+            error = structure.error(products)
+            if np.isfinite(error).all() and error.max() <= VERIFIED:
+                target.structure = structure
+                return ""
+            self.structure = None
+            names = [n for n, place in target.slices.items() if not error[place].max() <= VERIFIED]
+            reasons.append(
+                f"members of plate {structure.plate} are coupled through {', '.join(names)}"
+            )
+        return "; ".join(reasons) or "no latent site is in a plate"
 
 
 @dataclass
@@ -214,6 +317,9 @@ def find_mode(
     target = objective.target
     if solver == "auto":
         solver = "newton" if target.dim <= MAX_DENSE else "l-bfgs"
+        if solver == "l-bfgs":
+            with objective.timing.running_compiled():
+                solver = "l-bfgs" if objective.discover() else "newton"
     best: Mode | None = None
     failure: MethodFailure | None = None
     for restart in range(num_restarts + 1):
@@ -264,7 +370,7 @@ def _descend(
         if solver == "newton":
             z, why = trust_region_newton(
                 objective.value_and_grad,
-                objective.hessian,
+                objective.curvature,
                 start,
                 max_steps=max_steps,
                 tolerance=NEWTON_STOP * tolerance,
@@ -328,15 +434,15 @@ def _judge(
     gradient_max = float(np.abs(gradient).max())
     decrement = float("nan")
     if solver == "newton":
-        eigenvalues, vectors = np.linalg.eigh(objective.hessian(z))
-        decrement = float("inf")
-        if eigenvalues[0] > 0:
-            decrement = float(np.sqrt((((vectors.T @ gradient) ** 2) / eigenvalues).sum()))
+        curvature = objective.curvature(z)
+        assert curvature is not None
+        decrement = curvature.decrement(gradient)
         converged = decrement <= tolerance
         measure = f"Newton decrement {decrement:.2g}"
-        flat = abs(eigenvalues[0]) <= FLAT * eigenvalues[-1]
-        if flat and not converged and not far.any() and gradient_max <= tolerance:
-            along = ", ".join(objective.target.sites_along(vectors[:, 0]))
+        stuck = not converged and not far.any() and gradient_max <= tolerance
+        smallest, largest, vector = curvature.extreme_eigenvalues() if stuck else (1.0, 1.0, z)
+        if stuck and abs(smallest) <= FLAT * largest:
+            along = ", ".join(objective.target.sites_along(vector))
             return Mode(
                 z,
                 value,
@@ -344,7 +450,7 @@ def _judge(
                 decrement,
                 trace,
                 Status.UNCONVERGED,
-                f"the density is flat along {along} (eigenvalue {eigenvalues[0]:.2g}), so the mode "
+                f"the density is flat along {along} (eigenvalue {smallest:.2g}), so the mode "
                 "is one of many",
                 "give the site a prior that curves, or use space='unconstrained'",
             )
@@ -354,6 +460,18 @@ def _judge(
         converged = relative <= tolerance
         measure = f"relative gradient {relative:.2g}"
     if converged:
+        if solver == "newton" and (collapse := _one_value(objective, z)):
+            return Mode(
+                z,
+                value,
+                gradient_max,
+                decrement,
+                trace,
+                Status.COLLAPSED,
+                f"{collapse} ({measure} after {len(trace)} steps)",
+                "integrate over the members (mean-field VB with linear response, NUTS); or use "
+                "space='unconstrained', a non-centred model, or a prior that keeps the scale up",
+            )
         return Mode(
             z,
             value,
@@ -376,6 +494,50 @@ def _judge(
         f"{message.strip().rstrip('.')}",
         "raise max_steps or num_restarts, or try another solver",
     )
+
+
+def _one_value(objective: Objective, z: np.ndarray) -> str:
+    """Say which plates have all their members at one value with a scale that allows no other.
+
+    That is so where the members differ by far less than the sd each has given everything else, and
+    that sd is set by a hyperparameter.
+    """
+    target = objective.target
+    curvature = objective.curvature(z)
+    assert curvature is not None
+    diagonal = curvature.diagonal()
+    found = []
+    for site in target.latents:
+        if not site.plates or site.unconstrained_shape != site.shape:
+            continue
+        place = target.slices[site.name]
+        axis = max(site.plates, key=lambda p: p[1])[2]
+        members = z[place].reshape(site.shape)
+        spread = members.std(axis=axis, ddof=1)
+        own = 1 / np.sqrt(np.median(diagonal[place].reshape(site.shape), axis=axis))
+        share = float(np.max(spread / own))
+        if share > COLLAPSED:
+            continue
+        scales = []
+        for other in target.latents:
+            if other.plates or other.name == site.name:
+                continue
+            moved = z.copy()
+            moved[target.slices[other.name]] += 1.0
+            elsewhere = objective.curvature(moved)
+            if elsewhere is not None:
+                stirred = np.abs(elsewhere.diagonal()[place] / diagonal[place] - 1)
+                if np.median(stirred) > STIRRED:
+                    scales.append(other)
+        if scales:
+            point = target.constrain(z)
+            values = ", ".join(f"{s.name} = {np.ravel(point[s.name])[0]:.4g}" for s in scales)
+            found.append(
+                f"the {members.size} values of {site.name} are one, to {share:.1g} of the sd that "
+                f"each has given the rest, at {values}: the joint mode has collapsed, and says "
+                "nothing about the spread of a typical draw"
+            )
+    return "; ".join(found)
 
 
 class NoMode(MethodFailure):
