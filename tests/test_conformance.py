@@ -23,6 +23,8 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "laplace": ("laplace", {}),
     "em": ("em", {}),
     "em_map": ("em", {"objective": "map"}),
+    "meanfield": ("meanfield", {}),
+    "lrvb": ("lrvb", {}),
     "svi": ("svi", {"num_steps": 1_000}),
     "svi_multivariate_normal": ("svi", {"guide": "multivariate_normal", "num_steps": 1_000}),
     "svi_lowrank_normal": ("svi", {"guide": "lowrank_normal", "num_steps": 1_000}),
@@ -34,7 +36,7 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> method and its options. Runs are short: what they must show is that all holds together;
 how good they are is for the tests of each method."""
 
-QUICK = ("map", "laplace", "em", "em_map", "svi", "nuts")
+QUICK = ("map", "laplace", "em", "em_map", "meanfield", "lrvb", "svi", "nuts")
 
 MARGIN = 4.5
 """Standard errors that a right answer may be off. NUTS makes 70 comparisons with exact answers here
@@ -101,7 +103,7 @@ def check_record(fit: vr.Fit, method: str, model: str) -> None:
     assert fit.provenance.data_fingerprint == target(model).fingerprint
     assert set(fit.provenance.versions) >= {"vi_recipes", "numpyro", "jax"}
     if fit.status is not vr.Status.NOT_APPLICABLE:
-        assert fit.timing.compile_seconds > 0
+        assert fit.timing.compile_seconds >= 0  # 0: an earlier fit of the target compiled it
         assert fit.timing.run_seconds > 0
 
 

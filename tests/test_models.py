@@ -15,6 +15,46 @@ import vi_recipes as vr
 from vi_recipes.content import find, import_file, load_object
 
 SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+    "ecology_cjs": {
+        "mean_phi": ("latent", ()),
+        "mean_p": ("latent", ()),
+        "beta": ("latent", ()),
+        "sigma": ("latent", ()),
+        "epsilon": ("latent", (19,)),
+        "phi": ("deterministic", (19,)),
+        "y": ("observed", (285, 20)),
+    },
+    "election88": {
+        "mu_a": ("latent", ()),
+        "b": ("latent", (2,)),
+        "sigma_a": ("latent", ()),
+        "a": ("latent", (51,)),
+        "y": ("observed", (11_566,)),
+    },
+    "insteval": {
+        "mu": ("latent", ()),
+        "beta_service": ("latent", ()),
+        "tau_s": ("latent", ()),
+        "tau_d": ("latent", ()),
+        "sigma_s": ("deterministic", ()),
+        "sigma_d": ("deterministic", ()),
+        "s": ("latent", (2_972,)),
+        "d": ("latent", (1_128,)),
+        "y": ("observed", (73_421,)),
+    },
+    "sesame_street": {
+        "d": ("latent", ()),
+        "b": ("latent", ()),
+        "mu_ag": ("latent", (2,)),
+        "sigma_a": ("latent", ()),
+        "sigma_g": ("latent", ()),
+        "rho_ag": ("latent", ()),
+        "sigma_y": ("latent", ()),
+        "sigma_t": ("latent", ()),
+        "rho_yt": ("latent", ()),
+        "ag": ("latent", (9, 2)),
+        "yt": ("observed", (240, 2)),
+    },
     "cbpp": {
         "beta": ("latent", (3,)),
         "mu": ("latent", ()),
@@ -63,6 +103,7 @@ FINGERPRINTS = {
     "cbpp": "1e9fbb2a8f1135b3",
     "eight_schools": "0ea88774d0046504",
     "gmm": "9bf39c20ccef5e28",
+    "insteval": "7eab35e48b736451",
     "radon": "67f704421e8d6934",
 }
 """Of the data that ship as files, so that an edit to one is noticed."""

@@ -1,7 +1,8 @@
 """vi_recipes: fit one NumPyro model by every inference method that applies, side by side.
 
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
-target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`, :class:`SVI`, :class:`NUTS`.
+target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
+:class:`MeanField`, :class:`LinearResponse`, :class:`SVI`, :class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
     from vi_recipes.fit import Fit, LogEvidence, Provenance
-    from vi_recipes.methods import EM, MAP, NUTS, SVI, Laplace, Method
+    from vi_recipes.methods import (
+        EM,
+        MAP,
+        NUTS,
+        SVI,
+        Laplace,
+        LinearResponse,
+        MeanField,
+        Method,
+    )
     from vi_recipes.model import EMSteps, Exchangeable, Model
     from vi_recipes.read import read_data
     from vi_recipes.reference import load_reference
@@ -27,7 +37,16 @@ _HOMES = {
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
-    "vi_recipes.methods": ("EM", "MAP", "NUTS", "SVI", "Laplace", "Method"),
+    "vi_recipes.methods": (
+        "EM",
+        "MAP",
+        "NUTS",
+        "SVI",
+        "Laplace",
+        "LinearResponse",
+        "MeanField",
+        "Method",
+    ),
     "vi_recipes.model": ("EMSteps", "Exchangeable", "Model"),
     "vi_recipes.read": ("read_data",),
     "vi_recipes.reference": ("load_reference",),
@@ -65,7 +84,9 @@ __all__ = [
     "Fit",
     "FitError",
     "Laplace",
+    "LinearResponse",
     "LogEvidence",
+    "MeanField",
     "Method",
     "Model",
     "Provenance",

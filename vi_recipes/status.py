@@ -26,9 +26,7 @@ class Status(Enum):
     @property
     def has_result(self) -> bool:
         """Whether a fit with this status may show numbers."""
-        return self in (
-            Status.OK,
-            Status.UNCONVERGED, Status.INTERRUPTED, Status.COLLAPSED)
+        return self in (Status.OK, Status.UNCONVERGED, Status.INTERRUPTED, Status.COLLAPSED)
 
 
 class FitError(RuntimeError):

@@ -132,9 +132,7 @@ def candidates(latents: Sequence[Site], slices: dict[str, slice]) -> list[LocalS
         for site in latents:
             axes = {name: axis for name, _, axis in site.plates}
             if chosen <= axes.keys():
-                front = np.moveaxis(
-                    index[site.name], [axes[n] for n in names], range(len(names))
-                )
+                front = np.moveaxis(index[site.name], [axes[n] for n in names], range(len(names)))
                 members = int(np.prod(front.shape[: len(names)]))
                 blocks.append(front.reshape(members, -1))
         sites = tuple(s.name for s in latents if chosen <= {name for name, _, _ in s.plates})
@@ -284,9 +282,7 @@ class BlockArrow:
         """Log determinant of H, for positive-definite H."""
         diagonal = np.diag(self._positive_factor())
         values = self._spectral[0]
-        return float(
-            2 * np.log(diagonal).sum() + np.log(values).sum() + np.log(self.metric).sum()
-        )
+        return float(2 * np.log(diagonal).sum() + np.log(values).sum() + np.log(self.metric).sum())
 
     def condition(self) -> float:
         """Return the larger condition number of the Schur complement and of the worst block.
@@ -350,6 +346,43 @@ class BlockArrow:
         own = np.einsum("tij,tj->ti", vectors**2, 1 / values)
         local = own + (spread**2).sum(axis=0).reshape(own.shape)
         return np.asarray(self.join(np.diag(self._border_cov), local) / self.metric)
+
+    def pair_covariances(self) -> np.ndarray:
+        """Return the 2 x 2 blocks of H^-1 of coordinates (0, 1), (2, 3), ..., (dim / 2, 2, 2)."""
+        factor = self._positive_factor()
+        values, vectors, _ = self._spectral
+        size, (members, width) = len(factor), self.structure.local.shape
+        own = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
+        spread = solve_triangular(factor, self._gain.reshape(size, -1), lower=True)
+        spread = spread.reshape(size, members, width)
+        place = np.empty((self.structure.dim, 2), int)
+        place[self.structure.border] = [[-1, 0]]
+        place[self.structure.border, 1] = np.arange(size)
+        if members:
+            grid = np.indices((members, width))
+            place[self.structure.local] = np.moveaxis(grid, 0, -1)
+        first, second = place[0::2], place[1::2]
+        out = np.empty((self.structure.dim // 2, 2, 2))
+        in_border = first[:, 0] < 0
+        rows = np.stack([first[in_border, 1], second[in_border, 1]], axis=1)
+        out[in_border] = self._border_cov[rows[:, :, None], rows[:, None, :]]
+        t, k, j = first[~in_border, 0], first[~in_border, 1], second[~in_border, 1]
+        both = np.stack([k, j], axis=1)
+        chosen = spread[:, t[:, None], both]
+        out[~in_border] = own[t[:, None, None], both[:, :, None], both[:, None, :]] + np.einsum(
+            "gni,gnj->nij", chosen, chosen
+        )
+        scale = np.stack([self.metric[0::2], self.metric[1::2]], axis=1) ** -0.5
+        return np.asarray(out * scale[:, :, None] * scale[:, None, :])
+
+    def sandwich_diagonal(self, slopes: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Return the diagonal of J H^-1 J' for the rows of J."""
+        out = np.empty(len(slopes))
+        for k, (columns, values) in enumerate(slopes):
+            full = np.zeros(self.structure.dim)
+            full[columns] = values
+            out[k] = full @ self.solve(full)
+        return out
 
     def covariance(self, rows: np.ndarray) -> np.ndarray:
         """Return the block of H^-1 that belongs to the coordinates ``rows``."""

@@ -111,7 +111,7 @@ class Target:
         self._initialisers: dict[bool, Callable[..., Any]] = {}
         self.structure: LocalStructure | None = None
         """Local structure of the Hessian, once a method has found and verified it."""
-        self.compiled: dict[Any, Callable[..., Any]] = {}
+        self.compiled: dict[Any, Any] = {}
         """Code that methods have compiled for this target."""
 
     # -- what the model is made of -----------------------------------------------------------
@@ -197,16 +197,16 @@ class Target:
         sites = self.unravel(z)
         data = self.keywords(arrays)
         if jacobian:
-            return -potential_energy(self._function, (), data, sites)
-        values = constrain_fn(self._function, (), data, sites)
+            return -potential_energy(self.seeded, (), data, sites)
+        values = constrain_fn(self.seeded, (), data, sites)
         with jax.numpy_rank_promotion("allow"):
-            value, _ = log_density(self._function, (), data, values)
+            value, _ = log_density(self.seeded, (), data, values)
         return value
 
     def constrain_fn(self, z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
         """Return latent and deterministic values on the constrained scale; a pure function."""
         values: dict[str, jax.Array] = constrain_fn(
-            self._function, (), self.keywords(arrays), self.unravel(z), return_deterministic=True
+            self.seeded, (), self.keywords(arrays), self.unravel(z), return_deterministic=True
         )
         return {site.name: values[site.name] for site in self.quantities}
 
@@ -273,7 +273,7 @@ class Target:
         values = self.constrain_fn(z, arrays)
         latent = {s.name: values[s.name] for s in self.latents}
         result: dict[str, jax.Array] = log_likelihood(
-            handlers.seed(self._function, jax.random.key(0)),
+            handlers.seed(self.seeded, jax.random.key(0)),
             latent,
             batch_ndims=0,
             **self.keywords(arrays),
@@ -425,8 +425,8 @@ class Target:
 
         def terms(z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
             data = self.keywords(arrays)
-            values = constrain_fn(self._function, (), data, self.unravel(z))
-            model = handlers.substitute(self._function, data=values)
+            values = constrain_fn(self.seeded, (), data, self.unravel(z))
+            model = handlers.substitute(self.seeded, data=values)
             trace = handlers.trace(model).get_trace(**data)
             return {
                 name: jnp.sum(site["fn"].log_prob(site["value"]))
@@ -530,7 +530,7 @@ class Target:
     def _split_and_trace(self) -> None:
         """Trace the model abstractly, keeping as much of the data traced as the model allows."""
         self._leaves, self._treedef = jax.tree.flatten(self.data, is_leaf=lambda x: x is None)
-        self._function = handlers.seed(self.model.function, jax.random.key(0))
+        self.seeded = handlers.seed(self.model.function, jax.random.key(0))
         is_array = [isinstance(leaf, np.ndarray) for leaf in self._leaves]
         is_float = [a and x.dtype.kind == "f" for a, x in zip(is_array, self._leaves, strict=True)]
         # A model may read sizes off integer data (len(np.unique(group))), or off any data: those
@@ -554,7 +554,7 @@ class Target:
         kinds = {name: site.support for name, site in discrete.items()}
         marginal = marginalise(self.model.function, kinds, self._observed_names, self._plate_depth)
         self.model = replace(self.model, function=marginal)
-        self._function = handlers.seed(marginal, jax.random.key(0))
+        self.seeded = handlers.seed(marginal, jax.random.key(0))
         self.sites = self._trace() | discrete
         if not any(site.kind == "deterministic" for site in self.sites.values()):
             return
@@ -626,7 +626,7 @@ class Target:
             self.sites[name] = replace(site, dims=tuple(dims))
 
     def _unconstrain_fn(self, values: dict[str, jax.Array], arrays: Arrays) -> jax.Array:
-        model = handlers.substitute(self._function, data=values)
+        model = handlers.substitute(self.seeded, data=values)
         trace = handlers.trace(model).get_trace(**self.keywords(arrays))
         sites = {
             s.name: biject_to(trace[s.name]["fn"].support).inv(values[s.name]) for s in self.latents

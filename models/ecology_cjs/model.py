@@ -60,12 +60,14 @@ class CormackJollySeber(dist.Distribution):
         It is minus infinity where the first capture is not at ``first``.
         """
         seen = value > 0
-        occasion = jnp.arange(self.event_shape[0])
+        lead = (1,) * (seen.ndim - 1)
+        occasion = jnp.arange(self.event_shape[0]).reshape(*lead, -1)
+        logits = self.logits.reshape(*lead, -1)
         first = self.first[..., None]
         last = jnp.max(jnp.where(seen, occasion, -1), axis=-1, keepdims=True)
         capture = jnp.where(seen, jnp.log(self.p), jnp.log1p(-self.p))
-        known = jax.nn.log_sigmoid(self.logits) + capture[..., 1:]
-        alive = (occasion[1:] > first) & (occasion[1:] <= last)
+        known = jax.nn.log_sigmoid(logits) + capture[..., 1:]
+        alive = (occasion[..., 1:] > first) & (occasion[..., 1:] <= last)
         log_prob = jnp.where(alive, known, 0.0).sum(-1)
         log_prob = log_prob + self.log_chi[jnp.maximum(last[..., 0], 0)]
         at_first = jnp.min(jnp.where(seen, occasion, self.event_shape[0]), axis=-1) == self.first
@@ -209,6 +211,20 @@ def load(path: Path | str) -> dict[str, Any]:
     return {"y": y.astype(np.int32), "x": x}
 
 
+def init(key: jax.Array, x: jax.Array, **_: Any) -> dict[str, Any]:
+    """Start where half of the animals survive.
+
+    With beta drawn from its wide prior all would, or none, and optimisers stay there.
+    """
+    return {
+        "mean_phi": jnp.array(0.5),
+        "mean_p": jnp.array(0.5),
+        "beta": jnp.array(0.0),
+        "sigma": jnp.array(1.0),
+        "epsilon": jnp.zeros(len(x)),
+    }
+
+
 MODEL = vr.Model(
     function=ecology_cjs,
     name="ecology_cjs",
@@ -220,10 +236,11 @@ MODEL = vr.Model(
     options={"nuts": {"noncentered": ("epsilon",)}},
     dims={"epsilon": ("interval",), "phi": ("interval",), "y": ("animal", "occasion")},
     coords=lambda x, **_: {"interval": list(range(1, len(x) + 1))},
+    init=init,
     description="Cormack-Jolly-Seber model of recaptures with random effects of years, simulated.",
     citation=(
         "Kery and Schaub (2011), Bayesian Population Analysis using WinBUGS, chapter 7, "
-        "doi:10.1016/C2010-0-68368-4; priors as in Giordano, Broderick and Jordan (2018), "
+        "ISBN 978-0-12-387020-9; priors as in Giordano, Broderick and Jordan (2018), "
         "JMLR 19(51), section 5.2"
     ),
 )

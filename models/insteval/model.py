@@ -230,7 +230,6 @@ LINEAR = vr.Model(
     load=load_linear,
     parameters=("mu", "beta_service", "sigma_s", "sigma_d", "sigma_dept", "sigma_y"),
     latents=("s", "d", "dept"),
-    options={"nuts": {"noncentered": ("dept",)}},
     dims={"s": ("student",), "d": ("lecturer",), "dept": ("department",)},
     coords=coords,
     description="Linear mixed model of 73,421 ratings: students, lecturers and departments.",

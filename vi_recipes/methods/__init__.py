@@ -8,7 +8,9 @@ from vi_recipes.methods.base import Method
 from vi_recipes.methods.em import EM
 from vi_recipes.methods.guides import GUIDES, GuideFamily
 from vi_recipes.methods.laplace import Laplace
+from vi_recipes.methods.linear_response import LinearResponse
 from vi_recipes.methods.map import MAP
+from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts import NUTS
 from vi_recipes.methods.svi import SVI
 from vi_recipes.target import Target
@@ -17,6 +19,8 @@ METHODS: dict[str, type[Method]] = {
     "map": MAP,
     "laplace": Laplace,
     "em": EM,
+    "meanfield": MeanField,
+    "lrvb": LinearResponse,
     "svi": SVI,
     "nuts": NUTS,
 }
@@ -43,6 +47,8 @@ __all__ = [
     "SVI",
     "GuideFamily",
     "Laplace",
+    "LinearResponse",
+    "MeanField",
     "Method",
     "default_methods",
     "make_method",

@@ -218,7 +218,7 @@ class Objective:
             self.timing.hvp_evaluations += len(self._basis)
             return float(value), np.asarray(gradient, float), np.asarray(rows, float)
 
-        return self._once("products", z, make)  # type: ignore[no-any-return]
+        return self._once("products", z, make)
 
     def value_and_grad(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Return value and gradient; remembers the last point."""
@@ -230,7 +230,7 @@ class Objective:
             self.timing.gradient_evaluations += 1
             return float(value), np.asarray(gradient, float)
 
-        return self._once("grad", z, make)  # type: ignore[no-any-return]
+        return self._once("grad", z, make)
 
     def hessian(self, z: np.ndarray) -> np.ndarray:
         """Return the dense Hessian, symmetrised; remembers the last point."""
@@ -240,7 +240,7 @@ class Objective:
             self.timing.hvp_evaluations += z.size
             return np.asarray((hessian + hessian.T) / 2)
 
-        return self._once("hessian", z, make)  # type: ignore[no-any-return]
+        return self._once("hessian", z, make)
 
     def curvature(self, z: np.ndarray) -> Dense | BlockArrow | None:
         """Return the Hessian, dense or by its structure; ``None`` where it is not finite."""
@@ -563,7 +563,8 @@ def _collapse(
         Status.DEGENERATE,
         f"{'; '.join(reports)} while the log density still rises (now {-value:.6g}, gradient "
         f"{gradient_max:.2g}): the joint density has no maximum there",
-        "integrate the latent variables instead of maximising over them (EM, SVI, NUTS), "
+        "integrate the latent variables instead of maximising over them (EM, mean-field VB with "
+        "linear response, NUTS), "
         "or use a prior that keeps the scale from zero",
     )
     failure.z = z

@@ -406,7 +406,10 @@ def timings(comparison: Comparison) -> Table:
         ]
         rows.append([Cell(name), _status(comparison, name), *cells])
     columns = ["method", "status", *(title for title, _ in formats.values())]
-    note = "Compile and run are measured apart; run waits for the device"
+    note = (
+        "Compile and run are measured apart (what an earlier method of the same model has compiled "
+        "is not compiled again); run waits for the device"
+    )
     if comparison.reference_name is not None:
         note += f". Speed-up: total seconds of {comparison.reference_name} over the method's"
     return Table("Timings", columns, rows, _sentences(note), left=(0, 1))

@@ -1,0 +1,513 @@
+"""Mean-field variational Bayes by a deterministic objective and a second-order method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.expectation import Expectation, make_plans
+from vi_recipes.factor_posterior import FactorPosterior
+from vi_recipes.factors import Factors, Family, make_factors
+from vi_recipes.fit import LogEvidence
+from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.newton import trust_region_newton
+from vi_recipes.progress import Progress
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.structure import (
+    VERIFIED,
+    BlockArrow,
+    LocalStructure,
+    candidates,
+    dense_structure,
+)
+from vi_recipes.target import Target
+from vi_recipes.timing import Timing
+
+MAX_BORDER = 600
+"""Largest border, in parameters of the factors, whose Hessian is recovered at every step."""
+
+MAX_DENSE_PARAMETERS = 2_000
+"""Most parameters for which a Hessian without structure is formed."""
+
+MAX_NODES = 64
+RUNAWAY = 25.0
+"""A location that has moved this far from where it began, unconverged, has no optimum."""
+
+NODE_ERROR = 0.01
+"""Length of the Newton step, in sds of the optimum, that doubling the nodes may still cause."""
+
+DRAW_ERROR = 0.05
+"""Standard error of a location, in sds of its factor, up to which fixed draws are enough."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanField(Method):
+    """Mean-field VB: independent factors, with a deterministic ELBO.
+
+    The expected log density is taken site by site: by Gauss-Hermite quadrature where a site's
+    inputs allow, else over fixed draws in antithetic pairs. What is left is a smooth deterministic
+    function, which a trust-region Newton method maximises with the Hessian's local structure.
+
+    Parameters
+    ----------
+    factors
+        Site -> ``"normal"`` (default; on the unconstrained scale), ``"gamma"``, ``"beta"`` or
+        ``"dirichlet"`` (on the constrained scale, where the support allows).
+    expectations
+        Site -> ``"quadrature"`` or ``"draws"``, to override the choice made.
+    num_nodes
+        Nodes per dimension of quadrature to begin with; doubled until that changes nothing.
+    num_pairs, max_pairs
+        Antithetic pairs of draws to begin with, and at most; doubled, warm-started, until the
+        standard error of every location is below a twentieth of its factor's sd.
+    max_steps
+        Newton steps allowed for each set of nodes and draws.
+    tolerance
+        Newton decrement to reach: the length of the Newton step in sds of the optimum.
+
+    References
+    ----------
+    Giordano, R., Ingram, M. and Broderick, T. (2024). Black box variational inference with a
+    deterministic objective. JMLR 25(18). https://jmlr.org/papers/v25/23-1015.html
+    """
+
+    summary: ClassVar[str] = (
+        "independent factors, deterministic: fast; means usually good, sds too small where "
+        "coordinates correlate"
+    )
+
+    factors: Mapping[str, Family] = field(default_factory=dict)
+    expectations: Mapping[str, Literal["quadrature", "draws"]] = field(default_factory=dict)
+    num_nodes: int = 8
+    num_pairs: int = 16
+    max_pairs: int = 1_024
+    max_steps: int = 200
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.factors, Mapping), "factors", self.factors, "site: family pairs")
+        require(
+            isinstance(self.expectations, Mapping)
+            and set(self.expectations.values()) <= {"quadrature", "draws"},
+            "expectations",
+            self.expectations,
+            "pairs of a site and 'quadrature' or 'draws'",
+        )
+        require(
+            2 <= self.num_nodes <= MAX_NODES // 2,
+            "num_nodes",
+            self.num_nodes,
+            f"an integer from 2 to {MAX_NODES // 2}",
+        )
+        require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "a positive integer")
+        require(self.max_pairs >= self.num_pairs, "max_pairs", self.max_pairs, "at least num_pairs")
+        require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
+        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
+
+    @property
+    @override
+    def name(self) -> str:
+        return "meanfield"
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        optimum = self.optimise(target, key, timing, progress)
+        with timing.running():
+            posterior = FactorPosterior(
+                target, optimum.kl.factors, optimum.eta, optimum.standard_error
+            )
+            posterior.mean()
+        return self.report(optimum, posterior)
+
+    def report(self, optimum: Optimum, posterior: FactorPosterior) -> Result:
+        """Return the result for ``posterior``, with how the optimisation went."""
+        trace = np.asarray(optimum.trace)
+        return Result(
+            posterior,
+            optimum.status,
+            optimum.message,
+            optimum.advice,
+            trace={"elbo": trace, "elbo_step": np.arange(trace.size)},
+            diagnostics={
+                "elbo": optimum.elbo,
+                "newton_decrement": optimum.decrement,
+                "iterations": float(trace.size),
+                "num_nodes": float(optimum.num_nodes),
+                "num_pairs": float(optimum.num_pairs),
+            },
+            log_evidence=LogEvidence(optimum.elbo, optimum.elbo_error, "lower bound (ELBO)"),
+        )
+
+    def optimise(
+        self, target: Target, key: jax.Array, timing: Timing, progress: Progress
+    ) -> Optimum:
+        """Maximise the ELBO.
+
+        Raises
+        ------
+        MethodFailure
+            ``DEGENERATE`` where it has no maximum, ``NOT_APPLICABLE`` where the Hessian is too
+            large and has no structure.
+        """
+        kl = self._objective(target, key, timing)
+        with timing.running_compiled():
+            kl.use_nodes(self.num_nodes)
+            kl.use_pairs(self.num_pairs)
+            start = kl.find_structure(key)
+            optimum = kl.minimise(start, self, progress)
+            while optimum.status is Status.OK and (better := self._refine(optimum)):
+                kl.use_nodes(better[0])
+                kl.use_pairs(better[1])
+                optimum = kl.minimise(optimum.eta, self, progress, optimum.trace)
+            self._judge_error(optimum)
+        return optimum
+
+    def _objective(self, target: Target, key: jax.Array, timing: Timing) -> KL:
+        """Return the objective, which the target keeps for the next fit of the same kind."""
+        settings = tuple(sorted(self.factors.items())), tuple(sorted(self.expectations.items()))
+        known: KL | None = target.compiled.get(("kl", settings))
+        if known is None:
+            factors = make_factors(target, self.factors)
+            unknown = [n for n in self.expectations if n not in target.sites]
+            require(
+                not unknown,
+                "expectations",
+                ", ".join(unknown),
+                f"sites of the model: {', '.join(target.sites)}",
+            )
+            with timing.running_compiled():
+                known = KL(target, factors, self.expectations, key, timing)
+            target.compiled["kl", settings] = known
+        known.timing = timing
+        return known
+
+    def _refine(self, optimum: Optimum) -> tuple[int, int] | None:
+        """Return more nodes or pairs, if the optimum depends on their number."""
+        kl = optimum.kl
+        nodes, pairs = optimum.num_nodes, optimum.num_pairs
+        if optimum.node_error > NODE_ERROR and 2 * nodes <= MAX_NODES // 2:
+            nodes *= 2
+        if optimum.draw_error > DRAW_ERROR and 2 * pairs <= self.max_pairs:
+            # the error falls with the root of the number
+            grown = pairs * 2 ** int(np.ceil(2 * np.log2(optimum.draw_error / DRAW_ERROR)))
+            pairs = int(min(max(2 * pairs, grown), self.max_pairs))
+        changed = (nodes, pairs) != (optimum.num_nodes, optimum.num_pairs)
+        return (nodes, pairs if kl.expectation.drawn else optimum.num_pairs) if changed else None
+
+    def _judge_error(self, optimum: Optimum) -> None:
+        if optimum.status is not Status.OK:
+            return
+        if optimum.node_error > NODE_ERROR:
+            optimum.status = Status.UNCONVERGED
+            optimum.message += (
+                f"; doubling {optimum.num_nodes} nodes still moves the optimum by "
+                f"{optimum.node_error:.2g} sd"
+            )
+            optimum.advice = "raise num_nodes, or take the site's expectation over draws"
+        if optimum.draw_error > 2 * DRAW_ERROR:
+            optimum.status = Status.UNCONVERGED
+            optimum.message += (
+                f"; with {optimum.num_pairs} pairs of draws locations are known to "
+                f"{optimum.draw_error:.2g} sd only"
+            )
+            optimum.advice = "raise max_pairs"
+
+
+@dataclass
+class Optimum:
+    """Where the optimisation of the ELBO ended."""
+
+    kl: KL
+    eta: np.ndarray
+    elbo: float
+    decrement: float
+    hessian: BlockArrow | None
+    trace: list[float]
+    status: Status
+    message: str
+    advice: str = ""
+    num_nodes: int = 0
+    num_pairs: int = 0
+    node_error: float = 0.0
+    draw_error: float = 0.0
+    elbo_error: float = 0.0
+    standard_error: np.ndarray | None = None
+
+
+class KL:
+    """Minus the ELBO as a function of the factors' parameters, compiled, with its Hessian.
+
+    Parameters
+    ----------
+    target, factors
+        The model and the laws.
+    expectations
+        Overrides of how sites' expectations are taken.
+    key
+        Seeds the starting point and the fixed draws.
+    timing
+        Charged with compilations and evaluations.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        factors: Factors,
+        expectations: Mapping[str, str],
+        key: jax.Array,
+        timing: Timing,
+    ) -> None:
+        self.target, self.factors, self.timing = target, factors, timing
+        anywhere = target.start(key, value_and_grad=lambda z: (0.0, np.zeros(1)))
+        plans = make_plans(target, factors, anywhere, expectations, timing.compile)
+        self.expectation = Expectation(target, factors, plans, anywhere)
+        self._constants = jax.tree.map(jnp.asarray, self.expectation.constants())
+        self._arrays = target.arrays()
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._memo: tuple[bytes, Any] | None = None
+        self.structure: LocalStructure | None = None
+        self.num_nodes = self.num_pairs = 0
+
+    def describe(self) -> str:
+        """Say how the sites' expectations are taken."""
+        return ", ".join(f"{p.name} by {p.describe()}" for p in self.expectation.plans)
+
+    def use_nodes(self, num_nodes: int) -> None:
+        """Integrate with so many nodes from now on."""
+        self.num_nodes = num_nodes
+        self._nodes = self._room(num_nodes)
+        self._memo = None
+
+    def _room(self, num_nodes: int) -> Any:
+        room = max(16, 2 * self.num_nodes)
+        return jax.tree.map(jnp.asarray, self.expectation.nodes(num_nodes, room))
+
+    def use_pairs(self, num_pairs: int) -> None:
+        """Draw so many antithetic pairs; the first ones stay the same."""
+        self.num_pairs = num_pairs if self.expectation.drawn else 0
+        shape = (self.num_pairs, self.target.dim)
+        self._noise = jnp.asarray(np.random.default_rng(17).standard_normal(shape))
+        self._memo = None
+
+    # -- the function and its derivatives --------------------------------------------------------
+
+    def _value(self, flat: jax.Array, held: Any) -> jax.Array:
+        constants, nodes, noise, arrays = held
+        eta = flat.reshape(-1, 2)
+        total = self.expectation(eta, constants, nodes, arrays) + self.factors.entropy(eta)
+        if self.expectation.drawn:
+
+            def pair(x: jax.Array) -> jax.Array:
+                return self.expectation.pair(eta, x, arrays)
+
+            total = total + jnp.mean(jax.lax.map(pair, noise, batch_size=min(16, len(noise))))
+        return -total
+
+    def _products(self, flat: jax.Array, basis: jax.Array, held: Any) -> Any:
+        (value, gradient), push = jax.linearize(
+            lambda f: jax.value_and_grad(self._value)(f, held), flat
+        )
+        return value, gradient, jax.lax.map(lambda v: push(v)[1], basis)
+
+    def _pair_gradients(self, flat: jax.Array, held: Any) -> jax.Array:
+        arrays = held[3]
+
+        def one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def value(f: jax.Array) -> jax.Array:
+                return self.expectation.pair(f.reshape(-1, 2), x, arrays)
+
+            return jax.value_and_grad(value)(flat)
+
+        return jax.lax.map(one, held[2])
+
+    def _run(self, name: str, function: Callable[..., Any], *args: Any, nodes: Any = None) -> Any:
+        held = (
+            self._constants,
+            self._nodes if nodes is None else nodes,
+            self._noise,
+            self._arrays,
+        )
+        args = (*(jnp.asarray(a, float) for a in args), held)
+        key = (name, *(v.shape for v in jax.tree.leaves(args)))
+        if key not in self._compiled:
+            self._compiled[key] = self.timing.compile(function, *args)
+        return self._compiled[key](*args)
+
+    def evaluate(self, flat: np.ndarray, nodes: Any = None) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return value, gradient and Hessian-vector products; remembers the last point."""
+        assert self.structure is not None
+        key = flat.tobytes()
+        if nodes is None and self._memo is not None and self._memo[0] == key:
+            known: tuple[float, np.ndarray, np.ndarray] = self._memo[1]
+            return known
+        value, gradient, rows = self._run(
+            "products", self._products, flat, self._basis, nodes=nodes
+        )
+        self.timing.gradient_evaluations += 1
+        self.timing.hvp_evaluations += len(self._basis)
+        found = float(value), np.asarray(gradient, float), np.asarray(rows, float)
+        if nodes is None:
+            self._memo = key, found
+        return found
+
+    def hessian(self, flat: np.ndarray) -> BlockArrow | None:
+        """Return the Hessian, with steps measured by the factors' Fisher information."""
+        assert self.structure is not None
+        rows = self.evaluate(flat)[2]
+        if not np.isfinite(rows).all():
+            return None
+        metric = self.factors.metric(flat.reshape(-1, 2)).ravel()
+        return self.structure.assemble(rows, metric)
+
+    def _use(self, structure: LocalStructure) -> None:
+        self.structure, self._basis, self._memo = structure, structure.basis(), None
+
+    def find_structure(self, key: jax.Array) -> np.ndarray:
+        """Find and verify the Hessian's structure; return a starting point of finite value.
+
+        Raises
+        ------
+        MethodFailure
+            ``NOT_APPLICABLE`` where the Hessian has no affordable form.
+        """
+        suggested = [s.widened(2) for s in candidates(self.target.latents, self.target.slices)]
+        if self.structure is not None:
+            suggested = [self.structure]
+        reasons = []
+        for structure in [*suggested, dense_structure(2 * self.target.dim)]:
+            limit = MAX_BORDER if structure.local.size else MAX_DENSE_PARAMETERS
+            if structure.border.size > limit:
+                blocks = f"with {', '.join(structure.sites)} as blocks"
+                what = blocks if structure.sites else "dense"
+                gigabytes = structure.num_bytes / 1e9
+                reasons.append(
+                    f"{what}: {structure.border.size} coupled parameters, {gigabytes:.2g} GB"
+                )
+                continue
+            self._use(structure)
+            start = self._start(key)
+            error = structure.error(self._moved(start))
+            if np.isfinite(error).all() and error.max() <= VERIFIED:
+                return start
+            by_site = error.reshape(-1, 2).max(axis=1)
+            names = [n for n, p in self.target.slices.items() if not by_site[p].max() <= VERIFIED]
+            reasons.append(f"members of plate {structure.plate} couple through {', '.join(names)}")
+            self.structure = None
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"the Hessian in {2 * self.target.dim} parameters has no form that is affordable: "
+            + "; ".join(reasons),
+            "use SVI with guide='normal'",
+        )
+
+    def _start(self, key: jax.Array) -> np.ndarray:
+        def evaluate(z: np.ndarray) -> tuple[Any, Any]:
+            return self.evaluate(self.factors.start(z, 0.1).ravel())[:2]
+
+        z = self.target.start(key, value_and_grad=evaluate)
+        return self.factors.start(z, 0.1).ravel()
+
+    def _moved(self, start: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(5).standard_normal(start.size)
+        return self.evaluate(start + 0.1 * noise)[2]
+
+    # -- its minimum ---------------------------------------------------------------------------
+
+    def minimise(
+        self,
+        start: np.ndarray,
+        method: MeanField,
+        progress: Progress,
+        trace: list[float] | None = None,
+    ) -> Optimum:
+        """Minimise from ``start`` and judge the outcome."""
+        trace = [] if trace is None else trace
+        first = np.asarray(start, float).ravel()
+        begin, _ = self._location_scale(first)
+
+        def callback(flat: np.ndarray) -> bool:
+            trace.append(-self.evaluate(flat)[0])
+            progress(len(trace), method.max_steps, f"ELBO {trace[-1]:.6g}")
+            location, scale = self._location_scale(flat)
+            return bool((np.abs(location - begin) > 1e6 * (1 + scale)).any())
+
+        with np.errstate(all="ignore"):
+            flat, why = trust_region_newton(
+                lambda f: self.evaluate(f)[:2],
+                self.hessian,
+                first,
+                max_steps=method.max_steps,
+                tolerance=method.tolerance / 10,
+                callback=callback,
+                radius=float(np.sqrt(first.size)),
+            )
+        value, gradient, _ = self.evaluate(flat)
+        hessian = self.hessian(flat)
+        decrement = float("inf") if hessian is None else hessian.decrement(gradient)
+        converged = decrement <= method.tolerance
+        optimum = Optimum(
+            self,
+            flat.reshape(-1, 2),
+            -value,
+            decrement,
+            hessian if converged else None,
+            trace,
+            Status.OK if converged else Status.UNCONVERGED,
+            f"Newton decrement {decrement:.2g} after {len(trace)} steps; {self.describe()}",
+            num_nodes=self.num_nodes,
+            num_pairs=self.num_pairs,
+        )
+        if not converged:
+            self._explain(optimum, flat, why, begin)
+            return optimum
+        assert hessian is not None
+        doubled = self._room(2 * self.num_nodes)
+        optimum.node_error = hessian.decrement(self.evaluate(flat, doubled)[1] - gradient)
+        if self.expectation.drawn:
+            self._draw_error(optimum, flat, hessian)
+        return optimum
+
+    def _location_scale(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        m, s = self.factors.location_scale(jnp.asarray(flat).reshape(-1, 2))
+        return np.asarray(m), np.asarray(s)
+
+    def _explain(self, optimum: Optimum, flat: np.ndarray, why: str, begin: np.ndarray) -> None:
+        location, scale = self._location_scale(flat)
+        far = np.abs(location - begin) > RUNAWAY * np.maximum(1.0, scale)
+        narrow = scale < 1e-6
+        names = self.target.slices.items()
+        if far.any() or narrow.any():
+            gone = [n for n, p in names if (far | narrow)[p].any()]
+            raise MethodFailure(
+                Status.DEGENERATE,
+                f"the ELBO still rises (now {optimum.elbo:.6g}) as the factors of "
+                f"{', '.join(gone)} run off or collapse",
+                "check that the posterior is proper there",
+            )
+        hessian = self.hessian(flat)
+        if hessian is not None and not hessian.positive:
+            why = f"the Hessian of the KL divergence is not positive definite; {why}"
+        optimum.message = f"{why}; {optimum.message}"
+        optimum.advice = "raise max_steps, or start elsewhere with Model(init=...)"
+
+    def _draw_error(self, optimum: Optimum, flat: np.ndarray, hessian: BlockArrow) -> None:
+        """Estimate the error that the fixed draws leave, from the spread of their gradients."""
+        values, gradients = (np.asarray(v) for v in self._run("pairs", self._pair_gradients, flat))
+        pairs = len(values)
+        if pairs < 2:
+            optimum.draw_error = float("inf")
+            return
+        moves = np.stack([hessian.solve(g) for g in gradients - gradients.mean(axis=0)])
+        error = moves.std(axis=0, ddof=1) / np.sqrt(pairs)
+        optimum.standard_error = error.reshape(-1, 2)
+        # a location's error counts in sds of the corrected posterior, which are no smaller
+        spread = np.sqrt(hessian.variances()).reshape(-1, 2)
+        share = optimum.standard_error[:, 0] / spread[:, 0]
+        normal = self.factors.code == 0
+        optimum.draw_error = float(share[normal].max(initial=0.0))
+        optimum.elbo_error = float(values.std(ddof=1) / np.sqrt(pairs))
