@@ -268,6 +268,11 @@ class ResponsePosterior(FactorPosterior):
         ends = np.cumsum([len(where[n]) for n in names])
         return dict(zip(names, np.split(found, ends[:-1]), strict=True))
 
+    @property
+    def location_slopes(self) -> np.ndarray:
+        """Derivative of each coordinate's mean in its two parameters, shape (dim, 2)."""
+        return np.asarray(self._law_slopes[:, 0])
+
     @cached_property
     def _law_slopes(self) -> np.ndarray:
         """Derivative of each coordinate's (mean, log sd) in its two parameters, (dim, 2, 2)."""
@@ -317,4 +322,4 @@ class ResponsePosterior(FactorPosterior):
         with jax.enable_x64(True):
             noise = np.asarray(jax.random.normal(key, (num_draws, 2 * m.size), float))
         moved = self.hessian.colour(noise).reshape(num_draws, m.size, 2)
-        return np.asarray(m + np.einsum("ndk,dk->nd", moved, self._law_slopes[:, 0]))
+        return np.asarray(m + np.einsum("ndk,dk->nd", moved, self.location_slopes))

@@ -347,6 +347,19 @@ class BlockArrow:
         local = own + (spread**2).sum(axis=0).reshape(own.shape)
         return np.asarray(self.join(np.diag(self._border_cov), local) / self.metric)
 
+    def covariance_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return H^-1 of the border (G, G), members with border (T, d, G), and members (T, d, d)."""
+        values, vectors, _ = self._spectral
+        border, local = self.split(self.metric**-0.5)
+        cross = -np.einsum("gti,gh->tih", self._gain, self._border_cov)
+        own = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
+        own -= np.einsum("tig,gtk->tik", cross, self._gain)
+        return (
+            self._border_cov * np.outer(border, border),
+            cross * local[:, :, None] * border,
+            own * local[:, :, None] * local[:, None, :],
+        )
+
     def pair_covariances(self) -> np.ndarray:
         """Return the 2 x 2 blocks of H^-1 of coordinates (0, 1), (2, 3), ..., (dim / 2, 2, 2)."""
         factor = self._positive_factor()

@@ -17,14 +17,19 @@ from numpyro.infer import NUTS as Kernel
 from numpyro.infer.reparam import LocScaleReparam
 
 from vi_recipes.alignment import relabel_draws
+from vi_recipes.factor_posterior import ResponsePosterior
 from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.model import Model
 from vi_recipes.posterior import DrawsPosterior, per_scalar
 from vi_recipes.progress import Progress
-from vi_recipes.status import Status
-from vi_recipes.target import Target
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.structure import candidates
+from vi_recipes.target import NUM_ATTEMPTS, Target
 from vi_recipes.timing import Timing
+from vi_recipes.whitening import Whitening, whiten
 
+Precondition = Literal["auto", "lrvb", "none"]
 ChainMethod = Literal["auto", "threads", "vectorized"]
 
 R_HAT_LIMIT = 1.01
@@ -34,6 +39,9 @@ ESS_PER_CHAIN = 100
 E_BFMI_LIMIT = 0.3
 """Betancourt (2016), arXiv:1604.00695."""
 DIVERGENT_SHARE = 0.001
+
+MIN_WHITENED = 500
+"""Dimension from which "auto" preconditions: below it adaptation is quick, and a fit is not."""
 
 MAX_CHUNK = 500
 """Most iterations between two looks at progress and interrupts."""
@@ -70,7 +78,13 @@ class NUTS(Method):
         threads on a CPU.
     scatter
         Half-width of the uniform scatter of the starting points on the unconstrained scale,
-        around the model's own ``init`` where it has one, else around 0.
+        around the model's own ``init`` where it has one, else around 0. With preconditioning, of
+        the whitened coordinates around 0, where the posterior has sds near 1.
+    precondition
+        ``"lrvb"`` samples in coordinates that the linear-response covariance of a mean-field fit
+        whitens (:mod:`vi_recipes.whitening`): the same posterior, at fewer leapfrog steps. The fit
+        is part of the run and of its time. ``"auto"`` does so from dimension 500 where the model
+        has local structure, and goes on without where there is no such fit; ``"none"`` never does.
     dtype
         ``"float64"`` or ``"float32"``.
 
@@ -90,6 +104,7 @@ class NUTS(Method):
     noncentered: tuple[str, ...] = ()
     chain_method: ChainMethod = "auto"
     scatter: float = 2.0
+    precondition: Precondition = "auto"
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
@@ -110,6 +125,18 @@ class NUTS(Method):
             "chain_method",
             self.chain_method,
             "'auto', 'threads' or 'vectorized'",
+        )
+        require(
+            self.precondition in ("auto", "lrvb", "none"),
+            "precondition",
+            self.precondition,
+            "'auto', 'lrvb' or 'none'",
+        )
+        require(
+            not (self.noncentered and self.precondition == "lrvb"),
+            "precondition",
+            self.precondition,
+            "'none' or 'auto' together with noncentered: whitening is of the model's own sites",
         )
         require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
         require(self.scatter > 0, "scatter", self.scatter, "a positive number")
@@ -142,17 +169,18 @@ class NUTS(Method):
         if self.noncentered:
             with timing.compiling():
                 target = _decentred(target, self.noncentered)
-        arrays = target.arrays()
+        white, aside = self._whiten(target, key, timing, progress)
+        arrays = target.arrays(), white.arrays() if white else ()
         total = self.num_warmup + self.num_samples
         capacity = min(MAX_CHUNK, max(1, -(-total // 40)))
         vectorized = self.chain_method == "vectorized" or (
             self.chain_method == "auto" and jax.default_backend() != "cpu"
         )
-        states = self._start(target, key, arrays, timing)
+        states = self._start(target, key, arrays, white, timing)
         if vectorized:
             states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
         run = timing.compile(
-            self._chunk(target, capacity, vectorized), states[0], jnp.int32(1), arrays
+            self._chunk(target, white, capacity, vectorized), states[0], jnp.int32(1), arrays
         )
         watch = _Watch(progress, total * len(states))
         with timing.running():
@@ -171,7 +199,8 @@ class NUTS(Method):
             num_kept = kept["z"].shape[1]
             if watch.stopped and num_kept < MIN_KEPT:
                 raise KeyboardInterrupt
-            samples = target.constrain(kept.pop("z"))
+            z = kept.pop("z").astype(float)
+            samples = target.constrain(white.apply_rows(z) if white else z)
             samples = {site.name: samples[site.name] for site in reported}
             relabelled = 0.0
             if target.exchangeable:
@@ -181,31 +210,74 @@ class NUTS(Method):
                 pivot = {name: value[best] for name, value in samples.items()}
                 samples, relabelled = relabel_draws(samples, target.exchangeable, pivot)
         result = self._audit(samples, kept, interrupted=watch.stopped)
+        result.message += aside
         if target.exchangeable:
             # R-hat and ESS are of the aligned draws: labels that differ between chains are not
             # a failure to mix
             result.message += f"; {relabelled:.0%} of draws relabelled"
         return result
 
-    def _kernel(self, target: Target, z: jax.Array, arrays: Any) -> tuple[Kernel, Any]:
+    def _whiten(
+        self, target: Target, key: jax.Array, timing: Timing, progress: Progress
+    ) -> tuple[Whitening | None, str]:
+        """Return whitened coordinates, if wanted and to be had, and what to say of them."""
+        if self.precondition == "none" or self.noncentered:
+            return None, ""
+        if self.precondition == "auto" and (
+            target.dim < MIN_WHITENED or not candidates(target.latents, target.slices)
+        ):
+            return None, ""
+        try:
+            with jax.enable_x64(True):
+                optimum = MeanField().optimise(target, key, timing, progress)
+                if optimum.hessian is None:
+                    raise MethodFailure(Status.UNCONVERGED, optimum.message)
+                with timing.running():
+                    factors, eta = optimum.kl.factors, optimum.eta
+                    white = whiten(ResponsePosterior(target, factors, eta, hessian=optimum.hessian))
+        except MethodFailure as failure:
+            if self.precondition == "lrvb":
+                raise MethodFailure(
+                    failure.status,
+                    f"no mean-field fit to precondition with: {failure.message}",
+                    "use precondition='none'",
+                ) from None
+            return None, f"; not preconditioned ({failure.message})"
+        return white, "; sampled in coordinates whitened by linear response"
+
+    def _kernel(
+        self, target: Target, white: Whitening | None, z: jax.Array, arrays: Any
+    ) -> tuple[Kernel, Any]:
         """Return NumPyro's kernel on the flat vector, and its state at ``z``.
 
         The kernel takes the data from where it is traced, so they stay arguments of the compiled
         code and are not constants in it.
         """
+        data, held = arrays
+
+        def potential(v: jax.Array) -> jax.Array:
+            return -target.log_density_fn(white.apply(v, held) if white else v, data)
+
         kernel = Kernel(
-            potential_fn=lambda v: -target.log_density_fn(v, arrays),
+            potential_fn=potential,
             target_accept_prob=self.target_accept_prob,
             max_tree_depth=self.max_tree_depth,
             dense_mass=self.dense_mass,
         )
         return kernel, kernel.init(jax.random.key(0), self.num_warmup, z)
 
-    def _start(self, target: Target, key: jax.Array, arrays: Any, timing: Timing) -> list[Any]:
+    def _start(
+        self,
+        target: Target,
+        key: jax.Array,
+        arrays: Any,
+        white: Whitening | None,
+        timing: Timing,
+    ) -> list[Any]:
         """Return the initial state of every chain."""
 
         def begin(key: jax.Array, z: jax.Array, arrays: Any) -> Any:
-            state = self._kernel(target, z, arrays)[1]
+            state = self._kernel(target, white, z, arrays)[1]
             return state._replace(rng_key=key)
 
         starts = jax.random.split(key, 2 * self.num_chains)
@@ -221,11 +293,16 @@ class NUTS(Method):
                     made.append(compiled(key, jnp.asarray(z, float), arrays))
                     return made[-1].potential_energy, made[-1].z_grad
 
-                target.start(start_key, scatter=self.scatter, value_and_grad=evaluate)
+                if white is None:
+                    target.start(start_key, scatter=self.scatter, value_and_grad=evaluate)
+                else:
+                    _scattered(start_key, self.scatter, target.dim, evaluate)
                 states.append(made[-1])
         return states
 
-    def _chunk(self, target: Target, capacity: int, vectorized: bool) -> Callable[..., Any]:
+    def _chunk(
+        self, target: Target, white: Whitening | None, capacity: int, vectorized: bool
+    ) -> Callable[..., Any]:
         """Return ``(state, n, arrays) -> (state, n draws in buffers of length capacity)``."""
 
         def observe(state: Any) -> dict[str, jax.Array]:
@@ -241,7 +318,7 @@ class NUTS(Method):
 
         def chunk(state: Any, n: jax.Array, arrays: Any) -> tuple[Any, dict[str, jax.Array]]:
             # Making the kernel sets it up for sampling; its state here is unused and not computed.
-            kernel, _ = self._kernel(target, jnp.zeros(target.dim), arrays)
+            kernel, _ = self._kernel(target, white, jnp.zeros(target.dim), arrays)
 
             def step(state: Any) -> Any:
                 return kernel.sample(state, (), {})
@@ -331,6 +408,26 @@ class NUTS(Method):
             found.append(f"{measured['divergences']:.0f} divergences in {total} draws")
             advice = "raise target_accept_prob towards 1, or non-centre the hierarchy"
         return found, advice
+
+
+def _scattered(
+    key: jax.Array,
+    scatter: float,
+    dim: int,
+    evaluate: Callable[[np.ndarray], tuple[Any, Any]],
+) -> None:
+    """Evaluate at uniform points around 0, closer in at every attempt, until one is finite."""
+    for attempt in range(NUM_ATTEMPTS):
+        width = scatter * 0.7**attempt
+        uniform = jax.random.uniform(jax.random.fold_in(key, attempt), (dim,), float, -1, 1)
+        value, gradient = evaluate(width * np.asarray(uniform))
+        if np.isfinite(value) and np.isfinite(gradient).all():
+            return
+    raise MethodFailure(
+        Status.DIVERGED,
+        "no finite density near the mean-field optimum",
+        "use precondition='none'",
+    )
 
 
 def _decentred(target: Target, sites: Sequence[str]) -> Target:
