@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vi_recipes.model import EMSteps, Exchangeable, Model
     from vi_recipes.read import read_data
     from vi_recipes.reference import load_reference
+    from vi_recipes.sensitivity import case_sensitivity, data_sensitivity
     from vi_recipes.sites import Site
     from vi_recipes.status import FitError, Status
     from vi_recipes.study import Study
@@ -50,6 +51,7 @@ _HOMES = {
     "vi_recipes.model": ("EMSteps", "Exchangeable", "Model"),
     "vi_recipes.read": ("read_data",),
     "vi_recipes.reference": ("load_reference",),
+    "vi_recipes.sensitivity": ("case_sensitivity", "data_sensitivity"),
     "vi_recipes.sites": ("Site",),
     "vi_recipes.status": ("FitError", "Status"),
     "vi_recipes.study": ("Study",),
@@ -95,7 +97,9 @@ __all__ = [
     "Study",
     "Target",
     "Timing",
+    "case_sensitivity",
     "compare",
+    "data_sensitivity",
     "load_model",
     "load_reference",
     "load_study",

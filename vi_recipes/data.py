@@ -23,7 +23,8 @@ def bind(function: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any
     Returns
     -------
     dict
-        Arrays as NumPy arrays; Python scalars, strings and ``None`` as they were.
+        Arrays as NumPy arrays; Python scalars, strings and ``None`` as they were; integers given
+        as arrays without dimensions as Python integers.
 
     Raises
     ------
@@ -86,7 +87,8 @@ def normalise(name: str, value: Any) -> Any:
     if array.size == 0:
         raise ValueError(f"data argument '{name}' is empty (shape {array.shape}); give it data")
     _check_finite(name, array)
-    return array.item() if array.ndim == 0 else array
+    # a floating-point number given as an array stays one: it can be differentiated in
+    return array.item() if array.ndim == 0 and array.dtype.kind != "f" else array
 
 
 def _is_number(value: Any) -> bool:

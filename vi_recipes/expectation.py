@@ -567,6 +567,7 @@ class Expectation:
         constants: dict[str, Any],
         nodes: dict[str, tuple[jax.Array, jax.Array, jax.Array]],
         arrays: Arrays,
+        live: bool = False,
     ) -> jax.Array:
         """Return the part of E_q[log p(y, z)] that is taken by quadrature."""
         m, s = self.factors.location_scale(eta)
@@ -578,10 +579,45 @@ class Expectation:
             if plan.whole or not plan.sources:
                 total = total + self._whole(plan, eta, m, s, x, w, arrays)
             else:
-                total = total + self._elements(
-                    plan, eta, m, s, constants[plan.name], x, w, count, arrays
+                elements = self._elements(
+                    plan, eta, m, s, constants[plan.name], x, w, count, arrays, live
                 )
+                total = total + jnp.sum(elements)
         return total
+
+    def elements(
+        self,
+        name: str,
+        eta: jax.Array,
+        constants: dict[str, Any],
+        nodes: dict[str, tuple[jax.Array, jax.Array, jax.Array]],
+        noise: jax.Array,
+        arrays: Arrays,
+    ) -> jax.Array:
+        """Return the expected log density of every element of one site.
+
+        Raises
+        ------
+        ValueError
+            For a site whose density is not a sum over elements.
+        """
+        m, s = self.factors.location_scale(eta)
+        plan = next(plan for plan in self.plans if plan.name == name)
+        if plan.sources:
+            x, w, count = nodes[name]
+            return self._elements(plan, eta, m, s, constants[name], x, w, count, arrays)
+        if not plan.draws:
+            raise ValueError(f"site '{name}' is integrated as a whole, and has no elements")
+
+        def pair(x: jax.Array) -> jax.Array:
+            parts = []
+            for sign in (1.0, -1.0):
+                value = self.target.log_likelihood_fn(m + s * sign * x, arrays)[name]
+                ratio = jnp.sum(self.factors.log_ratio(eta, sign * x))
+                parts.append(value * jnp.exp(ratio))
+            return (parts[0] + parts[1]) / 2
+
+        return jnp.mean(jax.lax.map(pair, noise), axis=0)
 
     def pair(self, eta: jax.Array, noise: jax.Array, arrays: Arrays) -> jax.Array:
         """Return the log density of the other sites, averaged over an antithetic pair."""
@@ -632,14 +668,23 @@ class Expectation:
         w: jax.Array,
         count: jax.Array,
         arrays: Arrays,
+        live: bool = False,
     ) -> jax.Array:
-        """Integrate an elementwise density over its sources."""
+        """Integrate an elementwise density over its sources.
+
+        ``live`` reads inputs and their slopes off the model again, so that they can be
+        differentiated in the data.
+        """
         fixed, held, weight = constants
         shape = plan.shape or ()
+        if live:
+            fixed = {}
         params: list[tuple[jax.Array, jax.Array]] = []
         lifts: list[jax.Array | None] = []
         for source, arrays_held in zip(plan.sources, held, strict=True):
             if isinstance(source, Affine):
+                if live:
+                    arrays_held = self._read_again(plan, source, m, arrays)
                 params.append(_affine_moments(source, arrays_held, m, s, shape))
                 lifts.append(None)
             else:
@@ -652,7 +697,39 @@ class Expectation:
             value = jnp.tensordot(w, jax.vmap(lambda x: raw(params, x, (fixed, arrays)))(x), axes=1)
         else:
             value = _integral(raw, params, lifts, (fixed, arrays), x, w, count, shape)
-        return jnp.sum(weight * value)
+        return weight * value
+
+    def _read_again(self, plan: Plan, source: Affine, m: jax.Array, arrays: Arrays) -> Any:
+        """Return what :meth:`constants` holds of an affine source, as a function of the data."""
+        shape = plan.shape or ()
+
+        def look(z: jax.Array) -> jax.Array:
+            leaves = trace_sites(self.target, z, arrays)[plan.name].leaves
+            less = 0.0 if source.minus is None else leaves[source.minus]
+            return jnp.broadcast_to(leaves[source.leaf] - less, shape)
+
+        def along(direction: np.ndarray) -> jax.Array:
+            return jax.jvp(look, (m,), (jnp.asarray(direction),))[1]
+
+        units = np.zeros((len(source.columns), m.size))
+        units[np.arange(len(units)), source.columns] = 1.0
+        slopes = jax.lax.map(along, units) if len(units) else jnp.zeros((0,))
+        gathers = []
+        places = list(self.target.slices.values())
+        homes = [
+            next(p for p in places if p.start <= i.flat[0] < p.stop) for _, i in source.gathers
+        ]
+        for (slope, index), home in zip(source.gathers, homes, strict=True):
+            if homes.count(home) == 1:
+                direction = np.zeros(m.size)
+                direction[home] = 1.0
+                gathers.append((along(direction), index))
+            else:  # two scalars of one site: their slopes cannot be told apart by one direction
+                gathers.append((jnp.asarray(slope), index))
+        # the offset is what makes the mean at m that of the model itself
+        zero = (jnp.zeros(shape), slopes, gathers)
+        mean, _ = _affine_moments(source, zero, m, jnp.ones_like(m), shape)
+        return look(m) - mean, slopes, gathers
 
     def _raw(
         self,

@@ -15,6 +15,7 @@ from vi_recipes.factors import Factors
 from vi_recipes.posterior import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, Sites
 
 if TYPE_CHECKING:
+    from vi_recipes.methods.meanfield import KL
     from vi_recipes.structure import BlockArrow
     from vi_recipes.target import Target
 
@@ -212,6 +213,8 @@ class ResponsePosterior(FactorPosterior):
     """
 
     hessian: BlockArrow = None  # type: ignore[assignment]
+    kl: KL | None = None
+    """The objective, for sensitivities; a fit that was loaded has none."""
 
     def slopes(self, sites: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the gradient in ``eta`` of the mean of every scalar of ``sites``, C order.

@@ -348,7 +348,7 @@ class BlockArrow:
         return np.asarray(self.join(np.diag(self._border_cov), local) / self.metric)
 
     def covariance_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return H^-1 of the border (G, G), members with border (T, d, G), and members (T, d, d)."""
+        """Return parts of H^-1: the border (G, G), members with it (T, d, G), members (T, d, d)."""
         values, vectors, _ = self._spectral
         border, local = self.split(self.metric**-0.5)
         cross = -np.einsum("gti,gh->tih", self._gain, self._border_cov)

@@ -159,6 +159,31 @@ class Target:
         """Return the traced data as JAX arrays of the precision in force."""
         return tuple(jnp.asarray(a) for a in self._arrays)
 
+    def place_of(self, argument: str) -> int:
+        """Return where in :meth:`arrays` a floating-point argument of the model is.
+
+        Raises
+        ------
+        ValueError
+            For an argument that is not one array of floating-point numbers.
+        """
+        spot = 0
+        found = {}
+        for (path, leaf), traced in zip(
+            jax.tree.leaves_with_path(self.data, is_leaf=lambda x: x is None),
+            self._is_traced,
+            strict=True,
+        ):
+            if traced and len(path) == 1 and leaf.dtype.kind == "f":
+                found[str(path[0].key)] = spot
+            spot += bool(traced)
+        if argument not in found:
+            raise ValueError(
+                f"argument: got '{argument}', expected a floating-point array among the model's "
+                f"arguments: {', '.join(found) or 'there is none'}"
+            )
+        return found[argument]
+
     def bound_model(self, arrays: Arrays) -> Callable[[], Any]:
         """Return the NumPyro model with ``arrays`` and the static data bound, taking nothing."""
         data = self.keywords(arrays)

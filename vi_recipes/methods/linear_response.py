@@ -67,6 +67,7 @@ class LinearResponse(Method):
                 optimum.eta,
                 optimum.standard_error,
                 hessian=optimum.hessian,
+                kl=optimum.kl,
             )
             posterior.sd()
         return self.base.report(optimum, posterior)

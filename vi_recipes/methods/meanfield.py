@@ -296,10 +296,16 @@ class KL:
 
     # -- the function and its derivatives --------------------------------------------------------
 
-    def _value(self, flat: jax.Array, held: Any) -> jax.Array:
+    @property
+    def held(self) -> Any:
+        """The arrays that :meth:`value` takes besides the parameters."""
+        return self._constants, self._nodes, self._noise, self._arrays
+
+    def value(self, flat: jax.Array, held: Any, *, live: bool = False) -> jax.Array:
+        """Return minus the ELBO; pure. ``live`` makes it differentiable in the data too."""
         constants, nodes, noise, arrays = held
         eta = flat.reshape(-1, 2)
-        total = self.expectation(eta, constants, nodes, arrays) + self.factors.entropy(eta)
+        total = self.expectation(eta, constants, nodes, arrays, live) + self.factors.entropy(eta)
         if self.expectation.drawn:
 
             def pair(x: jax.Array) -> jax.Array:
@@ -310,7 +316,7 @@ class KL:
 
     def _products(self, flat: jax.Array, basis: jax.Array, held: Any) -> Any:
         (value, gradient), push = jax.linearize(
-            lambda f: jax.value_and_grad(self._value)(f, held), flat
+            lambda f: jax.value_and_grad(self.value)(f, held), flat
         )
         return value, gradient, jax.lax.map(lambda v: push(v)[1], basis)
 

@@ -1,0 +1,107 @@
+"""Sensitivities against refits."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+
+import vi_recipes as vr
+
+NUM_GROUPS = 12
+
+
+def logistic(
+    y: jax.Array, x: jax.Array, group: jax.Array, weight: jax.Array, shape: jax.Array
+) -> None:
+    beta = numpyro.sample("beta", dist.Normal(0.0, 3.0))
+    mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
+    tau = numpyro.sample("tau", dist.Gamma(shape, 3.0))
+    with numpyro.plate("group", NUM_GROUPS):
+        u = numpyro.sample("u", dist.Normal(mu, tau**-0.5))
+    with numpyro.plate("row", len(y)), handlers.scale(scale=weight):
+        numpyro.sample("y", dist.Bernoulli(logits=beta * x + u[group]), obs=y)
+
+
+@cache
+def data() -> dict[str, Any]:
+    rng = np.random.default_rng(2)
+    group = np.repeat(np.arange(NUM_GROUPS), 6)
+    x = rng.standard_normal(group.size)
+    u = rng.standard_normal(NUM_GROUPS)
+    y = (rng.random(group.size) < 1 / (1 + np.exp(-(0.7 * x + u[group])))).astype(int)
+    return {"y": y, "x": x, "group": group, "weight": np.ones(y.size), "shape": np.asarray(3.0)}
+
+
+def means(**changes: Any) -> np.ndarray:
+    fit = vr.MeanField(tolerance=1e-8).fit(vr.Target(logistic, **{**data(), **changes}), key=0)
+    assert fit.status is vr.Status.OK
+    return np.array([fit.mean()[n] for n in ("beta", "mu", "tau")])
+
+
+@cache
+def fit() -> vr.Fit:
+    method = vr.LinearResponse(base=vr.MeanField(tolerance=1e-8))
+    return method.fit(vr.Target(logistic, **data()), key=0)
+
+
+STEP = 1e-3
+
+
+def slope(argument: str, entry: Any) -> np.ndarray:
+    """Return the derivative of the means in one entry of an argument, from two refits."""
+    ends = []
+    for step in (STEP, -STEP):
+        changed = np.array(data()[argument], float)
+        changed[entry] += step
+        ends.append(means(**{argument: changed}))
+    return (ends[0] - ends[1]) / (2 * STEP)
+
+
+def test_case_weights() -> None:
+    table = vr.case_sensitivity(fit())
+    assert list(table.columns) == ["beta", "mu", "tau"]
+    np.testing.assert_allclose(table.loc[17], slope("weight", 17), rtol=1e-4, atol=1e-7)
+
+
+def test_weights_of_a_group() -> None:
+    group = data()["group"]
+    table = vr.case_sensitivity(fit(), by=group)
+    assert list(table.index) == list(range(NUM_GROUPS))
+    np.testing.assert_allclose(table.loc[7], slope("weight", group == 7), rtol=1e-4, atol=1e-7)
+
+
+def test_hyperparameters() -> None:
+    table = vr.data_sensitivity(fit(), "shape")
+    np.testing.assert_allclose(table.iloc[0], slope("shape", ()), rtol=1e-4, atol=1e-7)
+
+
+def test_an_argument_that_an_affine_input_depends_on() -> None:
+    table = vr.data_sensitivity(fit(), "x", ["beta"])
+    np.testing.assert_allclose(table.iloc[5, 0], slope("x", 5)[0], rtol=1e-4, atol=1e-7)
+
+
+def test_a_site_by_draws() -> None:
+    method = vr.LinearResponse(base=vr.MeanField(expectations={"y": "draws"}, num_pairs=256))
+    drawn = method.fit(vr.Target(logistic, **data()), key=0)
+    found, exact = vr.case_sensitivity(drawn), vr.case_sensitivity(fit())
+    assert np.abs(found - exact).to_numpy().max() < 0.1 * np.abs(exact).to_numpy().max()
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="expected a fit by LinearResponse"):
+        vr.case_sensitivity(vr.MAP(space="unconstrained").fit(vr.Target(logistic, **data()), key=0))
+    with pytest.raises(ValueError, match="observed: got 'z'"):
+        vr.case_sensitivity(fit(), observed="z")
+    with pytest.raises(ValueError, match="sites: got nothing"):
+        vr.case_sensitivity(fit(), ["nothing"])
+    with pytest.raises(ValueError, match="by: got 3 groups"):
+        vr.case_sensitivity(fit(), by=np.zeros(3))
+    with pytest.raises(ValueError, match="argument: got 'group'"):
+        vr.data_sensitivity(fit(), "group")
