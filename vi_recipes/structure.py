@@ -266,6 +266,25 @@ class BlockArrow:
             raise ValueError("the matrix is not positive definite")
         return self.factor
 
+    def positive_with(self, shift: float) -> bool:
+        """Whether H + shift M is positive definite."""
+        return self._factor(shift) is not None
+
+    def inverse_parts(self, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what solves with H + shift M, for positive-definite ones.
+
+        The inverse blocks (T, d, d), the edge (G, T, d) and the inverse Schur complement (G, G).
+        """
+        values, vectors, _ = self._spectral
+        border, local = self.split(self.metric**-0.5)
+        blocks = np.einsum("tij,tj,tkj->tik", vectors, 1 / (values + shift), vectors)
+        blocks = blocks * local[:, :, None] * local[:, None, :]
+        factor = self._factor(shift)
+        if factor is None:
+            raise ValueError("the matrix is not positive definite")
+        schur = cho_solve((factor, True), np.eye(len(factor)))
+        return blocks, self.edge, schur * np.outer(border, border)
+
     def solve(self, vector: np.ndarray) -> np.ndarray:
         """Return H^-1 times a flat vector, for positive-definite H."""
         solved = self._solve(0.0, self._positive_factor(), vector)

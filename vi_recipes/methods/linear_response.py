@@ -60,13 +60,21 @@ class LinearResponse(Method):
                 f"{optimum.message}",
                 optimum.advice,
             )
-        with timing.running():
+        with timing.running_compiled():
+            hessian = optimum.kl.full_hessian(optimum.eta.ravel())
+            if not hessian.positive:
+                raise MethodFailure(
+                    Status.SINGULAR,
+                    f"the Hessian of the KL divergence has {hessian.num_negative()} negative "
+                    "eigenvalues at the optimum: it is a saddle",
+                    "start elsewhere with Model(init=...)",
+                )
             posterior = ResponsePosterior(
                 target,
                 optimum.kl.factors,
                 optimum.eta,
                 optimum.standard_error,
-                hessian=optimum.hessian,
+                hessian=hessian,
                 kl=optimum.kl,
             )
             posterior.sd()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vi_recipes.crossed import MULTIPLE, Crossed, Families, find_families, pad, steihaug, verified
 from vi_recipes.expectation import Expectation, make_plans
 from vi_recipes.factor_posterior import FactorPosterior
 from vi_recipes.factors import Factors, Family, make_factors
@@ -33,6 +34,9 @@ MAX_BORDER = 600
 
 MAX_DENSE_PARAMETERS = 2_000
 """Most parameters for which a Hessian without structure is formed."""
+
+MAX_BYTES = 6_000_000_000
+"""Most memory that the covariances of crossed families may take."""
 
 MAX_NODES = 64
 RUNAWAY = 25.0
@@ -226,7 +230,7 @@ class Optimum:
     eta: np.ndarray
     elbo: float
     decrement: float
-    hessian: BlockArrow | None
+    hessian: BlockArrow | Crossed | None
     trace: list[float]
     status: Status
     message: str
@@ -271,6 +275,7 @@ class KL:
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._memo: tuple[bytes, Any] | None = None
         self.structure: LocalStructure | None = None
+        self.families: Families | None = None
         self.num_nodes = self.num_pairs = 0
 
     def describe(self) -> str:
@@ -338,15 +343,22 @@ class KL:
             self._noise,
             self._arrays,
         )
-        args = (*(jnp.asarray(a, float) for a in args), held)
+        args = (*jax.tree.map(lambda a: jnp.asarray(a, float), args), held)
         key = (name, *(v.shape for v in jax.tree.leaves(args)))
         if key not in self._compiled:
             self._compiled[key] = self.timing.compile(function, *args)
         return self._compiled[key](*args)
 
+    def _truncated(
+        self, flat: jax.Array, gradient: jax.Array, inverse: Any, radius: jax.Array, held: Any
+    ) -> Any:
+        """Return a truncated Newton step, for crossed families."""
+        assert self.families is not None
+        _, push = jax.linearize(lambda f: jax.grad(self.value)(f, held), flat)
+        return steihaug(push, self.families.structure, gradient, inverse, radius)
+
     def evaluate(self, flat: np.ndarray, nodes: Any = None) -> tuple[float, np.ndarray, np.ndarray]:
         """Return value, gradient and Hessian-vector products; remembers the last point."""
-        assert self.structure is not None
         key = flat.tobytes()
         if nodes is None and self._memo is not None and self._memo[0] == key:
             known: tuple[float, np.ndarray, np.ndarray] = self._memo[1]
@@ -361,17 +373,66 @@ class KL:
             self._memo = key, found
         return found
 
-    def hessian(self, flat: np.ndarray) -> BlockArrow | None:
+    def hessian(self, flat: np.ndarray) -> BlockArrow | Crossed | None:
         """Return the Hessian, with steps measured by the factors' Fisher information."""
-        assert self.structure is not None
         rows = self.evaluate(flat)[2]
         if not np.isfinite(rows).all():
             return None
         metric = self.factors.metric(flat.reshape(-1, 2)).ravel()
-        return self.structure.assemble(rows, metric)
+        if self.families is None:
+            assert self.structure is not None
+            return self.structure.assemble(rows, metric)
 
-    def _use(self, structure: LocalStructure) -> None:
-        self.structure, self._basis, self._memo = structure, structure.basis(), None
+        def run(gradient: np.ndarray, inverse: Any, radius: float) -> Any:
+            return self._run("step", self._truncated, flat, gradient, inverse, radius)
+
+        return Crossed(self.families.assemble(rows, metric)[0], run)
+
+    def full_hessian(self, flat: np.ndarray) -> BlockArrow:
+        """Return the Hessian in block-arrow form, whatever the optimiser made do with.
+
+        Raises
+        ------
+        MethodFailure
+            ``NOT_APPLICABLE`` where that takes too much memory, or there is no such form.
+        """
+        if self.families is None:
+            found = self.hessian(flat)
+            assert isinstance(found, BlockArrow)
+            return found
+        structure = candidates(self.target.latents, self.target.slices)[0].widened(2)
+        if structure.num_bytes > MAX_BYTES:
+            raise MethodFailure(
+                Status.NOT_APPLICABLE,
+                f"with {', '.join(structure.sites)} as blocks the covariances of the other "
+                f"{structure.border.size} parameters take {structure.num_bytes / 1e9:.1f} GB "
+                f"(limit {MAX_BYTES / 1e9:.1f})",
+                "use MeanField alone, or NUTS",
+            )
+        basis, rows = structure.basis(), []
+        for first in range(0, len(basis), MULTIPLE):
+            chunk = pad(basis[first : first + MULTIPLE])
+            rows.append(np.asarray(self._run("products", self._products, flat, chunk)[2]))
+            self.timing.hvp_evaluations += len(chunk)
+        products = np.concatenate(rows)[: len(basis)]
+        error = structure.error(products)
+        if not error.max() <= VERIFIED:
+            raise MethodFailure(
+                Status.NOT_APPLICABLE,
+                f"members of plate {structure.plate} are coupled (relative error "
+                f"{error.max():.2g}), so the Hessian has no structure to invert it by",
+                "use MeanField alone, or NUTS",
+            )
+        metric = self.factors.metric(flat.reshape(-1, 2)).ravel()
+        return structure.assemble(products, metric)
+
+    def _use(self, structure: LocalStructure | Families) -> None:
+        self.structure = self.families = None
+        if isinstance(structure, Families):
+            self.families = structure
+        else:
+            self.structure = structure
+        self._basis, self._memo = structure.basis(), None
 
     def find_structure(self, key: jax.Array) -> np.ndarray:
         """Find and verify the Hessian's structure; return a starting point of finite value.
@@ -381,11 +442,28 @@ class KL:
         MethodFailure
             ``NOT_APPLICABLE`` where the Hessian has no affordable form.
         """
+        known = self.structure or self.families
+        if known is not None:
+            self._use(known)
+            return self._start(key)
         suggested = [s.widened(2) for s in candidates(self.target.latents, self.target.slices)]
-        if self.structure is not None:
-            suggested = [self.structure]
+        families = find_families(self.target.latents, self.target.slices)
         reasons = []
-        for structure in [*suggested, dense_structure(2 * self.target.dim)]:
+        for structure in [*suggested, families, dense_structure(2 * self.target.dim)]:
+            if structure is None:
+                continue
+            if isinstance(structure, Families):
+                if structure.structure.border.size > MAX_BORDER // 2:
+                    continue
+                self._use(structure.widened(2))
+                assert self.families is not None
+                start = self._start(key)
+                error = self.families.assemble(self._moved(start), np.ones(start.size))[1]
+                if verified(error):
+                    return start
+                self.families = None
+                reasons.append(f"members within a plate of {structure.structure.plate} couple")
+                continue
             limit = MAX_BORDER if structure.local.size else MAX_DENSE_PARAMETERS
             if structure.border.size > limit:
                 blocks = f"with {', '.join(structure.sites)} as blocks"
@@ -397,10 +475,10 @@ class KL:
                 continue
             self._use(structure)
             start = self._start(key)
-            error = structure.error(self._moved(start))
-            if np.isfinite(error).all() and error.max() <= VERIFIED:
+            errors = structure.error(self._moved(start))
+            if np.isfinite(errors).all() and errors.max() <= VERIFIED:
                 return start
-            by_site = error.reshape(-1, 2).max(axis=1)
+            by_site = errors.reshape(-1, 2).max(axis=1)
             names = [n for n, p in self.target.slices.items() if not by_site[p].max() <= VERIFIED]
             reasons.append(f"members of plate {structure.plate} couple through {', '.join(names)}")
             self.structure = None
@@ -496,12 +574,14 @@ class KL:
                 "check that the posterior is proper there",
             )
         hessian = self.hessian(flat)
-        if hessian is not None and not hessian.positive:
+        if isinstance(hessian, BlockArrow) and not hessian.positive:
             why = f"the Hessian of the KL divergence is not positive definite; {why}"
         optimum.message = f"{why}; {optimum.message}"
         optimum.advice = "raise max_steps, or start elsewhere with Model(init=...)"
 
-    def _draw_error(self, optimum: Optimum, flat: np.ndarray, hessian: BlockArrow) -> None:
+    def _draw_error(
+        self, optimum: Optimum, flat: np.ndarray, hessian: BlockArrow | Crossed
+    ) -> None:
         """Estimate the error that the fixed draws leave, from the spread of their gradients."""
         values, gradients = (np.asarray(v) for v in self._run("pairs", self._pair_gradients, flat))
         pairs = len(values)
@@ -511,9 +591,11 @@ class KL:
         moves = np.stack([hessian.solve(g) for g in gradients - gradients.mean(axis=0)])
         error = moves.std(axis=0, ddof=1) / np.sqrt(pairs)
         optimum.standard_error = error.reshape(-1, 2)
-        # a location's error counts in sds of the corrected posterior, which are no smaller
-        spread = np.sqrt(hessian.variances()).reshape(-1, 2)
-        share = optimum.standard_error[:, 0] / spread[:, 0]
+        # a location's error counts in sds of the corrected posterior, where they are known
+        spread = self._location_scale(flat)[1]
+        if isinstance(hessian, BlockArrow):
+            spread = np.sqrt(hessian.variances()).reshape(-1, 2)[:, 0]
+        share = optimum.standard_error[:, 0] / spread
         normal = self.factors.code == 0
         optimum.draw_error = float(share[normal].max(initial=0.0))
         optimum.elbo_error = float(values.std(ddof=1) / np.sqrt(pairs))

@@ -232,9 +232,10 @@ class NUTS(Method):
                 optimum = MeanField().optimise(target, key, timing, progress)
                 if optimum.hessian is None:
                     raise MethodFailure(Status.UNCONVERGED, optimum.message)
+                hessian = optimum.kl.full_hessian(optimum.eta.ravel())
                 with timing.running():
                     factors, eta = optimum.kl.factors, optimum.eta
-                    white = whiten(ResponsePosterior(target, factors, eta, hessian=optimum.hessian))
+                    white = whiten(ResponsePosterior(target, factors, eta, hessian=hessian))
         except MethodFailure as failure:
             if self.precondition == "lrvb":
                 raise MethodFailure(
