@@ -612,21 +612,21 @@ class Expectation:
         def pair(x: jax.Array) -> jax.Array:
             parts = []
             for sign in (1.0, -1.0):
-                value = self.target.log_likelihood_fn(m + s * sign * x, arrays)[name]
-                ratio = jnp.sum(self.factors.log_ratio(eta, sign * x))
-                parts.append(value * jnp.exp(ratio))
+                z, log_weight = self.factors.place(eta, sign * x)
+                value = self.target.log_likelihood_fn(z, arrays)[name]
+                parts.append(value * jnp.exp(jnp.sum(log_weight)))
             return (parts[0] + parts[1]) / 2
 
         return jnp.mean(jax.lax.map(pair, noise), axis=0)
 
     def pair(self, eta: jax.Array, noise: jax.Array, arrays: Arrays) -> jax.Array:
         """Return the log density of the other sites, averaged over an antithetic pair."""
-        m, s = self.factors.location_scale(eta)
 
         def one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            sites = trace_sites(self.target, m + s * x, arrays)
+            z, log_weight = self.factors.place(eta, x)
+            sites = trace_sites(self.target, z, arrays)
             value = sum((sites[name].total for name in self.drawn), jnp.zeros(()))
-            return value, jnp.sum(self.factors.log_ratio(eta, x))
+            return value, jnp.sum(log_weight)
 
         (a, log_a), (b, log_b) = one(noise), one(-noise)
         if self.factors.kinds == (0,):
@@ -647,13 +647,10 @@ class Expectation:
         where = np.asarray(plan.whole, int)
 
         def at(x: jax.Array) -> jax.Array:
-            z = jnp.asarray(self.start)
-            z = z.at[where].set(m[where] + s[where] * x)
+            placed, log_weight = self.factors.place(eta, jnp.zeros_like(m).at[where].set(x))
+            z = jnp.asarray(self.start).at[where].set(placed[where])
             value = trace_sites(self.target, z, arrays)[plan.name].total
-            if (self.factors.code[where] != 0).any():
-                full = jnp.zeros_like(m).at[where].set(x)
-                value = value * jnp.exp(jnp.sum(self.factors.log_ratio(eta, full)[where]))
-            return value
+            return value * jnp.exp(jnp.sum(log_weight[where]))
 
         return jnp.sum(w * jax.vmap(at)(x)) if where.size else at(x[0])
 
@@ -752,13 +749,12 @@ class Expectation:
             place = self.target.slices[source.site]
             laws = Factors(self.factors.code[place], self.factors.offset[place])
             own = jnp.stack([p, q], axis=1)
-            location, scale = laws.location_scale(own)
-            z = jnp.asarray(self.start).at[place].set(location + scale * x[k])
+            placed, ratio = laws.place(own, jnp.full(p.shape, x[k]))
+            z = jnp.asarray(self.start).at[place].set(placed)
             leaves = trace_sites(self.target, z, arrays)[plan.name].leaves
             for j in source.leaves:
                 moved[j] = jnp.broadcast_to(leaves[j], shape)
             if (laws.code != 0).any():
-                ratio = laws.log_ratio(own, x[k])
                 mine = ratio[fixed_index(plan, k)]
                 log_weight = mine if log_weight is None else log_weight + mine
         site = trace_sites(self.target, jnp.asarray(self.start), arrays)[plan.name]

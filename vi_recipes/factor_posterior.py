@@ -69,7 +69,8 @@ class FactorPosterior(Posterior):
             laws = Factors(self.factors.code[other], self.factors.offset[other])
             with jax.enable_x64(True):
                 own = jnp.asarray(self.eta[other])
-                ratio = jnp.stack([laws.log_ratio(own, jnp.asarray(v)) for v in x])
+                nodes = jnp.repeat(jnp.asarray(x)[:, None], len(own), axis=1)
+                ratio = jax.vmap(lambda v: laws.place(own, v)[1])(nodes)
                 tilted = np.asarray(jnp.exp(ratio)) * weights[:, other]
                 weights[:, other] = tilted / tilted.sum(axis=0)
 

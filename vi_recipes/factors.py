@@ -76,57 +76,67 @@ class Factors:
         eta[beta] = np.log(np.stack([size * share, size * (1 - share)], axis=1))
         return eta
 
+    def _rows(self, law: int) -> np.ndarray:
+        return np.flatnonzero(self.code == law)
+
     def location_scale(self, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return mean and sd of every coordinate, shapes (dim,)."""
-        p, q = eta[:, 0], eta[:, 1]
-        m, s = p, jnp.exp(q)
-        a, b = s if self.kinds == (_NORMAL,) else jnp.exp(p), jnp.exp(q)
+        m, s = eta[:, 0], jnp.exp(eta[:, 1])
         if _GAMMA in self.kinds:
-            is_gamma = self.code == _GAMMA
-            m = jnp.where(is_gamma, digamma(a) - q, m)
-            s = jnp.where(is_gamma, jnp.sqrt(_trigamma(a)), s)
+            rows = self._rows(_GAMMA)
+            a = jnp.exp(eta[rows, 0])
+            m = m.at[rows].set(digamma(a) - eta[rows, 1])
+            s = s.at[rows].set(jnp.sqrt(_trigamma(a)))
         if _BETA in self.kinds:
-            is_beta = self.code == _BETA
-            m = jnp.where(is_beta, digamma(a) - digamma(b) + self.offset, m)
-            s = jnp.where(is_beta, jnp.sqrt(_trigamma(a) + _trigamma(b)), s)
+            rows = self._rows(_BETA)
+            a, b = jnp.exp(eta[rows, 0]), jnp.exp(eta[rows, 1])
+            m = m.at[rows].set(digamma(a) - digamma(b) + self.offset[rows])
+            s = s.at[rows].set(jnp.sqrt(_trigamma(a) + _trigamma(b)))
         return m, s
 
     def entropy(self, eta: jax.Array) -> jax.Array:
         """Return the total entropy over the unconstrained scale."""
-        p, q = eta[:, 0], eta[:, 1]
-        total = jnp.sum(jnp.where(self.code == _NORMAL, q + 0.5 + _LOG_2PI / 2, 0.0))
-        a, b = jnp.exp(p), jnp.exp(q)
+        total = jnp.sum(eta[self._rows(_NORMAL), 1] + 0.5 + _LOG_2PI / 2)
         if _GAMMA in self.kinds:
-            value = a + gammaln(a) - a * digamma(a)
-            total += jnp.sum(jnp.where(self.code == _GAMMA, value, 0.0))
+            a = jnp.exp(eta[self._rows(_GAMMA), 0])
+            total += jnp.sum(a + gammaln(a) - a * digamma(a))
         if _BETA in self.kinds:
-            value = betaln(a, b) - a * digamma(a) - b * digamma(b) + (a + b) * digamma(a + b)
-            total += jnp.sum(jnp.where(self.code == _BETA, value, 0.0))
+            rows = self._rows(_BETA)
+            a, b = jnp.exp(eta[rows, 0]), jnp.exp(eta[rows, 1])
+            mixed = (a + b) * digamma(a + b) - a * digamma(a) - b * digamma(b)
+            total += jnp.sum(betaln(a, b) + mixed)
         return total
 
     def log_density(self, eta: jax.Array, z: jax.Array) -> jax.Array:
         """Return the log density of every coordinate at ``z``, shape (dim,)."""
         p, q = eta[:, 0], eta[:, 1]
         value = -(((z - p) * jnp.exp(-q)) ** 2) / 2 - q - _LOG_2PI / 2
-        a, b = jnp.exp(p), jnp.exp(q)
         if _GAMMA in self.kinds:
-            log_gamma = a * (q + z) - b * jnp.exp(z) - gammaln(a)
-            value = jnp.where(self.code == _GAMMA, log_gamma, value)
+            rows = self._rows(_GAMMA)
+            a, log_b, x = jnp.exp(p[rows]), q[rows], z[rows]
+            value = value.at[rows].set(a * (log_b + x) - jnp.exp(log_b + x) - gammaln(a))
         if _BETA in self.kinds:
-            x = z - self.offset
-            logit_beta = a * jax.nn.log_sigmoid(x) + b * jax.nn.log_sigmoid(-x) - betaln(a, b)
-            value = jnp.where(self.code == _BETA, logit_beta, value)
+            rows = self._rows(_BETA)
+            a, b, x = jnp.exp(p[rows]), jnp.exp(q[rows]), z[rows] - self.offset[rows]
+            sides = a * jax.nn.log_sigmoid(x) + b * jax.nn.log_sigmoid(-x)
+            value = value.at[rows].set(sides - betaln(a, b))
         return value
 
-    def log_ratio(self, eta: jax.Array, x: jax.Array) -> jax.Array:
-        """Return log law(z) - log Normal(z; m, s) at z = m + s x, shape (dim,); 0 for normals.
+    def place(self, eta: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return points z, shape (dim,), and log weights, for standard-normal nodes or draws x.
 
-        With it as weight, Gauss-Hermite nodes integrate over the law.
+        For normal laws z = m + s x and the log weight is 0. For the others z = m + s x does not
+        move with the parameters when this is differentiated: the weight, which is the law's density
+        over the normal's, does.
         """
         m, s = self.location_scale(eta)
-        normal = -(x**2) / 2 - jnp.log(s) - _LOG_2PI / 2
-        ratio = self.log_density(eta, m + s * x) - normal
-        return jnp.where(self.code == _NORMAL, 0.0, ratio)
+        if self.kinds == (_NORMAL,):
+            return m + s * x, jnp.zeros_like(m)
+        normal = self.code == _NORMAL
+        held_m, held_s = jax.lax.stop_gradient(m), jax.lax.stop_gradient(s)
+        z = jnp.where(normal, m + s * x, held_m + held_s * x)
+        reference = -(x**2) / 2 - jnp.log(held_s) - _LOG_2PI / 2
+        return z, jnp.where(normal, 0.0, self.log_density(eta, z) - reference)
 
     def metric(self, eta: np.ndarray) -> np.ndarray:
         """Return the diagonal of the laws' Fisher information, shape (dim, 2).

@@ -154,7 +154,8 @@ class MomentsPosterior(Posterior):
     means, sds
         By site.
     covariance, order
-        Joint covariance of the scalars of the sites in ``order``; ``None`` when not known.
+        Joint covariance of the scalars of the sites in ``order``; ``None`` when not known. That of
+        other sites is NaN.
     mcse_means, mcse_sds
         Monte Carlo standard errors; ``None`` for zero.
     samples
@@ -189,8 +190,12 @@ class MomentsPosterior(Posterior):
             name: np.arange(end - self.means[name].size, end)
             for name, end in zip(self.order, ends, strict=True)
         }
-        rows = np.concatenate([index[name] for name in sites])
-        return np.asarray(self.covariance[np.ix_(rows, rows)])
+        unknown = [np.full(self.means[name].size, -1) for name in sites]
+        rows = np.concatenate([index.get(n, u) for n, u in zip(sites, unknown, strict=True)])
+        cov = np.array(self.covariance[np.ix_(rows, rows)])
+        cov[rows < 0, :] = np.nan
+        cov[:, rows < 0] = np.nan
+        return cov
 
     @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:

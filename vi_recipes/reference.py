@@ -25,14 +25,16 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         A JSON file, or its content: ``{"source": how it was made, "parameters": {label: {"mean":
         ..., "sd": ..., "mcse": ...}}}`` with zero-based labels (``a[0]``) and values on the
         constrained scale. ``mcse`` is the Monte Carlo standard error of the mean, and may be left
-        out.
+        out. Optional are ``"method"``, the name to show; ``"mcse_sd"`` of a parameter; ``"covariance": {"sites": [...], "values":
+        [[...]]}``, the joint covariance of the scalars of some sites; and ``"data_fingerprint"``,
+        of the data that the answers are for.
     target
         Gives the sites; scalars without an answer are NaN.
 
     Raises
     ------
     ValueError
-        For a file that is not such JSON, or labels the target does not have.
+        For a file that is not such JSON, labels the target does not have, or other data.
     """
     if isinstance(source, Mapping):
         content: Mapping[str, Any] = source
@@ -51,6 +53,13 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
             f"{', '.join(target.labels()[:5])}"
         )
 
+    made_for = content.get("data_fingerprint")
+    if made_for not in (None, target.fingerprint):
+        raise ValueError(
+            f"reference: its answers are for data with fingerprint {made_for}, and these data have "
+            f"{target.fingerprint}; leave the reference out, or use the data it was made for"
+        )
+
     def column(key: str, default: float) -> dict[str, np.ndarray]:
         return {
             s.name: np.array(
@@ -61,13 +70,22 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
 
     means, sds, errors = column("mean", np.nan), column("sd", np.nan), column("mcse", 0.0)
     # mcse = sd / sqrt(ESS), and the error of an sd is about sd / sqrt(2 ESS)
-    errors_sd = {name: error / np.sqrt(2) for name, error in errors.items()}
+    given = column("mcse_sd", np.nan)
+    errors_sd = {
+        name: np.where(np.isnan(given[name]), error / np.sqrt(2), given[name])
+        for name, error in errors.items()
+    }
+    joint = content.get("covariance", {})
+    order = tuple(joint.get("sites", ()))
+    covariance = np.asarray(joint["values"], float) if order else None
     return Fit(
         method="reference",
         status=Status.OK,
         message=str(content.get("source", "")),
         sites=target.quantities,
         coords=target.coords,
-        posterior=MomentsPosterior(means, sds, mcse_means=errors, mcse_sds=errors_sd),
+        posterior=MomentsPosterior(
+            means, sds, covariance, order, mcse_means=errors, mcse_sds=errors_sd
+        ),
         provenance=provenance(target, seed=None, dtype="float64"),
     )

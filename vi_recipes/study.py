@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vi_recipes.comparison import Comparison, compare
+from vi_recipes.fit import Fit
 from vi_recipes.methods import Method, default_methods
 from vi_recipes.model import Model
 from vi_recipes.progress import Progress
+from vi_recipes.reference import load_reference
 from vi_recipes.target import Target
 
 
@@ -30,7 +32,8 @@ class Study:
     methods
         Name -> method; those that apply, by default.
     reference
-        Name of the method that the others are compared with; NUTS by default.
+        Name of the method that the others are compared with (NUTS by default), or a JSON file of
+        reference answers (see :func:`load_reference`).
     seed
         Seeds every method.
     description
@@ -41,7 +44,7 @@ class Study:
     model: Model | str | Path
     data: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Method] | None = None
-    reference: str | None = None
+    reference: str | Path | None = None
     seed: int = 0
     description: str = ""
 
@@ -71,10 +74,15 @@ class Study:
             As in :func:`compare`.
         """
         target = self.target()
+        reference: str | Fit | None
+        if isinstance(self.reference, Path):
+            reference = load_reference(self.reference, target)
+        else:
+            reference = self.reference
         return compare(
             target,
             dict(self.methods) if self.methods is not None else default_methods(target),
-            reference=self.reference,
+            reference=reference,
             key=self.seed if seed is None else seed,
             path=path,
             progress=progress,
