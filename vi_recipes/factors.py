@@ -21,6 +21,7 @@ generalization of the Dirichlet distribution. JASA 64(325). doi:10.1080/01621459
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special as special
 from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
 from vi_recipes.target import Target
@@ -147,8 +149,11 @@ class Factors:
         out = np.stack([np.exp(-2 * eta[:, 1]), np.full(len(eta), 2.0)], axis=1)
         others = self.code != _NORMAL
         if others.any():
-            # a^2 psi'(a) lies between 1 and 1 + a
-            out[others] = 1 + np.exp(eta[others])
+            a, b = np.exp(eta[others]).T
+            is_gamma = self.code[others] == _GAMMA
+            both = np.where(is_gamma, 0.0, special.polygamma(1, a + b))
+            out[others, 0] = a**2 * (special.polygamma(1, a) - both)
+            out[others, 1] = np.where(is_gamma, a, b**2 * (special.polygamma(1, b) - both))
         return out
 
 
@@ -175,7 +180,8 @@ def make_factors(target: Target, families: Mapping[str, Family]) -> Factors:
                 f"factors: got '{family}' for site '{name}', expected normal, {', '.join(SUPPORTS)}"
             )
         support = known[name].support
-        if not support.lower().startswith(tuple(s.lower() for s in SUPPORTS[family])):
+        kind = re.match(r"(?:IndependentConstraint\(_?)*(\w+)", support)
+        if kind is None or kind[1] not in SUPPORTS[family]:
             raise ValueError(
                 f"factors: '{family}' does not match site '{name}', whose support is {support}; "
                 "use 'normal', which lives on the unconstrained scale and fits every support"

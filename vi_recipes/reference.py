@@ -25,9 +25,9 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         A JSON file, or its content: ``{"source": how it was made, "parameters": {label: {"mean":
         ..., "sd": ..., "mcse": ...}}}`` with zero-based labels (``a[0]``) and values on the
         constrained scale. ``mcse`` is the Monte Carlo standard error of the mean, and may be left
-        out. Optional are ``"method"``, the name to show; ``"mcse_sd"`` of a parameter; ``"covariance": {"sites": [...], "values":
-        [[...]]}``, the joint covariance of the scalars of some sites; and ``"data_fingerprint"``,
-        of the data that the answers are for.
+        out. Optional are ``"method"``, the name to show; ``"mcse_sd"`` of a parameter;
+        ``"covariance": {"sites": [...], "values": [[...]]}``, the joint covariance of the scalars
+        of some sites; and ``"data_fingerprint"``, of the data that the answers are for.
     target
         Gives the sites; scalars without an answer are NaN.
 

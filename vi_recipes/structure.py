@@ -186,7 +186,7 @@ class BlockArrow:
         """Return H times a flat vector."""
         border, local = self.split(vector)
         size = border.size
-        flat = self.edge.reshape(size, -1)
+        flat = self.edge.reshape(size, local.size)
         return self.join(
             self.corner @ border + flat @ local.ravel(),
             (border @ flat).reshape(local.shape) + np.einsum("tij,tj->ti", self.blocks, local),
@@ -224,7 +224,7 @@ class BlockArrow:
         """Return the Schur complement of the blocks in M^(-1/2) H M^(-1/2) + shift I."""
         values, _, edge = self._spectral
         size = self.structure.border.size
-        flat = edge.reshape(size, -1)
+        flat = edge.reshape(size, values.size)
         shrunk = flat / (values.ravel() + shift)
         schur = self._corner_in_metric - shrunk @ flat.T
         schur[np.diag_indices(size)] += shift
@@ -245,7 +245,7 @@ class BlockArrow:
         """Return (H + shift M)^-1 times a flat vector, in the metric: of M^(1/2) x."""
         values, vectors, edge = self._spectral
         border, local = self.split(vector / np.sqrt(self.metric))
-        flat = edge.reshape(border.size, -1)
+        flat = edge.reshape(border.size, local.size)
         turned = np.einsum("tij,ti->tj", vectors, local) / (values + shift)
         solved = cho_solve((factor, True), border - flat @ turned.ravel())
         turned = turned - (solved @ flat).reshape(local.shape) / (values + shift)
@@ -361,7 +361,9 @@ class BlockArrow:
         values, vectors, _ = self._spectral
         size = len(factor)
         # L^-1 (blocks^-1 edge): its squares add up over the border
-        spread = solve_triangular(factor, self._gain.reshape(size, -1), lower=True)
+        spread = solve_triangular(
+            factor, self._gain.reshape(size, self.structure.local.size), lower=True
+        )
         own = np.einsum("tij,tj->ti", vectors**2, 1 / values)
         local = own + (spread**2).sum(axis=0).reshape(own.shape)
         return np.asarray(self.join(np.diag(self._border_cov), local) / self.metric)
@@ -385,7 +387,9 @@ class BlockArrow:
         values, vectors, _ = self._spectral
         size, (members, width) = len(factor), self.structure.local.shape
         own = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
-        spread = solve_triangular(factor, self._gain.reshape(size, -1), lower=True)
+        spread = solve_triangular(
+            factor, self._gain.reshape(size, self.structure.local.size), lower=True
+        )
         spread = spread.reshape(size, members, width)
         place = np.empty((self.structure.dim, 2), int)
         place[self.structure.border] = [[-1, 0]]
@@ -426,7 +430,7 @@ class BlockArrow:
         values, vectors, _ = self._spectral
         position, member = self._places
         size = len(factor)
-        gain = self._gain.reshape(size, -1)
+        gain = self._gain.reshape(size, self.structure.local.size)
         width = self.structure.local.shape[1]
         scaled = [(c, v / np.sqrt(self.metric[c])) for c, v in slopes]
         # x = (x_b, x_l): x' H^-1 y = (x_b - gain x_l)' S^-1 (y_b - gain y_l) + x_l' blocks^-1 y_l
@@ -469,7 +473,9 @@ class BlockArrow:
         border = solve_triangular(factor, noise[:, self.structure.border].T, lower=True, trans="T")
         local = noise[:, self.structure.local] / np.sqrt(values)
         local = np.einsum("tij,ntj->nti", vectors, local)
-        local -= (border.T @ self._gain.reshape(len(factor), -1)).reshape(local.shape)
+        local -= (border.T @ self._gain.reshape(len(factor), self.structure.local.size)).reshape(
+            local.shape
+        )
         out = np.empty_like(noise)
         out[:, self.structure.border], out[:, self.structure.local] = border.T, local
         return np.asarray(out / np.sqrt(self.metric))
@@ -503,7 +509,7 @@ class BlockArrow:
             return np.zeros_like(gradient)
         low = max(low, 1e-12 * high)
         for _ in range(NUM_SHIFTS):
-            if np.linalg.norm(best) >= 0.9 * radius or high < 1.05 * low:
+            if np.linalg.norm(best) >= 0.9 * radius or high < 1.001 * low:
                 break
             middle = float(np.sqrt(low * high))
             found = attempt(middle)
@@ -511,7 +517,32 @@ class BlockArrow:
                 best, high = found, middle
             else:
                 low = middle
+        if np.linalg.norm(best) < 0.9 * radius and not self.positive:
+            best = best + self._outward(gradient / root, best, high, radius)
         return np.asarray(best / root)
+
+    def _outward(
+        self, gradient: np.ndarray, step: np.ndarray, shift: float, radius: float
+    ) -> np.ndarray:
+        """Return what takes a step to the boundary along the most negative curvature.
+
+        In the metric. The gradient has hardly anything along it, so no multiplier gets there.
+        """
+        root = np.sqrt(self.metric)
+        factor = self._factor(shift)
+        assert factor is not None
+        along = np.random.default_rng(0).standard_normal(step.size)
+        for _ in range(8):
+            along = self._solve(shift, factor, along * root)
+            along /= np.linalg.norm(along)
+        inner = float(step @ along)
+        size = np.sqrt(max(inner**2 + radius**2 - float(step @ step), 0.0))
+
+        def value(length: float) -> float:
+            x = (step + length * along) / root
+            return float(gradient * root @ x + x @ self.dot(x) / 2)
+
+        return np.asarray(min((size - inner, -size - inner), key=value) * along)
 
     def norm(self, vector: np.ndarray) -> float:
         """Return the length of a flat vector in the metric."""

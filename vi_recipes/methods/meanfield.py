@@ -378,7 +378,7 @@ class KL:
         rows = self.evaluate(flat)[2]
         if not np.isfinite(rows).all():
             return None
-        metric = self.factors.metric(flat.reshape(-1, 2)).ravel()
+        metric = self._metric(flat)
         if self.families is None:
             assert self.structure is not None
             return self.structure.assemble(rows, metric)
@@ -387,6 +387,12 @@ class KL:
             return self._run("step", self._truncated, flat, gradient, inverse, radius)
 
         return Crossed(self.families.assemble(rows, metric)[0], run)
+
+    def _metric(self, flat: np.ndarray) -> np.ndarray:
+        # factors that run off or collapse are reported; they need not overflow on the way
+        with np.errstate(over="ignore"):
+            metric = self.factors.metric(flat.reshape(-1, 2)).ravel()
+        return np.clip(metric, 1e-200, 1e200)
 
     def full_hessian(self, flat: np.ndarray) -> BlockArrow:
         """Return the Hessian in block-arrow form, whatever the optimiser made do with.
@@ -423,7 +429,7 @@ class KL:
                 f"{error.max():.2g}), so the Hessian has no structure to invert it by",
                 "use MeanField alone, or NUTS",
             )
-        metric = self.factors.metric(flat.reshape(-1, 2)).ravel()
+        metric = self._metric(flat)
         return structure.assemble(products, metric)
 
     def _use(self, structure: LocalStructure | Families) -> None:

@@ -57,6 +57,9 @@ DPI = 150
 MAX_PANELS = 12
 """Panels in a figure of traces."""
 
+FAR_OUT = 3.0
+"""Widths of what the others span, beyond which a point would squeeze them: it goes to the edge."""
+
 LEGIBLE = 1 / 25
 """A forest plot's intervals span at least this share of their axis; else they get another."""
 
@@ -154,6 +157,7 @@ def forest(comparison: Comparison) -> Figure | None:
     if mean.empty:
         return None
     labels = [str(label) for label in mean.index]
+    mean, beyond = _points_into_view(mean, sd)
     panels = _panels(mean.to_numpy(float), sd.to_numpy(float), _owners(comparison, labels))
     styles = _styles(comparison)
     row_height = 0.095 * len(fits) + 0.11
@@ -164,6 +168,9 @@ def forest(comparison: Comparison) -> Figure | None:
         grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, rows in zip(grid, panels, strict=True):
             _forest_panel(axes, mean.iloc[rows], sd.iloc[rows], fits, styles)
+            for place, row in enumerate(rows):
+                for name, value in beyond.get(str(mean.index[row]), {}).items():
+                    _say_value(axes, float(mean[name].iloc[row]), place, name, value, list(fits))
         grid[-1].set_xlabel("mean ± 2 sd; a point estimate has no bar")
         _say_left_out(figure, left_out)
         figure.legend(
@@ -200,9 +207,12 @@ def agreement(comparison: Comparison) -> Figure | None:
                 )
                 continue
             x = frame[reference].to_numpy(float)
-            for name in shown:
-                _points(axes, x, frame[name].to_numpy(float), styles[name])
-            _square(axes, frame[[reference, *shown]].to_numpy(float))
+            drawn, beyond = _into_view(x, frame[shown].to_numpy(float))
+            for k, name in enumerate(shown):
+                _points(axes, x, drawn[:, k], styles[name])
+            _square(axes, np.column_stack([x, drawn]))
+            if beyond:
+                _say_beyond(axes, beyond)
             axes.set(
                 xlabel=f"posterior {what}, {reference} (reference)",
                 ylabel=f"posterior {what}, method",
@@ -424,6 +434,40 @@ def _owners(comparison: Comparison, labels: Sequence[str]) -> list[str]:
     return [owner.get(label, "") for label in labels]
 
 
+def _points_into_view(
+    mean: pd.DataFrame, sd: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
+    """Move points without an sd that lie far from all intervals near them; return their values."""
+    low = (mean - 2 * sd).min(axis=1)
+    high = (mean + 2 * sd).max(axis=1)
+    room = FAR_OUT * (high - low)
+    moved, beyond = mean.copy(), dict[str, dict[str, float]]()
+    for name in mean.columns:
+        far = sd[name].isna() & ((mean[name] > high + room) | (mean[name] < low - room))
+        edge = np.where(mean[name] > high, high + 0.1 * (high - low), low - 0.1 * (high - low))
+        moved[name] = mean[name].where(~far, edge)
+        for label in mean.index[far]:
+            beyond.setdefault(str(label), {})[name] = float(mean.loc[label, name])
+    return moved, beyond
+
+
+def _say_value(
+    axes: Axes, x: float, row: int, name: str, value: float, names: Sequence[str]
+) -> None:
+    """Write the value of a point that is far outside beside where it is drawn."""
+    offsets = np.linspace(-0.34, 0.34, len(names)) if len(names) > 1 else np.zeros(1)
+    axes.annotate(
+        f"{value:.4g}, far outside",
+        (x, row + offsets[list(names).index(name)]),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=GREY,
+        fontsize=7,
+        annotation_clip=False,
+    )
+
+
 def _panels(mean: np.ndarray, sd: np.ndarray, owners: Sequence[str]) -> list[list[int]]:
     """Group rows of one owner so that on each group's axis every interval is wide enough to see."""
     spread = 2 * np.nan_to_num(sd)
@@ -488,6 +532,29 @@ def _points(axes: Axes, x: np.ndarray, y: np.ndarray, style: tuple[str, str]) ->
         mew=0.8,
         alpha=0.5 if many else 0.75,
         rasterized=x.size > 1_000,
+    )
+
+
+def _into_view(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Move values very far from the reference's to the edge of the frame, and count them."""
+    low, high = np.nanmin(x), np.nanmax(x)
+    room = FAR_OUT * max(high - low, 1e-12)
+    # positive values may get a log axis, which has room for small ones
+    outside = (values > high + room) | ((low <= 0) & (values < low - room))
+    kept = values[~outside & np.isfinite(values)]
+    low, high = np.min([low, *kept]), np.max([high, *kept])
+    return np.where(outside, np.clip(values, low, high), values), int(outside.sum())
+
+
+def _say_beyond(axes: Axes, count: int) -> None:
+    axes.text(
+        0.98,
+        0.02,
+        f"{count} far outside, at the edge",
+        ha="right",
+        transform=axes.transAxes,
+        color=GREY,
+        fontsize=7.5,
     )
 
 
