@@ -113,9 +113,19 @@ def build_methods(
 
 
 def set_options(method: Method, label: str, texts: Mapping[str, str]) -> Method:
-    """Return ``method`` with options read from text by their types."""
+    """Return ``method`` with options read from text by their types.
+
+    A method that corrects another (``base``) takes the other's options as its own.
+    """
     hints = option_types(type(method))
-    values = {}
+    values: dict[str, Any] = {}
+    base = getattr(method, "base", None)
+    if base is not None:
+        theirs = option_types(type(base))
+        handed = {o: t for o, t in texts.items() if o in theirs and o not in hints}
+        values["base"] = set_options(base, label, handed)
+        texts = {o: t for o, t in texts.items() if o not in handed}
+        hints = hints if not texts else {**hints, **theirs}
     for option, text in texts.items():
         if option not in hints:
             raise ValueError(f"--set: {unknown(f'option of {label}:', option, hints)}")

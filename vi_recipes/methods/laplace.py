@@ -166,7 +166,7 @@ def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e12) -
         bend = objective.curvature(z)
         if bend is None:
             raise MethodFailure(
-                Status.SINGULAR, "the Hessian at the mode is not finite", "use SVI or NUTS"
+                Status.SINGULAR, "the Hessian at the mode is not finite", "use NUTS"
             )
         smallest, largest, vector = bend.extreme_eigenvalues()
         condition = np.inf
