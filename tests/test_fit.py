@@ -156,7 +156,7 @@ def test_what_failed_shows_no_numbers_even_if_it_has_some() -> None:
 
 @pytest.mark.parametrize("status", vr.Status)
 def test_which_statuses_have_results(status: vr.Status) -> None:
-    has = status.name in ("OK", "UNCONVERGED", "INTERRUPTED")
+    has = status.name in ("OK", "UNCONVERGED", "INTERRUPTED", "COLLAPSED")
     assert status.has_result == has
     assert replace(laplace(), status=status).has_result == has
     assert status.ok == (status is vr.Status.OK)

@@ -38,6 +38,9 @@ NUM_SAMPLED = 16
 FEW = 256
 """Sites of up to so many elements are differentiated as they are written: quicker to compile."""
 
+CHECK_NODES = 6
+"""Nodes by which it is checked that two were exact."""
+
 TINY = 1e-9
 
 
@@ -140,7 +143,10 @@ def make_plans(
         Compiles a function for given arguments.
     """
     rng = np.random.default_rng(11)
-    points = [start + 0.3 * rng.standard_normal(target.dim) for _ in range(2)]
+    near = [0.3 * rng.standard_normal(target.dim) for _ in range(2)]
+    # far out and to both sides of every coordinate, for kinks that are not near the start
+    far = [rng.uniform(3, 5, target.dim) * rng.choice([-1, 1], target.dim) for _ in range(2)]
+    points = [start + move for move in (*near, *far, *(-move for move in far))]
     tangents, units = _tangents(target, rng)
 
     def probe(z: jax.Array, tangents: jax.Array, arrays: Arrays) -> Any:
@@ -222,29 +228,32 @@ def _read_leaf(
         return leaf
     leaf.dependent = True
     assert shape is not None
-    first, second = (
+    slopes = [
         np.broadcast_to(
             t.reshape(len(t), *(1,) * (len(shape) + 1 - t.ndim), *t.shape[1:]), (len(t), *shape)
         )
         for _, t in seen
-    )
+    ]
     value = np.broadcast_to(leaf.value, shape)
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+    if not all(np.isfinite(t).all() for t in slopes[:2]):
         leaf.trouble, leaf.affine = "its inputs have slopes that are not finite", False
         return leaf
+    # far out a slope may overflow, which says nothing
+    slopes = [t for t in slopes if np.isfinite(t).all()]
     singles: list[tuple[str, np.ndarray]] = []
     offset = np.array(value)
     for name, rows in units.items():
         place = target.slices[name]
         size = place.stop - place.start
-        a, b = first[rows], second[rows]
-        scale = max(float(np.abs(a).max()), float(np.abs(b).max()))
+        here = [t[rows] for t in slopes]
+        a = here[0]
+        scale = max(float(np.abs(t).max()) for t in here)
         if scale == 0:
             continue
-        linear = bool(np.abs(a - b).max() <= TINY * scale)
+        linear = all(bool(np.abs(a - t).max() <= TINY * scale) for t in here[1:])
         leaf.affine = leaf.affine and linear
         if size <= MAX_UNITS:
-            touched = ((a != 0) | (b != 0)).reshape(size, -1)
+            touched = np.any([t != 0 for t in here], axis=0).reshape(size, -1)
             for k in range(size):
                 if linear and touched[k].any():
                     leaf.columns.append(place.start + k)
@@ -255,7 +264,7 @@ def _read_leaf(
             else:
                 singles.append(("", np.zeros(0, int)))
             continue
-        index = _one_coordinate(a, b, tangents[rows][2, place], size)
+        index = _one_coordinate(here, tangents[rows][2, place], size)
         if index is None:
             leaf.trouble = f"an element depends on several coordinates of {name}"
             leaf.affine = False
@@ -272,12 +281,11 @@ def _read_leaf(
     return leaf
 
 
-def _one_coordinate(
-    a: np.ndarray, b: np.ndarray, random: np.ndarray, size: int
-) -> np.ndarray | None:
+def _one_coordinate(slopes: list[np.ndarray], random: np.ndarray, size: int) -> np.ndarray | None:
     """Return the one coordinate of a site that each element depends on; ``None`` if several."""
-    index = np.zeros(a.shape[1:], int)
-    for by_one, by_index, by_random in (a, b):
+    index = np.zeros(slopes[0].shape[1:], int)
+    known = np.zeros(index.shape, bool)
+    for by_one, by_index, by_random in slopes:
         scale = np.abs(by_one)
         with np.errstate(divide="ignore", invalid="ignore"):
             guess = np.where(scale > 0, by_index / by_one, 1.0)
@@ -287,7 +295,10 @@ def _one_coordinate(
             return None
         if (np.abs(by_random - random[guess] * by_one) > limit).any():
             return None
+        if (known & (scale > 0) & (guess != index)).any():
+            return None
         index = np.where(scale > 0, guess, index)
+        known |= scale > 0
     return index
 
 
@@ -397,10 +408,20 @@ def _note_forms(
             leaves = [rows(leaf, site.shape) for leaf in site.leaves]
             affine = [s.leaf for s in plan.sources if isinstance(s, Affine)]
 
-            def at(moves: dict[int, float], site: SiteInputs = site, base: Any = leaves) -> Any:
+            def at(moves: dict[int, Any], site: SiteInputs = site, base: Any = leaves) -> Any:
                 return site.rebuild([v + moves.get(j, 0.0) for j, v in enumerate(base)])
 
-            cubes = {j: jnp.stack([at({j: x}) for x in (-1.5, -0.5, 0.5, 1.5)]) for j in affine}
+            # nearby, and far enough to see kinks and the far side of a saturated link
+            wide = {j: 1 + jnp.abs(leaves[j]) for j in affine}
+            cubes = {
+                j: jnp.stack(
+                    [
+                        jnp.stack([at({j: x * width}) for x in (-1.5, -0.5, 0.5, 1.5)])
+                        for width in (1.0, 3 * wide[j], 30 * wide[j])
+                    ]
+                )
+                for j in affine
+            }
             shifts = {j: jnp.stack([at({}), at({0: 0.7, j: 0.7})]) for j in affine if j != 0}
             out[plan.name] = (cubes, shifts)
         return out
@@ -412,10 +433,14 @@ def _note_forms(
         cubes, shifts = result[plan.name]
         for source in plan.sources:
             if isinstance(source, Affine):
-                v = cubes[source.leaf]
-                third = v[3] - 3 * v[2] + 3 * v[1] - v[0]
-                scale = np.abs(v).max()
-                source.quadratic = bool(np.abs(third).max() <= 1e-10 * max(scale, 1.0))
+                with np.errstate(invalid="ignore"):
+                    source.quadratic = all(
+                        bool(
+                            np.abs(v[3] - 3 * v[2] + 3 * v[1] - v[0]).max()
+                            <= 1e-10 * max(float(np.abs(v).max()), 1.0)
+                        )
+                        for v in cubes[source.leaf]
+                    )
         value = next((s for s in plan.sources if isinstance(s, Affine) and s.leaf == 0), None)
         for source in [s for s in plan.sources if isinstance(s, Affine) and s.leaf != 0]:
             here, there = shifts[source.leaf]
@@ -536,12 +561,14 @@ class Expectation:
             out[plan.name] = (plan.constants, sources, plan.weight)
         return out
 
-    def nodes(self, num_nodes: int, room: int) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    def nodes(
+        self, num_nodes: int, room: int, exact_nodes: int = 2
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
         """Return nodes, weights and their number for every site.
 
         ``num_nodes`` per source that needs them, and two for one in which the density is quadratic,
-        which is exact. The arrays have room for ``room`` per source, so that the number of nodes
-        can change without compiling again.
+        which is exact (more, to check that it is). The arrays have room for ``room`` per source, so
+        that the number of nodes can change without compiling again.
         """
         out = {}
         for plan in self.plans:
@@ -549,12 +576,12 @@ class Expectation:
                 continue
             exact = [isinstance(s, Affine) and s.quadratic for s in plan.sources]
             exact += [False for _ in plan.whole]
-            counts = [2 if e else num_nodes for e in exact]
+            counts = [exact_nodes if e else num_nodes for e in exact]
             rules = [np.polynomial.hermite_e.hermegauss(n) for n in counts]
             grids = np.meshgrid(*(rule[0] for rule in rules), indexing="ij")
             weights = np.meshgrid(*(rule[1] / rule[1].sum() for rule in rules), indexing="ij")
             used = int(np.prod(counts))
-            most = int(np.prod([2 if e else room for e in exact]))
+            most = int(np.prod([CHECK_NODES if e else room for e in exact]))
             x, w = np.zeros((most, len(counts))), np.zeros(most)
             x[:used] = np.stack([g.ravel() for g in grids], axis=1) if counts else 0.0
             w[:used] = np.prod([g.ravel() for g in weights], axis=0) if counts else 1.0
@@ -570,7 +597,7 @@ class Expectation:
         live: bool = False,
     ) -> jax.Array:
         """Return the part of E_q[log p(y, z)] that is taken by quadrature."""
-        m, s = self.factors.location_scale(eta)
+        m, s = self.factors.placement(eta)
         total = jnp.zeros(())
         for plan in self.plans:
             if plan.draws:
@@ -601,7 +628,7 @@ class Expectation:
         ValueError
             For a site whose density is not a sum over elements.
         """
-        m, s = self.factors.location_scale(eta)
+        m, s = self.factors.placement(eta)
         plan = next(plan for plan in self.plans if plan.name == name)
         if plan.sources:
             x, w, count = nodes[name]

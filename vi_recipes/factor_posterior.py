@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vi_recipes.structure import BlockArrow
     from vi_recipes.target import Target
 
+NUM_BATCHES = 4
 NUM_SLOPE_DRAWS = 512
 """Draws over which the slopes of quantities of several coordinates are averaged."""
 
@@ -70,7 +71,7 @@ class FactorPosterior(Posterior):
             with jax.enable_x64(True):
                 own = jnp.asarray(self.eta[other])
                 nodes = jnp.repeat(jnp.asarray(x)[:, None], len(own), axis=1)
-                ratio = jax.vmap(lambda v: laws.place(own, v)[1])(nodes)
+                z[:, other], ratio = jax.vmap(lambda v: laws.place(own, v))(nodes)
                 tilted = np.asarray(jnp.exp(ratio)) * weights[:, other]
                 weights[:, other] = tilted / tilted.sum(axis=0)
 
@@ -91,7 +92,7 @@ class FactorPosterior(Posterior):
 
     @cached_property
     def _drawn(self) -> Sites:
-        z = self.unconstrained_draws(NUM_MOMENT_DRAWS, jax.random.key(20_161))
+        z = self._factor_draws(NUM_MOMENT_DRAWS, jax.random.key(20_161))
         return self.target.constrain(z)
 
     @cached_property
@@ -164,7 +165,11 @@ class FactorPosterior(Posterior):
         return cov
 
     def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
-        """Return draws of the unconstrained vector, shape (num_draws, dim).
+        """Return draws of the unconstrained vector, shape (num_draws, dim)."""
+        return self._factor_draws(num_draws, key)
+
+    def _factor_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+        """Return draws from the factors.
 
         Where all laws are normal the second half mirrors the first if the number is even.
         """
@@ -226,7 +231,7 @@ class ResponsePosterior(FactorPosterior):
         for name in sites:
             j = self.target.coordinate_of[name].ravel()
             own = self._own_slopes(name).reshape(-1, 2)
-            joint = iter(self._joint_slopes[name]) if (j < 0).any() else iter(())
+            joint = iter(self._joint_slopes[name].mean(axis=0)) if (j < 0).any() else iter(())
             for k, slope in zip(j, own, strict=True):
                 if k >= 0:
                     rows.append((np.array([2 * k, 2 * k + 1]), slope))
@@ -238,7 +243,10 @@ class ResponsePosterior(FactorPosterior):
 
     @cached_property
     def _joint_slopes(self) -> dict[str, np.ndarray]:
-        """Gradients of the means of scalars of several coordinates, by reparametrised draws."""
+        """Gradients of the means of scalars of several coordinates, by reparametrised draws.
+
+        Site -> (batches of draws, scalars, parameters).
+        """
         target = self.target
         m, s = self.location_scale
         names = [n for n, j in target.coordinate_of.items() if (j < 0).any()]
@@ -264,13 +272,16 @@ class ResponsePosterior(FactorPosterior):
             return jax.lax.scan(add, jnp.zeros(shape), noise)[0] / len(noise)
 
         with jax.enable_x64(True):
-            half = jax.random.normal(jax.random.key(3), (NUM_SLOPE_DRAWS // 2, target.dim), float)
-            noise = jnp.concatenate([half, -half])
-            found = np.asarray(jax.jit(average)(noise, target.arrays()))
+            shape = (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
+            half = jax.random.normal(jax.random.key(3), shape, float)
+            noise = jnp.concatenate([half, -half], axis=1)
+            compiled = jax.jit(average)
+            found = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
         # in terms of the laws' own parameters: (mean, log sd) -> eta
-        found = np.einsum("rdk,dkl->rdl", found, self._law_slopes).reshape(len(found), -1)
+        found = np.einsum("brdk,dkl->brdl", found, self._law_slopes)
+        found = found.reshape(*found.shape[:2], -1)
         ends = np.cumsum([len(where[n]) for n in names])
-        return dict(zip(names, np.split(found, ends[:-1]), strict=True))
+        return dict(zip(names, np.split(found, ends[:-1], axis=1), strict=True))
 
     @property
     def location_slopes(self) -> np.ndarray:
@@ -310,15 +321,30 @@ class ResponsePosterior(FactorPosterior):
             own_pairs = pairs[np.maximum(j, 0)]
             variance = np.array(np.einsum("...k,...kl,...l->...", own, own_pairs, own))
             if (j < 0).any():
-                joint = self._joint_slopes[site.name]
-                rows = [(np.flatnonzero(full), full[full != 0]) for full in joint]
-                variance[j < 0] = self.hessian.sandwich_diagonal(rows)
+                variance[j < 0] = self._joint_variances(self._joint_slopes[site.name].mean(axis=0))
             found[site.name] = np.sqrt(np.maximum(variance, 0.0))
         return found
 
+    def _joint_variances(self, slopes: np.ndarray) -> np.ndarray:
+        rows = [(np.flatnonzero(full), full[full != 0]) for full in slopes]
+        return self.hessian.sandwich_diagonal(rows)
+
     @override
     def mcse_sd(self) -> Sites:
-        return {name: np.zeros_like(value) for name, value in self.mean().items()}
+        return self._response_mcse_sd
+
+    @cached_property
+    def _response_mcse_sd(self) -> Sites:
+        errors = {name: np.zeros_like(value) for name, value in self.mean().items()}
+        for name, batches in self._joint_slopes.items() if self._several else ():
+            sds = np.sqrt([self._joint_variances(slopes) for slopes in batches])
+            several = self.target.coordinate_of[name] < 0
+            errors[name][several] = sds.std(axis=0, ddof=1) / np.sqrt(len(sds))
+        return errors
+
+    @property
+    def _several(self) -> bool:
+        return any((j < 0).any() for j in self.target.coordinate_of.values())
 
     @override
     def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:

@@ -96,6 +96,26 @@ class Factors:
             s = s.at[rows].set(jnp.sqrt(_trigamma(a) + _trigamma(b)))
         return m, s
 
+    def placement(self, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return centre and spread of the nodes of every coordinate, shapes (dim,).
+
+        For normal laws their mean and sd; for the others close to them, by elementary functions,
+        whose derivatives are quick to compile: the weights make up for the difference.
+        """
+        m, s = eta[:, 0], jnp.exp(eta[:, 1])
+        if _GAMMA in self.kinds:
+            rows = self._rows(_GAMMA)
+            centre, variance = _near_log_gamma(jnp.exp(eta[rows, 0]))
+            m = m.at[rows].set(centre - eta[rows, 1])
+            s = s.at[rows].set(jnp.sqrt(variance))
+        if _BETA in self.kinds:
+            rows = self._rows(_BETA)
+            first, spread_a = _near_log_gamma(jnp.exp(eta[rows, 0]))
+            second, spread_b = _near_log_gamma(jnp.exp(eta[rows, 1]))
+            m = m.at[rows].set(first - second + self.offset[rows])
+            s = s.at[rows].set(jnp.sqrt(spread_a + spread_b))
+        return m, s
+
     def entropy(self, eta: jax.Array) -> jax.Array:
         """Return the total entropy over the unconstrained scale."""
         total = jnp.sum(eta[self._rows(_NORMAL), 1] + 0.5 + _LOG_2PI / 2)
@@ -127,18 +147,16 @@ class Factors:
     def place(self, eta: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return points z, shape (dim,), and log weights, for standard-normal nodes or draws x.
 
-        For normal laws z = m + s x and the log weight is 0. For the others z = m + s x does not
-        move with the parameters when this is differentiated: the weight, which is the law's density
-        over the normal's, does.
+        For normal laws z = m + s x and the log weight is 0; for the others the weight is the law's
+        density over that of the normal law that places the nodes.
         """
-        m, s = self.location_scale(eta)
+        m, s = self.placement(eta)
+        z = m + s * x
         if self.kinds == (_NORMAL,):
-            return m + s * x, jnp.zeros_like(m)
-        normal = self.code == _NORMAL
-        held_m, held_s = jax.lax.stop_gradient(m), jax.lax.stop_gradient(s)
-        z = jnp.where(normal, m + s * x, held_m + held_s * x)
-        reference = -(x**2) / 2 - jnp.log(held_s) - _LOG_2PI / 2
-        return z, jnp.where(normal, 0.0, self.log_density(eta, z) - reference)
+            return z, jnp.zeros_like(m)
+        reference = -(x**2) / 2 - jnp.log(s) - _LOG_2PI / 2
+        weight = self.log_density(eta, z) - reference
+        return z, jnp.where(self.code == _NORMAL, 0.0, weight)
 
     def metric(self, eta: np.ndarray) -> np.ndarray:
         """Return the diagonal of the laws' Fisher information, shape (dim, 2).
@@ -193,6 +211,11 @@ def make_factors(target: Target, families: Mapping[str, Family]) -> Factors:
             rest = np.log(np.arange(shape[-1], 0, -1.0))
             offset[place] = np.broadcast_to(rest, shape).ravel()
     return Factors(code, offset)
+
+
+def _near_log_gamma(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return about digamma(a) and trigamma(a), by one step of their recurrence."""
+    return jnp.log(a + 0.5) - 1 / a, 1 / a**2 + 1 / (a + 0.5)
 
 
 def _trigamma(x: jax.Array) -> jax.Array:

@@ -321,8 +321,10 @@ class BlockArrow:
     def num_negative(self) -> int:
         """Return how many eigenvalues are negative (Haynsworth's inertia additivity)."""
         values = self._spectral[0]
-        schur = np.linalg.eigvalsh(self._schur(0.0)) if self.structure.border.size else values
-        return int((values < 0).sum() + (schur < 0).sum())
+        negative = int((values < 0).sum())
+        if self.structure.border.size:
+            negative += int((np.linalg.eigvalsh(self._schur(0.0)) < 0).sum())
+        return negative
 
     def extreme_eigenvalues(self) -> tuple[float, float, np.ndarray]:
         """Return the smallest and largest eigenvalue, and the vector of the smallest."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.crossed import MULTIPLE, Crossed, Families, find_families, pad, steihaug, verified
-from vi_recipes.expectation import Expectation, make_plans
+from vi_recipes.expectation import CHECK_NODES, Expectation, make_plans
 from vi_recipes.factor_posterior import FactorPosterior
 from vi_recipes.factors import Factors, Family, make_factors
 from vi_recipes.fit import LogEvidence
@@ -197,9 +197,10 @@ class MeanField(Method):
         if optimum.node_error > NODE_ERROR and 2 * nodes <= MAX_NODES // 2:
             nodes *= 2
         if optimum.draw_error > DRAW_ERROR and 2 * pairs <= self.max_pairs:
-            # the error falls with the root of the number
-            grown = pairs * 2 ** int(np.ceil(2 * np.log2(optimum.draw_error / DRAW_ERROR)))
-            pairs = int(min(max(2 * pairs, grown), self.max_pairs))
+            # the error falls with the root of the number; that of one pair is not known
+            known = optimum.draw_error if np.isfinite(optimum.draw_error) else 0.0
+            grown = pairs * (max(known, DRAW_ERROR) / DRAW_ERROR) ** 2
+            pairs = int(min(max(2 * pairs, 2 ** np.ceil(np.log2(grown))), self.max_pairs))
         changed = (nodes, pairs) != (optimum.num_nodes, optimum.num_pairs)
         return (nodes, pairs if kl.expectation.drawn else optimum.num_pairs) if changed else None
 
@@ -288,9 +289,10 @@ class KL:
         self._nodes = self._room(num_nodes)
         self._memo = None
 
-    def _room(self, num_nodes: int) -> Any:
+    def _room(self, num_nodes: int, exact_nodes: int = 2) -> Any:
         room = max(16, 2 * self.num_nodes)
-        return jax.tree.map(jnp.asarray, self.expectation.nodes(num_nodes, room))
+        nodes = self.expectation.nodes(num_nodes, room, exact_nodes)
+        return jax.tree.map(jnp.asarray, nodes)
 
     def use_pairs(self, num_pairs: int) -> None:
         """Draw so many antithetic pairs; the first ones stay the same."""
@@ -556,7 +558,7 @@ class KL:
             self._explain(optimum, flat, why, begin)
             return optimum
         assert hessian is not None
-        doubled = self._room(2 * self.num_nodes)
+        doubled = self._room(2 * self.num_nodes, CHECK_NODES)
         optimum.node_error = hessian.decrement(self.evaluate(flat, doubled)[1] - gradient)
         if self.expectation.drawn:
             self._draw_error(optimum, flat, hessian)
@@ -568,7 +570,7 @@ class KL:
 
     def _explain(self, optimum: Optimum, flat: np.ndarray, why: str, begin: np.ndarray) -> None:
         location, scale = self._location_scale(flat)
-        far = np.abs(location - begin) > RUNAWAY * np.maximum(1.0, scale)
+        far = ~(np.abs(location - begin) <= RUNAWAY * np.clip(scale, 1.0, 1e6)) | (scale > 1e12)
         narrow = scale < 1e-6
         names = self.target.slices.items()
         if far.any() or narrow.any():
