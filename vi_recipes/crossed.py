@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import csr_array
 
 from vi_recipes.sites import Site
 from vi_recipes.structure import VERIFIED, BlockArrow, LocalStructure
@@ -26,7 +27,7 @@ MAX_ITERATIONS = 200
 CG_TOLERANCE = 1e-5
 """Relative reduction of the residual, in the preconditioner's norm."""
 
-MULTIPLE = 64
+MULTIPLE = 16
 """Directions are padded to a multiple of this, so that one compilation serves any number."""
 
 Push = Callable[[jax.Array], jax.Array]
@@ -91,6 +92,48 @@ class Families:
             structure, (corner + corner.T) / 2, edge, np.concatenate(blocks), metric
         )
         return matrix, error
+
+    def full(
+        self, products: np.ndarray, couplings: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    ) -> csr_array:
+        """Return the whole matrix, sparse.
+
+        Parameters
+        ----------
+        products
+            Along :meth:`basis`.
+        couplings
+            Row, column and value of the entries between members of unlike families, each once;
+            those of one family are left out, and equal places are added up.
+        """
+        structure = self.structure
+        size, width = structure.border.size, structure.local.shape[1]
+        family = np.full(structure.dim, -1)
+        rows: list[np.ndarray] = []
+        columns: list[np.ndarray] = []
+        values: list[np.ndarray] = []
+
+        def add(i: np.ndarray, j: np.ndarray, v: np.ndarray) -> None:
+            for total, part in ((rows, i), (columns, j), (values, v)):
+                total.append(np.broadcast_to(part, v.shape).ravel())
+
+        add(structure.border[:, None], structure.border, products[:size, structure.border])
+        edge = products[:size][:, structure.local]
+        place = structure.border[:, None, None]
+        add(place, structure.local, edge)
+        add(structure.local, place, edge)
+        first = size
+        for number, members in enumerate(self._members()):
+            family[members] = number
+            own = np.moveaxis(products[first : first + width][:, members], 0, -1)
+            add(members[:, :, None], members[:, None, :], own)
+            first += width + 1
+        for i, j, v in couplings:
+            apart = (family[i] != family[j]) & (family[i] >= 0) & (family[j] >= 0)
+            add(i[apart], j[apart], v[apart])
+            add(j[apart], i[apart], v[apart])
+        entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+        return csr_array(entries, shape=(structure.dim, structure.dim))
 
     def _members(self) -> list[np.ndarray]:
         return np.split(self.structure.local, np.cumsum(self.sizes)[:-1])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import jax
@@ -42,6 +42,9 @@ CHECK_NODES = 6
 """Nodes by which it is checked that two were exact."""
 
 TINY = 1e-9
+
+Moves = Mapping[tuple[int, int], tuple[jax.Array, jax.Array]]
+"""(source, gather) -> what is added to the location and the log scale of every element's own."""
 
 
 @dataclass
@@ -646,6 +649,72 @@ class Expectation:
 
         return jnp.mean(jax.lax.map(pair, noise), axis=0)
 
+    def couplings(
+        self,
+        eta: jax.Array,
+        constants: dict[str, Any],
+        nodes: dict[str, tuple[jax.Array, jax.Array, jax.Array]],
+        arrays: Arrays,
+    ) -> list[jax.Array]:
+        """Return the second derivatives between coordinates that elements gather, element-wise.
+
+        One array of shape (elements, 2, 2) for each of :attr:`gathered_pairs`.
+        """
+        m, s = self.factors.placement(eta)
+        found = []
+        for plan, first, second in self._gathered_pairs():
+            x, w, count = nodes[plan.name]
+            shape = plan.shape or ()
+
+            def value(a: Any, b: Any, plan: Plan = plan, first: Any = first, second: Any = second,
+                      x: Any = x, w: Any = w, count: Any = count) -> jax.Array:  # fmt: skip
+                moves = {first: a, second: b}
+                held = constants[plan.name]
+                return self._elements(plan, eta, m, s, held, x, w, count, arrays, False, moves)
+
+            zero = jnp.zeros(shape)
+            ones = jnp.ones(shape)
+
+            def bend(c: int, d: int, value: Any = value, zero: Any = zero, ones: Any = ones) -> Any:
+                def by_second(a: jax.Array) -> jax.Array:
+                    here = tuple(a if k == c else zero for k in range(2))
+
+                    def of(b: jax.Array) -> jax.Array:
+                        return value(here, tuple(b if k == d else zero for k in range(2)))
+
+                    return jax.jvp(of, (zero,), (ones,))[1]
+
+                return jax.jvp(by_second, (zero,), (ones,))[1].ravel()
+
+            block = [jnp.stack([bend(c, d) for d in range(2)], axis=-1) for c in range(2)]
+            found.append(jnp.stack(block, axis=-2))
+        return found
+
+    @property
+    def gathered_pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Pairs of coordinates, one of each array, that an element of a site gathers."""
+        found = []
+        for plan, *places in self._gathered_pairs():
+            pair = []
+            for k, j in places:
+                source = plan.sources[k]
+                assert isinstance(source, Affine)
+                pair.append(np.broadcast_to(source.gathers[j][1], plan.shape or ()).ravel())
+            found.append((pair[0], pair[1]))
+        return found
+
+    def _gathered_pairs(self) -> list[tuple[Plan, tuple[int, int], tuple[int, int]]]:
+        found = []
+        for plan in self.plans:
+            places = [
+                (k, j)
+                for k, source in enumerate(plan.sources)
+                if isinstance(source, Affine)
+                for j in range(len(source.gathers))
+            ]
+            found += [(plan, a, b) for a, b in combinations(places, 2)]
+        return found
+
     def pair(self, eta: jax.Array, noise: jax.Array, arrays: Arrays) -> jax.Array:
         """Return the log density of the other sites, averaged over an antithetic pair."""
 
@@ -693,11 +762,12 @@ class Expectation:
         count: jax.Array,
         arrays: Arrays,
         live: bool = False,
+        moves: Moves | None = None,
     ) -> jax.Array:
         """Integrate an elementwise density over its sources.
 
         ``live`` reads inputs and their slopes off the model again, so that they can be
-        differentiated in the data.
+        differentiated in the data. ``moves`` are added to the parameters that a source gathers.
         """
         fixed, held, weight = constants
         shape = plan.shape or ()
@@ -705,11 +775,12 @@ class Expectation:
             fixed = {}
         params: list[tuple[jax.Array, jax.Array]] = []
         lifts: list[jax.Array | None] = []
-        for source, arrays_held in zip(plan.sources, held, strict=True):
+        for k, (source, arrays_held) in enumerate(zip(plan.sources, held, strict=True)):
             if isinstance(source, Affine):
                 if live:
                     arrays_held = self._read_again(plan, source, m, arrays)
-                params.append(_affine_moments(source, arrays_held, m, s, shape))
+                moved = {j: move for (i, j), move in (moves or {}).items() if i == k}
+                params.append(_affine_moments(source, arrays_held, m, s, shape, moved))
                 lifts.append(None)
             else:
                 place = self.target.slices[source.site]
@@ -807,7 +878,12 @@ def _scalar(values: np.ndarray) -> np.ndarray:
 
 
 def _affine_moments(
-    source: Affine, held: Any, m: jax.Array, s: jax.Array, shape: tuple[int, ...]
+    source: Affine,
+    held: Any,
+    m: jax.Array,
+    s: jax.Array,
+    shape: tuple[int, ...],
+    moves: Mapping[int, tuple[jax.Array, jax.Array]] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     offset, slopes, gathers = held
     mean = jnp.broadcast_to(offset, shape)
@@ -816,9 +892,12 @@ def _affine_moments(
         columns = np.asarray(source.columns)
         mean = mean + jnp.tensordot(m[columns], slopes, axes=1)
         variance = variance + jnp.tensordot(s[columns] ** 2, slopes**2, axes=1)
-    for slope, index in gathers:
-        mean = mean + slope * m[index]
-        variance = variance + slope**2 * s[index] ** 2
+    for k, (slope, index) in enumerate(gathers):
+        here, spread = m[index], s[index]
+        if moves and k in moves:
+            here, spread = here + moves[k][0], spread * jnp.exp(moves[k][1])
+        mean = mean + slope * here
+        variance = variance + slope**2 * spread**2
     positive = variance > 0
     return mean, jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
 

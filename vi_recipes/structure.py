@@ -14,12 +14,17 @@ from functools import cached_property
 
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
+from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from vi_recipes.sites import Site
 
 VERIFIED = 1e-8
 """Relative error of a Hessian-vector product up to which a structure counts as verified."""
+
+WIDE = 200
+SPARSE = 0.1
+"""An edge of so many rows, and at most this share of entries that are not zero, is sparse."""
 
 NUM_SHIFTS = 40
 """Factorisations tried for one trust-region step."""
@@ -101,6 +106,17 @@ class LocalStructure:
             (blocks + np.swapaxes(blocks, -1, -2)) / 2,
             np.ones(self.dim) if metric is None else metric,
         )
+
+    def arrow(self, matrix: csr_array, metric: np.ndarray) -> BlockArrow:
+        """Return a sparse matrix that has this structure in block-arrow form."""
+        border = matrix[self.border]
+        edge = border[:, self.local.ravel()].toarray().reshape(self.border.size, *self.local.shape)
+        width = self.local.shape[1]
+        blocks = np.empty((*self.local.shape, width))
+        for k in range(width):
+            for j in range(width):
+                blocks[:, k, j] = matrix[self.local[:, k], self.local[:, j]]
+        return BlockArrow(self, border[:, self.border].toarray(), edge, blocks, metric)
 
     def error(self, products: np.ndarray) -> np.ndarray:
         """Return the relative error of the assembled matrix along the random direction, by row."""
@@ -225,10 +241,22 @@ class BlockArrow:
         values, _, edge = self._spectral
         size = self.structure.border.size
         flat = edge.reshape(size, values.size)
-        shrunk = flat / (values.ravel() + shift)
-        schur = self._corner_in_metric - shrunk @ flat.T
+        if self._sparse_edge is None:
+            removed = (flat / (values.ravel() + shift)) @ flat.T
+        else:
+            sparse = self._sparse_edge
+            removed = (sparse @ (diags_array(1 / (values.ravel() + shift)) @ sparse.T)).toarray()
+        schur = self._corner_in_metric - removed
         schur[np.diag_indices(size)] += shift
         return schur
+
+    @cached_property
+    def _sparse_edge(self) -> csr_array | None:
+        """The edge in the metric as a sparse matrix, where it is large and nearly empty."""
+        _, _, edge = self._spectral
+        if len(edge) < WIDE or np.count_nonzero(edge) > SPARSE * edge.size:
+            return None
+        return csr_array(edge.reshape(len(edge), -1))
 
     def _factor(self, shift: float) -> np.ndarray | None:
         """Return the lower Cholesky factor of the Schur complement; ``None`` if not positive."""

@@ -484,7 +484,7 @@ class Target:
 
         rng = np.random.default_rng(0)
         index = np.arange(1.0, self.dim + 1)
-        start = self.start(jax.random.key(0))
+        start = self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
         found: dict[str, np.ndarray] = {}
         with jax.enable_x64(True):
             compiled = jax.jit(probe)

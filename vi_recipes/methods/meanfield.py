@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.crossed import MULTIPLE, Crossed, Families, find_families, pad, steihaug, verified
+from vi_recipes.crossed import (
+    MULTIPLE,
+    Crossed,
+    Families,
+    Push,
+    find_families,
+    pad,
+    steihaug,
+    verified,
+)
 from vi_recipes.expectation import CHECK_NODES, Expectation, make_plans
 from vi_recipes.factor_posterior import FactorPosterior
 from vi_recipes.factors import Factors, Family, make_factors
@@ -274,7 +283,7 @@ class KL:
         self._constants = jax.tree.map(jnp.asarray, self.expectation.constants())
         self._arrays = target.arrays()
         self._compiled: dict[Any, Callable[..., Any]] = {}
-        self._memo: tuple[bytes, Any] | None = None
+        self._memo: tuple[bytes, tuple[float, np.ndarray], Push] | None = None
         self.structure: LocalStructure | None = None
         self.families: Families | None = None
         self.num_nodes = self.num_pairs = 0
@@ -321,11 +330,14 @@ class KL:
             total = total + jnp.mean(jax.lax.map(pair, noise, batch_size=min(16, len(noise))))
         return -total
 
-    def _products(self, flat: jax.Array, basis: jax.Array, held: Any) -> Any:
-        (value, gradient), push = jax.linearize(
-            lambda f: jax.value_and_grad(self.value)(f, held), flat
-        )
-        return value, gradient, jax.lax.map(lambda v: push(v)[1], basis)
+    def _linearised(self, flat: jax.Array, held: Any) -> Any:
+        """Return gradient, the Hessian as a function of a direction, and value."""
+
+        def gradient(f: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value, found = jax.value_and_grad(self.value)(f, held)
+            return found, value
+
+        return jax.linearize(gradient, flat, has_aux=True)
 
     def _pair_gradients(self, flat: jax.Array, held: Any) -> jax.Array:
         arrays = held[3]
@@ -338,46 +350,45 @@ class KL:
 
         return jax.lax.map(one, held[2])
 
-    def _run(self, name: str, function: Callable[..., Any], *args: Any, nodes: Any = None) -> Any:
-        held = (
-            self._constants,
-            self._nodes if nodes is None else nodes,
-            self._noise,
-            self._arrays,
-        )
-        args = (*jax.tree.map(lambda a: jnp.asarray(a, float), args), held)
-        key = (name, *(v.shape for v in jax.tree.leaves(args)))
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        shapes = (v.shape for v in jax.tree.leaves(args))
+        key = (function.__name__, jax.tree.structure(args), *shapes)
         if key not in self._compiled:
             self._compiled[key] = self.timing.compile(function, *args)
         return self._compiled[key](*args)
 
-    def _truncated(
-        self, flat: jax.Array, gradient: jax.Array, inverse: Any, radius: jax.Array, held: Any
-    ) -> Any:
+    def _truncated(self, push: Push, gradient: jax.Array, inverse: Any, radius: jax.Array) -> Any:
         """Return a truncated Newton step, for crossed families."""
         assert self.families is not None
-        _, push = jax.linearize(lambda f: jax.grad(self.value)(f, held), flat)
         return steihaug(push, self.families.structure, gradient, inverse, radius)
 
-    def evaluate(self, flat: np.ndarray, nodes: Any = None) -> tuple[float, np.ndarray, np.ndarray]:
-        """Return value, gradient and Hessian-vector products; remembers the last point."""
+    def evaluate(self, flat: np.ndarray, nodes: Any = None) -> tuple[float, np.ndarray]:
+        """Return value and gradient; remembers the last point and its second derivatives."""
         key = flat.tobytes()
         if nodes is None and self._memo is not None and self._memo[0] == key:
-            known: tuple[float, np.ndarray, np.ndarray] = self._memo[1]
-            return known
-        value, gradient, rows = self._run(
-            "products", self._products, flat, self._basis, nodes=nodes
-        )
+            return self._memo[1]
+        held = self._constants, self._nodes if nodes is None else nodes, self._noise, self._arrays
+        gradient, push, value = self._run(self._linearised, jnp.asarray(flat, float), held)
         self.timing.gradient_evaluations += 1
-        self.timing.hvp_evaluations += len(self._basis)
-        found = float(value), np.asarray(gradient, float), np.asarray(rows, float)
+        found = float(value), np.asarray(gradient, float)
         if nodes is None:
-            self._memo = key, found
+            self._memo = key, found, push
         return found
+
+    def _push(self, flat: np.ndarray) -> Push:
+        """Return the Hessian at a point as a function of a direction."""
+        self.evaluate(flat)
+        assert self._memo is not None
+        return self._memo[2]
+
+    def products(self, flat: np.ndarray, basis: np.ndarray) -> np.ndarray:
+        """Return Hessian-vector products along the rows of ``basis``."""
+        self.timing.hvp_evaluations += len(basis)
+        return np.asarray(self._run(along, self._push(flat), jnp.asarray(basis, float)))
 
     def hessian(self, flat: np.ndarray) -> BlockArrow | Crossed | None:
         """Return the Hessian, with steps measured by the factors' Fisher information."""
-        rows = self.evaluate(flat)[2]
+        rows = self.products(flat, self._basis)
         if not np.isfinite(rows).all():
             return None
         metric = self._metric(flat)
@@ -386,7 +397,8 @@ class KL:
             return self.structure.assemble(rows, metric)
 
         def run(gradient: np.ndarray, inverse: Any, radius: float) -> Any:
-            return self._run("step", self._truncated, flat, gradient, inverse, radius)
+            args = jax.tree.map(lambda a: jnp.asarray(a, float), (gradient, inverse, radius))
+            return self._run(self._truncated, self._push(flat), *args)
 
         return Crossed(self.families.assemble(rows, metric)[0], run)
 
@@ -417,11 +429,12 @@ class KL:
                 f"(limit {MAX_BYTES / 1e9:.1f})",
                 "use MeanField alone, or NUTS",
             )
+        if (quick := self._gathered_hessian(flat, structure)) is not None:
+            return quick
         basis, rows = structure.basis(), []
         for first in range(0, len(basis), MULTIPLE):
             chunk = pad(basis[first : first + MULTIPLE])
-            rows.append(np.asarray(self._run("products", self._products, flat, chunk)[2]))
-            self.timing.hvp_evaluations += len(chunk)
+            rows.append(self.products(flat, chunk))
         products = np.concatenate(rows)[: len(basis)]
         error = structure.error(products)
         if not error.max() <= VERIFIED:
@@ -433,6 +446,29 @@ class KL:
             )
         metric = self._metric(flat)
         return structure.assemble(products, metric)
+
+    def _gathered_hessian(self, flat: np.ndarray, structure: LocalStructure) -> BlockArrow | None:
+        """Return the Hessian of crossed families that meet only in inputs which gather both.
+
+        ``None`` where a product along a random direction says that they meet elsewhere too.
+        """
+        assert self.families is not None
+        couplings = []
+        found = self._run(self._couplings, jnp.asarray(flat, float), self.held)
+        for (i, j), block in zip(self.expectation.gathered_pairs, found, strict=True):
+            step = np.arange(2)
+            rows = np.broadcast_to(2 * i[:, None, None] + step[:, None], block.shape)
+            columns = np.broadcast_to(2 * j[:, None, None] + step, block.shape)
+            couplings.append((rows, columns, -np.asarray(block)))
+        whole = self.families.full(self.products(flat, self._basis), couplings)
+        direction = np.random.default_rng(4).standard_normal(structure.dim)
+        product = self.products(flat, pad(direction[None]))[0]
+        error = np.abs(whole @ direction - product).max() / np.abs(product).max()
+        return structure.arrow(whole, self._metric(flat)) if error <= VERIFIED else None
+
+    def _couplings(self, flat: jax.Array, held: Any) -> list[jax.Array]:
+        constants, nodes, _, arrays = held
+        return self.expectation.couplings(flat.reshape(-1, 2), constants, nodes, arrays)
 
     def _use(self, structure: LocalStructure | Families) -> None:
         self.structure = self.families = None
@@ -499,14 +535,14 @@ class KL:
 
     def _start(self, key: jax.Array) -> np.ndarray:
         def evaluate(z: np.ndarray) -> tuple[Any, Any]:
-            return self.evaluate(self.factors.start(z, 0.1).ravel())[:2]
+            return self.evaluate(self.factors.start(z, 0.1).ravel())
 
         z = self.target.start(key, value_and_grad=evaluate)
         return self.factors.start(z, 0.1).ravel()
 
     def _moved(self, start: np.ndarray) -> np.ndarray:
         noise = np.random.default_rng(5).standard_normal(start.size)
-        return self.evaluate(start + 0.1 * noise)[2]
+        return self.products(start + 0.1 * noise, self._basis)
 
     # -- its minimum ---------------------------------------------------------------------------
 
@@ -530,7 +566,7 @@ class KL:
 
         with np.errstate(all="ignore"):
             flat, why = trust_region_newton(
-                lambda f: self.evaluate(f)[:2],
+                self.evaluate,
                 self.hessian,
                 first,
                 max_steps=method.max_steps,
@@ -538,7 +574,7 @@ class KL:
                 callback=callback,
                 radius=float(np.sqrt(first.size)),
             )
-        value, gradient, _ = self.evaluate(flat)
+        value, gradient = self.evaluate(flat)
         hessian = self.hessian(flat)
         decrement = float("inf") if hessian is None else hessian.decrement(gradient)
         converged = decrement <= method.tolerance
@@ -591,7 +627,10 @@ class KL:
         self, optimum: Optimum, flat: np.ndarray, hessian: BlockArrow | Crossed
     ) -> None:
         """Estimate the error that the fixed draws leave, from the spread of their gradients."""
-        values, gradients = (np.asarray(v) for v in self._run("pairs", self._pair_gradients, flat))
+        values, gradients = (
+            np.asarray(v)
+            for v in self._run(self._pair_gradients, jnp.asarray(flat, float), self.held)
+        )
         pairs = len(values)
         if pairs < 2:
             optimum.draw_error = float("inf")
@@ -607,3 +646,8 @@ class KL:
         normal = self.factors.code == 0
         optimum.draw_error = float(share[normal].max(initial=0.0))
         optimum.elbo_error = float(values.std(ddof=1) / np.sqrt(pairs))
+
+
+def along(push: Push, basis: jax.Array) -> jax.Array:
+    """Return ``push`` of every row of ``basis``."""
+    return jax.lax.map(push, basis)
