@@ -33,7 +33,8 @@ def write(tmp_path):
 
 def test_every_shipped_model_loads_and_has_its_folders_name():
     models = content.list_models()
-    assert {"radon", "gmm", "criteo", "eight_schools", "cbpp"} <= set(models)
+    shipped = {"radon", "gmm", "criteo", "eight_schools", "cbpp", "seeds", "penicillin"}
+    assert shipped <= set(models)
     for name, line in models.items():
         model = content.load_model(name)
         assert isinstance(model, vr.Model)

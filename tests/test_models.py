@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 import vi_recipes as vr
 from vi_recipes.content import find, import_file, load_object
@@ -96,6 +97,78 @@ SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
         "a": ("latent", (85,)),
         "log_radon": ("observed", (919,)),
     },
+    "seeds": {
+        "alpha0": ("latent", ()),
+        "alpha1": ("latent", ()),
+        "alpha2": ("latent", ()),
+        "alpha12": ("latent", ()),
+        "sigma": ("latent", ()),
+        "b": ("latent", (21,)),
+        "germinated": ("observed", (21,)),
+    },
+    "penicillin": {
+        "mu": ("latent", ()),
+        "sigma_plate": ("latent", ()),
+        "sigma_sample": ("latent", ()),
+        "sigma_y": ("latent", ()),
+        "u": ("latent", (24,)),
+        "v": ("latent", (6,)),
+        "diameter": ("observed", (144,)),
+    },
+    "factor_analysis": {
+        "mu": ("latent", (6,)),
+        "W_diag": ("latent", (2,)),
+        "W_lower": ("latent", (9,)),
+        "W": ("deterministic", (6, 2)),
+        "psi": ("latent", (6,)),
+        "Sigma": ("deterministic", (6, 6)),
+        "z": ("latent", (112, 2)),
+        "y": ("observed", (112, 6)),
+    },
+    "hmm": {
+        "pi": ("latent", (3,)),
+        "A": ("latent", (3, 3)),
+        "mu": ("latent", (3,)),
+        "sigma": ("latent", (3,)),
+        "y": ("observed", (300,)),
+    },
+    "linear_mixed": {
+        "beta": ("latent", (2,)),
+        "sigma": ("latent", ()),
+        "sigma_b": ("latent", (2,)),
+        "Omega": ("latent", (2, 2)),
+        "D": ("deterministic", (2, 2)),
+        "b": ("latent", (18, 2)),
+        "y": ("observed", (180,)),
+    },
+    "linkage": {"theta": ("latent", ()), "z": ("discrete", (197,))},
+    "mixture_of_experts": {
+        "V": ("latent", (2, 2)),
+        "w": ("latent", (2, 2)),
+        "sigma": ("latent", (2,)),
+        "z": ("discrete", (88,)),
+    },
+    "neyman_scott": {
+        "sigma": ("latent", ()),
+        "z": ("latent", (100,)),
+        "y": ("observed", (100, 2)),
+    },
+    "ppca": {
+        "mu": ("latent", (4,)),
+        "W_diag": ("latent", (2,)),
+        "W_lower": ("latent", (5,)),
+        "W": ("deterministic", (4, 2)),
+        "sigma": ("latent", ()),
+        "Sigma": ("deterministic", (4, 4)),
+        "z": ("latent", (150, 2)),
+        "y": ("observed", (150, 4)),
+    },
+    "times_deaths": {
+        "pi": ("latent", (2,)),
+        "log_lam": ("latent", (2,)),
+        "lam": ("deterministic", (2,)),
+        "z": ("discrete", (1_096,)),
+    },
 }
 """Name -> site -> kind and shape, as ``models.md`` and the READMEs have them."""
 
@@ -104,7 +177,14 @@ FINGERPRINTS = {
     "eight_schools": "0ea88774d0046504",
     "gmm": "9bf39c20ccef5e28",
     "insteval": "7eab35e48b736451",
+    "linear_mixed": "1d863cdcb0c71c9e",
+    "linkage": "6b9a6b8ffcb510e6",
+    "mixture_of_experts": "fc3c76e2fbc5e846",
+    "penicillin": "6485b627732d3288",
+    "ppca": "e738b03b89034031",
     "radon": "67f704421e8d6934",
+    "seeds": "a598c44e210ac235",
+    "times_deaths": "e556cc46b126c5da",
 }
 """Of the data that ship as files, so that an edit to one is noticed."""
 
@@ -130,7 +210,7 @@ def test_the_model_describes_itself(name: str) -> None:
     assert model.name == name
     assert model.description
     assert model.citation
-    latent = {n for n, (kind, _) in SITES[name].items() if kind == "latent"}
+    latent = {n for n, (kind, _) in SITES[name].items() if kind in ("latent", "discrete")}
     assert {*model.parameters, *model.latents} == latent
     readme = find("models")[name].with_name("README.md").read_text(encoding="utf-8")
     for site in latent:
@@ -215,6 +295,75 @@ def test_gmm_refuses_an_unknown_covariance() -> None:
         gmm(2, "round")
 
 
+# -- seeds and penicillin ------------------------------------------------------------------------
+
+
+def log_joint(name: str, values: dict[str, Any], data: dict[str, Any]) -> float:
+    this = vr.Target(vr.load_model(name), **data)
+    return this.log_density(this.unconstrain(values), jacobian=False)
+
+
+def test_seeds_density() -> None:
+    rng = np.random.default_rng(4)
+    size = np.array([5, 9, 2, 30])
+    x1, x2 = np.array([0.0, 0, 1, 1]), np.array([0.0, 1, 0, 1])
+    data = {"germinated": rng.integers(0, size + 1), "size": size, "x1": x1, "x2": x2}
+    alphas, sigma, b = np.array([0.3, -0.6, 1.1, 0.4]), 0.8, rng.standard_normal(4)
+    logits = np.stack([np.ones(4), x1, x2, x1 * x2], axis=1) @ alphas + b
+    expected = (
+        stats.norm.logpdf(alphas).sum()
+        + stats.halfcauchy.logpdf(sigma)
+        + stats.norm.logpdf(b, 0, sigma).sum()
+        + stats.binom.logpmf(data["germinated"], size, 1 / (1 + np.exp(-logits))).sum()
+    )
+    names = ("alpha0", "alpha1", "alpha2", "alpha12")
+    values = {**dict(zip(names, alphas, strict=True)), "sigma": sigma, "b": b}
+    assert log_joint("seeds", values, data) == pytest.approx(expected, rel=1e-12)
+
+
+def test_penicillin_density() -> None:
+    rng = np.random.default_rng(5)
+    plate, sample = np.repeat(np.arange(4), 3), np.tile(np.arange(3), 4)
+    diameter = 23 + 2 * rng.standard_normal(12)
+    data = {
+        "diameter": diameter,
+        "plate": plate,
+        "sample": sample,
+        "num_plates": 4,
+        "num_samples": 3,
+    }
+    mu, sds, u, v = 22.0, (0.9, 2.1, 0.6), rng.standard_normal(4), rng.standard_normal(3)
+    expected = (
+        stats.norm.logpdf(mu, 23, 5)
+        + stats.halfnorm.logpdf(sds, 0, 2).sum()
+        + stats.norm.logpdf(u, 0, sds[0]).sum()
+        + stats.norm.logpdf(v, 0, sds[1]).sum()
+        + stats.norm.logpdf(diameter, mu + u[plate] + v[sample], sds[2]).sum()
+    )
+    names = ("sigma_plate", "sigma_sample", "sigma_y")
+    values = {"mu": mu, **dict(zip(names, sds, strict=True)), "u": u, "v": v}
+    assert log_joint("penicillin", values, data) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_seeds_baseline_is_the_first_row() -> None:
+    data = target("seeds").data
+    assert data["x1"].tolist() == [0] * 11 + [1] * 10  # O75, then O73
+    assert data["x2"].tolist() == [0] * 5 + [1] * 6 + [0] * 5 + [1] * 5  # bean, then cucumber
+    assert (data["germinated"].sum(), data["size"].sum()) == (424, 831)
+
+
+def test_the_penicillin_design() -> None:
+    this = target("penicillin")
+    counts = np.zeros((24, 6))
+    np.add.at(counts, (this.data["plate"], this.data["sample"]), 1)
+    assert (counts == 1).all()
+    assert this.coords["plate"].tolist() == list("abcdefghijklmnopqrstuvwx")
+    assert this.coords["penicillin"].tolist() == list("ABCDEF")
+    other = {**this.data, "plate": this.data["plate"][::-1].copy()}
+    coords = vr.Target(vr.load_model("penicillin"), **other).coords
+    assert coords["plate"].tolist() == list(range(24))  # not the shipped data: numbers
+
+
 # -- loading a user's file -----------------------------------------------------------------------
 
 
@@ -224,6 +373,11 @@ def test_gmm_refuses_an_unknown_covariance() -> None:
         ("radon", "county,floor\nA,1\n", r"lacks column\(s\) log_radon, log_uranium"),
         ("cbpp", "herd,period,size\n1,1,3\n", r"lacks column\(s\) incidence"),
         ("gmm", "name\nA\n", "no numeric column"),
+        ("seeds", "seed,root,y\na,b,3\n", r"lacks column\(s\) n"),
+        ("seeds", "seed,root,n,y\na,b,4,3\na,c,4,1\n", "seed should have two labels"),
+        ("seeds", "seed,root,n,y\na,b,4,3\nc,,4,1\n", "root should have two labels"),
+        ("penicillin", "diameter,plate\n23,a\n", r"lacks column\(s\) sample"),
+        ("penicillin", "diameter,plate,sample\n23,a,\n", "rows without a plate or a sample"),
     ],
 )
 def test_files_that_lack_columns(name: str, header: str, match: str, tmp_path: Path) -> None:
