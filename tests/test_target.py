@@ -446,3 +446,14 @@ def test_coords_of_the_wrong_length() -> None:
 def test_unconstrain_refuses(values: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         target("normal_precision").unconstrain(values)
+
+
+def test_observed_vectors_have_their_plate_in_front() -> None:
+    def model(y: jax.Array) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Normal(mu, 1.0).to_event(1), obs=y)
+
+    site = vr.Target(model, y=np.zeros((5, 2))).sites["y"]
+    assert site.plates == (("row", 5, 0),)
+    assert site.dims == ("row", "y_dim_1")

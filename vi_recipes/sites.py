@@ -96,9 +96,8 @@ def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
         if site["is_observed"]:
             if not isinstance(site["fn"], dist.Unit):
                 _check_observed(name, site)
-                sites[name] = _make_site(
-                    name, "observed", jnp.shape(site["value"]), site["cond_indep_stack"]
-                )
+                shape, stack = jnp.shape(site["value"]), site["cond_indep_stack"]
+                sites[name] = _make_site(name, "observed", shape, stack, site["fn"].event_dim)
             continue
         sites[name] = _read_latent(name, site)
     return sites

@@ -568,7 +568,10 @@ def _collapse(
         moved = far[target.slices[site.name]]
         if moved.any():
             constrained = np.ravel(values[site.name])
-            index = int(np.argmax(moved)) if constrained.size == moved.size else 0
+            if constrained.size != moved.size:
+                reports.append(f"{site.name} runs to an edge of its support")
+                continue
+            index = int(np.argmax(moved))
             label = target.labels([site.name], coords=True)[index]
             reports.append(f"{label} runs to {constrained[index]:.2g}")
     failure = NoMode(
