@@ -19,16 +19,20 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.scipy.linalg import cho_solve
 from numpyro.distributions.transforms import PowerTransform
 
 import vi_recipes as vr
+
+COLLAPSED = 1e-4
+"""A variable that keeps less than this share of its variance as noise is a Heywood case."""
 
 
 def sample_theta(y: jax.Array, num_factors: int) -> tuple[Any, Any, Any]:
@@ -208,6 +212,84 @@ def init(key: jax.Array, y: jax.Array, num_factors: int, *, scores: bool) -> dic
     return values | {"z": np.linalg.solve(W.T @ (W / psi[:, None]) + np.eye(k), (white @ W).T).T}
 
 
+# -- Rubin and Thayer's EM: theta is mu, W, not yet rotated, and psi ------------------------------
+
+
+class Moments(NamedTuple):
+    """Expected sufficient statistics, per individual."""
+
+    cross: jax.Array  # E[(y - mu) z'], (D, k)
+    scores: jax.Array  # E[z z'], (k, k)
+
+
+def e_step(theta: dict[str, Any], y: jax.Array, num_factors: int) -> tuple[Moments, jax.Array]:
+    """Return the expected moments of the scores, and the log-likelihood.
+
+    Both depend on the rows through their covariance only, which does not change from step to step.
+    """
+    W, psi = theta["W"], theta["psi"]
+    covariance = sample_covariance(y)
+    weighted = W / psi[:, None]
+    inner = jnp.eye(num_factors) + W.T @ weighted
+    factor = jnp.linalg.cholesky(inner)
+    beta = cho_solve((factor, True), weighted.T)  # E[z | y] = beta (y - mu)
+    cross = covariance @ beta.T
+    scores = jnp.eye(num_factors) - beta @ W + beta @ cross
+    # Woodbury's identity: no D x D matrix is inverted
+    log_det = jnp.log(psi).sum() + 2 * jnp.log(jnp.diagonal(factor)).sum()
+    trace = (jnp.diagonal(covariance) / psi).sum() - (weighted * cross).sum()
+    D = y.shape[1]
+    log_likelihood = -len(y) / 2 * (D * jnp.log(2 * jnp.pi) + log_det + trace)
+    return Moments(cross, scores), log_likelihood
+
+
+def m_step(stats: Moments, objective: str, y: jax.Array, num_factors: int) -> dict[str, Any]:
+    """Return the maximiser of the expected complete-data log-likelihood."""
+    W = jnp.linalg.solve(stats.scores, stats.cross.T).T
+    psi = sample_covariance(y).diagonal() - (W * stats.cross).sum(axis=1)
+    return {"mu": y.mean(axis=0), "W": W, "psi": psi}
+
+
+def sample_covariance(y: jax.Array) -> jax.Array:
+    """Return the covariance of the rows, with n in the denominator."""
+    centred = y - y.mean(axis=0)
+    return centred.T @ centred / len(y)
+
+
+def start(key: jax.Array, y: jax.Array, num_factors: int) -> dict[str, Any]:
+    """Start from random loadings that leave half of every variance to the noise."""
+    y = np.asarray(y, float)
+    if len(y) < 2 or (np.ptp(y, axis=0) == 0).any():
+        raise ValueError(
+            f"y has {len(y)} row(s) and columns of one value: factor analysis needs two rows or "
+            "more, and columns that vary"
+        )
+    s = y.std(axis=0)
+    W = np.asarray(jax.random.normal(key, (y.shape[1], num_factors)))
+    W = W / np.sqrt(2 * np.square(W).sum(axis=1))[:, None] * s[:, None]
+    return {"mu": y.mean(axis=0), "W": W, "psi": np.square(s) / 2}
+
+
+def collapse(
+    theta: dict[str, Any], y: jax.Array, num_factors: int
+) -> dict[str, tuple[jax.Array, float]]:
+    """Return what goes to zero in a Heywood case: the noise's share of a variable's variance."""
+    return {"psi": (theta["psi"] / y.var(axis=0), COLLAPSED)}
+
+
+def complete(theta: dict[str, Any], y: jax.Array, num_factors: int) -> dict[str, Any]:
+    """Return the values of the model's sites, W rotated to be lower triangular."""
+    W, k = theta["W"], num_factors
+    W = W @ jnp.linalg.qr(W[:k].T)[0]
+    W = W * jnp.where(jnp.diagonal(W) < 0, -1.0, 1.0)
+    return theta | {
+        "W": W,
+        "W_diag": jnp.diagonal(W),
+        "W_lower": W[np.tril_indices(len(W), -1, k)],
+        "Sigma": W @ W.T + jnp.diag(theta["psi"]),
+    }
+
+
 def coords(y: jax.Array, num_factors: int, **_: Any) -> dict[str, list[Any]]:
     """Label the variables, by name for the shipped data, else by number."""
     covariance, names, _ = ability()
@@ -256,6 +338,13 @@ def build(num_factors: int = 2) -> vr.Model:
         },
         coords=partial(coords, num_factors=num_factors),
         init=partial(init, num_factors=num_factors, scores=True),
+        em=vr.EMSteps(
+            start=partial(start, num_factors=num_factors),
+            e_step=partial(e_step, num_factors=num_factors),
+            m_step=partial(m_step, num_factors=num_factors),
+            collapse=partial(collapse, num_factors=num_factors),
+            complete=partial(complete, num_factors=num_factors),
+        ),
         description=f"Factor analysis with {num_factors} factors of six tests of ability.",
         citation=(
             "Rubin and Thayer (1982), EM algorithms for ML factor analysis, Psychometrika 47(1), "

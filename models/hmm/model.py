@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,12 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import OrderedTransform
 
 import vi_recipes as vr
+from vi_recipes.chains import smooth
 
 EMISSIONS = ("gaussian", "poisson", "categorical")
 CONCENTRATION = 2.0
+COLLAPSED = 1e-3
+"""A state whose sd is below this share of the series' has collapsed."""
 
 
 class HiddenMarkov(dist.Distribution):
@@ -343,6 +346,142 @@ def init(
     return values
 
 
+# -- Baum and Welch's algorithm: theta is pi, A and mu and sigma, rate or B ------------------------
+
+
+class Counts(NamedTuple):
+    """Expected sufficient statistics of the states."""
+
+    first: jax.Array  # (K,)
+    moves: jax.Array  # (K, K)
+    times: jax.Array  # (K,)
+    totals: jax.Array  # (K,), or (K, V) by symbol
+    squares: jax.Array  # (K,), about the mean of y
+
+
+def log_emitted(theta: dict[str, Any], y: jax.Array, emission: str) -> jax.Array:
+    """Return the log density of every observation given each state, (T, K)."""
+    if emission == "gaussian":
+        return dist.Normal(theta["mu"], theta["sigma"]).log_prob(y[:, None])
+    if emission == "poisson":
+        return dist.Poisson(theta["rate"]).log_prob(y[:, None])
+    return jnp.log(theta["B"]).T[y]
+
+
+def e_step(
+    theta: dict[str, Any],
+    y: jax.Array,
+    num_states: int,
+    emission: str,
+    num_symbols: int | None,
+) -> tuple[Counts, jax.Array]:
+    """Return expected counts of the states and of their moves, and the log-likelihood."""
+    smoothed = smooth(theta["pi"], theta["A"], log_emitted(theta, y, emission))
+    weights = smoothed.marginals
+    centred = y - y.mean()
+    if emission == "categorical":
+        totals = jax.ops.segment_sum(weights, y, check_symbols(num_symbols)).T
+    else:
+        totals = weights.T @ (centred if emission == "gaussian" else y.astype(float))
+    squares = weights.T @ jnp.square(centred)
+    found = Counts(weights[0], smoothed.transitions, weights.sum(axis=0), totals, squares)
+    return found, smoothed.log_likelihood
+
+
+def m_step(
+    stats: Counts,
+    objective: str,
+    y: jax.Array,
+    num_states: int,
+    emission: str,
+    num_symbols: int | None,
+) -> dict[str, Any]:
+    """Return the maximiser of the expected complete-data log-likelihood."""
+    # a state that nothing visits keeps finite values, for `collapse` to report
+    times = jnp.maximum(stats.times, jnp.finfo(stats.times.dtype).tiny)
+    leaves = stats.moves.sum(axis=1, keepdims=True)
+    stay = jnp.where(leaves > 0, stats.moves / jnp.where(leaves > 0, leaves, 1.0), 1 / num_states)
+    theta = {"pi": stats.first / stats.first.sum(), "A": stay}
+    if emission == "categorical":
+        return theta | {"B": stats.totals / times[:, None]}
+    mean = stats.totals / times
+    if emission == "poisson":
+        return theta | {"rate": mean}
+    variance = stats.squares / times - jnp.square(mean)
+    # a state of one value keeps a density, for `collapse` to report
+    floor = jnp.square(1e-3 * COLLAPSED) * y.var()
+    return theta | {"mu": y.mean() + mean, "sigma": jnp.sqrt(jnp.maximum(variance, floor))}
+
+
+def start(
+    key: jax.Array,
+    y: jax.Array,
+    num_states: int,
+    emission: str,
+    num_symbols: int | None,
+) -> dict[str, Any]:
+    """Start from a chain that persists and from states at random values of the series."""
+    K = num_states
+    rng = np.random.default_rng(int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max)))
+    y = np.asarray(y)
+    if len(np.unique(y)) < K:
+        raise ValueError(
+            f"num_states={K}, but y has only {len(np.unique(y))} distinct value(s); ask for fewer "
+            "states"
+        )
+    moves = rng.dirichlet(np.ones(K), K)
+    theta: dict[str, Any] = {"pi": np.full(K, 1 / K), "A": 0.5 * np.eye(K) + 0.5 * moves}
+    if emission == "categorical":
+        shares = np.bincount(y, minlength=check_symbols(num_symbols)) + 1.0
+        return theta | {"B": rng.dirichlet(10 * shares / shares.sum() + 0.5, K)}
+    # far from one another with a greater chance, as k-means++ chooses its centres
+    centres = [float(rng.choice(y))]
+    while len(centres) < K:
+        distance = np.square(y[:, None] - np.array(centres)).min(axis=1)
+        centres.append(float(rng.choice(y, p=distance / distance.sum())))
+    if emission == "poisson":
+        return theta | {"rate": np.sort(centres) + 0.1}
+    return theta | {"mu": np.sort(centres), "sigma": np.full(K, y.std() / 2)}
+
+
+def collapse(
+    theta: dict[str, Any],
+    y: jax.Array,
+    num_states: int,
+    emission: str,
+    num_symbols: int | None,
+) -> dict[str, tuple[jax.Array, float]]:
+    """Return what goes to zero when a state collapses on one value or is not visited at all."""
+    weights = smooth(theta["pi"], theta["A"], log_emitted(theta, y, emission)).marginals
+    found = {"state": (weights.sum(axis=0), 1.0)}
+    if emission == "gaussian":
+        found["sigma"] = (theta["sigma"] / y.std(), COLLAPSED)
+    return found
+
+
+def complete(
+    theta: dict[str, Any],
+    y: jax.Array,
+    num_states: int,
+    emission: str,
+    num_symbols: int | None,
+) -> dict[str, Any]:
+    """Return the values of the model's sites, the states numbered by what the model orders."""
+    key = {"gaussian": "mu", "poisson": "rate", "categorical": "B"}[emission]
+    value = theta[key][:, 0] if emission == "categorical" else theta[key]
+    order = jnp.argsort(value)
+    theta = {name: v[order] for name, v in theta.items()} | {"A": theta["A"][order][:, order]}
+    if emission == "poisson":
+        return theta | {"log_rate": jnp.log(theta["rate"])}
+    if emission == "gaussian":
+        return theta
+    first = theta["B"][:, 0]
+    theta["logit"] = jnp.log(first) - jnp.log1p(-first)
+    if check_symbols(num_symbols) > 2:
+        theta["rest"] = theta["B"][:, 1:] / (1 - first)[:, None]
+    return theta
+
+
 def coords(num_states: int, num_symbols: int | None, **_: Any) -> dict[str, list[int]]:
     """Return numbers from zero for states and symbols."""
     return {
@@ -401,6 +540,13 @@ def hmm(
         dims=dims,
         coords=partial(coords, num_states=num_states, num_symbols=num_symbols),
         init=partial(init, **choices),
+        em=vr.EMSteps(
+            start=partial(start, **choices),
+            e_step=partial(e_step, **choices),
+            m_step=partial(m_step, **choices),
+            collapse=partial(collapse, **choices),
+            complete=partial(complete, **choices),
+        ),
         description=f"Hidden Markov model with {num_states} states and {emission} emissions.",
         citation=(
             "Baum, Petrie, Soules and Weiss (1970), A maximization technique occurring in the "

@@ -18,16 +18,20 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.scipy.linalg import cho_solve
 from numpyro.distributions.transforms import PowerTransform
 
 import vi_recipes as vr
+
+COLLAPSED = 1e-8
+"""Noise of less than this share of the variance is none."""
 
 
 def sample_theta(y: jax.Array, num_components: int) -> tuple[Any, Any, Any]:
@@ -193,6 +197,83 @@ def init(key: jax.Array, y: jax.Array, num_components: int, *, scores: bool) -> 
     return values | {"z": np.linalg.solve(precision, W.T @ (y - values["mu"]).T).T}
 
 
+# -- Tipping and Bishop's EM: theta is mu, W, not yet rotated, and sigma ---------------------------
+
+
+class Moments(NamedTuple):
+    """Expected sufficient statistics, per individual."""
+
+    cross: jax.Array  # E[(y - mu) z'], (D, k)
+    scores: jax.Array  # E[z z'], (k, k)
+
+
+def e_step(theta: dict[str, Any], y: jax.Array, num_components: int) -> tuple[Moments, jax.Array]:
+    """Return the expected moments of the scores, and the log-likelihood.
+
+    Both depend on the rows through their covariance only, which does not change from step to step.
+    """
+    W, D = theta["W"], y.shape[1]
+    psi = jnp.full(D, jnp.square(theta["sigma"]))
+    covariance = sample_covariance(y)
+    weighted = W / psi[:, None]
+    inner = jnp.eye(num_components) + W.T @ weighted
+    factor = jnp.linalg.cholesky(inner)
+    beta = cho_solve((factor, True), weighted.T)  # E[z | y] = beta (y - mu)
+    cross = covariance @ beta.T
+    scores = jnp.eye(num_components) - beta @ W + beta @ cross
+    # Woodbury's identity: no D x D matrix is inverted
+    log_det = jnp.log(psi).sum() + 2 * jnp.log(jnp.diagonal(factor)).sum()
+    trace = (jnp.diagonal(covariance) / psi).sum() - (weighted * cross).sum()
+    log_likelihood = -len(y) / 2 * (D * jnp.log(2 * jnp.pi) + log_det + trace)
+    return Moments(cross, scores), log_likelihood
+
+
+def m_step(stats: Moments, objective: str, y: jax.Array, num_components: int) -> dict[str, Any]:
+    """Return the maximiser of the expected complete-data log-likelihood."""
+    W = jnp.linalg.solve(stats.scores, stats.cross.T).T
+    psi = sample_covariance(y).diagonal() - (W * stats.cross).sum(axis=1)
+    return {"mu": y.mean(axis=0), "W": W, "sigma": jnp.sqrt(psi.mean())}
+
+
+def sample_covariance(y: jax.Array) -> jax.Array:
+    """Return the covariance of the rows, with n in the denominator."""
+    centred = y - y.mean(axis=0)
+    return centred.T @ centred / len(y)
+
+
+def start(key: jax.Array, y: jax.Array, num_components: int) -> dict[str, Any]:
+    """Start from random loadings that leave half of the variance to the noise."""
+    y = np.asarray(y, float)
+    if len(y) < 2 or (np.ptp(y, axis=0) == 0).all():
+        raise ValueError(
+            f"y has {len(y)} row(s): principal components need two rows or more that differ"
+        )
+    s = np.sqrt(y.var(axis=0).mean())
+    W = np.asarray(jax.random.normal(key, (y.shape[1], num_components)))
+    W = s * W / np.sqrt(2 * np.square(W).sum(axis=1))[:, None]
+    return {"mu": y.mean(axis=0), "W": W, "sigma": s / 2**0.5}
+
+
+def collapse(
+    theta: dict[str, Any], y: jax.Array, num_components: int
+) -> dict[str, tuple[jax.Array, float]]:
+    """Return what goes to zero where the components explain everything: the noise's share."""
+    return {"sigma": (jnp.square(theta["sigma"]) / y.var(axis=0).mean(), COLLAPSED)}
+
+
+def complete(theta: dict[str, Any], y: jax.Array, num_components: int) -> dict[str, Any]:
+    """Return the values of the model's sites, W rotated to be lower triangular."""
+    W, k = theta["W"], num_components
+    W = W @ jnp.linalg.qr(W[:k].T)[0]
+    W = W * jnp.where(jnp.diagonal(W) < 0, -1.0, 1.0)
+    return theta | {
+        "W": W,
+        "W_diag": jnp.diagonal(W),
+        "W_lower": W[np.tril_indices(len(W), -1, k)],
+        "Sigma": W @ W.T + jnp.square(theta["sigma"]) * jnp.eye(len(W)),
+    }
+
+
 def coords(y: jax.Array, num_components: int, **_: Any) -> dict[str, list[Any]]:
     """Label the variables, by name for the shipped data, else by number."""
     import pandas as pd
@@ -242,6 +323,13 @@ def build(num_components: int = 2) -> vr.Model:
         },
         coords=partial(coords, num_components=num_components),
         init=partial(init, num_components=num_components, scores=True),
+        em=vr.EMSteps(
+            start=partial(start, num_components=num_components),
+            e_step=partial(e_step, num_components=num_components),
+            m_step=partial(m_step, num_components=num_components),
+            collapse=partial(collapse, num_components=num_components),
+            complete=partial(complete, num_components=num_components),
+        ),
         description=f"Probabilistic principal components of irises, {num_components} of them.",
         citation=(
             "Tipping and Bishop (1999), Probabilistic principal component analysis, Journal of the "
