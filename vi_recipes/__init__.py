@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vi_recipes.content import load_model, load_study
     from vi_recipes.fit import Fit, LogEvidence, Provenance
     from vi_recipes.methods import (
+        CAVI,
         EM,
         MAP,
         NUTS,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         MeanField,
         Method,
     )
-    from vi_recipes.model import EMSteps, Exchangeable, Model
+    from vi_recipes.model import EMSteps, Exchangeable, Model, VBSteps
     from vi_recipes.read import read_data
     from vi_recipes.reference import load_reference
     from vi_recipes.sensitivity import case_sensitivity, data_sensitivity
@@ -39,6 +40,7 @@ _HOMES = {
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
     "vi_recipes.methods": (
+        "CAVI",
         "EM",
         "MAP",
         "NUTS",
@@ -48,7 +50,7 @@ _HOMES = {
         "MeanField",
         "Method",
     ),
-    "vi_recipes.model": ("EMSteps", "Exchangeable", "Model"),
+    "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "VBSteps"),
     "vi_recipes.read": ("read_data",),
     "vi_recipes.reference": ("load_reference",),
     "vi_recipes.sensitivity": ("case_sensitivity", "data_sensitivity"),
@@ -76,6 +78,7 @@ def __dir__() -> list[str]:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CAVI",
     "EM",
     "MAP",
     "NUTS",
@@ -97,6 +100,7 @@ __all__ = [
     "Study",
     "Target",
     "Timing",
+    "VBSteps",
     "case_sensitivity",
     "compare",
     "data_sensitivity",

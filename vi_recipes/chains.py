@@ -69,7 +69,7 @@ def smooth(pi: jax.Array, A: jax.Array, log_emitted: jax.Array) -> Smoothed:
     missing = num_blocks * length - num_steps
     # a step that emits with probability one changes nothing that is known of earlier states
     padded = jnp.concatenate([emitted[1:], jnp.ones((missing, K), emitted.dtype)])
-    # blocks run along the last axis, so that every step is one product of a small matrix with a wide
+    # blocks run along the last axis: every step is the product of a small matrix and a wide one
     steps = padded.reshape(num_blocks, length, K).transpose(1, 2, 0)
 
     def multiply(product: jax.Array, b: jax.Array) -> tuple[jax.Array, None]:

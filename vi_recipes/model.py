@@ -66,6 +66,33 @@ class EMSteps:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VBSteps:
+    """Closed-form coordinate-ascent VB for a conjugate model; ``step`` is traced by JAX.
+
+    Arguments named ``eta`` are pytrees of the factors' parameters.
+
+    Parameters
+    ----------
+    start
+        ``start(key, **data) -> eta``: a random starting point. Runs outside JAX transformations.
+    step
+        ``step(eta, **data) -> (eta, elbo)``: every factor updated once, in turn, and the ELBO at
+        one moment of the round, the same in every round.
+    draws
+        ``draws(key, eta, num_draws, **data) -> values``: draws from the factors, site -> array of
+        shape (num_draws, *site shape), for all sites that are reported.
+    diagnostics
+        ``diagnostics(eta, **data) -> {name: number}``: what else is worth reporting, such as the
+        effective number of components.
+    """
+
+    start: Callable[..., Any]
+    step: Callable[..., tuple[Any, Any]]
+    draws: Callable[..., dict[str, Any]]
+    diagnostics: Callable[..., Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A NumPyro model function with what a comparison needs to know of it.
 
@@ -94,6 +121,8 @@ class Model:
         Groups of sites subject to label switching.
     em
         Closed-form EM steps.
+    vb
+        Closed-form coordinate-ascent VB steps.
     options
         Method name -> options that suit this model better than the method's defaults, such as
         ``{"nuts": {"noncentered": ["u"]}}`` for groups with little data. Comparisons use them
@@ -126,6 +155,7 @@ class Model:
     coords: Callable[..., Mapping[str, Any]] | Mapping[str, Any] = field(default_factory=dict)
     exchangeable: tuple[Exchangeable, ...] = ()
     em: EMSteps | None = None
+    vb: VBSteps | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     init: Callable[..., dict[str, Any]] | None = None
     description: str = ""

@@ -26,6 +26,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import digamma, multigammaln
+from numpyro.distributions import kl_divergence
 from numpyro.infer.util import log_density
 
 import vi_recipes as vr
@@ -143,18 +145,28 @@ def e_step(
     The data are centred first, so that neither the whitening nor the second moments lose digits to
     a large mean. The largest arrays are N x K D and N x D^2.
     """
-    N, D = y.shape
-    K = num_components
-    center = y.mean(axis=0)
-    x = y - center
+    D, K = y.shape[1], num_components
     scale_tril = jnp.linalg.cholesky(covariances(theta, D))
     scale_tril = jnp.broadcast_to(scale_tril, (K, D, D))
-    identity = jnp.broadcast_to(jnp.eye(D, dtype=scale_tril.dtype), (K, D, D))
-    whiten = solve_triangular(scale_tril, identity, lower=True)
-    offset = jnp.einsum("kij,kj->ki", whiten, theta["mu"] - center)
-    z = (x @ whiten.reshape(K * D, D).T).reshape(N, K, D) - offset
     log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(axis=-1)
     constant = jnp.log(theta["pi"]) - log_det - 0.5 * D * jnp.log(2 * jnp.pi)
+    return responsible(constant, theta["mu"], scale_tril, y)
+
+
+def responsible(
+    constant: jax.Array, mu: jax.Array, scale_tril: jax.Array, y: jax.Array
+) -> tuple[Stats, jax.Array]:
+    """Share the rows out to components, by a constant less half the squared distance to each.
+
+    Return the sufficient statistics and the sum of the logarithms of what is shared out.
+    """
+    (N, D), K = y.shape, len(mu)
+    center = y.mean(axis=0)
+    x = y - center
+    identity = jnp.broadcast_to(jnp.eye(D, dtype=scale_tril.dtype), (K, D, D))
+    whiten = solve_triangular(scale_tril, identity, lower=True)
+    offset = jnp.einsum("kij,kj->ki", whiten, mu - center)
+    z = (x @ whiten.reshape(K * D, D).T).reshape(N, K, D) - offset
     log_joint = constant - 0.5 * jnp.square(z).sum(axis=-1)
     log_marginal = jax.nn.logsumexp(log_joint, axis=1)
     responsibility = jnp.exp(log_joint - log_marginal[:, None])
@@ -283,6 +295,97 @@ def complete(theta: Theta, y: jax.Array, num_components: int, covariance: str) -
     return {**theta, "Sigma": covariances(theta, y.shape[1])}
 
 
+# -- coordinate-ascent VB, for full covariances ----------------------------------------------------
+
+
+class Eta(NamedTuple):
+    """Factors: pi ~ Dirichlet(alpha), Sigma_k ~ InverseWishart(df, scale), mu_k given Sigma_k."""
+
+    alpha: jax.Array  # (K,)
+    kappa: jax.Array  # (K,): mu_k ~ Normal(mean, Sigma_k / kappa)
+    mean: jax.Array  # (K, D)
+    df: jax.Array  # (K,)
+    scale: jax.Array  # (K, D, D)
+
+
+def vb_update(stats: Stats, y: jax.Array, num_components: int) -> Eta:
+    """Return the factors of theta that are best for the rows as they are shared out."""
+    hyper = prior(y, num_components)
+    kappa = KAPPA + stats.counts
+    # the prior mean is where the data are centred, so in these coordinates it is zero
+    mean = stats.totals / kappa[:, None]
+    shift = kappa[:, None, None] * mean[:, :, None] * mean[:, None, :]
+    scale = hyper.scale + stats.products - shift
+    scale = (scale + jnp.swapaxes(scale, -1, -2)) / 2
+    return Eta(
+        CONCENTRATION + stats.counts, kappa, stats.center + mean, hyper.df + stats.counts, scale
+    )
+
+
+def vb_start(key: jax.Array, y: jax.Array, num_components: int, covariance: str) -> Eta:
+    """Start where EM starts, from k-means."""
+    stats, _ = e_step(start(key, y, num_components, covariance), y, num_components, covariance)
+    return vb_update(stats, y, num_components)
+
+
+def vb_step(eta: Eta, y: jax.Array, num_components: int, covariance: str) -> tuple[Eta, jax.Array]:
+    """Update q(z), then q(theta); the ELBO is that between the two."""
+    K, D = num_components, y.shape[1]
+    scale_tril = jnp.linalg.cholesky(eta.scale)
+    log_det = 2 * jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(axis=-1)
+    halves = (eta.df[:, None] - jnp.arange(D)) / 2
+    log_precision = digamma(halves).sum(axis=1) + D * jnp.log(2.0) - log_det
+    constant = (
+        digamma(eta.alpha) - digamma(eta.alpha.sum())
+        + 0.5 * (log_precision - D * jnp.log(2 * jnp.pi) - D / eta.kappa)
+    )  # fmt: skip
+    effective = scale_tril / jnp.sqrt(eta.df)[:, None, None]
+    stats, total = responsible(constant, eta.mean, effective, y)
+
+    hyper = prior(y, K)
+    prior_log_det = jnp.linalg.slogdet(hyper.scale)[1]
+    away = solve_triangular(scale_tril, (eta.mean - hyper.mean)[..., None], lower=True)[..., 0]
+    root = jnp.linalg.cholesky(hyper.scale)
+    ratio = solve_triangular(scale_tril, jnp.broadcast_to(root, scale_tril.shape), lower=True)
+    kl_mu = 0.5 * (
+        D * (KAPPA / eta.kappa - 1 - jnp.log(KAPPA / eta.kappa))
+        + KAPPA * eta.df * jnp.square(away).sum(axis=1)
+    )
+    kl_sigma = (
+        0.5 * (eta.df - hyper.df) * log_precision
+        + 0.5 * eta.df * (jnp.square(ratio).sum(axis=(1, 2)) - D)
+        - log_wishart(eta.df, log_det, D)
+        + log_wishart(jnp.asarray(float(hyper.df)), prior_log_det, D)
+    )
+    kl_pi = kl_divergence(dist.Dirichlet(eta.alpha), dist.Dirichlet(jnp.full(K, CONCENTRATION)))
+    elbo = total - kl_pi - kl_mu.sum() - kl_sigma.sum()
+    return vb_update(stats, y, K), elbo
+
+
+def log_wishart(df: jax.Array, log_det: jax.Array, num_dims: int) -> jax.Array:
+    """Return the logarithm of the Wishart's normaliser, given that of its inverse scale."""
+    return 0.5 * df * (num_dims * jnp.log(2.0) - log_det) + multigammaln(df / 2, num_dims)
+
+
+def vb_draws(key: jax.Array, eta: Eta, num_draws: int, **_: Any) -> Theta:
+    """Draw pi, mu and Sigma from their factors."""
+    for_pi, for_sigma, for_mu = jax.random.split(key, 3)
+    Sigma = dist.InverseWishart(eta.df, eta.scale).sample(for_sigma, (num_draws,))
+    scale_tril = jnp.linalg.cholesky(Sigma) / jnp.sqrt(eta.kappa)[:, None, None]
+    noise = jax.random.normal(for_mu, (num_draws, *eta.mean.shape), Sigma.dtype)
+    return {
+        "pi": dist.Dirichlet(eta.alpha).sample(for_pi, (num_draws,)),
+        "mu": eta.mean + jnp.einsum("nkij,nkj->nki", scale_tril, noise),
+        "Sigma": Sigma,
+    }
+
+
+def vb_diagnostics(eta: Eta, **_: Any) -> dict[str, jax.Array]:
+    """Return how many components are in use: the exponential of the entropy of their shares."""
+    share = eta.alpha / eta.alpha.sum()
+    return {"effective_components": jnp.exp(-(share * jnp.log(share)).sum())}
+
+
 def load(path: Path | str) -> dict[str, Any]:
     """Read a CSV whose numeric columns are the dimensions of y.
 
@@ -372,6 +475,14 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
             collapse=partial(collapse, **choices),
             complete=partial(complete, **choices),
         ),
+        vb=vr.VBSteps(
+            start=partial(vb_start, **choices),
+            step=partial(vb_step, **choices),
+            draws=vb_draws,
+            diagnostics=vb_diagnostics,
+        )
+        if covariance == "full"
+        else None,
         init=partial(start, **choices),
         description=f"Mixture of {num_components} normals with {covariance} covariances.",
         citation=(

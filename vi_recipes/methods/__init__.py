@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vi_recipes.methods.base import Method
+from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
 from vi_recipes.methods.guides import GUIDES, GuideFamily
 from vi_recipes.methods.laplace import Laplace
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "map": MAP,
     "laplace": Laplace,
     "em": EM,
+    "cavi": CAVI,
     "meanfield": MeanField,
     "lrvb": LinearResponse,
     "svi": SVI,
@@ -39,6 +41,7 @@ def default_methods(target: Target) -> dict[str, Method]:
 
 
 __all__ = [
+    "CAVI",
     "EM",
     "GUIDES",
     "MAP",
