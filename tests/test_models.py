@@ -148,6 +148,11 @@ SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
         "sigma": ("latent", (2,)),
         "z": ("discrete", (88,)),
     },
+    "lda": {
+        "phi": ("latent", (3, 12)),
+        "theta": ("latent", (60, 3)),
+        "counts": ("observed", (60, 12)),
+    },
     "neyman_scott": {
         "sigma": ("latent", ()),
         "z": ("latent", (100,)),
