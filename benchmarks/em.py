@@ -82,8 +82,8 @@ def gmm() -> list[tuple[str, ...]]:
             ).fit(y)  # fmt: skip
 
     peers = [seconds(lambda n=n: theirs(n), 1) for n in (few, many)]
-    return row("GMM, N = 200,000, D = 10, K = 8", "scikit-learn", ours, peers, many - few,
-               f"log-likelihood {value:.2f}, theirs {theirs(many - 1).score(y) * N:.2f}")  # fmt: skip
+    note = f"log-likelihood {value:.2f}, theirs {theirs(many - 1).score(y) * N:.2f}"
+    return row("GMM, N = 200,000, D = 10, K = 8", "scikit-learn", ours, peers, many - few, note)
 
 
 def hmm() -> list[tuple[str, ...]]:
@@ -137,8 +137,8 @@ def hmm() -> list[tuple[str, ...]]:
             return made.fit(y)
 
     peers = [seconds(lambda n=n: theirs(n), 1) for n in (few, many)]
-    return row("HMM, T = 200,000, D = 3, K = 5", "hmmlearn", ours, peers, many - few,
-               f"log-likelihood {value:.2f}, theirs {theirs(many).monitor_.history[-1]:.2f}")  # fmt: skip
+    note = f"log-likelihood {value:.2f}, theirs {theirs(many).monitor_.history[-1]:.2f}"
+    return row("HMM, T = 200,000, D = 3, K = 5", "hmmlearn", ours, peers, many - few, note)
 
 
 def row(
@@ -176,8 +176,8 @@ def factors() -> list[tuple[str, ...]]:
 
 def topics() -> list[tuple[str, ...]]:
     """Latent Dirichlet allocation to scikit-learn's bound after ten iterations."""
-    from sklearn.decomposition import LatentDirichletAllocation
     from scipy.special import gammaln
+    from sklearn.decomposition import LatentDirichletAllocation
 
     D, V, K = 5_000, 2_000, 20
     lda = module("lda")
