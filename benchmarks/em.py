@@ -77,8 +77,9 @@ def gmm() -> list[tuple[str, ...]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return GaussianMixture(
-                K, max_iter=iterations, tol=0, reg_covar=0, weights_init=start["pi"],
-                means_init=start["mu"], precisions_init=np.linalg.inv(start["Sigma"]),
+                K, max_iter=iterations, tol=0, reg_covar=0, init_params="random",
+                weights_init=start["pi"], means_init=start["mu"],
+                precisions_init=np.linalg.inv(start["Sigma"]),
             ).fit(y)  # fmt: skip
 
     peers = [seconds(lambda n=n: theirs(n), 1) for n in (few, many)]

@@ -176,11 +176,13 @@ def test_collapse_is_degenerate_not_an_infinite_likelihood() -> None:
 
 
 def test_a_start_that_collapses_does_not_spoil_the_others() -> None:
-    # found by search: in this sample the likelihood of a collapsing start falls, by rounding
+    # found by search: in this sample some starts collapse, until nothing of them is finite
     y = np.random.default_rng(6).standard_normal((12, 2))
     fit = vr.EM(num_restarts=8, max_steps=1_000).fit(vr.Target(GMM.gmm(3, "full"), y=y), key=6)
     assert fit.status is vr.Status.OK
-    assert np.nanmin(np.diff(fit.trace["log_likelihood"], axis=1)) < -1
+    collapsed = ~np.isfinite(fit.trace["log_likelihood"][:, -1])
+    assert collapsed.any()
+    assert not collapsed.all()
     assert fit.log_likelihood is not None
     assert np.isfinite(fit.log_likelihood)
 

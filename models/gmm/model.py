@@ -142,8 +142,8 @@ def e_step(
 ) -> tuple[Stats, jax.Array]:
     """Return the expected sufficient statistics and the log-likelihood at theta.
 
-    The data are centred first, so that neither the whitening nor the second moments lose digits to
-    a large mean. The largest arrays are N x K D and N x D^2.
+    The data are standardised first, so that no digits are lost to a large mean or to large units.
+    The largest arrays are N x K and N x (D + 1) (D + 2) / 2.
     """
     D, K = y.shape[1], num_components
     scale_tril = jnp.linalg.cholesky(covariances(theta, D))
@@ -160,31 +160,54 @@ def responsible(
 
     Return the sufficient statistics and the sum of the logarithms of what is shared out.
     """
-    (N, D), K = y.shape, len(mu)
-    center = y.mean(axis=0)
-    x = y - center
-    identity = jnp.broadcast_to(jnp.eye(D, dtype=scale_tril.dtype), (K, D, D))
-    whiten = solve_triangular(scale_tril, identity, lower=True)
-    offset = jnp.einsum("kij,kj->ki", whiten, mu - center)
-    z = (x @ whiten.reshape(K * D, D).T).reshape(N, K, D) - offset
-    log_joint = constant - 0.5 * jnp.square(z).sum(axis=-1)
+    D = y.shape[1]
+    center, unit = y.mean(axis=0), y.std(axis=0)
+    features = quadratic_features((y - center) / unit)
+    # in these units: x' P x - 2 x' P m + m' P m is one product of the features and of coefficients
+    identity = jnp.broadcast_to(jnp.eye(D, dtype=scale_tril.dtype), scale_tril.shape)
+    whiten = solve_triangular(scale_tril, identity, lower=True) * unit
+    precision = jnp.einsum("kij,kil->kjl", whiten, whiten)
+    m = (mu - center) / unit
+    along = jnp.einsum("kij,kj->ki", precision, m)
+    rows, columns = np.triu_indices(D)
+    squares = precision[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
+    constant = constant - 0.5 * (along * m).sum(axis=1)
+    coefficients = jnp.concatenate([constant[:, None], along, squares], axis=1)
+    log_joint = features @ coefficients.T
     log_marginal = jax.nn.logsumexp(log_joint, axis=1)
     responsibility = jnp.exp(log_joint - log_marginal[:, None])
-    return moments(responsibility, y), log_marginal.sum()
+    return statistics(responsibility, features, center, unit), log_marginal.sum()
+
+
+def quadratic_features(x: jax.Array) -> jax.Array:
+    """Return 1, x and the distinct elements of x x' for every row."""
+    rows, columns = np.triu_indices(x.shape[1])
+    ones = jnp.ones((len(x), 1), x.dtype)
+    return jnp.concatenate([ones, x, x[:, rows] * x[:, columns]], axis=1)
+
+
+def statistics(
+    responsibility: jax.Array, features: jax.Array, center: jax.Array, unit: jax.Array
+) -> Stats:
+    """Return the sufficient statistics of the rows with these features, in the data's units."""
+    D = len(center)
+    sums = responsibility.T @ features
+    rows, columns = np.triu_indices(D)
+    products = jnp.zeros((len(sums), D, D), sums.dtype)
+    products = products.at[:, rows, columns].set(sums[:, D + 1 :])
+    products = products.at[:, columns, rows].set(sums[:, D + 1 :])
+    return Stats(
+        counts=sums[:, 0],
+        totals=sums[:, 1 : D + 1] * unit,
+        products=products * jnp.outer(unit, unit),
+        center=center,
+    )
 
 
 def moments(responsibility: jax.Array, y: jax.Array) -> Stats:
     """Return the sufficient statistics of the rows of y under the responsibilities, (N, K)."""
-    N, D = y.shape
-    center = y.mean(axis=0)
-    x = y - center
-    products = (x[:, :, None] * x[:, None, :]).reshape(N, D * D)
-    return Stats(
-        counts=responsibility.sum(axis=0),
-        totals=responsibility.T @ x,
-        products=(responsibility.T @ products).reshape(-1, D, D),
-        center=center,
-    )
+    center, unit = y.mean(axis=0), y.std(axis=0)
+    return statistics(responsibility, quadratic_features((y - center) / unit), center, unit)
 
 
 def m_step(
