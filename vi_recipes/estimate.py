@@ -28,14 +28,17 @@ FORWARD = 20_000_000
 CLOSE = 1e-2
 """Newton decrement, in standard errors, up to which a point counts as the maximum."""
 
-FLAT = 1e-10
-"""Smallest over largest eigenvalue of an information matrix that counts as zero."""
+FLAT = 1e-7
+"""Smallest eigenvalue of an information matrix, scaled to unit diagonal, that counts as zero."""
 
 SUSPECT = 2.0
 """Standard error on the unconstrained scale from which it is looked whether an edge is better."""
 
-OUTWARD = 12.0
-"""How far out, on the unconstrained scale, the edge of a support is."""
+OUTWARD = (3.0, 6.0, 12.0)
+"""How far out, on the unconstrained scale, it is looked for an edge that is better."""
+
+SAME = 1e-3
+"""Nats by which an edge may be worse and still be as good: far out there is rounding."""
 
 MAX_ROWS = 500
 """Scalars that depend on several coordinates up to which their slopes are formed."""
@@ -384,15 +387,15 @@ def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
             log_likelihood,
             latents,
         )
-    smallest, largest, vector = curvature.extreme_eigenvalues()
-    if smallest <= FLAT * largest:
+    smallest, vector = _flattest(curvature)
+    if smallest <= FLAT:
         along = ", ".join(objective.target.sites_along(join(objective, vector, None)))
         return Estimate(
             bare,
             Status.UNCONVERGED,
-            f"the log-likelihood {'is flat' if smallest >= -FLAT * largest else 'bends upwards'} "
-            f"along {along} (eigenvalue {smallest:.2g} of the information), so there are no "
-            "standard errors",
+            f"the log-likelihood {'is flat' if smallest >= -FLAT else 'bends upwards'} "
+            f"along {along} (eigenvalue {smallest:.2g} of the information at unit diagonal), so "
+            "there are no standard errors",
             "use objective='map' with priors that settle what the data do not, or more steps",
             away,
             log_likelihood,
@@ -408,6 +411,14 @@ def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
         log_likelihood,
         latents,
     )
+
+
+def _flattest(curvature: Dense) -> tuple[float, np.ndarray]:
+    """Return the smallest eigenvalue at unit diagonal, where units do not count, and its vector."""
+    hessian = (curvature.vectors * curvature.values) @ curvature.vectors.T
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    values, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
+    return float(values[0]), vectors[:, 0] * scale
 
 
 def join(objective: MarginalObjective, theta: np.ndarray, z: np.ndarray | None) -> np.ndarray:
@@ -495,17 +506,19 @@ def _edges(
     diagonal = curvature.diagonal()
     value = objective.value_and_grad(theta)[0]
     modes, found = objective.modes, []
-    slack = 1e-9 * max(1.0, abs(value))
     for j in np.flatnonzero(bounded[split.border]):
         if diagonal[j] > 1 / SUSPECT**2:
             continue
         for sign in (-1.0, 1.0):
-            moved = theta.copy()
-            moved[j] += sign * OUTWARD
-            there = objective.value_and_grad(moved)[0]
-            if np.isfinite(there) and there <= value + slack:
-                found.append((j, value - there, -there))
-    objective.modes = modes
+            there = []
+            for distance in OUTWARD:
+                moved = theta.copy()
+                moved[j] += sign * distance
+                there.append(objective.value_and_grad(moved)[0])
+                objective.modes = modes
+            finite = [v for v in there if np.isfinite(v)]  # very far out nothing may be
+            if finite and max(finite) <= value + SAME:
+                found.append((j, value - finite[-1], -finite[-1]))
     objective.value_and_grad(theta)
     if not found:
         return None

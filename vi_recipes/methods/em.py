@@ -198,7 +198,7 @@ class EM(Method):
             compiler = Cached(target, timing, ("em", marginal.key))
 
             def best_is_close(state: State, path: np.ndarray) -> bool:
-                best = int(np.nanargmax(path[-1]))
+                best = int(np.argmax(np.where(np.isfinite(path[-1]), path[-1], -np.inf)))
                 objective.modes = np.asarray(state[1][best])
                 return decrement(objective, np.asarray(state[0][best])) <= CLOSE
 
@@ -369,7 +369,7 @@ class EM(Method):
             history.append(np.asarray(values))
             path = np.concatenate(history)
             done = self._converged(path)
-            progress(len(path), self.max_steps, f"log-likelihood {np.nanmax(path[-1]):.6f}")
+            progress(len(path), self.max_steps, f"log-likelihood {path[-1].max():.6f}")
             if done.all() and (
                 is_close is None or not np.isfinite(path[-1]).any() or is_close(state, path)
                 or self._still(path)
