@@ -23,6 +23,7 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "laplace": ("laplace", {}),
     "em": ("em", {}),
     "em_map": ("em", {"objective": "map"}),
+    "marginal_mle": ("marginal_mle", {}),
     "meanfield": ("meanfield", {}),
     "lrvb": ("lrvb", {}),
     "svi": ("svi", {"num_steps": 1_000}),
@@ -36,7 +37,18 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> method and its options. Runs are short: what they must show is that all holds together;
 how good they are is for the tests of each method."""
 
-QUICK = ("map", "laplace", "em", "em_map", "meanfield", "lrvb", "svi", "nuts")
+QUICK = ("map", "laplace", "em", "em_map", "marginal_mle", "meanfield", "lrvb", "svi", "nuts")
+
+REFUSES_EIGHT_SCHOOLS = dict.fromkeys(
+    ("em", "em_map", "marginal_mle"), (vr.Status.COLLAPSED, "tau runs to")
+)
+"""The likelihood is highest without any variance between schools, where its prior is too."""
+
+WITHOUT_MLE = {
+    "correlation": (vr.Status.NOT_APPLICABLE, "observes nothing"),
+    "dynamic_support": (vr.Status.UNCONVERGED, "flat along lo"),
+}
+"""Nothing is observed, or nothing that depends on the parameter once its prior is left out."""
 
 MARGIN = 4.5
 """Standard errors that a right answer may be off. NUTS makes 70 comparisons with exact answers here
@@ -60,8 +72,18 @@ def fitted(method: str, model: str) -> vr.Fit:
 def refusals(method: str, model: str) -> tuple[vr.Status, str] | None:
     """Return the status and the words with which ``method`` must refuse ``model``, if it must."""
     kind = METHODS_TESTED[method][0]
-    if kind == "em" and model != "mixture":
-        return vr.Status.NOT_APPLICABLE, "closed-form EM steps"
+    if kind in ("em", "marginal_mle") and model == "eight_schools":
+        return REFUSES_EIGHT_SCHOOLS[method]
+    if kind == "em" and model == "state_space":
+        return vr.Status.NOT_APPLICABLE, "no latent variables"
+    if kind == "em" and model not in ("mixture", "nested_plates"):
+        no_likelihood = model == "correlation"
+        return (
+            vr.Status.NOT_APPLICABLE,
+            "observes nothing" if no_likelihood else "closed-form EM steps",
+        )
+    if kind == "marginal_mle" and model in WITHOUT_MLE:
+        return WITHOUT_MLE[model]
     if kind == "svi" and model == "dynamic_support":
         return vr.Status.NOT_APPLICABLE, "support of x depends"
     if method == "svi_iaf" and target(model).dim == 1:

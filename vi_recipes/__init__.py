@@ -2,7 +2,7 @@
 
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
-:class:`MeanField`, :class:`LinearResponse`, :class:`SVI`, :class:`NUTS`.
+:class:`MarginalMLE`, :class:`MeanField`, :class:`LinearResponse`, :class:`SVI`, :class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SVI,
         Laplace,
         LinearResponse,
+        MarginalMLE,
         MeanField,
         Method,
     )
@@ -47,6 +48,7 @@ _HOMES = {
         "SVI",
         "Laplace",
         "LinearResponse",
+        "MarginalMLE",
         "MeanField",
         "Method",
     ),
@@ -91,6 +93,7 @@ __all__ = [
     "Laplace",
     "LinearResponse",
     "LogEvidence",
+    "MarginalMLE",
     "MeanField",
     "Method",
     "Model",

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.factors import Factors
-from vi_recipes.inputs import SiteInputs, trace_sites
+from vi_recipes.inputs import SiteInputs, one_coordinate, trace_sites
 from vi_recipes.target import Arrays, Target
 
 MAX_UNITS = 24
@@ -267,7 +267,7 @@ def _read_leaf(
             else:
                 singles.append(("", np.zeros(0, int)))
             continue
-        index = _one_coordinate(here, tangents[rows][2, place], size)
+        index = one_coordinate(here, tangents[rows][2, place], size)
         if index is None:
             leaf.trouble = f"an element depends on several coordinates of {name}"
             leaf.affine = False
@@ -282,27 +282,6 @@ def _read_leaf(
     if not leaf.affine and leaf.single is None:
         leaf.trouble = "an input is not affine and depends on several scalars"
     return leaf
-
-
-def _one_coordinate(slopes: list[np.ndarray], random: np.ndarray, size: int) -> np.ndarray | None:
-    """Return the one coordinate of a site that each element depends on; ``None`` if several."""
-    index = np.zeros(slopes[0].shape[1:], int)
-    known = np.zeros(index.shape, bool)
-    for by_one, by_index, by_random in slopes:
-        scale = np.abs(by_one)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            guess = np.where(scale > 0, by_index / by_one, 1.0)
-        guess = np.clip(np.nan_to_num(np.round(guess), nan=1.0), 1, size).astype(int) - 1
-        limit = 1e-7 * max(float(scale.max()), 1e-300)
-        if (np.abs(by_index - (guess + 1) * by_one) > limit * size).any():
-            return None
-        if (np.abs(by_random - random[guess] * by_one) > limit).any():
-            return None
-        if (known & (scale > 0) & (guess != index)).any():
-            return None
-        index = np.where(scale > 0, guess, index)
-        known |= scale > 0
-    return index
 
 
 def _plan(

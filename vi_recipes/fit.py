@@ -100,6 +100,10 @@ class Fit:
         log p(y) and the maximised log-likelihood, where the method gives them.
     sample_stats
         Sampler statistics, shaped (chain, draw), named as ArviZ names them.
+    latents
+        What EM and the marginal likelihood know of the latent variables at the estimate, theta held
+        there: ``u_mean`` and ``u_sd`` on the unconstrained scale, or ``z_probability``, members by
+        states.
     provenance
         Seed, versions, device, dtype, data fingerprint.
     """
@@ -118,6 +122,7 @@ class Fit:
     log_evidence: LogEvidence | None = None
     log_likelihood: float | None = None
     sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    latents: Mapping[str, np.ndarray] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
     kind: str = ""
 
@@ -313,12 +318,16 @@ class Fit:
                 tree["covariance"] = xr.DataTree(
                     xr.Dataset({"covariance": (axes, frame.to_numpy())})
                 )
-        if self.trace:
-            traces = {
-                n: ((f"{n}_index", *(f"{n}_{i}" for i in range(1, np.ndim(v)))), np.asarray(v))
-                for n, v in self.trace.items()
-            }
-            tree["trace"] = xr.DataTree(xr.Dataset(traces))
+        for group, arrays in (("trace", self.trace), ("latents", self.latents)):
+            if arrays:
+                tree[group] = xr.DataTree(
+                    xr.Dataset(
+                        {
+                            n: (tuple(f"{n}_{i or 'index'}" for i in range(np.ndim(v))), v)
+                            for n, v in arrays.items()
+                        }
+                    )
+                )
         tree.attrs["vi_recipes_fit"] = json.dumps(self._header(), default=_plain)
         path = Path(path)
         # whole or not at all: an interrupt leaves no half a file, and readers keep the old one
@@ -389,6 +398,7 @@ class Fit:
             log_evidence=LogEvidence(**evidence) if evidence else None,
             log_likelihood=header["log_likelihood"],
             sample_stats=_load_group(tree, "sample_stats"),
+            latents=_load_group(tree, "latents"),
             provenance=Provenance(**header["provenance"]),
             kind=header["kind"],
         )

@@ -94,6 +94,8 @@ class Target:
                 )
             model = Model(function=model, name=getattr(model, "__name__", "model"))
         self.model = model
+        self.complete_model = model
+        """The model as it was given, with its discrete latent variables where it has some."""
         self.name = model.name
         self.data = bind(model.function, _with_defaults(model, data))
         self.fingerprint = fingerprint(self.data)
@@ -130,6 +132,11 @@ class Target:
     def observed(self) -> tuple[Site, ...]:
         """Observed sites that have a distribution; ``numpyro.factor`` terms are not among them."""
         return tuple(s for s in self.sites.values() if s.kind == "observed")
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether ``numpyro.factor`` terms, or sums over discrete variables, are in the density."""
+        return len(self._observed_names) > len(self.observed)
 
     @property
     def exchangeable(self) -> tuple[Exchangeable, ...]:

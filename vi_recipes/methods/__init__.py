@@ -11,6 +11,7 @@ from vi_recipes.methods.guides import GUIDES, GuideFamily
 from vi_recipes.methods.laplace import Laplace
 from vi_recipes.methods.linear_response import LinearResponse
 from vi_recipes.methods.map import MAP
+from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts import NUTS
 from vi_recipes.methods.svi import SVI
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "laplace": Laplace,
     "em": EM,
     "cavi": CAVI,
+    "marginal_mle": MarginalMLE,
     "meanfield": MeanField,
     "lrvb": LinearResponse,
     "svi": SVI,
@@ -51,6 +53,7 @@ __all__ = [
     "GuideFamily",
     "Laplace",
     "LinearResponse",
+    "MarginalMLE",
     "MeanField",
     "Method",
     "default_methods",

@@ -34,6 +34,7 @@ class Result:
     log_evidence: LogEvidence | None = None
     log_likelihood: float | None = None
     sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    latents: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

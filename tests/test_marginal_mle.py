@@ -1,0 +1,150 @@
+"""Maximum marginal likelihood climbed directly: the optimum of EM, and plain likelihoods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from models_for_tests import case
+from models_for_tests import target as shared_target
+from scipy import stats
+
+import vi_recipes as vr
+from vi_recipes.status import Status
+
+RNG = np.random.default_rng(11)
+GROUP = np.repeat(np.arange(10), 6)
+Y = (RNG.random(60) < 1 / (1 + np.exp(-(0.5 + RNG.standard_normal(10)[GROUP])))).astype(int)
+
+
+SPREAD = np.linspace(-2.0, 2.5, 10)[GROUP]
+APART = (RNG.random(60) < 1 / (1 + np.exp(-SPREAD))).astype(int)
+
+
+def logistic(group, y):
+    mu = numpyro.sample("mu", dist.Normal(0, 3))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(2.0))
+    with numpyro.plate("group", 10):
+        u = numpyro.sample("u", dist.Normal(mu, sigma))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=u[group]), obs=y)
+
+
+TARGET = vr.Target(logistic, group=GROUP, y=APART)
+
+
+def test_em_newton_and_l_bfgs_reach_one_optimum() -> None:
+    fits = {
+        "newton": vr.MarginalMLE().fit(TARGET, throw=True),
+        "l-bfgs": vr.MarginalMLE(solver="l-bfgs", num_restarts=1).fit(TARGET, throw=True),
+        "em": vr.EM().fit(TARGET, throw=True),
+        "squarem": vr.EM(accelerate=True).fit(TARGET, throw=True),
+    }
+    best = fits["newton"]
+    for name, fit in fits.items():
+        assert fit.status is Status.OK, name
+        assert fit.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-6), name
+        for site in ("mu", "sigma"):
+            close = 1e-3 * best.sd()[site]
+            assert fit.mean()[site] == pytest.approx(best.mean()[site], abs=close), name
+            assert fit.sd()[site] == pytest.approx(best.sd()[site], rel=1e-3), name
+    assert len(fits["squarem"].trace["log_likelihood"][0]) <= len(
+        fits["em"].trace["log_likelihood"][0]
+    )
+    assert np.diff(best.trace["log_likelihood"]).min() >= 0
+
+
+@pytest.mark.parametrize("method", [vr.MarginalMLE(), vr.EM(accelerate=True)])
+def test_groups_that_do_not_differ_have_no_variance(method: vr.Method) -> None:
+    fit = method.fit(vr.Target(logistic, group=GROUP, y=Y))
+    assert fit.status is Status.COLLAPSED
+    assert "sigma runs to" in fit.message
+    p = Y.mean()
+    plain = len(Y) * (p * np.log(p) + (1 - p) * np.log(1 - p))
+    assert fit.log_likelihood == pytest.approx(plain, abs=1e-3)
+
+
+def test_without_latent_variables_it_is_maximum_likelihood() -> None:
+    this = shared_target("linear_regression")
+    fit = vr.MarginalMLE().fit(this, throw=True)
+    X, y = this.data["X"], this.data["y"]
+    beta = np.linalg.lstsq(X, y, rcond=None)[0]
+    cov = 0.49 * np.linalg.inv(X.T @ X)
+    np.testing.assert_allclose(fit.mean()["beta"], beta, rtol=1e-8)
+    np.testing.assert_allclose(fit.cov(["beta"]), cov, rtol=1e-8)
+    contrast = np.array([1.0, -2.0])
+    assert fit.mean()["contrast"] == pytest.approx(contrast @ beta, rel=1e-8)
+    assert fit.sd()["contrast"] == pytest.approx(np.sqrt(contrast @ cov @ contrast), rel=1e-6)
+    assert fit.log_likelihood == pytest.approx(stats.norm(X @ beta, 0.7).logpdf(y).sum())
+    assert "no latent variables" in fit.message
+    with_prior = vr.MarginalMLE(objective="map").fit(this, throw=True)
+    np.testing.assert_allclose(with_prior.mean()["beta"], case("linear_regression").mean["beta"])
+
+
+def test_the_delta_method_on_a_positive_parameter() -> None:
+    this = shared_target("normal_precision")
+    fit = vr.MarginalMLE().fit(this, throw=True)
+    y = this.data["y"]
+    n, sigma = len(y), y.std()
+    assert fit.mean()["sigma"] == pytest.approx(sigma, rel=1e-8)
+    assert fit.sd()["sigma"] == pytest.approx(sigma / np.sqrt(2 * n), rel=1e-6)
+    assert fit.sd()["tau"] == pytest.approx(sigma**-2 * np.sqrt(2 / n), rel=1e-6)
+    assert fit.sd()["mu"] == pytest.approx(sigma / np.sqrt(n), rel=1e-6)
+
+
+def test_a_flat_likelihood_is_said() -> None:
+    def model(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        b = numpyro.sample("b", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(a + b, 1.0), obs=y)
+
+    this = vr.Target(model, y=np.array([0.2, 1.1, 0.4]))
+    fit = vr.MarginalMLE().fit(this)
+    assert fit.status is Status.UNCONVERGED
+    assert "flat along a, b" in fit.message
+    assert vr.MarginalMLE(objective="map").fit(this).status is Status.OK
+
+
+def test_restarts_find_the_higher_of_two_maxima() -> None:
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        numpyro.sample("y", dist.Cauchy(mu, 1.0), obs=y)
+
+    y = np.array([-10.0, 10.0, 10.5])
+    named = vr.Model(function=model, name="cauchy", init=lambda key, **_: {"mu": jnp.array(-10.0)})
+    assert vr.MarginalMLE().fit(vr.Target(named, y=y)).mean()["mu"] < 0
+    anywhere = vr.Model(
+        function=model,
+        name="cauchy",
+        init=lambda key, **_: {"mu": 15 * jax.random.normal(key)},
+    )
+    fit = vr.MarginalMLE(num_restarts=9).fit(vr.Target(anywhere, y=y))
+    assert fit.mean()["mu"] > 0
+    assert fit.trace["log_likelihood"].shape[0] == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"e_step": "closed_form"}, "e_step: got 'closed_form'"),
+        ({"solver": "adam"}, "solver: got 'adam'"),
+        ({"objective": "reml"}, "objective: got 'reml'"),
+        ({"num_restarts": -1}, "num_restarts: got -1"),
+        ({"max_steps": 0}, "max_steps: got 0"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        vr.MarginalMLE(**options)
+
+
+def test_its_name() -> None:
+    from vi_recipes.methods import METHODS
+
+    assert METHODS["marginal_mle"] is vr.MarginalMLE
+    assert list(METHODS).index("marginal_mle") == list(METHODS).index("em") + 1

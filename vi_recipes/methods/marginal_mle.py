@@ -1,0 +1,248 @@
+"""Maximum marginal likelihood: latent variables integrated out, parameters by Newton's method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, override
+
+import jax
+import numpy as np
+from scipy.optimize import minimize
+
+from vi_recipes.estimate import MAX_DENSE, Estimate, MarginalObjective, judge
+from vi_recipes.latents import split
+from vi_recipes.marginal import Marginal, choose
+from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.newton import trust_region_newton
+from vi_recipes.progress import Progress
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.target import Target
+from vi_recipes.timing import Timing
+
+Rule = Literal["auto", "enumerate", "gaussian", "quadrature"]
+
+FAR = 40.0
+"""A coordinate that has moved this far on the unconstrained scale has run away."""
+
+STOP = 1e-6
+"""Newton decrement at which the ascent stops; the judge is content with less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginalMLE(Method):
+    """The maximum of log p(y | theta), the latent variables integrated out, with standard errors.
+
+    What EM climbs member by member, climbed directly in theta. Without latent variables it is plain
+    maximum likelihood.
+
+    Parameters
+    ----------
+    latent
+        Sites to integrate out; see :func:`vi_recipes.latents.split`. By default those the model
+        declares, else its discrete sites, else the sites in plates whose members do not touch one
+        another given the rest.
+    e_step
+        How: ``"enumerate"`` (discrete), ``"gaussian"`` (exact where the log joint is quadratic in
+        them), ``"quadrature"`` (adaptive Gauss-Hermite, one or two scalars a member), or
+        ``"auto"``.
+    num_nodes
+        Nodes a dimension of quadrature; 1 is Laplace's approximation, as ``nAGQ=1`` in lme4.
+    objective
+        ``"mle"`` leaves the priors of theta out; ``"map"`` adds log p(theta), over the parameters
+        as the model names them.
+    solver
+        ``"newton"`` (trust region, up to 300 parameters), ``"l-bfgs"``, or ``"auto"``.
+    max_steps
+        Iterations allowed in each run.
+    num_restarts
+        Runs from scattered starting points besides the first.
+
+    References
+    ----------
+    Pinheiro, J. C. and Bates, D. M. (1995). Approximations to the log-likelihood function in the
+    nonlinear mixed-effects model. JCGS 4(1). doi:10.1080/10618600.1995.10474663
+    """
+
+    summary: ClassVar[str] = (
+        "maximises the likelihood with latent variables integrated out; standard errors from the "
+        "observed information"
+    )
+
+    latent: tuple[str, ...] | None = None
+    e_step: Rule = "auto"
+    num_nodes: int = 9
+    objective: Literal["mle", "map"] = "mle"
+    solver: Literal["auto", "newton", "l-bfgs"] = "auto"
+    max_steps: int = 500
+    num_restarts: int = 0
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        rules = ("auto", "enumerate", "gaussian", "quadrature")
+        require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
+        solvers = ("auto", "newton", "l-bfgs")
+        require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")
+        require(self.num_restarts >= 0, "num_restarts", self.num_restarts, "a non-negative integer")
+
+    @property
+    @override
+    def name(self) -> str:
+        return "marginal_mle"
+
+    @override
+    def applies(self, target: Target) -> str | None:
+        return why_not(target, self.latent, self.e_step, self.num_nodes)
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        with timing.running_compiled():
+            marginal = marginal_of(
+                target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
+            )
+        best: tuple[float, np.ndarray, np.ndarray, str] | None = None
+        paths = []
+        for restart in range(self.num_restarts + 1):
+            with timing.running_compiled():
+                flat = starting_point(target, jax.random.fold_in(key, restart), restart)
+                border, local = flat[marginal.split.border], flat[marginal.split.local]
+                objective = MarginalObjective(marginal, timing, local)
+                path, theta, why = self._climb(objective, border, progress)
+            paths.append(path)
+            if best is None or path[-1] > best[0]:
+                best = path[-1], theta, objective.modes, why
+        assert best is not None
+        _, theta, modes, why = best
+        with timing.running_compiled():
+            objective = MarginalObjective(marginal, timing, modes)
+            estimate = judge(objective, theta)
+        length = max(len(p) for p in paths)
+        rows = np.array([p + [p[-1]] * (length - len(p)) for p in paths])
+        return result(estimate, marginal, rows, f"{len(path)} steps ({why})")
+
+    def _climb(
+        self, objective: MarginalObjective, start: np.ndarray, progress: Progress
+    ) -> tuple[list[float], np.ndarray, str]:
+        """Return the objective by step, where the climb ended, and why."""
+        path = [-objective.value_and_grad(start)[0]]
+        if not np.isfinite(path[0]):
+            raise no_likelihood(objective)
+
+        def callback(theta: np.ndarray) -> bool:
+            path.append(-objective.value_and_grad(theta)[0])
+            progress(len(path), self.max_steps, f"log-likelihood {path[-1]:.6g}")
+            return bool(np.abs(theta - start).max() > FAR)
+
+        newton = self.solver == "newton" or (self.solver == "auto" and start.size <= MAX_DENSE)
+        with np.errstate(all="ignore"):
+            if newton:
+                theta, why = trust_region_newton(
+                    objective.value_and_grad,
+                    objective.curvature,
+                    start,
+                    max_steps=self.max_steps,
+                    tolerance=STOP,
+                    callback=callback,
+                )
+                return path, theta, why
+
+            def guarded(theta: np.ndarray) -> tuple[float, np.ndarray]:
+                value, gradient = objective.value_and_grad(theta)
+                finite = np.isfinite(value) and np.isfinite(gradient).all()
+                return (value, gradient) if finite else (np.inf, np.zeros_like(theta))
+
+            found = minimize(
+                guarded,
+                start,
+                jac=True,
+                method="L-BFGS-B",
+                callback=lambda theta: bool(callback(theta)) and None,
+                options={"maxiter": self.max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-7},
+            )
+        return path, np.asarray(found.x), str(found.message)
+
+
+# -- shared with EM --------------------------------------------------------------------------------
+
+
+def check_options(method: object) -> None:
+    """Check the options that EM and MarginalMLE have in common."""
+    objective = getattr(method, "objective")  # noqa: B009
+    require(objective in ("mle", "map"), "objective", objective, "'mle' or 'map'")
+    for name in ("num_nodes", "max_steps"):
+        value = getattr(method, name)
+        require(value > 0, name, value, "a positive integer")
+
+
+def marginal_of(
+    target: Target,
+    latent: tuple[str, ...] | None,
+    rule: str,
+    num_nodes: int,
+    with_prior: bool,
+    timing: Timing,
+) -> Marginal:
+    """Return the marginal likelihood of a target.
+
+    Raises
+    ------
+    ValueError
+        For latent sites that the model does not have.
+    MethodFailure
+        ``NOT_APPLICABLE`` where no integral is tractable.
+    """
+    if not (target.observed or target.has_factors):
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"model '{target.name}' observes nothing: there is no likelihood to maximise",
+            "MAP, Laplace, VB and NUTS fit a prior",
+        )
+    found = split(target, latent)
+    flat = starting_point(target, jax.random.key(0), 0)
+    return choose(found, rule, num_nodes, with_prior, flat, timing.compile)
+
+
+def why_not(
+    target: Target, latent: tuple[str, ...] | None, rule: str, num_nodes: int
+) -> str | None:
+    """Return why no marginal likelihood can be had; ``None`` if it can."""
+    try:
+        with jax.enable_x64(True):
+            marginal_of(target, latent, rule, num_nodes, False, Timing())
+    except MethodFailure as failure:
+        return f"{failure.message}. {failure.advice[:1].upper()}{failure.advice[1:]}"
+    return None
+
+
+def starting_point(target: Target, key: jax.Array, restart: int) -> np.ndarray:
+    """Return a starting point on the unconstrained scale; the first is not scattered."""
+    return target.start(key, scatter=1.0 if restart else 0.0)
+
+
+def no_likelihood(objective: MarginalObjective) -> MethodFailure:
+    """Return the failure of a likelihood that is not finite where the search begins."""
+    return MethodFailure(
+        Status.DIVERGED,
+        f"the marginal likelihood is not finite at the start ({objective.marginal.describe()}): "
+        "a member's log joint has no mode there with a positive-definite curvature",
+        "start elsewhere with Model(init=...), or use NUTS",
+    )
+
+
+def result(estimate: Estimate, marginal: Marginal, path: np.ndarray, how: str) -> Result:
+    """Return a method's result from a judged maximum and the path to it."""
+    name = "log_posterior" if marginal.with_prior else "log_likelihood"
+    return Result(
+        estimate.posterior,
+        estimate.status,
+        f"{marginal.describe()}; log-likelihood {estimate.log_likelihood:.6f} after {how}; "
+        f"{estimate.message}",
+        estimate.advice,
+        trace={name: path, f"{name}_step": np.arange(path.shape[1])},
+        diagnostics={
+            "log_likelihood": estimate.log_likelihood,
+            "newton_decrement": estimate.decrement,
+            "iterations": float(path.shape[1]),
+        },
+        log_likelihood=estimate.log_likelihood,
+        latents=estimate.latents,
+    )
