@@ -314,7 +314,10 @@ class EM(Method):
             return bare(f"EM says nothing of {', '.join(unknown)}")
         flat = starting_point(target, jax.random.key(0), 0)
         given = target.constrain(flat) | {n: point[n] for n in names}
-        theta = target.unconstrain(given)
+        try:
+            theta = target.unconstrain(given)
+        except ValueError as error:
+            return bare(f"the estimate is at an edge of a support ({error})")
         objective = MarginalObjective(marginal, timing, flat[marginal.split.local])
         if theta.size - marginal.split.local.size > MAX_DENSE:
             return bare(f"more than {MAX_DENSE} parameters")
