@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, override
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from vi_recipes.ascent import check_monotone, stacked_starts
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.model import VBSteps
@@ -20,9 +20,6 @@ from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
 CHUNK = 25
-ROUNDING = 1e-9
-"""Relative decrease of the ELBO that rounding explains."""
-
 MAX_DRAWS = 10_000
 DRAWN_NUMBERS = 20_000_000
 """Draws that stand for the factors: as many as this makes of all scalars together, at most."""
@@ -85,11 +82,7 @@ class CAVI(Method):
         assert steps is not None
         arrays = target.arrays()
         with timing.running():
-            starts = [
-                jax.tree.map(lambda v: jnp.asarray(v, float), steps.start(k, **target.data))
-                for k in jax.random.split(key, self.num_restarts)
-            ]
-            eta = jax.tree.map(lambda *v: jnp.stack(v), *starts)
+            eta = stacked_starts(steps.start, target, key, self.num_restarts)
         run = timing.compile(_chunk(steps, target), eta, arrays)
         history: list[np.ndarray] = []
         still = np.zeros(self.num_restarts, bool)
@@ -102,7 +95,13 @@ class CAVI(Method):
                 rise = path[-1] - path[-2]
             still = rise <= self.tolerance * np.maximum(1.0, np.abs(path[-1]))
             progress(len(path), self.max_steps, f"ELBO {np.nanmax(path[-1]):.6g}")
-        _check_monotone(path)
+        check_monotone(
+            path,
+            list(range(self.num_restarts)),
+            "the ELBO",
+            "coordinate ascent",
+            "the model's step does not update its factors to their optimum: check it",
+        )
         if not np.isfinite(path[-1]).any():
             raise MethodFailure(
                 Status.FAILED,
@@ -153,17 +152,3 @@ def _chunk(steps: VBSteps, target: Target) -> Callable[..., Any]:
         return jax.lax.scan(lambda e, _: step(e, arrays), eta, None, length=CHUNK)
 
     return chunk
-
-
-def _check_monotone(path: np.ndarray) -> None:
-    with np.errstate(invalid="ignore"):
-        fall = (path[:-1] - path[1:]) / np.maximum(1.0, np.abs(path[1:]))
-    if np.nanmax(fall, initial=0.0) > ROUNDING:
-        iteration, place = np.unravel_index(np.nanargmax(fall), fall.shape)
-        raise MethodFailure(
-            Status.FAILED,
-            f"the ELBO fell by {path[iteration, place] - path[iteration + 1, place]:.3g} at "
-            f"iteration {int(iteration) + 1} of start {int(place) + 1}; coordinate ascent cannot "
-            "do that",
-            "the model's step does not update its factors to their optimum: check it",
-        )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vi_recipes.ascent import check_monotone, stacked_starts
 from vi_recipes.em_steps import State, Step, general_step, squarem
 from vi_recipes.estimate import (
     CLOSE,
@@ -40,9 +41,6 @@ CHUNK = 50
 
 GENERAL_CHUNK = 10
 """Iterations of the general route in one call of compiled code."""
-
-ROUNDING = 1e-9
-"""Relative decrease of the objective that rounding explains."""
 
 MAX_ALIKE = 0.05
 """Newton decrement up to which a closed form's end is a maximum of the model's own likelihood."""
@@ -213,7 +211,7 @@ class EM(Method):
                 if marginal.rule == "quadrature"
                 else "the model's density is not what its sites say it is: report this"
             )
-            self._check_monotone(path, alive, advice)
+            check_monotone(path, alive, "the objective", "EM", advice)
             best = max(alive, key=lambda r: path[-1, r])
             objective.modes = np.asarray(state[1][best])
             estimate = judge(objective, np.asarray(state[0][best]))
@@ -240,11 +238,7 @@ class EM(Method):
         count = self.num_restarts or RESTARTS
         arrays = target.arrays()
         with timing.running():
-            starts = [
-                jax.tree.map(lambda v: jnp.asarray(v, float), steps.start(k, **target.data))
-                for k in jax.random.split(key, count)
-            ]
-            theta = jax.tree.map(lambda *v: jnp.stack(v), *starts)
+            theta = stacked_starts(steps.start, target, key, count)
         compiler = Cached(target, timing, ("closed form", self.objective))
         with timing.running_compiled():
             theta, path, done = self._iterate(
@@ -258,9 +252,8 @@ class EM(Method):
                 None,
             )
         alive = self._alive(target, steps, theta, path[-1])
-        self._check_monotone(
-            path, alive, "the model's e_step and m_step do not belong together: check them"
-        )
+        advice = "the model's e_step and m_step do not belong together: check them"
+        check_monotone(path, alive, "the objective", "EM", advice)
         best = max(alive, key=lambda r: path[-1, r])
         chosen = jax.tree.map(lambda v: v[best], theta)
         with timing.running():
@@ -396,19 +389,6 @@ class EM(Method):
         """Return the iteration from which the objective no longer rises."""
         flat = np.diff(path) <= self.tolerance * np.maximum(1.0, np.abs(path[1:]))
         return int(np.argmax(flat)) + 1 if flat.any() else path.size
-
-    def _check_monotone(self, path: np.ndarray, alive: list[int], advice: str) -> None:
-        """Fail if the objective falls; in a start that collapses it may, by rounding."""
-        fall = path[:-1, alive] - path[1:, alive]
-        relative = fall / np.maximum(1.0, np.abs(path[1:, alive]))
-        if relative.max() > ROUNDING:
-            iteration, place = np.unravel_index(relative.argmax(), fall.shape)
-            raise MethodFailure(
-                Status.FAILED,
-                f"the objective fell by {fall[iteration, place]:.3g} at iteration "
-                f"{int(iteration) + 1} of start {alive[int(place)] + 1}; EM cannot do that",
-                advice,
-            )
 
     def _alive(self, target: Target, steps: EMSteps, theta: Any, final: np.ndarray) -> list[int]:
         """Return the starts that have not collapsed; fail if there is none."""
