@@ -2,7 +2,8 @@
 
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
-:class:`MarginalMLE`, :class:`MeanField`, :class:`LinearResponse`, :class:`SVI`, :class:`NUTS`.
+:class:`MarginalMLE`, :class:`VariationalEM`, :class:`CAVI`, :class:`MeanField`,
+:class:`LinearResponse`, :class:`SVI`, :class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
     from vi_recipes.fit import Fit, LogEvidence, Provenance
+    from vi_recipes.free_energy import FreeEnergy
     from vi_recipes.methods import (
         CAVI,
         EM,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         MarginalMLE,
         MeanField,
         Method,
+        VariationalEM,
     )
     from vi_recipes.model import EMSteps, Exchangeable, Model, VBSteps
     from vi_recipes.read import read_data
@@ -40,6 +43,7 @@ _HOMES = {
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
+    "vi_recipes.free_energy": ("FreeEnergy",),
     "vi_recipes.methods": (
         "CAVI",
         "EM",
@@ -51,6 +55,7 @@ _HOMES = {
         "MarginalMLE",
         "MeanField",
         "Method",
+        "VariationalEM",
     ),
     "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "VBSteps"),
     "vi_recipes.read": ("read_data",),
@@ -90,6 +95,7 @@ __all__ = [
     "Exchangeable",
     "Fit",
     "FitError",
+    "FreeEnergy",
     "Laplace",
     "LinearResponse",
     "LogEvidence",
@@ -104,6 +110,7 @@ __all__ = [
     "Target",
     "Timing",
     "VBSteps",
+    "VariationalEM",
     "case_sensitivity",
     "compare",
     "data_sensitivity",

@@ -74,9 +74,9 @@ class MarginalObjective:
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args, arrays)``, compiled once for the target."""
-        given = [jnp.asarray(a) for a in args]
+        given = jax.tree.map(jnp.asarray, args)
         full = (*given, self._arrays)
-        shapes = tuple((a.shape, str(a.dtype)) for a in given)
+        shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(given))
         key = (name, self.marginal.key, shapes)
         compiled = self.target.compiled
         if key not in compiled:
@@ -215,12 +215,7 @@ class EstimatePosterior(GaussianPosterior):
     @cached_property
     def _slopes(self) -> Sites:
         """Slope of every scalar that depends on one coordinate."""
-        with jax.enable_x64(True):
-            ones = jnp.ones(self.loc.size)
-            slope = jax.jit(
-                lambda z, a: jax.jvp(lambda z: self.target.constrain_fn(z, a), (z,), (ones,))[1]
-            )(jnp.asarray(self.loc), self.target.arrays())
-        return {name: np.asarray(v) for name, v in slope.items()}
+        return self.target.slopes(self.loc)
 
     def _several(self, name: str) -> np.ndarray:
         return self.target.coordinate_of[name].ravel() < 0

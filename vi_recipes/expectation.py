@@ -345,7 +345,7 @@ def _plan_whole(
 
 def _all_normal(factors: Factors, leaf: _Leaf) -> bool:
     used = [np.asarray(leaf.columns, int), *(index.ravel() for _, index in leaf.gathers)]
-    return all((factors.code[u] == 0).all() for u in used)
+    return all(factors.gaussian[u].all() for u in used)
 
 
 def _add_single(target: Target, plan: Plan, leaf: _Leaf, j: int) -> None:
@@ -464,7 +464,7 @@ def _check_sources(
         pass
     elif len(plan.sources) > MAX_SOURCES:
         plan.draws, plan.reason = True, f"it has {len(plan.sources)} random inputs"
-    elif clash := _clash(plan):
+    elif clash := _clash(plan, factors):
         plan.draws, plan.reason = True, clash
     if plan.draws and overrides.get(plan.name) == "quadrature":
         raise ValueError(
@@ -472,12 +472,13 @@ def _check_sources(
         )
 
 
-def _clash(plan: Plan) -> str:
+def _clash(plan: Plan, factors: Factors) -> str:
     shape = plan.shape or ()
+    random = ~np.append(factors.points, True)  # what is fixed is independent of everything
     for source in plan.sources:
         if isinstance(source, Affine):
             for (_, a), (_, b) in pairwise(source.gathers):
-                if (a == b).any():
+                if ((a == b) & random[a]).any():
                     return "an input sees one scalar in two ways"
     used = []
     for source in plan.sources:
@@ -492,7 +493,7 @@ def _clash(plan: Plan) -> str:
         used.append(mine)
     for k, mine in enumerate(used):
         for theirs in used[k + 1 :]:
-            if any(((a == b) & (a >= 0)).any() for a, b in product(mine, theirs)):
+            if any(((a == b) & (a >= 0) & random[a]).any() for a, b in product(mine, theirs)):
                 return "two inputs share a scalar"
     return ""
 
@@ -548,27 +549,45 @@ class Expectation:
     ) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
         """Return nodes, weights and their number for every site.
 
-        ``num_nodes`` per source that needs them, and two for one in which the density is quadratic,
-        which is exact (more, to check that it is). The arrays have room for ``room`` per source, so
-        that the number of nodes can change without compiling again.
+        ``num_nodes`` per source that needs them, two for one in which the density is quadratic,
+        which is exact (more, to check that it is), and one for what has no spread. The arrays have
+        room for ``room`` per source, so that the number of nodes can change without compiling
+        again.
         """
         out = {}
         for plan in self.plans:
             if plan.draws:
                 continue
-            exact = [isinstance(s, Affine) and s.quadratic for s in plan.sources]
-            exact += [False for _ in plan.whole]
-            counts = [exact_nodes if e else num_nodes for e in exact]
+            sizes = [
+                self._counts(s.coordinates(), s, num_nodes, room, exact_nodes) for s in plan.sources
+            ]
+            sizes += [self._counts([np.array([k])], None, num_nodes, room, 0) for k in plan.whole]
+            counts = [count for count, _ in sizes]
             rules = [np.polynomial.hermite_e.hermegauss(n) for n in counts]
             grids = np.meshgrid(*(rule[0] for rule in rules), indexing="ij")
             weights = np.meshgrid(*(rule[1] / rule[1].sum() for rule in rules), indexing="ij")
             used = int(np.prod(counts))
-            most = int(np.prod([CHECK_NODES if e else room for e in exact]))
+            most = int(np.prod([space for _, space in sizes]))
             x, w = np.zeros((most, len(counts))), np.zeros(most)
             x[:used] = np.stack([g.ravel() for g in grids], axis=1) if counts else 0.0
             w[:used] = np.prod([g.ravel() for g in weights], axis=0) if counts else 1.0
             out[plan.name] = x, w, used
         return out
+
+    def _counts(
+        self,
+        coordinates: list[np.ndarray],
+        source: Affine | Single | None,
+        num_nodes: int,
+        room: int,
+        exact_nodes: int,
+    ) -> tuple[int, int]:
+        """Return how many nodes a source needs, and how many there is room for."""
+        if self.factors.points[np.concatenate(coordinates)].all():
+            return 1, 1
+        if isinstance(source, Affine) and source.quadratic:
+            return exact_nodes, CHECK_NODES
+        return num_nodes, room
 
     def __call__(
         self,
@@ -704,7 +723,7 @@ class Expectation:
             return value, jnp.sum(log_weight)
 
         (a, log_a), (b, log_b) = one(noise), one(-noise)
-        if self.factors.kinds == (0,):
+        if self.factors.gaussian.all():
             return (a + b) / 2
         return (a * jnp.exp(log_a) + b * jnp.exp(log_b)) / 2
 
@@ -831,7 +850,7 @@ class Expectation:
             leaves = trace_sites(self.target, z, arrays)[plan.name].leaves
             for j in source.leaves:
                 moved[j] = jnp.broadcast_to(leaves[j], shape)
-            if (laws.code != 0).any():
+            if not laws.gaussian.all():
                 mine = ratio[fixed_index(plan, k)]
                 log_weight = mine if log_weight is None else log_weight + mine
         site = trace_sites(self.target, jnp.asarray(self.start), arrays)[plan.name]

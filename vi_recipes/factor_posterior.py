@@ -65,7 +65,7 @@ class FactorPosterior(Posterior):
         weights = np.repeat((w / w.sum())[:, None], m.size, axis=1)
         by_scale = np.tile(x[:, None] ** 2 - 1, m.size)
         scores = np.stack([x[:, None] / s, by_scale], axis=-1)
-        other = self.factors.code != 0
+        other = ~self.factors.gaussian
         if other.any():
             laws = Factors(self.factors.code[other], self.factors.offset[other])
             with jax.enable_x64(True):
@@ -126,7 +126,15 @@ class FactorPosterior(Posterior):
         values, weights, scores = self._nodes
         j = np.maximum(self.target.coordinate_of[name], 0)
         away = values[name] - self._centres[name]  # a constant has no slope: less rounding
-        return np.asarray(np.einsum("q...,q...,q...k->...k", weights[:, j], away, scores[:, j]))
+        slopes = np.array(np.einsum("q...,q...,q...k->...k", weights[:, j], away, scores[:, j]))
+        points = self.factors.points[j]
+        if points.any():
+            slopes[points, 0], slopes[points, 1] = self._point_slopes[name][points], 0.0
+        return slopes
+
+    @cached_property
+    def _point_slopes(self) -> Sites:
+        return self.target.slopes(self.eta[:, 0])
 
     @override
     def mean(self) -> Sites:
@@ -181,7 +189,7 @@ class FactorPosterior(Posterior):
             z = (m + s * np.concatenate([noise, -noise]))[:num_draws]
             for law in self.factors.kinds:
                 rows = np.flatnonzero(self.factors.code == law)
-                if law == 0:
+                if self.factors.gaussian[rows].all():
                     continue
                 a, b = (jnp.exp(jnp.asarray(self.eta[rows, k])) for k in range(2))
                 shape = (num_draws, rows.size)

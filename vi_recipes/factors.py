@@ -9,9 +9,11 @@ normal     z ~ Normal(m, s)                            m, log s
 gamma      exp(z) ~ Gamma(a, b), b a rate              log a, log b
 beta       sigmoid(z) ~ Beta(a, b)                     log a, log b
 dirichlet  independent Beta laws of the sticks         log a, log b, per stick
+point      all mass at m                               m, and one without effect
 =========  ==========================================  ======================
 
-The last is the generalised Dirichlet law, which contains the Dirichlet.
+The fourth is the generalised Dirichlet law, which contains the Dirichlet. A point has no entropy: a
+parameter with all mass at one value is estimated, as in EM. Its second parameter is held at 0.
 
 References
 ----------
@@ -34,7 +36,7 @@ from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
 from vi_recipes.target import Target
 
-Family = Literal["normal", "gamma", "beta", "dirichlet"]
+Family = Literal["normal", "gamma", "beta", "dirichlet", "point"]
 SUPPORTS: dict[str, tuple[str, ...]] = {
     "gamma": ("Positive",),
     "beta": ("UnitInterval", "Interval", "OpenInterval"),
@@ -42,7 +44,10 @@ SUPPORTS: dict[str, tuple[str, ...]] = {
 }
 """Family -> supports that it matches, as the sites name them."""
 
-_NORMAL, _GAMMA, _BETA = range(3)
+_NORMAL, _GAMMA, _BETA, _POINT = range(4)
+POINT_SD = 1e-8
+"""What stands for no spread, where a spread is divided by."""
+
 _LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -53,7 +58,7 @@ class Factors:
     Parameters
     ----------
     code
-        Law of each coordinate, shape (dim,): 0 normal, 1 log-gamma, 2 logit-beta.
+        Law of each coordinate, shape (dim,): 0 normal, 1 log-gamma, 2 logit-beta, 3 point.
     offset
         What is added to a logit-beta coordinate: sticks are measured from even shares.
     """
@@ -66,9 +71,20 @@ class Factors:
         """The laws that occur."""
         return tuple(int(k) for k in np.unique(self.code))
 
+    @property
+    def points(self) -> np.ndarray:
+        """Which coordinates have all their mass at one value, shape (dim,)."""
+        return np.asarray(self.code == _POINT)
+
+    @property
+    def gaussian(self) -> np.ndarray:
+        """Which coordinates are m + s x with x standard normal, be s zero, shape (dim,)."""
+        return np.asarray((self.code == _NORMAL) | (self.code == _POINT))
+
     def start(self, z: np.ndarray, sd: float) -> np.ndarray:
         """Return parameters, shape (dim, 2), whose laws are centred at ``z`` with a given sd."""
         eta = np.stack([z, np.full(z.size, np.log(sd))], axis=1)
+        eta[self.points, 1] = 0.0
         gamma, beta = self.code == _GAMMA, self.code == _BETA
         eta[gamma, 0] = -2 * np.log(sd)
         eta[gamma, 1] = -2 * np.log(sd) - z[gamma]
@@ -81,9 +97,14 @@ class Factors:
     def _rows(self, law: int) -> np.ndarray:
         return np.flatnonzero(self.code == law)
 
+    def _spread(self, eta: jax.Array) -> jax.Array:
+        if _POINT not in self.kinds:
+            return jnp.exp(eta[:, 1])
+        return jnp.where(self.points, POINT_SD, jnp.exp(eta[:, 1]))
+
     def location_scale(self, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return mean and sd of every coordinate, shapes (dim,)."""
-        m, s = eta[:, 0], jnp.exp(eta[:, 1])
+        m, s = eta[:, 0], self._spread(eta)
         if _GAMMA in self.kinds:
             rows = self._rows(_GAMMA)
             a = jnp.exp(eta[rows, 0])
@@ -102,7 +123,7 @@ class Factors:
         For normal laws their mean and sd; for the others close to them, by elementary functions,
         whose derivatives are quick to compile: the weights make up for the difference.
         """
-        m, s = eta[:, 0], jnp.exp(eta[:, 1])
+        m, s = eta[:, 0], self._spread(eta)
         if _GAMMA in self.kinds:
             rows = self._rows(_GAMMA)
             centre, variance = _near_log_gamma(jnp.exp(eta[rows, 0]))
@@ -119,6 +140,8 @@ class Factors:
     def entropy(self, eta: jax.Array) -> jax.Array:
         """Return the total entropy over the unconstrained scale."""
         total = jnp.sum(eta[self._rows(_NORMAL), 1] + 0.5 + _LOG_2PI / 2)
+        # what a point leaves without effect is held at 0, so that the optimum is one
+        total -= jnp.sum(eta[self._rows(_POINT), 1] ** 2) / 2
         if _GAMMA in self.kinds:
             a = jnp.exp(eta[self._rows(_GAMMA), 0])
             total += jnp.sum(a + gammaln(a) - a * digamma(a))
@@ -152,11 +175,11 @@ class Factors:
         """
         m, s = self.placement(eta)
         z = m + s * x
-        if self.kinds == (_NORMAL,):
+        if self.gaussian.all():
             return z, jnp.zeros_like(m)
         reference = -(x**2) / 2 - jnp.log(s) - _LOG_2PI / 2
         weight = self.log_density(eta, z) - reference
-        return z, jnp.where(self.code == _NORMAL, 0.0, weight)
+        return z, jnp.where(self.gaussian, 0.0, weight)
 
     def metric(self, eta: np.ndarray) -> np.ndarray:
         """Return the diagonal of the laws' Fisher information, shape (dim, 2).
@@ -165,7 +188,8 @@ class Factors:
         """
         eta = np.asarray(eta)
         out = np.stack([np.exp(-2 * eta[:, 1]), np.full(len(eta), 2.0)], axis=1)
-        others = self.code != _NORMAL
+        out[self.points] = 1.0
+        others = ~self.gaussian
         if others.any():
             a, b = np.exp(eta[others]).T
             is_gamma = self.code[others] == _GAMMA
@@ -193,9 +217,13 @@ def make_factors(target: Target, families: Mapping[str, Family]) -> Factors:
             )
         if family == "normal":
             continue
+        if family == "point":
+            code[target.slices[name]] = _POINT
+            continue
         if family not in SUPPORTS:
             raise ValueError(
-                f"factors: got '{family}' for site '{name}', expected normal, {', '.join(SUPPORTS)}"
+                f"factors: got '{family}' for site '{name}', expected normal, point, "
+                f"{', '.join(SUPPORTS)}"
             )
         support = known[name].support
         kind = re.match(r"(?:IndependentConstraint\(_?)*(\w+)", support)

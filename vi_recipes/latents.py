@@ -277,11 +277,34 @@ def _names(target: Target, latent: Sequence[str] | str | None) -> tuple[str, ...
     return (*names, *(n for n in discrete if n not in names))
 
 
-def _find(target: Target, names: tuple[str, ...] | None) -> Split:
-    latents = {s.name: s for s in target.latents}
-    bare = Split(
+def local_sites(target: Target, latent: Sequence[str] | str | None = None) -> tuple[str, ...]:
+    """Return the continuous sites that are latent variables, be their members coupled or not.
+
+    Those that are asked for or declared, else those in plates whose density depends on other sites.
+
+    Raises
+    ------
+    ValueError
+        As :func:`split`.
+    """
+    continuous = {s.name: s for s in target.latents}
+    names = _names(target, latent)
+    if names is not None and (latent is not None or target.model.latents):
+        return tuple(n for n in names if n in continuous)
+    return tuple(_hierarchical(_bare(target), [n for n, s in continuous.items() if s.plates]))
+
+
+def parameter_densities(target: Target, z: jax.Array, arrays: Arrays) -> Elements:
+    """Return the log density of every site at ``z``, summed, over the sites as they are named."""
+    elements = _bare(target).elements(z, jnp.zeros((0, 0)), arrays)
+    return {name: value.sum() for name, value in elements.items()}
+
+
+def _bare(target: Target) -> Split:
+    """Return the split that takes every continuous site for a parameter."""
+    return Split(
         target,
-        tuple(latents),
+        tuple(s.name for s in target.latents),
         (),
         "none",
         np.arange(target.dim),
@@ -289,6 +312,11 @@ def _find(target: Target, names: tuple[str, ...] | None) -> Split:
         np.zeros((0, 0), int),
         0,
     )
+
+
+def _find(target: Target, names: tuple[str, ...] | None) -> Split:
+    latents = {s.name: s for s in target.latents}
+    bare = _bare(target)
     if names is not None:
         discrete = [n for n in names if n not in latents]
         if discrete and len(discrete) < len(names):
@@ -368,6 +396,8 @@ def _whole(bare: Split, names: Sequence[str]) -> Split:
 
 def _hierarchical(bare: Split, names: Sequence[str]) -> set[str]:
     """Return the sites whose own log density depends on other latent sites."""
+    if not names:
+        return set()
     target = bare.target
     start, arrays = _start(target), target.arrays()
 

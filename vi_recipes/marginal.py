@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.latents import LogJoint, Split
+from vi_recipes.latents import LogJoint, Split, split
 from vi_recipes.status import MethodFailure, Status
-from vi_recipes.target import Arrays
+from vi_recipes.target import Arrays, Target
+from vi_recipes.timing import Timing
 
 Rule = Literal["none", "enumerate", "gaussian", "quadrature"]
 
@@ -435,3 +436,36 @@ def _is_quadratic(
         if not (np.linalg.eigvalsh(found[0]) > 0).all():
             return False
     return True
+
+
+def marginal_of(
+    target: Target,
+    latent: tuple[str, ...] | None,
+    rule: str,
+    num_nodes: int,
+    with_prior: bool,
+    timing: Timing,
+) -> Marginal:
+    """Return the marginal likelihood of a target.
+
+    Raises
+    ------
+    ValueError
+        For latent sites that the model does not have.
+    MethodFailure
+        ``NOT_APPLICABLE`` where no integral is tractable.
+    """
+    if not (target.observed or target.has_factors):
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"model '{target.name}' observes nothing: there is no likelihood to maximise",
+            "MAP, Laplace, VB and NUTS fit a prior",
+        )
+    found = split(target, latent)
+    flat = starting_point(target, jax.random.key(0), 0)
+    return choose(found, rule, num_nodes, with_prior, flat, timing.compile)
+
+
+def starting_point(target: Target, key: jax.Array, restart: int) -> np.ndarray:
+    """Return a starting point on the unconstrained scale; the first is not scattered."""
+    return target.start(key, scatter=1.0 if restart else 0.0)

@@ -522,6 +522,19 @@ class Target:
                     found[name] = np.where((known == j) | mute, known, -1)
         return found
 
+    def slopes(self, z: Any) -> dict[str, np.ndarray]:
+        """Return the derivative of every scalar in the one coordinate that it depends on, at ``z``.
+
+        Site -> constrained scalar by unconstrained coordinate, shape of the site; of a scalar that
+        depends on several coordinates, the sum of its derivatives (see :meth:`coordinate_of`).
+        """
+        with jax.enable_x64(True):
+            ones = jnp.ones(self.dim)
+            found = jax.jit(
+                lambda z, a: jax.jvp(lambda z: self.constrain_fn(z, a), (z,), (ones,))[1]
+            )(jnp.asarray(z, float), self.arrays())
+        return {name: np.asarray(value) for name, value in found.items()}
+
     @cached_property
     def moving_supports(self) -> tuple[str, ...]:
         """Latent sites whose support depends on other latent sites, such as Uniform(lo, 5)."""

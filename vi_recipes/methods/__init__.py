@@ -15,6 +15,7 @@ from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts import NUTS
 from vi_recipes.methods.svi import SVI
+from vi_recipes.methods.variational_em import VariationalEM
 from vi_recipes.target import Target
 
 METHODS: dict[str, type[Method]] = {
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "laplace": Laplace,
     "em": EM,
     "marginal_mle": MarginalMLE,
+    "variational_em": VariationalEM,
     "cavi": CAVI,
     "meanfield": MeanField,
     "lrvb": LinearResponse,
@@ -56,6 +58,7 @@ __all__ = [
     "MarginalMLE",
     "MeanField",
     "Method",
+    "VariationalEM",
     "default_methods",
     "make_method",
 ]

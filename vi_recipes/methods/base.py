@@ -110,7 +110,8 @@ class Method(ABC):
                 "make one with vi_recipes.Target(model, **data)"
             )
         timing = Timing()
-        reason = self.applies(target)
+        with timing.running():
+            reason = self.applies(target)
         try:
             if reason:
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)

@@ -20,13 +20,12 @@ from vi_recipes.estimate import (
     judge,
 )
 from vi_recipes.latents import split
+from vi_recipes.marginal import marginal_of, starting_point
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.marginal_mle import (
     check_options,
-    marginal_of,
     no_likelihood,
     result,
-    starting_point,
     why_not,
 )
 from vi_recipes.model import EMSteps

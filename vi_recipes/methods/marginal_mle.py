@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, override
+from typing import Any, ClassVar, Literal, override
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
 from vi_recipes.estimate import MAX_DENSE, Estimate, MarginalObjective, judge
-from vi_recipes.latents import split
-from vi_recipes.marginal import Marginal, choose
+from vi_recipes.free_energy import (
+    Law,
+    exact_posterior,
+    free_energy,
+    law_of,
+    require_exact,
+    vector_of,
+)
+from vi_recipes.marginal import Marginal, marginal_of, starting_point
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.newton import trust_region_newton
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
-from vi_recipes.target import Target
+from vi_recipes.target import Arrays, Target
 from vi_recipes.timing import Timing
 
 Rule = Literal["auto", "enumerate", "gaussian", "quadrature"]
@@ -50,8 +59,12 @@ class MarginalMLE(Method):
     objective
         ``"mle"`` leaves the priors of theta out; ``"map"`` adds log p(theta), over the parameters
         as the model names them.
+    ascent
+        ``"theta"`` climbs log p(y | theta); ``"joint"`` climbs the free energy F(q, theta) in q and
+        theta together, by L-BFGS: another way up to the same maximum, for E-steps that are exact.
     solver
-        ``"newton"`` (trust region, up to 300 parameters), ``"l-bfgs"``, or ``"auto"``.
+        Of ``"theta"``: ``"newton"`` (trust region, up to 300 parameters), ``"l-bfgs"``, or
+        ``"auto"``.
     max_steps
         Iterations allowed in each run.
     num_restarts
@@ -72,12 +85,14 @@ class MarginalMLE(Method):
     e_step: Rule = "auto"
     num_nodes: int = 9
     objective: Literal["mle", "map"] = "mle"
+    ascent: Literal["theta", "joint"] = "theta"
     solver: Literal["auto", "newton", "l-bfgs"] = "auto"
     max_steps: int = 500
     num_restarts: int = 0
 
     def __post_init__(self) -> None:
         check_options(self)
+        require(self.ascent in ("theta", "joint"), "ascent", self.ascent, "'theta' or 'joint'")
         rules = ("auto", "enumerate", "gaussian", "quadrature")
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         solvers = ("auto", "newton", "l-bfgs")
@@ -91,7 +106,8 @@ class MarginalMLE(Method):
 
     @override
     def applies(self, target: Target) -> str | None:
-        return why_not(target, self.latent, self.e_step, self.num_nodes)
+        exact = self.ascent == "joint"
+        return why_not(target, self.latent, self.e_step, self.num_nodes, exact=exact)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
@@ -106,7 +122,8 @@ class MarginalMLE(Method):
                 flat = starting_point(target, jax.random.fold_in(key, restart), restart)
                 border, local = flat[marginal.split.border], flat[marginal.split.local]
                 objective = MarginalObjective(marginal, timing, local)
-                path, theta, why = self._climb(objective, border, progress)
+                climb = self._climb if self.ascent == "theta" else self._climb_jointly
+                path, theta, why = climb(objective, border, progress)
             paths.append(path)
             if best is None or path[-1] > best[0]:
                 best = path[-1], theta, objective.modes, why
@@ -117,7 +134,8 @@ class MarginalMLE(Method):
             estimate = judge(objective, theta)
         length = max(len(p) for p in paths)
         rows = np.array([p + [p[-1]] * (length - len(p)) for p in paths])
-        return result(estimate, marginal, rows, f"{len(path)} steps ({why})")
+        how = f"{len(path)} steps ({why})"
+        return result(estimate, marginal, rows, how, free_energy=self.ascent == "joint")
 
     def _climb(
         self, objective: MarginalObjective, start: np.ndarray, progress: Progress
@@ -145,20 +163,67 @@ class MarginalMLE(Method):
                 )
                 return path, theta, why
 
-            def guarded(theta: np.ndarray) -> tuple[float, np.ndarray]:
-                value, gradient = objective.value_and_grad(theta)
-                finite = np.isfinite(value) and np.isfinite(gradient).all()
-                return (value, gradient) if finite else (np.inf, np.zeros_like(theta))
+            theta, why = self._quasi_newton(objective.value_and_grad, start, callback)
+        return path, theta, why
 
-            found = minimize(
-                guarded,
-                start,
-                jac=True,
-                method="L-BFGS-B",
-                callback=lambda theta: bool(callback(theta)) and None,
-                options={"maxiter": self.max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-7},
-            )
-        return path, np.asarray(found.x), str(found.message)
+    def _climb_jointly(
+        self, objective: MarginalObjective, start: np.ndarray, progress: Progress
+    ) -> tuple[list[float], np.ndarray, str]:
+        """Return F(q, theta) by step, the theta where the climb ended, and why."""
+        marginal = objective.marginal
+
+        def posterior(theta: jax.Array, z: jax.Array, arrays: Arrays) -> Law:
+            return exact_posterior(marginal, theta, z, arrays)
+
+        def slope(both: jax.Array, arrays: Arrays) -> Any:
+            def value(both: jax.Array) -> jax.Array:
+                theta, eta = jnp.split(both, [start.size])
+                return -free_energy(marginal, theta, law_of(marginal, eta), arrays)
+
+            return jax.value_and_grad(value)(both)
+
+        def evaluate(both: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = objective.call("joint slope", slope, both)
+            objective.timing.gradient_evaluations += 1
+            return float(value), np.asarray(gradient)
+
+        q = objective.call("posterior", posterior, start, objective.modes)
+        q = type(q)(*(np.asarray(v) for v in q))
+        both = np.concatenate([start, vector_of(marginal, q)])
+        path = [-evaluate(both)[0]]
+        if not np.isfinite(path[0]):
+            raise no_likelihood(objective)
+
+        def callback(both: np.ndarray) -> None:
+            path.append(-evaluate(both)[0])
+            progress(len(path), self.max_steps, f"free energy {path[-1]:.6g}")
+
+        with np.errstate(all="ignore"):
+            both, why = self._quasi_newton(evaluate, both, callback)
+        return path, both[: start.size], why
+
+    def _quasi_newton(
+        self,
+        value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]],
+        start: np.ndarray,
+        callback: Callable[[np.ndarray], Any],
+    ) -> tuple[np.ndarray, str]:
+        """Return where L-BFGS ends, and why."""
+
+        def guarded(x: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = value_and_grad(x)
+            finite = np.isfinite(value) and np.isfinite(gradient).all()
+            return (value, gradient) if finite else (np.inf, np.zeros_like(x))
+
+        found = minimize(
+            guarded,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            callback=lambda x: bool(callback(x)) and None,
+            options={"maxiter": self.max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-7},
+        )
+        return np.asarray(found.x), str(found.message)
 
 
 # -- shared with EM --------------------------------------------------------------------------------
@@ -173,49 +238,23 @@ def check_options(method: object) -> None:
         require(value > 0, name, value, "a positive integer")
 
 
-def marginal_of(
+def why_not(
     target: Target,
     latent: tuple[str, ...] | None,
     rule: str,
     num_nodes: int,
-    with_prior: bool,
-    timing: Timing,
-) -> Marginal:
-    """Return the marginal likelihood of a target.
-
-    Raises
-    ------
-    ValueError
-        For latent sites that the model does not have.
-    MethodFailure
-        ``NOT_APPLICABLE`` where no integral is tractable.
-    """
-    if not (target.observed or target.has_factors):
-        raise MethodFailure(
-            Status.NOT_APPLICABLE,
-            f"model '{target.name}' observes nothing: there is no likelihood to maximise",
-            "MAP, Laplace, VB and NUTS fit a prior",
-        )
-    found = split(target, latent)
-    flat = starting_point(target, jax.random.key(0), 0)
-    return choose(found, rule, num_nodes, with_prior, flat, timing.compile)
-
-
-def why_not(
-    target: Target, latent: tuple[str, ...] | None, rule: str, num_nodes: int
+    *,
+    exact: bool = False,
 ) -> str | None:
-    """Return why no marginal likelihood can be had; ``None`` if it can."""
+    """Return why no marginal likelihood, or no exact E-step, can be had; ``None`` if it can."""
     try:
         with jax.enable_x64(True):
-            marginal_of(target, latent, rule, num_nodes, False, Timing())
+            marginal = marginal_of(target, latent, rule, num_nodes, False, Timing())
+            if exact:
+                require_exact(marginal)
     except MethodFailure as failure:
         return f"{failure.message}. {failure.advice[:1].upper()}{failure.advice[1:]}"
     return None
-
-
-def starting_point(target: Target, key: jax.Array, restart: int) -> np.ndarray:
-    """Return a starting point on the unconstrained scale; the first is not scattered."""
-    return target.start(key, scatter=1.0 if restart else 0.0)
 
 
 def no_likelihood(objective: MarginalObjective) -> MethodFailure:
@@ -228,9 +267,12 @@ def no_likelihood(objective: MarginalObjective) -> MethodFailure:
     )
 
 
-def result(estimate: Estimate, marginal: Marginal, path: np.ndarray, how: str) -> Result:
+def result(
+    estimate: Estimate, marginal: Marginal, path: np.ndarray, how: str, *, free_energy: bool = False
+) -> Result:
     """Return a method's result from a judged maximum and the path to it."""
     name = "log_posterior" if marginal.with_prior else "log_likelihood"
+    name = "free_energy" if free_energy else name
     return Result(
         estimate.posterior,
         estimate.status,

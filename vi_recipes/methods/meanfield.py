@@ -70,7 +70,8 @@ class MeanField(Method):
     ----------
     factors
         Site -> ``"normal"`` (default; on the unconstrained scale), ``"gamma"``, ``"beta"`` or
-        ``"dirichlet"`` (on the constrained scale, where the support allows).
+        ``"dirichlet"`` (on the constrained scale, where the support allows), or ``"point"``: all
+        mass at one value, which has no entropy. :class:`VariationalEM` has its parameters so.
     expectations
         Site -> ``"quadrature"`` or ``"draws"``, to override the choice made.
     num_nodes
@@ -167,7 +168,17 @@ class MeanField(Method):
             ``DEGENERATE`` where it has no maximum, ``NOT_APPLICABLE`` where the Hessian is too
             large and has no structure.
         """
-        kl = self._objective(target, key, timing)
+        kl = self.objective(target, key, timing, KL, self.factors)
+        return self.climb(kl, key, timing, progress)
+
+    def climb(self, kl: KL, key: jax.Array, timing: Timing, progress: Progress) -> Optimum:
+        """Minimise ``kl``, with more nodes and draws until that changes nothing.
+
+        Raises
+        ------
+        MethodFailure
+            As :meth:`optimise`.
+        """
         with timing.running_compiled():
             kl.use_nodes(self.num_nodes)
             kl.use_pairs(self.num_pairs)
@@ -180,12 +191,19 @@ class MeanField(Method):
             self._judge_error(optimum)
         return optimum
 
-    def _objective(self, target: Target, key: jax.Array, timing: Timing) -> KL:
+    def objective(
+        self,
+        target: Target,
+        key: jax.Array,
+        timing: Timing,
+        kind: type[KL],
+        families: Mapping[str, Family],
+    ) -> KL:
         """Return the objective, which the target keeps for the next fit of the same kind."""
-        settings = tuple(sorted(self.factors.items())), tuple(sorted(self.expectations.items()))
-        known: KL | None = target.compiled.get(("kl", settings))
+        settings = tuple(sorted(families.items())), tuple(sorted(self.expectations.items()))
+        known: KL | None = target.compiled.get((kind, settings))
         if known is None:
-            factors = make_factors(target, self.factors)
+            factors = make_factors(target, families)
             unknown = [n for n in self.expectations if n not in target.sites]
             require(
                 not unknown,
@@ -194,8 +212,8 @@ class MeanField(Method):
                 f"sites of the model: {', '.join(target.sites)}",
             )
             with timing.running_compiled():
-                known = KL(target, factors, self.expectations, key, timing)
-            target.compiled["kl", settings] = known
+                known = kind(target, factors, self.expectations, key, timing)
+            target.compiled[kind, settings] = known
         known.timing = timing
         return known
 
@@ -328,7 +346,11 @@ class KL:
                 return self.expectation.pair(eta, x, arrays)
 
             total = total + jnp.mean(jax.lax.map(pair, noise, batch_size=min(16, len(noise))))
-        return -total
+        return self.leave_out(eta, arrays) - total
+
+    def leave_out(self, eta: jax.Array, arrays: Any) -> jax.Array:
+        """Return what of the expected log density the objective leaves out: nothing here; pure."""
+        return jnp.zeros(())
 
     def _linearised(self, flat: jax.Array, held: Any) -> Any:
         """Return gradient, the Hessian as a function of a direction, and value."""
@@ -607,7 +629,7 @@ class KL:
     def _explain(self, optimum: Optimum, flat: np.ndarray, why: str, begin: np.ndarray) -> None:
         location, scale = self._location_scale(flat)
         far = ~(np.abs(location - begin) <= RUNAWAY * np.clip(scale, 1.0, 1e6)) | (scale > 1e12)
-        narrow = scale < 1e-6
+        narrow = (scale < 1e-6) & ~self.factors.points
         names = self.target.slices.items()
         if far.any() or narrow.any():
             gone = [n for n, p in names if (far | narrow)[p].any()]
@@ -643,8 +665,7 @@ class KL:
         if isinstance(hessian, BlockArrow):
             spread = np.sqrt(hessian.variances()).reshape(-1, 2)[:, 0]
         share = optimum.standard_error[:, 0] / spread
-        normal = self.factors.code == 0
-        optimum.draw_error = float(share[normal].max(initial=0.0))
+        optimum.draw_error = float(share[self.factors.gaussian].max(initial=0.0))
         optimum.elbo_error = float(values.std(ddof=1) / np.sqrt(pairs))
 
 

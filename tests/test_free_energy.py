@@ -1,0 +1,121 @@
+"""The free energy: its identity, its two coordinates, and three ways up to one maximum."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.free_energy import Law, Normals, Weights
+
+
+@cache
+def target(name: str) -> vr.Target:
+    return vr.Target(vr.load_model(name))
+
+
+@cache
+def energy(name: str) -> vr.FreeEnergy:
+    return vr.FreeEnergy(target(name))
+
+
+def another(q: Law, rng: np.random.Generator) -> Law:
+    """Return a law that is nobody's posterior."""
+    if isinstance(q, Weights):
+        return Weights(rng.dirichlet(np.ones(q.probabilities.shape[1]), len(q.probabilities)))
+    return Normals(q.mean + 0.1 * rng.standard_normal(q.mean.shape), 1.7 * q.cov)
+
+
+@pytest.mark.parametrize("name", ["radon", "times_deaths"])
+def test_log_p_is_free_energy_plus_divergence(name: str) -> None:
+    F, rng = energy(name), np.random.default_rng(0)
+    for _ in range(3):
+        theta = F.start + 0.2 * rng.standard_normal(F.start.size)
+        right = F.log_likelihood(theta)
+        exact = F.posterior(theta)
+        assert F(exact, theta) == pytest.approx(right, rel=1e-12)
+        assert F.divergence(exact, theta) == pytest.approx(0, abs=1e-9)
+        q = another(exact, rng)
+        assert F.divergence(q, theta) > 1
+        assert F(q, theta) + F.divergence(q, theta) == pytest.approx(right, rel=1e-12)
+
+
+def test_log_likelihood_against_the_sum_itself() -> None:
+    F = energy("times_deaths")
+    values = {"pi": np.array([0.3, 0.7]), "log_lam": np.log([1.1, 2.5])}
+    theta = F.unconstrain(values)
+    y = np.asarray(target("times_deaths").data["y"])
+    factorials = np.array([np.log(np.arange(1, k + 1)).sum() for k in y])
+    rates = np.exp(values["log_lam"])
+    terms = values["pi"] * np.exp(y[:, None] * np.log(rates) - rates)
+    assert F.log_likelihood(theta) == pytest.approx(np.log(terms.sum(1)).sum() - factorials.sum())
+    np.testing.assert_allclose(
+        F.posterior(theta)[0], terms / terms.sum(1, keepdims=True), rtol=1e-10
+    )
+    np.testing.assert_allclose(F.constrain(theta)["pi"], values["pi"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["radon", "times_deaths"])
+def test_em_is_coordinate_ascent_on_the_free_energy(name: str) -> None:
+    """Each E-step closes the gap, each M-step raises F at the q there is."""
+    F = energy(name)
+    q, theta = F.posterior(F.start), F.start
+    values = [F(q, theta)]
+    slow = 3
+    for _ in range(slow):
+        # an M-step on F alone, by finite differences along its gradient's coordinates
+        theta = ascend(F, q, theta)
+        values.append(F(q, theta))
+        q = F.posterior(theta)
+        values.append(F(q, theta))
+        assert values[-1] == pytest.approx(F.log_likelihood(theta), rel=1e-12)
+    assert all(b >= a - 1e-9 for a, b in pairwise(values))
+    assert values[-1] > values[0] + 0.1
+
+
+def ascend(F: vr.FreeEnergy, q: Law, theta: np.ndarray) -> np.ndarray:
+    """Return the best theta for ``q``, by a method that knows nothing of EM."""
+    from scipy.optimize import minimize
+
+    found = minimize(lambda t: -F(q, t), theta, method="Nelder-Mead", options={"maxiter": 100})
+    return np.asarray(found.x)
+
+
+@pytest.mark.parametrize("name", ["radon", "times_deaths"])
+def test_three_ways_up_reach_one_maximum(name: str) -> None:
+    ways = {
+        "em": vr.EM(num_restarts=1, accelerate=True),
+        "theta": vr.MarginalMLE(),
+        "joint": vr.MarginalMLE(ascent="joint"),
+    }
+    fits = {way: method.fit(target(name), key=0, throw=True) for way, method in ways.items()}
+    right = fits["theta"]
+    sd = right.flat(right.sd())
+    known = sd > 0
+    for fit in fits.values():
+        assert fit.status is vr.Status.OK
+        assert fit.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-4)
+        away = (fit.flat(fit.mean()) - right.flat(right.mean()))[known] / sd[known]
+        assert np.abs(away).max() < 0.02
+        np.testing.assert_allclose(fit.flat(fit.sd())[known], sd[known], rtol=0.02)
+    # the joint ascent's path is F, which is below the likelihood until it gets there
+    path = fits["joint"].trace["free_energy"][0]
+    assert path[-1] == pytest.approx(right.log_likelihood, abs=1e-6)
+    assert (np.diff(path) >= -1e-9).all()
+
+
+def test_what_has_no_exact_e_step_is_refused() -> None:
+    with pytest.raises(Exception, match="neither a table of independent members' states nor"):
+        vr.FreeEnergy(target("cbpp"))
+    fit = vr.MarginalMLE(ascent="joint").fit(target("cbpp"))
+    assert fit.status is vr.Status.NOT_APPLICABLE
+    assert "VariationalEM" in fit.message
+    with pytest.raises(ValueError, match="q: got Weights of shapes"):
+        energy("radon")(Weights(np.ones((85, 2))), energy("radon").start)
+    with pytest.raises(ValueError, match="values: no value of"):
+        energy("radon").unconstrain({"mu_a": 0.0})
+    with pytest.raises(ValueError, match="ascent: got 'sideways'"):
+        vr.MarginalMLE(ascent="sideways")  # type: ignore[arg-type]

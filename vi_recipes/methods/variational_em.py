@@ -1,0 +1,169 @@
+"""Variational EM: the free energy with q restricted to factors, climbed in q and theta together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.factor_posterior import FactorPosterior, ResponsePosterior
+from vi_recipes.factors import Family
+from vi_recipes.inputs import trace_sites
+from vi_recipes.latents import local_sites, parameter_densities
+from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.methods.meanfield import KL, MeanField, Optimum
+from vi_recipes.progress import Progress
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.target import Target
+from vi_recipes.timing import Timing
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationalEM(Method):
+    """The theta that maximises F(q, theta) together with a q(z) of independent factors.
+
+    EM maximises the free energy F(q, theta) = E_q[log p(y, z | theta)] + H(q) over every q in its
+    turn, which needs p(z | y, theta). Here q is a product of factors, so that no integral needs to
+    be tractable and members may be coupled; F is then a lower bound of log p(y | theta), and equal
+    to it where p(z | y, theta) is such a product. Coordinates q and theta are climbed together, by
+    the method of :class:`MeanField`, rather than in turns.
+
+    Sds and covariances of theta are those of linear response, the inverse of the Hessian of the
+    profile of F: where F is exact, the observed information. Those of z have the uncertainty of
+    theta in them.
+
+    Parameters
+    ----------
+    latent
+        Sites that are latent variables z, the others being estimated. By default those that the
+        model declares, else the sites in plates whose density depends on other sites.
+    objective
+        ``"mle"`` leaves the priors of theta out; ``"map"`` adds log p(theta), over the parameters
+        as the model names them.
+    base
+        How the expected log density is taken and the free energy climbed, and the families of the
+        factors of z.
+
+    References
+    ----------
+    Neal, R. M. and Hinton, G. E. (1998). A view of the EM algorithm that justifies incremental,
+    sparse, and other variants. doi:10.1007/978-94-011-5014-9_12
+    Giordano, R., Broderick, T. and Jordan, M. I. (2018). Covariances, robustness, and variational
+    Bayes. JMLR 19(51). https://jmlr.org/papers/v19/17-670.html
+    """
+
+    summary: ClassVar[str] = (
+        "EM with independent factors over the latent variables: also where they are coupled and no "
+        "E-step is tractable; scales of their spread come out too small there"
+    )
+
+    latent: tuple[str, ...] | None = None
+    objective: Literal["mle", "map"] = "mle"
+    base: MeanField = field(default_factory=MeanField)
+
+    def __post_init__(self) -> None:
+        require(self.objective in ("mle", "map"), "objective", self.objective, "'mle' or 'map'")
+        require(isinstance(self.base, MeanField), "base", self.base, "a MeanField method")
+
+    @property
+    @override
+    def name(self) -> str:
+        return "variational_em"
+
+    @override
+    def applies(self, target: Target) -> str | None:
+        with jax.enable_x64(True):
+            names = local_sites(target, self.latent)
+        if not names:
+            return (
+                f"model '{target.name}' has no continuous latent variables: it declares none "
+                "(Model(latents=...)) and the density of no site in a plate depends on other "
+                "sites. EM sums out discrete ones"
+            )
+        if len(names) == len(target.latents):
+            return (
+                f"every site of model '{target.name}' is latent ({', '.join(names)}): there is no "
+                "parameter left to estimate. Name fewer (latent=...), or use MeanField"
+            )
+        return None
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        names = local_sites(target, self.latent)
+        theta = [s.name for s in target.latents if s.name not in names]
+        if own := [n for n in self.base.factors if n in theta]:
+            raise ValueError(
+                f"base.factors: got a family for {', '.join(own)}, which is estimated, expected "
+                f"latent sites only: {', '.join(names)}"
+            )
+        families: Mapping[str, Family] = {**self.base.factors, **dict.fromkeys(theta, "point")}
+        kind = LogLikelihoodBound if self.objective == "mle" else LogPosteriorBound
+        kl = self.base.objective(target, key, timing, kind, families)
+        optimum = self.base.climb(kl, key, timing, progress)
+        if optimum.hessian is None:
+            raise MethodFailure(optimum.status, optimum.message, optimum.advice)
+        with timing.running_compiled():
+            posterior = self._posterior(target, optimum)
+            posterior.sd()
+            latents = _latents(target, optimum, names)
+        result = self.base.report(optimum, posterior)
+        what = "log-likelihood" if self.objective == "mle" else "log posterior density of theta"
+        result.message = (
+            f"F(q, theta) = {optimum.elbo:.5f}, a lower bound of the {what}; factors over "
+            f"{', '.join(names)}; {result.message}"
+        )
+        result.log_evidence, result.latents = None, latents
+        return result
+
+    def _posterior(self, target: Target, optimum: Optimum) -> FactorPosterior:
+        kl = optimum.kl
+        hessian = kl.full_hessian(optimum.eta.ravel())
+        if not hessian.positive:
+            raise MethodFailure(
+                Status.SINGULAR,
+                f"the Hessian of the free energy has {hessian.num_negative()} directions that rise "
+                "at the optimum: it is a saddle",
+                "start elsewhere with Model(init=...)",
+            )
+        return ResponsePosterior(
+            target, kl.factors, optimum.eta, optimum.standard_error, hessian=hessian, kl=kl
+        )
+
+
+class LogLikelihoodBound(KL):
+    """Minus the free energy without the priors of the parameters that are points."""
+
+    @override
+    def leave_out(self, eta: jax.Array, arrays: Any) -> jax.Array:
+        sites = trace_sites(self.target, eta[:, 0], arrays)
+        return sum((sites[name].total for name in _points(self)), jnp.zeros(()))
+
+
+class LogPosteriorBound(KL):
+    """Minus the free energy with their priors as densities of the parameters as they are named."""
+
+    @override
+    def leave_out(self, eta: jax.Array, arrays: Any) -> jax.Array:
+        sites = trace_sites(self.target, eta[:, 0], arrays)
+        constrained = parameter_densities(self.target, eta[:, 0], arrays)
+        return sum((sites[n].total - constrained[n] for n in _points(self)), jnp.zeros(()))
+
+
+def _points(kl: KL) -> list[str]:
+    points = kl.factors.points
+    return [s.name for s in kl.target.latents if points[kl.target.slices[s.name]].all()]
+
+
+def _latents(target: Target, optimum: Optimum, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return means and sds of q(z), on the unconstrained scale."""
+    location, scale = optimum.kl.factors.location_scale(jnp.asarray(optimum.eta))
+    found = {}
+    for name in names:
+        place, shape = target.slices[name], target.sites[name].unconstrained_shape
+        found[f"{name}_mean"] = np.asarray(location[place]).reshape(shape)
+        found[f"{name}_sd"] = np.asarray(scale[place]).reshape(shape)
+    return found
