@@ -1,14 +1,27 @@
-"""Studies: scripted comparisons, and the two that are shipped."""
+"""Studies: scripted comparisons, their exhibits, and those that are shipped."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from models_for_tests import target
 
 import vi_recipes as vr
+from vi_recipes.progress import Progress
+
+
+def lines(**options: Any) -> vr.Study:
+    this = target("linear_regression")
+    return vr.Study(
+        name="lines", model=this.model, data=this.data, methods={"gauss": vr.Laplace()}, **options
+    )
 
 
 def test_a_study_is_its_comparison(tmp_path: Path) -> None:
@@ -60,3 +73,99 @@ def test_outside_references_become_fits() -> None:
         vr.load_reference({"parameters": {"beta[7]": {"mean": 0.0}}}, this)
     with pytest.raises(ValueError, match="parameters"):
         vr.load_reference({"source": "empty"}, this)
+
+
+# -- exhibits --------------------------------------------------------------------------------
+
+
+def shown(
+    comparison: vr.Comparison, target: vr.Target, seed: int, progress: Progress
+) -> Iterator[vr.Exhibit]:
+    progress(1, 2, "drawing")
+    figure = Figure(figsize=(2, 2))
+    figure.subplots().plot(np.random.default_rng(seed).normal(size=5))
+    yield vr.Exhibit(name="noise", title="Noise", caption="Five numbers.", content=figure)
+    table = pd.DataFrame(
+        {"site": list(comparison["gauss"].mean()), "size": 1, "share": 1 / 3, "none": np.nan}
+    )
+    yield vr.Exhibit(name="sizes", title="Sizes", caption="A row per site.", content=table)
+
+
+def test_exhibits_are_in_the_report_and_in_the_folder(tmp_path: Path) -> None:
+    c = lines(exhibits=shown, description="Look at this.").run(tmp_path / "out")
+    c.save(tmp_path / "out")
+    assert [e.name for e in c.exhibits] == ["noise", "sizes"]
+    names = {p.name for p in (tmp_path / "out" / "exhibits").iterdir()}
+    assert names == {"noise.png", "noise.svg", "sizes.csv", "sizes.tex"}
+    for report in ("report.html", "report.md"):
+        text = (tmp_path / "out" / report).read_text()
+        places = [text.index(s) for s in ("Look at this.", "Five numbers.", "A row per site.")]
+        assert places == sorted(places)
+        assert places[-1] < text.index("Verdicts")
+    assert "exhibits/noise.png" in text
+    assert "| 0.3333 | – |" in text
+    c.report(tmp_path / "alone" / "report.md")
+    assert (tmp_path / "alone" / "exhibits" / "noise.png").exists()
+
+
+def test_exhibits_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
+    c = lines(exhibits=shown).run(tmp_path)
+    again = vr.Comparison.load(tmp_path)
+    again.save(tmp_path / "copy")
+    third = vr.Comparison.load(tmp_path / "copy")
+    for one in (again, third):
+        assert one.exhibits[0].png == c.exhibits[0].png
+        assert one.exhibits[0].svg == c.exhibits[0].svg
+        assert one.exhibits[1].table == c.exhibits[1].table
+        assert one.exhibits[1].title == "Sizes"
+    (tmp_path / "exhibits" / "noise.svg").unlink()
+    with pytest.raises(ValueError, match="'noise' cannot be read"):
+        vr.Comparison.load(tmp_path)
+
+
+def test_exhibits_get_the_seed_and_the_style_of_the_report() -> None:
+    seeds = []
+
+    def look(c: vr.Comparison, t: vr.Target, seed: int, p: Progress) -> Iterator[vr.Exhibit]:
+        seeds.append(seed)
+        assert mpl.rcParams["axes.spines.top"] is False
+        yield from shown(c, t, seed, p)
+
+    study = lines(exhibits=look, seed=3)
+    first, again, other = study.run(), study.run(), study.run(seed=8)
+    assert seeds == [3, 3, 8]
+    assert first.exhibits[0].svg == again.exhibits[0].svg != other.exhibits[0].svg
+    assert mpl.rcParams["axes.spines.top"] is True
+
+
+def test_an_exhibit_that_fails_is_a_note_and_the_rest_stands(tmp_path: Path) -> None:
+    def broken(c: vr.Comparison, t: vr.Target, seed: int, p: Progress) -> Iterator[vr.Exhibit]:
+        yield from shown(c, t, seed, p)
+        c["nuts"]
+
+    with pytest.warns(UserWarning, match="end after 2: KeyError"):
+        c = lines(exhibits=broken).run(tmp_path)
+    assert c["gauss"].has_result
+    assert len(c.exhibits) == 2
+    assert any("KeyError" in note for note in vr.Comparison.load(tmp_path).notes)
+    with pytest.warns(UserWarning, match="two exhibits are named 'noise'"):
+        lines(exhibits=lambda *a: [*shown(*a), *shown(*a)]).run()
+
+
+def test_an_interrupt_keeps_the_exhibits_that_are_done() -> None:
+    def slow(c: vr.Comparison, t: vr.Target, seed: int, p: Progress) -> Iterator[vr.Exhibit]:
+        yield from shown(c, t, seed, p)
+        raise KeyboardInterrupt
+
+    c = lines(exhibits=slow).run()
+    assert c.interrupted
+    assert len(c.exhibits) == 2
+
+
+def test_an_exhibit_is_a_figure_or_a_frame() -> None:
+    with pytest.raises(ValueError, match="exhibit 'a': got list, expected a Matplotlib Figure"):
+        vr.Exhibit(name="a", title="", caption="", content=[])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="letters, digits"):
+        vr.Exhibit(name="../a", title="", caption="", content=Figure())
+    with pytest.raises(ValueError, match="is a table"):
+        vr.Exhibit(name="a", title="", caption="", content=pd.DataFrame()).png  # noqa: B018
