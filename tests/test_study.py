@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from models_for_tests import target
 
 import vi_recipes as vr
-from vi_recipes.progress import Progress
+from vi_recipes.progress import Progress, silent
 
 
 def lines(**options: Any) -> vr.Study:
@@ -46,7 +46,7 @@ def test_a_study_is_its_comparison(tmp_path: Path) -> None:
     assert study.run(seed=9)["mode"].provenance.seed == 9
 
 
-@pytest.mark.parametrize("name", ["radon", "gmm"])
+@pytest.mark.parametrize("name", ["radon", "gmm", "neyman_scott"])
 def test_shipped_studies_name_models_and_methods_that_exist(name: str) -> None:
     study = vr.load_study(name)
     assert study.name == name
@@ -169,3 +169,20 @@ def test_an_exhibit_is_a_figure_or_a_frame() -> None:
         vr.Exhibit(name="../a", title="", caption="", content=Figure())
     with pytest.raises(ValueError, match="is a table"):
         vr.Exhibit(name="a", title="", caption="", content=pd.DataFrame()).png  # noqa: B018
+
+
+def test_neyman_scotts_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = vr.load_study("neyman_scott")
+    assert study.exhibits is not None
+    small = {
+        "NUM_MEMBERS": (10, 30),
+        "NUM_REPLICATES": (2, 3),
+        "FITTED": ((10, 2), (100, 3)),
+        "NUM_DATA_SETS": 5,
+    }
+    for name, value in small.items():
+        monkeypatch.setitem(study.exhibits.__globals__, name, value)
+    growth, table = study.exhibits(vr.Comparison({}), study.target(), 0, silent)
+    assert growth.png
+    # the climb stops a millionth of a standard error from the top
+    assert table.content["largest relative difference"].max() < 1e-5
