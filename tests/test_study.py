@@ -15,6 +15,7 @@ from models_for_tests import target
 
 import vi_recipes as vr
 from vi_recipes.progress import Progress, silent
+from vi_recipes.report.style import style
 
 
 def lines(**options: Any) -> vr.Study:
@@ -171,18 +172,44 @@ def test_an_exhibit_is_a_figure_or_a_frame() -> None:
         vr.Exhibit(name="a", title="", caption="", content=pd.DataFrame()).png  # noqa: B018
 
 
+def made(
+    study: vr.Study,
+    this: vr.Target,
+    methods: dict[str, vr.Method],
+    constants: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[vr.Exhibit]:
+    """Return a study's exhibits for other methods and other constants than its own."""
+    assert study.exhibits is not None
+    for name, value in constants.items():
+        monkeypatch.setitem(study.exhibits.__globals__, name, value)
+    reference = next(iter(methods), None)
+    c = vr.compare(this, methods, reference=reference) if methods else vr.Comparison({})
+    with style():
+        return list(study.exhibits(c, this, 0, silent))
+
+
 def test_neyman_scotts_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("neyman_scott")
-    assert study.exhibits is not None
     small = {
         "NUM_MEMBERS": (10, 30),
         "NUM_REPLICATES": (2, 3),
         "FITTED": ((10, 2), (100, 3)),
         "NUM_DATA_SETS": 5,
     }
-    for name, value in small.items():
-        monkeypatch.setitem(study.exhibits.__globals__, name, value)
-    growth, table = study.exhibits(vr.Comparison({}), study.target(), 0, silent)
+    growth, table = made(study, study.target(), {}, small, monkeypatch)
     assert growth.png
     # the climb stops a millionth of a standard error from the top
     assert table.content["largest relative difference"].max() < 1e-5
+
+
+def test_the_mixtures_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = vr.load_study("gmm")
+    methods = {"em": vr.EM(num_restarts=1), "map": vr.MAP()}
+    constants = {"NUM_COMPONENTS": (1, 2), "NUM_RESTARTS": 1, "NUM_DRAWS": 3}
+    components, choice = made(study, study.target(), methods, constants, monkeypatch)
+    assert isinstance(components.content, Figure)
+    lines = [len(axes.lines) for axes in components.content.axes]
+    # the data, the estimate, and each method's own: draws, or the reference's estimate
+    assert lines[:2] == [1 + 2 + 3 * 2, 1 + 2 + 2]
+    assert choice.png
