@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def test_a_study_is_its_comparison(tmp_path: Path) -> None:
     assert study.run(seed=9)["mode"].provenance.seed == 9
 
 
-@pytest.mark.parametrize("name", ["radon", "gmm", "neyman_scott"])
+@pytest.mark.parametrize("name", ["radon", "gmm", "neyman_scott", "point_masses"])
 def test_shipped_studies_name_models_and_methods_that_exist(name: str) -> None:
     study = vr.load_study(name)
     assert study.name == name
@@ -213,3 +214,20 @@ def test_the_mixtures_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) 
     # the data, the estimate, and each method's own: draws, or the reference's estimate
     assert lines[:2] == [1 + 2 + 3 * 2, 1 + 2 + 2]
     assert choice.png
+
+
+def test_point_masses_profiles_have_the_marginal_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = vr.load_study("point_masses")
+    this = study.target()
+    method = vr.MarginalMLE(objective="map")
+    best = method.fit(this, key=0)
+    sigmas = np.array([0.01, 0.1, float(best.mean()["sigma_a"])])
+    (exhibit,) = made(study, this, {"top": method}, {"SIGMA_A": sigmas}, monkeypatch)
+    assert isinstance(exhibit.content, Figure)
+    joint, marginal = (line.get_ydata() for line in exhibit.content.axes[0].lines)
+    assert (np.diff(joint) < 0).all()
+    assert (np.diff(marginal) > 0).all()
+    profile = study.exhibits.__globals__["profile"]  # type: ignore[union-attr]
+    with jax.enable_x64(True):
+        (top,) = profile(this, sigmas[-1:], silent, integrate=True)
+    assert top == pytest.approx(best.trace["log_posterior"][0, -1], abs=1e-6)
