@@ -28,7 +28,7 @@ class Image:
     svg: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Exhibit:
     """A figure or a table with its name, title and caption.
 
