@@ -49,7 +49,7 @@ def exhibits(
             f"Estimates of sigma^2, whose true value is 1, in {NUM_DATA_SETS} simulated data sets "
             "of each size: median and central 90 %. Left: pairs; the joint maximum settles on 1/2, "
             "the marginal one on 1. Right: 100 members; the joint maximum follows (M - 1) / M, "
-            "dashed, and the two meet. Crosses: MAP and MarginalMLE on the first data set of each."
+            "dashed, and the two meet. Crosses: MAP and MarginalMLE on one of the data sets."
         ),
         content=growth(spread, fitted),
     )

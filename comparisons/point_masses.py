@@ -32,14 +32,14 @@ def exhibits(
         name="sigma_a",
         title="What each method sees of sigma_a",
         caption=(
-            "Top: the joint log density at the best values of the intercepts a and of all else, "
-            "and the one with a integrated out at the best values of all else, relative to the top "
-            "of the latter. They differ by the logarithm of the room that the 85 intercepts have, "
-            "which as sigma_a goes to 0 is in proportion to it for each: points take no account of "
-            "room, so that their density rises there by 85 times -log sigma_a, and falls "
-            "everywhere else. Middle: the reference's draws, and the density with a integrated out "
-            "scaled to the same area, which is a little to the left because the other parameters "
-            "are at their best values and not integrated out. Bottom: mean ± 2 sd by method."
+            "Top: the joint log density with the intercepts a at their best values, and the log "
+            "density with a integrated out; both at the best values of all else, and relative to "
+            "the top of the latter. They differ by the logarithm of the room that the intercepts "
+            "have. As sigma_a goes to 0 each of the 85 has room in proportion to it; points take "
+            "no account of that, so the joint density rises by 85 times -log sigma_a, and has no "
+            "other maximum. Middle: the reference's draws, and the integrated density scaled to "
+            "the same area; it lies a little to the left because the other parameters are at their "
+            "best values and not integrated out. Bottom: mean ± 2 sd by method."
         ),
         content=picture(comparison, joint, marginal, seed),
     )
