@@ -513,7 +513,7 @@ def test_traces_come_with_or_without_steps_and_errors() -> None:
     assert [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes] == [
         ("svi", "ELBO"), ("em", "log-likelihood"),
     ]  # fmt: skip
-    assert figures.Drawing("traces", "", "", figure).png
+    assert figures.Exhibit(name="traces", title="", caption="", content=figure).png
 
 
 def test_agreement_axes_are_equal(full: Comparison) -> None:

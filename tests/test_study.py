@@ -1,14 +1,29 @@
-"""Studies: scripted comparisons, and the two that are shipped."""
+"""Studies: scripted comparisons, their exhibits, and those that are shipped."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from models_for_tests import target
 
 import vi_recipes as vr
+from vi_recipes.progress import Progress, silent
+from vi_recipes.report.style import style
+
+
+def lines(**options: Any) -> vr.Study:
+    this = target("linear_regression")
+    return vr.Study(
+        name="lines", model=this.model, data=this.data, methods={"gauss": vr.Laplace()}, **options
+    )
 
 
 def test_a_study_is_its_comparison(tmp_path: Path) -> None:
@@ -33,7 +48,7 @@ def test_a_study_is_its_comparison(tmp_path: Path) -> None:
     assert study.run(seed=9)["mode"].provenance.seed == 9
 
 
-@pytest.mark.parametrize("name", ["radon", "gmm"])
+@pytest.mark.parametrize("name", ["radon", "gmm", "neyman_scott", "point_masses"])
 def test_shipped_studies_name_models_and_methods_that_exist(name: str) -> None:
     study = vr.load_study(name)
     assert study.name == name
@@ -60,3 +75,159 @@ def test_outside_references_become_fits() -> None:
         vr.load_reference({"parameters": {"beta[7]": {"mean": 0.0}}}, this)
     with pytest.raises(ValueError, match="parameters"):
         vr.load_reference({"source": "empty"}, this)
+
+
+# -- exhibits --------------------------------------------------------------------------------
+
+
+def shown(
+    comparison: vr.Comparison, target: vr.Target, seed: int, progress: Progress
+) -> Iterator[vr.Exhibit]:
+    progress(1, 2, "drawing")
+    figure = Figure(figsize=(2, 2))
+    figure.subplots().plot(np.random.default_rng(seed).normal(size=5))
+    yield vr.Exhibit(name="noise", title="Noise", caption="Five numbers.", content=figure)
+    table = pd.DataFrame(
+        {"site": list(comparison["gauss"].mean()), "size": 1, "share": 1 / 3, "none": np.nan}
+    )
+    yield vr.Exhibit(name="sizes", title="Sizes", caption="A row per site.", content=table)
+
+
+def test_exhibits_are_in_the_report_and_in_the_folder(tmp_path: Path) -> None:
+    c = lines(exhibits=shown, description="Look at this.").run(tmp_path / "out")
+    c.save(tmp_path / "out")
+    assert [e.name for e in c.exhibits] == ["noise", "sizes"]
+    names = {p.name for p in (tmp_path / "out" / "exhibits").iterdir()}
+    assert names == {"noise.png", "noise.svg", "sizes.csv", "sizes.tex"}
+    for report in ("report.html", "report.md"):
+        text = (tmp_path / "out" / report).read_text()
+        places = [text.index(s) for s in ("Look at this.", "Five numbers.", "A row per site.")]
+        assert places == sorted(places)
+        assert places[-1] < text.index("Verdicts")
+    assert "exhibits/noise.png" in text
+    assert "| 0.3333 | – |" in text
+    c.report(tmp_path / "alone" / "report.md")
+    assert (tmp_path / "alone" / "exhibits" / "noise.png").exists()
+
+
+def test_exhibits_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
+    c = lines(exhibits=shown).run(tmp_path)
+    again = vr.Comparison.load(tmp_path)
+    again.save(tmp_path / "copy")
+    third = vr.Comparison.load(tmp_path / "copy")
+    for one in (again, third):
+        assert one.exhibits[0].png == c.exhibits[0].png
+        assert one.exhibits[0].svg == c.exhibits[0].svg
+        assert one.exhibits[1].table == c.exhibits[1].table
+        assert one.exhibits[1].title == "Sizes"
+    (tmp_path / "exhibits" / "noise.svg").unlink()
+    with pytest.raises(ValueError, match="'noise' cannot be read"):
+        vr.Comparison.load(tmp_path)
+
+
+def test_exhibits_get_the_seed_and_the_style_of_the_report() -> None:
+    seeds = []
+
+    def look(c: vr.Comparison, t: vr.Target, seed: int, p: Progress) -> Iterator[vr.Exhibit]:
+        seeds.append(seed)
+        assert mpl.rcParams["axes.spines.top"] is False
+        yield from shown(c, t, seed, p)
+
+    study = lines(exhibits=look, seed=3)
+    first, again, other = study.run(), study.run(), study.run(seed=8)
+    assert seeds == [3, 3, 8]
+    assert first.exhibits[0].svg == again.exhibits[0].svg != other.exhibits[0].svg
+    assert mpl.rcParams["axes.spines.top"] is True
+
+
+def test_an_exhibit_that_fails_is_a_note_and_the_rest_stands(tmp_path: Path) -> None:
+    def broken(c: vr.Comparison, t: vr.Target, seed: int, p: Progress) -> Iterator[vr.Exhibit]:
+        yield from shown(c, t, seed, p)
+        c["nuts"]
+
+    with pytest.warns(UserWarning, match="end after 2: KeyError"):
+        c = lines(exhibits=broken).run(tmp_path)
+    assert c["gauss"].has_result
+    assert len(c.exhibits) == 2
+    assert any("KeyError" in note for note in vr.Comparison.load(tmp_path).notes)
+    with pytest.warns(UserWarning, match="two exhibits are named 'noise'"):
+        lines(exhibits=lambda *a: [*shown(*a), *shown(*a)]).run()
+
+
+def test_an_interrupt_keeps_the_exhibits_that_are_done() -> None:
+    def slow(c: vr.Comparison, t: vr.Target, seed: int, p: Progress) -> Iterator[vr.Exhibit]:
+        yield from shown(c, t, seed, p)
+        raise KeyboardInterrupt
+
+    c = lines(exhibits=slow).run()
+    assert c.interrupted
+    assert len(c.exhibits) == 2
+
+
+def test_an_exhibit_is_a_figure_or_a_frame() -> None:
+    with pytest.raises(ValueError, match="exhibit 'a': got list, expected a Matplotlib Figure"):
+        vr.Exhibit(name="a", title="", caption="", content=[])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="letters, digits"):
+        vr.Exhibit(name="../a", title="", caption="", content=Figure())
+    with pytest.raises(ValueError, match="is a table"):
+        vr.Exhibit(name="a", title="", caption="", content=pd.DataFrame()).png  # noqa: B018
+
+
+def made(
+    study: vr.Study,
+    this: vr.Target,
+    methods: dict[str, vr.Method],
+    constants: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[vr.Exhibit]:
+    """Return a study's exhibits for other methods and other constants than its own."""
+    assert study.exhibits is not None
+    for name, value in constants.items():
+        monkeypatch.setitem(study.exhibits.__globals__, name, value)
+    reference = next(iter(methods), None)
+    c = vr.compare(this, methods, reference=reference) if methods else vr.Comparison({})
+    with style():
+        return list(study.exhibits(c, this, 0, silent))
+
+
+def test_neyman_scotts_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = vr.load_study("neyman_scott")
+    small = {
+        "NUM_MEMBERS": (10, 30),
+        "NUM_REPLICATES": (2, 3),
+        "FITTED": ((10, 2), (100, 3)),
+        "NUM_DATA_SETS": 5,
+    }
+    growth, table = made(study, study.target(), {}, small, monkeypatch)
+    assert growth.png
+    # the climb stops a millionth of a standard error from the top
+    assert table.content["largest relative difference"].max() < 1e-5
+
+
+def test_the_mixtures_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = vr.load_study("gmm")
+    methods = {"em": vr.EM(num_restarts=1), "map": vr.MAP()}
+    constants = {"NUM_COMPONENTS": (1, 2), "NUM_RESTARTS": 1, "NUM_DRAWS": 3}
+    components, choice = made(study, study.target(), methods, constants, monkeypatch)
+    assert isinstance(components.content, Figure)
+    lines = [len(axes.lines) for axes in components.content.axes]
+    # the data, the estimate, and each method's own: draws, or the reference's estimate
+    assert lines[:2] == [1 + 2 + 3 * 2, 1 + 2 + 2]
+    assert choice.png
+
+
+def test_point_masses_profiles_have_the_marginal_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = vr.load_study("point_masses")
+    this = study.target()
+    method = vr.MarginalMLE(objective="map")
+    best = method.fit(this, key=0)
+    sigmas = np.array([0.01, 0.1, float(best.mean()["sigma_a"])])
+    (exhibit,) = made(study, this, {"top": method}, {"SIGMA_A": sigmas}, monkeypatch)
+    assert isinstance(exhibit.content, Figure)
+    joint, marginal = (line.get_ydata() for line in exhibit.content.axes[0].lines)
+    assert (np.diff(joint) < 0).all()
+    assert (np.diff(marginal) > 0).all()
+    profile = study.exhibits.__globals__["profile"]  # type: ignore[union-attr]
+    with jax.enable_x64(True):
+        (top,) = profile(this, sigmas[-1:], silent, integrate=True)
+    assert top == pytest.approx(best.trace["log_posterior"][0, -1], abs=1e-6)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vi_recipes.model import EMSteps, Exchangeable, Model, VBSteps
     from vi_recipes.read import read_data
     from vi_recipes.reference import load_reference
+    from vi_recipes.report.exhibit import Exhibit
     from vi_recipes.sensitivity import case_sensitivity, data_sensitivity
     from vi_recipes.sites import Site
     from vi_recipes.status import FitError, Status
@@ -60,6 +61,7 @@ _HOMES = {
     "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "VBSteps"),
     "vi_recipes.read": ("read_data",),
     "vi_recipes.reference": ("load_reference",),
+    "vi_recipes.report.exhibit": ("Exhibit",),
     "vi_recipes.sensitivity": ("case_sensitivity", "data_sensitivity"),
     "vi_recipes.sites": ("Site",),
     "vi_recipes.status": ("FitError", "Status"),
@@ -93,6 +95,7 @@ __all__ = [
     "Comparison",
     "EMSteps",
     "Exchangeable",
+    "Exhibit",
     "Fit",
     "FitError",
     "FreeEnergy",

@@ -17,6 +17,7 @@ from vi_recipes.alignment import PermutedPosterior, match
 from vi_recipes.fit import MAX_STORED_COV, Fit
 from vi_recipes.methods import Method
 from vi_recipes.progress import Progress, silent
+from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
 from vi_recipes.status import Status
 from vi_recipes.target import Target
 from vi_recipes.verdict import audit, verdict
@@ -125,6 +126,8 @@ class Comparison(Mapping[str, Fit]):
         Whether the comparison was cut short.
     description
         Stands at the head of the report.
+    exhibits
+        Figures and tables of a study's own, which follow it.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class Comparison(Mapping[str, Fit]):
         notes: Sequence[str] = (),
         interrupted: bool = False,
         description: str = "",
+        exhibits: Sequence[Exhibit] = (),
     ) -> None:
         self.fits = dict(fits)
         self.reference = reference
@@ -145,6 +149,7 @@ class Comparison(Mapping[str, Fit]):
         self.notes = list(notes)
         self.interrupted = interrupted
         self.description = description
+        self.exhibits = list(exhibits)
 
     def __getitem__(self, name: str) -> Fit:
         return self.fits[name]
@@ -362,6 +367,7 @@ class Comparison(Mapping[str, Fit]):
             notes=header["notes"],
             interrupted=header["interrupted"],
             description=header["description"],
+            exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
         )
 
     def _repr_html_(self) -> str:
@@ -387,6 +393,12 @@ def save_fit(fit: Fit, directory: Path) -> Path:
     return fit.save(path)
 
 
+def save_exhibits(comparison: Comparison, directory: Path) -> None:
+    """Write the exhibits to their place in a comparison's folder, so that it can be loaded."""
+    write_exhibits(comparison.exhibits, directory / FOLDER)
+    _write_header(comparison, directory)
+
+
 def _save_fits(comparison: Comparison, directory: Path) -> None:
     """Write every fit, the reference and what binds them together."""
     for fit in comparison.columns.values():
@@ -402,6 +414,9 @@ def _write_header(comparison: Comparison, directory: Path) -> None:
         "notes": comparison.notes,
         "interrupted": comparison.interrupted,
         "description": comparison.description,
+        "exhibits": [
+            {"name": e.name, "title": e.title, "caption": e.caption} for e in comparison.exhibits
+        ],
     }
     (directory / HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
 

@@ -134,9 +134,9 @@ def load(path: Path | str) -> dict[str, Any]:
 
 
 def init(key: jax.Array, y: jax.Array) -> dict[str, Any]:
-    """Start from the means and the sd within members: flat priors have no median."""
+    """Start from the members' means and the sd of all observations: flat priors have no median."""
     y = np.asarray(y, float)
-    return {"sigma": marginal_mle(y), "z": y.mean(axis=1)}
+    return {"sigma": float(y.std()), "z": y.mean(axis=1)}
 
 
 MODEL = vr.Model(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
-    from vi_recipes.report.figures import Drawing
+    from vi_recipes.report.exhibit import Exhibit
 
 SUFFIXES = (".html", ".md", ".json")
 """Formats that :func:`write` knows."""
@@ -23,7 +23,7 @@ def write(comparison: Comparison, path: str | Path) -> Path:
         What to report on.
     path
         ``.html`` is one self-contained page; ``.md`` puts its figures in a folder ``figures``
-        beside it; ``.json`` is the machine-readable result.
+        beside it, and those of its study in ``exhibits``; ``.json`` is the machine-readable result.
 
     Raises
     ------
@@ -43,6 +43,7 @@ def write(comparison: Comparison, path: str | Path) -> Path:
         return path
     from vi_recipes.report import html, markdown
     from vi_recipes.report.document import compose
+    from vi_recipes.report.exhibit import FOLDER, write_exhibits
     from vi_recipes.report.figures import draw
 
     document = compose(comparison, draw(comparison))
@@ -50,6 +51,7 @@ def write(comparison: Comparison, path: str | Path) -> Path:
         text = html.render(document)
     else:
         _write_figures(document.drawings, path.parent / "figures", svg=False)
+        write_exhibits(comparison.exhibits, path.parent / FOLDER)
         text = markdown.render(document)
     path.write_text(text, encoding="utf-8")
     return path
@@ -59,7 +61,8 @@ def write_all(comparison: Comparison, directory: str | Path) -> Path:
     """Write everything to a folder; return it.
 
     ``report.html``, ``report.md``, ``result.json``, ``tables/*.csv`` and ``*.tex``,
-    ``figures/*.png`` and ``*.svg``, and ``fits/<name>.nc`` for the fits not there yet.
+    ``figures/*.png`` and ``*.svg``, all four for the ``exhibits`` of a study, and
+    ``fits/<name>.nc`` for the fits not there yet.
 
     Parameters
     ----------
@@ -70,6 +73,7 @@ def write_all(comparison: Comparison, directory: str | Path) -> Path:
     """
     from vi_recipes.report import html, markdown
     from vi_recipes.report.document import compose
+    from vi_recipes.report.exhibit import FOLDER, write_exhibits
     from vi_recipes.report.figures import draw
     from vi_recipes.report.files import write_tables
     from vi_recipes.report.tables import all_fits
@@ -84,6 +88,7 @@ def write_all(comparison: Comparison, directory: str | Path) -> Path:
     write_tables(comparison, directory / "tables")
     drawings = draw(comparison)
     _write_figures(drawings, directory / "figures", svg=True)
+    write_exhibits(comparison.exhibits, directory / FOLDER)
     document = compose(comparison, drawings)
     (directory / "report.md").write_text(markdown.render(document), encoding="utf-8")
     (directory / "report.html").write_text(html.render(document), encoding="utf-8")
@@ -96,7 +101,7 @@ def _write_json(comparison: Comparison, path: Path) -> None:
     path.write_text(dumps(comparison), encoding="utf-8")
 
 
-def _write_figures(drawings: Sequence[Drawing], directory: Path, *, svg: bool) -> None:
+def _write_figures(drawings: Sequence[Exhibit], directory: Path, *, svg: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for drawing in drawings:
         (directory / f"{drawing.name}.png").write_bytes(drawing.png)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vi_recipes.report import tables
-from vi_recipes.report.figures import Drawing
+from vi_recipes.report.exhibit import Exhibit
 from vi_recipes.report.tables import Table
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Document:
         Headline, what was compared, and what its author says of it.
     warnings
         What a reader must know before any number.
+    exhibits
+        Figures and tables of the study's own; there may be none.
     verdicts
         A row per method.
     results
@@ -48,15 +50,16 @@ class Document:
     intro: str
     description: str
     warnings: list[str]
+    exhibits: list[Exhibit]
     verdicts: Table
     results: list[Table]
-    drawings: list[Drawing]
+    drawings: list[Exhibit]
     evidence: Table
     record: list[Table]
     notes: list[str]
 
 
-def compose(comparison: Comparison, drawings: Sequence[Drawing]) -> Document:
+def compose(comparison: Comparison, drawings: Sequence[Exhibit]) -> Document:
     """Return the contents of the report on ``comparison``, with the figures already drawn."""
     results = [
         tables.means(comparison, MAX_TABLE),
@@ -70,6 +73,7 @@ def compose(comparison: Comparison, drawings: Sequence[Drawing]) -> Document:
         intro=_intro(comparison),
         description=comparison.description,
         warnings=_warnings(comparison),
+        exhibits=list(comparison.exhibits),
         verdicts=tables.verdicts(comparison),
         results=[table for table in results if table.rows],
         drawings=list(drawings),

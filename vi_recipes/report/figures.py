@@ -5,28 +5,19 @@ Figures are made without ``pyplot``, so a caller's open figures and style are le
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    MaxNLocator,
-    NullLocator,
-    SymmetricalLogLocator,
-)
+from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
+from vi_recipes.report.exhibit import Exhibit
+from vi_recipes.report.style import GREY, fit_styles, handle, plain_log_ticks, style
 from vi_recipes.report.tables import (
     MEAN_OFF,
     SD_OFF,
@@ -52,8 +43,6 @@ MAX_ROWS = 30
 MAX_BLOCK = 200
 """Scalars whose joint covariance is worth computing for a picture."""
 
-DPI = 150
-
 MAX_PANELS = 12
 """Panels in a figure of traces."""
 
@@ -69,75 +58,11 @@ WILD = 10.0
 LARGE = 8
 """A site with more scalars has forest panels of its own."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")
-"""Okabe and Ito's colours, told apart by the colour-blind; black is the reference's."""
 
-MARKERS = ("s", "^", "D", "v", "P", "X", "*")
-
-GREY = "#666666"
-
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.fonttype": "path",
-    "text.usetex": False,
-}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure with its name and caption.
-
-    Parameters
-    ----------
-    name
-        Of its file, without a suffix.
-    title, caption
-        What it shows, and how to read it.
-    figure
-        The figure.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-    @cached_property
-    def png(self) -> bytes:
-        """The contents of a PNG file."""
-        return self._render("png", {"Software": None})
-
-    @cached_property
-    def svg(self) -> bytes:
-        """The contents of an SVG file, the same for the same figure."""
-        return self._render("svg", {"Date": None})
-
-    def _render(self, suffix: str, metadata: dict[str, None]) -> bytes:
-        buffer = io.BytesIO()
-        with _style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
-            self.figure.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
-        return buffer.getvalue()
-
-
-def draw(comparison: Comparison) -> list[Drawing]:
+def draw(comparison: Comparison) -> list[Exhibit]:
     """Return every figure there is something to draw for, in the order of the report."""
     return [
-        Drawing(name, title, caption, figure)
+        Exhibit(name=name, title=title, caption=caption, content=figure)
         for name, (function, title, caption) in FIGURES.items()
         if (figure := function(comparison)) is not None
     ]
@@ -159,10 +84,10 @@ def forest(comparison: Comparison) -> Figure | None:
     labels = [str(label) for label in mean.index]
     mean, beyond = _points_into_view(mean, sd)
     panels = _panels(mean.to_numpy(float), sd.to_numpy(float), _owners(comparison, labels))
-    styles = _styles(comparison)
+    styles = fit_styles(comparison)
     row_height = 0.095 * len(fits) + 0.11
     heights = [len(rows) * row_height + 0.1 for rows in panels]
-    with _style():
+    with style():
         size = (7.6, sum(heights) + 0.42 * len(panels) + 0.75)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -174,7 +99,7 @@ def forest(comparison: Comparison) -> Figure | None:
         grid[-1].set_xlabel("mean ± 2 sd; a point estimate has no bar")
         _say_left_out(figure, left_out)
         figure.legend(
-            handles=[_handle(heading(n, comparison), styles[n]) for n in fits],
+            handles=[handle(heading(n, comparison), styles[n]) for n in fits],
             loc="outside lower center",
             ncols=min(len(fits), 5),
         )
@@ -189,8 +114,8 @@ def agreement(comparison: Comparison) -> Figure | None:
     if reference not in fits or not others:
         return None
     frames = {"mean": _finite(comparison.means()), "sd": _finite(comparison.sds())}
-    styles = _styles(comparison)
-    with _style():
+    styles = fit_styles(comparison)
+    with style():
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
         for axes, (what, frame) in zip(figure.subplots(1, 2), frames.items(), strict=True):
             both = frame[others].notna() & frame[[reference]].notna().to_numpy()
@@ -219,7 +144,7 @@ def agreement(comparison: Comparison) -> Figure | None:
                 title=f"{what.capitalize()}s",
             )
         figure.legend(
-            handles=[_handle(heading(n, comparison), styles[n], line=False) for n in others],
+            handles=[handle(heading(n, comparison), styles[n], line=False) for n in others],
             loc="outside lower center",
             ncols=min(len(others), 6),
         )
@@ -238,8 +163,8 @@ def accuracy(comparison: Comparison) -> Figure | None:
     others = [n for n in others if n in by_name and by_name[n]["difference"].notna().any()]
     if not others:
         return None
-    styles = _styles(comparison)
-    with _style():
+    styles = fit_styles(comparison)
+    with style():
         size = (8.6, 0.5 * len(others) + 1.3)
         figure = Figure(figsize=size, layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
@@ -257,7 +182,7 @@ def accuracy(comparison: Comparison) -> Figure | None:
             low, high = min(ratios.min(), 1 / 1.5) / 1.1, max(ratios.max(), 1.5) * 1.1
             right.set_xscale("log")
             right.set_xlim(low, high)
-            _plain_log_ticks(right.xaxis, low, high)
+            plain_log_ticks(right.xaxis, low, high)
         else:
             right.text(
                 0.5, 0.5, "only points: no sds", ha="center", transform=right.transAxes, color=GREY
@@ -301,8 +226,8 @@ def traces(comparison: Comparison) -> Figure | None:
         return None
     columns = 2 if len(found) == 4 else min(len(found), 3)
     rows = math.ceil(len(found) / columns)
-    styles = _styles(comparison)
-    with _style():
+    styles = fit_styles(comparison)
+    with style():
         size = (3.3 * columns + 0.4, 2.5 * rows + 0.2)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -331,7 +256,7 @@ def times(comparison: Comparison) -> Figure | None:
     shortest = min(value for values in seconds.values() for value in values if value > 0)
     # what takes less than 1e-5 of the longest is not worth more of the axis
     low = 10.0 ** math.floor(math.log10(max(shortest, longest / 1e5)))
-    with _style():
+    with style():
         figure = Figure(figsize=(7.6, 0.55 * len(names) + 1.1), layout="constrained")
         axes = figure.subplots()
         for offset, part in ((-0.19, "compile"), (0.19, "run")):
@@ -344,7 +269,7 @@ def times(comparison: Comparison) -> Figure | None:
             axes.text(value, row, f"  {format_seconds(value)} s", va="center", fontsize=8.5)
         axes.set_xscale("log")
         axes.set_xlim(low, longest * 4)
-        _plain_log_ticks(axes.xaxis, low, longest * 4)
+        plain_log_ticks(axes.xaxis, low, longest * 4)
         axes.grid(axis="x", color="#e5e5e5", lw=0.6)
         labels = [n if fits[n].has_result else f"{n} (no result)" for n in names]
         axes.set(
@@ -565,8 +490,8 @@ def _square(axes: Axes, values: np.ndarray) -> None:
     if low > 0 and high / low > 30:
         axes.set(xscale="log", yscale="log")
         low, high = low / 1.3, high * 1.3
-        _plain_log_ticks(axes.xaxis, low, high)
-        _plain_log_ticks(axes.yaxis, low, high)
+        plain_log_ticks(axes.xaxis, low, high)
+        plain_log_ticks(axes.yaxis, low, high)
     else:
         pad = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
         low, high = low - pad, high + pad
@@ -574,27 +499,6 @@ def _square(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.plot([low, high], [low, high], color="black", lw=0.8, zorder=0)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-
-
-def _plain_log_ticks(axis: Any, low: float, high: float) -> None:
-    """Label a log axis with plain numbers, as many as fit."""
-    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in (
-        (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
-        (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8),
-        (1, 1.5, 2, 3, 5, 7),
-        (1, 2, 5),
-        (1, 3),
-        (1,),
-    ):
-        ticks = np.outer(powers, steps).ravel()
-        ticks = ticks[(ticks >= low) & (ticks <= high)]
-        if ticks.size <= 7:
-            break
-    thinned = ticks[:: max(math.ceil(ticks.size / 9), 1)]
-    axis.set_major_locator(FixedLocator([float(tick) for tick in thinned]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-    axis.set_minor_locator(NullLocator())
 
 
 def _symmetric(values: np.ndarray, at_least: float) -> tuple[float, float]:
@@ -634,7 +538,7 @@ def _heat_maps(
     rows = math.ceil(len(panels) / columns)
     side = 1.5 + 0.062 * len(labels)
     size = (side * columns + 1.7, side * rows + 1.3)
-    with _style():
+    with style():
         figure = Figure(figsize=size, layout="compressed")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         short = [_shorten(label, 24 if len(labels) <= 15 else 18) for label in labels]
@@ -791,12 +695,6 @@ def _smooth(x: np.ndarray, y: np.ndarray, blocks: int = 40) -> tuple[np.ndarray,
 # -- parts -----------------------------------------------------------------------------------
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    with matplotlib.rc_context(STYLE):
-        yield
-
-
 def _with_result(comparison: Comparison) -> dict[str, Fit]:
     return {name: fit for name, fit in all_fits(comparison).items() if fit.has_result}
 
@@ -805,36 +703,6 @@ def _finite(frame: pd.DataFrame) -> pd.DataFrame:
     """Return ``frame`` as floats with infinities as NaN, which is what can be drawn."""
     numbers = frame.astype(float)
     return numbers.where(np.isfinite(numbers))
-
-
-def _styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
-    """Return every fit's colour and marker, the same in all figures; the reference is black."""
-    fits = all_fits(comparison)
-    # fits without a result are seldom drawn, so the others have the first and clearest colours
-    names = sorted(
-        (n for n in fits if n != comparison.reference_name),
-        key=lambda name: not fits[name].has_result,
-    )
-    styles = {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
-    }
-    if comparison.reference_name is not None:
-        styles[comparison.reference_name] = ("black", "o")
-    return styles
-
-
-def _handle(name: str, style: tuple[str, str], *, line: bool = True) -> Line2D:
-    colour, marker = style
-    return Line2D(
-        [],
-        [],
-        color=colour,
-        marker=marker,
-        ms=5,
-        lw=1.3 if line else 0,
-        mfc=colour if line else "none",
-        label=name,
-    )
 
 
 def _say_left_out(figure: Figure, count: int) -> None:

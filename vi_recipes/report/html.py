@@ -9,14 +9,16 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 
 from vi_recipes.report.document import NUM_OPEN, Document
+from vi_recipes.report.exhibit import Exhibit
 
 
 def render(document: Document) -> str:
     """Return the page; its figures are inline SVG images and it needs nothing else."""
-    images = {
-        drawing.name: base64.b64encode(drawing.svg).decode("ascii") for drawing in document.drawings
-    }
-    return _template().render(document=document, images=images, num_open=NUM_OPEN)
+    return _template().render(document=document, image=_image, num_open=NUM_OPEN)
+
+
+def _image(drawing: Exhibit) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(drawing.svg).decode("ascii")
 
 
 @cache

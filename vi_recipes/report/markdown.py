@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vi_recipes.report.document import NUM_OPEN, Document
+from vi_recipes.report.exhibit import FOLDER, Exhibit
 from vi_recipes.report.tables import Cell, Table
 
 
-def render(document: Document, folder: str = "figures") -> str:
-    """Return the text; figures are taken to be ``folder/<name>.png``."""
+def render(document: Document) -> str:
+    """Return the text; figures are taken to be in ``figures``, a study's own in ``exhibits``."""
     parts = [f"# {document.title}", document.intro]
     if document.description:
         parts.append(document.description)
@@ -18,17 +19,20 @@ def render(document: Document, folder: str = "figures") -> str:
         parts.append(
             "\n>\n".join(f"> {_escape(line)}" if i else f"> {line}" for i, line in enumerate(lines))
         )
+    if document.exhibits:
+        parts.append("## What the study shows")
+    for exhibit in document.exhibits:
+        if exhibit.table is not None:
+            parts += [f"### {exhibit.title}", _table(exhibit.table)]
+        else:
+            parts += _picture(exhibit, FOLDER)
     parts += [f"## {document.verdicts.title}", _table(document.verdicts)]
     for table in document.results:
         parts += [f"## {table.title}", _table(table)]
     if document.drawings:
         parts.append("## Figures")
-        for drawing in document.drawings:
-            parts += [
-                f"### {drawing.title}",
-                f"![{drawing.title}]({folder}/{drawing.name}.png)",
-                drawing.caption,
-            ]
+    for drawing in document.drawings:
+        parts += _picture(drawing, "figures")
     if document.evidence.rows:
         parts += [f"## {document.evidence.title}", _table(document.evidence)]
     parts.append("## How it was made")
@@ -37,6 +41,11 @@ def render(document: Document, folder: str = "figures") -> str:
     if document.notes:
         parts += ["### Notes", "\n".join(f"- {_escape(note)}" for note in document.notes)]
     return "\n\n".join(parts) + "\n"
+
+
+def _picture(drawing: Exhibit, folder: str) -> list[str]:
+    image = f"![{drawing.title}]({folder}/{drawing.name}.png)"
+    return [f"### {drawing.title}", image, drawing.caption]
 
 
 def _table(table: Table) -> str:

@@ -496,6 +496,22 @@ def provenance(comparison: Comparison) -> Table:
     return Table("Provenance", columns, rows, left=(0, 2, 3, 4, 5))
 
 
+def from_frame(frame: pd.DataFrame, title: str, note: str) -> Table:
+    """Return the columns of any frame; numbers are rounded, columns of words aligned left."""
+    import pandas as pd
+
+    words = {name for name in frame if not pd.api.types.is_any_real_numeric_dtype(frame[name])}
+    rows = [
+        [
+            Cell(str(value) if name in words else format_number(float(value)))
+            for name, value in zip(frame.columns, values, strict=True)
+        ]
+        for values in frame.itertuples(index=False, name=None)
+    ]
+    left = tuple(i for i, name in enumerate(frame.columns) if name in words)
+    return Table(title, [str(name) for name in frame.columns], rows, note, left)
+
+
 # -- parts -----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,141 @@
+"""A figure or a table with its title and caption: what reports are made of and studies add to."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from vi_recipes.report.tables import Table
+
+FOLDER = "exhibits"
+"""Where a comparison's folder has the exhibits of its study."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure that has been drawn: what is left of it in a comparison's folder."""
+
+    png: bytes
+    svg: bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exhibit:
+    """A figure or a table with its name, title and caption.
+
+    Parameters
+    ----------
+    name
+        Of its files, without a suffix: letters, digits, ``-`` and ``_``.
+    title, caption
+        What it shows, and how to read it.
+    content
+        A Matplotlib ``Figure``, made without ``pyplot``; or a ``DataFrame``, whose columns are
+        shown and whose index is not. An exhibit read from a folder has its :class:`Image` in the
+        place of a ``Figure``.
+    """
+
+    name: str
+    title: str
+    caption: str
+    content: Figure | Image | pd.DataFrame
+
+    def __post_init__(self) -> None:
+        import pandas as pd
+        from matplotlib.figure import Figure
+
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise ValueError(f"name: got {self.name!r}, expected letters, digits, '-' and '_'")
+        if not isinstance(self.content, Figure | Image | pd.DataFrame):
+            raise ValueError(
+                f"content of exhibit '{self.name}': got {type(self.content).__name__}, "
+                "expected a Matplotlib Figure or a pandas DataFrame"
+            )
+
+    @cached_property
+    def table(self) -> Table | None:
+        """The table as text, or ``None`` for a figure."""
+        import pandas as pd
+
+        from vi_recipes.report.tables import from_frame
+
+        if not isinstance(self.content, pd.DataFrame):
+            return None
+        return from_frame(self.content, self.title, self.caption)
+
+    @cached_property
+    def png(self) -> bytes:
+        """The contents of the figure's PNG file."""
+        return self._render("png", {"Software": None})
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The contents of the figure's SVG file, the same for the same figure."""
+        return self._render("svg", {"Date": None})
+
+    def _render(self, suffix: str, metadata: dict[str, None]) -> bytes:
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        from vi_recipes.report.style import DPI, style
+
+        if isinstance(self.content, Image):
+            return self.content.png if suffix == "png" else self.content.svg
+        if not isinstance(self.content, Figure):
+            raise ValueError(f"exhibit '{self.name}' is a table and has no image")
+        buffer = io.BytesIO()
+        with style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
+            self.content.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
+        return buffer.getvalue()
+
+
+def write_exhibits(exhibits: Sequence[Exhibit], directory: Path) -> None:
+    """Write figures as PNG and SVG, tables as CSV and LaTeX; without exhibits make no folder."""
+    import pandas as pd
+
+    from vi_recipes.report.files import latex
+
+    for exhibit in exhibits:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / exhibit.name
+        if isinstance(exhibit.content, pd.DataFrame):
+            assert exhibit.table is not None
+            exhibit.content.to_csv(path.with_suffix(".csv"), index=False)
+            text = latex(exhibit.table, label=exhibit.name)
+            path.with_suffix(".tex").write_text(text, encoding="utf-8")
+        else:
+            path.with_suffix(".png").write_bytes(exhibit.png)
+            path.with_suffix(".svg").write_bytes(exhibit.svg)
+
+
+def read_exhibit(directory: Path, name: str, title: str, caption: str) -> Exhibit:
+    """Read what :func:`write_exhibits` has written of one exhibit.
+
+    Raises
+    ------
+    ValueError
+        If its files are missing.
+    """
+    import pandas as pd
+
+    path = directory / name
+    content: pd.DataFrame | Image
+    try:
+        if path.with_suffix(".csv").exists():
+            content = pd.read_csv(path.with_suffix(".csv"))
+        else:
+            content = Image(
+                path.with_suffix(".png").read_bytes(), path.with_suffix(".svg").read_bytes()
+            )
+    except OSError as error:
+        raise ValueError(f"{directory}: the exhibit '{name}' cannot be read ({error})") from None
+    return Exhibit(name=name, title=title, caption=caption, content=content)

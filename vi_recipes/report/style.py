@@ -1,0 +1,116 @@
+"""What all figures share, those of studies too: colours, marks, and the look of axes.
+
+Figures are made without ``pyplot``, so a caller's open figures and style are left alone::
+
+    with style():
+        figure = Figure(figsize=(7.6, 4), layout="constrained")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from vi_recipes.report.tables import all_fits
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+
+    from vi_recipes.comparison import Comparison
+
+DPI = 150
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")
+"""Okabe and Ito's colours, told apart by the colour-blind; black is the reference's."""
+
+MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+
+GREY = "#666666"
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "text.usetex": False,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save figures in the report's style, whatever the caller's own is."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def fit_styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
+    """Return every fit's colour and marker, the same in all figures; the reference is black."""
+    fits = all_fits(comparison)
+    # fits without a result are seldom drawn, so the others have the first and clearest colours
+    names = sorted(
+        (n for n in fits if n != comparison.reference_name),
+        key=lambda name: not fits[name].has_result,
+    )
+    styles = {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
+    }
+    if comparison.reference_name is not None:
+        styles[comparison.reference_name] = ("black", "o")
+    return styles
+
+
+def handle(name: str, fit_style: tuple[str, str], *, line: bool = True) -> Line2D:
+    """Return a fit's entry in a legend."""
+    colour, marker = fit_style
+    return Line2D(
+        [],
+        [],
+        color=colour,
+        marker=marker,
+        ms=5,
+        lw=1.3 if line else 0,
+        mfc=colour if line else "none",
+        label=name,
+    )
+
+
+def plain_log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Label a log axis with plain numbers, as many as fit."""
+    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in (
+        (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
+        (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 2, 5),
+        (1, 3),
+        (1,),
+    ):
+        ticks = np.outer(powers, steps).ravel()
+        ticks = ticks[(ticks >= low) & (ticks <= high)]
+        if ticks.size <= 7:
+            break
+    thinned = ticks[:: max(math.ceil(ticks.size / 9), 1)]
+    axis.set_major_locator(FixedLocator([float(tick) for tick in thinned]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axis.set_minor_locator(NullLocator())
