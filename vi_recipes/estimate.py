@@ -107,7 +107,8 @@ class MarginalObjective:
     def forward(self) -> bool:
         """Whether forward mode alone is quick enough."""
         split = self.marginal.split
-        nodes = max(len(split.states), self.marginal.num_nodes**split.width)
+        states = len(split.states) ** (2 if split.chains else 1)
+        nodes = max(states, self.marginal.num_nodes**split.width)
         size = sum(s.size for s in self.target.observed) + split.num_members
         return size * nodes * split.border.size**2 <= FORWARD
 

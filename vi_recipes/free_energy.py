@@ -50,7 +50,7 @@ class FreeEnergy:
     target
         The model conditioned on data.
     latent
-        Sites that are latent variables; see :func:`vi_recipes.latents.split`.
+        Sites that are latent variables; see :func:`vi_recipes.splitting.split`.
     objective
         ``"mle"`` leaves the priors of theta out; ``"map"`` adds log p(theta), over the parameters
         as the model names them, to F and to the log-likelihood.

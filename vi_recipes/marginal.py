@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.latents import LogJoint, Split, split
+from vi_recipes.latents import LogJoint, Split
+from vi_recipes.paths import Chains, log_partition, marginals, potentials, probabilities
+from vi_recipes.splitting import split
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Arrays, Target
 from vi_recipes.timing import Timing
 
-Rule = Literal["none", "enumerate", "gaussian", "quadrature"]
+Rule = Literal["none", "enumerate", "forward_backward", "gaussian", "quadrature"]
 
 MAX_QUADRATURE = 2
 """Dimension of a member's latent variables up to which a tensor product of nodes is taken."""
@@ -50,6 +52,8 @@ class EStep(NamedTuple):
     """Shape (nodes, members, d); for discrete z the numbers of the states, shape (nodes,)."""
     weights: jax.Array
     """Shape (nodes, members); they add up to one."""
+    chains: Chains | None = None
+    """Of chains of states also the probabilities of pairs."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,12 @@ class Marginal:
             return "no latent variables"
         if self.rule == "enumerate":
             return f"enumeration of {len(split.states)} states of {what}{where}"
+        if self.rule == "forward_backward":
+            times = split.num_members // split.chains
+            many = f" in each of {split.chains} chains" if split.chains > 1 else ""
+            return (
+                f"forward-backward over {times} times of {what}, {len(split.states)} states{many}"
+            )
         if self.rule == "gaussian":
             return f"exact Gaussian integral over {what} (d = {split.width}){where}"
         if self.num_nodes == 1:
@@ -246,6 +256,11 @@ class Marginal:
             own = jax.nn.logsumexp(joint.members, axis=0)
             rest = self.rest(jax.tree.map(lambda v: v[0], joint))
             return own.sum() + rest, EStep(states, jnp.exp(joint.members - own))
+        if self.rule == "forward_backward":
+            chains, joint = potentials(split, theta, arrays)
+            q = probabilities(chains)
+            step = EStep(jnp.arange(len(split.states)), marginals(q), q)
+            return log_partition(chains).sum() + self.rest(joint), step
         if self.rule == "quadrature":
             z = self.polish(theta, z, arrays, steps)
         value, gradient, bend = self.local(theta, z, arrays)
@@ -277,6 +292,10 @@ class Marginal:
 
     def expected(self, theta: jax.Array, q: EStep, arrays: Arrays) -> jax.Array:
         """Return Q(theta), the log joint averaged over q, with log p(theta) where asked for."""
+        if q.chains is not None:
+            found, joint = potentials(self.split, theta, arrays)
+            terms = jax.tree.map(lambda w, v: jnp.sum(w * v), q.chains, found)
+            return sum(terms) + self.rest(joint)
         joint = jax.vmap(lambda z: self.split.log_joint(theta, z, arrays))(q.nodes)
         # a state that is out of the question has no weight; its log joint may be -inf
         terms = jnp.where(q.weights > 0, joint.members, 0.0) * q.weights
@@ -350,7 +369,7 @@ def choose(
     split
         Parameters and latent variables.
     e_step
-        ``"auto"``, ``"enumerate"``, ``"gaussian"`` or ``"quadrature"``.
+        ``"auto"``, ``"enumerate"``, ``"forward_backward"``, ``"gaussian"`` or ``"quadrature"``.
     num_nodes, with_prior
         See :class:`Marginal`.
     start
@@ -368,10 +387,17 @@ def choose(
     if split.kind == "none":
         return Marginal(split, "none", with_prior=with_prior)
     if split.kind == "discrete":
-        if e_step not in ("auto", "enumerate"):
-            raise _refusal(f"{what} is discrete: e_step='{e_step}' integrates over continuous ones")
-        return Marginal(split, "enumerate", with_prior=with_prior)
-    if e_step == "enumerate":
+        rule: Rule = "forward_backward" if split.chains else "enumerate"
+        if e_step not in ("auto", rule):
+            if e_step in ("gaussian", "quadrature"):
+                why = f"{what} is discrete: e_step='{e_step}' integrates over continuous ones"
+            elif split.chains:
+                why = f"the states of {what} depend on those of the time before: they are a chain"
+            else:
+                why = f"the members of {what} are independent given the rest: they are no chain"
+            raise _refusal(f"{why}; e_step='{rule}' applies")
+        return Marginal(split, rule, with_prior=with_prior)
+    if e_step in ("enumerate", "forward_backward"):
         raise _refusal(f"{what} is continuous: there are no states to enumerate")
     key = ("quadratic", split.latents)
     compiled = split.target.compiled

@@ -19,7 +19,6 @@ from vi_recipes.estimate import (
     decrement,
     judge,
 )
-from vi_recipes.latents import split
 from vi_recipes.marginal import marginal_of, starting_point
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.marginal_mle import (
@@ -31,6 +30,7 @@ from vi_recipes.methods.marginal_mle import (
 from vi_recipes.model import EMSteps
 from vi_recipes.posterior import PointPosterior
 from vi_recipes.progress import Progress
+from vi_recipes.splitting import split
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
@@ -52,11 +52,12 @@ class EM(Method):
     """Coordinate ascent on the free energy: E-step over q(z), M-step over theta.
 
     The E-step is the model's closed form where it supplies one. Else it is made from the NumPyro
-    model: enumeration of discrete latent variables; Gaussian cubature, exact where the log joint is
-    quadratic in z (which is checked); or adaptive Gauss-Hermite quadrature for one or two scalars a
-    member of a plate. The M-step is the model's closed form, else Newton's method on Q(theta). All
-    restarts run side by side in one compiled loop; the best is kept. The objective must not fall
-    from one iteration to the next; if it does the fit has failed.
+    model: enumeration of discrete latent variables, or forward-backward along chains of them;
+    Gaussian cubature, exact where the log joint is quadratic in z (which is checked); or adaptive
+    Gauss-Hermite quadrature for one or two scalars a member of a plate. The M-step is the model's
+    closed form, else Newton's method on Q(theta). All restarts run side by side in one compiled
+    loop; the best is kept. The objective must not fall from one iteration to the next; if it does
+    the fit has failed.
 
     Standard errors come from the observed information, the Hessian of the marginal log-likelihood
     by automatic differentiation.
@@ -64,12 +65,12 @@ class EM(Method):
     Parameters
     ----------
     latent
-        Sites that are latent variables; see :func:`vi_recipes.latents.split`. By default those the
-        model declares, else its discrete sites, else the sites in plates whose members do not touch
-        one another given the rest.
+        Sites that are latent variables; see :func:`vi_recipes.splitting.split`. By default those
+        the model declares, else its discrete sites, else the sites in plates whose members do not
+        touch one another given the rest.
     e_step
-        ``"closed_form"``, ``"enumerate"``, ``"gaussian"``, ``"quadrature"``, or ``"auto"``: the
-        first of these that applies.
+        ``"closed_form"``, ``"enumerate"``, ``"forward_backward"``, ``"gaussian"``,
+        ``"quadrature"``, or ``"auto"``: the first of these that applies.
     num_nodes
         Nodes a dimension of quadrature; 1 is Laplace's approximation.
     objective
@@ -100,7 +101,9 @@ class EM(Method):
     )
 
     latent: tuple[str, ...] | None = None
-    e_step: Literal["auto", "closed_form", "enumerate", "gaussian", "quadrature"] = "auto"
+    e_step: Literal[
+        "auto", "closed_form", "enumerate", "forward_backward", "gaussian", "quadrature"
+    ] = "auto"
     num_nodes: int = 9
     objective: Literal["mle", "map"] = "mle"
     max_steps: int = 2_000
@@ -110,7 +113,9 @@ class EM(Method):
 
     def __post_init__(self) -> None:
         check_options(self)
-        rules = ("auto", "closed_form", "enumerate", "gaussian", "quadrature")
+        rules = (
+            "auto", "closed_form", "enumerate", "forward_backward", "gaussian", "quadrature"
+        )  # fmt: skip
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
         require(

@@ -28,7 +28,7 @@ from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Arrays, Target
 from vi_recipes.timing import Timing
 
-Rule = Literal["auto", "enumerate", "gaussian", "quadrature"]
+Rule = Literal["auto", "enumerate", "forward_backward", "gaussian", "quadrature"]
 
 FAR = 40.0
 """A coordinate that has moved this far on the unconstrained scale has run away."""
@@ -47,11 +47,12 @@ class MarginalMLE(Method):
     Parameters
     ----------
     latent
-        Sites to integrate out; see :func:`vi_recipes.latents.split`. By default those the model
+        Sites to integrate out; see :func:`vi_recipes.splitting.split`. By default those the model
         declares, else its discrete sites, else the sites in plates whose members do not touch one
         another given the rest.
     e_step
-        How: ``"enumerate"`` (discrete), ``"gaussian"`` (exact where the log joint is quadratic in
+        How: ``"enumerate"`` (discrete), ``"forward_backward"`` (discrete states of a ``scan``, each
+        depending on the one before), ``"gaussian"`` (exact where the log joint is quadratic in
         them), ``"quadrature"`` (adaptive Gauss-Hermite, one or two scalars a member), or
         ``"auto"``.
     num_nodes

@@ -13,10 +13,11 @@ import numpy as np
 from vi_recipes.factor_posterior import FactorPosterior, ResponsePosterior
 from vi_recipes.factors import Family
 from vi_recipes.inputs import trace_sites
-from vi_recipes.latents import local_sites, parameter_densities
+from vi_recipes.latents import parameter_densities
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.meanfield import KL, MeanField, Optimum
 from vi_recipes.progress import Progress
+from vi_recipes.splitting import local_sites
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
