@@ -14,8 +14,9 @@ from scipy.special import logsumexp
 
 import vi_recipes as vr
 from vi_recipes.estimate import second_order
-from vi_recipes.latents import Split, split
+from vi_recipes.latents import Split
 from vi_recipes.marginal import Marginal, choose
+from vi_recipes.splitting import split
 from vi_recipes.status import Status
 from vi_recipes.timing import Timing
 
