@@ -45,6 +45,31 @@ MODE = 1e-12
 HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
 
 
+RULES: dict[str, str] = {
+    "enumerate": (
+        "discrete latent variables whose members do not touch one another given theta; up to 1,024 "
+        "combined states a member are summed over"
+    ),
+    "forward_backward": (
+        "a discrete state at every time of a scan, depending on the state before and no earlier one"
+    ),
+    "gaussian": (
+        "continuous latent variables in which the log joint is quadratic with a negative "
+        "curvature, which is checked at several points: an exact integral, up to 300 scalars a "
+        "member, or in all where members are coupled"
+    ),
+    "quadrature": (
+        "other continuous latent variables, one or two scalars a member, members not coupled: "
+        "adaptive Gauss-Hermite"
+    ),
+    "else": (
+        "refused, naming the latent variables to blame: variational_em restricts q to independent "
+        "factors, meanfield, lrvb, laplace and nuts treat all sites alike"
+    ),
+}
+"""What makes an E-step tractable, in the order in which it is looked for."""
+
+
 class EStep(NamedTuple):
     """q(z): weighted nodes of every member, and its moments."""
 
@@ -429,8 +454,8 @@ def _refusal(message: str) -> MethodFailure:
     return MethodFailure(
         Status.NOT_APPLICABLE,
         message,
-        "use variational inference (MeanField, LinearResponse), Laplace or NUTS; or name fewer "
-        "sites as latent",
+        "use variational inference (VariationalEM, MeanField, LinearResponse), Laplace or NUTS; or "
+        "name fewer sites as latent",
     )
 
 

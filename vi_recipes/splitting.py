@@ -20,7 +20,7 @@ from numpyro import handlers
 
 from vi_recipes.inputs import one_coordinate
 from vi_recipes.latents import Elements, Split, without_latents
-from vi_recipes.paths import pairs, swinging
+from vi_recipes.paths import IMPOSSIBLE, pairs, swinging
 from vi_recipes.sites import Site
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.structure import candidates
@@ -228,7 +228,7 @@ def _first_verified(options: Sequence[Split | None], names: Sequence[str]) -> Sp
     raise MethodFailure(
         Status.NOT_APPLICABLE,
         f"no E-step for {', '.join(names)}: {'; '.join(dict.fromkeys(reasons))}",
-        "name the sites to integrate over (latent=...), or use Laplace, mean-field VB or NUTS",
+        "name the sites to integrate over (latent=...), or use VariationalEM, Laplace or NUTS",
     )
 
 
@@ -334,7 +334,7 @@ def _verify_discrete(this: Split) -> Split:
 
     def look(pattern: np.ndarray) -> dict[str, np.ndarray]:
         elements = evaluate(jnp.asarray(pattern), arrays)
-        return {n: np.asarray(v, float) for n, v in elements.items()}
+        return {n: _comparable(v) for n, v in elements.items()}
 
     everyone = [look(np.full(members, k)) for k in range(count)]
     digits = [(np.arange(members) >> b) & 1 for b in range(max(1, int(members - 1).bit_length()))]
@@ -344,7 +344,7 @@ def _verify_discrete(this: Split) -> Split:
     index = {}
     for name in everyone[0]:
         values = np.stack([e[name] for e in everyone])
-        scale = np.maximum(1.0, np.abs(values).max(axis=0))
+        scale = _scale(values)
         place = np.full(values.shape[1:], -1)
         for k in range(1, count):
             moves = np.abs(values[k] - values[0]) > 1e3 * SAME * scale
@@ -357,9 +357,8 @@ def _verify_discrete(this: Split) -> Split:
         for pattern, seen in zip(random, checks, strict=True):
             expected = np.take_along_axis(values, pattern[inside][None], axis=0)[0]
             expected = np.where(place < 0, values[0], expected)
-            with np.errstate(invalid="ignore"):
-                off = np.abs(seen[name] - expected) > 1e2 * SAME * scale
-            if (off & (seen[name] != expected)).any() or (place >= members).any():
+            off = ~(np.abs(seen[name] - expected) <= 1e2 * SAME * scale)
+            if off.any() or (place >= members).any():
                 raise MethodFailure(
                     Status.NOT_APPLICABLE,
                     f"no E-step for {', '.join(this.latents)}: members of "
@@ -376,6 +375,19 @@ def _verify_discrete(this: Split) -> Split:
             index[name] = place
     found = replace(this, index=index)
     return replace(found, broadcast=_may_broadcast(found, theta, arrays, everyone))
+
+
+def _comparable(values: Any) -> np.ndarray:
+    """Return log densities with a number in place of infinity: states may be impossible."""
+    return np.nan_to_num(
+        np.asarray(values, float), nan=np.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE
+    )
+
+
+def _scale(values: np.ndarray) -> np.ndarray:
+    """Return what differences along the first axis are relative to: possible values, at least 1."""
+    size = np.abs(values)
+    return np.maximum(1.0, np.where(size < -IMPOSSIBLE, size, 0.0).max(axis=0))
 
 
 def _chains(this: Split) -> Split | None:
@@ -399,7 +411,7 @@ def _chains(this: Split) -> Split | None:
     )
 
     def look(path: np.ndarray) -> dict[str, np.ndarray]:
-        return {n: np.asarray(v, float) for n, v in evaluate(jnp.asarray(path), arrays).items()}
+        return {n: _comparable(v) for n, v in evaluate(jnp.asarray(path), arrays).items()}
 
     chains = members // shape[0]
     swings = [look(path) for path in swinging(count, shape[0], chains)]
@@ -421,10 +433,7 @@ def _chains(this: Split) -> Split | None:
                                strict=True):  # fmt: skip
             moves = np.asarray(pair.moves)[path[:-1], path[1:], times - 1, each]
             expected = np.concatenate([np.asarray(pair.first)[path[0], each], moves])
-            scale = np.maximum(1.0, np.abs(found))
-            with np.errstate(invalid="ignore"):
-                off = np.abs(found - expected) > 1e2 * SAME * scale
-            if (off & (found != expected)).any():
+            if not (np.abs(found - expected) <= 1e2 * SAME * _scale(found[None])).all():
                 return None
     return replace(this, index=index, chains=chains)
 

@@ -275,6 +275,10 @@ def methods(
         left = f"{option.name}={option.default}"
         width = max(len(o.name) + len(o.default) + 1 for o in options)
         show.show_item(console, left, f"{option.doc} Type: {option.type}.".lstrip(), width)
+    if rules := METHODS[name].rules:
+        console.print("\nHow the latent variables are integrated out, the first that applies:")
+        for rule, text in rules.items():
+            show.show_item(console, rule, f"{text}.", max(map(len, rules)))
 
 
 @app.command(

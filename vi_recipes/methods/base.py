@@ -44,6 +44,9 @@ class Method(ABC):
     summary: ClassVar[str]
     """One line: what it computes and what it gets wrong."""
 
+    rules: ClassVar[Mapping[str, str]] = {}
+    """When it applies, case by case, in the order in which they are tried."""
+
     @property
     @abstractmethod
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, override
 
@@ -20,7 +20,7 @@ from vi_recipes.free_energy import (
     require_exact,
     vector_of,
 )
-from vi_recipes.marginal import Marginal, marginal_of, starting_point
+from vi_recipes.marginal import RULES, Marginal, marginal_of, starting_point
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.newton import trust_region_newton
 from vi_recipes.progress import Progress
@@ -81,6 +81,8 @@ class MarginalMLE(Method):
         "maximises the likelihood with latent variables integrated out; standard errors from the "
         "observed information"
     )
+
+    rules: ClassVar[Mapping[str, str]] = RULES
 
     latent: tuple[str, ...] | None = None
     e_step: Rule = "auto"
