@@ -24,6 +24,7 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "em": ("em", {}),
     "em_map": ("em", {"objective": "map"}),
     "marginal_mle": ("marginal_mle", {}),
+    "variational_em": ("variational_em", {}),
     "meanfield": ("meanfield", {}),
     "lrvb": ("lrvb", {}),
     "svi": ("svi", {"num_steps": 1_000}),
@@ -37,10 +38,13 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> method and its options. Runs are short: what they must show is that all holds together;
 how good they are is for the tests of each method."""
 
-QUICK = ("map", "laplace", "em", "em_map", "marginal_mle", "meanfield", "lrvb", "svi", "nuts")
+QUICK = (
+    "map", "laplace", "em", "em_map", "marginal_mle", "variational_em", "meanfield", "lrvb", "svi",
+    "nuts",
+)  # fmt: skip
 
 REFUSES_EIGHT_SCHOOLS = dict.fromkeys(
-    ("em", "em_map", "marginal_mle"), (vr.Status.COLLAPSED, "tau runs to")
+    ("em", "em_map", "marginal_mle", "variational_em"), (vr.Status.COLLAPSED, "tau runs to")
 )
 """The likelihood is highest without any variance between schools, where its prior is too."""
 
@@ -72,8 +76,10 @@ def fitted(method: str, model: str) -> vr.Fit:
 def refusals(method: str, model: str) -> tuple[vr.Status, str] | None:
     """Return the status and the words with which ``method`` must refuse ``model``, if it must."""
     kind = METHODS_TESTED[method][0]
-    if kind in ("em", "marginal_mle") and model == "eight_schools":
+    if kind in ("em", "marginal_mle", "variational_em") and model == "eight_schools":
         return REFUSES_EIGHT_SCHOOLS[method]
+    if kind == "variational_em" and model != "nested_plates":
+        return vr.Status.NOT_APPLICABLE, "no continuous latent variables"
     if kind == "em" and model == "state_space":
         return vr.Status.NOT_APPLICABLE, "no latent variables"
     if kind == "em" and model not in ("mixture", "nested_plates"):

@@ -363,7 +363,7 @@ def test_families_by_site() -> None:
             "got site 'nowhere', expected latent sites of the model: x, rate, p",
         ),
         ({"sd": "gamma"}, "got site 'sd'"),  # deterministic, not latent
-        ({"rate": "wishart"}, "got 'wishart' for site 'rate', expected normal, gamma, beta"),
+        ({"rate": "wishart"}, "got 'wishart' for site 'rate', expected normal, point, gamma, beta"),
         ({"x": "gamma"}, "'gamma' does not match site 'x', whose support is Real"),
         ({"rate": "beta"}, "'beta' does not match site 'rate', whose support is"),
         ({"p": "dirichlet"}, "'dirichlet' does not match site 'p'"),

@@ -10,17 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.factor_posterior import FactorPosterior, ResponsePosterior
+from vi_recipes.factor_posterior import ResponsePosterior
 from vi_recipes.factors import Family
 from vi_recipes.inputs import trace_sites
 from vi_recipes.latents import parameter_densities
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.meanfield import KL, MeanField, Optimum
+from vi_recipes.posterior import PointPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.splitting import local_sites
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
+
+FLAT = 10.0
+"""Standard error on the unconstrained scale that only the edge of a support can have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,16 @@ class VariationalEM(Method):
             posterior = self._posterior(target, optimum)
             posterior.sd()
             latents = _latents(target, optimum, names)
+            edges = _edges(target, posterior)
         result = self.base.report(optimum, posterior)
+        if edges:
+            result.posterior = PointPosterior(target.constrain(optimum.eta[:, 0]))
+            result.status = Status.COLLAPSED
+            result.message = f"{edges}: {result.message}"
+            result.advice = (
+                "use objective='map' with a prior that keeps it inside, or integrate over the "
+                "parameters too (LinearResponse, NUTS)"
+            )
         what = "log-likelihood" if self.objective == "mle" else "log posterior density of theta"
         result.message = (
             f"F(q, theta) = {optimum.elbo:.5f}, a lower bound of the {what}; factors over "
@@ -120,7 +133,7 @@ class VariationalEM(Method):
         result.log_evidence, result.latents = None, latents
         return result
 
-    def _posterior(self, target: Target, optimum: Optimum) -> FactorPosterior:
+    def _posterior(self, target: Target, optimum: Optimum) -> ResponsePosterior:
         kl = optimum.kl
         hessian = kl.full_hessian(optimum.eta.ravel())
         if not hessian.positive:
@@ -157,6 +170,19 @@ class LogPosteriorBound(KL):
 def _points(kl: KL) -> list[str]:
     points = kl.factors.points
     return [s.name for s in kl.target.latents if points[kl.target.slices[s.name]].all()]
+
+
+def _edges(target: Target, posterior: ResponsePosterior) -> str:
+    """Return which parameters the free energy is flat in, at the edge of their support."""
+    spread = np.sqrt(posterior.hessian.variances()).reshape(-1, 2)[:, 0]
+    values, words = posterior.mean(), []
+    for site in target.latents:
+        place = target.slices[site.name]
+        flat = posterior.factors.points[place] & (spread[place] > FLAT)
+        if site.bounded and flat.any():
+            smallest = np.abs(values[site.name]).min()
+            words.append(f"{site.name} runs to an edge of its support (down to {smallest:.2g})")
+    return ", ".join(words)
 
 
 def _latents(target: Target, optimum: Optimum, names: tuple[str, ...]) -> dict[str, np.ndarray]:
