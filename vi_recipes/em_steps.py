@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vi_recipes.ascent import State, Step
 from vi_recipes.estimate import second_order
 from vi_recipes.marginal import Marginal
 from vi_recipes.target import Arrays
@@ -23,12 +24,6 @@ SOLVED = 1e-16
 
 LONGEST = 4.0
 """Longest move of an M-step's single Newton step on the unconstrained scale."""
-
-State = Any
-"""A pytree: what an iteration starts from."""
-
-Step = Callable[[State, Arrays], tuple[State, jax.Array]]
-"""``(state, arrays) -> (next state, objective at the first one)``."""
 
 
 def maximise(

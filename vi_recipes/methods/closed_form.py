@@ -1,0 +1,164 @@
+"""EM by the steps that a model supplies: full and partial E-steps, and what their end is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.ascent import Cached, State, Step
+from vi_recipes.model import EMSteps, PartialEStep
+from vi_recipes.status import MethodFailure, Status
+from vi_recipes.target import Arrays, Target
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A model's own EM steps on its constrained parameters.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    steps
+        Its steps.
+    objective
+        ``"mle"`` or ``"map"``.
+    """
+
+    target: Target
+    steps: EMSteps
+    objective: Literal["mle", "map"]
+
+    def full_step(self, theta: State, arrays: Arrays) -> tuple[State, jax.Array]:
+        """Return theta after one E-step and one M-step, and the objective before them."""
+        data = self.target.keywords(arrays)
+        stats, value = self.steps.e_step(theta, **data)
+        return self.steps.m_step(stats, self.objective, **data), value + self.log_prior(theta, data)
+
+    def log_prior(self, theta: State, data: dict[str, Any]) -> jax.Array:
+        """Return log p(theta) where the objective has it, else 0."""
+        if self.objective == "mle":
+            return jnp.zeros(())
+        assert self.steps.log_prior is not None
+        return jnp.asarray(self.steps.log_prior(theta, **data))
+
+    # -- partial E-steps ---------------------------------------------------------------------------
+
+    @property
+    def partial(self) -> PartialEStep:
+        """The model's E-step for some of its members."""
+        assert self.steps.partial is not None
+        return self.steps.partial
+
+    @cached_property
+    def num_members(self) -> int:
+        """How many members the blocks are made of."""
+        return int(self.partial.num_members(**self.target.data))
+
+    def blocks(self, num_blocks: int) -> tuple[jax.Array, jax.Array]:
+        """Return the members of every block and their weights, shapes (num_blocks, B).
+
+        Neighbours are dealt out to different blocks, so that data in some order make blocks that
+        are alike. What fills the last places has weight 0.
+        """
+        size = -(-self.num_members // num_blocks)
+        rows = np.arange(size * num_blocks).reshape(size, num_blocks).T
+        weights = (rows < self.num_members).astype(float)
+        return jnp.asarray(np.minimum(rows, self.num_members - 1)), jnp.asarray(weights)
+
+    def share(self, theta: State, rows: Any, weights: Any, data: dict[str, Any]) -> Any:
+        """Return a block's statistics and the entropy of its q(z), which is p(z | y, theta)."""
+        stats, log_likelihood = self.partial.e_step(theta, rows, weights, **data)
+        return stats, log_likelihood - self.partial.expected(theta, stats, **data)
+
+    def first_shares(self, theta: State, num_blocks: int, compiler: Cached) -> State:
+        """Return the state that passes start from: every start's theta, and its blocks' shares."""
+
+        def all_blocks(thetas: State, arrays: Arrays) -> State:
+            data = self.target.keywords(arrays)
+
+            def of_one(theta: State) -> Any:
+                return jax.lax.map(
+                    lambda block: self.share(theta, block[0], block[1], data),
+                    self.blocks(num_blocks),
+                )
+
+            return thetas, jax.vmap(of_one)(thetas)
+
+        arrays = self.target.arrays()
+        return compiler(("first shares", num_blocks), all_blocks, theta, arrays)(theta, arrays)
+
+    def partial_pass(self, num_blocks: int) -> Step:
+        """Return an iteration that visits every block once, with an M-step after each.
+
+        Its objective is the free energy E_q[log p(y, z | theta)] + H(q) after every visit, shape
+        (num_blocks,): q is renewed for one block at a time, theta is best for q as it then is.
+        """
+
+        def one_pass(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
+            data = self.target.keywords(arrays)
+
+            def visit(state: State, block: Any) -> tuple[State, jax.Array]:
+                theta, shares = state
+                place, rows, weights = block
+                fresh = self.share(theta, rows, weights, data)
+                shares = jax.tree.map(lambda all_, new: all_.at[place].set(new), shares, fresh)
+                # added up anew, so that no rounding is handed on from visit to visit
+                stats, entropy = jax.tree.map(lambda v: v.sum(axis=0), shares)
+                theta = self.steps.m_step(stats, self.objective, **data)
+                value = self.partial.expected(theta, stats, **data) + entropy
+                return (theta, shares), value + self.log_prior(theta, data)
+
+            blocks = (jnp.arange(num_blocks), *self.blocks(num_blocks))
+            return jax.lax.scan(visit, state, blocks)
+
+        return one_pass
+
+    # -- how a run ends ----------------------------------------------------------------------------
+
+    def alive(self, theta: State, final: np.ndarray) -> list[int]:
+        """Return the starts that have not collapsed.
+
+        Raises
+        ------
+        MethodFailure
+            ``DEGENERATE`` if there is none.
+        """
+        collapsed: dict[int, str] = {}
+        count = len(final)
+        for restart in range(count):
+            values = jax.tree.map(lambda v, r=restart: v[r], theta)
+            if not all(np.isfinite(v).all() for v in jax.tree.leaves(values)):
+                collapsed[restart] = "NaN or infinite parameters"
+            elif self.steps.collapse is not None:
+                for name, (measure, floor) in self.steps.collapse(
+                    values, **self.target.data
+                ).items():
+                    smallest = float(np.min(measure))
+                    if not smallest > floor:
+                        collapsed[restart] = f"{name} {smallest:.3g} (floor {floor:.3g})"
+        alive = [r for r in range(count) if r not in collapsed and np.isfinite(final[r])]
+        if not alive:
+            raise MethodFailure(
+                Status.DEGENERATE,
+                f"a component collapsed in every one of {count} starts: "
+                f"{next(iter(collapsed.values()), 'the objective is not finite')}",
+                "use objective='map', fewer components, or a tied covariance",
+            )
+        return alive
+
+    def on_sites(self, theta: State) -> dict[str, np.ndarray]:
+        """Return the values of the target's reported sites; NaN for sites EM says nothing of."""
+        values = theta
+        if self.steps.complete is not None:
+            values = self.steps.complete(theta, **self.target.data)
+        point = {}
+        for site in self.target.quantities:
+            value = np.asarray(values.get(site.name, np.full(site.shape, np.nan)), float)
+            point[site.name] = value.reshape(site.shape)
+        return point
