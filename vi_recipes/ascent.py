@@ -163,9 +163,14 @@ class Ascent:
         return np.asarray(still | ~np.isfinite(path[-1]))
 
     def count(self, path: np.ndarray) -> int:
-        """Return the iteration from which the objective of one start no longer rises."""
-        flat = np.diff(path) <= self.tolerance * np.maximum(1.0, np.abs(path[1:]))
-        return int(np.argmax(flat)) + 1 if flat.any() else path.size
+        """Return how many iterations one start took.
+
+        The last call of compiled code does more than are needed: of those the ones that rise.
+        """
+        last = path[-self.length - 1 :]
+        flat = np.diff(last) <= self.tolerance * np.maximum(1.0, np.abs(last[1:]))
+        done = int(np.argmax(flat)) + 1 if flat.any() else len(last)
+        return path.size - len(last) + done
 
     def _still(self, path: np.ndarray) -> bool:
         """Whether ten iterations have gained nothing beyond rounding."""

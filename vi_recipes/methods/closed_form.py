@@ -11,9 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.ascent import Cached, State, Step
+from vi_recipes.estimate import (
+    CLOSE,
+    MAX_DENSE,
+    SAME,
+    Estimate,
+    MarginalObjective,
+    decrement,
+    edges,
+    judge,
+)
+from vi_recipes.marginal import marginal_of, starting_point
 from vi_recipes.model import EMSteps, PartialEStep
+from vi_recipes.posterior import PointPosterior
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Arrays, Target
+from vi_recipes.timing import Timing
+
+INSIDE = 1e-9
+"""How far into its support an estimate at the edge is moved, where its slopes are finite."""
 
 
 @dataclass(frozen=True)
@@ -162,3 +178,85 @@ class ClosedForm:
             value = np.asarray(values.get(site.name, np.full(site.shape, np.nan)), float)
             point[site.name] = value.reshape(site.shape)
         return point
+
+
+class OwnLikelihood:
+    """The likelihood that a model's NumPyro function has where its closed-form EM is.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    num_nodes, with_prior
+        See :class:`vi_recipes.marginal.Marginal`.
+    timing
+        Charged with compilations.
+    """
+
+    def __init__(self, target: Target, num_nodes: int, with_prior: bool, timing: Timing) -> None:
+        self.target, self.reason = target, ""
+        self.objective: MarginalObjective | None = None
+        try:
+            marginal = marginal_of(target, None, "auto", num_nodes, with_prior, timing)
+        except MethodFailure as failure:
+            self.reason = failure.message
+            return
+        if marginal.split.border.size > MAX_DENSE:
+            self.reason = f"{marginal.split.border.size} parameters (at most {MAX_DENSE})"
+            return
+        self.start = starting_point(target, jax.random.key(0), 0)
+        self.objective = MarginalObjective(marginal, timing, self.start[marginal.split.local])
+
+    def is_close(self, point: dict[str, np.ndarray]) -> bool:
+        """Whether a point is at the maximum, as far as can be told."""
+        theta = self._locate(point)
+        if isinstance(theta, str):
+            return True
+        assert self.objective is not None
+        return decrement(self.objective, theta) <= CLOSE
+
+    def judge(self, point: dict[str, np.ndarray], log_likelihood: float) -> Estimate:
+        """Say what is known at the point that EM ended at, which may be at an edge.
+
+        Raises
+        ------
+        MethodFailure
+            As :func:`vi_recipes.estimate.judge`.
+        """
+
+        def bare(reason: str, away: float = np.nan) -> Estimate:
+            status = Status.UNCONVERGED if away > CLOSE else Status.OK
+            message = f"no standard errors: {reason}"
+            posterior = PointPosterior(point)
+            return Estimate(posterior, status, message, "", away, log_likelihood, {})
+
+        theta = self._locate(point)
+        if isinstance(theta, str):
+            return bare(theta)
+        assert self.objective is not None
+        curvature = self.objective.curvature(theta)
+        edge = edges(self.objective, theta, curvature) if curvature is not None else None
+        if edge is not None and edge.rise <= SAME:
+            # the model itself says what has collapsed; any other edge is an estimate like others
+            return bare(
+                f"{edge.where}, where the likelihood is highest",
+                decrement(self.objective, theta, edge.places),
+            )
+        return judge(self.objective, theta)
+
+    def _locate(self, point: dict[str, np.ndarray]) -> np.ndarray | str:
+        """Return theta on the unconstrained scale, or why there is none."""
+        if self.objective is None:
+            return self.reason
+        split = self.objective.marginal.split
+        known = {n: point[n] for n in split.parameters}
+        if unknown := [n for n, value in known.items() if not np.isfinite(value).all()]:
+            return f"EM says nothing of {', '.join(unknown)}"
+        start = self.target.constrain(self.start)
+        for share in (0.0, INSIDE):  # supports are convex
+            inside = {n: (1 - share) * value + share * start[n] for n, value in known.items()}
+            try:
+                return self.target.unconstrain(start | inside)[split.border]
+            except ValueError as error:
+                reason = str(error)
+        return f"the estimate is outside its support ({reason})"

@@ -23,14 +23,13 @@ from vi_recipes.em_steps import general_step, squarem
 from vi_recipes.estimate import (
     CLOSE,
     MAX_DENSE,
-    Estimate,
     MarginalObjective,
     decrement,
     judge,
 )
 from vi_recipes.marginal import marginal_of, starting_point
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.closed_form import ClosedForm
+from vi_recipes.methods.closed_form import ClosedForm, OwnLikelihood
 from vi_recipes.methods.marginal_mle import (
     check_options,
     no_likelihood,
@@ -38,10 +37,9 @@ from vi_recipes.methods.marginal_mle import (
     why_not,
 )
 from vi_recipes.model import EMSteps
-from vi_recipes.posterior import PointPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.splitting import split
-from vi_recipes.status import MethodFailure, Status
+from vi_recipes.status import Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
@@ -54,10 +52,10 @@ FEW = 5
 GENERAL_CHUNK = 10
 """Iterations of the general route in one call of compiled code."""
 
-MAX_ALIKE = 0.05
-"""Newton decrement up to which a closed form's end is a maximum of the model's own likelihood."""
-
 RESTARTS = 5
+
+MORE = "raise max_steps, or let MarginalMLE climb the same likelihood by Newton's method"
+"""What to do where EM has not got to the maximum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,8 +287,14 @@ class EM(Method):
         with timing.running_compiled():
             if self.num_blocks > 1:
                 theta, passes = self._pass(closed, theta, compiler, progress)
+            own = OwnLikelihood(target, self.num_nodes, self.objective == "map", timing)
+
+            def best_is_close(theta: State, path: np.ndarray) -> bool:
+                best = best_of(path[-1])
+                return own.is_close(closed.on_sites(jax.tree.map(lambda v: v[best], theta)))
+
             ascent = self._ascent(FEW if self.num_blocks > 1 else CHUNK, progress)
-            theta, path = self._run(ascent, closed.full_step, theta, compiler, None)
+            theta, path = self._run(ascent, closed.full_step, theta, compiler, best_is_close)
         alive = closed.alive(theta, path[-1])
         advice = "the model's e_step and m_step do not belong together: check them"
         check_monotone(passes, alive, "the free energy", "a partial step of EM", advice)
@@ -302,10 +306,10 @@ class EM(Method):
             log_likelihood = float(steps.e_step(chosen, **data)[1])
             point = closed.on_sites(chosen)
         with timing.running_compiled():
-            estimate = self._standard_errors(target, point, log_likelihood, timing)
+            estimate = own.judge(point, log_likelihood)
         converged = bool(ascent.converged(path)[best])
         name = "log_likelihood" if self.objective == "mle" else "log_posterior"
-        ok = converged and estimate.status in (Status.OK, Status.UNCONVERGED)
+        status = estimate.status if converged else Status.UNCONVERGED
         num_passes = len(passes) // self.num_blocks
         before = f"{num_passes} passes over {self.num_blocks} blocks of members, then "
         trace = {name: path.T, f"{name}_step": np.arange(1, len(path) + 1)}
@@ -314,14 +318,14 @@ class EM(Method):
             trace |= {"free_energy": passes.T, "free_energy_step": visits}
         return Result(
             estimate.posterior,
-            Status.OK if ok else Status.UNCONVERGED if not converged else estimate.status,
+            status,
             f"closed-form steps; {before if num_passes else ''}"
             f"{ascent.count(path[:, best])} iterations, "
             f"{name.replace('_', ' ').replace('log likelihood', 'log-likelihood')} "
             f"{path[-1, best]:.5f}, reached by "
             f"{int((path[-1] > path[-1, best] - 1e-3).sum())} of {count} starts; "
             f"{estimate.message}",
-            estimate.advice if converged else "raise max_steps",
+            (estimate.advice if converged else "") or ("" if status.ok else MORE),
             trace=trace,
             diagnostics={
                 "log_likelihood": log_likelihood,
@@ -342,44 +346,6 @@ class EM(Method):
         ascent = self._ascent(FEW, progress)
         (theta, _), passes = ascent.run(closed.partial_pass(self.num_blocks), state, compiler)
         return theta, passes
-
-    def _standard_errors(
-        self, target: Target, point: dict[str, np.ndarray], log_likelihood: float, timing: Timing
-    ) -> Estimate:
-        """Return the estimate with the model's own observed information, where it has one."""
-
-        def bare(reason: str) -> Estimate:
-            message = f"no standard errors: {reason}"
-            posterior = PointPosterior(point)
-            return Estimate(posterior, Status.OK, message, "", np.nan, log_likelihood, {})
-
-        try:
-            marginal = marginal_of(
-                target, None, "auto", self.num_nodes, self.objective == "map", timing
-            )
-        except MethodFailure as failure:
-            return bare(failure.message)
-        names = marginal.split.parameters
-        unknown = [n for n in names if not np.isfinite(point[n]).all()]
-        if unknown:
-            return bare(f"EM says nothing of {', '.join(unknown)}")
-        flat = starting_point(target, jax.random.key(0), 0)
-        given = target.constrain(flat) | {n: point[n] for n in names}
-        try:
-            theta = target.unconstrain(given)
-        except ValueError as error:
-            return bare(f"the estimate is at an edge of a support ({error})")
-        objective = MarginalObjective(marginal, timing, flat[marginal.split.local])
-        if theta.size - marginal.split.local.size > MAX_DENSE:
-            return bare(f"more than {MAX_DENSE} parameters")
-        theta = theta[marginal.split.border]
-        away = decrement(objective, theta)
-        if away > MAX_ALIKE:
-            return bare(
-                "where the closed form ends the model's own likelihood is no maximum with a "
-                f"regular information matrix (Newton decrement {away:.2g})"
-            )
-        return judge(objective, theta)
 
     # -- the loop ----------------------------------------------------------------------------------
 
