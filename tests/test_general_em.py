@@ -284,30 +284,27 @@ def test_louis_identity_gives_the_information() -> None:
     assert fit.sd()["pi"][0] == pytest.approx(pi[0] * pi[1] * np.sqrt(cov[0, 0]), rel=1e-5)
 
 
-def test_it_ends_where_the_models_own_closed_form_does() -> None:
+@pytest.mark.parametrize(
+    "covariance", ["full", *(pytest.param(c, marks=pytest.mark.slow) for c in ("tied", "diagonal"))]
+)
+def test_the_models_own_closed_forms_are_walked_in_step(covariance: str) -> None:
+    """From the same k-means, and with labels in the model: the same iterates and the same end."""
     gmm = import_file(find("models")["gmm"])
-    closed = vr.EM().fit(vr.Target(gmm.gmm(2, "diagonal")), throw=True)
-    own = vr.Target(gmm.gmm(2, "diagonal")).data["y"]
-
-    def plain(y):
-        pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
-        mu = numpyro.sample("mu", dist.Normal(y.mean(0), y.std(0)).expand([2, 2]).to_event(2))
-        variance = numpyro.sample(
-            "variance", dist.LogNormal(2 * jnp.log(y.std(0)), 1.0).expand([2, 2]).to_event(2)
-        )
-        with numpyro.plate("row", len(y)):
-            z = numpyro.sample("z", dist.Categorical(pi))
-            law = dist.Normal(mu[z], jnp.sqrt(variance[z])).to_event(1)
-            numpyro.sample("y", law, obs=y)
-
-    fit = vr.EM(accelerate=True).fit(vr.Target(plain, y=own), key=1, throw=True)
-    assert fit.log_likelihood == pytest.approx(closed.log_likelihood, abs=1e-5)
-    order = np.argsort(fit.mean()["mu"][:, 0]), np.argsort(closed.mean()["mu"][:, 0])
-    for name in ("pi", "mu", "variance"):
-        a, b = fit.mean()[name][order[0]], closed.mean()[name][order[1]]
-        np.testing.assert_allclose(a, b, rtol=1e-3)
-        a, b = fit.sd()[name][order[0]], closed.sd()[name][order[1]]
-        np.testing.assert_allclose(a, b, rtol=1e-2)
+    this = vr.Target(gmm.gmm(2, covariance, labels=True))
+    closed = vr.EM(num_restarts=2).fit(this, key=1, throw=True)
+    assert "closed-form steps" in closed.message
+    fit = vr.EM(e_step="enumerate", num_restarts=2).fit(this, key=1, throw=True)
+    assert "enumeration of 2 states of z in each of 272 members" in fit.message
+    paths = (f.trace["log_likelihood"][:, :10] for f in (fit, closed))
+    np.testing.assert_allclose(*paths, rtol=1e-11)
+    assert fit.status is closed.status is Status.OK
+    assert set(fit.mean()) == set(closed.mean())
+    for name, value in closed.mean().items():
+        np.testing.assert_allclose(fit.mean()[name], value, rtol=1e-4, atol=1e-10)
+        np.testing.assert_allclose(fit.sd()[name], closed.sd()[name], rtol=1e-3, atol=1e-10)
+    np.testing.assert_allclose(
+        fit.latents["z_probability"], closed.latents["z_probability"], atol=1e-4
+    )
 
 
 # -- how a run ends --------------------------------------------------------------------------------

@@ -118,16 +118,36 @@ def mixture(y: jax.Array, num_components: int = 2, covariance: str = "full") -> 
         "full": a covariance matrix per component; "tied": one for all; "diagonal": a variance per
         component and dimension; "spherical": a variance per component.
     """
-    check(covariance)
-    D = y.shape[1]
-    theta = sample_theta(y, num_components, covariance)
-    Sigma = covariances(theta, D)
-    if "Sigma" not in theta:
-        numpyro.deterministic("Sigma", Sigma)
-    components = dist.MultivariateNormal(theta["mu"], scale_tril=jnp.linalg.cholesky(Sigma))
+    theta, scale_tril = sample_components(y, num_components, covariance)
+    components = dist.MultivariateNormal(theta["mu"], scale_tril=scale_tril)
     with numpyro.plate("observation", len(y)):
         labels = dist.Categorical(probs=theta["pi"])
         numpyro.sample("y", dist.MixtureSameFamily(labels, components), obs=y)
+
+
+def labelled(y: jax.Array, num_components: int = 2, covariance: str = "full") -> None:
+    """Observations from one of several multivariate normals, given ``z``, which one it is.
+
+    Parameters
+    ----------
+    y, num_components, covariance
+        As for :func:`mixture`.
+    """
+    theta, scale_tril = sample_components(y, num_components, covariance)
+    with numpyro.plate("observation", len(y)):
+        z = numpyro.sample("z", dist.Categorical(probs=theta["pi"]))
+        own = scale_tril if covariance == "tied" else scale_tril[z]
+        numpyro.sample("y", dist.MultivariateNormal(theta["mu"][z], scale_tril=own), obs=y)
+
+
+def sample_components(y: jax.Array, num_components: int, covariance: str) -> tuple[Theta, Any]:
+    """Sample the parameters and derive Sigma where they are variances; return its root too."""
+    check(covariance)
+    theta = sample_theta(y, num_components, covariance)
+    Sigma = covariances(theta, y.shape[1])
+    if "Sigma" not in theta:
+        numpyro.deterministic("Sigma", Sigma)
+    return theta, jnp.linalg.cholesky(Sigma)
 
 
 def check(covariance: str) -> None:
@@ -489,7 +509,7 @@ def coords(y: jax.Array, num_components: int, **_: Any) -> dict[str, list[Any]]:
     }
 
 
-def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
+def gmm(num_components: int = 2, covariance: str = "full", *, labels: bool = False) -> vr.Model:
     """Build the mixture with ``num_components`` components and the kind of covariance given.
 
     Parameters
@@ -498,6 +518,9 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
         Number of components.
     covariance
         "full", "tied", "diagonal" or "spherical".
+    labels
+        Whether the labels are a site ``z`` of their own, which methods sum out by enumeration
+        (with the extra ``enumerate``), rather than summed out in the model.
 
     Returns
     -------
@@ -508,7 +531,7 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
     """
     check(covariance)
     choices: dict[str, Any] = {"num_components": num_components, "covariance": covariance}
-    labelled = {"full": ("Sigma",), "tied": ()}.get(covariance, ("variance", "Sigma"))
+    exchanged = {"full": ("Sigma",), "tied": ()}.get(covariance, ("variance", "Sigma"))
     matrix = ("feature", "feature_bis")
     dims = {
         "pi": ("component",),
@@ -518,14 +541,15 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
     if covariance in ("diagonal", "spherical"):
         dims["variance"] = dims["mu" if covariance == "diagonal" else "pi"]
     return vr.Model(
-        function=partial(mixture, **choices),
+        function=partial(labelled if labels else mixture, **choices),
         name="gmm",
         data=data,
         load=load,
         parameters=("pi", "mu", "Sigma" if covariance in ("full", "tied") else "variance"),
+        latents=("z",) if labels else (),
         dims=dims,
         coords=partial(coords, num_components=num_components),
-        exchangeable=(vr.Exchangeable(sites=dict.fromkeys(("pi", "mu", *labelled), 0)),),
+        exchangeable=(vr.Exchangeable(sites=dict.fromkeys(("pi", "mu", *exchanged), 0)),),
         em=vr.EMSteps(
             start=partial(start, **choices),
             e_step=partial(e_step, **choices),
@@ -559,3 +583,4 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
 
 
 MODEL = gmm()
+LABELS = gmm(labels=True)

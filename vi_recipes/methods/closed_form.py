@@ -180,6 +180,24 @@ class ClosedForm:
         return point
 
 
+def general_start(target: Target, key: jax.Array, restart: int) -> np.ndarray:
+    """Return where the general route begins: at the model's own start of EM, if it has one.
+
+    On the unconstrained scale. Sites that EM's start says nothing of begin as elsewhere.
+    """
+    steps = target.complete_model.em
+    if steps is None:
+        return starting_point(target, key, restart)
+    theta = {n: jnp.asarray(v, float) for n, v in steps.start(key, **target.data).items()}
+    values = steps.complete(theta, **target.data) if steps.complete else theta
+    try:
+        if {s.name for s in target.latents} <= set(values):
+            return target.unconstrain(values)
+        return target.unconstrain(target.constrain(starting_point(target, key, 0)) | values)
+    except ValueError:  # at an edge of a support, or with other sites than the model's
+        return starting_point(target, key, restart)
+
+
 class OwnLikelihood:
     """The likelihood that a model's NumPyro function has where its closed-form EM is.
 

@@ -27,9 +27,9 @@ from vi_recipes.estimate import (
     decrement,
     judge,
 )
-from vi_recipes.marginal import marginal_of, starting_point
+from vi_recipes.marginal import marginal_of
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.closed_form import ClosedForm, OwnLikelihood
+from vi_recipes.methods.closed_form import ClosedForm, OwnLikelihood, general_start
 from vi_recipes.methods.marginal_mle import (
     check_options,
     no_likelihood,
@@ -92,10 +92,10 @@ class EM(Method):
     tolerance
         Rise of the objective in one iteration, relative to its size, that counts as none.
     num_restarts
-        Starts, each with its own seed: the model's own ``start`` (k-means for mixtures) or
-        ``init``, else prior medians and points scattered around 0 on the unconstrained scale. By
-        default 5 where a likelihood has several maxima (closed forms and discrete latent
-        variables), else 1.
+        Starts, each with its own seed: those of the model's EM steps (k-means for mixtures), else
+        its ``init`` or prior medians, then points scattered around ``init`` or around 0 on the
+        unconstrained scale. By default 5 where a likelihood has several maxima (closed forms and
+        discrete latent variables), else 1.
     accelerate
         Extrapolate by SQUAREM; what loses ground is not kept. An iteration then is three.
     num_blocks
@@ -232,7 +232,7 @@ class EM(Method):
             found = marginal.split
             count = self.num_restarts or (RESTARTS if found.kind == "discrete" else 1)
             flat = np.stack(
-                [starting_point(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
+                [general_start(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
             )
             state = (jnp.asarray(flat[:, found.border]), jnp.asarray(flat[:, found.local]))
             objective = MarginalObjective(marginal, timing, flat[0, found.local])
