@@ -27,11 +27,22 @@ Step = Callable[[State, Arrays], tuple[State, jax.Array]]
 
 def stacked_starts(start: Callable[..., Any], target: Target, key: jax.Array, count: int) -> Any:
     """Return ``count`` starting points of a model's own, stacked along a new leading axis."""
-    starts = [
-        jax.tree.map(lambda v: jnp.asarray(v, float), start(k, **target.data))
-        for k in jax.random.split(key, count)
-    ]
+    starts = [started(start, target, k) for k in jax.random.split(key, count)]
     return jax.tree.map(lambda *v: jnp.stack(v), *starts)
+
+
+def started(start: Callable[..., Any], target: Target, key: jax.Array) -> Any:
+    """Return one starting point of a model's own.
+
+    Raises
+    ------
+    MethodFailure
+        ``FAILED``, with what the model has against the data.
+    """
+    try:
+        return jax.tree.map(lambda v: jnp.asarray(v, float), start(key, **target.data))
+    except ValueError as error:
+        raise MethodFailure(Status.FAILED, f"there is no start: {error}") from error
 
 
 def check_monotone(path: np.ndarray, starts: list[int], what: str, who: str, advice: str) -> None:

@@ -364,7 +364,9 @@ def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
     bare = PointPosterior(objective.target.constrain(flat))
     curvature = objective.curvature(theta)
     if curvature is None:
-        message = f"no standard errors: {theta.size} parameters (at most {MAX_DENSE})"
+        many = theta.size > MAX_DENSE
+        reason = f"{theta.size} parameters (at most {MAX_DENSE})" if many else "it is not finite"
+        message = f"no standard errors from the observed information: {reason}"
         relative = float(np.abs(gradient).max() / max(1.0, abs(value)))
         status = Status.OK if relative < 1e-5 else Status.UNCONVERGED
         message += f"; relative gradient {relative:.2g}"
@@ -373,11 +375,15 @@ def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
     if edge := edges(objective, theta, curvature):
         where, _, rise, outward = edge
         collapsed = objective.marginal.split.kind == "continuous" and rise < 1.0
+        climb = f"where the log-likelihood {-value:.6g} is highest"
+        if rise > SAME:
+            climb = (
+                f"while the log-likelihood still rises ({-value:.6g}, {outward:.6g} further out)"
+            )
         if not collapsed:
             raise MethodFailure(
                 Status.DEGENERATE,
-                f"{where} while the log-likelihood still rises ({-value:.6g}, and {outward:.6g} "
-                "further out): a component collapses or empties, or a parameter has no finite "
+                f"{where}, {climb}: a component collapses or empties, or a parameter has no finite "
                 "estimate",
                 "use objective='map' with a prior that keeps it inside, fewer components, or a "
                 "tied covariance",

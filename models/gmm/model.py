@@ -143,6 +143,7 @@ def labelled(y: jax.Array, num_components: int = 2, covariance: str = "full") ->
 def sample_components(y: jax.Array, num_components: int, covariance: str) -> tuple[Theta, Any]:
     """Sample the parameters and derive Sigma where they are variances; return its root too."""
     check(covariance)
+    check_rows(y, covariance)
     theta = sample_theta(y, num_components, covariance)
     Sigma = covariances(theta, y.shape[1])
     if "Sigma" not in theta:
@@ -154,6 +155,26 @@ def check(covariance: str) -> None:
     """Refuse an unknown kind of covariance."""
     if covariance not in COVARIANCES:
         raise ValueError(f"covariance={covariance!r}: choose one of {', '.join(COVARIANCES)}")
+
+
+def check_rows(y: Any, covariance: str) -> None:
+    """Refuse rows that the prior, and the likelihood, have no covariance for."""
+    if isinstance(y, jax.core.Tracer):  # checked when the model was given its data
+        return
+    y = np.asarray(y, dtype=float)
+    constant = np.flatnonzero(np.ptp(y, axis=0) == 0)
+    if len(constant):
+        raise ValueError(
+            f"column(s) {', '.join(map(str, constant))} of y hold one value only: no component has "
+            "a density there; drop them"
+        )
+    D = y.shape[1]
+    rank = np.linalg.matrix_rank(np.corrcoef(y, rowvar=False)) if D > 1 else 1
+    if covariance in ("full", "tied") and rank < D:
+        raise ValueError(
+            f"the {D} columns of y, in {len(y)} rows, are collinear (rank {rank}): drop columns, "
+            "or choose covariance='diagonal' or 'spherical'"
+        )
 
 
 def e_step(
@@ -323,6 +344,7 @@ def start(key: jax.Array, y: jax.Array, num_components: int, covariance: str) ->
     from scipy.cluster.vq import ClusterError, kmeans2
 
     check(covariance)
+    check_rows(y, covariance)
     y = jnp.asarray(y, dtype=float)
     rows = np.asarray(y, dtype=float)
     if (distinct := len(np.unique(rows, axis=0))) < num_components:
@@ -352,11 +374,14 @@ def collapse(
 ) -> dict[str, tuple[jax.Array, float]]:
     """Return what goes to zero when a component collapses on a few points or loses them all.
 
-    These are the smallest eigenvalue of each Sigma_k relative to the data's covariance, and the
-    expected number of rows in each component.
+    These are the smallest eigenvalue of each Sigma_k relative to the data's covariance (or their
+    variances, where Sigma_k has variances only), and the expected number of rows in each component.
     """
     D = y.shape[1]
-    scale_tril = jnp.linalg.cholesky(jnp.cov(y, rowvar=False).reshape(D, D))
+    total = jnp.cov(y, rowvar=False).reshape(D, D)
+    if covariance in ("diagonal", "spherical"):  # columns may then be collinear
+        total = jnp.diag(jnp.diagonal(total))
+    scale_tril = jnp.linalg.cholesky(total)
 
     def smallest(Sigma: jax.Array) -> jax.Array:
         half = solve_triangular(scale_tril, Sigma, lower=True)

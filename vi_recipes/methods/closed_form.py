@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.ascent import Cached, State, Step
+from vi_recipes.ascent import Cached, State, Step, started
 from vi_recipes.estimate import (
     CLOSE,
     MAX_DENSE,
@@ -145,27 +145,15 @@ class ClosedForm:
         MethodFailure
             ``DEGENERATE`` if there is none.
         """
-        collapsed: dict[int, str] = {}
         count = len(final)
-        for restart in range(count):
-            values = jax.tree.map(lambda v, r=restart: v[r], theta)
-            if not all(np.isfinite(v).all() for v in jax.tree.leaves(values)):
-                collapsed[restart] = "NaN or infinite parameters"
-            elif self.steps.collapse is not None:
-                for name, (measure, floor) in self.steps.collapse(
-                    values, **self.target.data
-                ).items():
-                    smallest = float(np.min(measure))
-                    if not smallest > floor:
-                        collapsed[restart] = f"{name} {smallest:.3g} (floor {floor:.3g})"
-        alive = [r for r in range(count) if r not in collapsed and np.isfinite(final[r])]
+        why = [
+            collapsed(self.target, jax.tree.map(lambda v, r=restart: v[r], theta))
+            for restart in range(count)
+        ]
+        alive = [r for r in range(count) if not why[r] and np.isfinite(final[r])]
         if not alive:
-            raise MethodFailure(
-                Status.DEGENERATE,
-                f"a component collapsed in every one of {count} starts: "
-                f"{next(iter(collapsed.values()), 'the objective is not finite')}",
-                "use objective='map', fewer components, or a tied covariance",
-            )
+            reason = next(filter(None, why), "the objective is not finite")
+            raise degenerate(count, reason)
         return alive
 
     def on_sites(self, theta: State) -> dict[str, np.ndarray]:
@@ -180,6 +168,29 @@ class ClosedForm:
         return point
 
 
+def collapsed(target: Target, theta: State) -> str:
+    """Return what has collapsed at theta, by the floors of the model's EM steps; empty if none."""
+    if not all(np.isfinite(v).all() for v in jax.tree.leaves(theta)):
+        return "NaN or infinite parameters"
+    steps = target.complete_model.em
+    if steps is None or steps.collapse is None:
+        return ""
+    for name, (measure, floor) in steps.collapse(theta, **target.data).items():
+        smallest = float(np.min(measure))
+        if not smallest > floor:
+            return f"{name} {smallest:.3g} (floor {floor:.3g})"
+    return ""
+
+
+def degenerate(count: int, reason: str) -> MethodFailure:
+    """Return the failure of a fit all of whose starts have collapsed."""
+    return MethodFailure(
+        Status.DEGENERATE,
+        f"a component collapsed in every one of {count} starts: {reason}",
+        "use objective='map', fewer components, or a tied covariance",
+    )
+
+
 def general_start(target: Target, key: jax.Array, restart: int) -> np.ndarray:
     """Return where the general route begins: at the model's own start of EM, if it has one.
 
@@ -188,7 +199,7 @@ def general_start(target: Target, key: jax.Array, restart: int) -> np.ndarray:
     steps = target.complete_model.em
     if steps is None:
         return starting_point(target, key, restart)
-    theta = {n: jnp.asarray(v, float) for n, v in steps.start(key, **target.data).items()}
+    theta = started(steps.start, target, key)
     values = steps.complete(theta, **target.data) if steps.complete else theta
     try:
         if {s.name for s in target.latents} <= set(values):
@@ -269,7 +280,7 @@ class OwnLikelihood:
         split = self.objective.marginal.split
         known = {n: point[n] for n in split.parameters}
         if unknown := [n for n, value in known.items() if not np.isfinite(value).all()]:
-            return f"EM says nothing of {', '.join(unknown)}"
+            return f"EM gives no finite value of {', '.join(unknown)}"
         start = self.target.constrain(self.start)
         for share in (0.0, INSIDE):  # supports are convex
             inside = {n: (1 - share) * value + share * start[n] for n, value in known.items()}

@@ -25,11 +25,18 @@ from vi_recipes.estimate import (
     MAX_DENSE,
     MarginalObjective,
     decrement,
+    join,
     judge,
 )
 from vi_recipes.marginal import marginal_of
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.closed_form import ClosedForm, OwnLikelihood, general_start
+from vi_recipes.methods.closed_form import (
+    ClosedForm,
+    OwnLikelihood,
+    collapsed,
+    degenerate,
+    general_start,
+)
 from vi_recipes.methods.marginal_mle import (
     check_options,
     no_likelihood,
@@ -246,9 +253,14 @@ class EM(Method):
 
             ascent = self._ascent(GENERAL_CHUNK, progress)
             state, path = self._run(ascent, step, state, compiler, best_is_close)
-            alive = [r for r in range(count) if np.isfinite(path[-1, r])]
-            if not alive:
+            finite = [r for r in range(count) if np.isfinite(path[-1, r])]
+            if not finite:
                 raise no_likelihood(objective)
+            ends = {r: join(objective, np.asarray(state[0][r]), None) for r in finite}
+            why = {r: collapsed(target, target.constrain(z)) for r, z in ends.items()}
+            alive = [r for r in finite if not why[r]]
+            if not alive:
+                raise degenerate(count, why[finite[0]])
             advice = (
                 "raise num_nodes"
                 if marginal.rule == "quadrature"
