@@ -28,6 +28,9 @@ FORWARD = 20_000_000
 CLOSE = 1e-2
 """Newton decrement, in standard errors, up to which a point counts as the maximum."""
 
+STEEP = 1e-5
+"""Gradient relative to the objective, up to which a point of many parameters is the maximum."""
+
 FLAT = 1e-7
 """Smallest eigenvalue of an information matrix, scaled to unit diagonal, that counts as zero."""
 
@@ -342,6 +345,18 @@ def decrement(
     return curvature.decrement(gradient)
 
 
+def is_close(objective: MarginalObjective, theta: np.ndarray) -> bool:
+    """Whether theta counts as the maximum; by the relative gradient where no Hessian is formed."""
+    if theta.size > MAX_DENSE:
+        return _relative_gradient(objective, theta) < STEEP
+    return decrement(objective, theta) <= CLOSE
+
+
+def _relative_gradient(objective: MarginalObjective, theta: np.ndarray) -> float:
+    value, gradient = objective.value_and_grad(theta)
+    return float(np.abs(gradient).max() / max(1.0, abs(value)))
+
+
 def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
     """Say what is known at a point that an ascent ended at.
 
@@ -367,8 +382,8 @@ def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
         many = theta.size > MAX_DENSE
         reason = f"{theta.size} parameters (at most {MAX_DENSE})" if many else "it is not finite"
         message = f"no standard errors from the observed information: {reason}"
-        relative = float(np.abs(gradient).max() / max(1.0, abs(value)))
-        status = Status.OK if relative < 1e-5 else Status.UNCONVERGED
+        relative = _relative_gradient(objective, theta)
+        status = Status.OK if relative < STEEP else Status.UNCONVERGED
         message += f"; relative gradient {relative:.2g}"
         return Estimate(bare, status, message, "", np.nan, log_likelihood, latents)
     away = curvature.decrement(gradient)

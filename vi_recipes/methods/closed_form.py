@@ -19,6 +19,7 @@ from vi_recipes.estimate import (
     MarginalObjective,
     decrement,
     edges,
+    is_close,
     judge,
 )
 from vi_recipes.marginal import marginal_of, starting_point
@@ -242,7 +243,7 @@ class OwnLikelihood:
         if isinstance(theta, str):
             return True
         assert self.objective is not None
-        return decrement(self.objective, theta) <= CLOSE
+        return is_close(self.objective, theta)
 
     def judge(self, point: dict[str, np.ndarray], log_likelihood: float) -> Estimate:
         """Say what is known at the point that EM ended at, which may be at an edge.

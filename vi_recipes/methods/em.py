@@ -21,10 +21,9 @@ from vi_recipes.ascent import (
 )
 from vi_recipes.em_steps import general_step, squarem
 from vi_recipes.estimate import (
-    CLOSE,
     MAX_DENSE,
     MarginalObjective,
-    decrement,
+    is_close,
     join,
     judge,
 )
@@ -114,6 +113,9 @@ class EM(Method):
         below, need not, and is not evaluated. When a pass gains nothing more, iterations of full
         E-steps follow, on which the fit ends as it would without blocks: their log-likelihood
         must not fall, and ``accelerate`` is for them.
+    m_step
+        How Q(theta) is maximised where the model supplies no closed form: ``"newton"``,
+        ``"l-bfgs"``, or ``"auto"``, which is Newton up to 300 parameters.
 
     References
     ----------
@@ -138,6 +140,7 @@ class EM(Method):
     num_restarts: int | None = None
     accelerate: bool = False
     num_blocks: int = 1
+    m_step: Literal["auto", "newton", "l-bfgs"] = "auto"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -152,6 +155,8 @@ class EM(Method):
             self.num_restarts,
             "a positive integer, or None",
         )
+        ways = ("auto", "newton", "l-bfgs")
+        require(self.m_step in ways, "m_step", self.m_step, f"one of {', '.join(ways)}")
         require(self.num_blocks > 0, "num_blocks", self.num_blocks, "a positive integer")
 
     @property
@@ -191,12 +196,6 @@ class EM(Method):
                 "(Model(latents=...)), supplies no closed-form EM steps (Model(em=EMSteps(...))), "
                 "and no site in a plate is local. MarginalMLE maximises its likelihood; mean-field "
                 "variational inference, Laplace and NUTS give a posterior"
-            )
-        if found.border.size > MAX_DENSE:
-            return (
-                f"the M-step would need a dense Hessian of {found.border.size} parameters (at most "
-                f"{MAX_DENSE}): {', '.join(found.parameters)}. MarginalMLE climbs the same "
-                "likelihood by L-BFGS"
             )
         if not found.border.size:
             return (
@@ -243,13 +242,16 @@ class EM(Method):
             )
             state = (jnp.asarray(flat[:, found.border]), jnp.asarray(flat[:, found.local]))
             objective = MarginalObjective(marginal, timing, flat[0, found.local])
-            step = general_step(marginal, forward=objective.forward)
-            compiler = Cached(target, timing, ("em", marginal.key))
+            newton = self.m_step == "newton" or (
+                self.m_step == "auto" and found.border.size <= MAX_DENSE
+            )
+            step = general_step(marginal, forward=objective.forward, newton=newton)
+            compiler = Cached(target, timing, ("em", marginal.key, newton))
 
             def best_is_close(state: State, path: np.ndarray) -> bool:
                 best = best_of(path[-1])
                 objective.modes = np.asarray(state[1][best])
-                return decrement(objective, np.asarray(state[0][best])) <= CLOSE
+                return is_close(objective, np.asarray(state[0][best]))
 
             ascent = self._ascent(GENERAL_CHUNK, progress)
             state, path = self._run(ascent, step, state, compiler, best_is_close)
