@@ -216,9 +216,10 @@ def test_models_without_steps() -> None:
 
 
 def test_the_data_are_too_few_for_the_components() -> None:
-    fit = vr.EM().fit(vr.Target(GMM.gmm(3, "full"), y=np.repeat([[0.0, 1], [1, 0]], 4, axis=0)))
+    y = np.repeat([[0.0, 1], [1, 0], [0, 0]], 4, axis=0)
+    fit = vr.EM().fit(vr.Target(GMM.gmm(4, "full"), y=y))
     assert fit.status is vr.Status.FAILED
-    assert "2 distinct row" in fit.message
+    assert "3 distinct row" in fit.message
 
 
 @pytest.mark.parametrize(

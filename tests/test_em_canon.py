@@ -7,12 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
 import vi_recipes as vr
 from vi_recipes.content import find, import_file
+from vi_recipes.em_steps import general_step
+from vi_recipes.marginal import marginal_of
+from vi_recipes.timing import Timing
 
 HMMLEARN = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
 
@@ -162,3 +167,82 @@ def test_columns_that_do_not_vary() -> None:
     fit = vr.EM().fit(vr.Target(fa.without_scores(fa.build(1)), y=y))
     assert fit.status is vr.Status.FAILED
     assert "columns that vary" in fit.message
+
+
+# -- latent kinds, from the NumPyro model alone ----------------------------------------------------
+
+
+def test_linkage_is_dempster_laird_and_rubins(references: Path) -> None:
+    right = json.loads((references / "em.json").read_text(encoding="utf-8"))["linkage"]
+    this = vr.Target(module("linkage").MODEL)
+    half = this.unconstrain({"theta": right["first_iterates"][0]})
+    with jax.enable_x64(True):
+        marginal = marginal_of(this, None, "auto", 1, False, Timing())
+        step = jax.jit(general_step(marginal, forward=True))
+        state, iterates = (jnp.asarray(half), jnp.zeros((0, 0))), []
+        for _ in right["first_iterates"]:
+            iterates.append(float(this.constrain(np.asarray(state[0]))["theta"]))
+            state, _ = step(state, this.arrays())
+    np.testing.assert_allclose(iterates, right["first_iterates"], atol=1e-8)
+
+    fit = vr.EM(num_restarts=1, tolerance=1e-15).fit(this, throw=True)  # from the prior's median
+    assert fit.mean()["theta"] == pytest.approx(right["theta"], abs=1e-8)
+    assert fit.sd()["theta"] == pytest.approx(right["sd"], rel=1e-6)
+    # near the maximum the log-likelihood has twice the rate of theta
+    rises = np.diff(fit.trace["log_likelihood"][0])[1:5]
+    assert rises[3] / rises[2] == pytest.approx(right["rate"] ** 2, rel=2e-3)
+    errors = np.array(iterates[3:6]) - right["theta"]
+    np.testing.assert_allclose(errors[1:] / errors[:-1], right["rate"], rtol=5e-3)
+
+
+def test_times_deaths_is_hasselblads(references: Path) -> None:
+    right = json.loads((references / "em.json").read_text(encoding="utf-8"))["times_deaths"]
+    this = vr.Target(module("times_deaths").MODEL)
+    fit = vr.EM(num_restarts=1, tolerance=1e-15, accelerate=True).fit(this, throw=True)
+    assert fit.log_likelihood == pytest.approx(right["loglik"], abs=1e-5)
+    np.testing.assert_allclose(fit.mean()["pi"], right["weights"], atol=1e-5)
+    np.testing.assert_allclose(fit.mean()["lam"], right["lam"], atol=1e-5)
+
+
+# -- what the end is worth -------------------------------------------------------------------------
+
+
+def test_it_goes_on_until_it_is_close_to_the_maximum() -> None:
+    """EM of factor analysis creeps: its rise is small long before the maximum is near."""
+    this = vr.Target(module("factor_analysis").MARGINAL)
+    fit = vr.EM(num_restarts=1, tolerance=1e-4).fit(this, throw=True)
+    path = fit.trace["log_likelihood"][0]
+    assert fit.status is vr.Status.OK
+    assert fit.diagnostics["newton_decrement"] <= 1e-2
+    assert np.flatnonzero(np.diff(path) < 1e-4 * 2_000)[0] < 100 < fit.diagnostics["iterations"]
+    # half the squared Newton decrement is what a quadratic log-likelihood has still to rise
+    top = vr.MarginalMLE().fit(this, throw=True).log_likelihood
+    gap = fit.diagnostics["newton_decrement"] ** 2 / 2
+    assert top - fit.log_likelihood == pytest.approx(gap, rel=0.2)
+
+    short = vr.EM(num_restarts=1, max_steps=100).fit(this)
+    assert short.status is vr.Status.UNCONVERGED
+    assert "0.24 standard errors from the maximum" in short.message
+    assert "MarginalMLE" in short.advice
+
+
+def test_loadings_that_the_data_do_not_settle() -> None:
+    """Six covariances settle no more than six numbers: three psi and five loadings are too many."""
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((400, 2)) @ rng.standard_normal((2, 3))
+    y = y + 1.5 * rng.standard_normal(y.shape)
+    fa = module("factor_analysis")
+    fit = vr.EM(num_restarts=2).fit(vr.Target(fa.without_scores(fa.build(2)), y=y))
+    assert fit.status is vr.Status.UNCONVERGED
+    assert "the log-likelihood is flat along" in fit.message
+    assert np.isnan(fit.sd()["psi"]).all()
+
+
+def test_an_estimate_at_a_corner_has_no_standard_errors_and_is_fine() -> None:
+    """One series says of its first state that it is the one it is."""
+    fit = fitted(module("hmm").POISSON)
+    assert fit.status is vr.Status.OK
+    assert np.sort(fit.mean()["pi"]) == pytest.approx([0, 0, 1], abs=1e-8)
+    assert "no standard errors: pi runs to an edge, where the likelihood is highest" in fit.message
+    assert fit.diagnostics["newton_decrement"] <= 1e-2  # of the other parameters
+    assert np.isnan(fit.sd()["rate"]).all()

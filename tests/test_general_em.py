@@ -254,6 +254,44 @@ def test_every_iterate_is_the_closed_forms() -> None:
     np.testing.assert_allclose(fit.latents["z_probability"], r, atol=1e-10)
 
 
+def test_an_m_step_by_l_bfgs_ends_at_the_same_maximum() -> None:
+    newton = vr.EM(num_restarts=1).fit(mixture_target(), throw=True)
+    fit = vr.EM(num_restarts=1, m_step="l-bfgs").fit(mixture_target(), throw=True)
+    assert fit.status is Status.OK
+    assert fit.log_likelihood == pytest.approx(newton.log_likelihood, abs=1e-6)
+    path = fit.trace["log_likelihood"][0]
+    assert np.diff(path).min() > -1e-9
+    # the M-steps are nearly solved, so the paths are nearly the same
+    np.testing.assert_allclose(path[:8], newton.trace["log_likelihood"][0][:8], atol=1e-2)
+
+
+def test_more_parameters_than_a_hessian_is_formed_for() -> None:
+    """Two components in 160 dimensions, of unit variance: 321 parameters, means in closed form."""
+    rng = np.random.default_rng(8)
+    y = rng.standard_normal((60, 160)) + 0.25 * np.where(np.arange(60) < 25, 1.0, -1.0)[:, None]
+
+    def model(y):
+        pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([2, 160]).to_event(2))
+        with numpyro.plate("row", len(y)):
+            z = numpyro.sample("z", dist.Categorical(pi))
+            numpyro.sample("y", dist.Normal(mu[z], 1.0).to_event(1), obs=y)
+
+    start = {"pi": np.full(2, 0.5), "mu": np.outer([0.3, -0.3], np.ones(160))}
+    this = vr.Target(vr.Model(function=model, name="wide", init=lambda key, **_: start), y=y)
+    fit = vr.EM(num_restarts=1).fit(this, throw=True)
+    assert fit.status is Status.OK
+    assert "321 parameters (at most 300)" in fit.message
+    pi, mu = start["pi"], start["mu"]
+    for _ in range(200):
+        joint = np.log(pi) + np.stack([stats.norm.logpdf(y, m).sum(1) for m in mu], axis=1)
+        r = np.exp(joint - np.logaddexp.reduce(joint, axis=1)[:, None])
+        pi, mu = r.mean(0), r.T @ y / r.sum(0)[:, None]
+    assert fit.log_likelihood == pytest.approx(np.logaddexp.reduce(joint, axis=1).sum(), abs=1e-4)
+    np.testing.assert_allclose(fit.mean()["mu"], mu, atol=1e-3)
+    np.testing.assert_allclose(fit.mean()["pi"], pi, atol=1e-3)
+
+
 def test_louis_identity_gives_the_information() -> None:
     """I(theta) = E[-complete Hessian | y] - Var[complete score | y], in (logit pi, mu, sigma)."""
     fit = vr.EM(num_restarts=1, tolerance=1e-14).fit(mixture_target(), throw=True)
@@ -284,30 +322,27 @@ def test_louis_identity_gives_the_information() -> None:
     assert fit.sd()["pi"][0] == pytest.approx(pi[0] * pi[1] * np.sqrt(cov[0, 0]), rel=1e-5)
 
 
-def test_it_ends_where_the_models_own_closed_form_does() -> None:
+@pytest.mark.parametrize(
+    "covariance", ["full", *(pytest.param(c, marks=pytest.mark.slow) for c in ("tied", "diagonal"))]
+)
+def test_the_models_own_closed_forms_are_walked_in_step(covariance: str) -> None:
+    """From the same k-means, and with labels in the model: the same iterates and the same end."""
     gmm = import_file(find("models")["gmm"])
-    closed = vr.EM().fit(vr.Target(gmm.gmm(2, "diagonal")), throw=True)
-    own = vr.Target(gmm.gmm(2, "diagonal")).data["y"]
-
-    def plain(y):
-        pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(2)))
-        mu = numpyro.sample("mu", dist.Normal(y.mean(0), y.std(0)).expand([2, 2]).to_event(2))
-        variance = numpyro.sample(
-            "variance", dist.LogNormal(2 * jnp.log(y.std(0)), 1.0).expand([2, 2]).to_event(2)
-        )
-        with numpyro.plate("row", len(y)):
-            z = numpyro.sample("z", dist.Categorical(pi))
-            law = dist.Normal(mu[z], jnp.sqrt(variance[z])).to_event(1)
-            numpyro.sample("y", law, obs=y)
-
-    fit = vr.EM(accelerate=True).fit(vr.Target(plain, y=own), key=1, throw=True)
-    assert fit.log_likelihood == pytest.approx(closed.log_likelihood, abs=1e-5)
-    order = np.argsort(fit.mean()["mu"][:, 0]), np.argsort(closed.mean()["mu"][:, 0])
-    for name in ("pi", "mu", "variance"):
-        a, b = fit.mean()[name][order[0]], closed.mean()[name][order[1]]
-        np.testing.assert_allclose(a, b, rtol=1e-3)
-        a, b = fit.sd()[name][order[0]], closed.sd()[name][order[1]]
-        np.testing.assert_allclose(a, b, rtol=1e-2)
+    this = vr.Target(gmm.gmm(2, covariance, labels=True))
+    closed = vr.EM(num_restarts=2).fit(this, key=1, throw=True)
+    assert "closed-form steps" in closed.message
+    fit = vr.EM(e_step="enumerate", num_restarts=2).fit(this, key=1, throw=True)
+    assert "enumeration of 2 states of z in each of 272 members" in fit.message
+    paths = (f.trace["log_likelihood"][:, :10] for f in (fit, closed))
+    np.testing.assert_allclose(*paths, rtol=1e-11)
+    assert fit.status is closed.status is Status.OK
+    assert set(fit.mean()) == set(closed.mean())
+    for name, value in closed.mean().items():
+        np.testing.assert_allclose(fit.mean()[name], value, rtol=1e-4, atol=1e-10)
+        np.testing.assert_allclose(fit.sd()[name], closed.sd()[name], rtol=1e-3, atol=1e-10)
+    np.testing.assert_allclose(
+        fit.latents["z_probability"], closed.latents["z_probability"], atol=1e-4
+    )
 
 
 # -- how a run ends --------------------------------------------------------------------------------
@@ -360,6 +395,7 @@ def test_a_fit_with_latents_is_saved(tmp_path: Path) -> None:
     [
         ({"e_step": "exact"}, "e_step: got 'exact'"),
         ({"num_nodes": 0}, "num_nodes: got 0"),
+        ({"m_step": "sgd"}, "m_step: got 'sgd'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], match: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         Method,
         VariationalEM,
     )
-    from vi_recipes.model import EMSteps, Exchangeable, Model, VBSteps
+    from vi_recipes.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
     from vi_recipes.read import read_data
     from vi_recipes.reference import load_reference
     from vi_recipes.report.exhibit import Exhibit
@@ -58,7 +58,7 @@ _HOMES = {
         "Method",
         "VariationalEM",
     ),
-    "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "VBSteps"),
+    "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "PartialEStep", "VBSteps"),
     "vi_recipes.read": ("read_data",),
     "vi_recipes.reference": ("load_reference",),
     "vi_recipes.report.exhibit": ("Exhibit",),
@@ -106,6 +106,7 @@ __all__ = [
     "MeanField",
     "Method",
     "Model",
+    "PartialEStep",
     "Provenance",
     "Site",
     "Status",

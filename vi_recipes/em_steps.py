@@ -1,4 +1,4 @@
-"""The steps of EM for any model: an E-step of weighted nodes, an M-step by Newton's method.
+"""The steps of EM for any model: an E-step of weighted nodes, an M-step by Newton or L-BFGS.
 
 Everything here is traced by JAX, so that many iterations of many starts run in one compiled loop.
 """
@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from vi_recipes.ascent import State, Step
 from vi_recipes.estimate import second_order
 from vi_recipes.marginal import Marginal
 from vi_recipes.target import Arrays
@@ -21,14 +23,17 @@ NUM_NEWTON = 25
 SOLVED = 1e-16
 """Squared Newton decrement at which an M-step is solved."""
 
+NUM_BFGS = 50
+"""L-BFGS steps of one M-step."""
+
+ENOUGH = 1e-6
+"""Share of an M-step's first squared decrement that L-BFGS may leave to the next iteration."""
+
+MEMORY = 20
+"""Pairs of steps and gradients that L-BFGS remembers."""
+
 LONGEST = 4.0
 """Longest move of an M-step's single Newton step on the unconstrained scale."""
-
-State = Any
-"""A pytree: what an iteration starts from."""
-
-Step = Callable[[State, Arrays], tuple[State, jax.Array]]
-"""``(state, arrays) -> (next state, objective at the first one)``."""
 
 
 def maximise(
@@ -75,8 +80,49 @@ def maximise(
     return x
 
 
-def general_step(marginal: Marginal, *, forward: bool) -> Step:
+def ascend(function: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:
+    """Return a higher point of a smooth function, near a maximum, never a lower one; pure.
+
+    L-BFGS, which forms no Hessian. It stops where its own estimate of the squared decrement has
+    fallen to a small share of the first: an M-step need only gain ground.
+    """
+
+    def loss(x: jax.Array) -> jax.Array:
+        value = -function(x)
+        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+    solver = optax.lbfgs(memory_size=MEMORY)
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def unfinished(carry: Any) -> jax.Array:
+        _, _, missed, first, count = carry
+        return (count < 2) | ((count < NUM_BFGS) & (missed > ENOUGH * first) & (missed > SOLVED))
+
+    def climb(carry: Any) -> Any:
+        x, state, _, first, count = carry
+        value, gradient = value_and_grad(x, state=state)
+        move, state = solver.update(
+            gradient, state, x, value=value, grad=gradient, value_fn=loss
+        )  # fmt: skip
+        missed = jnp.abs(move @ gradient)
+        new = x + move
+        reached = optax.tree.get(state, "value")
+        better = jnp.isfinite(new).all() & (reached <= value)
+        # the first step is along the gradient, whose length says nothing; the second's does
+        first = jnp.where(count == 1, missed, first)
+        missed = jnp.where(better, missed, 0.0)
+        return jnp.where(better, new, x), state, missed, first, count + 1
+
+    carry = (start, solver.init(start), jnp.inf, 0.0, 0)
+    x: jax.Array = jax.lax.while_loop(unfinished, climb, carry)[0]
+    return x
+
+
+def general_step(marginal: Marginal, *, forward: bool, newton: bool = True) -> Step:
     """Return one EM iteration of (theta, modes) on the unconstrained scale.
+
+    The M-step is by Newton's method, whose Hessians are made by forward mode alone where it is
+    quicker, or else by L-BFGS.
 
     Where the nodes are those of quadrature, the likelihood they add up to has a gradient that
     differs a little from that of Q, because the nodes move with theta. Q then carries the
@@ -100,7 +146,9 @@ def general_step(marginal: Marginal, *, forward: bool) -> Step:
         def objective(new: jax.Array) -> jax.Array:
             return marginal.expected(new, q, arrays) + tilt @ (new - theta)
 
-        return (maximise(objective, theta, forward=forward), z), value
+        if newton:
+            return (maximise(objective, theta, forward=forward), z), value
+        return (ascend(objective, theta), z), value
 
     return step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, override
+from typing import Any, NamedTuple, override
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,9 @@ FORWARD = 20_000_000
 
 CLOSE = 1e-2
 """Newton decrement, in standard errors, up to which a point counts as the maximum."""
+
+STEEP = 1e-5
+"""Gradient relative to the objective, up to which a point of many parameters is the maximum."""
 
 FLAT = 1e-7
 """Smallest eigenvalue of an information matrix, scaled to unit diagonal, that counts as zero."""
@@ -324,12 +327,34 @@ class Estimate:
     """What is known of z at the estimate: means and sds, or probabilities of the states."""
 
 
-def decrement(objective: MarginalObjective, theta: np.ndarray) -> float:
-    """Return how far theta is from the maximum, in standard errors; infinite where it is none."""
+def decrement(
+    objective: MarginalObjective, theta: np.ndarray, fixed: np.ndarray | None = None
+) -> float:
+    """Return how far theta is from the maximum, in standard errors; infinite where it is none.
+
+    Coordinates at the places ``fixed`` are left as they are.
+    """
     curvature = objective.curvature(theta)
     if curvature is None:
         return float("inf")
-    return curvature.decrement(objective.value_and_grad(theta)[1])
+    gradient = objective.value_and_grad(theta)[1]
+    if fixed is not None:
+        free = np.setdiff1d(np.arange(theta.size), fixed)
+        bend = (curvature.vectors * curvature.values) @ curvature.vectors.T
+        curvature, gradient = Dense(bend[np.ix_(free, free)]), gradient[free]
+    return curvature.decrement(gradient)
+
+
+def is_close(objective: MarginalObjective, theta: np.ndarray) -> bool:
+    """Whether theta counts as the maximum; by the relative gradient where no Hessian is formed."""
+    if theta.size > MAX_DENSE:
+        return _relative_gradient(objective, theta) < STEEP
+    return decrement(objective, theta) <= CLOSE
+
+
+def _relative_gradient(objective: MarginalObjective, theta: np.ndarray) -> float:
+    value, gradient = objective.value_and_grad(theta)
+    return float(np.abs(gradient).max() / max(1.0, abs(value)))
 
 
 def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
@@ -354,20 +379,26 @@ def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
     bare = PointPosterior(objective.target.constrain(flat))
     curvature = objective.curvature(theta)
     if curvature is None:
-        message = f"no standard errors: {theta.size} parameters (at most {MAX_DENSE})"
-        relative = float(np.abs(gradient).max() / max(1.0, abs(value)))
-        status = Status.OK if relative < 1e-5 else Status.UNCONVERGED
+        many = theta.size > MAX_DENSE
+        reason = f"{theta.size} parameters (at most {MAX_DENSE})" if many else "it is not finite"
+        message = f"no standard errors from the observed information: {reason}"
+        relative = _relative_gradient(objective, theta)
+        status = Status.OK if relative < STEEP else Status.UNCONVERGED
         message += f"; relative gradient {relative:.2g}"
         return Estimate(bare, status, message, "", np.nan, log_likelihood, latents)
     away = curvature.decrement(gradient)
-    if edge := _edges(objective, theta, curvature):
-        where, rise, outward = edge
+    if edge := edges(objective, theta, curvature):
+        where, _, rise, outward = edge
         collapsed = objective.marginal.split.kind == "continuous" and rise < 1.0
+        climb = f"where the log-likelihood {-value:.6g} is highest"
+        if rise > SAME:
+            climb = (
+                f"while the log-likelihood still rises ({-value:.6g}, {outward:.6g} further out)"
+            )
         if not collapsed:
             raise MethodFailure(
                 Status.DEGENERATE,
-                f"{where} while the log-likelihood still rises ({-value:.6g}, and {outward:.6g} "
-                "further out): a component collapses or empties, or a parameter has no finite "
+                f"{where}, {climb}: a component collapses or empties, or a parameter has no finite "
                 "estimate",
                 "use objective='map' with a prior that keeps it inside, fewer components, or a "
                 "tied covariance",
@@ -491,10 +522,20 @@ def _posterior(
     return EstimatePosterior(target, flat, None, np.zeros(target.dim), precision=arrow)
 
 
-def _edges(
-    objective: MarginalObjective, theta: np.ndarray, curvature: Dense
-) -> tuple[str, float, float] | None:
-    """Return which parameters are best at the edge of their support, and what is gained there."""
+class Edge(NamedTuple):
+    """Parameters that are best at the edge of their support."""
+
+    where: str
+    places: np.ndarray
+    """Their places in theta."""
+    rise: float
+    """What the log-likelihood gains further out."""
+    outward: float
+    """What it is there."""
+
+
+def edges(objective: MarginalObjective, theta: np.ndarray, curvature: Dense) -> Edge | None:
+    """Return the parameters that are best at the edge of their support, if there are any."""
     target, split = objective.target, objective.marginal.split
     bounded = np.zeros(target.dim, bool)
     for site in target.latents:
@@ -530,4 +571,5 @@ def _edges(
         number = f"{values[name].ravel()[k]:.2g}" if same else "an edge"
         words.append(f"{label} runs to {number}")
     best = max(found, key=lambda f: f[1])
-    return ", ".join(words), float(best[1]), float(best[2])
+    places = np.array(list(dict.fromkeys(j for j, _, _ in found)))
+    return Edge(", ".join(dict.fromkeys(words)), places, float(best[1]), float(best[2]))

@@ -29,6 +29,34 @@ class Exchangeable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartialEStep:
+    """The E-step for some of the members at a time; every function is traced by JAX.
+
+    For models whose members are independent given theta, and whose sufficient statistics add up
+    over disjoint sets of members. Nothing is gained where the statistics of the data that the
+    E-step needs do not change, as in factor analysis, which needs their covariance only.
+
+    Parameters
+    ----------
+    num_members
+        ``num_members(**data) -> int``: how many members there are.
+    e_step
+        ``e_step(theta, rows, weights, **data) -> (stats, log_likelihood)``: for the members whose
+        numbers, from 0, are ``rows``, integers of shape (B,), each taken ``weights`` times, shape
+        (B,). A weight is 0 where a row only fills a block up, else 1. Over blocks that make up all
+        members, both add up to what the full E-step returns.
+    expected
+        ``expected(theta, stats, **data) -> float``: E_q[log p(y, z | theta)], what the M-step
+        maximises, for the statistics of any members. It is linear in them. With the entropy of q
+        it makes the free energy, which must rise at every partial step.
+    """
+
+    num_members: Callable[..., int]
+    e_step: Callable[..., tuple[Any, Any]]
+    expected: Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EMSteps:
     """Closed-form EM for a model; every function is traced by JAX.
 
@@ -55,6 +83,8 @@ class EMSteps:
     complete
         ``complete(theta, **data) -> values``: theta with whatever other sites follow from it, so
         that EM is comparable site by site with the other methods. The identity by default.
+    partial
+        The E-step for some of the members, for ``EM(num_blocks=...)``.
     """
 
     start: Callable[..., dict[str, Any]]
@@ -63,6 +93,7 @@ class EMSteps:
     log_prior: Callable[..., Any] | None = None
     collapse: Callable[..., Mapping[str, tuple[Any, float]]] | None = None
     complete: Callable[..., dict[str, Any]] | None = None
+    partial: PartialEStep | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

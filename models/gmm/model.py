@@ -50,12 +50,11 @@ class Prior(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Expected sufficient statistics of the components; rows of y are centred at ``center``."""
+    """Expected sufficient statistics of the components, of rows less the mean of all rows."""
 
     counts: jax.Array  # (K,)
     totals: jax.Array  # (K, D)
     products: jax.Array  # (K, D, D)
-    center: jax.Array  # (D,)
 
 
 def prior(y: jax.Array, num_components: int) -> Prior:
@@ -119,22 +118,63 @@ def mixture(y: jax.Array, num_components: int = 2, covariance: str = "full") -> 
         "full": a covariance matrix per component; "tied": one for all; "diagonal": a variance per
         component and dimension; "spherical": a variance per component.
     """
-    check(covariance)
-    D = y.shape[1]
-    theta = sample_theta(y, num_components, covariance)
-    Sigma = covariances(theta, D)
-    if "Sigma" not in theta:
-        numpyro.deterministic("Sigma", Sigma)
-    components = dist.MultivariateNormal(theta["mu"], scale_tril=jnp.linalg.cholesky(Sigma))
+    theta, scale_tril = sample_components(y, num_components, covariance)
+    components = dist.MultivariateNormal(theta["mu"], scale_tril=scale_tril)
     with numpyro.plate("observation", len(y)):
         labels = dist.Categorical(probs=theta["pi"])
         numpyro.sample("y", dist.MixtureSameFamily(labels, components), obs=y)
+
+
+def labelled(y: jax.Array, num_components: int = 2, covariance: str = "full") -> None:
+    """Observations from one of several multivariate normals, given ``z``, which one it is.
+
+    Parameters
+    ----------
+    y, num_components, covariance
+        As for :func:`mixture`.
+    """
+    theta, scale_tril = sample_components(y, num_components, covariance)
+    with numpyro.plate("observation", len(y)):
+        z = numpyro.sample("z", dist.Categorical(probs=theta["pi"]))
+        own = scale_tril if covariance == "tied" else scale_tril[z]
+        numpyro.sample("y", dist.MultivariateNormal(theta["mu"][z], scale_tril=own), obs=y)
+
+
+def sample_components(y: jax.Array, num_components: int, covariance: str) -> tuple[Theta, Any]:
+    """Sample the parameters and derive Sigma where they are variances; return its root too."""
+    check(covariance)
+    check_rows(y, covariance)
+    theta = sample_theta(y, num_components, covariance)
+    Sigma = covariances(theta, y.shape[1])
+    if "Sigma" not in theta:
+        numpyro.deterministic("Sigma", Sigma)
+    return theta, jnp.linalg.cholesky(Sigma)
 
 
 def check(covariance: str) -> None:
     """Refuse an unknown kind of covariance."""
     if covariance not in COVARIANCES:
         raise ValueError(f"covariance={covariance!r}: choose one of {', '.join(COVARIANCES)}")
+
+
+def check_rows(y: Any, covariance: str) -> None:
+    """Refuse rows that the prior, and the likelihood, have no covariance for."""
+    if isinstance(y, jax.core.Tracer):  # checked when the model was given its data
+        return
+    y = np.asarray(y, dtype=float)
+    constant = np.flatnonzero(np.ptp(y, axis=0) == 0)
+    if len(constant):
+        raise ValueError(
+            f"column(s) {', '.join(map(str, constant))} of y hold one value only: no component has "
+            "a density there; drop them"
+        )
+    D = y.shape[1]
+    rank = np.linalg.matrix_rank(np.corrcoef(y, rowvar=False)) if D > 1 else 1
+    if covariance in ("full", "tied") and rank < D:
+        raise ValueError(
+            f"the {D} columns of y, in {len(y)} rows, are collinear (rank {rank}): drop columns, "
+            "or choose covariance='diagonal' or 'spherical'"
+        )
 
 
 def e_step(
@@ -145,38 +185,78 @@ def e_step(
     The data are standardised first, so that no digits are lost to a large mean or to large units.
     The largest arrays are N x K and N x (D + 1) (D + 2) / 2.
     """
-    D, K = y.shape[1], num_components
-    scale_tril = jnp.linalg.cholesky(covariances(theta, D))
-    scale_tril = jnp.broadcast_to(scale_tril, (K, D, D))
+    return responsible(*densities(theta, y.shape[1], num_components), y)
+
+
+def partial_e_step(
+    theta: Theta,
+    rows: jax.Array,
+    weights: jax.Array,
+    y: jax.Array,
+    num_components: int,
+    covariance: str,
+) -> tuple[Stats, jax.Array]:
+    """Return what :func:`e_step` does for some of the rows, each taken ``weights`` times."""
+    return responsible(*densities(theta, y.shape[1], num_components), y, rows, weights)
+
+
+def densities(
+    theta: Theta, num_dims: int, num_components: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return by component log pi with the normal's constant, (K,), mu and the root of Sigma."""
+    scale_tril = jnp.linalg.cholesky(covariances(theta, num_dims))
+    scale_tril = jnp.broadcast_to(scale_tril, (num_components, num_dims, num_dims))
     log_det = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)).sum(axis=-1)
-    constant = jnp.log(theta["pi"]) - log_det - 0.5 * D * jnp.log(2 * jnp.pi)
-    return responsible(constant, theta["mu"], scale_tril, y)
+    constant = jnp.log(theta["pi"]) - log_det - 0.5 * num_dims * jnp.log(2 * jnp.pi)
+    return constant, theta["mu"], scale_tril
+
+
+def expected(
+    theta: Theta, stats: Stats, y: jax.Array, num_components: int, covariance: str
+) -> jax.Array:
+    """Return the expected log density of the rows and their labels at theta."""
+    constant, mu, scale_tril = densities(theta, y.shape[1], num_components)
+    mu = mu - y.mean(axis=0)
+    cross = mu[:, :, None] * stats.totals[:, None, :]
+    outer = mu[:, :, None] * mu[:, None, :] * stats.counts[:, None, None]
+    scatter = stats.products - cross - jnp.swapaxes(cross, 1, 2) + outer
+    half = solve_triangular(scale_tril, scatter, lower=True)
+    whitened = solve_triangular(scale_tril, jnp.swapaxes(half, 1, 2), lower=True)
+    return stats.counts @ constant - 0.5 * jnp.trace(whitened, axis1=1, axis2=2).sum()
 
 
 def responsible(
-    constant: jax.Array, mu: jax.Array, scale_tril: jax.Array, y: jax.Array
+    constant: jax.Array,
+    mu: jax.Array,
+    scale_tril: jax.Array,
+    y: jax.Array,
+    rows: Any = slice(None),
+    weights: jax.Array | None = None,
 ) -> tuple[Stats, jax.Array]:
     """Share the rows out to components, by a constant less half the squared distance to each.
 
-    Return the sufficient statistics and the sum of the logarithms of what is shared out.
+    Return the sufficient statistics and the sum of the logarithms of what is shared out, of all
+    rows or of some, each taken ``weights`` times.
     """
     D = y.shape[1]
     center, unit = y.mean(axis=0), y.std(axis=0)
-    features = quadratic_features((y - center) / unit)
+    features = quadratic_features((y[rows] - center) / unit)
     # in these units: x' P x - 2 x' P m + m' P m is one product of the features and of coefficients
     identity = jnp.broadcast_to(jnp.eye(D, dtype=scale_tril.dtype), scale_tril.shape)
     whiten = solve_triangular(scale_tril, identity, lower=True) * unit
     precision = jnp.einsum("kij,kil->kjl", whiten, whiten)
     m = (mu - center) / unit
     along = jnp.einsum("kij,kj->ki", precision, m)
-    rows, columns = np.triu_indices(D)
-    squares = precision[:, rows, columns] * np.where(rows == columns, -0.5, -1.0)
+    upper, columns = np.triu_indices(D)
+    squares = precision[:, upper, columns] * np.where(upper == columns, -0.5, -1.0)
     constant = constant - 0.5 * (along * m).sum(axis=1)
     coefficients = jnp.concatenate([constant[:, None], along, squares], axis=1)
     log_joint = features @ coefficients.T
     log_marginal = jax.nn.logsumexp(log_joint, axis=1)
     responsibility = jnp.exp(log_joint - log_marginal[:, None])
-    return statistics(responsibility, features, center, unit), log_marginal.sum()
+    if weights is not None:
+        responsibility, log_marginal = weights[:, None] * responsibility, weights * log_marginal
+    return statistics(responsibility, features, unit), log_marginal.sum()
 
 
 def quadratic_features(x: jax.Array) -> jax.Array:
@@ -186,11 +266,9 @@ def quadratic_features(x: jax.Array) -> jax.Array:
     return jnp.concatenate([ones, x, x[:, rows] * x[:, columns]], axis=1)
 
 
-def statistics(
-    responsibility: jax.Array, features: jax.Array, center: jax.Array, unit: jax.Array
-) -> Stats:
+def statistics(responsibility: jax.Array, features: jax.Array, unit: jax.Array) -> Stats:
     """Return the sufficient statistics of the rows with these features, in the data's units."""
-    D = len(center)
+    D = len(unit)
     sums = responsibility.T @ features
     rows, columns = np.triu_indices(D)
     products = jnp.zeros((len(sums), D, D), sums.dtype)
@@ -200,14 +278,13 @@ def statistics(
         counts=sums[:, 0],
         totals=sums[:, 1 : D + 1] * unit,
         products=products * jnp.outer(unit, unit),
-        center=center,
     )
 
 
 def moments(responsibility: jax.Array, y: jax.Array) -> Stats:
     """Return the sufficient statistics of the rows of y under the responsibilities, (N, K)."""
     center, unit = y.mean(axis=0), y.std(axis=0)
-    return statistics(responsibility, quadratic_features((y - center) / unit), center, unit)
+    return statistics(responsibility, quadratic_features((y - center) / unit), unit)
 
 
 def m_step(
@@ -233,7 +310,7 @@ def m_step(
     mean = stats.totals / (count + kappa)[:, None]
     scatter = stats.products - mean[:, :, None] * stats.totals[:, None, :]
 
-    theta: Theta = {"pi": pi, "mu": stats.center + mean}
+    theta: Theta = {"pi": pi, "mu": hyper.mean + mean}
     if covariance in ("full", "tied"):
         scale = hyper.scale if is_map else 0.0
         extra = hyper.df + D + 1 if is_map else 0.0
@@ -267,6 +344,7 @@ def start(key: jax.Array, y: jax.Array, num_components: int, covariance: str) ->
     from scipy.cluster.vq import ClusterError, kmeans2
 
     check(covariance)
+    check_rows(y, covariance)
     y = jnp.asarray(y, dtype=float)
     rows = np.asarray(y, dtype=float)
     if (distinct := len(np.unique(rows, axis=0))) < num_components:
@@ -296,11 +374,14 @@ def collapse(
 ) -> dict[str, tuple[jax.Array, float]]:
     """Return what goes to zero when a component collapses on a few points or loses them all.
 
-    These are the smallest eigenvalue of each Sigma_k relative to the data's covariance, and the
-    expected number of rows in each component.
+    These are the smallest eigenvalue of each Sigma_k relative to the data's covariance (or their
+    variances, where Sigma_k has variances only), and the expected number of rows in each component.
     """
     D = y.shape[1]
-    scale_tril = jnp.linalg.cholesky(jnp.cov(y, rowvar=False).reshape(D, D))
+    total = jnp.cov(y, rowvar=False).reshape(D, D)
+    if covariance in ("diagonal", "spherical"):  # columns may then be collinear
+        total = jnp.diag(jnp.diagonal(total))
+    scale_tril = jnp.linalg.cholesky(total)
 
     def smallest(Sigma: jax.Array) -> jax.Array:
         half = solve_triangular(scale_tril, Sigma, lower=True)
@@ -341,7 +422,7 @@ def vb_update(stats: Stats, y: jax.Array, num_components: int) -> Eta:
     scale = hyper.scale + stats.products - shift
     scale = (scale + jnp.swapaxes(scale, -1, -2)) / 2
     return Eta(
-        CONCENTRATION + stats.counts, kappa, stats.center + mean, hyper.df + stats.counts, scale
+        CONCENTRATION + stats.counts, kappa, hyper.mean + mean, hyper.df + stats.counts, scale
     )
 
 
@@ -453,7 +534,7 @@ def coords(y: jax.Array, num_components: int, **_: Any) -> dict[str, list[Any]]:
     }
 
 
-def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
+def gmm(num_components: int = 2, covariance: str = "full", *, labels: bool = False) -> vr.Model:
     """Build the mixture with ``num_components`` components and the kind of covariance given.
 
     Parameters
@@ -462,6 +543,9 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
         Number of components.
     covariance
         "full", "tied", "diagonal" or "spherical".
+    labels
+        Whether the labels are a site ``z`` of their own, which methods sum out by enumeration
+        (with the extra ``enumerate``), rather than summed out in the model.
 
     Returns
     -------
@@ -472,7 +556,7 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
     """
     check(covariance)
     choices: dict[str, Any] = {"num_components": num_components, "covariance": covariance}
-    labelled = {"full": ("Sigma",), "tied": ()}.get(covariance, ("variance", "Sigma"))
+    exchanged = {"full": ("Sigma",), "tied": ()}.get(covariance, ("variance", "Sigma"))
     matrix = ("feature", "feature_bis")
     dims = {
         "pi": ("component",),
@@ -482,14 +566,15 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
     if covariance in ("diagonal", "spherical"):
         dims["variance"] = dims["mu" if covariance == "diagonal" else "pi"]
     return vr.Model(
-        function=partial(mixture, **choices),
+        function=partial(labelled if labels else mixture, **choices),
         name="gmm",
         data=data,
         load=load,
         parameters=("pi", "mu", "Sigma" if covariance in ("full", "tied") else "variance"),
+        latents=("z",) if labels else (),
         dims=dims,
         coords=partial(coords, num_components=num_components),
-        exchangeable=(vr.Exchangeable(sites=dict.fromkeys(("pi", "mu", *labelled), 0)),),
+        exchangeable=(vr.Exchangeable(sites=dict.fromkeys(("pi", "mu", *exchanged), 0)),),
         em=vr.EMSteps(
             start=partial(start, **choices),
             e_step=partial(e_step, **choices),
@@ -497,6 +582,11 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
             log_prior=partial(log_prior, **choices),
             collapse=partial(collapse, **choices),
             complete=partial(complete, **choices),
+            partial=vr.PartialEStep(
+                num_members=lambda y, **_: len(y),
+                e_step=partial(partial_e_step, **choices),
+                expected=partial(expected, **choices),
+            ),
         ),
         vb=vr.VBSteps(
             start=partial(vb_start, **choices),
@@ -518,3 +608,4 @@ def gmm(num_components: int = 2, covariance: str = "full") -> vr.Model:
 
 
 MODEL = gmm()
+LABELS = gmm(labels=True)

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, override
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.ascent import check_monotone, stacked_starts
-from vi_recipes.em_steps import State, Step, general_step, squarem
+from vi_recipes.ascent import (
+    Ascent,
+    Cached,
+    State,
+    Step,
+    best_of,
+    check_monotone,
+    stacked_starts,
+)
+from vi_recipes.em_steps import general_step, squarem
 from vi_recipes.estimate import (
-    CLOSE,
     MAX_DENSE,
-    Estimate,
     MarginalObjective,
-    decrement,
+    is_close,
+    join,
     judge,
 )
-from vi_recipes.marginal import marginal_of, starting_point
+from vi_recipes.marginal import marginal_of
 from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.methods.closed_form import (
+    ClosedForm,
+    OwnLikelihood,
+    collapsed,
+    degenerate,
+    general_start,
+)
 from vi_recipes.methods.marginal_mle import (
     check_options,
     no_likelihood,
@@ -28,23 +43,25 @@ from vi_recipes.methods.marginal_mle import (
     why_not,
 )
 from vi_recipes.model import EMSteps
-from vi_recipes.posterior import PointPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.splitting import split
-from vi_recipes.status import MethodFailure, Status
+from vi_recipes.status import Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
 CHUNK = 50
 """Iterations of closed forms in one call of compiled code."""
 
+FEW = 5
+"""Passes over blocks, and iterations after them, in one call of compiled code."""
+
 GENERAL_CHUNK = 10
 """Iterations of the general route in one call of compiled code."""
 
-MAX_ALIKE = 0.05
-"""Newton decrement up to which a closed form's end is a maximum of the model's own likelihood."""
-
 RESTARTS = 5
+
+MORE = "raise max_steps, or let MarginalMLE climb the same likelihood by Newton's method"
+"""What to do where EM has not got to the maximum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +98,24 @@ class EM(Method):
     tolerance
         Rise of the objective in one iteration, relative to its size, that counts as none.
     num_restarts
-        Starts, each with its own seed: the model's own ``start`` (k-means for mixtures) or
-        ``init``, else prior medians and points scattered around 0 on the unconstrained scale. By
-        default 5 where a likelihood has several maxima (closed forms and discrete latent
-        variables), else 1.
+        Starts, each with its own seed: those of the model's EM steps (k-means for mixtures), else
+        its ``init`` or prior medians, then points scattered around ``init`` or around 0 on the
+        unconstrained scale. By default 5 where a likelihood has several maxima (closed forms and
+        discrete latent variables), else 1.
     accelerate
         Extrapolate by SQUAREM; what loses ground is not kept. An iteration then is three.
+    num_blocks
+        Blocks of members whose E-steps take turns (incremental EM), for closed forms that have
+        partial E-steps; 1 takes all members at once. A partial step renews q(z) for one block,
+        keeps the statistics of the others, and ends with an M-step, so that theta moves
+        ``num_blocks`` times in a pass over the data. What must rise at every partial step is the
+        free energy, which is checked and in the trace; the log-likelihood, which it bounds from
+        below, need not, and is not evaluated. When a pass gains nothing more, iterations of full
+        E-steps follow, on which the fit ends as it would without blocks: their log-likelihood
+        must not fall, and ``accelerate`` is for them.
+    m_step
+        How Q(theta) is maximised where the model supplies no closed form: ``"newton"``,
+        ``"l-bfgs"``, or ``"auto"``, which is Newton up to 300 parameters.
 
     References
     ----------
@@ -110,6 +139,8 @@ class EM(Method):
     tolerance: float = 1e-10
     num_restarts: int | None = None
     accelerate: bool = False
+    num_blocks: int = 1
+    m_step: Literal["auto", "newton", "l-bfgs"] = "auto"
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -124,6 +155,9 @@ class EM(Method):
             self.num_restarts,
             "a positive integer, or None",
         )
+        ways = ("auto", "newton", "l-bfgs")
+        require(self.m_step in ways, "m_step", self.m_step, f"one of {', '.join(ways)}")
+        require(self.num_blocks > 0, "num_blocks", self.num_blocks, "a positive integer")
 
     @property
     @override
@@ -142,10 +176,15 @@ class EM(Method):
             assert steps is not None
             if self.objective == "map" and steps.log_prior is None:
                 return f"model '{target.name}' supplies no log_prior for objective='map'"
-            return None
+            return self._why_no_blocks(target, steps)
         if self.e_step == "closed_form":
             return (
                 f"model '{target.name}' supplies no closed-form EM steps (Model(em=EMSteps(...)))"
+            )
+        if self.num_blocks > 1:
+            return (
+                f"num_blocks={self.num_blocks}: partial E-steps keep sufficient statistics, which "
+                "only closed forms have. Leave num_blocks at 1"
             )
         if reason := why_not(target, self.latent, self.e_step, self.num_nodes):
             return reason
@@ -158,18 +197,25 @@ class EM(Method):
                 "and no site in a plate is local. MarginalMLE maximises its likelihood; mean-field "
                 "variational inference, Laplace and NUTS give a posterior"
             )
-        if found.border.size > MAX_DENSE:
-            return (
-                f"the M-step would need a dense Hessian of {found.border.size} parameters (at most "
-                f"{MAX_DENSE}): {', '.join(found.parameters)}. MarginalMLE climbs the same "
-                "likelihood by L-BFGS"
-            )
         if not found.border.size:
             return (
                 f"every latent site of model '{target.name}' is integrated out "
                 f"({', '.join(found.latents)}): there is no parameter left to estimate. Name fewer "
                 "(latent=...), or use Laplace or NUTS"
             )
+        return None
+
+    def _why_no_blocks(self, target: Target, steps: EMSteps) -> str | None:
+        if self.num_blocks == 1:
+            return None
+        if steps.partial is None:
+            return (
+                f"num_blocks={self.num_blocks}: model '{target.name}' supplies no E-step for some "
+                "of its members (EMSteps(partial=PartialEStep(...))). Leave num_blocks at 1"
+            )
+        members = steps.partial.num_members(**target.data)
+        if self.num_blocks > members:
+            return f"num_blocks={self.num_blocks}: there are only {members} members"
         return None
 
     @override
@@ -192,24 +238,31 @@ class EM(Method):
             found = marginal.split
             count = self.num_restarts or (RESTARTS if found.kind == "discrete" else 1)
             flat = np.stack(
-                [starting_point(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
+                [general_start(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
             )
             state = (jnp.asarray(flat[:, found.border]), jnp.asarray(flat[:, found.local]))
             objective = MarginalObjective(marginal, timing, flat[0, found.local])
-            step = general_step(marginal, forward=objective.forward)
-            compiler = Cached(target, timing, ("em", marginal.key))
+            newton = self.m_step == "newton" or (
+                self.m_step == "auto" and found.border.size <= MAX_DENSE
+            )
+            step = general_step(marginal, forward=objective.forward, newton=newton)
+            compiler = Cached(target, timing, ("em", marginal.key, newton))
 
             def best_is_close(state: State, path: np.ndarray) -> bool:
-                best = int(np.argmax(np.where(np.isfinite(path[-1]), path[-1], -np.inf)))
+                best = best_of(path[-1])
                 objective.modes = np.asarray(state[1][best])
-                return decrement(objective, np.asarray(state[0][best])) <= CLOSE
+                return is_close(objective, np.asarray(state[0][best]))
 
-            state, path, _ = self._iterate(
-                step, state, count, compiler, target, GENERAL_CHUNK, progress, best_is_close
-            )
-            alive = [r for r in range(count) if np.isfinite(path[-1, r])]
-            if not alive:
+            ascent = self._ascent(GENERAL_CHUNK, progress)
+            state, path = self._run(ascent, step, state, compiler, best_is_close)
+            finite = [r for r in range(count) if np.isfinite(path[-1, r])]
+            if not finite:
                 raise no_likelihood(objective)
+            ends = {r: join(objective, np.asarray(state[0][r]), None) for r in finite}
+            why = {r: collapsed(target, target.constrain(z)) for r, z in ends.items()}
+            alive = [r for r in finite if not why[r]]
+            if not alive:
+                raise degenerate(count, why[finite[0]])
             advice = (
                 "raise num_nodes"
                 if marginal.rule == "quadrature"
@@ -220,11 +273,11 @@ class EM(Method):
             objective.modes = np.asarray(state[1][best])
             estimate = judge(objective, np.asarray(state[0][best]))
         reached = int((path[-1] > path[-1, best] - 1e-3).sum())
-        how = f"{self._count(path[:, best])} iterations, reached by {reached} of {count} starts"
+        how = f"{ascent.count(path[:, best])} iterations, reached by {reached} of {count} starts"
         made = result(estimate, marginal, path.T, how)
         made.diagnostics = {
             **made.diagnostics,
-            "iterations": float(self._count(path[:, best])),
+            "iterations": float(ascent.count(path[:, best])),
             "restarts": float(count),
         }
         return made
@@ -240,213 +293,90 @@ class EM(Method):
         progress: Progress,
     ) -> Result:
         count = self.num_restarts or RESTARTS
-        arrays = target.arrays()
+        closed = ClosedForm(target, steps, self.objective)
+        compiler = Cached(target, timing, ("closed form", self.objective))
         with timing.running():
             theta = stacked_starts(steps.start, target, key, count)
-        compiler = Cached(target, timing, ("closed form", self.objective))
+        passes = np.zeros((0, count))
         with timing.running_compiled():
-            theta, path, done = self._iterate(
-                self._closed_step(steps, target),
-                theta,
-                count,
-                compiler,
-                target,
-                CHUNK,
-                progress,
-                None,
-            )
-        alive = self._alive(target, steps, theta, path[-1])
+            if self.num_blocks > 1:
+                theta, passes = self._pass(closed, theta, compiler, progress)
+            own = OwnLikelihood(target, self.num_nodes, self.objective == "map", timing)
+
+            def best_is_close(theta: State, path: np.ndarray) -> bool:
+                best = best_of(path[-1])
+                return own.is_close(closed.on_sites(jax.tree.map(lambda v: v[best], theta)))
+
+            ascent = self._ascent(FEW if self.num_blocks > 1 else CHUNK, progress)
+            theta, path = self._run(ascent, closed.full_step, theta, compiler, best_is_close)
+        alive = closed.alive(theta, path[-1])
         advice = "the model's e_step and m_step do not belong together: check them"
+        check_monotone(passes, alive, "the free energy", "a partial step of EM", advice)
         check_monotone(path, alive, "the objective", "EM", advice)
         best = max(alive, key=lambda r: path[-1, r])
         chosen = jax.tree.map(lambda v: v[best], theta)
         with timing.running():
-            log_likelihood = float(steps.e_step(chosen, **target.keywords(arrays))[1])
-            point = steps.complete(chosen, **target.data) if steps.complete else chosen
-        point = _on_sites(target, point)
+            data = target.keywords(target.arrays())
+            log_likelihood = float(steps.e_step(chosen, **data)[1])
+            point = closed.on_sites(chosen)
         with timing.running_compiled():
-            estimate = self._standard_errors(target, point, log_likelihood, timing)
-        converged = bool(done[best])
+            estimate = own.judge(point, log_likelihood)
+        converged = bool(ascent.converged(path)[best])
         name = "log_likelihood" if self.objective == "mle" else "log_posterior"
-        ok = converged and estimate.status in (Status.OK, Status.UNCONVERGED)
+        status = estimate.status if converged else Status.UNCONVERGED
+        num_passes = len(passes) // self.num_blocks
+        before = f"{num_passes} passes over {self.num_blocks} blocks of members, then "
+        trace = {name: path.T, f"{name}_step": np.arange(1, len(path) + 1)}
+        if num_passes:
+            visits = np.arange(1, len(passes) + 1) / self.num_blocks
+            trace |= {"free_energy": passes.T, "free_energy_step": visits}
         return Result(
             estimate.posterior,
-            Status.OK if ok else Status.UNCONVERGED if not converged else estimate.status,
-            f"closed-form steps; {self._count(path[:, best])} iterations, "
+            status,
+            f"closed-form steps; {before if num_passes else ''}"
+            f"{ascent.count(path[:, best])} iterations, "
             f"{name.replace('_', ' ').replace('log likelihood', 'log-likelihood')} "
             f"{path[-1, best]:.5f}, reached by "
             f"{int((path[-1] > path[-1, best] - 1e-3).sum())} of {count} starts; "
             f"{estimate.message}",
-            estimate.advice if converged else "raise max_steps",
-            trace={name: path.T, f"{name}_step": np.arange(1, len(path) + 1)},
+            (estimate.advice if converged else "") or ("" if status.ok else MORE),
+            trace=trace,
             diagnostics={
                 "log_likelihood": log_likelihood,
                 "newton_decrement": estimate.decrement,
-                "iterations": float(self._count(path[:, best])),
+                "iterations": float(num_passes + ascent.count(path[:, best])),
                 "restarts": float(count),
             },
             log_likelihood=log_likelihood,
             latents=estimate.latents,
         )
 
-    def _standard_errors(
-        self, target: Target, point: dict[str, np.ndarray], log_likelihood: float, timing: Timing
-    ) -> Estimate:
-        """Return the estimate with the model's own observed information, where it has one."""
-
-        def bare(reason: str) -> Estimate:
-            message = f"no standard errors: {reason}"
-            posterior = PointPosterior(point)
-            return Estimate(posterior, Status.OK, message, "", np.nan, log_likelihood, {})
-
-        try:
-            marginal = marginal_of(
-                target, None, "auto", self.num_nodes, self.objective == "map", timing
-            )
-        except MethodFailure as failure:
-            return bare(failure.message)
-        names = marginal.split.parameters
-        unknown = [n for n in names if not np.isfinite(point[n]).all()]
-        if unknown:
-            return bare(f"EM says nothing of {', '.join(unknown)}")
-        flat = starting_point(target, jax.random.key(0), 0)
-        given = target.constrain(flat) | {n: point[n] for n in names}
-        try:
-            theta = target.unconstrain(given)
-        except ValueError as error:
-            return bare(f"the estimate is at an edge of a support ({error})")
-        objective = MarginalObjective(marginal, timing, flat[marginal.split.local])
-        if theta.size - marginal.split.local.size > MAX_DENSE:
-            return bare(f"more than {MAX_DENSE} parameters")
-        theta = theta[marginal.split.border]
-        away = decrement(objective, theta)
-        if away > MAX_ALIKE:
-            return bare(
-                "where the closed form ends the model's own likelihood is no maximum with a "
-                f"regular information matrix (Newton decrement {away:.2g})"
-            )
-        return judge(objective, theta)
-
-    def _closed_step(self, steps: EMSteps, target: Target) -> Step:
-        """Return one iteration of the model's own steps on the constrained parameters."""
-
-        def step(theta: State, arrays: Any) -> tuple[State, jax.Array]:
-            data = target.keywords(arrays)
-            stats, value = steps.e_step(theta, **data)
-            if self.objective == "map":
-                assert steps.log_prior is not None
-                value = value + steps.log_prior(theta, **data)
-            return steps.m_step(stats, self.objective, **data), value
-
-        return step
+    def _pass(
+        self, closed: ClosedForm, theta: State, compiler: Cached, progress: Progress
+    ) -> tuple[State, np.ndarray]:
+        """Return theta of every start after passes over the blocks, and the free energy."""
+        state = closed.first_shares(theta, self.num_blocks, compiler)
+        compiler = replace(compiler, key=(*compiler.key, self.num_blocks))
+        ascent = self._ascent(FEW, progress)
+        (theta, _), passes = ascent.run(closed.partial_pass(self.num_blocks), state, compiler)
+        return theta, passes
 
     # -- the loop ----------------------------------------------------------------------------------
 
-    def _iterate(
+    def _ascent(self, length: int, progress: Progress) -> Ascent:
+        return Ascent(
+            max_steps=self.max_steps, tolerance=self.tolerance, length=length, progress=progress
+        )
+
+    def _run(
         self,
+        ascent: Ascent,
         step: Step,
         state: State,
-        count: int,
         compiler: Cached,
-        target: Target,
-        length: int,
-        progress: Progress,
-        is_close: Any,
-    ) -> tuple[State, np.ndarray, np.ndarray]:
-        """Return the last states, the objective (iterations, starts), and which have converged."""
-        once = squarem(step) if self.accelerate else step
-
-        def chunk(state: State, arrays: Any) -> tuple[State, jax.Array]:
-            many = jax.vmap(once, in_axes=(0, None)) if count > 1 else _alone(once)
-            return jax.lax.scan(lambda s, _: many(s, arrays), state, None, length=length)
-
-        arrays = target.arrays()
-        run = compiler(("accelerated" if self.accelerate else "plain", count), chunk, state, arrays)
-        history: list[np.ndarray] = []
-        done = np.zeros(count, bool)
-        while len(history) * length < self.max_steps:
-            state, values = run(state, arrays)
-            history.append(np.asarray(values))
-            path = np.concatenate(history)
-            done = self._converged(path)
-            progress(len(path), self.max_steps, f"log-likelihood {path[-1].max():.6f}")
-            if done.all() and (
-                is_close is None or not np.isfinite(path[-1]).any() or is_close(state, path)
-                or self._still(path)
-            ):  # fmt: skip
-                break
-        return state, np.concatenate(history), done
-
-    def _converged(self, path: np.ndarray) -> np.ndarray:
-        """Return which starts rise no more, or have no finite objective any more."""
-        with np.errstate(invalid="ignore"):
-            rise = path[-1] - path[-2]
-        still = np.abs(rise) <= self.tolerance * np.maximum(1.0, np.abs(path[-1]))
-        return np.asarray(still | ~np.isfinite(path[-1]))
-
-    def _still(self, path: np.ndarray) -> bool:
-        """Whether ten iterations have gained nothing beyond rounding."""
-        gained = path[-1] - path[-min(10, len(path))]
-        return bool((np.nan_to_num(gained) <= 1e-13 * np.abs(np.nan_to_num(path[-1]))).all())
-
-    def _count(self, path: np.ndarray) -> int:
-        """Return the iteration from which the objective no longer rises."""
-        flat = np.diff(path) <= self.tolerance * np.maximum(1.0, np.abs(path[1:]))
-        return int(np.argmax(flat)) + 1 if flat.any() else path.size
-
-    def _alive(self, target: Target, steps: EMSteps, theta: Any, final: np.ndarray) -> list[int]:
-        """Return the starts that have not collapsed; fail if there is none."""
-        collapsed: dict[int, str] = {}
-        count = len(final)
-        for restart in range(count):
-            values = jax.tree.map(lambda v, r=restart: v[r], theta)
-            if not all(np.isfinite(v).all() for v in jax.tree.leaves(values)):
-                collapsed[restart] = "NaN or infinite parameters"
-            elif steps.collapse is not None:
-                for name, (measure, floor) in steps.collapse(values, **target.data).items():
-                    smallest = float(np.min(measure))
-                    if not smallest > floor:
-                        collapsed[restart] = f"{name} {smallest:.3g} (floor {floor:.3g})"
-        alive = [r for r in range(count) if r not in collapsed and np.isfinite(final[r])]
-        if not alive:
-            raise MethodFailure(
-                Status.DEGENERATE,
-                f"a component collapsed in every one of {count} starts: "
-                f"{next(iter(collapsed.values()), 'the objective is not finite')}",
-                "use objective='map', fewer components, or a tied covariance",
-            )
-        return alive
-
-
-class Cached:
-    """Compiles once for a target; the time is charged to the fit that asked first."""
-
-    def __init__(self, target: Target, timing: Timing, key: tuple[Any, ...]) -> None:
-        self.target, self.timing, self.key = target, timing, key
-
-    def __call__(self, key: tuple[Any, ...], function: Any, state: State, arrays: Any) -> Any:
-        """Return ``function`` compiled for its arguments."""
-        compiled = self.target.compiled
-        full = (*self.key, *key)
-        if full not in compiled:
-            compiled[full] = self.timing.compile(function, state, arrays)
-        return compiled[full]
-
-
-def _alone(step: Step) -> Step:
-    """Return ``step`` for states with a leading axis of one: no vectorised branches."""
-
-    def one(state: State, arrays: Any) -> tuple[State, jax.Array]:
-        new, value = step(jax.tree.map(lambda v: v[0], state), arrays)
-        return jax.tree.map(lambda v: v[None], new), value[None]
-
-    return one
-
-
-def _on_sites(target: Target, values: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return the values of the target's reported sites; NaN for sites EM says nothing of."""
-    point = {}
-    for site in target.quantities:
-        value = np.asarray(values.get(site.name, np.full(site.shape, np.nan)), float)
-        point[site.name] = value.reshape(site.shape)
-    return point
+        is_close: Callable[[State, np.ndarray], bool] | None,
+    ) -> tuple[State, np.ndarray]:
+        """Return the last states and the objective of ``step``, accelerated where asked for."""
+        compiler = replace(compiler, key=(*compiler.key, self.accelerate))
+        step = squarem(step) if self.accelerate else step
+        return ascent.run(step, state, compiler, is_close)
