@@ -46,6 +46,9 @@ SAME = 1e-3
 MAX_ROWS = 500
 """Scalars that depend on several coordinates up to which their slopes are formed."""
 
+EMPTY = 1e-3
+"""Expected number of members in a state below which nobody is in it."""
+
 NUM_DRAWS = 10_000
 
 
@@ -388,7 +391,22 @@ def judge(objective: MarginalObjective, theta: np.ndarray) -> Estimate:
         return Estimate(bare, status, message, "", np.nan, log_likelihood, latents)
     away = curvature.decrement(gradient)
     if edge := edges(objective, theta, curvature):
-        where, _, rise, outward = edge
+        where, places, rise, outward = edge
+        discrete = objective.marginal.split.kind == "discrete"
+        visits = min((t.sum(axis=0).min() for t in latents.values() if discrete), default=0.0)
+        if visits > EMPTY and rise <= SAME:
+            # a chain that never begins in a state, a move that is never made: estimates like others
+            rest = decrement(objective, theta, places)
+            return Estimate(
+                bare,
+                Status.OK if rest <= CLOSE else Status.UNCONVERGED,
+                f"no standard errors: {where}, where the likelihood is highest; {rest:.2g} of the "
+                "others' standard errors from their maximum",
+                "" if rest <= CLOSE else "raise max_steps",
+                rest,
+                log_likelihood,
+                latents,
+            )
         collapsed = objective.marginal.split.kind == "continuous" and rise < 1.0
         climb = f"where the log-likelihood {-value:.6g} is highest"
         if rise > SAME:
