@@ -489,12 +489,8 @@ def integrate(
     if split.kind == "none":
         return None, {}
     if split.kind == "discrete":
-
-        def weights(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-            return marginal.value_and_posterior(theta, z, arrays)[1].weights
-
-        table = np.asarray(objective.call("weights", weights, theta, objective.modes)).T
-        return None, {f"{' x '.join(split.latents)}_probability": table}
+        table = objective.call("states", marginal.probabilities, theta, objective.modes)
+        return None, {f"{' x '.join(split.latents)}_probability": np.asarray(table)}
 
     def moments(theta: jax.Array, z: jax.Array, arrays: Arrays) -> Any:
         z, _ = marginal.seek(theta, z, arrays)

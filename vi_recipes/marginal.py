@@ -326,6 +326,10 @@ class Marginal:
         terms = jnp.where(q.weights > 0, joint.members, 0.0) * q.weights
         return terms.sum() + self.rest(jax.tree.map(lambda v: v[0], joint))
 
+    def probabilities(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
+        """Return the probabilities of the states of discrete z, shape (members, states)."""
+        return self.value_and_posterior(theta, z, arrays)[1].weights.T
+
     def moments(
         self, theta: jax.Array, z: jax.Array, arrays: Arrays
     ) -> tuple[jax.Array, jax.Array]:

@@ -19,6 +19,7 @@ from vi_recipes.ascent import (
     check_monotone,
     stacked_starts,
 )
+from vi_recipes.compression import Compressed, agree, compress
 from vi_recipes.em_steps import general_step, squarem
 from vi_recipes.estimate import (
     MAX_DENSE,
@@ -27,7 +28,7 @@ from vi_recipes.estimate import (
     join,
     judge,
 )
-from vi_recipes.marginal import marginal_of
+from vi_recipes.marginal import Marginal, marginal_of
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.closed_form import (
     ClosedForm,
@@ -115,7 +116,8 @@ class EM(Method):
         must not fall, and ``accelerate`` is for them.
     m_step
         How Q(theta) is maximised where the model supplies no closed form: ``"newton"``,
-        ``"l-bfgs"``, or ``"auto"``, which is Newton up to 300 parameters.
+        ``"l-bfgs"``, or ``"auto"``: Newton, but L-BFGS beyond 300 parameters and where a few
+        members stand for many thousands (:mod:`vi_recipes.compression`), so that Q costs little.
 
     References
     ----------
@@ -241,20 +243,11 @@ class EM(Method):
                 [general_start(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
             )
             state = (jnp.asarray(flat[:, found.border]), jnp.asarray(flat[:, found.local]))
-            objective = MarginalObjective(marginal, timing, flat[0, found.local])
-            newton = self.m_step == "newton" or (
-                self.m_step == "auto" and found.border.size <= MAX_DENSE
-            )
-            step = general_step(marginal, forward=objective.forward, newton=newton)
-            compiler = Cached(target, timing, ("em", marginal.key, newton))
-
-            def best_is_close(state: State, path: np.ndarray) -> bool:
-                best = best_of(path[-1])
-                objective.modes = np.asarray(state[1][best])
-                return is_close(objective, np.asarray(state[0][best]))
-
             ascent = self._ascent(GENERAL_CHUNK, progress)
-            state, path = self._run(ascent, step, state, compiler, best_is_close)
+            few = compress(marginal, flat[0], timing)
+            state, path, objective = self._climb(ascent, few, state, timing)
+            if not agree(few, marginal, np.asarray(state[0][best_of(path[-1])]), timing):
+                state, path, objective = self._climb(ascent, marginal, state, timing)
             finite = [r for r in range(count) if np.isfinite(path[-1, r])]
             if not finite:
                 raise no_likelihood(objective)
@@ -281,6 +274,25 @@ class EM(Method):
             "restarts": float(count),
         }
         return made
+
+    def _climb(
+        self, ascent: Ascent, marginal: Marginal, state: State, timing: Timing
+    ) -> tuple[State, np.ndarray, MarginalObjective]:
+        """Return the last states, the path, and the objective climbed with its modes."""
+        target = marginal.split.target
+        objective = MarginalObjective(marginal, timing, np.asarray(state[1][0]))
+        many = marginal.split.border.size > MAX_DENSE or isinstance(marginal, Compressed)
+        newton = self.m_step == "newton" or (self.m_step == "auto" and not many)
+        step = general_step(marginal, forward=objective.forward, newton=newton)
+        compiler = Cached(target, timing, ("em", marginal.key, newton))
+
+        def best_is_close(state: State, path: np.ndarray) -> bool:
+            best = best_of(path[-1])
+            objective.modes = np.asarray(state[1][best])
+            return is_close(objective, np.asarray(state[0][best]))
+
+        state, path = self._run(ascent, step, state, compiler, best_is_close)
+        return state, path, objective
 
     # -- closed forms ------------------------------------------------------------------------------
 
