@@ -16,6 +16,7 @@ import vi_recipes as vr
 from vi_recipes.content import find, import_file, load_object
 
 SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+    "bivariate_normal": {"x": ("latent", (2,))},
     "ecology_cjs": {
         "mean_phi": ("latent", ()),
         "mean_p": ("latent", ()),
