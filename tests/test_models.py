@@ -16,6 +16,15 @@ import vi_recipes as vr
 from vi_recipes.content import find, import_file, load_object
 
 SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+    "bayesian_neural_network": {
+        "w": ("latent", (1, 4)),
+        "a": ("latent", (4,)),
+        "v": ("latent", (4,)),
+        "b": ("latent", ()),
+        "sigma": ("latent", ()),
+        "f": ("deterministic", (7,)),
+        "y": ("observed", (60,)),
+    },
     "bivariate_normal": {"x": ("latent", (2,))},
     "ecology_cjs": {
         "mean_phi": ("latent", ()),

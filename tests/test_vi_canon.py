@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,88 @@ def test_bivariate_normal_has_its_approximations_in_closed_form() -> None:
 def test_bivariate_normal_refuses(data: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         vr.Target(vr.load_model("bivariate_normal"), **data)
+
+
+# -- bayesian_neural_network ----------------------------------------------------------------------
+
+
+def network(values: dict[str, Any], X: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the function, unit by unit and covariate by covariate."""
+    total = np.full(len(at), values["b"])
+    for j in range(len(values["v"])):
+        inner = np.full(len(at), values["a"][j])
+        for p in range(X.shape[1]):
+            inner += values["w"][p, j] * (at[:, p] - X[:, p].mean()) / X[:, p].std()
+        total += values["v"][j] * np.tanh(inner)
+    return total
+
+
+def test_bayesian_neural_network_density() -> None:
+    rng = np.random.default_rng(1)
+    X, points = rng.normal(3, 2, (9, 2)), rng.normal(3, 2, (4, 2))
+    y = rng.normal(5, 3, 9)
+    values = {
+        "w": rng.standard_normal((2, 3)),
+        "a": rng.standard_normal(3),
+        "v": rng.standard_normal(3),
+        "b": 4.2,
+        "sigma": 1.3,
+    }
+    s = y.std()
+    expected = (
+        stats.norm.logpdf(values["w"], 0, 2).sum()
+        + stats.norm.logpdf(values["a"], 0, 2).sum()
+        + stats.norm.logpdf(values["v"], 0, 2 * s / np.sqrt(3)).sum()
+        + stats.norm.logpdf(4.2, y.mean(), s)
+        + stats.halfnorm.logpdf(1.3, scale=s)
+        + stats.norm.logpdf(y, network(values, X, X), 1.3).sum()
+    )
+    this = vr.Target(module("bayesian_neural_network").build(3), X=X, y=y, points=points)
+    z = this.unconstrain(values)
+    assert this.log_density(z, jacobian=False) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(this.constrain(z)["f"], network(values, X, points), rtol=1e-12)
+    # units that change places, and one that changes its sign, leave all of this as it is
+    sign = np.array([1.0, -1.0, 1.0])
+    other = values | {name: (values[name] * sign)[..., [2, 0, 1]] for name in ("w", "a", "v")}
+    z = this.unconstrain(other)
+    assert this.log_density(z, jacobian=False) == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(this.constrain(z)["f"], network(values, X, points), rtol=1e-12)
+
+
+def test_a_network_of_the_diabetes_data(tmp_path: Path) -> None:
+    from sklearn.datasets import load_diabetes
+
+    frame = load_diabetes(as_frame=True, scaled=False).frame.rename(columns={"target": "y"})
+    frame.to_csv(tmp_path / "diabetes.csv", index=False)
+    model = vr.load_model("bayesian_neural_network")
+    assert model.load is not None
+    data = model.load(tmp_path / "diabetes.csv")
+    this = vr.Target(model, **data)
+    assert this.sites["w"].shape == (10, 4)
+    assert this.sites["f"].shape == (7,)
+    np.testing.assert_array_equal(this.data["y"], frame["y"])
+    ends = frame.loc[[frame["y"].idxmin(), frame["y"].idxmax()]].drop(columns="y")
+    np.testing.assert_array_equal(data["points"][[0, -1]], ends)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("x\n1\n2\n", "needs y and a covariate"),
+        ("y,x\n1,\n2,3\n", r"missing values in column\(s\) x"),
+        ("y,x\n1,2\n2,2\n", r"column\(s\) x hold one value only"),
+    ],
+)
+def test_files_that_are_no_regression(text: str, match: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        module("bayesian_neural_network").load(path)
+
+
+def test_a_network_refuses_what_does_not_fit() -> None:
+    model = vr.load_model("bayesian_neural_network")
+    with pytest.raises(ValueError, match="num_hidden=0"):
+        vr.Target(model, num_hidden=0)
+    with pytest.raises(ValueError, match=r"expected \(N, P\), \(N,\) and \(M, P\)"):
+        vr.Target(model, X=np.ones((3, 1)), y=np.ones(4), points=np.ones((2, 1)))
