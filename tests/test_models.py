@@ -184,6 +184,14 @@ SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
         "lam": ("deterministic", (2,)),
         "z": ("discrete", (1_096,)),
     },
+    "vae": {
+        "V": ("latent", (2, 8)),
+        "c": ("latent", (8,)),
+        "W": ("latent", (8, 64)),
+        "b": ("latent", (64,)),
+        "z": ("latent", (500, 2)),
+        "y": ("observed", (500, 64)),
+    },
 }
 """Name -> site -> kind and shape, as ``models.md`` and the READMEs have them."""
 
@@ -200,6 +208,7 @@ FINGERPRINTS = {
     "radon": "67f704421e8d6934",
     "seeds": "a598c44e210ac235",
     "times_deaths": "e556cc46b126c5da",
+    "vae": "6539867d1b65b53e",
 }
 """Of the data that ship as files, so that an edit to one is noticed."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
+from numpyro import handlers
 from scipy import stats
 
 import vi_recipes as vr
@@ -15,6 +19,12 @@ from vi_recipes.content import find, import_file
 
 def module(name: str) -> Any:
     return import_file(find("models")[name])
+
+
+def shipped(name: str) -> dict[str, Any]:
+    text = find("models")[name].with_name("reference.json").read_text(encoding="utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def joint(model: vr.Model, values: dict[str, Any], data: dict[str, Any]) -> float:
@@ -145,3 +155,135 @@ def test_a_network_refuses_what_does_not_fit() -> None:
         vr.Target(model, num_hidden=0)
     with pytest.raises(ValueError, match=r"expected \(N, P\), \(N,\) and \(M, P\)"):
         vr.Target(model, X=np.ones((3, 1)), y=np.ones(4), points=np.ones((2, 1)))
+
+
+# -- vae ------------------------------------------------------------------------------------------
+
+
+def decoded(values: dict[str, Any]) -> np.ndarray:
+    """Return the decoder's output, by what sites there are."""
+    h = values["z"]
+    if "V" in values:
+        h = np.tanh(values["c"] + h @ values["V"])
+    eta: np.ndarray = values["b"] + h @ values["W"]
+    return eta
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("num_hidden", [0, 3])
+def test_vae_density(num_hidden: int, likelihood: str) -> None:
+    rng = np.random.default_rng(2)
+    k, D, N = 2, 4, 6
+    y = rng.standard_normal((N, D)) if likelihood == "gaussian" else rng.integers(0, 2, (N, D))
+    values: dict[str, Any] = {"z": rng.standard_normal((N, k)), "b": rng.standard_normal(D)}
+    expected = stats.norm.logpdf(values["z"]).sum()
+    if num_hidden:
+        values["V"], values["c"] = rng.standard_normal((k, num_hidden)), rng.standard_normal(3)
+        expected += stats.norm.logpdf(values["V"]).sum() + stats.norm.logpdf(values["c"]).sum()
+    values["W"] = rng.standard_normal((num_hidden or k, D))
+    eta = decoded(values)
+    if likelihood == "gaussian":
+        values["sigma"], s = 0.7, np.sqrt(y.var(axis=0).mean())
+        expected += stats.norm.logpdf(values["W"], 0, s).sum()
+        expected += stats.norm.logpdf(values["b"], y.mean(axis=0), 10 * s).sum()
+        expected += stats.halfnorm.logpdf(0.7, scale=s) + stats.norm.logpdf(y, eta, 0.7).sum()
+    else:
+        expected += stats.norm.logpdf(values["W"], 0, 2).sum()
+        expected += stats.norm.logpdf(values["b"], 0, 3).sum()
+        expected += stats.bernoulli.logpmf(y, 1 / (1 + np.exp(-eta))).sum()
+    model = module("vae").build(k, num_hidden, likelihood)
+    assert joint(model, values, {"y": y}) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_linear_optimum_is_that_of_principal_components() -> None:
+    from sklearn.decomposition import PCA
+
+    y = module("vae").LINEAR.data()["y"]
+    optimum = module("vae").linear_optimum(y)
+    N, content = len(y), shipped("vae")["linear"]
+    assert optimum["log_likelihood"] == pytest.approx(content["log_likelihood"], rel=1e-7)
+    assert optimum["sigma"] == pytest.approx(content["sigma"], rel=1e-6)
+    # scikit-learn divides by n - 1
+    scaled = PCA(2).fit((y - y.mean(axis=0)) * np.sqrt((N - 1) / N))
+    Sigma = optimum["W"].T @ optimum["W"] + optimum["sigma"] ** 2 * np.eye(64)
+    np.testing.assert_allclose(scaled.get_covariance(), Sigma, atol=1e-10)
+    density = stats.multivariate_normal.logpdf(y, optimum["b"], Sigma).sum()
+    assert optimum["log_likelihood"] == pytest.approx(density, rel=1e-8)
+
+
+def test_a_linear_vae_reaches_the_likelihood_of_principal_components() -> None:
+    """Its ELBO does too: with W of orthogonal rows a mean-field encoder is exact."""
+    data = module("vae").simulate(num_columns=5, num_hidden=0, likelihood="gaussian")
+    y, N = data["y"], len(data["y"])
+    optimum = module("vae").linear_optimum(y)["log_likelihood"] / N
+    this = vr.Target(module("vae").LINEAR, **data)
+    guide = module("vae").make_guide(2, 0, "gaussian")
+    fit = vr.SVI(guide=guide, num_steps=4_000).fit(this, key=0, throw=True)
+    W, b, sigma = (fit.mean()[name] for name in ("W", "b", "sigma"))
+    Sigma = W.T @ W + sigma**2 * np.eye(5)
+    reached = stats.multivariate_normal.logpdf(y, b, Sigma).mean()
+    assert reached == pytest.approx(optimum, abs=1e-3)
+    s = np.sqrt(y.var(axis=0).mean())
+    log_prior = (
+        stats.norm.logpdf(W, 0, s).sum()
+        + stats.norm.logpdf(b, y.mean(axis=0), 10 * s).sum()
+        + stats.halfnorm.logpdf(sigma, scale=s)
+    )
+    elbo, error = fit.diagnostics["elbo"] - log_prior, fit.diagnostics["elbo_se"]
+    assert error < 0.2e-3 * N
+    assert elbo / N == pytest.approx(optimum, abs=1e-3 + 4 * error / N)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("num_hidden", [0, 3])
+def test_the_encoder_follows_the_model_it_is_made_for(num_hidden: int, likelihood: str) -> None:
+    choices: dict[str, Any] = {"num_hidden": num_hidden, "likelihood": likelihood}
+    data = module("vae").simulate(num_rows=8, num_columns=4, **choices)
+    this = vr.Target(module("vae").build(**choices), **data)
+    guide = module("vae").make_guide(**choices)
+    trace = handlers.trace(handlers.seed(guide, 0)).get_trace(jnp.asarray(data["y"]))
+    sites = {n: site for n, site in trace.items() if site["type"] == "sample"}
+    assert {n: site["value"].shape for n, site in sites.items()} == {
+        site.name: site.shape for site in this.latents
+    }
+    assert isinstance(sites["W"]["fn"], dist.Delta)
+    assert isinstance(sites["z"]["fn"].base_dist, dist.Normal)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("a\n1\n", r"1 numeric column\(s\)"),
+        ("a,b\n1,\n0,1\n", r"missing values in column\(s\) b"),
+        ("a,b\n1,2\n", "expected zeros and ones"),
+    ],
+)
+def test_files_that_are_not_to_be_encoded(text: str, match: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        module("vae").load(path)
+    if "2" in text:
+        assert module("vae").LINEAR.load(path)["y"].tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ({"num_latents": 64}, "num_latents=64: y has 64 column"),
+        ({"num_hidden": -1}, "expected 0, for a linear decoder, or more"),
+        ({"likelihood": "poisson"}, "choose one of bernoulli, gaussian"),
+    ],
+)
+def test_vae_refuses(data: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        vr.Target(vr.load_model("vae"), **data)
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = module("vae").digits()
+    np.testing.assert_array_equal(pixels, load_digits().data[:500])
+    np.testing.assert_array_equal(labels, load_digits().target[:500])
+    np.testing.assert_array_equal(vr.load_model("vae").data()["y"], pixels >= 8)  # type: ignore[misc]
