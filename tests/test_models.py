@@ -184,6 +184,14 @@ SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
         "lam": ("deterministic", (2,)),
         "z": ("discrete", (1_096,)),
     },
+    "deep_latent_gaussian": {
+        "A": ("latent", (2, 4)),
+        "W": ("latent", (4, 12)),
+        "b": ("latent", (12,)),
+        "z2": ("latent", (200, 2)),
+        "z1": ("latent", (200, 4)),
+        "y": ("observed", (200, 12)),
+    },
     "vae": {
         "V": ("latent", (2, 8)),
         "c": ("latent", (8,)),

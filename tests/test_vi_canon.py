@@ -287,3 +287,94 @@ def test_the_digits_are_scikit_learns() -> None:
     np.testing.assert_array_equal(pixels, load_digits().data[:500])
     np.testing.assert_array_equal(labels, load_digits().target[:500])
     np.testing.assert_array_equal(vr.load_model("vae").data()["y"], pixels >= 8)  # type: ignore[misc]
+
+
+# -- deep_latent_gaussian -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_deep_latent_gaussian_density(likelihood: str) -> None:
+    rng = np.random.default_rng(3)
+    N, D, lower, upper = 6, 4, 3, 2
+    y = rng.standard_normal((N, D)) if likelihood == "gaussian" else rng.integers(0, 2, (N, D))
+    values: dict[str, Any] = {
+        "A": rng.standard_normal((upper, lower)),
+        "W": rng.standard_normal((lower, D)),
+        "b": rng.standard_normal(D),
+        "z2": rng.standard_normal((N, upper)),
+        "z1": rng.standard_normal((N, lower)),
+    }
+    eta = values["b"] + np.tanh(values["z1"]) @ values["W"]
+    expected = (
+        stats.norm.logpdf(values["A"]).sum()
+        + stats.norm.logpdf(values["z2"]).sum()
+        + stats.norm.logpdf(values["z1"], np.tanh(values["z2"]) @ values["A"]).sum()
+    )
+    if likelihood == "gaussian":
+        values["sigma"], s = 0.7, np.sqrt(y.var(axis=0).mean())
+        expected += stats.norm.logpdf(values["W"], 0, s).sum()
+        expected += stats.norm.logpdf(values["b"], y.mean(axis=0), 10 * s).sum()
+        expected += stats.halfnorm.logpdf(0.7, scale=s) + stats.norm.logpdf(y, eta, 0.7).sum()
+    else:
+        expected += stats.norm.logpdf(values["W"], 0, 2).sum()
+        expected += stats.norm.logpdf(values["b"], 0, 3).sum()
+        expected += stats.bernoulli.logpmf(y, 1 / (1 + np.exp(-eta))).sum()
+    model = module("deep_latent_gaussian").build(lower, upper, "tanh", likelihood)
+    assert joint(model, values, {"y": y}) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_a_deep_linear_model_reaches_the_likelihood_of_principal_components() -> None:
+    this = module("deep_latent_gaussian")
+    choices = {"num_lower": 2, "num_upper": 1, "activation": "identity", "likelihood": "gaussian"}
+    data = this.simulate(num_columns=5, **choices)
+    y = data["y"]
+    optimum = module("vae").linear_optimum(y, 2)["log_likelihood"] / len(y)
+    target = vr.Target(this.build(**choices), **data)
+    guide = this.make_guide(**choices)
+    fit = vr.SVI(guide=guide, num_steps=6_000).fit(target, key=0, throw=True)
+    A, W, b, sigma = (fit.mean()[name] for name in ("A", "W", "b", "sigma"))
+    Sigma = W.T @ (A.T @ A + np.eye(2)) @ W + sigma**2 * np.eye(5)
+    reached = stats.multivariate_normal.logpdf(y, b, Sigma).mean()
+    assert reached == pytest.approx(optimum, abs=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "identity"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_the_recognition_model_has_the_sites_of_its_model(activation: str, likelihood: str) -> None:
+    choices: dict[str, Any] = {"activation": activation, "likelihood": likelihood}
+    this = module("deep_latent_gaussian")
+    data = this.simulate(num_rows=8, num_columns=4, **choices)
+    target = vr.Target(this.build(**choices), **data)
+    seeded = handlers.seed(this.make_guide(**choices), 0)
+    trace = handlers.trace(seeded).get_trace(jnp.asarray(data["y"]))
+    shapes = {n: site["value"].shape for n, site in trace.items() if site["type"] == "sample"}
+    assert shapes == {site.name: site.shape for site in target.latents}
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ({"num_upper": 0}, "expected one or more in each layer"),
+        ({"activation": "relu"}, "choose one of tanh, identity"),
+        ({"likelihood": "poisson"}, "choose one of bernoulli, gaussian"),
+    ],
+)
+def test_deep_latent_gaussian_refuses(data: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        vr.Target(vr.load_model("deep_latent_gaussian"), **data)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("a\nx\n", "no numeric column"),
+        ("a,b\n1,\n0,1\n", r"missing values in column\(s\) b"),
+        ("a,b\n1,2\n", "expected zeros and ones"),
+    ],
+)
+def test_files_that_are_not_for_two_layers(text: str, match: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        module("deep_latent_gaussian").load(path)
