@@ -279,7 +279,7 @@ WORDS = {
     "diagonal, KL(q || p)": ("independent", "KL(q || p)"),
     "diagonal, KL(p || q)": ("independent", "KL(p || q)"),
     "small": (f"both sds {SMALL}", "KL(q || p)"),
-    "no entropy": ("any normal", "E_q[-log p]"),
+    "no entropy": ("any normal", "E_q[-log p], no entropy"),
 }
 """Exercise -> what q is, and what it minimises."""
 
@@ -289,7 +289,9 @@ def table(found: dict[str, list[Normal]], forms: dict[str, Normal]) -> pd.DataFr
     rows = []
     for name, form in forms.items():
         q = found[name][-1]
-        what, objective = WORDS.get(name, (f"independent{name.removeprefix('no energy')}", "-H(q)"))
+        what, objective = WORDS.get(
+            name, (f"independent{name.removeprefix('no energy')}", "-H(q), no energy")
+        )
         rows.append(
             {
                 "q": what,
