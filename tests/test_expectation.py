@@ -304,6 +304,14 @@ def gamma_law() -> None:
         numpyro.sample("z", dist.Normal(m, rate**-0.5), obs=jnp.array([0.3, 1.0, -1.0]))
 
 
+@zoo({"b": EXACT, "u": EXACT, "y": EXACT}, y=RNG.standard_normal((20, 2)))
+def vectors_in_a_plate(y: jax.Array) -> None:
+    b = numpyro.sample("b", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with numpyro.plate("row", len(y)):
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        numpyro.sample("y", dist.Normal(b + u, 0.8).to_event(1), obs=y)
+
+
 def make_kl(example: Example, expectations: Mapping[str, str] | None = None) -> KL:
     made = vr.Target(example.model, **example.data)
     with jax.enable_x64(True):

@@ -16,6 +16,16 @@ import vi_recipes as vr
 from vi_recipes.content import find, import_file, load_object
 
 SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+    "bayesian_neural_network": {
+        "w": ("latent", (1, 4)),
+        "a": ("latent", (4,)),
+        "v": ("latent", (4,)),
+        "b": ("latent", ()),
+        "sigma": ("latent", ()),
+        "f": ("deterministic", (7,)),
+        "y": ("observed", (60,)),
+    },
+    "bivariate_normal": {"x": ("latent", (2,))},
     "ecology_cjs": {
         "mean_phi": ("latent", ()),
         "mean_p": ("latent", ()),
@@ -174,6 +184,22 @@ SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
         "lam": ("deterministic", (2,)),
         "z": ("discrete", (1_096,)),
     },
+    "deep_latent_gaussian": {
+        "A": ("latent", (2, 4)),
+        "W": ("latent", (4, 12)),
+        "b": ("latent", (12,)),
+        "z2": ("latent", (200, 2)),
+        "z1": ("latent", (200, 4)),
+        "y": ("observed", (200, 12)),
+    },
+    "vae": {
+        "V": ("latent", (2, 8)),
+        "c": ("latent", (8,)),
+        "W": ("latent", (8, 64)),
+        "b": ("latent", (64,)),
+        "z": ("latent", (500, 2)),
+        "y": ("observed", (500, 64)),
+    },
 }
 """Name -> site -> kind and shape, as ``models.md`` and the READMEs have them."""
 
@@ -190,6 +216,7 @@ FINGERPRINTS = {
     "radon": "67f704421e8d6934",
     "seeds": "a598c44e210ac235",
     "times_deaths": "e556cc46b126c5da",
+    "vae": "6539867d1b65b53e",
 }
 """Of the data that ship as files, so that an edit to one is noticed."""
 

@@ -250,3 +250,18 @@ def test_em_is_vi_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPa
     assert np.abs(identity.content["difference"].astype(float)).max() < 1e-9
     assert isinstance(paths.content, Figure)
     assert len(paths.content.axes[0].lines) == 2
+
+
+def test_kl_exercises_are_solved_on_another_target_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = vr.load_study("kl_exercises")
+    assert isinstance(study.reference, Path)
+    assert study.reference.exists()
+    other = vr.Target(study.target().model, mean=[0.3, 1.0], sds=[0.7, 1.5], correlation=-0.6)
+    methods = {"laplace": vr.Laplace(), "meanfield": vr.MeanField()}
+    contours, table = made(study, other, methods, {"NUM_GRID": 81}, monkeypatch)
+    assert isinstance(contours.content, Figure)
+    assert len(contours.content.axes) == 8
+    difference = table.content["largest difference"]
+    assert len(difference) == 9
+    assert difference[:8].max() < 1e-5
+    assert np.isnan(difference[8])  # of a point nothing is defined

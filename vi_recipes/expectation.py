@@ -63,7 +63,7 @@ class Affine:
 
     def coordinates(self) -> list[np.ndarray]:
         """Return the coordinates it depends on."""
-        return [np.asarray(self.columns, int), *(index for _, index in self.gathers)]
+        return [np.asarray(self.columns, int), *(np.ravel(index) for _, index in self.gathers)]
 
 
 @dataclass
