@@ -254,6 +254,15 @@ def test_a_support_that_moves_is_refused_for_numpyros_own_guides() -> None:
     assert vr.SVI(guide=guide, num_steps=200).fit(target("dynamic_support")).has_result
 
 
+def test_a_support_whose_bounds_are_data() -> None:
+    def model(top: Any) -> None:
+        numpyro.sample("x", dist.Uniform(0.0, top).to_event(1))
+
+    this = vr.Target(model, top=np.array([2.0, 3.0]))
+    fit = vr.SVI(num_steps=200).fit(this, throw=True)
+    assert (fit.draws(100)["x"] < [2.0, 3.0]).all()
+
+
 # -- how a run ends -----------------------------------------------------------------------------
 
 

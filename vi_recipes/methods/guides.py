@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import Predictive, autoguide, init_to_value
+import numpyro.distributions as dist
+from numpyro.infer import SVI, Predictive, autoguide, init_to_value
 
+from vi_recipes.methods.structured import latent_sites, make_structured, read_structured
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior, PointPosterior, Posterior
 from vi_recipes.target import Target
 
@@ -76,17 +78,39 @@ def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
     Parameters
     ----------
     spec
-        A name in :data:`GUIDES`, an autoguide class, an autoguide made for the target's model
-        function, or a guide function that takes the model's keyword arguments.
+        A name in :data:`GUIDES`, a mapping of site patterns to families of blocks, an autoguide
+        class, an autoguide made for the target's model function, or a guide function that takes
+        the model's keyword arguments.
     start
         Where the guide is centred at first, unconstrained.
     """
     family = GUIDES[spec].make if isinstance(spec, str) else spec
-    if not isinstance(family, type):
+    if not isinstance(family, type | Mapping):
         return family
     point = target.constrain(start)
     values = {s.name: jnp.asarray(point[s.name], float) for s in target.latents}
+    if isinstance(family, Mapping):
+        return make_structured(family, target, values)
     return family(target.model.function, init_loc_fn=init_to_value(values=values))
+
+
+def set_up(engine: SVI, target: Target, key: jax.Array) -> Any:
+    """Return the first state of an engine with a guide of :func:`make_guide`.
+
+    Compiled as a whole: one operation at a time it takes seconds. What that leaves of traced values
+    in the guide is not used again but for the bounds of supports, which are put in their place.
+    """
+    guide = engine.guide
+
+    def begin(key: jax.Array, arrays: Any) -> Any:
+        state = engine.init(key, **target.keywords(arrays))
+        return state, [site["fn"].support for site in latent_sites(guide)]
+
+    state, supports = jax.jit(begin)(key, target.arrays())
+    for site, support in zip(latent_sites(guide), supports, strict=True):
+        fn = site["fn"]
+        site["fn"] = dist.ImproperUniform(support, fn.batch_shape, fn.event_shape)
+    return state
 
 
 def flat_order(guide: autoguide.AutoContinuous, target: Target) -> np.ndarray:
@@ -122,6 +146,10 @@ def read_guide(
     if isinstance(guide, autoguide.AutoDelta):
         latents = {n: np.asarray(v)[None] for n, v in guide.median(params).items()}
         return PointPosterior({n: v[0] for n, v in target.complete(latents).items()})
+    if isinstance(guide, autoguide.AutoGuideList):
+        posterior = read_structured(guide, params, target, noise)
+        if posterior is not None:
+            return posterior
     prefix = getattr(guide, "prefix", "")
     if isinstance(guide, autoguide.AutoNormal):
         suffix = f"_{prefix}_"
@@ -157,7 +185,8 @@ def read_guide(
         draws = target.constrain(z[:, flat_order(guide, target)])
         return DrawsPosterior({n: v[None] for n, v in draws.items()}, independent=True)
     data = target.keywords(target.arrays())
-    if isinstance(guide, autoguide.AutoGuide):
+    # a list's own sample_posterior hands all its parts one key, which correlates them
+    if isinstance(guide, autoguide.AutoGuide) and not isinstance(guide, autoguide.AutoGuideList):
         latents = guide.sample_posterior(key, dict(params), sample_shape=(NUM_DRAWS,))
     else:
         latents = Predictive(guide, params=dict(params), num_samples=NUM_DRAWS)(key, **data)

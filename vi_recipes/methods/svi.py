@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, override
@@ -16,9 +16,10 @@ from numpyro.infer import Trace_ELBO, autoguide
 
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide
+from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.map import Objective
+from vi_recipes.methods.structured import check_families, is_point, split_sites
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
@@ -45,7 +46,12 @@ class SVI(Method):
     ----------
     guide
         A name (``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"delta"``,
-        ``"laplace"``, ``"iaf"``), or any NumPyro autoguide class, autoguide or guide function.
+        ``"laplace"``, ``"iaf"``); a mapping of site patterns to families, as in
+        ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
+        autoguide or guide function. Each pattern makes a block, independent of the others, of one
+        of the families ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``,
+        ``"gamma"``, ``"beta"``, ``"dirichlet"`` and ``"delta"``; sites that no pattern matches are
+        independent normals.
     num_steps
         Gradient steps. The run has converged when the ELBO's last quarter no longer rises on the
         one before, beyond its Monte Carlo error (itself at most 1 nat) and 0.05 nats.
@@ -81,15 +87,17 @@ class SVI(Method):
             close = get_close_matches(self.guide, GUIDES, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ValueError(
-                f"guide: got '{self.guide}', expected one of {', '.join(GUIDES)}, or a NumPyro "
-                f"guide{hint}"
+                f"guide: got '{self.guide}', expected one of {', '.join(GUIDES)}, a mapping of "
+                f"site patterns to families, or a NumPyro guide{hint}"
             )
         require(
-            isinstance(self.guide, str) or callable(self.guide),
+            isinstance(self.guide, str | Mapping) or callable(self.guide),
             "guide",
             self.guide,
-            "a name or a NumPyro guide",
+            "a name, a mapping of site patterns to families, or a NumPyro guide",
         )
+        if isinstance(self.guide, Mapping):
+            check_families(self.guide)
         require(self.num_steps >= 1, "num_steps", self.num_steps, "a positive integer")
         require(
             self.step_size is None or self.step_size > 0,
@@ -112,6 +120,8 @@ class SVI(Method):
     def name(self) -> str:
         if self.guide == "normal":
             return "svi"
+        if isinstance(self.guide, Mapping):
+            return "svi_structured"
         label = (
             self.guide
             if isinstance(self.guide, str)
@@ -138,7 +148,9 @@ class SVI(Method):
                 "NumPyro's scan cannot be replayed under a guide with neural networks: use "
                 "guide='multivariate_normal'"
             )
-        by_numpyro = isinstance(self.guide, str | type | autoguide.AutoGuide)
+        if isinstance(self.guide, Mapping):
+            split_sites(self.guide, target)  # raises where it cannot
+        by_numpyro = isinstance(self.guide, str | Mapping | type | autoguide.AutoGuide)
         if by_numpyro and target.moving_supports:
             return (
                 f"the support of {', '.join(target.moving_supports)} depends on other sites, and "
@@ -165,13 +177,10 @@ class SVI(Method):
                 Trace_ELBO(num_particles=self.num_particles),
             )
 
-            def begin(key: jax.Array, arrays: Any) -> Any:
-                return engine.init(key, **target.keywords(arrays))
-
-            # Setting a guide up one operation at a time costs seconds. Compiled as a whole it
-            # leaves traced values in the guide, so a guide that is the user's own is left alone.
-            ours = isinstance(self.guide, str)
-            state = (jax.jit(begin) if ours else begin)(init_key, arrays)
+            if isinstance(self.guide, str | Mapping):
+                state = set_up(engine, target, init_key)
+            else:  # the user's own guide may keep what it meets: it must meet no traced values
+                state = engine.init(init_key, **target.keywords(arrays))
         size = max(1, -(-self.num_steps // NUM_CHUNKS))
         advance = timing.compile(_chunk(engine, target, size), state, jnp.int32(1), arrays)
         run = _Run([], [], state)
@@ -252,7 +261,8 @@ class SVI(Method):
                 "elbo_se": evidence.se if evidence else float("nan"),
                 "num_steps": float(elbo.size),
             },
-            log_evidence=evidence,
+            # with a mass at a point it bounds the density there, not the evidence
+            log_evidence=None if is_point(guide) else evidence,
         )
 
     def _fresh_elbo(
