@@ -202,6 +202,17 @@ def test_a_flow_is_read_from_draws() -> None:
     )
 
 
+@pytest.mark.parametrize("guide", ["bnaf", "dais"])
+def test_guides_beyond_the_normal(guide: str) -> None:
+    known, fit = case("normal_precision"), fitted("normal_precision", guide, num_steps=3_000)
+    assert isinstance(fit.posterior, DrawsPosterior)
+    for site in ("tau", "mu"):
+        assert abs(fit.mean()[site] - known.mean[site]) < 0.2 * known.sd[site]
+        assert fit.sd()[site] == pytest.approx(known.sd[site], rel=0.2)
+    assert fit.log_evidence is not None
+    assert -0.2 < fit.log_evidence.value - known.log_evidence < 4.5 * fit.log_evidence.se
+
+
 def hand_made(y: Any) -> None:
     loc = numpyro.param("loc", 0.0)
     scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)

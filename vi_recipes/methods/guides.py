@@ -28,7 +28,7 @@ class GuideFamily:
     make
         ``make(model, init_loc_fn=...) -> guide``.
     about
-        What it can represent, what it costs and what it gets wrong.
+        What it can represent, what it costs and what it gets wrong; without a full stop.
     step_size
         Of Adam, where the user says nothing.
     """
@@ -41,33 +41,45 @@ class GuideFamily:
 GUIDES: dict[str, GuideFamily] = {
     "normal": GuideFamily(
         autoguide.AutoNormal,
-        "independent normals on the unconstrained scale (mean field). Cheapest; "
-        "understates the variance of anything correlated.",
+        "independent normals on the unconstrained scale (mean field). Cheapest: two parameters a "
+        "coordinate. Understates the variance of anything correlated",
     ),
     "multivariate_normal": GuideFamily(
         autoguide.AutoMultivariateNormal,
-        "one normal with full covariance. Keeps linear correlation; dim^2 parameters, "
-        "and misses skewness and funnels.",
+        "one normal with full covariance. Keeps linear correlation; dim^2 parameters. Misses "
+        "skewness and funnels",
     ),
     "lowrank_normal": GuideFamily(
         autoguide.AutoLowRankMultivariateNormal,
-        "a normal with diagonal plus rank-sqrt(dim) covariance. Between the two in cost; "
-        "loses the weaker correlations.",
+        "a normal with diagonal plus rank-sqrt(dim) covariance. Between the two in cost, dim^1.5 "
+        "parameters. Loses the weaker correlations",
     ),
     "delta": GuideFamily(
         autoguide.AutoDelta,
-        "a point mass on the constrained scale: MAP by stochastic gradient. No spread.",
+        "a point mass on the constrained scale: MAP by stochastic gradient. As cheap as can be. "
+        "No spread, and no mode where the density has none",
     ),
     "laplace": GuideFamily(
         autoguide.AutoLaplaceApproximation,
-        "a point found by SVI on the unconstrained scale, then the normal of the curvature "
-        "there. Absent where the Hessian is singular.",
+        "a point found by SVI on the unconstrained scale, then the normal of the curvature there. "
+        "One Hessian more than a point. Absent where that is singular; misses skewness",
     ),
     "iaf": GuideFamily(
         autoguide.AutoIAFNormal,
-        "an inverse autoregressive flow: skewness and funnels too. Slow to train, "
-        "and its optimum depends on the start.",
+        "an inverse autoregressive flow: skewness and funnels too. Three networks of dim^2 "
+        "weights, slow to train. Its optimum depends on the start",
         step_size=0.002,
+    ),
+    "bnaf": GuideFamily(
+        autoguide.AutoBNAFNormal,
+        "a block neural autoregressive flow: bends further than iaf. 64 dim^2 weights, slow to "
+        "compile and to train. Its optimum depends on the start, and its tails may be too light",
+    ),
+    "dais": GuideFamily(
+        autoguide.AutoDAIS,
+        "independent normals moved towards the posterior by four annealed steps of Hamiltonian "
+        "dynamics: correlation and skewness. Four gradients of the model a draw, differentiated. "
+        "Its ELBO is looser than its draws deserve, and it still falls short on strong correlation",
     ),
 }
 
@@ -179,7 +191,8 @@ def read_guide(
             return GaussianPosterior(target, loc, root, np.zeros(loc.size), error)
         scale = np.asarray(params[f"{prefix}_scale"], float)[order]
         return GaussianPosterior(target, loc, None, scale, error)
-    if isinstance(guide, autoguide.AutoContinuous):
+    # DAIS has draws and no density
+    if isinstance(guide, autoguide.AutoContinuous) and not isinstance(guide, autoguide.AutoDAIS):
         # not sample_posterior, whose map to the constrained scale belongs to the guide's set-up
         z = np.asarray(guide.get_posterior(params).sample(key, (NUM_DRAWS,)), float)
         draws = target.constrain(z[:, flat_order(guide, target)])

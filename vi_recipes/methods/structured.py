@@ -163,18 +163,16 @@ def _factors(family: str) -> Callable[..., Any]:
 BLOCK_FAMILIES: dict[str, BlockFamily] = {
     "normal": BlockFamily(autoguide.AutoNormal, "independent normals, unconstrained scale"),
     "multivariate_normal": BlockFamily(
-        autoguide.AutoMultivariateNormal, "one normal over all the block's sites together"
+        autoguide.AutoMultivariateNormal, "one normal over all that the pattern matches"
     ),
     "lowrank_normal": BlockFamily(
-        autoguide.AutoLowRankMultivariateNormal,
-        "the same, with diagonal plus low-rank covariance",
+        autoguide.AutoLowRankMultivariateNormal, "the same with low-rank covariance"
     ),
     "gamma": BlockFamily(_factors("gamma"), "independent gamma laws of positive sites"),
     "beta": BlockFamily(_factors("beta"), "independent beta laws of sites in an interval"),
     "dirichlet": BlockFamily(_factors("dirichlet"), "Dirichlet laws of sites on a simplex"),
     "delta": BlockFamily(
-        autoguide.AutoDelta,
-        "a point mass on the constrained scale: variational EM, with these as its parameters",
+        autoguide.AutoDelta, "a point on the constrained scale: a parameter of variational EM"
     ),
 }
 

@@ -19,7 +19,7 @@ from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.map import Objective
-from vi_recipes.methods.structured import check_families, is_point, split_sites
+from vi_recipes.methods.structured import BLOCK_FAMILIES, check_families, is_point, split_sites
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
@@ -46,8 +46,8 @@ class SVI(Method):
     ----------
     guide
         A name (``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"delta"``,
-        ``"laplace"``, ``"iaf"``); a mapping of site patterns to families, as in
-        ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
+        ``"laplace"``, ``"iaf"``, ``"bnaf"``, ``"dais"``); a mapping of site patterns to families,
+        as in ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
         autoguide or guide function. Each pattern makes a block, independent of the others, of one
         of the families ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``,
         ``"gamma"``, ``"beta"``, ``"dirichlet"`` and ``"delta"``; sites that no pattern matches are
@@ -74,6 +74,13 @@ class SVI(Method):
     summary: ClassVar[str] = (
         "maximises the ELBO over a guide: scales to anything; as good as its guide and its steps"
     )
+
+    choices: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Guides": {name: family.about for name, family in GUIDES.items()},
+        "Families of blocks, in a mapping of site patterns": {
+            name: family.about for name, family in BLOCK_FAMILIES.items()
+        },
+    }
 
     guide: Any = "normal"
     num_steps: int = 20_000
@@ -141,9 +148,10 @@ class SVI(Method):
 
     @override
     def applies(self, target: Target) -> str | None:
-        if self.guide == "iaf" and target.dim < 2:
+        flow = self.guide in ("iaf", "bnaf") if isinstance(self.guide, str) else False
+        if flow and target.dim < 2:
             return "a flow needs two coordinates or more, and the model has one: use guide='normal'"
-        if self.guide == "iaf" and target.has_scan:
+        if flow and target.has_scan:
             return (
                 "NumPyro's scan cannot be replayed under a guide with neural networks: use "
                 "guide='multivariate_normal'"
@@ -177,9 +185,9 @@ class SVI(Method):
                 Trace_ELBO(num_particles=self.num_particles),
             )
 
-            if isinstance(self.guide, str | Mapping):
+            if isinstance(self.guide, str | Mapping) and self.guide != "dais":
                 state = set_up(engine, target, init_key)
-            else:  # the user's own guide may keep what it meets: it must meet no traced values
+            else:  # DAIS keeps the model's density and a user's guide may: no traced values there
                 state = engine.init(init_key, **target.keywords(arrays))
         size = max(1, -(-self.num_steps // NUM_CHUNKS))
         advance = timing.compile(_chunk(engine, target, size), state, jnp.int32(1), arrays)
