@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
-from numpyro.infer import Trace_ELBO, autoguide
+from numpyro.infer import autoguide
 
+from vi_recipes.content import unknown
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
 from vi_recipes.methods.laplace import expand
-from vi_recipes.methods.map import Objective
+from vi_recipes.methods.map import Objective as Density
+from vi_recipes.methods.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
 from vi_recipes.methods.structured import BLOCK_FAMILIES, check_families, is_point, split_sites
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress
@@ -32,6 +34,9 @@ SLACK = 0.05
 """ELBO, in nats, that the last quarter may gain on the one before and still count as flat."""
 MAX_ERROR = 1.0
 """Monte Carlo error of the last quarters, in nats, beyond which flat cannot be told."""
+
+
+ObjectiveName = Literal["elbo", "score", "renyi", "iwae"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +64,24 @@ class SVI(Method):
         Of Adam; ``None`` takes 0.01, and 0.002 for flows. Ignored with ``optimizer``.
     optimizer
         Any optax gradient transformation; Adam by default.
+    objective
+        ``"elbo"`` (default) maximises E_q[log p - log q] by reparametrised gradients; ``"score"``
+        the same by score-function gradients with a leave-one-out baseline; ``"renyi"`` Renyi's
+        bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of ``num_particles``
+        draws. Only the ELBO and the importance-weighted bound are reported as lower bounds on the
+        log evidence.
+    alpha
+        Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``.
     num_particles
-        Draws for each gradient.
+        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and 10 for the others.
     dtype
         ``"float64"`` or ``"float32"``.
 
     References
     ----------
     Kucukelbir, A. et al. (2017). Automatic differentiation variational inference. JMLR 18(14).
+    Li, Y. and Turner, R. E. (2016). Renyi divergence variational inference. NeurIPS 29.
+    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. ICLR.
     Dhaka, A. et al. (2020). Robust, accurate stochastic optimization for variational inference.
     NeurIPS 33.
     """
@@ -80,13 +95,16 @@ class SVI(Method):
         "Families of blocks, in a mapping of site patterns": {
             name: family.about for name, family in BLOCK_FAMILIES.items()
         },
+        "Objectives": {name: objective.about for name, objective in OBJECTIVES.items()},
     }
 
     guide: Any = "normal"
     num_steps: int = 20_000
     step_size: float | None = None
     optimizer: optax.GradientTransformation | None = None
-    num_particles: int = 1
+    objective: ObjectiveName = "elbo"
+    alpha: float | None = None
+    num_particles: int | None = None
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
@@ -112,7 +130,21 @@ class SVI(Method):
             self.step_size,
             "a positive number",
         )
-        require(self.num_particles >= 1, "num_particles", self.num_particles, "a positive integer")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(unknown("objective", str(self.objective), OBJECTIVES))
+        fewest = 1 if self.objective == "elbo" else 2
+        require(
+            self.num_particles is None or self.num_particles >= fewest,
+            "num_particles",
+            self.num_particles,
+            f"an integer of at least {fewest} with objective='{self.objective}'",
+        )
+        require(
+            self.alpha is None or (self.objective == "renyi" and self.alpha != 1),
+            "alpha",
+            self.alpha,
+            "an order other than 1, which is the ELBO, and only with objective='renyi'",
+        )
         require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
         optimizer = self.optimizer
         require(
@@ -136,10 +168,28 @@ class SVI(Method):
         )
         return f"svi_{label}"
 
+    def _is(self, kind: type) -> bool:
+        """Whether the guide, or a block of it, is an autoguide of a kind, however it is given."""
+        if isinstance(self.guide, Mapping):
+            named: list[Any] = [BLOCK_FAMILIES[family].make for family in self.guide.values()]
+        else:
+            named = [GUIDES[self.guide].make if isinstance(self.guide, str) else self.guide]
+        return any(
+            isinstance(g, kind) or (isinstance(g, type) and issubclass(g, kind)) for g in named
+        )
+
     @property
     def _step_size(self) -> float:
         family = GUIDES.get(self.guide) if isinstance(self.guide, str) else None
         return self.step_size or (family.step_size if family else 0.01)
+
+    @property
+    def _objective(self) -> Objective:
+        return OBJECTIVES[self.objective]
+
+    @property
+    def _num_particles(self) -> int:
+        return self.num_particles or self._objective.num_particles
 
     @property
     @override
@@ -165,7 +215,24 @@ class SVI(Method):
                 "NumPyro's automatic guides keep supports fixed: write the site as a transform of "
                 "one with a fixed support (x = lo + (hi - lo) * share), or give a guide function"
             )
-        return super().applies(target)
+        return self._objective_applies(target) or super().applies(target)
+
+    def _objective_applies(self, target: Target) -> str | None:
+        if self.objective == "score" and self._is(autoguide.AutoDAIS):
+            return "the draws of DAIS have no density, so no score: use objective='elbo'"
+        if self.objective == "score" and self._is(autoguide.AutoLowRankMultivariateNormal):
+            return (
+                "NumPyro's low-rank normal starts without its low-rank part, where the score in it "
+                "is zero, and so would stay there: use multivariate_normal or objective='elbo'"
+            )
+        joint = self._is(autoguide.AutoContinuous)
+        if self.objective in ("renyi", "iwae") and joint and _enclosing_plates(target):
+            return (
+                f"plate {', '.join(_enclosing_plates(target))} holds every site of the model, and "
+                "NumPyro then takes importance weights member by member, which a guide that is "
+                "joint over the members has not: use guide='normal' or objective='elbo'"
+            )
+        return None
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
@@ -182,7 +249,9 @@ class SVI(Method):
                 target.model.function,
                 guide,
                 optimizer,
-                Trace_ELBO(num_particles=self.num_particles),
+                self._objective.make(
+                    self._num_particles, DEFAULT_ALPHA if self.alpha is None else self.alpha
+                ),
             )
 
             if isinstance(self.guide, str | Mapping) and self.guide != "dais":
@@ -199,7 +268,7 @@ class SVI(Method):
                     run.state, losses, mean = advance(run.state, jnp.int32(n), arrays)
                     run.elbo.append(-np.asarray(losses, float)[:n])
                     run.means.append(jax.tree.map(np.asarray, mean))
-                timing.gradient_evaluations += n * self.num_particles
+                timing.gradient_evaluations += n * self._num_particles
                 _check_finite(run.elbo[-1], first)
                 progress(first + n, self.num_steps, f"ELBO {run.elbo[-1].mean():.6g}")
         except KeyboardInterrupt:
@@ -230,7 +299,7 @@ class SVI(Method):
                     self._fresh_elbo(engine, run.state, params, keys[0], advance, arrays)
                     for params in (average, last)
                 )
-            timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self.num_particles
+            timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self._num_particles
             evidence = of_average
             # averages of flows' weights can be worse than any of the weights averaged
             error = float(np.hypot(of_average.se, of_last.se))
@@ -249,10 +318,11 @@ class SVI(Method):
             z = np.asarray(params[f"{guide.prefix}_loc"], float)[flat_order(guide, target)]
             posterior: Posterior
             with jax.enable_x64(True):
-                posterior = expand(Objective(target, timing, jacobian=True), z).posterior
+                posterior = expand(Density(target, timing, jacobian=True), z).posterior
         else:
             with timing.running():
                 posterior = read_guide(guide, params, target, keys[1], noise)
+        quantity = self._objective.quantity
         windows = np.array_split(elbo, min(200, elbo.size))
         return Result(
             posterior,
@@ -260,17 +330,17 @@ class SVI(Method):
             message,
             advice,
             trace={
-                "elbo": np.array([w.mean() for w in windows]),
-                "elbo_se": np.array([w.std() / np.sqrt(w.size) for w in windows]),
-                "elbo_step": np.cumsum([w.size for w in windows]),
+                quantity: np.array([w.mean() for w in windows]),
+                f"{quantity}_se": np.array([w.std() / np.sqrt(w.size) for w in windows]),
+                f"{quantity}_step": np.cumsum([w.size for w in windows]),
             },
             diagnostics={
-                "elbo": evidence.value if evidence else float(windows[-1].mean()),
-                "elbo_se": evidence.se if evidence else float("nan"),
+                quantity: evidence.value if evidence else float(windows[-1].mean()),
+                f"{quantity}_se": evidence.se if evidence else float("nan"),
                 "num_steps": float(elbo.size),
             },
             # with a mass at a point it bounds the density there, not the evidence
-            log_evidence=None if is_point(guide) else evidence,
+            log_evidence=None if is_point(guide) or not self._objective.bound else evidence,
         )
 
     def _fresh_elbo(
@@ -295,7 +365,7 @@ class SVI(Method):
             state, losses, _ = advance(state._replace(optim_state=optim_state), one, arrays)
             elbos.append(-float(np.asarray(losses)[0]))
         se = np.std(elbos, ddof=1) / np.sqrt(len(elbos))
-        return LogEvidence(float(np.mean(elbos)), float(se), "lower bound (ELBO)")
+        return LogEvidence(float(np.mean(elbos)), float(se), self._objective.bound)
 
     def _judge(self, elbo: np.ndarray, run: _Run) -> tuple[Status, str, str]:
         quarters = np.array_split(elbo, 4)
@@ -303,15 +373,19 @@ class SVI(Method):
         gain = float(last.mean() - before.mean())
         error = float(np.hypot(_batch_error(last), _batch_error(before)))
         message = (
-            f"{elbo.size} steps; over the last quarter the ELBO gained {gain:.2g} "
-            f"(Monte Carlo error {error:.2g})"
+            f"{elbo.size} steps; over the last quarter the {self._objective.title} gained "
+            f"{gain:.2g} (Monte Carlo error {error:.2g})"
         )
         if run.interrupted:
             return Status.INTERRUPTED, message, ""
         if elbo.size < 40 or gain > max(SLACK, 3 * error):
             return Status.UNCONVERGED, message, "raise num_steps, or step_size"
         if error > MAX_ERROR:
-            return Status.UNCONVERGED, message, "lower step_size: the ELBO still swings"
+            return (
+                Status.UNCONVERGED,
+                message,
+                f"lower step_size: the {self._objective.title} still swings",
+            )
         return Status.OK, message, ""
 
 
@@ -343,6 +417,12 @@ def _chunk(engine: Engine, target: Target, size: int) -> Callable[..., Any]:
         return state, losses, jax.tree.map(lambda t: t / n, total)
 
     return chunk
+
+
+def _enclosing_plates(target: Target) -> list[str]:
+    """Return the plates that hold every site of the model that has a density."""
+    sites = [{name for name, _, _ in s.plates} for s in (*target.latents, *target.observed)]
+    return [] if target.has_factors else sorted(set.intersection(*sites))
 
 
 def _batch_error(values: np.ndarray) -> float:
