@@ -21,7 +21,7 @@ from vi_recipes.methods.objectives import ScoreELBO
 
 @cache
 def fitted(guide: str = "normal", **options: Any) -> vr.Fit:
-    options = {"num_steps": 3_000, **options}
+    options = {"num_steps": 3_000, "tolerance": None, **options}
     return vr.SVI(guide=guide, **options).fit(target("linear_regression"), key=0, throw=True)
 
 

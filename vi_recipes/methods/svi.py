@@ -17,25 +17,30 @@ from numpyro.infer import autoguide
 from vi_recipes.content import unknown
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.map import Objective as Density
 from vi_recipes.methods.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
+from vi_recipes.methods.stopping import (
+    MAX_ERROR,
+    MIN_CHUNKS,
+    MIN_STEPS,
+    SLACK,
+    Scales,
+    average_error,
+    judge_iterates,
+    judge_series,
+    location_scales,
+)
 from vi_recipes.methods.structured import BLOCK_FAMILIES, check_families, is_point, split_sites
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
+from vi_recipes.status import Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
-NUM_CHUNKS = 40
 NUM_ELBO_DRAWS = 400
-SLACK = 0.05
-"""ELBO, in nats, that the last quarter may gain on the one before and still count as flat."""
-MAX_ERROR = 1.0
-"""Monte Carlo error of the last quarters, in nats, beyond which flat cannot be told."""
-
-
 ObjectiveName = Literal["elbo", "score", "renyi", "iwae"]
 
 
@@ -45,7 +50,8 @@ class SVI(Method):
 
     The reported guide averages the iterates of the second half of the run (Polyak-Ruppert
     averaging), whose batch means also give the standard error that the optimiser's noise leaves
-    on every mean; the last iterate stands in where its ELBO is better.
+    on every mean; the last iterate stands in where its ELBO is better. The message of a fit says
+    whether its rule ended the run, or the steps did.
 
     Parameters
     ----------
@@ -58,10 +64,16 @@ class SVI(Method):
         ``"gamma"``, ``"beta"``, ``"dirichlet"`` and ``"delta"``; sites that no pattern matches are
         independent normals.
     num_steps
-        Gradient steps. The run has converged when the ELBO's last quarter no longer rises on the
-        one before, beyond its Monte Carlo error (itself at most 1 nat) and 0.05 nats.
+        Gradient steps, at most. A run of them all has converged when the objective's last quarter
+        no longer rises on the one before, beyond its Monte Carlo error (itself at most 1 nat) and
+        0.05 nats, and the averaged locations are known to ``tolerance``.
+    tolerance
+        A run stops sooner once its second half is stationary (split R-hat of the guide's
+        locations below 1.1, the objective no longer rising) and the Monte Carlo error of every
+        averaged location is below this many of the guide's sds. ``None`` takes all steps, as guides
+        without locations and scales do: points, flows, functions.
     step_size
-        Of Adam; ``None`` takes 0.01, and 0.002 for flows. Ignored with ``optimizer``.
+        Of Adam; ``None`` takes 0.01, and 0.002 for ``"iaf"``. Ignored with ``optimizer``.
     optimizer
         Any optax gradient transformation; Adam by default.
     objective
@@ -100,6 +112,7 @@ class SVI(Method):
 
     guide: Any = "normal"
     num_steps: int = 20_000
+    tolerance: float | None = 0.05
     step_size: float | None = None
     optimizer: optax.GradientTransformation | None = None
     objective: ObjectiveName = "elbo"
@@ -124,6 +137,12 @@ class SVI(Method):
         if isinstance(self.guide, Mapping):
             check_families(self.guide)
         require(self.num_steps >= 1, "num_steps", self.num_steps, "a positive integer")
+        require(
+            self.tolerance is None or self.tolerance > 0,
+            "tolerance",
+            self.tolerance,
+            "a positive number, or None",
+        )
         require(
             self.step_size is None or self.step_size > 0,
             "step_size",
@@ -258,28 +277,77 @@ class SVI(Method):
                 state = set_up(engine, target, init_key)
             else:  # DAIS keeps the model's density and a user's guide may: no traced values there
                 state = engine.init(init_key, **target.keywords(arrays))
-        size = max(1, -(-self.num_steps // NUM_CHUNKS))
-        advance = timing.compile(_chunk(engine, target, size), state, jnp.int32(1), arrays)
-        run = _Run([], [], state)
+        scales = location_scales(guide)
+        size = chunk_size(self.num_steps)
+        advance = timing.compile(
+            make_chunk(engine, target, size, scales or {}), state, jnp.int32(1), arrays
+        )
+        run = Run(state)
         try:
             for first in range(0, self.num_steps, size):
                 n = min(size, self.num_steps - first)
                 with timing.running():
-                    run.state, losses, mean = advance(run.state, jnp.int32(n), arrays)
+                    run.state, losses, mean, variance = advance(run.state, jnp.int32(n), arrays)
                     run.elbo.append(-np.asarray(losses, float)[:n])
-                    run.means.append(jax.tree.map(np.asarray, mean))
                 timing.gradient_evaluations += n * self._num_particles
-                _check_finite(run.elbo[-1], first)
-                progress(first + n, self.num_steps, f"ELBO {run.elbo[-1].mean():.6g}")
+                if not np.isfinite(run.elbo[-1]).all():
+                    return self._diverged(run)
+                with timing.running():
+                    run.means.append(jax.tree.map(np.asarray, mean))
+                    run.variances.append(jax.tree.map(np.asarray, variance))
+                    self._look(run, scales, engine.constrain_fn)
+                title = self._objective.title
+                progress(first + n, self.num_steps, f"{title} {run.elbo[-1].mean():.6g}")
+                if run.stopped:
+                    break
         except KeyboardInterrupt:
             if len(run.means) < 2:
                 raise
             run.interrupted = True
         return self._read(run, engine, guide, target, timing, advance, (elbo_key, read_key))
 
+    def _look(self, run: Run, scales: Scales | None, constrain: Callable[..., Any]) -> None:
+        """Ask the stopping rule, where the guide has locations and there are steps enough."""
+        steps = sum(map(len, run.elbo))
+        last = steps >= self.num_steps
+        # every time a tenth later: looking costs as much as hundreds of steps of a small model
+        due = steps >= max(MIN_STEPS, 1.1 * run.looked) and len(run.means) >= MIN_CHUNKS
+        early = self.tolerance is not None and due
+        if not scales or len(run.means) < 2 or not (last or early):
+            return
+        run.looked = steps
+        run.iterates = judge_iterates(scales, run.means, run.variances, constrain)
+        if early and self.tolerance is not None and run.iterates.within(self.tolerance):
+            run.stopped = judge_series(np.concatenate(run.elbo)).flat
+
+    def _diverged(self, run: Run) -> Result:
+        elbo = np.concatenate(run.elbo)
+        step = int(np.flatnonzero(~np.isfinite(elbo))[0]) + 1
+        message = f"the {self._objective.title} became {elbo[step - 1]} at step {step}"
+        if run.means:
+            done = sum(map(len, run.elbo[:-1]))
+            message += f"; over the {run.elbo[-2].size} steps to step {done} it still averaged "
+            message += f"{run.elbo[-2].mean():.6g}"
+        return Result(
+            None,
+            Status.DIVERGED,
+            message,
+            "lower step_size, use dtype='float64', or clip gradients with optax",
+            trace=self._trace(elbo[: step - 1]),
+        )
+
+    def _trace(self, elbo: np.ndarray) -> dict[str, np.ndarray]:
+        quantity = self._objective.quantity
+        windows = np.array_split(elbo, min(200, elbo.size)) if elbo.size else []
+        return {
+            quantity: np.array([w.mean() for w in windows]),
+            f"{quantity}_se": np.array([w.std() / np.sqrt(w.size) for w in windows]),
+            f"{quantity}_step": np.cumsum([w.size for w in windows]),
+        }
+
     def _read(
         self,
-        run: _Run,
+        run: Run,
         engine: Engine,
         guide: Any,
         target: Target,
@@ -308,9 +376,7 @@ class SVI(Method):
         params = engine.constrain_fn(jax.tree.map(jnp.asarray, chosen))
         noise = None
         if len(late) > 1:  # locations are unconstrained: their batch means are on the right scale
-            noise = jax.tree.map(
-                lambda *leaves: np.std(leaves, axis=0, ddof=1) / np.sqrt(len(late)), *late
-            )
+            noise = jax.tree.map(lambda *leaves: average_error(np.stack(leaves)), *late)
         status, message, advice = self._judge(elbo, run)
         message += f"; the answer is {which}"
         if isinstance(guide, autoguide.AutoLaplaceApproximation):
@@ -323,21 +389,18 @@ class SVI(Method):
             with timing.running():
                 posterior = read_guide(guide, params, target, keys[1], noise)
         quantity = self._objective.quantity
-        windows = np.array_split(elbo, min(200, elbo.size))
+        trace = self._trace(elbo)
         return Result(
             posterior,
             status,
             message,
             advice,
-            trace={
-                quantity: np.array([w.mean() for w in windows]),
-                f"{quantity}_se": np.array([w.std() / np.sqrt(w.size) for w in windows]),
-                f"{quantity}_step": np.cumsum([w.size for w in windows]),
-            },
+            trace=trace,
             diagnostics={
-                quantity: evidence.value if evidence else float(windows[-1].mean()),
+                quantity: evidence.value if evidence else float(trace[quantity][-1]),
                 f"{quantity}_se": evidence.se if evidence else float("nan"),
                 "num_steps": float(elbo.size),
+                **({"r_hat": run.iterates.r_hat} if run.iterates else {}),
             },
             # with a mass at a point it bounds the density there, not the evidence
             log_evidence=None if is_point(guide) or not self._objective.bound else evidence,
@@ -362,87 +425,33 @@ class SVI(Method):
         state = state._replace(rng_key=key)
         for _ in range(NUM_ELBO_DRAWS):
             # each step hands on its stream of random numbers, and nothing else
-            state, losses, _ = advance(state._replace(optim_state=optim_state), one, arrays)
+            state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
             elbos.append(-float(np.asarray(losses)[0]))
         se = np.std(elbos, ddof=1) / np.sqrt(len(elbos))
         return LogEvidence(float(np.mean(elbos)), float(se), self._objective.bound)
 
-    def _judge(self, elbo: np.ndarray, run: _Run) -> tuple[Status, str, str]:
-        quarters = np.array_split(elbo, 4)
-        before, last = quarters[2], quarters[3]
-        gain = float(last.mean() - before.mean())
-        error = float(np.hypot(_batch_error(last), _batch_error(before)))
-        message = (
-            f"{elbo.size} steps; over the last quarter the {self._objective.title} gained "
-            f"{gain:.2g} (Monte Carlo error {error:.2g})"
+    def _judge(self, elbo: np.ndarray, run: Run) -> tuple[Status, str, str]:
+        plateau, title = judge_series(elbo), self._objective.title
+        climb = (
+            f"over the last quarter the {title} gained {plateau.gain:.2g} "
+            f"(Monte Carlo error {plateau.error:.2g})"
         )
+        found = f"{run.iterates}; {climb}" if run.iterates else climb
         if run.interrupted:
-            return Status.INTERRUPTED, message, ""
-        if elbo.size < 40 or gain > max(SLACK, 3 * error):
+            return Status.INTERRUPTED, f"{elbo.size} steps; {found}", ""
+        if run.stopped:
+            return Status.OK, f"stopped by its rule after {elbo.size} steps: {found}", ""
+        message = f"all {elbo.size} steps were taken; {found}"
+        if elbo.size < 40 or not plateau.flat:
             return Status.UNCONVERGED, message, "raise num_steps, or step_size"
-        if error > MAX_ERROR:
-            return (
-                Status.UNCONVERGED,
-                message,
-                f"lower step_size: the {self._objective.title} still swings",
-            )
+        if plateau.error > MAX_ERROR:
+            return Status.UNCONVERGED, message, f"lower step_size: the {title} still swings"
+        if run.iterates and self.tolerance is not None and run.iterates.error > self.tolerance:
+            return Status.UNCONVERGED, message, "raise num_steps, or tolerance"
         return Status.OK, message, ""
-
-
-@dataclass
-class _Run:
-    """What a run of SVI has done so far."""
-
-    elbo: list[np.ndarray]
-    means: list[Any]
-    state: Any
-    interrupted: bool = False
-
-
-def _chunk(engine: Engine, target: Target, size: int) -> Callable[..., Any]:
-    """Return ``(state, n, arrays) -> (state, losses, mean of the unconstrained parameters)``."""
-
-    def chunk(state: Any, n: jax.Array, arrays: Any) -> tuple[Any, jax.Array, Any]:
-        data = target.keywords(arrays)
-
-        def body(i: jax.Array, carry: Any) -> Any:
-            state, losses, total = carry
-            state, loss = engine.update(state, **data)
-            params = engine.optim.get_params(state.optim_state)
-            return state, losses.at[i].set(loss), jax.tree.map(jnp.add, total, params)
-
-        zeros = jax.tree.map(jnp.zeros_like, engine.optim.get_params(state.optim_state))
-        losses = jnp.zeros(size)
-        state, losses, total = jax.lax.fori_loop(0, n, body, (state, losses, zeros))
-        return state, losses, jax.tree.map(lambda t: t / n, total)
-
-    return chunk
 
 
 def _enclosing_plates(target: Target) -> list[str]:
     """Return the plates that hold every site of the model that has a density."""
     sites = [{name for name, _, _ in s.plates} for s in (*target.latents, *target.observed)]
     return [] if target.has_factors else sorted(set.intersection(*sites))
-
-
-def _batch_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean of an autocorrelated series.
-
-    From the batch means, less their linear trend: a series that still climbs is not noise.
-    """
-    batches = np.array([b.mean() for b in np.array_split(values, 20) if b.size])
-    if batches.size < 4:
-        return float("inf")
-    step = np.arange(batches.size) - (batches.size - 1) / 2
-    residual = batches - batches.mean() - step * (step @ batches) / (step @ step)
-    return float(np.sqrt(residual @ residual / (batches.size - 2) / batches.size))
-
-
-def _check_finite(elbo: np.ndarray, first: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(elbo))
-    if bad.size:
-        raise MethodFailure(
-            Status.DIVERGED,
-            f"the ELBO became {elbo[bad[0]]} at step {first + int(bad[0]) + 1}",
-            "lower step_size, use dtype='float64', or clip gradients with optax",
-        )
