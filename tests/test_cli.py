@@ -134,6 +134,13 @@ def test_compare_prints_writes_and_rebuilds():
     assert rebuilt["methods"]["nuts"]["timing"] == result["methods"]["nuts"]["timing"]
 
 
+def test_svi_explains_its_guides():
+    shown = run("methods", "svi").output
+    for heading, choices in vr.SVI.choices.items():
+        assert f"\n{heading}:\n" in shown
+        assert all(f"\n  {name} " in shown for name in choices)
+
+
 def test_json_on_standard_output_is_alone_there():
     result = run(
         "compare",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.factors import Factors
+from vi_recipes.factors import GAMMA, Factors
 from vi_recipes.posterior import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, Sites
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ class FactorPosterior(Posterior):
             s = np.array(np.sqrt(np.einsum("q...,q...->...", w, (v - m) ** 2)))
             error_m, error_s = np.zeros_like(m), np.zeros_like(m)
             if self.eta_mcse is not None:
-                slope = self._own_slopes(site.name)
-                spread = slope * self.eta_mcse[np.maximum(j, 0)]
-                error_m = np.array(np.sqrt((spread**2).sum(axis=-1)))
+                error_m = self._mean_errors(self._own_slopes(site.name), np.maximum(j, 0))
             several = j < 0
             if several.any():
                 drawn = self._drawn[site.name][:, several]
@@ -120,6 +118,11 @@ class FactorPosterior(Posterior):
             mean[site.name], sd[site.name] = m, np.asarray(s)
             mcse_mean[site.name], mcse_sd[site.name] = error_m, error_s
         return mean, sd, mcse_mean, mcse_sd
+
+    def _mean_errors(self, slopes: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Return the errors of means from their slopes in ``eta[j]``, shape (..., 2)."""
+        assert self.eta_mcse is not None
+        return np.array(np.sqrt(((slopes * self.eta_mcse[j]) ** 2).sum(axis=-1)))
 
     def _own_slopes(self, name: str) -> np.ndarray:
         """Return the derivative of E[scalar] in its coordinate's two parameters, shape (..., 2)."""
@@ -194,7 +197,7 @@ class FactorPosterior(Posterior):
                 a, b = (jnp.exp(jnp.asarray(self.eta[rows, k])) for k in range(2))
                 shape = (num_draws, rows.size)
                 first = jax.random.loggamma(first_key, a, shape)
-                if law == 1:
+                if law == GAMMA:
                     z[:, rows] = np.asarray(first - jnp.log(b))
                 else:
                     second = jax.random.loggamma(second_key, b, shape)

@@ -34,6 +34,7 @@ import numpy as np
 import scipy.special as special
 from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
+from vi_recipes.sites import Site
 from vi_recipes.target import Target
 
 Family = Literal["normal", "gamma", "beta", "dirichlet", "point"]
@@ -44,7 +45,9 @@ SUPPORTS: dict[str, tuple[str, ...]] = {
 }
 """Family -> supports that it matches, as the sites name them."""
 
-_NORMAL, _GAMMA, _BETA, _POINT = range(4)
+NORMAL, GAMMA, BETA, POINT = range(4)
+"""The codes of the laws."""
+
 POINT_SD = 1e-8
 """What stands for no spread, where a spread is divided by."""
 
@@ -74,18 +77,18 @@ class Factors:
     @property
     def points(self) -> np.ndarray:
         """Which coordinates have all their mass at one value, shape (dim,)."""
-        return np.asarray(self.code == _POINT)
+        return np.asarray(self.code == POINT)
 
     @property
     def gaussian(self) -> np.ndarray:
         """Which coordinates are m + s x with x standard normal, be s zero, shape (dim,)."""
-        return np.asarray((self.code == _NORMAL) | (self.code == _POINT))
+        return np.asarray((self.code == NORMAL) | (self.code == POINT))
 
     def start(self, z: np.ndarray, sd: float) -> np.ndarray:
         """Return parameters, shape (dim, 2), whose laws are centred at ``z`` with a given sd."""
         eta = np.stack([z, np.full(z.size, np.log(sd))], axis=1)
         eta[self.points, 1] = 0.0
-        gamma, beta = self.code == _GAMMA, self.code == _BETA
+        gamma, beta = self.code == GAMMA, self.code == BETA
         eta[gamma, 0] = -2 * np.log(sd)
         eta[gamma, 1] = -2 * np.log(sd) - z[gamma]
         share = 1 / (1 + np.exp(-np.clip(z[beta] - self.offset[beta], -4, 4)))
@@ -98,20 +101,20 @@ class Factors:
         return np.flatnonzero(self.code == law)
 
     def _spread(self, eta: jax.Array) -> jax.Array:
-        if _POINT not in self.kinds:
+        if POINT not in self.kinds:
             return jnp.exp(eta[:, 1])
         return jnp.where(self.points, POINT_SD, jnp.exp(eta[:, 1]))
 
     def location_scale(self, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return mean and sd of every coordinate, shapes (dim,)."""
         m, s = eta[:, 0], self._spread(eta)
-        if _GAMMA in self.kinds:
-            rows = self._rows(_GAMMA)
+        if GAMMA in self.kinds:
+            rows = self._rows(GAMMA)
             a = jnp.exp(eta[rows, 0])
             m = m.at[rows].set(digamma(a) - eta[rows, 1])
             s = s.at[rows].set(jnp.sqrt(_trigamma(a)))
-        if _BETA in self.kinds:
-            rows = self._rows(_BETA)
+        if BETA in self.kinds:
+            rows = self._rows(BETA)
             a, b = jnp.exp(eta[rows, 0]), jnp.exp(eta[rows, 1])
             m = m.at[rows].set(digamma(a) - digamma(b) + self.offset[rows])
             s = s.at[rows].set(jnp.sqrt(_trigamma(a) + _trigamma(b)))
@@ -124,13 +127,13 @@ class Factors:
         whose derivatives are quick to compile: the weights make up for the difference.
         """
         m, s = eta[:, 0], self._spread(eta)
-        if _GAMMA in self.kinds:
-            rows = self._rows(_GAMMA)
+        if GAMMA in self.kinds:
+            rows = self._rows(GAMMA)
             centre, variance = _near_log_gamma(jnp.exp(eta[rows, 0]))
             m = m.at[rows].set(centre - eta[rows, 1])
             s = s.at[rows].set(jnp.sqrt(variance))
-        if _BETA in self.kinds:
-            rows = self._rows(_BETA)
+        if BETA in self.kinds:
+            rows = self._rows(BETA)
             first, spread_a = _near_log_gamma(jnp.exp(eta[rows, 0]))
             second, spread_b = _near_log_gamma(jnp.exp(eta[rows, 1]))
             m = m.at[rows].set(first - second + self.offset[rows])
@@ -139,14 +142,14 @@ class Factors:
 
     def entropy(self, eta: jax.Array) -> jax.Array:
         """Return the total entropy over the unconstrained scale."""
-        total = jnp.sum(eta[self._rows(_NORMAL), 1] + 0.5 + _LOG_2PI / 2)
+        total = jnp.sum(eta[self._rows(NORMAL), 1] + 0.5 + _LOG_2PI / 2)
         # what a point leaves without effect is held at 0, so that the optimum is one
-        total -= jnp.sum(eta[self._rows(_POINT), 1] ** 2) / 2
-        if _GAMMA in self.kinds:
-            a = jnp.exp(eta[self._rows(_GAMMA), 0])
+        total -= jnp.sum(eta[self._rows(POINT), 1] ** 2) / 2
+        if GAMMA in self.kinds:
+            a = jnp.exp(eta[self._rows(GAMMA), 0])
             total += jnp.sum(a + gammaln(a) - a * digamma(a))
-        if _BETA in self.kinds:
-            rows = self._rows(_BETA)
+        if BETA in self.kinds:
+            rows = self._rows(BETA)
             a, b = jnp.exp(eta[rows, 0]), jnp.exp(eta[rows, 1])
             mixed = (a + b) * digamma(a + b) - a * digamma(a) - b * digamma(b)
             total += jnp.sum(betaln(a, b) + mixed)
@@ -156,12 +159,12 @@ class Factors:
         """Return the log density of every coordinate at ``z``, shape (dim,)."""
         p, q = eta[:, 0], eta[:, 1]
         value = -(((z - p) * jnp.exp(-q)) ** 2) / 2 - q - _LOG_2PI / 2
-        if _GAMMA in self.kinds:
-            rows = self._rows(_GAMMA)
+        if GAMMA in self.kinds:
+            rows = self._rows(GAMMA)
             a, log_b, x = jnp.exp(p[rows]), q[rows], z[rows]
             value = value.at[rows].set(a * (log_b + x) - jnp.exp(log_b + x) - gammaln(a))
-        if _BETA in self.kinds:
-            rows = self._rows(_BETA)
+        if BETA in self.kinds:
+            rows = self._rows(BETA)
             a, b, x = jnp.exp(p[rows]), jnp.exp(q[rows]), z[rows] - self.offset[rows]
             sides = a * jax.nn.log_sigmoid(x) + b * jax.nn.log_sigmoid(-x)
             value = value.at[rows].set(sides - betaln(a, b))
@@ -192,7 +195,7 @@ class Factors:
         others = ~self.gaussian
         if others.any():
             a, b = np.exp(eta[others]).T
-            is_gamma = self.code[others] == _GAMMA
+            is_gamma = self.code[others] == GAMMA
             both = np.where(is_gamma, 0.0, special.polygamma(1, a + b))
             out[others, 0] = a**2 * (special.polygamma(1, a) - both)
             out[others, 1] = np.where(is_gamma, a, b**2 * (special.polygamma(1, b) - both))
@@ -218,27 +221,32 @@ def make_factors(target: Target, families: Mapping[str, Family]) -> Factors:
         if family == "normal":
             continue
         if family == "point":
-            code[target.slices[name]] = _POINT
+            code[target.slices[name]] = POINT
             continue
         if family not in SUPPORTS:
             raise ValueError(
                 f"factors: got '{family}' for site '{name}', expected normal, point, "
                 f"{', '.join(SUPPORTS)}"
             )
-        support = known[name].support
-        kind = re.match(r"(?:IndependentConstraint\(_?)*(\w+)", support)
-        if kind is None or kind[1] not in SUPPORTS[family]:
-            raise ValueError(
-                f"factors: '{family}' does not match site '{name}', whose support is {support}; "
-                "use 'normal', which lives on the unconstrained scale and fits every support"
-            )
+        check_support(known[name], family, "factors")
         place = target.slices[name]
-        code[place] = _GAMMA if family == "gamma" else _BETA
+        code[place] = GAMMA if family == "gamma" else BETA
         if family == "dirichlet":
             shape = known[name].unconstrained_shape
             rest = np.log(np.arange(shape[-1], 0, -1.0))
             offset[place] = np.broadcast_to(rest, shape).ravel()
     return Factors(code, offset)
+
+
+def check_support(site: Site, family: str, argument: str) -> None:
+    """Raise a :class:`ValueError` that names the argument unless the site's support fits."""
+    kind = re.match(r"(?:IndependentConstraint\(_?)*(\w+)", site.support)
+    if kind is None or kind[1] not in SUPPORTS[family]:
+        raise ValueError(
+            f"{argument}: '{family}' does not match site '{site.name}', whose support is "
+            f"{site.support}; use 'normal', which lives on the unconstrained scale and fits every "
+            "support"
+        )
 
 
 def _near_log_gamma(a: jax.Array) -> tuple[jax.Array, jax.Array]:

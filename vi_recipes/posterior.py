@@ -290,17 +290,7 @@ class GaussianPosterior(Posterior):
         exact = j >= 0
         cov = np.empty((j.size, j.size))
         if exact.any():
-            coefficients = np.concatenate(
-                [self._hermite[n].reshape(NUM_HERMITE, -1) for n in sites], axis=1
-            )[:, exact]
-            rows = j[exact]
-            scale = self.scale[rows]
-            correlation = self.unconstrained_cov(rows) / np.outer(scale, scale)
-            np.clip(correlation, -1, 1, out=correlation)
-            block = np.zeros_like(correlation)
-            for a in coefficients[:0:-1]:  # Horner's rule in the correlation
-                block = (block + np.outer(a, a)) * correlation
-            cov[np.ix_(exact, exact)] = block
+            cov[np.ix_(exact, exact)] = self.exact_cov(sites, exact)
         if not exact.all():
             flat = [self._moment_draws[n].reshape(NUM_MOMENT_DRAWS, -1) for n in sites]
             sampled = np.atleast_2d(np.cov(np.concatenate(flat, axis=1), rowvar=False))
@@ -308,6 +298,23 @@ class GaussianPosterior(Posterior):
             cov[several, :] = sampled[several, :]
             cov[:, several] = sampled[:, several]
         return cov
+
+    def exact_cov(self, sites: Sequence[str], which: np.ndarray) -> np.ndarray:
+        """Return the covariance, by Mehler's formula, of those scalars of ``sites`` in ``which``.
+
+        Each of them must depend on one coordinate.
+        """
+        rows = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])[which]
+        coefficients = np.concatenate(
+            [self._hermite[n].reshape(NUM_HERMITE, -1) for n in sites], axis=1
+        )[:, which]
+        scale = self.scale[rows]
+        correlation = self.unconstrained_cov(rows) / np.outer(scale, scale)
+        np.clip(correlation, -1, 1, out=correlation)
+        block = np.zeros_like(correlation)
+        for a in coefficients[:0:-1]:  # Horner's rule in the correlation
+            block = (block + np.outer(a, a)) * correlation
+        return block
 
     @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:

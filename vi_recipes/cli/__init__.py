@@ -279,6 +279,10 @@ def methods(
         console.print("\nHow the latent variables are integrated out, the first that applies:")
         for rule, text in rules.items():
             show.show_item(console, rule, f"{text}.", max(map(len, rules)))
+    for heading, choices in METHODS[name].choices.items():
+        console.print(f"\n{heading}:")
+        for choice, text in choices.items():
+            show.show_item(console, choice, f"{text}.", max(map(len, choices)))
 
 
 @app.command(

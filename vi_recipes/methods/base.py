@@ -47,6 +47,9 @@ class Method(ABC):
     rules: ClassVar[Mapping[str, str]] = {}
     """When it applies, case by case, in the order in which they are tried."""
 
+    choices: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """What is to choose from: a heading -> the choices, each explained in a sentence or two."""
+
     @property
     @abstractmethod
     def name(self) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import Predictive, autoguide, init_to_value
+import numpyro.distributions as dist
+from numpyro.infer import SVI, Predictive, autoguide, init_to_value
 
+from vi_recipes.methods.structured import latent_sites, make_structured, read_structured
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior, PointPosterior, Posterior
 from vi_recipes.target import Target
 
@@ -26,7 +28,7 @@ class GuideFamily:
     make
         ``make(model, init_loc_fn=...) -> guide``.
     about
-        What it can represent, what it costs and what it gets wrong.
+        What it can represent, what it costs and what it gets wrong; without a full stop.
     step_size
         Of Adam, where the user says nothing.
     """
@@ -39,33 +41,45 @@ class GuideFamily:
 GUIDES: dict[str, GuideFamily] = {
     "normal": GuideFamily(
         autoguide.AutoNormal,
-        "independent normals on the unconstrained scale (mean field). Cheapest; "
-        "understates the variance of anything correlated.",
+        "independent normals on the unconstrained scale (mean field). Cheapest: two parameters a "
+        "coordinate. Understates the variance of anything correlated",
     ),
     "multivariate_normal": GuideFamily(
         autoguide.AutoMultivariateNormal,
-        "one normal with full covariance. Keeps linear correlation; dim^2 parameters, "
-        "and misses skewness and funnels.",
+        "one normal with full covariance. Keeps linear correlation; dim^2 parameters. Misses "
+        "skewness and funnels",
     ),
     "lowrank_normal": GuideFamily(
         autoguide.AutoLowRankMultivariateNormal,
-        "a normal with diagonal plus rank-sqrt(dim) covariance. Between the two in cost; "
-        "loses the weaker correlations.",
+        "a normal with diagonal plus rank-sqrt(dim) covariance. Between the two in cost, dim^1.5 "
+        "parameters. Loses the weaker correlations",
     ),
     "delta": GuideFamily(
         autoguide.AutoDelta,
-        "a point mass on the constrained scale: MAP by stochastic gradient. No spread.",
+        "a point mass on the constrained scale: MAP by stochastic gradient. As cheap as can be. "
+        "No spread, and no mode where the density has none",
     ),
     "laplace": GuideFamily(
         autoguide.AutoLaplaceApproximation,
-        "a point found by SVI on the unconstrained scale, then the normal of the curvature "
-        "there. Absent where the Hessian is singular.",
+        "a point found by SVI on the unconstrained scale, then the normal of the curvature there. "
+        "One Hessian more than a point. Absent where that is singular; misses skewness",
     ),
     "iaf": GuideFamily(
         autoguide.AutoIAFNormal,
-        "an inverse autoregressive flow: skewness and funnels too. Slow to train, "
-        "and its optimum depends on the start.",
+        "an inverse autoregressive flow: skewness and funnels too. Three networks of dim^2 "
+        "weights, slow to train. Its optimum depends on the start",
         step_size=0.002,
+    ),
+    "bnaf": GuideFamily(
+        autoguide.AutoBNAFNormal,
+        "a block neural autoregressive flow: bends further than iaf. 64 dim^2 weights, slow to "
+        "compile and to train. Its optimum depends on the start, and its tails may be too light",
+    ),
+    "dais": GuideFamily(
+        autoguide.AutoDAIS,
+        "independent normals moved towards the posterior by four annealed steps of Hamiltonian "
+        "dynamics: correlation and skewness. Four gradients of the model a draw, differentiated. "
+        "Its ELBO is looser than its draws deserve, and it still falls short on strong correlation",
     ),
 }
 
@@ -76,17 +90,39 @@ def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
     Parameters
     ----------
     spec
-        A name in :data:`GUIDES`, an autoguide class, an autoguide made for the target's model
-        function, or a guide function that takes the model's keyword arguments.
+        A name in :data:`GUIDES`, a mapping of site patterns to families of blocks, an autoguide
+        class, an autoguide made for the target's model function, or a guide function that takes
+        the model's keyword arguments.
     start
         Where the guide is centred at first, unconstrained.
     """
     family = GUIDES[spec].make if isinstance(spec, str) else spec
-    if not isinstance(family, type):
+    if not isinstance(family, type | Mapping):
         return family
     point = target.constrain(start)
     values = {s.name: jnp.asarray(point[s.name], float) for s in target.latents}
+    if isinstance(family, Mapping):
+        return make_structured(family, target, values)
     return family(target.model.function, init_loc_fn=init_to_value(values=values))
+
+
+def set_up(engine: SVI, target: Target, key: jax.Array) -> Any:
+    """Return the first state of an engine with a guide of :func:`make_guide`.
+
+    Compiled as a whole: one operation at a time it takes seconds. What that leaves of traced values
+    in the guide is not used again but for the bounds of supports, which are put in their place.
+    """
+    guide = engine.guide
+
+    def begin(key: jax.Array, arrays: Any) -> Any:
+        state = engine.init(key, **target.keywords(arrays))
+        return state, [site["fn"].support for site in latent_sites(guide)]
+
+    state, supports = jax.jit(begin)(key, target.arrays())
+    for site, support in zip(latent_sites(guide), supports, strict=True):
+        fn = site["fn"]
+        site["fn"] = dist.ImproperUniform(support, fn.batch_shape, fn.event_shape)
+    return state
 
 
 def flat_order(guide: autoguide.AutoContinuous, target: Target) -> np.ndarray:
@@ -122,6 +158,10 @@ def read_guide(
     if isinstance(guide, autoguide.AutoDelta):
         latents = {n: np.asarray(v)[None] for n, v in guide.median(params).items()}
         return PointPosterior({n: v[0] for n, v in target.complete(latents).items()})
+    if isinstance(guide, autoguide.AutoGuideList):
+        posterior = read_structured(guide, params, target, noise)
+        if posterior is not None:
+            return posterior
     prefix = getattr(guide, "prefix", "")
     if isinstance(guide, autoguide.AutoNormal):
         suffix = f"_{prefix}_"
@@ -151,13 +191,15 @@ def read_guide(
             return GaussianPosterior(target, loc, root, np.zeros(loc.size), error)
         scale = np.asarray(params[f"{prefix}_scale"], float)[order]
         return GaussianPosterior(target, loc, None, scale, error)
-    if isinstance(guide, autoguide.AutoContinuous):
+    # DAIS has draws and no density
+    if isinstance(guide, autoguide.AutoContinuous) and not isinstance(guide, autoguide.AutoDAIS):
         # not sample_posterior, whose map to the constrained scale belongs to the guide's set-up
         z = np.asarray(guide.get_posterior(params).sample(key, (NUM_DRAWS,)), float)
         draws = target.constrain(z[:, flat_order(guide, target)])
         return DrawsPosterior({n: v[None] for n, v in draws.items()}, independent=True)
     data = target.keywords(target.arrays())
-    if isinstance(guide, autoguide.AutoGuide):
+    # a list's own sample_posterior hands all its parts one key, which correlates them
+    if isinstance(guide, autoguide.AutoGuide) and not isinstance(guide, autoguide.AutoGuideList):
         latents = guide.sample_posterior(key, dict(params), sample_shape=(NUM_DRAWS,))
     else:
         latents = Predictive(guide, params=dict(params), num_samples=NUM_DRAWS)(key, **data)

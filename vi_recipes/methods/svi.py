@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, override
@@ -12,25 +12,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
-from numpyro.infer import Trace_ELBO, autoguide
+from numpyro.infer import autoguide
 
+from vi_recipes.content import unknown
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide
+from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
+from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
 from vi_recipes.methods.laplace import expand
-from vi_recipes.methods.map import Objective
+from vi_recipes.methods.map import Objective as Density
+from vi_recipes.methods.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
+from vi_recipes.methods.stopping import (
+    MAX_ERROR,
+    MIN_CHUNKS,
+    MIN_STEPS,
+    SLACK,
+    Scales,
+    average_error,
+    judge_iterates,
+    judge_series,
+    location_scales,
+)
+from vi_recipes.methods.structured import BLOCK_FAMILIES, check_families, is_point, split_sites
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
+from vi_recipes.status import Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
-NUM_CHUNKS = 40
 NUM_ELBO_DRAWS = 400
-SLACK = 0.05
-"""ELBO, in nats, that the last quarter may gain on the one before and still count as flat."""
-MAX_ERROR = 1.0
-"""Monte Carlo error of the last quarters, in nats, beyond which flat cannot be told."""
+ObjectiveName = Literal["elbo", "score", "renyi", "iwae"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,28 +50,50 @@ class SVI(Method):
 
     The reported guide averages the iterates of the second half of the run (Polyak-Ruppert
     averaging), whose batch means also give the standard error that the optimiser's noise leaves
-    on every mean; the last iterate stands in where its ELBO is better.
+    on every mean; the last iterate stands in where its ELBO is better. The message of a fit says
+    whether its rule ended the run, or the steps did.
 
     Parameters
     ----------
     guide
         A name (``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"delta"``,
-        ``"laplace"``, ``"iaf"``), or any NumPyro autoguide class, autoguide or guide function.
+        ``"laplace"``, ``"iaf"``, ``"bnaf"``, ``"dais"``); a mapping of site patterns to families,
+        as in ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
+        autoguide or guide function. Each pattern makes a block, independent of the others, of one
+        of the families ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``,
+        ``"gamma"``, ``"beta"``, ``"dirichlet"`` and ``"delta"``; sites that no pattern matches are
+        independent normals.
     num_steps
-        Gradient steps. The run has converged when the ELBO's last quarter no longer rises on the
-        one before, beyond its Monte Carlo error (itself at most 1 nat) and 0.05 nats.
+        Gradient steps, at most. A run of them all has converged when the objective's last quarter
+        no longer rises on the one before, beyond its Monte Carlo error (itself at most 1 nat) and
+        0.05 nats, and the averaged locations are known to ``tolerance``.
+    tolerance
+        A run stops sooner once its second half is stationary (split R-hat of the guide's
+        locations below 1.1, the objective no longer rising) and the Monte Carlo error of every
+        averaged location is below this many of the guide's sds. ``None`` takes all steps, as guides
+        without locations and scales do: points, flows, functions.
     step_size
-        Of Adam; ``None`` takes 0.01, and 0.002 for flows. Ignored with ``optimizer``.
+        Of Adam; ``None`` takes 0.01, and 0.002 for ``"iaf"``. Ignored with ``optimizer``.
     optimizer
         Any optax gradient transformation; Adam by default.
+    objective
+        ``"elbo"`` (default) maximises E_q[log p - log q] by reparametrised gradients; ``"score"``
+        the same by score-function gradients with a leave-one-out baseline; ``"renyi"`` Renyi's
+        bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of ``num_particles``
+        draws. Only the ELBO and the importance-weighted bound are reported as lower bounds on the
+        log evidence.
+    alpha
+        Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``.
     num_particles
-        Draws for each gradient.
+        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and 10 for the others.
     dtype
         ``"float64"`` or ``"float32"``.
 
     References
     ----------
     Kucukelbir, A. et al. (2017). Automatic differentiation variational inference. JMLR 18(14).
+    Li, Y. and Turner, R. E. (2016). Renyi divergence variational inference. NeurIPS 29.
+    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. ICLR.
     Dhaka, A. et al. (2020). Robust, accurate stochastic optimization for variational inference.
     NeurIPS 33.
     """
@@ -69,11 +102,22 @@ class SVI(Method):
         "maximises the ELBO over a guide: scales to anything; as good as its guide and its steps"
     )
 
+    choices: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Guides": {name: family.about for name, family in GUIDES.items()},
+        "Families of blocks, in a mapping of site patterns": {
+            name: family.about for name, family in BLOCK_FAMILIES.items()
+        },
+        "Objectives": {name: objective.about for name, objective in OBJECTIVES.items()},
+    }
+
     guide: Any = "normal"
     num_steps: int = 20_000
+    tolerance: float | None = 0.05
     step_size: float | None = None
     optimizer: optax.GradientTransformation | None = None
-    num_particles: int = 1
+    objective: ObjectiveName = "elbo"
+    alpha: float | None = None
+    num_particles: int | None = None
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
@@ -81,23 +125,45 @@ class SVI(Method):
             close = get_close_matches(self.guide, GUIDES, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ValueError(
-                f"guide: got '{self.guide}', expected one of {', '.join(GUIDES)}, or a NumPyro "
-                f"guide{hint}"
+                f"guide: got '{self.guide}', expected one of {', '.join(GUIDES)}, a mapping of "
+                f"site patterns to families, or a NumPyro guide{hint}"
             )
         require(
-            isinstance(self.guide, str) or callable(self.guide),
+            isinstance(self.guide, str | Mapping) or callable(self.guide),
             "guide",
             self.guide,
-            "a name or a NumPyro guide",
+            "a name, a mapping of site patterns to families, or a NumPyro guide",
         )
+        if isinstance(self.guide, Mapping):
+            check_families(self.guide)
         require(self.num_steps >= 1, "num_steps", self.num_steps, "a positive integer")
+        require(
+            self.tolerance is None or self.tolerance > 0,
+            "tolerance",
+            self.tolerance,
+            "a positive number, or None",
+        )
         require(
             self.step_size is None or self.step_size > 0,
             "step_size",
             self.step_size,
             "a positive number",
         )
-        require(self.num_particles >= 1, "num_particles", self.num_particles, "a positive integer")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(unknown("objective", str(self.objective), OBJECTIVES))
+        fewest = 1 if self.objective == "elbo" else 2
+        require(
+            self.num_particles is None or self.num_particles >= fewest,
+            "num_particles",
+            self.num_particles,
+            f"an integer of at least {fewest} with objective='{self.objective}'",
+        )
+        require(
+            self.alpha is None or (self.objective == "renyi" and self.alpha != 1),
+            "alpha",
+            self.alpha,
+            "an order other than 1, which is the ELBO, and only with objective='renyi'",
+        )
         require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
         optimizer = self.optimizer
         require(
@@ -112,6 +178,8 @@ class SVI(Method):
     def name(self) -> str:
         if self.guide == "normal":
             return "svi"
+        if isinstance(self.guide, Mapping):
+            return "svi_structured"
         label = (
             self.guide
             if isinstance(self.guide, str)
@@ -119,10 +187,28 @@ class SVI(Method):
         )
         return f"svi_{label}"
 
+    def _is(self, kind: type) -> bool:
+        """Whether the guide, or a block of it, is an autoguide of a kind, however it is given."""
+        if isinstance(self.guide, Mapping):
+            named: list[Any] = [BLOCK_FAMILIES[family].make for family in self.guide.values()]
+        else:
+            named = [GUIDES[self.guide].make if isinstance(self.guide, str) else self.guide]
+        return any(
+            isinstance(g, kind) or (isinstance(g, type) and issubclass(g, kind)) for g in named
+        )
+
     @property
     def _step_size(self) -> float:
         family = GUIDES.get(self.guide) if isinstance(self.guide, str) else None
         return self.step_size or (family.step_size if family else 0.01)
+
+    @property
+    def _objective(self) -> Objective:
+        return OBJECTIVES[self.objective]
+
+    @property
+    def _num_particles(self) -> int:
+        return self.num_particles or self._objective.num_particles
 
     @property
     @override
@@ -131,21 +217,41 @@ class SVI(Method):
 
     @override
     def applies(self, target: Target) -> str | None:
-        if self.guide == "iaf" and target.dim < 2:
+        flow = self.guide in ("iaf", "bnaf") if isinstance(self.guide, str) else False
+        if flow and target.dim < 2:
             return "a flow needs two coordinates or more, and the model has one: use guide='normal'"
-        if self.guide == "iaf" and target.has_scan:
+        if flow and target.has_scan:
             return (
                 "NumPyro's scan cannot be replayed under a guide with neural networks: use "
                 "guide='multivariate_normal'"
             )
-        by_numpyro = isinstance(self.guide, str | type | autoguide.AutoGuide)
+        if isinstance(self.guide, Mapping):
+            split_sites(self.guide, target)  # raises where it cannot
+        by_numpyro = isinstance(self.guide, str | Mapping | type | autoguide.AutoGuide)
         if by_numpyro and target.moving_supports:
             return (
                 f"the support of {', '.join(target.moving_supports)} depends on other sites, and "
                 "NumPyro's automatic guides keep supports fixed: write the site as a transform of "
                 "one with a fixed support (x = lo + (hi - lo) * share), or give a guide function"
             )
-        return super().applies(target)
+        return self._objective_applies(target) or super().applies(target)
+
+    def _objective_applies(self, target: Target) -> str | None:
+        if self.objective == "score" and self._is(autoguide.AutoDAIS):
+            return "the draws of DAIS have no density, so no score: use objective='elbo'"
+        if self.objective == "score" and self._is(autoguide.AutoLowRankMultivariateNormal):
+            return (
+                "NumPyro's low-rank normal starts without its low-rank part, where the score in it "
+                "is zero, and so would stay there: use multivariate_normal or objective='elbo'"
+            )
+        joint = self._is(autoguide.AutoContinuous)
+        if self.objective in ("renyi", "iwae") and joint and _enclosing_plates(target):
+            return (
+                f"plate {', '.join(_enclosing_plates(target))} holds every site of the model, and "
+                "NumPyro then takes importance weights member by member, which a guide that is "
+                "joint over the members has not: use guide='normal' or objective='elbo'"
+            )
+        return None
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
@@ -162,38 +268,86 @@ class SVI(Method):
                 target.model.function,
                 guide,
                 optimizer,
-                Trace_ELBO(num_particles=self.num_particles),
+                self._objective.make(
+                    self._num_particles, DEFAULT_ALPHA if self.alpha is None else self.alpha
+                ),
             )
 
-            def begin(key: jax.Array, arrays: Any) -> Any:
-                return engine.init(key, **target.keywords(arrays))
-
-            # Setting a guide up one operation at a time costs seconds. Compiled as a whole it
-            # leaves traced values in the guide, so a guide that is the user's own is left alone.
-            ours = isinstance(self.guide, str)
-            state = (jax.jit(begin) if ours else begin)(init_key, arrays)
-        size = max(1, -(-self.num_steps // NUM_CHUNKS))
-        advance = timing.compile(_chunk(engine, target, size), state, jnp.int32(1), arrays)
-        run = _Run([], [], state)
+            if isinstance(self.guide, str | Mapping) and self.guide != "dais":
+                state = set_up(engine, target, init_key)
+            else:  # DAIS keeps the model's density and a user's guide may: no traced values there
+                state = engine.init(init_key, **target.keywords(arrays))
+        scales = location_scales(guide)
+        size = chunk_size(self.num_steps)
+        advance = timing.compile(
+            make_chunk(engine, target, size, scales or {}), state, jnp.int32(1), arrays
+        )
+        run = Run(state)
         try:
             for first in range(0, self.num_steps, size):
                 n = min(size, self.num_steps - first)
                 with timing.running():
-                    run.state, losses, mean = advance(run.state, jnp.int32(n), arrays)
+                    run.state, losses, mean, variance = advance(run.state, jnp.int32(n), arrays)
                     run.elbo.append(-np.asarray(losses, float)[:n])
+                timing.gradient_evaluations += n * self._num_particles
+                if not np.isfinite(run.elbo[-1]).all():
+                    return self._diverged(run)
+                with timing.running():
                     run.means.append(jax.tree.map(np.asarray, mean))
-                timing.gradient_evaluations += n * self.num_particles
-                _check_finite(run.elbo[-1], first)
-                progress(first + n, self.num_steps, f"ELBO {run.elbo[-1].mean():.6g}")
+                    run.variances.append(jax.tree.map(np.asarray, variance))
+                    self._look(run, scales, engine.constrain_fn)
+                title = self._objective.title
+                progress(first + n, self.num_steps, f"{title} {run.elbo[-1].mean():.6g}")
+                if run.stopped:
+                    break
         except KeyboardInterrupt:
             if len(run.means) < 2:
                 raise
             run.interrupted = True
         return self._read(run, engine, guide, target, timing, advance, (elbo_key, read_key))
 
+    def _look(self, run: Run, scales: Scales | None, constrain: Callable[..., Any]) -> None:
+        """Ask the stopping rule, where the guide has locations and there are steps enough."""
+        steps = sum(map(len, run.elbo))
+        last = steps >= self.num_steps
+        # every time a tenth later: looking costs as much as hundreds of steps of a small model
+        due = steps >= max(MIN_STEPS, 1.1 * run.looked) and len(run.means) >= MIN_CHUNKS
+        early = self.tolerance is not None and due
+        if not scales or len(run.means) < 2 or not (last or early):
+            return
+        run.looked = steps
+        run.iterates = judge_iterates(scales, run.means, run.variances, constrain)
+        if early and self.tolerance is not None and run.iterates.within(self.tolerance):
+            run.stopped = judge_series(np.concatenate(run.elbo)).flat
+
+    def _diverged(self, run: Run) -> Result:
+        elbo = np.concatenate(run.elbo)
+        step = int(np.flatnonzero(~np.isfinite(elbo))[0]) + 1
+        message = f"the {self._objective.title} became {elbo[step - 1]} at step {step}"
+        if run.means:
+            done = sum(map(len, run.elbo[:-1]))
+            message += f"; over the {run.elbo[-2].size} steps to step {done} it still averaged "
+            message += f"{run.elbo[-2].mean():.6g}"
+        return Result(
+            None,
+            Status.DIVERGED,
+            message,
+            "lower step_size, use dtype='float64', or clip gradients with optax",
+            trace=self._trace(elbo[: step - 1]),
+        )
+
+    def _trace(self, elbo: np.ndarray) -> dict[str, np.ndarray]:
+        quantity = self._objective.quantity
+        windows = np.array_split(elbo, min(200, elbo.size)) if elbo.size else []
+        return {
+            quantity: np.array([w.mean() for w in windows]),
+            f"{quantity}_se": np.array([w.std() / np.sqrt(w.size) for w in windows]),
+            f"{quantity}_step": np.cumsum([w.size for w in windows]),
+        }
+
     def _read(
         self,
-        run: _Run,
+        run: Run,
         engine: Engine,
         guide: Any,
         target: Target,
@@ -213,7 +367,7 @@ class SVI(Method):
                     self._fresh_elbo(engine, run.state, params, keys[0], advance, arrays)
                     for params in (average, last)
                 )
-            timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self.num_particles
+            timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self._num_particles
             evidence = of_average
             # averages of flows' weights can be worse than any of the weights averaged
             error = float(np.hypot(of_average.se, of_last.se))
@@ -222,9 +376,7 @@ class SVI(Method):
         params = engine.constrain_fn(jax.tree.map(jnp.asarray, chosen))
         noise = None
         if len(late) > 1:  # locations are unconstrained: their batch means are on the right scale
-            noise = jax.tree.map(
-                lambda *leaves: np.std(leaves, axis=0, ddof=1) / np.sqrt(len(late)), *late
-            )
+            noise = jax.tree.map(lambda *leaves: average_error(np.stack(leaves)), *late)
         status, message, advice = self._judge(elbo, run)
         message += f"; the answer is {which}"
         if isinstance(guide, autoguide.AutoLaplaceApproximation):
@@ -232,27 +384,26 @@ class SVI(Method):
             z = np.asarray(params[f"{guide.prefix}_loc"], float)[flat_order(guide, target)]
             posterior: Posterior
             with jax.enable_x64(True):
-                posterior = expand(Objective(target, timing, jacobian=True), z).posterior
+                posterior = expand(Density(target, timing, jacobian=True), z).posterior
         else:
             with timing.running():
                 posterior = read_guide(guide, params, target, keys[1], noise)
-        windows = np.array_split(elbo, min(200, elbo.size))
+        quantity = self._objective.quantity
+        trace = self._trace(elbo)
         return Result(
             posterior,
             status,
             message,
             advice,
-            trace={
-                "elbo": np.array([w.mean() for w in windows]),
-                "elbo_se": np.array([w.std() / np.sqrt(w.size) for w in windows]),
-                "elbo_step": np.cumsum([w.size for w in windows]),
-            },
+            trace=trace,
             diagnostics={
-                "elbo": evidence.value if evidence else float(windows[-1].mean()),
-                "elbo_se": evidence.se if evidence else float("nan"),
+                quantity: evidence.value if evidence else float(trace[quantity][-1]),
+                f"{quantity}_se": evidence.se if evidence else float("nan"),
                 "num_steps": float(elbo.size),
+                **({"r_hat": run.iterates.r_hat} if run.iterates else {}),
             },
-            log_evidence=evidence,
+            # with a mass at a point it bounds the density there, not the evidence
+            log_evidence=None if is_point(guide) or not self._objective.bound else evidence,
         )
 
     def _fresh_elbo(
@@ -274,77 +425,33 @@ class SVI(Method):
         state = state._replace(rng_key=key)
         for _ in range(NUM_ELBO_DRAWS):
             # each step hands on its stream of random numbers, and nothing else
-            state, losses, _ = advance(state._replace(optim_state=optim_state), one, arrays)
+            state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
             elbos.append(-float(np.asarray(losses)[0]))
         se = np.std(elbos, ddof=1) / np.sqrt(len(elbos))
-        return LogEvidence(float(np.mean(elbos)), float(se), "lower bound (ELBO)")
+        return LogEvidence(float(np.mean(elbos)), float(se), self._objective.bound)
 
-    def _judge(self, elbo: np.ndarray, run: _Run) -> tuple[Status, str, str]:
-        quarters = np.array_split(elbo, 4)
-        before, last = quarters[2], quarters[3]
-        gain = float(last.mean() - before.mean())
-        error = float(np.hypot(_batch_error(last), _batch_error(before)))
-        message = (
-            f"{elbo.size} steps; over the last quarter the ELBO gained {gain:.2g} "
-            f"(Monte Carlo error {error:.2g})"
+    def _judge(self, elbo: np.ndarray, run: Run) -> tuple[Status, str, str]:
+        plateau, title = judge_series(elbo), self._objective.title
+        climb = (
+            f"over the last quarter the {title} gained {plateau.gain:.2g} "
+            f"(Monte Carlo error {plateau.error:.2g})"
         )
+        found = f"{run.iterates}; {climb}" if run.iterates else climb
         if run.interrupted:
-            return Status.INTERRUPTED, message, ""
-        if elbo.size < 40 or gain > max(SLACK, 3 * error):
+            return Status.INTERRUPTED, f"{elbo.size} steps; {found}", ""
+        if run.stopped:
+            return Status.OK, f"stopped by its rule after {elbo.size} steps: {found}", ""
+        message = f"all {elbo.size} steps were taken; {found}"
+        if elbo.size < 40 or not plateau.flat:
             return Status.UNCONVERGED, message, "raise num_steps, or step_size"
-        if error > MAX_ERROR:
-            return Status.UNCONVERGED, message, "lower step_size: the ELBO still swings"
+        if plateau.error > MAX_ERROR:
+            return Status.UNCONVERGED, message, f"lower step_size: the {title} still swings"
+        if run.iterates and self.tolerance is not None and run.iterates.error > self.tolerance:
+            return Status.UNCONVERGED, message, "raise num_steps, or tolerance"
         return Status.OK, message, ""
 
 
-@dataclass
-class _Run:
-    """What a run of SVI has done so far."""
-
-    elbo: list[np.ndarray]
-    means: list[Any]
-    state: Any
-    interrupted: bool = False
-
-
-def _chunk(engine: Engine, target: Target, size: int) -> Callable[..., Any]:
-    """Return ``(state, n, arrays) -> (state, losses, mean of the unconstrained parameters)``."""
-
-    def chunk(state: Any, n: jax.Array, arrays: Any) -> tuple[Any, jax.Array, Any]:
-        data = target.keywords(arrays)
-
-        def body(i: jax.Array, carry: Any) -> Any:
-            state, losses, total = carry
-            state, loss = engine.update(state, **data)
-            params = engine.optim.get_params(state.optim_state)
-            return state, losses.at[i].set(loss), jax.tree.map(jnp.add, total, params)
-
-        zeros = jax.tree.map(jnp.zeros_like, engine.optim.get_params(state.optim_state))
-        losses = jnp.zeros(size)
-        state, losses, total = jax.lax.fori_loop(0, n, body, (state, losses, zeros))
-        return state, losses, jax.tree.map(lambda t: t / n, total)
-
-    return chunk
-
-
-def _batch_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean of an autocorrelated series.
-
-    From the batch means, less their linear trend: a series that still climbs is not noise.
-    """
-    batches = np.array([b.mean() for b in np.array_split(values, 20) if b.size])
-    if batches.size < 4:
-        return float("inf")
-    step = np.arange(batches.size) - (batches.size - 1) / 2
-    residual = batches - batches.mean() - step * (step @ batches) / (step @ step)
-    return float(np.sqrt(residual @ residual / (batches.size - 2) / batches.size))
-
-
-def _check_finite(elbo: np.ndarray, first: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(elbo))
-    if bad.size:
-        raise MethodFailure(
-            Status.DIVERGED,
-            f"the ELBO became {elbo[bad[0]]} at step {first + int(bad[0]) + 1}",
-            "lower step_size, use dtype='float64', or clip gradients with optax",
-        )
+def _enclosing_plates(target: Target) -> list[str]:
+    """Return the plates that hold every site of the model that has a density."""
+    sites = [{name for name, _, _ in s.plates} for s in (*target.latents, *target.observed)]
+    return [] if target.has_factors else sorted(set.intersection(*sites))

@@ -590,6 +590,8 @@ def _symmetric_ticks(bar: Colorbar, norm: SymLogNorm) -> None:
 
 _QUANTITIES = {
     "elbo": "ELBO",
+    "renyi_bound": "Renyi bound",
+    "iwae_bound": "importance-weighted bound",
     "log_likelihood": "log-likelihood",
     "log_density": "log density",
     "loss": "loss",

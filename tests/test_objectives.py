@@ -1,0 +1,138 @@
+"""SVI's objectives against closed forms, and the score-function gradient against the other."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from models_for_tests import case, target
+from numpyro.infer import Trace_ELBO
+from scipy.optimize import minimize
+
+import vi_recipes as vr
+from vi_recipes.methods.objectives import ScoreELBO
+
+
+@cache
+def fitted(guide: str = "normal", **options: Any) -> vr.Fit:
+    options = {"num_steps": 3_000, "tolerance": None, **options}
+    return vr.SVI(guide=guide, **options).fit(target("linear_regression"), key=0, throw=True)
+
+
+def test_the_score_function_gradient_is_that_of_the_elbo() -> None:
+    """Both are unbiased: their averages over many draws agree, and with the closed form."""
+
+    def model() -> None:
+        numpyro.sample("x", dist.Normal(1.0, 0.5))
+        numpyro.sample("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+
+    def guide() -> None:
+        numpyro.sample("x", dist.Normal(numpyro.param("m", 0.3), numpyro.param("s", 0.4)))
+        numpyro.sample("w", dist.Delta(numpyro.param("w_loc", jnp.ones(2))).to_event(1))
+
+    params = {"m": jnp.array(0.3), "s": jnp.array(0.4), "w_loc": jnp.array([0.5, -2.0])}
+    n = 20_000
+
+    def slopes(loss: Any) -> Any:
+        return jax.jit(jax.grad(lambda p: loss.loss(jax.random.key(3), p, model, guide)))(params)
+
+    score, pathwise = slopes(ScoreELBO(num_particles=n)), slopes(Trace_ELBO(num_particles=n))
+    # of minus the ELBO: (m - 1) / 0.25, s / 0.25 - 1 / s and w; the terms of the sums have sds
+    # below 6, and the points' gradient has no noise
+    exact = {"m": -2.8, "s": 0.4 / 0.25 - 1 / 0.4, "w_loc": params["w_loc"]}
+    for found in (score, pathwise):
+        assert abs(found["m"] - exact["m"]) < 5 * 6 / np.sqrt(n)
+        assert abs(found["s"] - exact["s"]) < 5 * 6 / np.sqrt(n)
+        np.testing.assert_allclose(found["w_loc"], exact["w_loc"], rtol=1e-4)
+
+
+def test_score_function_gradients_reach_the_exact_posterior() -> None:
+    known, fit = case("linear_regression"), fitted("multivariate_normal", objective="score")
+    # log p - log q is constant at the optimum, so the baseline takes all the noise away
+    np.testing.assert_allclose(fit.mean()["beta"], known.mean["beta"], rtol=1e-3)
+    np.testing.assert_allclose(fit.sd()["beta"], known.sd["beta"], rtol=1e-2)
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.kind == "lower bound (ELBO)"
+    assert fit.log_evidence.value == pytest.approx(known.log_evidence, abs=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [None, 2.0])
+def test_the_renyi_optimum_is_the_closed_forms(alpha: float | None) -> None:
+    known = case("linear_regression")
+    assert known.cov is not None
+    order, cov = alpha or 0.5, known.cov
+
+    def divergence(log_sd: np.ndarray) -> float:
+        """Return D_alpha(q || p) of centred normals, q with independent coordinates."""
+        own = np.diag(np.exp(2 * log_sd))
+        mixed = order * cov + (1 - order) * own
+        if (np.linalg.eigvalsh(mixed) <= 0).any():
+            return np.inf
+        logs = [np.linalg.slogdet(m)[1] for m in (mixed, own, cov)]
+        return (logs[0] - (1 - order) * logs[1] - order * logs[2]) / (2 * (1 - order))
+
+    start = -0.5 * np.log(np.diag(np.linalg.inv(cov))) - 0.2
+    best = np.exp(minimize(divergence, start, method="Nelder-Mead").x)
+    fit = fitted(objective="renyi", alpha=alpha, num_particles=100)
+    # 100 draws stand for the expectation, which pulls towards the ELBO's optimum
+    np.testing.assert_allclose(fit.sd()["beta"], best, rtol=0.08)
+    elbo_sd = np.diag(np.linalg.inv(cov)) ** -0.5
+    wider = fit.sd()["beta"] > 1.05 * elbo_sd
+    assert wider.all() if order < 1 else (fit.sd()["beta"] < 0.95 * elbo_sd).all()
+    assert fit.log_evidence is None
+    assert "renyi_bound" in fit.trace
+    assert "the Renyi bound gained" in fit.message
+
+
+def test_the_importance_weighted_bound_is_tight_with_many_draws() -> None:
+    known = case("linear_regression").log_evidence
+    fit = fitted(objective="iwae", num_particles=200)
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.kind == "lower bound (importance-weighted)"
+    # the ELBO of independent normals is 1.1 nats below
+    assert -0.05 < fit.log_evidence.value - known < 4.5 * fit.log_evidence.se
+
+
+def test_weights_member_by_member_are_not_taken_from_a_joint_guide() -> None:
+    def model(y: Any) -> None:
+        with numpyro.plate("n", 3):
+            x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    this = vr.Target(model, y=np.array([0.5, 1.0, -1.0]))
+    joint = vr.SVI(guide="multivariate_normal", objective="iwae", num_steps=10).fit(this)
+    assert joint.status is vr.Status.NOT_APPLICABLE
+    assert "plate n holds every site" in joint.message
+    fit = vr.SVI(objective="iwae", num_particles=50, num_steps=1_000).fit(this, throw=True)
+    exact = float(dist.Normal(0.0, np.sqrt(2)).log_prob(this.data["y"]).sum())
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.value == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("guide", "word"), [("dais", "no density"), ({"beta": "lowrank_normal"}, "low-rank")]
+)
+def test_guides_without_a_score(guide: Any, word: str) -> None:
+    fit = vr.SVI(guide=guide, objective="score").fit(target("linear_regression"))
+    assert fit.status is vr.Status.NOT_APPLICABLE
+    assert word in fit.message
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"objective": "reny"}, "unknown objective 'reny'; did you mean 'renyi'"),
+        ({"objective": "renyi", "alpha": 1.0}, "alpha: got 1.0, expected an order other than 1"),
+        ({"alpha": 0.5}, "alpha: got 0.5.*only with objective='renyi'"),
+        ({"objective": "score", "num_particles": 1}, "num_particles: got 1, .* at least 2"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        vr.SVI(**options)

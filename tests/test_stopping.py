@@ -1,0 +1,49 @@
+"""SVI's stopping rule against series whose R-hat and error are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vi_recipes.methods.stopping import average_error, judge_series, split_r_hat
+
+
+def chunks(series: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = series.reshape(-1, size)
+    return rows.mean(1)[:, None], rows.var(1)[:, None]
+
+
+def ar1(n: int, rho: float) -> np.ndarray:
+    noise = np.random.default_rng(5).standard_normal(n)
+    for i in range(1, n):
+        noise[i] = rho * noise[i - 1] + np.sqrt(1 - rho**2) * noise[i]
+    return noise
+
+
+def test_the_error_of_an_average_of_correlated_chunks() -> None:
+    """Chunks of 50 of a series with a correlation time of 199 steps are far from independent."""
+    series = ar1(40_000, 0.99)
+    exact = np.sqrt(199 / 40_000)
+    means, _ = chunks(series, 50)
+    naive = float(means.std(ddof=1) / np.sqrt(len(means)))
+    assert naive < 0.6 * exact
+    # the largest of several estimates, some from few batches
+    assert 0.8 * exact < float(average_error(means)[0]) < 3 * exact
+    assert average_error(means[:1])[0] == np.inf
+
+
+def test_r_hat_of_noise_and_of_a_drift() -> None:
+    noise = np.random.default_rng(6).standard_normal(8_000)
+    assert float(split_r_hat(*chunks(noise, 100))[0]) < 1.01
+    drift = noise + np.linspace(0, 4, noise.size)
+    # four windows of variance 1 + 1 / 12 whose means are 1 apart: a variance of 5 / 3
+    expected = np.sqrt(1 + (5 / 3) / (1 + 1 / 12))
+    assert float(split_r_hat(*chunks(drift, 100))[0]) == pytest.approx(expected, rel=0.02)
+    still = np.ones((8, 1))
+    assert float(split_r_hat(still, 0 * still)[0]) == 1.0
+
+
+def test_a_plateau_is_told_from_a_climb() -> None:
+    noise = np.random.default_rng(7).standard_normal(4_000)
+    assert judge_series(noise).flat
+    assert not judge_series(noise + np.linspace(0, 3, noise.size)).flat

@@ -1,0 +1,410 @@
+"""Structured guides: a family for every block of sites, the blocks independent of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.distributions.transforms import AffineTransform
+from numpyro.infer import autoguide, init_to_value
+
+from vi_recipes.block_posterior import BlockPosterior
+from vi_recipes.content import unknown
+from vi_recipes.factors import BETA, GAMMA, POINT, SUPPORTS, Factors, check_support
+from vi_recipes.posterior import Posterior, Sites
+from vi_recipes.target import Target
+
+INIT_SD = 0.1
+"""Standard deviation of a block's coordinates at first, unconstrained, as in NumPyro's guides."""
+
+
+class AutoFactors(autoguide.AutoGuide):  # type: ignore[misc]
+    """Independent gamma, beta or Dirichlet laws on the constrained scale.
+
+    Every law has a mean and a concentration: the shape of a gamma law, the sum of the two
+    parameters of a beta law and of all those of a Dirichlet law. The two are orthogonal, or nearly
+    so, in the Fisher metric, which is what step sizes by coordinate ask for.
+
+    Parameters
+    ----------
+    model
+        The model with all but the block's sites hidden.
+    family
+        ``"gamma"``, ``"beta"`` or ``"dirichlet"``.
+    """
+
+    def __init__(self, model: Callable[..., Any], family: str, **options: Any) -> None:
+        self.family = family
+        super().__init__(model, **options)
+
+    @override
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        with handlers.block():
+            self._init_values = self._postprocess_fn(self._init_locs)
+
+    @property
+    def sites(self) -> list[str]:
+        """The block's sites."""
+        return block_sites(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Draw the block's sites."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        plates = self._create_plates(*args, **kwargs)
+        drawn = {}
+        for name in self.sites:
+            with ExitStack() as stack:
+                for frame in self.prototype_trace[name]["cond_indep_stack"]:
+                    stack.enter_context(plates[frame.name])
+                drawn[name] = numpyro.sample(name, self._law(name))
+        return drawn
+
+    def _law(self, name: str) -> dist.Distribution:
+        fn = self.prototype_trace[name]["fn"]
+        event_dim = fn.event_dim
+
+        def parameters(kind: Any, mean: Any, size: Any, size_dim: int) -> tuple[Any, Any]:
+            # only called where nothing is substituted: what the set-up knew is gone afterwards
+            return (
+                numpyro.param(
+                    f"{name}_{self.prefix}_mean",
+                    lambda _: mean(self._init_values[name]),
+                    constraint=kind,
+                    event_dim=event_dim,
+                ),
+                numpyro.param(
+                    f"{name}_{self.prefix}_concentration",
+                    lambda _: INIT_SD**-2 * size(self._init_values[name]),
+                    constraint=dist.constraints.positive,
+                    event_dim=size_dim,
+                ),
+            )
+
+        # concentrations at first give the coordinates, logs or logits, about INIT_SD
+        if self.family == "gamma":
+            mean, size = parameters(
+                dist.constraints.positive, lambda x: x, jnp.ones_like, event_dim
+            )
+            return dist.Gamma(size, size / mean).to_event(event_dim)
+        if self.family == "dirichlet":
+            mean, size = parameters(
+                dist.constraints.simplex,
+                lambda x: x,
+                lambda x: jnp.full_like(x[..., 0], x.shape[-1]),
+                event_dim - 1,
+            )
+            return dist.Dirichlet(mean * size[..., None]).to_event(event_dim - 1)
+        base = fn.support
+        while isinstance(base, dist.constraints.independent):
+            base = base.base_constraint
+        low, width = base.lower_bound, base.upper_bound - base.lower_bound
+        mean, size = parameters(
+            dist.constraints.unit_interval,
+            lambda x: (x - low) / width,
+            lambda x: width**2 / ((x - low) * (low + width - x)),
+            event_dim,
+        )
+        law = dist.Beta(mean * size, (1 - mean) * size)
+        if base is not dist.constraints.unit_interval:
+            to_support = AffineTransform(low, width, domain=dist.constraints.unit_interval)
+            law = dist.TransformedDistribution(law, to_support)
+        return law.to_event(event_dim)
+
+    @override
+    def sample_posterior(
+        self,
+        rng_key: jax.Array,
+        params: Mapping[str, Any],
+        *args: Any,
+        sample_shape: tuple[int, ...] = (),
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Return draws of the block's sites."""
+        laws = handlers.substitute(lambda: {n: self._law(n) for n in self.sites}, data=params)()
+        keys = jax.random.split(rng_key, len(laws))
+        return {
+            name: law.sample(key, sample_shape)
+            for key, (name, law) in zip(keys, laws.items(), strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class BlockFamily:
+    """A family of laws for a block of sites.
+
+    Parameters
+    ----------
+    make
+        ``make(model, prefix=..., init_loc_fn=...) -> guide``, of the model with all but the
+        block's sites hidden.
+    about
+        What it is.
+    """
+
+    make: Callable[..., Any]
+    about: str
+
+
+def _factors(family: str) -> Callable[..., Any]:
+    return lambda model, **options: AutoFactors(model, family, **options)
+
+
+BLOCK_FAMILIES: dict[str, BlockFamily] = {
+    "normal": BlockFamily(autoguide.AutoNormal, "independent normals, unconstrained scale"),
+    "multivariate_normal": BlockFamily(
+        autoguide.AutoMultivariateNormal, "one normal over all that the pattern matches"
+    ),
+    "lowrank_normal": BlockFamily(
+        autoguide.AutoLowRankMultivariateNormal, "the same with low-rank covariance"
+    ),
+    "gamma": BlockFamily(_factors("gamma"), "independent gamma laws of positive sites"),
+    "beta": BlockFamily(_factors("beta"), "independent beta laws of sites in an interval"),
+    "dirichlet": BlockFamily(_factors("dirichlet"), "Dirichlet laws of sites on a simplex"),
+    "delta": BlockFamily(
+        autoguide.AutoDelta, "a point on the constrained scale: a parameter of variational EM"
+    ),
+}
+
+
+def check_families(guide: Mapping[str, str]) -> None:
+    """Raise a :class:`ValueError` unless ``guide`` maps patterns of sites to known families."""
+    if not guide:
+        raise ValueError(
+            "guide: got an empty mapping, expected pairs of a site pattern and a family, such as "
+            '{"beta": "multivariate_normal"}'
+        )
+    for pattern, family in guide.items():
+        if family not in BLOCK_FAMILIES:
+            wrong = unknown("family", str(family), BLOCK_FAMILIES)
+            raise ValueError(f"guide: {wrong} (for '{pattern}')")
+
+
+def split_sites(guide: Mapping[str, str], target: Target) -> list[tuple[str, list[str]]]:
+    """Return the blocks of a target: family, and the sites that it is for.
+
+    Every pattern makes a block, and the sites that no pattern matches make one of normals.
+
+    Raises
+    ------
+    ValueError
+        For a pattern that matches no latent site, a site that two patterns match, and a family
+        that does not match the support of a site.
+    """
+    by_name = {site.name: site for site in target.latents}
+    owner: dict[str, str] = {}
+    blocks = []
+    for pattern, family in guide.items():
+        names = [name for name in by_name if fnmatchcase(name, pattern)]
+        if not names:
+            wrong = unknown("site or pattern", pattern, by_name)
+            raise ValueError(f"guide: {wrong}")
+        for name in names:
+            if name in owner:
+                raise ValueError(
+                    f"guide: site '{name}' is matched by both '{owner[name]}' and '{pattern}'; "
+                    "every site has one family, so narrow one of the two"
+                )
+            owner[name] = pattern
+            if family in SUPPORTS:
+                check_support(by_name[name], family, "guide")
+        blocks.append((family, names))
+    if rest := [name for name in by_name if name not in owner]:
+        blocks.append(("normal", rest))
+    return blocks
+
+
+def make_structured(
+    guide: Mapping[str, str], target: Target, values: Mapping[str, Any]
+) -> autoguide.AutoGuideList:
+    """Return NumPyro's guide of the blocks of ``guide``.
+
+    Parameters
+    ----------
+    guide
+        Site pattern -> family.
+    target
+        What it is for.
+    values
+        Where it is centred at first, constrained.
+    """
+    model, init = target.model.function, init_to_value(values=dict(values))
+    parts = autoguide.AutoGuideList(model, init_loc_fn=init)
+    for k, (family, names) in enumerate(split_sites(guide, target)):
+        # Outside the block the sites stand at the start: an improper prior has no draws.
+        fixed = {name: value for name, value in values.items() if name not in names}
+        rest = handlers.substitute(model, data=fixed)
+        shown = handlers.block(rest, hide_fn=lambda site, names=names: _hidden(site, names))
+        make = BLOCK_FAMILIES[family].make
+        parts.append(make(shown, prefix=f"auto_{k}", init_loc_fn=init))
+    return parts
+
+
+def _hidden(site: Mapping[str, Any], names: list[str]) -> bool:
+    """Whether a block of ``names`` does not see a message: it needs its sites and the plates."""
+    return site["type"] not in ("plate", "control_flow") and site.get("name") not in names
+
+
+def latent_sites(guide: autoguide.AutoGuide) -> list[dict[str, Any]]:
+    """Return the latent sites that a guide, or each guide of a list, has found at its set-up."""
+    parts = (guide, *guide) if isinstance(guide, autoguide.AutoGuideList) else (guide,)
+    return [
+        site
+        for part in parts
+        for site in part.prototype_trace.values()
+        if site["type"] == "sample" and not site["is_observed"]
+    ]
+
+
+def block_sites(part: autoguide.AutoGuide) -> list[str]:
+    """Return the names of the latent sites of a guide that has been set up."""
+    return [site["name"] for site in latent_sites(part)]
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def is_point(guide: Any) -> bool:
+    """Whether a guide has a point mass in it, which makes its ELBO no bound on the evidence."""
+    parts = guide if isinstance(guide, autoguide.AutoGuideList) else (guide,)
+    return any(isinstance(part, autoguide.AutoDelta) for part in parts)
+
+
+class _Reader:
+    """What the blocks read so far say of the coordinates."""
+
+    def __init__(self, target: Target, params: Sites, noise: Sites | None) -> None:
+        self.target, self.params, self.noise = target, params, noise
+        self.known = np.zeros(target.dim, bool)
+        self.factors = Factors(np.zeros(target.dim, int), np.zeros(target.dim))
+        self.eta = np.zeros((target.dim, 2))
+        self.shift = np.zeros((target.dim, 2))
+        self.diagonal = np.zeros(target.dim)
+        self.roots: list[np.ndarray] = []
+
+    def read(self, part: Any) -> bool:
+        """Read one block; return whether its law is known in closed form."""
+        if isinstance(part, AutoFactors):
+            for name in part.sites:
+                self._read_factor(part, name)
+        elif isinstance(part, autoguide.AutoDelta):
+            self._read_points(part)
+        elif isinstance(part, autoguide.AutoNormal):
+            for name in block_sites(part):
+                key, own = f"{name}_{part.prefix}", self.target.slices[name]
+                self._place(own, f"{key}_loc")
+                self.diagonal[own] = np.ravel(self.params[f"{key}_scale"])
+        elif isinstance(part, autoguide.AutoMultivariateNormal):
+            place = self._places(part)
+            self._place(place, f"{part.prefix}_loc")
+            self._add_root(place, self.params[f"{part.prefix}_scale_tril"])
+        elif isinstance(part, autoguide.AutoLowRankMultivariateNormal):
+            place = self._places(part)
+            self._place(place, f"{part.prefix}_loc")
+            q = part.get_posterior(self.params)
+            self._add_root(place, np.asarray(q.cov_factor, float))
+            self.diagonal[place] = np.sqrt(np.asarray(q.cov_diag, float))
+        else:
+            return False
+        return True
+
+    def _places(self, part: autoguide.AutoContinuous) -> np.ndarray:
+        """Return where in the target's vector each coordinate of the block's is."""
+        order = np.empty(part.latent_dim, int)
+        for name, spots in part._unpack_latent(np.arange(part.latent_dim)).items():
+            own = self.target.slices[name]
+            order[np.ravel(np.asarray(spots))] = np.arange(own.start, own.stop)
+        return order
+
+    def _place(self, place: Any, name: str) -> None:
+        self.known[place] = True
+        self.eta[place, 0] = np.ravel(self.params[name])
+        if self.noise is not None:
+            self.shift[place, 0] = np.ravel(self.noise[name])
+
+    def _add_root(self, place: np.ndarray, root: np.ndarray) -> None:
+        whole = np.zeros((self.target.dim, root.shape[1]))
+        whole[place] = root
+        self.roots.append(whole)
+
+    def _read_points(self, part: autoguide.AutoDelta) -> None:
+        values = self.target.constrain(np.zeros(self.target.dim))
+        point = {n: self.params[f"{n}_{part.prefix}_loc"] for n in block_sites(part)}
+        latents = {s.name: point.get(s.name, values[s.name]) for s in self.target.latents}
+        z = self.target.unconstrain(latents)
+        for name in point:
+            place = self.target.slices[name]
+            self.known[place], self.factors.code[place] = True, POINT
+            self.eta[place, 0] = z[place]
+            if self.noise is not None:
+                self.shift[place, 0] = np.ravel(self.noise[f"{name}_{part.prefix}_loc"])
+
+    def _read_factor(self, part: AutoFactors, name: str) -> None:
+        place = self.target.slices[name]
+        key = f"{name}_{part.prefix}"
+        mean, size = (
+            np.asarray(self.params[f"{key}_{what}"], float) for what in ("mean", "concentration")
+        )
+        error = 0.0 if self.noise is None else np.ravel(self.noise[f"{key}_mean"])
+        self.known[place] = True
+        if part.family == "gamma":
+            self.factors.code[place] = GAMMA
+            self.eta[place] = np.log(np.stack([size.ravel(), (size / mean).ravel()], axis=1))
+            self.shift[place, 1] = -error  # the errors are those of log means
+            return
+        self.factors.code[place] = BETA
+        if part.family == "beta":
+            a, b = mean * size, (1 - mean) * size
+        else:
+            whole = mean * size[..., None]
+            a = whole[..., :-1]
+            # what is left of the stick, summed from its end
+            b = np.cumsum(whole[..., :0:-1], axis=-1)[..., ::-1]
+            sticks = np.log(np.arange(a.shape[-1], 0, -1.0))
+            self.factors.offset[place] = np.broadcast_to(sticks, a.shape).ravel()
+        self.eta[place] = np.log(np.stack([a.ravel(), b.ravel()], axis=1))
+        share = (a / (a + b)).ravel()
+        self.shift[place] = np.stack([(1 - share) * error, -share * error], axis=1)
+
+    def posterior(self) -> BlockPosterior:
+        root = np.concatenate([np.zeros((self.target.dim, 1)), *self.roots], axis=1)
+        normal = self.factors.gaussian & ~self.factors.points
+        scale = np.sqrt(self.diagonal**2 + np.einsum("ij,ij->i", root, root))
+        self.eta[normal, 1] = np.log(scale[normal])
+        shift = None if self.noise is None else self.shift
+        return BlockPosterior(self.target, self.factors, self.eta, shift, root, self.diagonal)
+
+
+def read_structured(
+    guide: autoguide.AutoGuideList,
+    params: Mapping[str, Any],
+    target: Target,
+    noise: Mapping[str, Any] | None,
+) -> Posterior | None:
+    """Return what a fitted list of guides says of the posterior, or ``None`` if it must be drawn.
+
+    Parameters
+    ----------
+    guide, params
+        The guide and its optimised, constrained parameters.
+    target
+        What it was fitted to.
+    noise
+        Standard errors of the unconstrained parameters from the optimiser's noise, where known.
+    """
+    values = {name: np.asarray(value, float) for name, value in params.items()}
+    errors = {n: np.asarray(v, float) for n, v in noise.items()} if noise else None
+    reader = _Reader(target, values, errors)
+    if all(reader.read(part) for part in guide) and reader.known.all():
+        return reader.posterior()
+    return None
