@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +34,24 @@ def precision_is_left_alone() -> Iterator[None]:
     before = jax.config.jax_enable_x64
     yield
     assert jax.config.jax_enable_x64 == before
+
+
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 20_000
+"""Memory maps from which compiled code is let go: Linux ends a process that has 65,530."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_code_is_let_go() -> Iterator[None]:
+    """Forget what test modules keep for one another before there is too much of it."""
+    yield
+    if not MAPS.exists() or len(MAPS.read_text().splitlines()) < MANY_MAPS:
+        return
+    here = Path(__file__).parent
+    for module in list(sys.modules.values()):
+        if Path(getattr(module, "__file__", None) or "/").parent == here:
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+    jax.clear_caches()
+    gc.collect()
