@@ -114,9 +114,10 @@ def test_nuts_agrees(name: str, size: int, references: Path) -> None:
     assert len(table) == size
     z = table["difference"] / table["difference_mcse"]
     assert z.abs().max() < MARGIN, z.abs().idxmax()
-    # the differences are noise and nothing else: their mean square is 1 (they are correlated, so
-    # only roughly)
-    assert 0.2 < (z**2).mean() < 3
+    # the differences are noise and nothing else: their mean square is 1, roughly, for they are
+    # correlated. In penicillin mu and all samples move as one; of three that are independent the
+    # mean square is below 0.05 once in seventy runs
+    assert 0.05 < (z**2).mean() < 3
     z = (table["sd_ratio"] - 1) / table["sd_ratio_mcse"]
     assert z.abs().max() < MARGIN, z.abs().idxmax()
 
