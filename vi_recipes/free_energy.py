@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.estimate import MarginalObjective
-from vi_recipes.marginal import Marginal, marginal_of, starting_point
+from vi_recipes.marginal import Marginal, at_states, marginal_of, starting_point
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Arrays, Target
 from vi_recipes.timing import Timing
@@ -191,7 +191,7 @@ def free_energy(marginal: Marginal, theta: jax.Array, q: Any, arrays: Arrays) ->
     split = marginal.split
     if isinstance(q, Weights):
         states = jnp.arange(len(split.states))
-        joint = jax.vmap(lambda k: split.log_joint(theta, k, arrays))(states)
+        joint = at_states(split, theta, states, arrays)
         some = q.probabilities > 0
         log_q = jnp.log(jnp.where(some, q.probabilities, 1.0))
         terms = jnp.where(some, q.probabilities * (joint.members.T - log_q), 0.0)

@@ -42,6 +42,9 @@ NUM_INNER = 200
 MODE = 1e-12
 """Squared Newton decrement of a member's mode at which it is found."""
 
+SIDE_BY_SIDE = 200_000
+"""Members times states up to which all states are computed at once."""
+
 HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
 
 
@@ -277,7 +280,7 @@ class Marginal:
             return self.rest(joint), EStep(jnp.zeros((0, 0, 0)), jnp.zeros((0, 0)))
         if self.rule == "enumerate":
             states = jnp.arange(len(split.states))
-            joint = jax.vmap(lambda k: split.log_joint(theta, k, arrays))(states)
+            joint = at_states(split, theta, states, arrays)
             own = jax.nn.logsumexp(joint.members, axis=0)
             rest = self.rest(jax.tree.map(lambda v: v[0], joint))
             return own.sum() + rest, EStep(states, jnp.exp(joint.members - own))
@@ -321,7 +324,10 @@ class Marginal:
             found, joint = potentials(self.split, theta, arrays)
             terms = jax.tree.map(lambda w, v: jnp.sum(w * v), q.chains, found)
             return sum(terms) + self.rest(joint)
-        joint = jax.vmap(lambda z: self.split.log_joint(theta, z, arrays))(q.nodes)
+        if self.rule == "enumerate":
+            joint = at_states(self.split, theta, q.nodes, arrays)
+        else:
+            joint = jax.vmap(lambda z: self.split.log_joint(theta, z, arrays))(q.nodes)
         # a state that is out of the question has no weight; its log joint may be -inf
         terms = jnp.where(q.weights > 0, joint.members, 0.0) * q.weights
         return terms.sum() + self.rest(jax.tree.map(lambda v: v[0], joint))
@@ -341,6 +347,22 @@ class Marginal:
         mean = (q.weights[:, :, None] * q.nodes).sum(0)
         away = q.nodes - mean
         return mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away)
+
+
+def at_states(split: Split, theta: jax.Array, states: jax.Array, arrays: Arrays) -> LogJoint:
+    """Return the log joint with all members in each of the states, which lead; pure.
+
+    Where that is large one state follows the other, and what a derivative needs of it is computed
+    again: a model may hold a matrix for every member.
+    """
+
+    def at(state: jax.Array) -> LogJoint:
+        return split.log_joint(theta, state, arrays)
+
+    if split.num_members * len(states) <= SIDE_BY_SIDE:
+        return jax.vmap(at)(states)
+    found: LogJoint = jax.lax.map(jax.checkpoint(at), states)
+    return found
 
 
 def _hermite(num_nodes: int, d: int) -> tuple[np.ndarray, np.ndarray]:
