@@ -195,7 +195,9 @@ def _around(start: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _alike(found: np.ndarray, right: np.ndarray) -> bool:
-    return bool((np.abs(found - right) <= EXACT * np.maximum(1.0, np.abs(right))).all())
+    """Whether log densities, rows by members, are the same but for the rounding of their rows."""
+    size = np.sqrt(np.square(right).mean(axis=1, keepdims=True))
+    return bool((np.abs(found - right) <= EXACT * np.maximum(size, np.abs(right))).all())
 
 
 def _table(this: Split, thetas: np.ndarray, timing: Timing) -> np.ndarray:
