@@ -59,7 +59,7 @@ class Laplace(Method):
     tolerance: float = 1e-4
     num_restarts: int = 0
     max_dim: int = 2_000
-    condition_limit: float = 1e12
+    condition_limit: float = 1e10
 
     def __post_init__(self) -> None:
         require(self.max_dim > 0, "max_dim", self.max_dim, "a positive integer")
@@ -152,7 +152,7 @@ class Curvature:
     largest: float
 
 
-def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e12) -> Curvature:
+def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e10) -> Curvature:
     """Return the Gaussian centred at ``z`` whose precision is the Hessian there.
 
     Raises
