@@ -404,7 +404,7 @@ def test_the_penicillin_design() -> None:
     [
         ("radon", "county,floor\nA,1\n", r"lacks column\(s\) log_radon, log_uranium"),
         ("cbpp", "herd,period,size\n1,1,3\n", r"lacks column\(s\) incidence"),
-        ("gmm", "name\nA\n", "no numeric column"),
+        ("gmm", "name\nA\n", r"0 numeric column\(s\)"),
         ("seeds", "seed,root,y\na,b,3\n", r"lacks column\(s\) n"),
         ("seeds", "seed,root,n,y\na,b,4,3\na,c,4,1\n", "seed should have two labels"),
         ("seeds", "seed,root,n,y\na,b,4,3\nc,,4,1\n", "root should have two labels"),

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from vi_recipes.data import bind
-from vi_recipes.read import keep_arguments, read_data
+from vi_recipes.read import keep_arguments, read_data, read_numeric
 
 
 @pytest.fixture
@@ -123,3 +123,26 @@ def test_keep_arguments():
     data = {"y": 1, "id": 2}
     assert keep_arguments(lambda y, *, x=0: None, data) == ({"y": 1}, ["id"])
     assert keep_arguments(lambda **data: None, data) == (data, [])
+
+
+def test_numeric_columns(write):
+    frame = read_numeric(write("d.csv", "who,y,x\nann,1,0.5\nbob,2,0.5\n"), "each is a variable")
+    assert list(frame) == ["y", "x"]
+    np.testing.assert_array_equal(frame.to_numpy(), [[1.0, 0.5], [2.0, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted", "expected"),
+    [
+        ("", {}, "is empty"),
+        ("y,x\n", {}, "no rows"),
+        (b"y\n\xff\xfe\n", {}, "not text in UTF-8"),
+        ("y,who\n1,ann\n", {"fewest": 2}, r"1 numeric column.* expected 2 or more: each is one"),
+        ("x,who\n1,ann\n", {"needs": ("y", "x")}, r"lacks a numeric column y \(it has x, who\)"),
+        ("y,x\n1,2\n,3\n", {}, r"missing values in column\(s\) y; drop those rows"),
+        ("y,x\n1,2\n1,3\n", {"varying": True}, r"column\(s\) y hold one value only"),
+    ],
+)
+def test_bad_numeric_columns(write, content, wanted, expected):
+    with pytest.raises(ValueError, match=expected):
+        read_numeric(write("d.csv", content), "each is one", **wanted)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         VariationalEM,
     )
     from vi_recipes.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
-    from vi_recipes.read import read_data
+    from vi_recipes.read import read_data, read_numeric
     from vi_recipes.reference import load_reference
     from vi_recipes.report.exhibit import Exhibit
     from vi_recipes.sensitivity import case_sensitivity, data_sensitivity
@@ -59,7 +59,7 @@ _HOMES = {
         "VariationalEM",
     ),
     "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "PartialEStep", "VBSteps"),
-    "vi_recipes.read": ("read_data",),
+    "vi_recipes.read": ("read_data", "read_numeric"),
     "vi_recipes.reference": ("load_reference",),
     "vi_recipes.report.exhibit": ("Exhibit",),
     "vi_recipes.sensitivity": ("case_sensitivity", "data_sensitivity"),
@@ -122,4 +122,5 @@ __all__ = [
     "load_reference",
     "load_study",
     "read_data",
+    "read_numeric",
 ]

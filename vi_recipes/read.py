@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JSON = (".json",)
 CSV = (".csv", ".csv.gz")
@@ -41,8 +45,73 @@ def read_data(path: str | Path) -> dict[str, Any]:
     if reader is None:
         known = ", ".join(suffix for suffixes in _READERS for suffix in suffixes)
         raise ValueError(f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}")
-    try:
+    with _reading(path):
         return reader(path)
+
+
+def read_numeric(
+    path: str | Path,
+    use: str,
+    *,
+    needs: Sequence[str] = (),
+    fewest: int = 1,
+    varying: bool = False,
+) -> pd.DataFrame:
+    """Read the numeric columns of a CSV, without missing values.
+
+    Parameters
+    ----------
+    path
+        The file, with a header.
+    use
+        What the model takes the columns for, as errors say it: ``"each is a variable"``.
+    needs
+        Numeric columns that must be there.
+    fewest
+        How many numeric columns there must be.
+    varying
+        Whether every column must hold more than one value.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns as floating-point numbers; others are left out.
+
+    Raises
+    ------
+    ValueError
+        For a file that cannot be read, numeric columns that are not there, missing values or,
+        where they are to vary, columns that do not.
+    """
+    path = check_file(path)
+    with _reading(path):
+        frame = _csv_frame(path)
+    numeric = frame.select_dtypes("number").astype(float)
+    has = f"(it has {', '.join(map(str, frame.columns))})"
+    if lacking := [name for name in needs if name not in numeric]:
+        raise ValueError(f"{path} lacks a numeric column {', '.join(lacking)} {has}: {use}")
+    if numeric.shape[1] < fewest:
+        raise ValueError(
+            f"{path} has {numeric.shape[1]} numeric column(s) {has}, expected {fewest} or more: "
+            f"{use}"
+        )
+    if numeric.isna().any(axis=None):
+        holes = numeric.isna().sum()
+        raise ValueError(
+            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
+            "those rows or fill them in"
+        )
+    constant = [str(name) for name in numeric if numeric[name].nunique() < 2]
+    if varying and constant:
+        raise ValueError(f"{path}: column(s) {', '.join(constant)} hold one value only; drop them")
+    return numeric
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be read."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
@@ -118,22 +187,25 @@ def _json_kind(content: Any) -> str:
 
 
 def _read_csv(path: Path) -> dict[str, Any]:
+    return _columns(_csv_frame(path))
+
+
+def _csv_frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path, encoding="utf-8-sig")
+        return _with_rows(path, pd.read_csv(path, encoding="utf-8-sig"))
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty; expected a header and rows") from None
     except pd.errors.ParserError as error:
         raise ValueError(f"{path}: not a well-formed CSV ({error})") from None
-    return _columns(path, frame)
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
     import pandas as pd
 
     try:
-        frame = pd.read_parquet(path)
+        frame = _with_rows(path, pd.read_parquet(path))
     except ImportError:
         raise ValueError(
             f"{path}: reading Parquet needs pyarrow; install it with "
@@ -141,12 +213,16 @@ def _read_parquet(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from None
-    return _columns(path, frame)
+    return _columns(frame)
 
 
-def _columns(path: Path, frame: Any) -> dict[str, Any]:
+def _with_rows(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         raise ValueError(f"{path} has {len(frame.columns)} column(s) and no rows; expected data")
+    return frame
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, Any]:
     return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 

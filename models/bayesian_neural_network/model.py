@@ -110,25 +110,9 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`bayesian_neural_network`.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    numeric = frame.select_dtypes("number")
-    if "y" not in numeric or numeric.shape[1] < 2:
-        raise ValueError(
-            f"{path} has the numeric columns {', '.join(map(str, numeric.columns)) or '(none)'}; "
-            "the bayesian_neural_network model needs y and a covariate or more"
-        )
-    if numeric.isna().any(axis=None):
-        holes = numeric.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
-            "those rows or fill them in"
-        )
-    constant = [str(name) for name in numeric if numeric[name].nunique() < 2]
-    if constant:
-        raise ValueError(f"{path}: column(s) {', '.join(constant)} hold one value only")
-    X, y = numeric.drop(columns="y").to_numpy(dtype=float), numeric["y"].to_numpy(dtype=float)
+    use = "the model needs y and a covariate or more"
+    frame = vr.read_numeric(path, use, needs=("y",), fewest=2, varying=True)
+    X, y = frame.drop(columns="y").to_numpy(), frame["y"].to_numpy()
     rows = np.linspace(0, len(y) - 1, NUM_POINTS).round().astype(int)
     return {"X": X, "y": y, "points": X[np.argsort(y, kind="stable")[rows]]}
 

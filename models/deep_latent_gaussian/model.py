@@ -220,18 +220,7 @@ def load(path: Path | str, likelihood: str = "bernoulli") -> dict[str, Any]:
     dict
         ``y``.
     """
-    import pandas as pd
-
-    numeric = pd.read_csv(path).select_dtypes("number")
-    if numeric.empty:
-        raise ValueError(f"{path} has no numeric column to take for a column of y")
-    if numeric.isna().any(axis=None):
-        holes = numeric.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
-            "those rows or fill them in"
-        )
-    y = numeric.to_numpy(dtype=float)
+    y = vr.read_numeric(path, "each is a column of y").to_numpy()
     if likelihood == "bernoulli" and not np.isin(y, (0, 1)).all():
         raise ValueError(
             f"{path} has values other than 0 and 1: expected zeros and ones for "

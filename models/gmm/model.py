@@ -503,16 +503,7 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`mixture`.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    numeric = frame.select_dtypes("number")
-    if numeric.shape[1] == 0:
-        raise ValueError(
-            f"{path} has no numeric column (it has {', '.join(map(str, frame.columns))}); the "
-            "mixture takes each numeric column for a dimension"
-        )
-    return {"y": numeric.to_numpy(dtype=float)}
+    return {"y": vr.read_numeric(path, "each is a dimension of y").to_numpy()}
 
 
 def data() -> dict[str, Any]:

@@ -122,24 +122,10 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`mixture_of_experts`, a column of ones put before the covariates.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    numeric = frame.select_dtypes("number")
-    if "y" not in numeric:
-        raise ValueError(
-            f"{path} lacks a numeric column y; the mixture_of_experts model needs it, and the file "
-            f"has {', '.join(map(str, frame.columns))}"
-        )
-    if numeric.isna().any(axis=None):
-        holes = numeric.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
-            "those rows or fill them in"
-        )
-    covariates = numeric.drop(columns="y").to_numpy(dtype=float)
+    frame = vr.read_numeric(path, "the other ones are covariates", needs=("y",))
+    covariates = frame.drop(columns="y").to_numpy()
     return {
-        "y": numeric["y"].to_numpy(dtype=float),
+        "y": frame["y"].to_numpy(),
         "X": np.column_stack([np.ones(len(covariates)), covariates]),
     }
 

@@ -112,25 +112,11 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`neyman_scott`.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    numeric = frame.select_dtypes("number")
-    if numeric.shape[1] < 2:
-        raise ValueError(
-            f"{path} has {numeric.shape[1]} numeric column(s) (it has "
-            f"{', '.join(map(str, frame.columns))}); the neyman_scott model needs two or more, the "
-            "observations of the member that a row stands for"
-        )
-    if numeric.isna().any(axis=None):
-        holes = numeric.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; every "
-            "member needs the same number of observations"
-        )
-    if len(numeric) < 2:
-        raise ValueError(f"{path} has {len(numeric)} row(s); the model needs two members or more")
-    return {"y": numeric.to_numpy(dtype=float)}
+    use = "the observations of the member that a row stands for"
+    y = vr.read_numeric(path, use, fewest=2).to_numpy()
+    if len(y) < 2:
+        raise ValueError(f"{path} has {len(y)} row(s); the model needs two members or more")
+    return {"y": y}
 
 
 def init(key: jax.Array, y: jax.Array) -> dict[str, Any]:
