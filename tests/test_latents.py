@@ -41,7 +41,7 @@ def poisson_target(model=poisson):
 
 def made(target: vr.Target, rule: str = "auto", num_nodes: int = 9, latent=None) -> Marginal:
     flat = target.start(jax.random.key(0))
-    return choose(split(target, latent), rule, num_nodes, False, flat, Timing().compile)
+    return choose(split(target, latent), rule, num_nodes, False, lambda: flat, Timing().compile)
 
 
 def evaluate(marginal: Marginal, theta: np.ndarray) -> float:

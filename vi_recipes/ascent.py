@@ -18,11 +18,14 @@ from vi_recipes.timing import Timing
 ROUNDING = 1e-9
 """Relative decrease of the objective that rounding explains."""
 
+SAME_END = 1e-3
+"""Difference of the objective, in nats, between starts that have reached one maximum."""
+
 State = Any
 """A pytree: what an iteration starts from."""
 
-Step = Callable[[State, Arrays], tuple[State, jax.Array]]
-"""``(state, arrays) -> (next state, objective at the first one)``."""
+Step = Callable[[State, Any], tuple[State, jax.Array]]
+"""``(state, inputs) -> (next state, objective at the first one)``; inputs are arrays of data."""
 
 
 def stacked_starts(start: Callable[..., Any], target: Target, key: jax.Array, count: int) -> Any:
@@ -122,6 +125,7 @@ class Ascent:
         state: State,
         compiler: Cached,
         is_close: Callable[[State, np.ndarray], bool] | None = None,
+        inputs: Any = None,
     ) -> tuple[State, np.ndarray]:
         """Return the last states and the objective by iteration and start.
 
@@ -137,8 +141,10 @@ class Ascent:
         is_close
             ``(states, path) -> bool``: whether an ascent that rises no more is at a maximum. Where
             it is not the ascent goes on, until nothing is gained beyond rounding.
+        inputs
+            What the step is given beside the state; by default the data's arrays.
         """
-        arrays = compiler.target.arrays()
+        arrays = compiler.target.arrays() if inputs is None else inputs
         count = len(jax.tree.leaves(state)[0])
 
         def chunk(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
@@ -187,6 +193,11 @@ class Ascent:
         """Whether ten iterations have gained nothing beyond rounding."""
         gained = path[-1] - path[-min(10, len(path))]
         return bool((np.nan_to_num(gained) <= 1e-13 * np.abs(np.nan_to_num(path[-1]))).all())
+
+
+def reached_by(path: np.ndarray, best: int) -> str:
+    """Return how many of the starts ended where the best one did, as "3 of 5 starts"."""
+    return f"{int((path[-1] > path[-1, best] - SAME_END).sum())} of {path.shape[1]} starts"
 
 
 def best_of(final: np.ndarray) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from vi_recipes.ascent import State, Step
 from vi_recipes.estimate import second_order
@@ -165,12 +166,14 @@ def squarem(step: Step) -> Step:
     def cycle(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
         first, value = step(state, arrays)
         second, between = step(first, arrays)
-        theta, flatten = _flat(state)
-        r = _flat(first)[0] - theta
-        v = _flat(second)[0] - _flat(first)[0] - r
+        theta, unravel = ravel_pytree(_theta(state))
+        once, twice = (ravel_pytree(_theta(s))[0] for s in (first, second))
+        r = once - theta
+        v = twice - once - r
         length = -jnp.sqrt((r @ r) / jnp.maximum(v @ v, 1e-300))
         length = jnp.minimum(length, -1.0)
-        jump = flatten(theta - 2 * length * r + length**2 * v, second)
+        far = unravel(theta - 2 * length * r + length**2 * v)
+        jump = (far, *second[1:]) if isinstance(second, tuple) else far
         landed, reached = step(jump, arrays)
         finite = jnp.isfinite(reached)
         for leaf in jax.tree.leaves(landed):
@@ -182,18 +185,6 @@ def squarem(step: Step) -> Step:
     return cycle
 
 
-def _flat(state: State) -> tuple[jax.Array, Callable[[jax.Array, State], State]]:
-    """Return theta of a state as one vector, and what puts another in its place."""
-    theta = state[0] if isinstance(state, tuple) else state
-    leaves, tree = jax.tree.flatten(theta)
-    flat = jnp.concatenate([leaf.ravel() for leaf in leaves])
-
-    def put(vector: jax.Array, like: State) -> State:
-        parts, at = [], 0
-        for leaf in leaves:
-            parts.append(vector[at : at + leaf.size].reshape(leaf.shape))
-            at += leaf.size
-        new = jax.tree.unflatten(tree, parts)
-        return (new, *like[1:]) if isinstance(like, tuple) else new
-
-    return flat, put
+def _theta(state: State) -> Any:
+    """Return the part of a state that is extrapolated: without the modes of z."""
+    return state[0] if isinstance(state, tuple) else state

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vi_recipes.latents import latent_moments
 from vi_recipes.marginal import Marginal
 from vi_recipes.newton import Dense
 from vi_recipes.posterior import GaussianPosterior, PointPosterior, Posterior, Sites
@@ -506,13 +507,7 @@ def integrate(
     spread = np.sqrt(np.einsum("tii->ti", found[1]))
     flat_mean, flat_sd = np.zeros(objective.target.dim), np.zeros(objective.target.dim)
     flat_mean[split.local], flat_sd[split.local] = found[0], spread
-    seen = {}
-    for name in split.latents:
-        place = objective.target.slices[name]
-        shape = objective.target.sites[name].unconstrained_shape
-        seen[f"{name}_mean"] = flat_mean[place].reshape(shape)
-        seen[f"{name}_sd"] = flat_sd[place].reshape(shape)
-    return found, seen
+    return found, latent_moments(objective.target, split.latents, flat_mean, flat_sd)
 
 
 def _posterior(

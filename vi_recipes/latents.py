@@ -7,6 +7,7 @@ to the member whose latent variables it depends on. Which member that is, :mod:`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -213,6 +214,21 @@ def parameter_densities(target: Target, z: jax.Array, arrays: Arrays) -> Element
     """Return the log density of every site at ``z``, summed, over the sites as they are named."""
     elements = without_latents(target).elements(z, jnp.zeros((0, 0)), arrays)
     return {name: value.sum() for name, value in elements.items()}
+
+
+def latent_moments(
+    target: Target, names: Sequence[str], mean: np.ndarray, sd: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return means and sds of q(z) by site, for :attr:`vi_recipes.Fit.latents`.
+
+    ``mean`` and ``sd`` are flat vectors of the target; all are on the unconstrained scale.
+    """
+    found = {}
+    for name in names:
+        place, shape = target.slices[name], target.sites[name].unconstrained_shape
+        found[f"{name}_mean"] = np.asarray(mean[place]).reshape(shape)
+        found[f"{name}_sd"] = np.asarray(sd[place]).reshape(shape)
+    return found
 
 
 def without_latents(target: Target) -> Split:

@@ -410,7 +410,7 @@ def choose(
     e_step: str,
     num_nodes: int,
     with_prior: bool,
-    start: np.ndarray,
+    start: Callable[[], np.ndarray],
     compiler: Callable[..., Callable[..., Any]],
 ) -> Marginal:
     """Return the marginal likelihood by the rule that is asked for, or by the best that applies.
@@ -424,7 +424,7 @@ def choose(
     num_nodes, with_prior
         See :class:`Marginal`.
     start
-        A point of the target's flat vector, near which the log joint is examined.
+        Gives a point of the target's flat vector, near which the log joint is examined.
     compiler
         Compiles a function for given arguments.
 
@@ -453,7 +453,7 @@ def choose(
     key = ("quadratic", split.latents)
     compiled = split.target.compiled
     if key not in compiled:
-        compiled[key] = split.width <= MAX_GAUSSIAN and _is_quadratic(split, start, compiler)
+        compiled[key] = split.width <= MAX_GAUSSIAN and _is_quadratic(split, start(), compiler)
     d, members = split.width, split.num_members
     of = f"each of {members} members has" if members > 1 else "it has"
     if compiled[key] and e_step != "quadrature":
@@ -539,8 +539,11 @@ def marginal_of(
             "MAP, Laplace, VB and NUTS fit a prior",
         )
     found = split(target, latent)
-    flat = starting_point(target, jax.random.key(0), 0)
-    return choose(found, rule, num_nodes, with_prior, flat, timing.compile)
+
+    def start() -> np.ndarray:
+        return starting_point(target, jax.random.key(0), 0)
+
+    return choose(found, rule, num_nodes, with_prior, start, timing.compile)
 
 
 def starting_point(target: Target, key: jax.Array, restart: int) -> np.ndarray:

@@ -85,6 +85,16 @@ class EMSteps:
         that EM is comparable site by site with the other methods. The identity by default.
     partial
         The E-step for some of the members, for ``EM(num_blocks=...)``.
+    summary
+        ``summary(**data) -> {name: array}``: what all steps need of the data, such as a
+        covariance, formed once a fit. Where it is given, ``e_step``, ``m_step``, ``log_prior``,
+        ``collapse`` and ``complete`` are given it in place of the data. Not with ``partial``, whose
+        steps take rows of the data.
+
+    Raises
+    ------
+    ValueError
+        For ``partial`` together with ``summary``.
     """
 
     start: Callable[..., dict[str, Any]]
@@ -94,6 +104,14 @@ class EMSteps:
     collapse: Callable[..., Mapping[str, tuple[Any, float]]] | None = None
     complete: Callable[..., dict[str, Any]] | None = None
     partial: PartialEStep | None = None
+    summary: Callable[..., dict[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.partial is not None and self.summary is not None:
+            raise ValueError(
+                "EMSteps: got partial and summary, expected one of them: partial E-steps take rows "
+                "of the data, which a summary stands in for"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

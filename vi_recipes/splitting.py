@@ -8,7 +8,7 @@ depend on those of the time before are a chain, which is verified on random path
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -322,20 +322,9 @@ def _verify_discrete(this: Split) -> Split:
     An element of member t then equals, digit by digit, its value with everyone in the first state
     or with everyone in another; random states verify it.
     """
-    target, members, count = this.target, this.num_members, len(this.states)
+    members, count = this.num_members, len(this.states)
     rng = np.random.default_rng(3)
-    start, arrays = _start(target), target.arrays()
-    theta = jnp.asarray(start + 0.3 * rng.standard_normal(start.size))
-    table = jnp.asarray(this.states)
-    evaluate = jax.jit(
-        lambda pattern, arrays: this.elements(theta, table[pattern], arrays),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-
-    def look(pattern: np.ndarray) -> dict[str, np.ndarray]:
-        elements = evaluate(jnp.asarray(pattern), arrays)
-        return {n: _comparable(v) for n, v in elements.items()}
-
+    theta, look = _probe(this, rng)
     everyone = [look(np.full(members, k)) for k in range(count)]
     digits = [(np.arange(members) >> b) & 1 for b in range(max(1, int(members - 1).bit_length()))]
     patterns = {k: [look(np.where(d, k, 0)) for d in digits] for k in range(1, count)}
@@ -374,7 +363,26 @@ def _verify_discrete(this: Split) -> Split:
                 )
             index[name] = place
     found = replace(this, index=index)
-    return replace(found, broadcast=_may_broadcast(found, theta, arrays, everyone))
+    return replace(found, broadcast=_may_broadcast(found, theta, everyone))
+
+
+def _probe(
+    this: Split, rng: np.random.Generator
+) -> tuple[jax.Array, Callable[[np.ndarray], dict[str, np.ndarray]]]:
+    """Return random parameters, and what gives the elements there for states of all members."""
+    start, arrays = _start(this.target), this.target.arrays()
+    theta = jnp.asarray(start + 0.3 * rng.standard_normal(start.size))
+    table = jnp.asarray(this.states)
+    evaluate = jax.jit(
+        lambda states, arrays: this.elements(theta, table[states], arrays),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+
+    def look(states: np.ndarray) -> dict[str, np.ndarray]:
+        elements = evaluate(jnp.asarray(states), arrays)
+        return {n: _comparable(v) for n, v in elements.items()}
+
+    return theta, look
 
 
 def _comparable(values: Any) -> np.ndarray:
@@ -402,17 +410,7 @@ def _chains(this: Split) -> Split | None:
     if len(this.latents) > 1 or not shape or shape[0] < 2:
         return None
     rng = np.random.default_rng(3)
-    start, arrays = _start(target), target.arrays()
-    theta = jnp.asarray(start + 0.3 * rng.standard_normal(start.size))
-    table = jnp.asarray(this.states)
-    evaluate = jax.jit(
-        lambda path, arrays: this.elements(theta, table[path], arrays),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-
-    def look(path: np.ndarray) -> dict[str, np.ndarray]:
-        return {n: _comparable(v) for n, v in evaluate(jnp.asarray(path), arrays).items()}
-
+    _, look = _probe(this, rng)
     chains = members // shape[0]
     swings = [look(path) for path in swinging(count, shape[0], chains)]
     paths = rng.integers(count, size=(3, members))
@@ -438,10 +436,9 @@ def _chains(this: Split) -> Split | None:
     return replace(this, index=index, chains=chains)
 
 
-def _may_broadcast(
-    this: Split, theta: jax.Array, arrays: Arrays, everyone: list[dict[str, np.ndarray]]
-) -> bool:
+def _may_broadcast(this: Split, theta: jax.Array, everyone: list[dict[str, np.ndarray]]) -> bool:
     """Whether an array of size one may stand for a state that all members are in."""
+    arrays = this.target.arrays()
 
     def one(state: jax.Array) -> Elements:
         return this.elements(theta, state[None], arrays)

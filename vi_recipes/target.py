@@ -40,7 +40,7 @@ FAR = (1.0,) * 6 + (3.0,) * 6
 """Spreads of the points, far from the start, at which :attr:`Target.coordinate_of` is verified."""
 
 BATCH = 128
-"""Points that are constrained at once."""
+"""Points that are constrained in one call of compiled code."""
 
 _NEEDS_CONCRETE = (
     jax.errors.ConcretizationTypeError,
@@ -164,7 +164,11 @@ class Target:
 
     def arrays(self) -> Arrays:
         """Return the traced data as JAX arrays of the precision in force."""
-        return tuple(jnp.asarray(a) for a in self._arrays)
+        double = bool(jax.config.jax_enable_x64)
+        if double not in self._on_device:
+            with jax.ensure_compile_time_eval():  # arrays, also while something is traced
+                self._on_device[double] = tuple(jnp.asarray(a) for a in self._arrays)
+        return self._on_device[double]
 
     def place_of(self, argument: str) -> int:
         """Return where in :meth:`arrays` a floating-point argument of the model is.
@@ -583,6 +587,7 @@ class Target:
         for is_traced in (is_array, is_float, [False] * len(is_array)):
             self._is_traced = is_traced
             self._arrays = tuple(x for t, x in zip(is_traced, self._leaves, strict=True) if t)
+            self._on_device: dict[bool, Arrays] = {}
             try:
                 self.sites = self._trace()
             except _NEEDS_CONCRETE:
@@ -706,7 +711,11 @@ class Target:
 
     @cached_property
     def _constrain_many(self) -> Callable[..., Any]:
-        return jax.jit(jax.vmap(self.constrain_fn, in_axes=(0, None)))
+        # one point at a time: side by side, what the model makes of its data would be held for each
+        def constrain(rows: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+            return jax.lax.map(lambda z: self.constrain_fn(z, arrays), rows)
+
+        return jax.jit(constrain)
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{s.name}{list(s.shape) if s.shape else ''}" for s in self.latents)

@@ -150,29 +150,8 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`factor_analysis`.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    numeric = frame.select_dtypes("number")
-    if numeric.shape[1] < 2:
-        raise ValueError(
-            f"{path} has {numeric.shape[1]} numeric column(s) (it has "
-            f"{', '.join(map(str, frame.columns))}); factor analysis takes each numeric column for "
-            "a variable and needs two or more"
-        )
-    if numeric.isna().any(axis=None):
-        holes = numeric.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
-            "those rows or fill them in"
-        )
-    y = numeric.to_numpy(dtype=float)
-    constant = [
-        str(name) for name, same in zip(numeric, np.ptp(y, axis=0) == 0, strict=True) if same
-    ]
-    if constant:
-        raise ValueError(f"{path}: column(s) {', '.join(constant)} hold one value only; drop them")
-    return {"y": y}
+    frame = vr.read_numeric(path, "each is a variable", fewest=2, varying=True)
+    return {"y": frame.to_numpy()}
 
 
 def ability() -> tuple[np.ndarray, list[str], int]:
@@ -222,38 +201,43 @@ class Moments(NamedTuple):
     scores: jax.Array  # E[z z'], (k, k)
 
 
-def e_step(theta: dict[str, Any], y: jax.Array, num_factors: int) -> tuple[Moments, jax.Array]:
-    """Return the expected moments of the scores, and the log-likelihood.
+def summary(y: jax.Array, **_: Any) -> dict[str, jax.Array]:
+    """Return what EM needs of the rows: number, mean and covariance, n in the denominator."""
+    mean = y.mean(axis=0)
+    centred = y - mean
+    return {
+        "num_rows": jnp.asarray(float(len(y))),
+        "mean": mean,
+        "covariance": centred.T @ centred / len(y),
+    }
 
-    Both depend on the rows through their covariance only, which does not change from step to step.
-    """
+
+def e_step(
+    theta: dict[str, Any], num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
+) -> tuple[Moments, jax.Array]:
+    """Return the expected moments of the scores, and the log-likelihood."""
     W, psi = theta["W"], theta["psi"]
-    covariance = sample_covariance(y)
+    D, k = W.shape
     weighted = W / psi[:, None]
-    inner = jnp.eye(num_factors) + W.T @ weighted
+    inner = jnp.eye(k) + W.T @ weighted
     factor = jnp.linalg.cholesky(inner)
     beta = cho_solve((factor, True), weighted.T)  # E[z | y] = beta (y - mu)
     cross = covariance @ beta.T
-    scores = jnp.eye(num_factors) - beta @ W + beta @ cross
+    scores = jnp.eye(k) - beta @ W + beta @ cross
     # Woodbury's identity: no D x D matrix is inverted
     log_det = jnp.log(psi).sum() + 2 * jnp.log(jnp.diagonal(factor)).sum()
     trace = (jnp.diagonal(covariance) / psi).sum() - (weighted * cross).sum()
-    D = y.shape[1]
-    log_likelihood = -len(y) / 2 * (D * jnp.log(2 * jnp.pi) + log_det + trace)
+    log_likelihood = -num_rows / 2 * (D * jnp.log(2 * jnp.pi) + log_det + trace)
     return Moments(cross, scores), log_likelihood
 
 
-def m_step(stats: Moments, objective: str, y: jax.Array, num_factors: int) -> dict[str, Any]:
+def m_step(
+    stats: Moments, objective: str, num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
+) -> dict[str, Any]:
     """Return the maximiser of the expected complete-data log-likelihood."""
     W = jnp.linalg.solve(stats.scores, stats.cross.T).T
-    psi = sample_covariance(y).diagonal() - (W * stats.cross).sum(axis=1)
-    return {"mu": y.mean(axis=0), "W": W, "psi": psi}
-
-
-def sample_covariance(y: jax.Array) -> jax.Array:
-    """Return the covariance of the rows, with n in the denominator."""
-    centred = y - y.mean(axis=0)
-    return centred.T @ centred / len(y)
+    psi = jnp.diagonal(covariance) - (W * stats.cross).sum(axis=1)
+    return {"mu": mean, "W": W, "psi": psi}
 
 
 def start(key: jax.Array, y: jax.Array, num_factors: int) -> dict[str, Any]:
@@ -271,15 +255,16 @@ def start(key: jax.Array, y: jax.Array, num_factors: int) -> dict[str, Any]:
 
 
 def collapse(
-    theta: dict[str, Any], y: jax.Array, num_factors: int
+    theta: dict[str, Any], num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
 ) -> dict[str, tuple[jax.Array, float]]:
     """Return what goes to zero in a Heywood case: the noise's share of a variable's variance."""
-    return {"psi": (theta["psi"] / y.var(axis=0), COLLAPSED)}
+    return {"psi": (theta["psi"] / jnp.diagonal(covariance), COLLAPSED)}
 
 
-def complete(theta: dict[str, Any], y: jax.Array, num_factors: int) -> dict[str, Any]:
+def complete(theta: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Return the values of the model's sites, W rotated to be lower triangular."""
-    W, k = theta["W"], num_factors
+    W = theta["W"]
+    k = W.shape[1]
     W = W @ jnp.linalg.qr(W[:k].T)[0]
     W = W * jnp.where(jnp.diagonal(W) < 0, -1.0, 1.0)
     return theta | {
@@ -340,10 +325,11 @@ def build(num_factors: int = 2) -> vr.Model:
         init=partial(init, num_factors=num_factors, scores=True),
         em=vr.EMSteps(
             start=partial(start, num_factors=num_factors),
-            e_step=partial(e_step, num_factors=num_factors),
-            m_step=partial(m_step, num_factors=num_factors),
-            collapse=partial(collapse, num_factors=num_factors),
-            complete=partial(complete, num_factors=num_factors),
+            summary=summary,
+            e_step=e_step,
+            m_step=m_step,
+            collapse=collapse,
+            complete=complete,
         ),
         description=f"Factor analysis with {num_factors} factors of six tests of ability.",
         citation=(

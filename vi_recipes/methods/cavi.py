@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, override
 
 import jax
 import numpy as np
 
-from vi_recipes.ascent import check_monotone, stacked_starts
+from vi_recipes.ascent import (
+    Ascent,
+    Cached,
+    State,
+    best_of,
+    check_monotone,
+    reached_by,
+    stacked_starts,
+)
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.model import VBSteps
 from vi_recipes.posterior import DrawsPosterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
-from vi_recipes.target import Target
+from vi_recipes.target import Arrays, Target
 from vi_recipes.timing import Timing
 
 CHUNK = 25
@@ -80,21 +87,17 @@ class CAVI(Method):
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         steps = target.model.vb
         assert steps is not None
-        arrays = target.arrays()
+        ascent = Ascent(
+            max_steps=self.max_steps, tolerance=self.tolerance, length=CHUNK, progress=progress
+        )
+
+        def update(eta: State, arrays: Arrays) -> tuple[State, jax.Array]:
+            return steps.step(eta, **target.keywords(arrays))
+
         with timing.running():
             eta = stacked_starts(steps.start, target, key, self.num_restarts)
-        run = timing.compile(_chunk(steps, target), eta, arrays)
-        history: list[np.ndarray] = []
-        still = np.zeros(self.num_restarts, bool)
-        while not still.all() and len(history) * CHUNK < self.max_steps:
-            with timing.running():
-                eta, elbos = run(eta, arrays)
-                history.append(np.asarray(elbos))
-            path = np.concatenate(history)
-            with np.errstate(invalid="ignore"):
-                rise = path[-1] - path[-2]
-            still = rise <= self.tolerance * np.maximum(1.0, np.abs(path[-1]))
-            progress(len(path), self.max_steps, f"ELBO {np.nanmax(path[-1]):.6g}")
+        with timing.running_compiled():
+            eta, path = ascent.run(update, eta, Cached(target, timing, ("cavi",)))
         check_monotone(
             path,
             list(range(self.num_restarts)),
@@ -108,18 +111,18 @@ class CAVI(Method):
                 f"the ELBO is not finite in any of {self.num_restarts} starts",
                 "check the data for NaN, infinite values and columns that do not vary",
             )
-        best = int(np.nanargmax(path[-1]))
+        best = best_of(path[-1])
+        converged = bool(ascent.converged(path)[best])
         chosen = jax.tree.map(lambda v: v[best], eta)
         with timing.running():
             posterior = self._posterior(steps, target, chosen)
             diagnostics = steps.diagnostics(chosen, **target.data) if steps.diagnostics else {}
-        near = int((path[-1] > path[-1, best] - 1e-3).sum())
         return Result(
             posterior,
-            Status.OK if still[best] else Status.UNCONVERGED,
-            f"{len(path)} iterations, ELBO {path[-1, best]:.5f}, reached by {near} of "
-            f"{self.num_restarts} starts",
-            "" if still[best] else "raise max_steps",
+            Status.OK if converged else Status.UNCONVERGED,
+            f"{len(path)} iterations, ELBO {path[-1, best]:.5f}, reached by "
+            f"{reached_by(path, best)}",
+            "" if converged else "raise max_steps",
             trace={"elbo": path.T, "elbo_step": np.arange(1, len(path) + 1)},
             diagnostics={
                 "elbo": float(path[-1, best]),
@@ -139,16 +142,3 @@ class CAVI(Method):
             for site in target.quantities
         }
         return DrawsPosterior(samples, independent=True)
-
-
-def _chunk(steps: VBSteps, target: Target) -> Callable[..., Any]:
-    """Return ``(eta of all restarts, arrays) -> (eta, ELBO by iteration)``."""
-
-    def chunk(eta: Any, arrays: Any) -> tuple[Any, jax.Array]:
-        def one(eta: Any, arrays: Any) -> tuple[Any, jax.Array]:
-            return steps.step(eta, **target.keywords(arrays))
-
-        step = jax.vmap(one, in_axes=(0, None))
-        return jax.lax.scan(lambda e, _: step(e, arrays), eta, None, length=CHUNK)
-
-    return chunk

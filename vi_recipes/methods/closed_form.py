@@ -51,9 +51,18 @@ class ClosedForm:
     steps: EMSteps
     objective: Literal["mle", "map"]
 
-    def full_step(self, theta: State, arrays: Arrays) -> tuple[State, jax.Array]:
+    @cached_property
+    def inputs(self) -> Any:
+        """What compiled steps are given: the data's arrays, or the model's summary of them."""
+        return summary_of(self.target) or self.target.arrays()
+
+    def data(self, inputs: Any) -> dict[str, Any]:
+        """Return the keyword arguments of the model's steps."""
+        return inputs if self.steps.summary is not None else self.target.keywords(inputs)
+
+    def full_step(self, theta: State, inputs: Any) -> tuple[State, jax.Array]:
         """Return theta after one E-step and one M-step, and the objective before them."""
-        data = self.target.keywords(arrays)
+        data = self.data(inputs)
         stats, value = self.steps.e_step(theta, **data)
         return self.steps.m_step(stats, self.objective, **data), value + self.log_prior(theta, data)
 
@@ -159,14 +168,32 @@ class ClosedForm:
 
     def on_sites(self, theta: State) -> dict[str, np.ndarray]:
         """Return the values of the target's reported sites; NaN for sites EM says nothing of."""
-        values = theta
-        if self.steps.complete is not None:
-            values = self.steps.complete(theta, **self.target.data)
+        values = completed(self.target, theta)
         point = {}
         for site in self.target.quantities:
             value = np.asarray(values.get(site.name, np.full(site.shape, np.nan)), float)
             point[site.name] = value.reshape(site.shape)
         return point
+
+
+def summary_of(target: Target) -> dict[str, jax.Array] | None:
+    """Return the model's summary of the data for its EM steps; ``None`` where it makes none."""
+    steps = target.complete_model.em
+    if steps is None or steps.summary is None:
+        return None
+    key = ("EM's summary", bool(jax.config.jax_enable_x64))
+    if key not in target.compiled:
+        target.compiled[key] = steps.summary(**target.keywords(target.arrays()))
+    found: dict[str, jax.Array] = target.compiled[key]
+    return found
+
+
+def completed(target: Target, theta: State) -> State:
+    """Return theta with the other sites that follow from it, where the model says which."""
+    steps = target.complete_model.em
+    if steps is None or steps.complete is None:
+        return theta
+    return steps.complete(theta, **(summary_of(target) or target.data))
 
 
 def collapsed(target: Target, theta: State) -> str:
@@ -176,7 +203,9 @@ def collapsed(target: Target, theta: State) -> str:
     steps = target.complete_model.em
     if steps is None or steps.collapse is None:
         return ""
-    for name, (measure, floor) in steps.collapse(theta, **target.data).items():
+    for name, (measure, floor) in steps.collapse(
+        theta, **(summary_of(target) or target.data)
+    ).items():
         smallest = float(np.min(measure))
         if not smallest > floor:
             return f"{name} {smallest:.3g} (floor {floor:.3g})"
@@ -201,7 +230,7 @@ def general_start(target: Target, key: jax.Array, restart: int) -> np.ndarray:
     if steps is None:
         return starting_point(target, key, restart)
     theta = started(steps.start, target, key)
-    values = steps.complete(theta, **target.data) if steps.complete else theta
+    values = completed(target, theta)
     try:
         if {s.name for s in target.latents} <= set(values):
             return target.unconstrain(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, override
+from typing import Any, ClassVar, Literal, override
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from vi_recipes.ascent import (
     Step,
     best_of,
     check_monotone,
+    reached_by,
     stacked_starts,
 )
 from vi_recipes.compression import Compressed, agree, compress
@@ -265,8 +266,7 @@ class EM(Method):
             best = max(alive, key=lambda r: path[-1, r])
             objective.modes = np.asarray(state[1][best])
             estimate = judge(objective, np.asarray(state[0][best]))
-        reached = int((path[-1] > path[-1, best] - 1e-3).sum())
-        how = f"{ascent.count(path[:, best])} iterations, reached by {reached} of {count} starts"
+        how = f"{ascent.count(path[:, best])} iterations, reached by {reached_by(path, best)}"
         made = result(estimate, marginal, path.T, how)
         made.diagnostics = {
             **made.diagnostics,
@@ -320,7 +320,9 @@ class EM(Method):
                 return own.is_close(closed.on_sites(jax.tree.map(lambda v: v[best], theta)))
 
             ascent = self._ascent(FEW if self.num_blocks > 1 else CHUNK, progress)
-            theta, path = self._run(ascent, closed.full_step, theta, compiler, best_is_close)
+            theta, path = self._run(
+                ascent, closed.full_step, theta, compiler, best_is_close, closed.inputs
+            )
         alive = closed.alive(theta, path[-1])
         advice = "the model's e_step and m_step do not belong together: check them"
         check_monotone(passes, alive, "the free energy", "a partial step of EM", advice)
@@ -328,8 +330,7 @@ class EM(Method):
         best = max(alive, key=lambda r: path[-1, r])
         chosen = jax.tree.map(lambda v: v[best], theta)
         with timing.running():
-            data = target.keywords(target.arrays())
-            log_likelihood = float(steps.e_step(chosen, **data)[1])
+            log_likelihood = float(steps.e_step(chosen, **closed.data(closed.inputs))[1])
             point = closed.on_sites(chosen)
         with timing.running_compiled():
             estimate = own.judge(point, log_likelihood)
@@ -348,9 +349,7 @@ class EM(Method):
             f"closed-form steps; {before if num_passes else ''}"
             f"{ascent.count(path[:, best])} iterations, "
             f"{name.replace('_', ' ').replace('log likelihood', 'log-likelihood')} "
-            f"{path[-1, best]:.5f}, reached by "
-            f"{int((path[-1] > path[-1, best] - 1e-3).sum())} of {count} starts; "
-            f"{estimate.message}",
+            f"{path[-1, best]:.5f}, reached by {reached_by(path, best)}; {estimate.message}",
             (estimate.advice if converged else "") or ("" if status.ok else MORE),
             trace=trace,
             diagnostics={
@@ -387,8 +386,9 @@ class EM(Method):
         state: State,
         compiler: Cached,
         is_close: Callable[[State, np.ndarray], bool] | None,
+        inputs: Any = None,
     ) -> tuple[State, np.ndarray]:
         """Return the last states and the objective of ``step``, accelerated where asked for."""
         compiler = replace(compiler, key=(*compiler.key, self.accelerate))
         step = squarem(step) if self.accelerate else step
-        return ascent.run(step, state, compiler, is_close)
+        return ascent.run(step, state, compiler, is_close, inputs)

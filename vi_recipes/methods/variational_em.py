@@ -13,7 +13,7 @@ import numpy as np
 from vi_recipes.factor_posterior import ResponsePosterior
 from vi_recipes.factors import Family
 from vi_recipes.inputs import trace_sites
-from vi_recipes.latents import parameter_densities
+from vi_recipes.latents import latent_moments, parameter_densities
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.meanfield import KL, MeanField, Optimum
 from vi_recipes.posterior import PointPosterior
@@ -114,7 +114,8 @@ class VariationalEM(Method):
         with timing.running_compiled():
             posterior = self._posterior(target, optimum)
             posterior.sd()
-            latents = _latents(target, optimum, names)
+            q = kl.factors.location_scale(jnp.asarray(optimum.eta))
+            latents = latent_moments(target, names, *map(np.asarray, q))
             edges = _edges(target, posterior)
         result = self.base.report(optimum, posterior)
         if edges:
@@ -183,14 +184,3 @@ def _edges(target: Target, posterior: ResponsePosterior) -> str:
             smallest = np.abs(values[site.name]).min()
             words.append(f"{site.name} runs to an edge of its support (down to {smallest:.2g})")
     return ", ".join(words)
-
-
-def _latents(target: Target, optimum: Optimum, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Return means and sds of q(z), on the unconstrained scale."""
-    location, scale = optimum.kl.factors.location_scale(jnp.asarray(optimum.eta))
-    found = {}
-    for name in names:
-        place, shape = target.slices[name], target.sites[name].unconstrained_shape
-        found[f"{name}_mean"] = np.asarray(location[place]).reshape(shape)
-        found[f"{name}_sd"] = np.asarray(scale[place]).reshape(shape)
-    return found
