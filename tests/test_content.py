@@ -80,6 +80,12 @@ def test_nothing_is_found_where_there_is_no_content(tmp_path, monkeypatch):
     assert content.list_models() == {}
 
 
+def test_another_model_of_a_shipped_file():
+    assert content.load_model("gmm:LABELS").latents == ("z",)
+    with pytest.raises(ValueError, match="unknown name 'LABEL'; did you mean 'LABELS'"):
+        content.load_model("gmm:LABEL")
+
+
 @pytest.mark.parametrize("name", ["raddon", "Radon", "radn"])
 def test_unknown_model_offers_the_closest_and_lists_all(name):
     with pytest.raises(ValueError, match=f"unknown model '{name}'; did you mean 'radon'") as error:

@@ -33,21 +33,14 @@ def module(name: str) -> Any:
     return import_file(find("models")[name])
 
 
-def load_model(name: str) -> vr.Model:
-    """Return a model by ``name``, or another one of its file by ``name:VARIABLE``."""
-    folder, _, variable = name.partition(":")
-    model: vr.Model = getattr(module(folder), variable or "MODEL")
-    return model
-
-
 @cache
 def target(name: str) -> vr.Target:
-    return vr.Target(load_model(name))
+    return vr.Target(vr.load_model(name))
 
 
 def joint(model: vr.Model | str, values: dict[str, Any], data: dict[str, Any]) -> float:
     """Return the log joint density on the constrained scale, through ``Target``."""
-    this = vr.Target(load_model(model) if isinstance(model, str) else model, **data)
+    this = vr.Target(vr.load_model(model) if isinstance(model, str) else model, **data)
     return this.log_density(this.unconstrain(values), jacobian=False)
 
 
@@ -62,7 +55,7 @@ def same(data: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_simulations_are_seeded(name: str) -> None:
-    simulate = load_model(name).simulate
+    simulate = vr.load_model(name).simulate
     assert simulate is not None
     assert same(dict(simulate(seed=3)), dict(simulate(seed=3)))
     assert not same(dict(simulate(seed=3)), dict(simulate(seed=4)))
@@ -113,7 +106,7 @@ def test_names_of_what_is_shipped() -> None:
     assert mixed["group"][:2].tolist() == [308, 309]
     assert mixed["effect"].tolist() == ["intercept", "days"]
     assert target("linear_mixed:DYE").coords["group"].tolist() == list("ABCDEF")
-    simulated = vr.Target(load_model("linear_mixed"), **module("linear_mixed").simulate())
+    simulated = vr.Target(vr.load_model("linear_mixed"), **module("linear_mixed").simulate())
     assert simulated.coords["group"].tolist() == list(range(18))
 
 
@@ -488,7 +481,7 @@ def test_neyman_scott_maximum_likelihood() -> None:
     y = this.simulate()["y"]
     assert this.joint_mle(y) == pytest.approx(content["joint"]["sigma"], rel=1e-7)
     assert this.marginal_mle(y) == pytest.approx(content["marginal"]["sigma"], rel=1e-7)
-    fit = vr.MAP().fit(vr.Target(load_model("neyman_scott")), throw=True)
+    fit = vr.MAP().fit(vr.Target(vr.load_model("neyman_scott")), throw=True)
     assert fit.mean()["sigma"] == pytest.approx(this.joint_mle(y), rel=1e-6)
     np.testing.assert_allclose(fit.mean()["z"], y.mean(axis=1), rtol=1e-6)
 
@@ -601,7 +594,7 @@ def test_the_published_hmm_answers(references: Path) -> None:
     (rows,) = json.loads(text)["published"].values()
     np.testing.assert_allclose([row["mean"] for row in rows.values()], raw["mean"], rtol=1e-6)
     np.testing.assert_allclose([row["sd"] for row in rows.values()], raw["sd"], rtol=1e-6)
-    load = load_model("hmm").load
+    load = vr.load_model("hmm").load
     assert load is not None
     data = load(references / "hmm_normal" / "data.json")
     this = vr.Target(module("hmm").hmm(2), **data)
@@ -648,7 +641,7 @@ def test_scores_integrated_out_are_sampled_as_well_as_scores() -> None:
 
 def read(name: str, path: Path, text: str) -> dict[str, Any]:
     path.write_text(text)
-    load = load_model(name).load
+    load = vr.load_model(name).load
     assert load is not None
     return dict(load(path))
 
@@ -731,7 +724,7 @@ def test_files_that_will_not_do(name: str, text: str, match: str, tmp_path: Path
 )
 def test_arguments_that_will_not_do(name: str, data: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        vr.Target(load_model(name), **data)
+        vr.Target(vr.load_model(name), **data)
 
 
 def test_simulations_refuse_what_their_design_has_not() -> None:

@@ -97,9 +97,10 @@ def load_model(name_or_path: str | Path) -> Model:
     Parameters
     ----------
     name_or_path
-        A name among :func:`list_models`, ``file.py`` or ``file.py:NAME``. The file holds a
-        :class:`Model` or a bare NumPyro function; without ``NAME``, ``MODEL`` is preferred, else
-        the file must hold one ``Model`` only, or one public function only.
+        A name among :func:`list_models`, with ``:NAME`` for another model of the same file, as in
+        ``gmm:LABELS``; ``file.py`` or ``file.py:NAME``. A file holds a :class:`Model` or a bare
+        NumPyro function; without ``NAME``, ``MODEL`` is preferred, else the file must hold one
+        ``Model`` only, or one public function only.
 
     Raises
     ------
@@ -182,13 +183,14 @@ def _load(kind: Kind, name_or_path: str | Path) -> tuple[ModuleType, str, str | 
     if isinstance(name_or_path, Path) or path.suffix == ".py" or os.sep in text or "/" in text:
         return import_file(path), str(path), name
     shipped = find(kind)
+    text, _, variant = text.partition(":")
     if text not in shipped:
         thing = _THING[kind]
         raise ValueError(
             f"{unknown(thing, text, shipped)}. A {thing} of your own is given by path: "
             "file.py or file.py:NAME"
         )
-    return import_file(shipped[text]), str(shipped[text]), None
+    return import_file(shipped[text]), str(shipped[text]), variant or None
 
 
 def import_file(path: Path) -> ModuleType:
