@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,72 @@ MAX_CHUNK = 250
 MAX_CHUNKS = 400
 
 
-@dataclass
-class Run:
-    """What a run of SVI has done so far."""
+class Chunk(NamedTuple):
+    """What some steps have come to."""
 
     state: Any
-    elbo: list[np.ndarray] = field(default_factory=list)
-    means: list[Any] = field(default_factory=list)
-    variances: list[Any] = field(default_factory=list)
+    """The engine's after the steps; ``None`` once another chunk has followed."""
+    elbo: np.ndarray
+    """The objective at every step."""
+    mean: Any
+    """Of the unconstrained parameters over the steps."""
+    variance: Any
+    """The same, of the parameters watched."""
+
+
+@dataclass
+class Run:
+    """What a run of SVI has done so far.
+
+    Parameters
+    ----------
+    first
+        The engine's state before any step.
+    chunks
+        What has been done; finite throughout.
+    iterates
+        What the rule last saw, after ``looked`` steps.
+    stopped
+        Whether the rule ended the run.
+    diverged
+        The objective over the chunk in which it was no longer finite, which is not kept.
+    """
+
+    first: Any
+    chunks: list[Chunk] = field(default_factory=list)
     iterates: Stationarity | None = None
     looked: int = 0
     stopped: bool = False
-    interrupted: bool = False
+    diverged: np.ndarray | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in a chunk: at once, so that an interrupt finds either all of it or nothing."""
+        self.chunks.append(chunk)
+        if len(self.chunks) > 1:
+            self.chunks[-2] = self.chunks[-2]._replace(state=None)
+
+    @property
+    def state(self) -> Any:
+        """The engine's state after the last good step."""
+        return self.chunks[-1].state if self.chunks else self.first
+
+    @property
+    def steps(self) -> int:
+        """Good steps."""
+        return sum(len(chunk.elbo) for chunk in self.chunks)
+
+    @property
+    def elbo(self) -> np.ndarray:
+        """The objective at every step, up to where it was no longer finite."""
+        parts = [chunk.elbo for chunk in self.chunks]
+        if self.diverged is not None:
+            parts.append(self.diverged[: int(np.argmin(np.isfinite(self.diverged)))])
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    @property
+    def late(self) -> list[Any]:
+        """Means of the parameters over the chunks of the second half."""
+        return [chunk.mean for chunk in self.chunks[len(self.chunks) // 2 :]]
 
 
 def chunk_size(num_steps: int) -> int:

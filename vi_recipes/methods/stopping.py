@@ -175,6 +175,8 @@ class Plateau:
 
 def judge_series(values: np.ndarray) -> Plateau:
     """Return how far the last quarter of ``values`` has gained on the one before."""
+    if values.size < 4:
+        return Plateau(float("nan"), float("inf"))
     quarters = np.array_split(values, 4)
     before, last = quarters[2], quarters[3]
     error = np.hypot(_batch_error(last), _batch_error(before))
