@@ -143,7 +143,7 @@ def assert_same(a: vr.Fit, b: vr.Fit) -> None:
 @pytest.mark.parametrize(
     ("options", "share"),
     [
-        ({"num_steps": 4_000, "tolerance": 0.1}, 0.4),
+        ({"num_steps": 8_000, "tolerance": 0.2}, 0.6),
         ({"num_steps": 400, "num_restarts": 1, "dtype": "float32", "init": "map"}, 0.7),
     ],
 )
@@ -197,7 +197,8 @@ def test_another_tolerance_asks_the_rule_again(tmp_path: Path) -> None:
         vr.SVI(num_steps=8_000, tolerance=tolerance, checkpoint=path).fit(this)
         for tolerance in (0.5, 1e-6)
     )
-    assert first.message.startswith("stopped by its rule after 3000 steps")
+    assert first.message.startswith("stopped by its rule after ")
+    assert first.diagnostics["num_steps"] < 8_000
     assert second.message.startswith("all 8000 steps were taken")
 
 
@@ -236,8 +237,7 @@ def fewer_rows() -> vr.Target:
         ({"dtype": "float32"}, None, 2, "is of another fit: its"),
         ({"init": "map"}, None, 2, "its init is median, and here it is map"),
         ({"step_size": 0.02}, None, 2, "its optimizer's way from given gradients is 0.0"),
-        ({"optimizer": optax.adam(0.02)}, None, 2, "its optimizer's way from given gradients"),
-        ({"optimizer": optax.sgd(0.01)}, None, 2, "its optimizer is one with state .*mu"),
+        ({"optimizer": optax.adam(0.01)}, None, 2, "its optimizer is one with state .*learning"),
     ],
 )
 def test_a_checkpoint_of_another_fit_is_refused(
@@ -253,6 +253,16 @@ def test_a_checkpoint_of_another_fit_is_refused(
         vr.SVI(num_steps=400, **options, checkpoint=done).fit(this, key=key)
     assert "delete the file or give another path" in str(caught.value)
     assert done.read_bytes() == before
+
+
+def test_another_step_size_of_an_optimizer_of_ones_own_is_refused(tmp_path: Path) -> None:
+    one, other = (
+        vr.SVI(num_steps=40, optimizer=optax.sgd(rate), checkpoint=tmp_path / "run.npz")
+        for rate in (1e-3, 2e-3)
+    )
+    assert_same(one.fit(target("normal_mean")), one.fit(target("normal_mean")))
+    with pytest.raises(ValueError, match=r"its optimizer's way from given gradients is 0\.0"):
+        other.fit(target("normal_mean"))
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
@@ -319,6 +329,32 @@ def test_the_last_good_state_of_a_run_that_diverges_is_kept(tmp_path: Path) -> N
         state = [file[name] for name in file.files if name.startswith("0/state/")]
     assert all(np.isfinite(leaf).all() for leaf in state)
     assert method.fit(target("normal_precision")).message == fit.message
+
+
+# -- step sizes ---------------------------------------------------------------------------------
+
+
+def test_the_step_size_falls_and_the_bias_with_it() -> None:
+    """The exact posterior is in the family: what its ELBO lacks is the optimiser's."""
+    known = case("linear_regression")
+    assert known.log_evidence is not None
+    free, fixed = (
+        vr.SVI(guide="multivariate_normal", optimizer=optimizer, num_steps=12_000).fit(
+            target("linear_regression"), throw=True
+        )
+        for optimizer in (None, optax.adam(0.01))
+    )
+    assert free.diagnostics["step_size"] in [0.01 / 4**k for k in (1, 2, 3)]
+    assert "at the last step size" in free.message
+    assert "step_size" not in fixed.diagnostics
+    assert "last step size" not in fixed.message
+    assert free.log_evidence is not None
+    assert fixed.log_evidence is not None
+    lost, lost_fixed = (
+        known.log_evidence - e.value for e in (free.log_evidence, fixed.log_evidence)
+    )
+    assert lost < 4.5 * free.log_evidence.se + 0.002
+    assert lost < lost_fixed
 
 
 # -- options ------------------------------------------------------------------------------------

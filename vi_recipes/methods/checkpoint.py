@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import jax
@@ -25,6 +26,9 @@ SECONDS = 5.0
 
 SHARE = 0.02
 """Share of the time that writing may take."""
+
+WIDTH = 200
+"""Characters of a description that a message shows."""
 
 PROBES = (0, 1, 10, 100, 1_000, 10_000, 100_000)
 """Steps at which schedules of step sizes are compared."""
@@ -101,9 +105,9 @@ class Checkpoint:
 
     def _refusal(self, what: str, theirs: str, mine: str) -> CheckpointError:
         return CheckpointError(
-            f"checkpoint: '{self.path}' is of another fit: its {what} is {theirs}, and here it is "
-            f"{mine}. To begin anew, delete the file or give another path; to go on, fit with what "
-            "the file is of"
+            f"checkpoint: '{self.path}' is of another fit: its {what} is {shorten(theirs, WIDTH)}, "
+            f"and here it is {shorten(mine, WIDTH)}. To begin anew, delete the file or give "
+            "another path; to go on, fit with what the file is of"
         )
 
     # -- runs --------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ class Checkpoint:
             for k, part in enumerate(elbo if facts["lengths"] else []):
                 mean = jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), means)
                 variance = {n: v[k] for n, v in variances.items()}
-                run.add(Chunk(None, part, mean, variance))
+                run.add(Chunk(None, part, mean, variance, k in facts["closes"]))
             if run.chunks:
                 state = self._unflatten(f"{r}/state", like)
                 run.chunks[-1] = run.chunks[-1]._replace(state=state)
@@ -169,6 +173,7 @@ class Checkpoint:
             described.append(
                 {
                     "lengths": [len(c.elbo) for c in run.chunks],
+                    "closes": [k for k, chunk in enumerate(run.chunks) if chunk.closes],
                     "watched": watched,
                     "iterates": [seen.r_hat, seen.error] if seen else None,
                     "looked": run.looked,

@@ -18,6 +18,9 @@ NUM_CHUNKS = 40
 MAX_CHUNK = 250
 MAX_CHUNKS = 400
 
+MIN_LEVEL = 8
+"""Chunks after which the answer is read at a new step size."""
+
 
 class Chunk(NamedTuple):
     """What some steps have come to."""
@@ -30,6 +33,8 @@ class Chunk(NamedTuple):
     """Of the unconstrained parameters over the steps."""
     variance: Any
     """The same, of the parameters watched."""
+    closes: bool = False
+    """Whether the step size falls after it."""
 
 
 @dataclass
@@ -76,15 +81,34 @@ class Run:
     @property
     def elbo(self) -> np.ndarray:
         """The objective at every step, up to where it was no longer finite."""
-        parts = [chunk.elbo for chunk in self.chunks]
-        if self.diverged is not None:
-            parts.append(self.diverged[: int(np.argmin(np.isfinite(self.diverged)))])
-        return np.concatenate(parts) if parts else np.zeros(0)
+        if self.diverged is None:
+            return series(self.chunks)
+        start = self.diverged[: int(np.argmin(np.isfinite(self.diverged)))]
+        return np.concatenate([series(self.chunks), start])
+
+    @property
+    def levels(self) -> list[list[Chunk]]:
+        """The chunks, apart by step size."""
+        ends = [k for k, chunk in enumerate(self.chunks, start=1) if chunk.closes]
+        return [
+            self.chunks[a:b] for a, b in zip([0, *ends], [*ends, len(self.chunks)], strict=True)
+        ]
+
+    @property
+    def level(self) -> list[Chunk]:
+        """The chunks of the last step size that has lasted for a while."""
+        *before, last = self.levels
+        return last if len(last) >= MIN_LEVEL or not before else before[-1]
 
     @property
     def late(self) -> list[Any]:
-        """Means of the parameters over the chunks of the second half."""
-        return [chunk.mean for chunk in self.chunks[len(self.chunks) // 2 :]]
+        """Means of the parameters over the second half of that level."""
+        return [chunk.mean for chunk in self.level[len(self.level) // 2 :]]
+
+
+def series(chunks: Iterable[Chunk]) -> np.ndarray:
+    """Return the objective at every step of some chunks."""
+    return np.concatenate([np.zeros(0), *(chunk.elbo for chunk in chunks)])
 
 
 def chunk_size(num_steps: int) -> int:

@@ -13,7 +13,7 @@ from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
 from vi_recipes.fit import LogEvidence
-from vi_recipes.methods.chunks import Run
+from vi_recipes.methods.chunks import Run, series
 from vi_recipes.methods.objectives import Objective
 from vi_recipes.methods.stopping import MAX_ERROR, SLACK, average_error, judge_series
 from vi_recipes.status import Status
@@ -71,6 +71,8 @@ def candidate(
     """Return the average of a run's second half, or its last step where that is better."""
     average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *run.late)
     which = "the average of the second half of the steps"
+    if len(run.levels) > 1:
+        which += " at the last step size"
     if isinstance(engine.guide, autoguide.AutoDelta | autoguide.AutoLaplaceApproximation):
         quarter = np.array_split(run.elbo, 4)[-1]
         return Candidate(run, average, float(quarter.mean()), None, which)
@@ -125,12 +127,12 @@ def judge(
     run: Run, title: str, tolerance: float | None, interrupted: bool
 ) -> tuple[Status, str, str]:
     """Return status, message and advice of a run that has not diverged."""
-    elbo = run.elbo
-    plateau = judge_series(elbo)
-    climb = (
-        f"over the last quarter the {title} gained {plateau.gain:.2g} "
-        f"(Monte Carlo error {plateau.error:.2g})"
-    )
+    elbo, level = run.elbo, series(run.level)
+    plateau = judge_series(level)
+    climb = "over the last quarter "
+    if level.size < elbo.size:
+        climb += f"of the {level.size} at the last step size "
+    climb += f"the {title} gained {plateau.gain:.2g} (Monte Carlo error {plateau.error:.2g})"
     found = f"{run.iterates}; {climb}" if run.iterates else climb
     if interrupted:
         return Status.INTERRUPTED, f"{elbo.size} steps; {found}", ""

@@ -109,9 +109,14 @@ class Stationarity:
     r_hat: float
     error: float
 
-    def within(self, tolerance: float) -> bool:
-        """Whether the iterates are stationary, and their average known to ``tolerance``."""
-        return self.r_hat < MAX_R_HAT and self.error < tolerance
+    def within(self, tolerance: float, fall: float = 1.0) -> bool:
+        """Whether the iterates are stationary, and their average known to ``tolerance``.
+
+        ``fall`` is by how much the step size has fallen: the variance of the iterates is in
+        proportion to it, and R-hat squared less one, a ratio to that variance, to its inverse.
+        """
+        most = np.sqrt(1 + (MAX_R_HAT**2 - 1) * fall)
+        return bool(self.r_hat < most and self.error < tolerance)
 
     def __str__(self) -> str:
         return (

@@ -18,7 +18,7 @@ from numpyro.infer import autoguide
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.checkpoint import Checkpoint, moves_of, schedule_of, shapes_of
 from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
-from vi_recipes.methods.climb import Climb
+from vi_recipes.methods.climb import Climb, last_step_size
 from vi_recipes.methods.guides import GUIDES, flat_order, read_guide
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.launch import Launcher, mode_or_default, starting_point
@@ -54,6 +54,13 @@ class SVI(Method):
     on every mean; the last iterate stands in where its ELBO is better. The message of a fit says
     whether its rule ended the run, or the steps did.
 
+    Averages of constant steps keep a bias in the guide's scales. So Adam's step size falls to a
+    quarter once the iterates are stationary (or, the objective being flat, after half of the
+    steps), and again while that still gains; the average is then of the last step size. On the
+    county model of radon, means were 0.84 posterior sds off with 0.01 throughout and are 0.53 and
+    0.40 with the fall (normal and multivariate normal), near the optimum's 0.49 and 0.46; cosine
+    decay over all steps does as well, but must be told when to end.
+
     Parameters
     ----------
     guide
@@ -80,11 +87,12 @@ class SVI(Method):
     tolerance
         A run stops sooner once its second half is stationary (split R-hat of the guide's
         locations below 1.1, the objective no longer rising) and the Monte Carlo error of every
-        averaged location is below this many of the guide's sds. ``None`` takes all steps, as guides
-        without locations and scales do: points, flows, functions.
+        averaged location is below this many of the guide's sds; with a falling step size, once
+        that is so of the last. ``None`` takes all steps at one step size, as guides without
+        locations and scales do: points, flows, functions.
     step_size
-        Of Adam: a number, or an optax schedule (step -> step size). ``None`` takes 0.01, and 0.002
-        for ``"iaf"``. Ignored with ``optimizer``.
+        Of Adam: a number, from which it falls, or an optax schedule (step -> step size), which is
+        kept to. ``None`` takes 0.01, and 0.002 for ``"iaf"``. Ignored with ``optimizer``.
     optimizer
         Any optax gradient transformation; Adam by default.
     objective
@@ -163,6 +171,18 @@ class SVI(Method):
         return self.step_size or (family.step_size if family else 0.01)
 
     @property
+    def _falling(self) -> bool:
+        """Whether the step size falls of itself."""
+        return self.optimizer is None and not callable(self._step_size)
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        if not self._falling:
+            return self.optimizer or optax.adam(self._step_size)
+        # the step size is then part of the optimiser's state
+        fixed = ("b1", "b2", "eps", "eps_root")
+        return optax.inject_hyperparams(optax.adam, fixed)(learning_rate=self._step_size)
+
+    @property
     def _objective(self) -> Objective:
         return OBJECTIVES[self.objective]
 
@@ -200,7 +220,7 @@ class SVI(Method):
         return Engine(
             target.model.function,
             guide,
-            self.optimizer or optax.adam(self._step_size),
+            self._optimizer(),
             self._objective.make(
                 self._num_particles, DEFAULT_ALPHA if self.alpha is None else self.alpha
             ),
@@ -228,7 +248,14 @@ class SVI(Method):
         chunk = make_chunk(engine, target, size, scales or {})
         advance = timing.compile(chunk, first, jnp.int32(1), arrays)
         climb = Climb(
-            advance, arrays, engine.constrain_fn, scales, size, self.num_steps, self.tolerance
+            advance,
+            arrays,
+            engine.constrain_fn,
+            scales,
+            size,
+            self.num_steps,
+            self.tolerance,
+            falling=self._falling,
         )
         if facts.get("tolerance", self.tolerance) != self.tolerance:
             for run in runs:  # the rule is asked again
@@ -246,6 +273,7 @@ class SVI(Method):
                             first = launcher.state(start, jax.random.fold_in(init_key, r))
                         runs.append(Run(first))
                 run = runs[r]
+                climb.look(run)  # an interrupt may have come just before
                 while climb.goes_on(run):
                     with timing.running():
                         taken = climb.step(run)
@@ -320,6 +348,7 @@ class SVI(Method):
                 f"{quantity}_se": best.se,
                 "num_steps": float(best.run.steps),
                 **({"r_hat": iterates.r_hat} if iterates else {}),
+                **({"step_size": last_step_size(best.run)} if self._falling else {}),
                 **({"restarts": float(self.num_restarts)} if self.num_restarts else {}),
             },
             # with a mass at a point it bounds the density there, not the evidence
