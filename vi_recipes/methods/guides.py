@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import Predictive, autoguide, init_to_value
 
-from vi_recipes.methods.structured import make_structured, read_structured
+from vi_recipes.methods.reading import read_structured
+from vi_recipes.methods.structured import make_structured
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior, PointPosterior, Posterior
 from vi_recipes.target import Target
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpyro.infer import autoguide
 
+from vi_recipes.methods.conditional import AutoConditionalNormal
 from vi_recipes.methods.structured import AutoFactors, block_sites
 
 MAX_R_HAT = 1.1
@@ -39,6 +40,9 @@ def location_scales(guide: Any) -> Scales | None:
         known = [part for part in parts if part is not None]
         return {k: v for part in known for k, v in part.items()} if known == parts else None
     prefix = getattr(guide, "prefix", "")
+    if isinstance(guide, AutoConditionalNormal):
+        names = [f"{name}_{prefix}" for name in block_sites(guide)]
+        return {f"{name}_loc": partial(_conditional_scale, name) for name in names}
     if isinstance(guide, autoguide.AutoNormal):
         names = [f"{name}_{prefix}" for name in block_sites(guide)]
         return {f"{name}_loc": partial(_entry, f"{name}_scale") for name in names}
@@ -56,6 +60,12 @@ def location_scales(guide: Any) -> Scales | None:
 
 def _entry(name: str, params: Params) -> Any:
     return params[name]
+
+
+def _conditional_scale(key: str, params: Params) -> np.ndarray:
+    """Return the sds of conditional normals with the global variables averaged over."""
+    scale, slope = (np.asarray(params[f"{key}_{what}"]) for what in ("scale", "slope"))
+    return np.asarray(np.sqrt(scale**2 + (slope**2).sum(axis=-1)))
 
 
 def _factor_scale(guide: AutoFactors, key: str, params: Params) -> np.ndarray:

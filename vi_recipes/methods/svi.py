@@ -67,10 +67,12 @@ class SVI(Method):
         A name (``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"delta"``,
         ``"laplace"``, ``"iaf"``, ``"bnaf"``, ``"dais"``); a mapping of site patterns to families,
         as in ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
-        autoguide or guide function. Each pattern makes a block, independent of the others, of one
-        of the families ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``,
+        autoguide or guide function. Each pattern makes a block of one of the families
+        ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"conditional_normal"``,
         ``"gamma"``, ``"beta"``, ``"dirichlet"`` and ``"delta"``; sites that no pattern matches are
-        independent normals.
+        independent normals. Blocks are independent of each other, but for conditional normals:
+        ``{"u": "conditional_normal"}`` lets the means of the local variables u move with the global
+        ones.
     init
         Where guides are centred at first: ``"median"`` at the model's ``init``, else at prior
         medians; ``"map"`` at the mode of the density over the unconstrained scale, on which guides
