@@ -378,6 +378,7 @@ def test_a_schedule_of_step_sizes() -> None:
     [
         ({"init": "mpa"}, "unknown init 'mpa'; did you mean 'map'"),
         ({"num_restarts": -1}, "num_restarts: got -1, expected a non-negative integer"),
+        ({"step_size": "0.1"}, "step_size: got '0.1', expected a positive number"),
         ({"step_size": lambda: 0.1}, "step_size: got .* expected a positive number, or an optax"),
         ({"step_size": lambda step: np.nan}, "step_size: got"),
     ],

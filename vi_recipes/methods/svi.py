@@ -56,10 +56,10 @@ class SVI(Method):
 
     Averages of constant steps keep a bias in the guide's scales. So Adam's step size falls to a
     quarter once the iterates are stationary (or, the objective being flat, after half of the
-    steps), and again while that still gains; the average is then of the last step size. On the
-    county model of radon, means were 0.84 posterior sds off with 0.01 throughout and are 0.53 and
-    0.40 with the fall (normal and multivariate normal), near the optimum's 0.49 and 0.46; cosine
-    decay over all steps does as well, but must be told when to end.
+    steps), and again while that still gains; the average is then of the last step size. On radon
+    the mean of sigma_a was 0.84 reference sds off with 0.01 throughout and is 0.53 and 0.40 with
+    the fall (normal and multivariate normal), near the optimum's 0.49 and 0.46; cosine decay over
+    all steps does as well, but must be told when to end.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class SVI(Method):
             default = starting_point(target, start_key, 0)
             first = launcher.state(default, init_key)
             engine = launcher.engine
-        saved = self._checkpoint(target, key, default, engine, first)
+            saved = self._checkpoint(target, key, default, engine, first)
         begun = jax.tree.map(np.asarray, engine.optim.get_params(first.optim_state))
         runs = saved.runs(first, begun) if saved else []
         facts = dict(saved.header) if saved else {}

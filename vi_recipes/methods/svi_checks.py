@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def _is_step_size(value: Any) -> bool:
             return bool(np.isfinite(float(value(0))))
         except Exception:  # a user's function raises whatever it likes
             return False
-    return value is None or value > 0
+    return value is None or (isinstance(value, Real) and bool(value > 0))
 
 
 def clash(method: SVI, target: Target) -> str | None:
