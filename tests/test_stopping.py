@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vi_recipes.methods.stopping import average_error, judge_series, split_r_hat
+from vi_recipes.methods.stopping import (
+    Stationarity,
+    average_error,
+    judge_series,
+    split_r_hat,
+)
 
 
 def chunks(series: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +52,18 @@ def test_a_plateau_is_told_from_a_climb() -> None:
     noise = np.random.default_rng(7).standard_normal(4_000)
     assert judge_series(noise).flat
     assert not judge_series(noise + np.linspace(0, 3, noise.size)).flat
+
+
+def test_a_smaller_step_size_is_asked_for_the_same_drift() -> None:
+    """Steps of a quarter scatter by half: a drift that counted as none still does."""
+    noise = np.random.default_rng(8).standard_normal(8_000)
+    drift = np.repeat([-0.3, 0.3, -0.3, 0.3], 2_000)
+    wide, narrow = (
+        Stationarity(float(split_r_hat(*chunks(scale * noise + drift, 100))[0]), 0.01)
+        for scale in (1.0, 0.5)
+    )
+    assert wide.r_hat < 1.1 < narrow.r_hat
+    assert wide.within(0.05)
+    assert not narrow.within(0.05)
+    assert narrow.within(0.05, fall=4.0)
+    assert not narrow.within(0.005, fall=4.0)

@@ -19,7 +19,8 @@ from numpyro.infer import Predictive, Trace_ELBO
 import vi_recipes as vr
 from vi_recipes.block_posterior import BlockPosterior
 from vi_recipes.cli.options import set_options
-from vi_recipes.methods.guides import make_guide, read_guide, set_up
+from vi_recipes.methods.guides import read_guide
+from vi_recipes.methods.launch import Launcher
 from vi_recipes.posterior import DrawsPosterior
 
 
@@ -119,15 +120,17 @@ FAMILIES = {
 
 def scattered(this: vr.Target, families: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """Return a guide nobody optimised: every coordinate has a law of its own."""
-    guide = make_guide(families, this, np.zeros(this.dim))
-    engine = Engine(this.model.function, guide, optax.adam(0.01), Trace_ELBO())
-    state = set_up(engine, this, jax.random.key(0))
+    launcher = Launcher(
+        families, this, lambda g: Engine(this.model.function, g, optax.adam(0.01), Trace_ELBO())
+    )
+    state = launcher.state(np.zeros(this.dim), jax.random.key(0))
+    engine = launcher.engine
     rng = np.random.default_rng(7)
     free = jax.tree.map(
         lambda v: v + jnp.asarray(0.4 * rng.standard_normal(v.shape), v.dtype),
         engine.optim.get_params(state.optim_state),
     )
-    return guide, engine.constrain_fn(free)
+    return engine.guide, engine.constrain_fn(free)
 
 
 def test_blocks_are_read_as_numpyro_draws_them() -> None:

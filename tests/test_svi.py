@@ -20,7 +20,7 @@ from numpyro.infer import Trace_ELBO, autoguide
 
 import vi_recipes as vr
 from vi_recipes.methods.guides import make_guide, read_guide
-from vi_recipes.methods.svi import NUM_ELBO_DRAWS
+from vi_recipes.methods.outcome import NUM_ELBO_DRAWS
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior
 
 # -- fits of Gaussian posteriors, whose optimum is known ----------------------------------------

@@ -43,6 +43,10 @@ class FitError(RuntimeError):
         self.status = status
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, cannot be read, or is of another fit."""
+
+
 class MethodFailure(Exception):
     """What a method raises to end its fit with a status, a reason and a cure."""
 

@@ -8,6 +8,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -166,6 +167,7 @@ _PLAIN: dict[Any, list[str]] = {
     int: ["integer"],
     float: ["number"],
     str: ["text"],
+    Path: ["path"],
     bool: ["true", "false"],
     types.NoneType: ["none"],
 }
@@ -271,8 +273,8 @@ def _read(text: str, member: Any) -> Any:
         return _choose(text.lower() in _TRUE + _FALSE, text.lower() in _TRUE)
     if member in (int, float):
         return _number(text, member)
-    if member is str:
-        return text
+    if member in (str, Path):
+        return member(text)
     if _is_container(member):
         try:
             return _conform(json.loads(text), member)

@@ -7,6 +7,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 import jax
@@ -16,7 +17,7 @@ from vi_recipes.fit import Fit, LogEvidence, as_key, precision, provenance
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress, silent
 from vi_recipes.sites import ModelError
-from vi_recipes.status import FitError, MethodFailure, Status
+from vi_recipes.status import CheckpointError, FitError, MethodFailure, Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
@@ -107,8 +108,8 @@ class Method(ABC):
         Raises
         ------
         ValueError
-            For a target without a finite density, indices out of bounds, or options that name
-            sites the model does not have.
+            For a target without a finite density, indices out of bounds, options that name sites
+            the model does not have, or a checkpoint of another fit.
         """
         if not isinstance(target, Target):
             raise ValueError(
@@ -125,7 +126,7 @@ class Method(ABC):
                 result = self._fit(target, as_key(key), timing, progress)
         except MethodFailure as failure:
             result = Result(None, failure.status, failure.message, failure.advice)
-        except (KeyboardInterrupt, ModelError):
+        except (KeyboardInterrupt, ModelError, CheckpointError):
             raise
         except Exception as error:
             if throw:
@@ -168,6 +169,8 @@ def _describe(value: Any) -> Any:
         return [_describe(v) for v in value]
     if isinstance(value, Mapping):
         return {str(k): _describe(v) for k, v in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
     return getattr(value, "__name__", type(value).__name__)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,97 @@ NUM_CHUNKS = 40
 MAX_CHUNK = 250
 MAX_CHUNKS = 400
 
+MIN_LEVEL = 8
+"""Chunks after which the answer is read at a new step size."""
+
+
+class Chunk(NamedTuple):
+    """What some steps have come to."""
+
+    state: Any
+    """The engine's after the steps; ``None`` once another chunk has followed."""
+    elbo: np.ndarray
+    """The objective at every step."""
+    mean: Any
+    """Of the unconstrained parameters over the steps."""
+    variance: Any
+    """The same, of the parameters watched."""
+    closes: bool = False
+    """Whether the step size falls after it."""
+
 
 @dataclass
 class Run:
-    """What a run of SVI has done so far."""
+    """What a run of SVI has done so far.
 
-    state: Any
-    elbo: list[np.ndarray] = field(default_factory=list)
-    means: list[Any] = field(default_factory=list)
-    variances: list[Any] = field(default_factory=list)
+    Parameters
+    ----------
+    first
+        The engine's state before any step.
+    chunks
+        What has been done; finite throughout.
+    iterates
+        What the rule last saw, after ``looked`` steps.
+    stopped
+        Whether the rule ended the run.
+    diverged
+        The objective over the chunk in which it was no longer finite, which is not kept.
+    """
+
+    first: Any
+    chunks: list[Chunk] = field(default_factory=list)
     iterates: Stationarity | None = None
     looked: int = 0
     stopped: bool = False
-    interrupted: bool = False
+    diverged: np.ndarray | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in a chunk: at once, so that an interrupt finds either all of it or nothing."""
+        self.chunks.append(chunk)
+        if len(self.chunks) > 1:
+            self.chunks[-2] = self.chunks[-2]._replace(state=None)
+
+    @property
+    def state(self) -> Any:
+        """The engine's state after the last good step."""
+        return self.chunks[-1].state if self.chunks else self.first
+
+    @property
+    def steps(self) -> int:
+        """Good steps."""
+        return sum(len(chunk.elbo) for chunk in self.chunks)
+
+    @property
+    def elbo(self) -> np.ndarray:
+        """The objective at every step, up to where it was no longer finite."""
+        if self.diverged is None:
+            return series(self.chunks)
+        start = self.diverged[: int(np.argmin(np.isfinite(self.diverged)))]
+        return np.concatenate([series(self.chunks), start])
+
+    @property
+    def levels(self) -> list[list[Chunk]]:
+        """The chunks, apart by step size."""
+        ends = [k for k, chunk in enumerate(self.chunks, start=1) if chunk.closes]
+        return [
+            self.chunks[a:b] for a, b in zip([0, *ends], [*ends, len(self.chunks)], strict=True)
+        ]
+
+    @property
+    def level(self) -> list[Chunk]:
+        """The chunks of the last step size that has lasted for a while."""
+        *before, last = self.levels
+        return last if len(last) >= MIN_LEVEL or not before else before[-1]
+
+    @property
+    def late(self) -> list[Any]:
+        """Means of the parameters over the second half of that level."""
+        return [chunk.mean for chunk in self.level[len(self.level) // 2 :]]
+
+
+def series(chunks: Iterable[Chunk]) -> np.ndarray:
+    """Return the objective at every step of some chunks."""
+    return np.concatenate([np.zeros(0), *(chunk.elbo for chunk in chunks)])
 
 
 def chunk_size(num_steps: int) -> int:

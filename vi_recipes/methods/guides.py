@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from numpyro.infer import SVI, Predictive, autoguide, init_to_value
+from numpyro.infer import Predictive, autoguide, init_to_value
 
-from vi_recipes.methods.structured import latent_sites, make_structured, read_structured
+from vi_recipes.methods.reading import read_structured
+from vi_recipes.methods.structured import make_structured
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior, PointPosterior, Posterior
 from vi_recipes.target import Target
 
@@ -96,33 +96,23 @@ def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
     start
         Where the guide is centred at first, unconstrained.
     """
-    family = GUIDES[spec].make if isinstance(spec, str) else spec
-    if not isinstance(family, type | Mapping):
-        return family
+    return guide_at(spec, target, start_values(target, start))
+
+
+def start_values(target: Target, start: np.ndarray) -> dict[str, jax.Array]:
+    """Return the latent sites at ``start``, an unconstrained vector, on the constrained scale."""
     point = target.constrain(start)
-    values = {s.name: jnp.asarray(point[s.name], float) for s in target.latents}
+    return {s.name: jnp.asarray(point[s.name], float) for s in target.latents}
+
+
+def guide_at(spec: Any, target: Target, values: Mapping[str, Any]) -> Any:
+    """Return a NumPyro guide centred at latent ``values``, constrained (see :func:`make_guide`)."""
+    family = GUIDES[spec].make if isinstance(spec, str) else spec
     if isinstance(family, Mapping):
         return make_structured(family, target, values)
-    return family(target.model.function, init_loc_fn=init_to_value(values=values))
-
-
-def set_up(engine: SVI, target: Target, key: jax.Array) -> Any:
-    """Return the first state of an engine with a guide of :func:`make_guide`.
-
-    Compiled as a whole: one operation at a time it takes seconds. What that leaves of traced values
-    in the guide is not used again but for the bounds of supports, which are put in their place.
-    """
-    guide = engine.guide
-
-    def begin(key: jax.Array, arrays: Any) -> Any:
-        state = engine.init(key, **target.keywords(arrays))
-        return state, [site["fn"].support for site in latent_sites(guide)]
-
-    state, supports = jax.jit(begin)(key, target.arrays())
-    for site, support in zip(latent_sites(guide), supports, strict=True):
-        fn = site["fn"]
-        site["fn"] = dist.ImproperUniform(support, fn.batch_shape, fn.event_shape)
-    return state
+    if not isinstance(family, type):
+        return family
+    return family(target.model.function, init_loc_fn=init_to_value(values=dict(values)))
 
 
 def flat_order(guide: autoguide.AutoContinuous, target: Target) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpyro.infer import autoguide
 
+from vi_recipes.methods.conditional import AutoConditionalNormal
 from vi_recipes.methods.structured import AutoFactors, block_sites
 
 MAX_R_HAT = 1.1
@@ -39,6 +40,9 @@ def location_scales(guide: Any) -> Scales | None:
         known = [part for part in parts if part is not None]
         return {k: v for part in known for k, v in part.items()} if known == parts else None
     prefix = getattr(guide, "prefix", "")
+    if isinstance(guide, AutoConditionalNormal):
+        names = [f"{name}_{prefix}" for name in block_sites(guide)]
+        return {f"{name}_loc": partial(_conditional_scale, name) for name in names}
     if isinstance(guide, autoguide.AutoNormal):
         names = [f"{name}_{prefix}" for name in block_sites(guide)]
         return {f"{name}_loc": partial(_entry, f"{name}_scale") for name in names}
@@ -56,6 +60,12 @@ def location_scales(guide: Any) -> Scales | None:
 
 def _entry(name: str, params: Params) -> Any:
     return params[name]
+
+
+def _conditional_scale(key: str, params: Params) -> np.ndarray:
+    """Return the sds of conditional normals with the global variables averaged over."""
+    scale, slope = (np.asarray(params[f"{key}_{what}"]) for what in ("scale", "slope"))
+    return np.asarray(np.sqrt(scale**2 + (slope**2).sum(axis=-1)))
 
 
 def _factor_scale(guide: AutoFactors, key: str, params: Params) -> np.ndarray:
@@ -109,9 +119,14 @@ class Stationarity:
     r_hat: float
     error: float
 
-    def within(self, tolerance: float) -> bool:
-        """Whether the iterates are stationary, and their average known to ``tolerance``."""
-        return self.r_hat < MAX_R_HAT and self.error < tolerance
+    def within(self, tolerance: float, fall: float = 1.0) -> bool:
+        """Whether the iterates are stationary, and their average known to ``tolerance``.
+
+        ``fall`` is by how much the step size has fallen: the variance of the iterates is in
+        proportion to it, and R-hat squared less one, a ratio to that variance, to its inverse.
+        """
+        most = np.sqrt(1 + (MAX_R_HAT**2 - 1) * fall)
+        return bool(self.r_hat < most and self.error < tolerance)
 
     def __str__(self) -> str:
         return (
@@ -175,6 +190,8 @@ class Plateau:
 
 def judge_series(values: np.ndarray) -> Plateau:
     """Return how far the last quarter of ``values`` has gained on the one before."""
+    if values.size < 4:
+        return Plateau(float("nan"), float("inf"))
     quarters = np.array_split(values, 4)
     before, last = quarters[2], quarters[3]
     error = np.hypot(_batch_error(last), _batch_error(before))

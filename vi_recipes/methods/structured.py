@@ -1,4 +1,4 @@
-"""Structured guides: a family for every block of sites, the blocks independent of each other."""
+"""Structured guides: a family for every block of sites."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any, override
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions.transforms import AffineTransform
 from numpyro.infer import autoguide, init_to_value
 
-from vi_recipes.block_posterior import BlockPosterior
 from vi_recipes.content import unknown
-from vi_recipes.factors import BETA, GAMMA, POINT, SUPPORTS, Factors, check_support
-from vi_recipes.posterior import Posterior, Sites
+from vi_recipes.factors import SUPPORTS, check_support
+from vi_recipes.methods.conditional import AutoConditionalNormal, AutoStructured
+from vi_recipes.sites import Site
 from vi_recipes.target import Target
 
 INIT_SD = 0.1
@@ -160,6 +159,10 @@ def _factors(family: str) -> Callable[..., Any]:
     return lambda model, **options: AutoFactors(model, family, **options)
 
 
+CONDITIONAL = "conditional_normal"
+NORMALS = ("normal", "multivariate_normal")
+"""Families of blocks that conditional ones may depend on."""
+
 BLOCK_FAMILIES: dict[str, BlockFamily] = {
     "normal": BlockFamily(autoguide.AutoNormal, "independent normals, unconstrained scale"),
     "multivariate_normal": BlockFamily(
@@ -167,6 +170,13 @@ BLOCK_FAMILIES: dict[str, BlockFamily] = {
     ),
     "lowrank_normal": BlockFamily(
         autoguide.AutoLowRankMultivariateNormal, "the same with low-rank covariance"
+    ),
+    CONDITIONAL: BlockFamily(
+        AutoConditionalNormal,
+        "for the members of a plate: normals whose means are linear in the global variables that "
+        "are normal in the guide, and so correlate with them and with each other (structured mean "
+        "field). Members by global coordinates parameters. Misses how their sds depend on the "
+        "global variables",
     ),
     "gamma": BlockFamily(_factors("gamma"), "independent gamma laws of positive sites"),
     "beta": BlockFamily(_factors("beta"), "independent beta laws of sites in an interval"),
@@ -198,8 +208,9 @@ def split_sites(guide: Mapping[str, str], target: Target) -> list[tuple[str, lis
     Raises
     ------
     ValueError
-        For a pattern that matches no latent site, a site that two patterns match, and a family
-        that does not match the support of a site.
+        For a pattern that matches no latent site, a site that two patterns match, a family that
+        does not match the support of a site, and conditional normals without a plate or without
+        anything to depend on.
     """
     by_name = {site.name: site for site in target.latents}
     owner: dict[str, str] = {}
@@ -221,7 +232,34 @@ def split_sites(guide: Mapping[str, str], target: Target) -> list[tuple[str, lis
         blocks.append((family, names))
     if rest := [name for name in by_name if name not in owner]:
         blocks.append(("normal", rest))
+    for family, names in blocks:
+        if family == CONDITIONAL:
+            _check_conditional(names, blocks, by_name)
     return blocks
+
+
+def _check_conditional(
+    names: list[str], blocks: list[tuple[str, list[str]]], by_name: Mapping[str, Site]
+) -> None:
+    """Raise a :class:`ValueError` unless the sites are local and depend on something."""
+    plates = {name: {plate for plate, _, _ in site.plates} for name, site in by_name.items()}
+    if alone := [name for name in names if not plates[name]]:
+        raise ValueError(
+            f"guide: '{CONDITIONAL}' is for the members of a plate, and site '{alone[0]}' is in "
+            "none; use 'normal' or 'multivariate_normal'"
+        )
+    own = set().union(*(plates[name] for name in names))
+    others = [
+        others
+        for family, others in blocks
+        if family in NORMALS and any(not own & plates[name] for name in others)
+    ]
+    if not others:
+        raise ValueError(
+            f"guide: '{CONDITIONAL}' for {', '.join(names)} has nothing to depend on: no site "
+            f"outside plate {', '.join(sorted(own))} is in a block of {' or '.join(NORMALS)}; "
+            "use 'normal', or give a global site one of these"
+        )
 
 
 def make_structured(
@@ -239,7 +277,7 @@ def make_structured(
         Where it is centred at first, constrained.
     """
     model, init = target.model.function, init_to_value(values=dict(values))
-    parts = autoguide.AutoGuideList(model, init_loc_fn=init)
+    parts = AutoStructured(model, init_loc_fn=init)
     for k, (family, names) in enumerate(split_sites(guide, target)):
         # Outside the block the sites stand at the start: an improper prior has no draws.
         fixed = {name: value for name, value in values.items() if name not in names}
@@ -271,140 +309,7 @@ def block_sites(part: autoguide.AutoGuide) -> list[str]:
     return [site["name"] for site in latent_sites(part)]
 
 
-# -- reading ---------------------------------------------------------------------------------
-
-
 def is_point(guide: Any) -> bool:
     """Whether a guide has a point mass in it, which makes its ELBO no bound on the evidence."""
     parts = guide if isinstance(guide, autoguide.AutoGuideList) else (guide,)
     return any(isinstance(part, autoguide.AutoDelta) for part in parts)
-
-
-class _Reader:
-    """What the blocks read so far say of the coordinates."""
-
-    def __init__(self, target: Target, params: Sites, noise: Sites | None) -> None:
-        self.target, self.params, self.noise = target, params, noise
-        self.known = np.zeros(target.dim, bool)
-        self.factors = Factors(np.zeros(target.dim, int), np.zeros(target.dim))
-        self.eta = np.zeros((target.dim, 2))
-        self.shift = np.zeros((target.dim, 2))
-        self.diagonal = np.zeros(target.dim)
-        self.roots: list[np.ndarray] = []
-
-    def read(self, part: Any) -> bool:
-        """Read one block; return whether its law is known in closed form."""
-        if isinstance(part, AutoFactors):
-            for name in part.sites:
-                self._read_factor(part, name)
-        elif isinstance(part, autoguide.AutoDelta):
-            self._read_points(part)
-        elif isinstance(part, autoguide.AutoNormal):
-            for name in block_sites(part):
-                key, own = f"{name}_{part.prefix}", self.target.slices[name]
-                self._place(own, f"{key}_loc")
-                self.diagonal[own] = np.ravel(self.params[f"{key}_scale"])
-        elif isinstance(part, autoguide.AutoMultivariateNormal):
-            place = self._places(part)
-            self._place(place, f"{part.prefix}_loc")
-            self._add_root(place, self.params[f"{part.prefix}_scale_tril"])
-        elif isinstance(part, autoguide.AutoLowRankMultivariateNormal):
-            place = self._places(part)
-            self._place(place, f"{part.prefix}_loc")
-            q = part.get_posterior(self.params)
-            self._add_root(place, np.asarray(q.cov_factor, float))
-            self.diagonal[place] = np.sqrt(np.asarray(q.cov_diag, float))
-        else:
-            return False
-        return True
-
-    def _places(self, part: autoguide.AutoContinuous) -> np.ndarray:
-        """Return where in the target's vector each coordinate of the block's is."""
-        order = np.empty(part.latent_dim, int)
-        for name, spots in part._unpack_latent(np.arange(part.latent_dim)).items():
-            own = self.target.slices[name]
-            order[np.ravel(np.asarray(spots))] = np.arange(own.start, own.stop)
-        return order
-
-    def _place(self, place: Any, name: str) -> None:
-        self.known[place] = True
-        self.eta[place, 0] = np.ravel(self.params[name])
-        if self.noise is not None:
-            self.shift[place, 0] = np.ravel(self.noise[name])
-
-    def _add_root(self, place: np.ndarray, root: np.ndarray) -> None:
-        whole = np.zeros((self.target.dim, root.shape[1]))
-        whole[place] = root
-        self.roots.append(whole)
-
-    def _read_points(self, part: autoguide.AutoDelta) -> None:
-        values = self.target.constrain(np.zeros(self.target.dim))
-        point = {n: self.params[f"{n}_{part.prefix}_loc"] for n in block_sites(part)}
-        latents = {s.name: point.get(s.name, values[s.name]) for s in self.target.latents}
-        z = self.target.unconstrain(latents)
-        for name in point:
-            place = self.target.slices[name]
-            self.known[place], self.factors.code[place] = True, POINT
-            self.eta[place, 0] = z[place]
-            if self.noise is not None:
-                self.shift[place, 0] = np.ravel(self.noise[f"{name}_{part.prefix}_loc"])
-
-    def _read_factor(self, part: AutoFactors, name: str) -> None:
-        place = self.target.slices[name]
-        key = f"{name}_{part.prefix}"
-        mean, size = (
-            np.asarray(self.params[f"{key}_{what}"], float) for what in ("mean", "concentration")
-        )
-        error = 0.0 if self.noise is None else np.ravel(self.noise[f"{key}_mean"])
-        self.known[place] = True
-        if part.family == "gamma":
-            self.factors.code[place] = GAMMA
-            self.eta[place] = np.log(np.stack([size.ravel(), (size / mean).ravel()], axis=1))
-            self.shift[place, 1] = -error  # the errors are those of log means
-            return
-        self.factors.code[place] = BETA
-        if part.family == "beta":
-            a, b = mean * size, (1 - mean) * size
-        else:
-            whole = mean * size[..., None]
-            a = whole[..., :-1]
-            # what is left of the stick, summed from its end
-            b = np.cumsum(whole[..., :0:-1], axis=-1)[..., ::-1]
-            sticks = np.log(np.arange(a.shape[-1], 0, -1.0))
-            self.factors.offset[place] = np.broadcast_to(sticks, a.shape).ravel()
-        self.eta[place] = np.log(np.stack([a.ravel(), b.ravel()], axis=1))
-        share = (a / (a + b)).ravel()
-        self.shift[place] = np.stack([(1 - share) * error, -share * error], axis=1)
-
-    def posterior(self) -> BlockPosterior:
-        root = np.concatenate([np.zeros((self.target.dim, 1)), *self.roots], axis=1)
-        normal = self.factors.gaussian & ~self.factors.points
-        scale = np.sqrt(self.diagonal**2 + np.einsum("ij,ij->i", root, root))
-        self.eta[normal, 1] = np.log(scale[normal])
-        shift = None if self.noise is None else self.shift
-        return BlockPosterior(self.target, self.factors, self.eta, shift, root, self.diagonal)
-
-
-def read_structured(
-    guide: autoguide.AutoGuideList,
-    params: Mapping[str, Any],
-    target: Target,
-    noise: Mapping[str, Any] | None,
-) -> Posterior | None:
-    """Return what a fitted list of guides says of the posterior, or ``None`` if it must be drawn.
-
-    Parameters
-    ----------
-    guide, params
-        The guide and its optimised, constrained parameters.
-    target
-        What it was fitted to.
-    noise
-        Standard errors of the unconstrained parameters from the optimiser's noise, where known.
-    """
-    values = {name: np.asarray(value, float) for name, value in params.items()}
-    errors = {n: np.asarray(v, float) for n, v in noise.items()} if noise else None
-    reader = _Reader(target, values, errors)
-    if all(reader.read(part) for part in guide) and reader.known.all():
-        return reader.posterior()
-    return None

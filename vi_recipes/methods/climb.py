@@ -1,0 +1,131 @@
+"""A run of SVI: chunk after chunk, until the rule or the steps end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vi_recipes.methods.chunks import Chunk, Run, series
+from vi_recipes.methods.stopping import (
+    MIN_CHUNKS,
+    MIN_STEPS,
+    SLACK,
+    Scales,
+    judge_iterates,
+    judge_series,
+)
+
+FALL = 4.0
+"""By how much the step size falls at a time.
+
+What constant steps cost at stationarity is in proportion to their size, to first order: Dieuleveut,
+A., Durmus, A. and Bach, F. (2020). Bridging the gap between constant step size stochastic gradient
+descent and Markov chains. Annals of Statistics 48(3). doi:10.1214/19-AOS1850
+"""
+
+MAX_FALLS = 3
+
+
+@dataclass(frozen=True)
+class Climb:
+    """How runs are taken on.
+
+    Parameters
+    ----------
+    advance
+        The compiled chunk.
+    arrays
+        The data.
+    constrain
+        From unconstrained to constrained parameters of the guide.
+    scales
+        The guide's locations and their scales; ``None`` where it has none.
+    size
+        Steps of a chunk.
+    num_steps
+        Steps of a run, at most.
+    tolerance
+        Of the rule; ``None`` takes all steps.
+    falling
+        Whether the step size may fall: it is the ``learning_rate`` in the optimiser's state.
+    """
+
+    advance: Callable[..., Any]
+    arrays: Any
+    constrain: Callable[..., Any]
+    scales: Scales | None
+    size: int
+    num_steps: int
+    tolerance: float | None
+    falling: bool
+
+    def goes_on(self, run: Run) -> bool:
+        """Whether there is more to do."""
+        return run.steps < self.num_steps and not run.stopped and run.diverged is None
+
+    def step(self, run: Run) -> int:
+        """Take a chunk and ask the rule; return the steps taken.
+
+        Where the objective ceases to be finite the run is marked as diverged, its state that of the
+        chunk before.
+        """
+        n = min(self.size, self.num_steps - run.steps)
+        state, losses, mean, variance = self.advance(run.state, jnp.int32(n), self.arrays)
+        elbo = -np.asarray(losses, float)[:n]
+        if np.isfinite(elbo).all():
+            mean, variance = jax.tree.map(np.asarray, (mean, variance))
+            run.add(Chunk(state, elbo, mean, variance))
+            self.look(run)
+        else:
+            run.diverged = elbo
+        return n
+
+    def look(self, run: Run) -> None:
+        """Ask the rule, where the guide has locations and there are steps enough."""
+        steps = run.steps
+        last = steps >= self.num_steps
+        level = run.level if last else run.levels[-1]
+        here = series(level)
+        # every time a tenth later: looking costs as much as hundreds of steps of a small model
+        due = steps >= 1.1 * run.looked and here.size >= MIN_STEPS and len(level) >= MIN_CHUNKS
+        if not self.scales or len(level) < 2 or not (last or (due and self.tolerance is not None)):
+            return
+        means, variances = [c.mean for c in level], [c.variance for c in level]
+        iterates = judge_iterates(self.scales, means, variances, self.constrain)
+        if due and self.tolerance is not None and judge_series(here).flat:
+            stationary = iterates.within(self.tolerance, FALL ** (len(run.levels) - 1))
+            halfway = len(run.levels) == 1 and 2 * steps >= self.num_steps
+            if (stationary or halfway) and self._falls(run):
+                run.chunks[-1] = _slower(run.chunks[-1])
+            else:
+                run.stopped = stationary
+        run.iterates, run.looked = iterates, steps
+
+    def _falls(self, run: Run) -> bool:
+        """Whether a smaller step size is due: it may fall, has the steps, and matters."""
+        levels = run.levels
+        if not self.falling or self.num_steps - run.steps < MIN_STEPS or len(levels) > MAX_FALLS:
+            return False
+        if len(levels) == 1:
+            return True
+        before, after = (series(level[len(level) // 2 :]) for level in levels[-2:])
+        # what constant steps cost is in proportion to their size, so this much is still lost
+        return bool((after.mean() - before.mean()) / (FALL - 1) > SLACK)
+
+
+def last_step_size(run: Run) -> float:
+    """Return the step size that a run came to."""
+    return float(optax.tree.get(run.state.optim_state, "learning_rate"))
+
+
+def _slower(chunk: Chunk) -> Chunk:
+    """Return a chunk that closes its level, the step size of its state smaller."""
+    size = optax.tree.get(chunk.state.optim_state, "learning_rate") / FALL
+    optim_state = optax.tree.set(chunk.state.optim_state, learning_rate=size)
+    return chunk._replace(state=chunk.state._replace(optim_state=optim_state), closes=True)
