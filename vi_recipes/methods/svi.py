@@ -16,6 +16,7 @@ from numpyro.infer import autoguide
 
 from vi_recipes.content import unknown
 from vi_recipes.fit import LogEvidence
+from vi_recipes.khat import khat
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
@@ -51,7 +52,8 @@ class SVI(Method):
     The reported guide averages the iterates of the second half of the run (Polyak-Ruppert
     averaging), whose batch means also give the standard error that the optimiser's noise leaves
     on every mean; the last iterate stands in where its ELBO is better. The message of a fit says
-    whether its rule ended the run, or the steps did.
+    whether its rule ended the run, or the steps did. With the ELBO of one particle the diagnostics
+    have Pareto's ``khat`` of the guide's draws (:func:`vi_recipes.khat.khat`).
 
     Parameters
     ----------
@@ -359,20 +361,20 @@ class SVI(Method):
         elbo = np.concatenate(run.elbo)
         late = run.means[len(run.means) // 2 :]
         average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *late)
-        chosen, evidence, which = average, None, "the average of the second half of the steps"
+        chosen, drawn, which = average, None, "the average of the second half of the steps"
         if not isinstance(guide, autoguide.AutoDelta | autoguide.AutoLaplaceApproximation):
             with timing.running():
                 last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
                 of_average, of_last = (
-                    self._fresh_elbo(engine, run.state, params, keys[0], advance, arrays)
+                    self._fresh_elbos(engine, run.state, params, keys[0], advance, arrays)
                     for params in (average, last)
                 )
             timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self._num_particles
-            evidence = of_average
+            drawn = of_average
             # averages of flows' weights can be worse than any of the weights averaged
-            error = float(np.hypot(of_average.se, of_last.se))
-            if not of_average.value > of_last.value - max(SLACK, 2 * error):
-                chosen, evidence, which = last, of_last, "the last step, better than the average"
+            error = np.hypot(_standard_error(of_average), _standard_error(of_last))
+            if not of_average.mean() > of_last.mean() - max(SLACK, 2 * error):
+                chosen, drawn, which = last, of_last, "the last step, better than the average"
         params = engine.constrain_fn(jax.tree.map(jnp.asarray, chosen))
         noise = None
         if len(late) > 1:  # locations are unconstrained: their batch means are on the right scale
@@ -390,6 +392,13 @@ class SVI(Method):
                 posterior = read_guide(guide, params, target, keys[1], noise)
         quantity = self._objective.quantity
         trace = self._trace(elbo)
+        value, error = float(trace[quantity][-1]), float("nan")
+        if drawn is not None:
+            value, error = float(drawn.mean()), _standard_error(drawn)
+        # with a mass at a point it bounds the density there, not the evidence
+        bounds = drawn is not None and not is_point(guide) and bool(self._objective.bound)
+        # then each draw is its own log weight, log p - log q
+        weighs = bounds and self.objective == "elbo" and self._num_particles == 1
         return Result(
             posterior,
             status,
@@ -397,16 +406,16 @@ class SVI(Method):
             advice,
             trace=trace,
             diagnostics={
-                quantity: evidence.value if evidence else float(trace[quantity][-1]),
-                f"{quantity}_se": evidence.se if evidence else float("nan"),
+                quantity: value,
+                f"{quantity}_se": error,
+                **({"khat": khat(drawn)} if weighs and np.isfinite(value) else {}),
                 "num_steps": float(elbo.size),
                 **({"r_hat": run.iterates.r_hat} if run.iterates else {}),
             },
-            # with a mass at a point it bounds the density there, not the evidence
-            log_evidence=None if is_point(guide) or not self._objective.bound else evidence,
+            log_evidence=LogEvidence(value, error, self._objective.bound) if bounds else None,
         )
 
-    def _fresh_elbo(
+    def _fresh_elbos(
         self,
         engine: Engine,
         state: Any,
@@ -414,8 +423,8 @@ class SVI(Method):
         key: jax.Array,
         advance: Callable[..., Any],
         arrays: Any,
-    ) -> LogEvidence:
-        """Return the ELBO at unconstrained ``params``, from fresh draws.
+    ) -> np.ndarray:
+        """Return estimates of the ELBO at unconstrained ``params``, each from fresh draws.
 
         The loss of a step is taken before the step, so the compiled chunk gives it: nothing more
         is compiled.
@@ -427,8 +436,7 @@ class SVI(Method):
             # each step hands on its stream of random numbers, and nothing else
             state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
             elbos.append(-float(np.asarray(losses)[0]))
-        se = np.std(elbos, ddof=1) / np.sqrt(len(elbos))
-        return LogEvidence(float(np.mean(elbos)), float(se), self._objective.bound)
+        return np.array(elbos)
 
     def _judge(self, elbo: np.ndarray, run: Run) -> tuple[Status, str, str]:
         plateau, title = judge_series(elbo), self._objective.title
@@ -449,6 +457,11 @@ class SVI(Method):
         if run.iterates and self.tolerance is not None and run.iterates.error > self.tolerance:
             return Status.UNCONVERGED, message, "raise num_steps, or tolerance"
         return Status.OK, message, ""
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of independent values."""
+    return float(values.std(ddof=1) / np.sqrt(values.size))
 
 
 def _enclosing_plates(target: Target) -> list[str]:
