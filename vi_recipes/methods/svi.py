@@ -35,7 +35,7 @@ from vi_recipes.methods.stopping import (
     location_scales,
 )
 from vi_recipes.methods.structured import BLOCK_FAMILIES, check_families, is_point, split_sites
-from vi_recipes.posterior import Posterior
+from vi_recipes.posterior import DrawsPosterior, Posterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import Status
 from vi_recipes.target import Target
@@ -396,7 +396,8 @@ class SVI(Method):
         if drawn is not None:
             value, error = float(drawn.mean()), _standard_error(drawn)
         # with a mass at a point it bounds the density there, not the evidence
-        bounds = drawn is not None and not is_point(guide) and bool(self._objective.bound)
+        point = is_point(guide) or _draws_points(posterior, target)
+        bounds = drawn is not None and not point and bool(self._objective.bound)
         # then each draw is its own log weight, log p - log q
         weighs = bounds and self.objective == "elbo" and self._num_particles == 1
         return Result(
@@ -462,6 +463,14 @@ class SVI(Method):
 def _standard_error(values: np.ndarray) -> float:
     """Return the standard error of the mean of independent values."""
     return float(values.std(ddof=1) / np.sqrt(values.size))
+
+
+def _draws_points(posterior: Posterior, target: Target) -> bool:
+    """Whether a site of a guide function has the same value in every draw."""
+    drawn = posterior.samples if isinstance(posterior, DrawsPosterior) else {}
+    return any(
+        bool((drawn[s.name][:, 0] == drawn[s.name][:, 1]).all()) for s in target.latents if drawn
+    )
 
 
 def _enclosing_plates(target: Target) -> list[str]:
