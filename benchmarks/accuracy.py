@@ -27,7 +27,7 @@ GROUPS = {
     "Logistic and binomial": ("election88", "seeds", "cbpp"),
     "Normal": ("radon", "sesame_street", "penicillin"),
 }
-SHIPPED = ("seeds", "cbpp", "radon", "penicillin")
+SHIPPED = ("seeds", "cbpp", "radon", "penicillin", "eight_schools")
 """Data and answers of these are in the project."""
 
 METHODS = {

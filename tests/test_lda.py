@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
-from scipy.special import gammaln
+from scipy.special import digamma, gammaln
 
 import vi_recipes as vr
 from vi_recipes.content import find, import_file
@@ -66,6 +66,64 @@ def test_agrees_with_scikit_learn() -> None:
     _, order = linear_sum_assignment(((right[:, None] - mean[None]) ** 2).sum(-1))
     assert np.abs((mean[order] - right) / mcse[order]).max() < 4.5
     assert (np.diff(fit.trace["elbo"], axis=1) > -1e-7).all()
+
+
+NUM_TRAINED = 60
+
+
+@cache
+def corpus() -> np.ndarray:
+    made = module().simulate(num_documents=120, num_words=24, num_topics=3, length=60)
+    return np.asarray(made["counts"], float)
+
+
+def completed(phi: np.ndarray) -> float:
+    """Return the perplexity of the second half of every held-out document, given its first.
+
+    The shares of the topics in a document are their posterior mean under mean field, given the
+    first half and topics ``phi``.
+    """
+    seen, asked = np.zeros((2, *corpus()[NUM_TRAINED:].shape))
+    rng = np.random.default_rng(0)
+    for d, counts in enumerate(corpus()[NUM_TRAINED:].astype(int)):
+        words = rng.permutation(np.repeat(np.arange(counts.size), counts))
+        first, second = np.array_split(words, 2)
+        np.add.at(seen[d], first, 1)
+        np.add.at(asked[d], second, 1)
+    gamma = np.ones((len(seen), len(phi)))
+    for _ in range(200):
+        share = np.exp(digamma(gamma) - digamma(gamma.sum(axis=1, keepdims=True)))
+        gamma = 0.5 + share * ((seen / (share @ phi)) @ phi.T)
+    theta = gamma / gamma.sum(axis=1, keepdims=True)
+    return float(np.exp(-(asked * np.log(theta @ phi)).sum() / asked.sum()))
+
+
+@cache
+def scikit_learns_perplexity() -> float:
+    from sklearn.decomposition import LatentDirichletAllocation
+
+    train = corpus()[:NUM_TRAINED]
+    options = {"doc_topic_prior": 0.5, "topic_word_prior": 0.5, "max_iter": 100}
+    fits = [LatentDirichletAllocation(3, random_state=k, **options).fit(train) for k in range(3)]
+    topics = max(fits, key=lambda fit: fit.score(train)).components_
+    return completed(topics / topics.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        vr.CAVI(num_restarts=2, tolerance=1e-7),
+        vr.SVI(num_steps=1_500, step_size=0.05),
+    ],
+    ids=["cavi", "svi"],
+)
+def test_held_out_perplexity_is_scikit_learns(method: vr.Method) -> None:
+    train = corpus()[:NUM_TRAINED]
+    fit = method.fit(vr.Target(module().build(3), counts=train), key=0, throw=True)
+    found = completed(fit.mean()["phi"])
+    assert found == pytest.approx(scikit_learns_perplexity(), rel=0.02)
+    # without topics it is another
+    assert completed((train.sum(axis=0) / train.sum())[None]) > 1.2 * found
 
 
 def test_the_bound_prefers_the_topics_there_are() -> None:

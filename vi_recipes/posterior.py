@@ -89,10 +89,14 @@ class DrawsPosterior(Posterior):
     independent
         Whether the draws are independent, as an approximation's are; otherwise the Monte Carlo
         errors come from the chains' effective sample sizes.
+    params
+        The constrained parameters of the guide that drew them, by name, such as the weights of an
+        encoder; ``None`` where there is no guide. A fit read back from disk has none.
     """
 
     samples: Sites
     independent: bool = False
+    params: Mapping[str, np.ndarray] | None = None
 
     @override
     def mean(self) -> Sites:

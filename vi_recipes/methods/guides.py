@@ -200,4 +200,5 @@ def read_guide(
             "every latent site needs one of the same name"
         )
     samples = {n: v[None] for n, v in target.complete(latents).items()}
-    return DrawsPosterior(samples, independent=True)
+    known = {name: np.asarray(value) for name, value in params.items()}
+    return DrawsPosterior(samples, independent=True, params=known)

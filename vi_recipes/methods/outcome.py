@@ -12,7 +12,6 @@ import numpy as np
 from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
-from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.chunks import Run, series
 from vi_recipes.methods.objectives import Objective
 from vi_recipes.methods.stopping import MAX_ERROR, SLACK, average_error, judge_series
@@ -34,8 +33,8 @@ class Candidate:
         The guide's, unconstrained.
     value
         The objective there.
-    evidence
-        The same with its error, from fresh draws; ``None`` for points.
+    drawn
+        Its estimates from fresh draws, of which it is the mean; ``None`` for points.
     which
         What the parameters are, in words.
     """
@@ -43,13 +42,13 @@ class Candidate:
     run: Run
     params: Any
     value: float
-    evidence: LogEvidence | None
+    drawn: np.ndarray | None
     which: str
 
     @property
     def se(self) -> float:
         """Standard error of the objective's value; NaN where it is not known."""
-        return self.evidence.se if self.evidence else float("nan")
+        return float("nan") if self.drawn is None else standard_error(self.drawn)
 
     @property
     def noise(self) -> Any:
@@ -61,12 +60,7 @@ class Candidate:
 
 
 def candidate(
-    run: Run,
-    engine: Engine,
-    key: jax.Array,
-    advance: Callable[..., Any],
-    arrays: Any,
-    bound: str,
+    run: Run, engine: Engine, key: jax.Array, advance: Callable[..., Any], arrays: Any
 ) -> Candidate:
     """Return the average of a run's second half, or its last step where that is better."""
     average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *run.late)
@@ -78,14 +72,20 @@ def candidate(
         return Candidate(run, average, float(quarter.mean()), None, which)
     last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
     of_average, of_last = (
-        _fresh(engine, run.state, params, key, advance, arrays, bound) for params in (average, last)
+        _fresh(engine, run.state, params, key, advance, arrays) for params in (average, last)
     )
-    # averages of flows' weights can be worse than any of the weights averaged
-    error = float(np.hypot(of_average.se, of_last.se))
-    if not of_average.value > of_last.value - max(SLACK, 2 * error):
+    # Averages of flows' weights can be worse than any of the weights averaged. Both had the same
+    # random numbers, so that their difference is known better than either.
+    error = standard_error(of_average - of_last)
+    if not of_average.mean() > of_last.mean() - max(SLACK, 2 * error):
         which = "the last step, better than the average"
-        return Candidate(run, last, of_last.value, of_last, which)
-    return Candidate(run, average, of_average.value, of_average, which)
+        return Candidate(run, last, float(of_last.mean()), of_last, which)
+    return Candidate(run, average, float(of_average.mean()), of_average, which)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of independent values."""
+    return float(values.std(ddof=1) / np.sqrt(values.size))
 
 
 def _fresh(
@@ -95,9 +95,8 @@ def _fresh(
     key: jax.Array,
     advance: Callable[..., Any],
     arrays: Any,
-    bound: str,
-) -> LogEvidence:
-    """Return the objective at unconstrained ``params``, from fresh draws.
+) -> np.ndarray:
+    """Return estimates of the objective at unconstrained ``params``, each from fresh draws.
 
     The loss of a step is taken before the step, so the compiled chunk gives it: nothing more is
     compiled.
@@ -109,8 +108,7 @@ def _fresh(
         # each step hands on its stream of random numbers, and nothing else
         state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
         elbos.append(-float(np.asarray(losses)[0]))
-    se = np.std(elbos, ddof=1) / np.sqrt(len(elbos))
-    return LogEvidence(float(np.mean(elbos)), float(se), bound)
+    return np.array(elbos)
 
 
 def pick(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:

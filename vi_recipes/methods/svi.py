@@ -15,6 +15,8 @@ import optax
 from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
+from vi_recipes.fit import LogEvidence
+from vi_recipes.khat import khat
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.checkpoint import Checkpoint, moves_of, schedule_of, shapes_of
 from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
@@ -36,7 +38,7 @@ from vi_recipes.methods.outcome import (
 from vi_recipes.methods.stopping import location_scales
 from vi_recipes.methods.structured import BLOCK_FAMILIES, is_point, split_sites
 from vi_recipes.methods.svi_checks import check_options, clash
-from vi_recipes.posterior import Posterior
+from vi_recipes.posterior import DrawsPosterior, Posterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import Status
 from vi_recipes.target import Target
@@ -52,7 +54,8 @@ class SVI(Method):
     The reported guide averages the iterates of the second half of the run (Polyak-Ruppert
     averaging), whose batch means also give the standard error that the optimiser's noise leaves
     on every mean; the last iterate stands in where its ELBO is better. The message of a fit says
-    whether its rule ended the run, or the steps did.
+    whether its rule ended the run, or the steps did. With the ELBO of one particle the diagnostics
+    have Pareto's ``khat`` of the guide's draws (:func:`vi_recipes.khat.khat`).
 
     Averages of constant steps keep a bias in the guide's scales. So Adam's step size falls to a
     quarter once the iterates are stationary (or, the objective being flat, after half of the
@@ -298,9 +301,8 @@ class SVI(Method):
         candidates = []
         for run in good:
             with timing.running():
-                bound = self._objective.bound
-                candidates.append(candidate(run, engine, elbo_key, advance, arrays, bound))
-            if candidates[-1].evidence:
+                candidates.append(candidate(run, engine, elbo_key, advance, arrays))
+            if candidates[-1].drawn is not None:
                 timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self._num_particles
         best, reached = pick(candidates)
         status, message, advice = judge(best.run, title, self.tolerance, interrupted)
@@ -341,6 +343,11 @@ class SVI(Method):
                 posterior = read_guide(guide, params, target, key, best.noise)
         iterates = best.run.iterates
         others = [run for run in runs if run is not best.run]
+        # with a mass at a point it bounds the density there, not the evidence
+        point = is_point(guide) or _draws_points(posterior, target)
+        bounds = best.drawn is not None and not point and bool(self._objective.bound)
+        # then each draw is its own log weight, log p - log q
+        weighs = bounds and self.objective == "elbo" and self._num_particles == 1
         return Result(
             posterior,
             *verdict,
@@ -348,13 +355,15 @@ class SVI(Method):
             diagnostics={
                 quantity: best.value,
                 f"{quantity}_se": best.se,
+                **({"khat": khat(best.drawn)} if weighs and np.isfinite(best.value) else {}),
                 "num_steps": float(best.run.steps),
                 **({"r_hat": iterates.r_hat} if iterates else {}),
                 **({"step_size": last_step_size(best.run)} if self._falling else {}),
                 **({"restarts": float(self.num_restarts)} if self.num_restarts else {}),
             },
-            # with a mass at a point it bounds the density there, not the evidence
-            log_evidence=None if is_point(guide) or not self._objective.bound else best.evidence,
+            log_evidence=LogEvidence(best.value, best.se, self._objective.bound)
+            if bounds
+            else None,
         )
 
     def _checkpoint(
@@ -397,3 +406,11 @@ class SVI(Method):
             "lower step_size, use dtype='float64', or clip gradients with optax",
             trace=make_trace(runs, self._objective),
         )
+
+
+def _draws_points(posterior: Posterior, target: Target) -> bool:
+    """Whether a site of a guide function has the same value in every draw."""
+    drawn = posterior.samples if isinstance(posterior, DrawsPosterior) else {}
+    return any(
+        bool((drawn[s.name][:, 0] == drawn[s.name][:, 1]).all()) for s in target.latents if drawn
+    )
