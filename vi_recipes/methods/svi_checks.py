@@ -94,7 +94,7 @@ def _is_step_size(value: Any) -> bool:
             return bool(np.isfinite(float(value(0))))
         except Exception:  # a user's function raises whatever it likes
             return False
-    return value is None or (isinstance(value, Real) and bool(value > 0))
+    return value is None or (isinstance(value, Real) and float(value) > 0)
 
 
 def clash(method: SVI, target: Target) -> str | None:
