@@ -3,7 +3,7 @@
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
 :class:`MarginalMLE`, :class:`VariationalEM`, :class:`CAVI`, :class:`MeanField`,
-:class:`LinearResponse`, :class:`SVI`, :class:`NUTS`.
+:class:`LinearResponse`, :class:`SVI`, :class:`SVGD`, :class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         EM,
         MAP,
         NUTS,
+        SVGD,
         SVI,
         Laplace,
         LinearResponse,
@@ -50,6 +51,7 @@ _HOMES = {
         "EM",
         "MAP",
         "NUTS",
+        "SVGD",
         "SVI",
         "Laplace",
         "LinearResponse",
@@ -91,6 +93,7 @@ __all__ = [
     "EM",
     "MAP",
     "NUTS",
+    "SVGD",
     "SVI",
     "Comparison",
     "EMSteps",

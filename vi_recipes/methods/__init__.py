@@ -14,6 +14,7 @@ from vi_recipes.methods.map import MAP
 from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts import NUTS
+from vi_recipes.methods.svgd import SVGD
 from vi_recipes.methods.svi import SVI
 from vi_recipes.methods.variational_em import VariationalEM
 from vi_recipes.target import Target
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "meanfield": MeanField,
     "lrvb": LinearResponse,
     "svi": SVI,
+    "svgd": SVGD,
     "nuts": NUTS,
 }
 """Name -> method, in the order they are run: fast ones first."""
@@ -39,8 +41,8 @@ def make_method(name: str, target: Target, **options: Any) -> Method:
 
 
 def default_methods(target: Target) -> dict[str, Method]:
-    """Return the methods that apply to ``target``, by name, with the model's own options."""
-    methods = {name: make_method(name, target) for name in METHODS}
+    """Return the methods to run on ``target`` unasked, by name, with the model's own options."""
+    methods = {name: make_method(name, target) for name in METHODS if METHODS[name].by_default}
     return {name: method for name, method in methods.items() if method.applies(target) is None}
 
 
@@ -51,6 +53,7 @@ __all__ = [
     "MAP",
     "METHODS",
     "NUTS",
+    "SVGD",
     "SVI",
     "GuideFamily",
     "Laplace",
