@@ -3,7 +3,7 @@
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
 :class:`MarginalMLE`, :class:`VariationalEM`, :class:`CAVI`, :class:`MeanField`,
-:class:`LinearResponse`, :class:`SVI`, :class:`SVGD`, :class:`NUTS`.
+:class:`LinearResponse`, :class:`SVI`, :class:`ForwardKL`, :class:`SVGD`, :class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         NUTS,
         SVGD,
         SVI,
+        ForwardKL,
         Laplace,
         LinearResponse,
         MarginalMLE,
@@ -53,6 +54,7 @@ _HOMES = {
         "NUTS",
         "SVGD",
         "SVI",
+        "ForwardKL",
         "Laplace",
         "LinearResponse",
         "MarginalMLE",
@@ -101,6 +103,7 @@ __all__ = [
     "Exhibit",
     "Fit",
     "FitError",
+    "ForwardKL",
     "FreeEnergy",
     "Laplace",
     "LinearResponse",

@@ -142,7 +142,7 @@ def compare(
         typer.Option(
             metavar="A,B,C",
             help="Methods, or name=method for a second of a kind. "
-            "[default: those that apply, svgd excepted]",
+            "[default: those that apply, but forward_kl and svgd]",
         ),
     ] = None,
     reference: Annotated[

@@ -7,6 +7,7 @@ from typing import Any
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
+from vi_recipes.methods.forward_kl import ForwardKL
 from vi_recipes.methods.guides import GUIDES, GuideFamily
 from vi_recipes.methods.laplace import Laplace
 from vi_recipes.methods.linear_response import LinearResponse
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "meanfield": MeanField,
     "lrvb": LinearResponse,
     "svi": SVI,
+    "forward_kl": ForwardKL,
     "svgd": SVGD,
     "nuts": NUTS,
 }
@@ -55,6 +57,7 @@ __all__ = [
     "NUTS",
     "SVGD",
     "SVI",
+    "ForwardKL",
     "GuideFamily",
     "Laplace",
     "LinearResponse",
