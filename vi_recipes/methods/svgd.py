@@ -77,7 +77,7 @@ class SVGD(Method):
 
     num_particles: int = 100
     num_steps: int = 5_000
-    tolerance: float = 0.002
+    tolerance: float = 0.005
     step_size: float = 0.5
     optimizer: optax.GradientTransformation | None = None
     scatter: float = 2.0
