@@ -90,27 +90,23 @@ def test_saved_and_read_again(tmp_path: Any) -> None:
     np.testing.assert_array_equal(again.flat(again.sd()), fit.flat(fit.sd()))
     assert np.isnan(again.flat(again.mcse())).all()
     methods = [vr.SVGD(num_steps=10, num_particles=5), vr.Laplace()]
-    c = vr.compare(target("normal_precision"), methods, reference="laplace", path=tmp_path)
-    c.save(tmp_path)
+    c = vr.compare(target("normal_precision"), methods, reference="laplace")
     assert c["svgd"].status is vr.Status.UNCONVERGED
     assert "all 10 steps were taken" in c["svgd"].message
     assert np.isnan(c.accuracy()["difference_mcse"].astype(float)).all()
     assert "Provisional" in c.verdicts()["svgd"]
-    assert (tmp_path / "report.html").exists()
 
 
 def test_labels_are_matched_to_the_best_particle() -> None:
-    fit = fitted("mixture", num_steps=200, num_particles=20)
+    fit = fitted("mixture", num_steps=50, num_particles=20)
     assert "relabelled" in fit.message
     mu = fit.draws(20)["mu"]
     assert (np.sign(mu[:, 0] - mu[:, 1]) == np.sign(mu[0, 0] - mu[0, 1])).all()
 
 
 def test_the_same_key_gives_the_same_particles_and_another_key_others() -> None:
-    a, b = (
-        vr.SVGD(num_steps=20, num_particles=5).fit(target("normal_mean"), key=k) for k in (3, 3)
-    )
-    c = vr.SVGD(num_steps=20, num_particles=5).fit(target("normal_mean"), key=4)
+    method = vr.SVGD(num_steps=20, num_particles=5)
+    a, b, c = (method.fit(target("normal_mean"), key=key) for key in (3, 3, 4))
     np.testing.assert_array_equal(a.draws(5)["mu"], b.draws(5)["mu"])
     assert set(a.draws(5)["mu"]).isdisjoint(c.draws(5)["mu"])
 
