@@ -287,15 +287,15 @@ STUDY = vr.Study(
     description=(
         "A skew-normal and a mixture of two normals, and the normals that fit them best. As alpha "
         "falls from above 1 to below 0 the best normal goes from seeking a mode to covering all "
-        "mass: on the skewed density its sd grows from 0.25 (alpha 3) by 0.51 (1, KL(q || p)) and "
-        "0.62 (0, KL(p || q), p's own) to 0.70 (-1); on the bimodal one from 0.71, which is one "
-        "mode with 62 % of the mass, in a jump between alpha 0.75 and 0.5, to 2.03 and 99 %. SVI "
-        "by the ELBO and forward KL find these optima. Renyi's bounds, with 100 draws, are pulled "
-        "towards the ELBO's: at alpha 2 the skewed sd is 0.41 and not 0.29, and at alpha 0.5 q "
-        "stays on one mode. The importance-weighted bound spreads beyond p. Particles (svgd) take "
-        "both shapes but keep the shares of the modes that they started with, half and half for "
-        "0.65 and 0.35, which Stein's identity cannot see; NUTS needs 24,000 draws to get the "
-        "shares within 0.03."
+        "mass: on the skewed density its sd grows from 0.25 (alpha 3) over 0.51 (1, KL(q || p)) "
+        "and 0.62 (0, KL(p || q), p's own) to 0.70 (-1); on the bimodal one from 0.71, which is "
+        "one mode with 62 % of the mass, in a jump between alpha 0.75 and 0.5, to 2.03 and 99 %. "
+        "SVI by the ELBO and forward KL find these optima. Renyi's bounds, with 100 draws, are "
+        "pulled towards the ELBO's: at alpha 2 the skewed sd is 0.41 and not 0.29, and at alpha "
+        "0.5 q stays on one mode. The importance-weighted bound spreads beyond p. Particles "
+        "(svgd) take both shapes but keep the shares of the modes that they started with, half "
+        "and half for 0.65 and 0.35, which Stein's identity cannot see; 24,000 draws of NUTS have "
+        "the shares to 0.03."
     ),
     exhibits=exhibits,
 )

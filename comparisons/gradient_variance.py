@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import vi_recipes as vr
-from vi_recipes.methods.objectives import ScoreELBO
+from vi_recipes.methods.objectives import ScoreELBO, StickingELBO
 from vi_recipes.progress import Progress
 from vi_recipes.report.style import COLOURS, MARKERS
 
@@ -85,7 +85,6 @@ def simulate(dim: int = DIM) -> dict[str, np.ndarray]:
 MODEL = vr.Model(function=regression, name="regression", data=simulate)
 
 
-@dataclass(frozen=True)
 class Conjugate:
     """The ELBO of independent normals on a linear regression, in closed form.
 
@@ -93,19 +92,13 @@ class Conjugate:
     ----------
     data
         Arguments of :func:`regression`.
-    precision, mode
-        Of the posterior.
     """
 
-    data: dict[str, np.ndarray]
-    precision: np.ndarray = field(init=False)
-    mode: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        X, y = self.data["X"], self.data["y"]
-        precision = np.eye(X.shape[1]) + X.T @ X
-        object.__setattr__(self, "precision", precision)
-        object.__setattr__(self, "mode", np.linalg.solve(precision, X.T @ y))
+    def __init__(self, data: dict[str, np.ndarray]) -> None:
+        self.data = data
+        X, y = data["X"], data["y"]
+        self.precision = np.eye(X.shape[1]) + X.T @ X
+        self.mode = np.linalg.solve(self.precision, X.T @ y)
 
     def start(self) -> Eta:
         """Return the prior."""
@@ -144,6 +137,7 @@ class Conjugate:
         losses = {
             "pathwise": Trace_ELBO,
             "pathwise_kl": TraceMeanField_ELBO,
+            "sticking": StickingELBO,
             "score_baseline": ScoreELBO,
         }
         if name in losses:
@@ -154,18 +148,7 @@ class Conjugate:
                 return jax.tree.map(jnp.negative, slope)
 
             return by_loss
-        if name == "sticking":
-            return self._sticking
         return lambda key, eta: self._score(key, eta, controlled=name == "score_control")
-
-    def _sticking(self, key: jax.Array, eta: Eta) -> Eta:
-        """Leave out the score of q, whose mean is zero. Roeder, Wu and Duvenaud (2017)."""
-
-        def elbo(e: Eta) -> Any:
-            z = _draw(key, e)
-            return jnp.mean(self.log_p(z) - _log_q(z, jax.lax.stop_gradient(e)))
-
-        return jax.grad(elbo)(eta)
 
     def _score(self, key: jax.Array, eta: Eta, *, controlled: bool) -> Eta:
         """Return the mean of f grad log q, with a control variate per coordinate if asked for.

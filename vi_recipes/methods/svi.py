@@ -41,7 +41,7 @@ from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
 NUM_ELBO_DRAWS = 400
-ObjectiveName = Literal["elbo", "score", "renyi", "iwae"]
+ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +77,17 @@ class SVI(Method):
     optimizer
         Any optax gradient transformation; Adam by default.
     objective
-        ``"elbo"`` (default) maximises E_q[log p - log q] by reparametrised gradients; ``"score"``
-        the same by score-function gradients with a leave-one-out baseline; ``"renyi"`` Renyi's
-        bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of ``num_particles``
-        draws. Only the ELBO and the importance-weighted bound are reported as lower bounds on the
-        log evidence.
+        ``"elbo"`` (default) maximises E_q[log p - log q] by reparametrised gradients;
+        ``"sticking"`` the same without the guide's score, which leaves no noise where the guide is
+        exact; ``"score"`` by score-function gradients with a leave-one-out baseline; ``"renyi"``
+        Renyi's bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of
+        ``num_particles`` draws. Only the ELBO and the importance-weighted bound are reported as
+        lower bounds on the log evidence.
     alpha
         Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``.
     num_particles
-        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and 10 for the others.
+        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and ``"sticking"``, 10 for the
+        others.
     dtype
         ``"float64"`` or ``"float32"``.
 
@@ -151,7 +153,7 @@ class SVI(Method):
         )
         if self.objective not in OBJECTIVES:
             raise ValueError(unknown("objective", str(self.objective), OBJECTIVES))
-        fewest = 1 if self.objective == "elbo" else 2
+        fewest = 1 if self.objective in ("elbo", "sticking") else 2
         require(
             self.num_particles is None or self.num_particles >= fewest,
             "num_particles",
@@ -237,7 +239,7 @@ class SVI(Method):
         return self._objective_applies(target) or super().applies(target)
 
     def _objective_applies(self, target: Target) -> str | None:
-        if self.objective == "score" and self._is(autoguide.AutoDAIS):
+        if self.objective in ("score", "sticking") and self._is(autoguide.AutoDAIS):
             return "the draws of DAIS have no density, so no score: use objective='elbo'"
         if self.objective == "score" and self._is(autoguide.AutoLowRankMultivariateNormal):
             return (
