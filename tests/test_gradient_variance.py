@@ -113,7 +113,7 @@ def test_who_has_less_variance_arrives_sooner(
     steps = table["steps"].drop("score").astype(int)
     assert steps["sticking"] <= steps["pathwise"] <= steps["score_baseline"]
     # the smaller step size does not get anywhere, so it is not chosen
-    assert (table["step size"].drop("score") == 0.03).all()
+    assert (table["step size"].drop("score") == "0.03").all()
     assert (table["microseconds a step"] > 0).all()
     climb = content["Climb"](0.1, 1.0, np.array([3.0, 0.05, 0.2, 0.05, 0.01]))
     assert climb.steps == 4 * content["WINDOW"]  # it was within reach before, and left again
