@@ -16,7 +16,7 @@ from numpyro.infer import Trace_ELBO
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.methods.objectives import ScoreELBO
+from vi_recipes.methods.objectives import ScoreELBO, StickingELBO
 
 
 @cache
@@ -25,8 +25,8 @@ def fitted(guide: str = "normal", **options: Any) -> vr.Fit:
     return vr.SVI(guide=guide, **options).fit(target("linear_regression"), key=0, throw=True)
 
 
-def test_the_score_function_gradient_is_that_of_the_elbo() -> None:
-    """Both are unbiased: their averages over many draws agree, and with the closed form."""
+def test_every_gradient_of_the_elbo_is_unbiased() -> None:
+    """Averages over many draws agree with each other, and with the closed form."""
 
     def model() -> None:
         numpyro.sample("x", dist.Normal(1.0, 0.5))
@@ -42,14 +42,21 @@ def test_the_score_function_gradient_is_that_of_the_elbo() -> None:
     def slopes(loss: Any) -> Any:
         return jax.jit(jax.grad(lambda p: loss.loss(jax.random.key(3), p, model, guide)))(params)
 
-    score, pathwise = slopes(ScoreELBO(num_particles=n)), slopes(Trace_ELBO(num_particles=n))
+    kinds = (ScoreELBO, StickingELBO, Trace_ELBO)
     # of minus the ELBO: (m - 1) / 0.25, s / 0.25 - 1 / s and w; the terms of the sums have sds
     # below 6, and the points' gradient has no noise
     exact = {"m": -2.8, "s": 0.4 / 0.25 - 1 / 0.4, "w_loc": params["w_loc"]}
-    for found in (score, pathwise):
+    for found in (slopes(kind(num_particles=n)) for kind in kinds):
         assert abs(found["m"] - exact["m"]) < 5 * 6 / np.sqrt(n)
         assert abs(found["s"] - exact["s"]) < 5 * 6 / np.sqrt(n)
         np.testing.assert_allclose(found["w_loc"], exact["w_loc"], rtol=1e-4)
+
+    # at the exact law every draw's own gradient is zero
+    params = {"m": jnp.array(1.0), "s": jnp.array(0.5), "w_loc": jnp.zeros(2)}
+    one = jax.grad(
+        lambda p: StickingELBO(num_particles=1).loss(jax.random.key(5), p, model, guide)
+    )(params)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(one)) < 1e-5
 
 
 def test_score_function_gradients_reach_the_exact_posterior() -> None:
@@ -60,6 +67,19 @@ def test_score_function_gradients_reach_the_exact_posterior() -> None:
     assert fit.log_evidence is not None
     assert fit.log_evidence.kind == "lower bound (ELBO)"
     assert fit.log_evidence.value == pytest.approx(known.log_evidence, abs=1e-3)
+
+
+def test_sticking_the_landing_leaves_no_noise_where_the_guide_is_exact() -> None:
+    known = case("linear_regression")
+    fit = fitted("multivariate_normal", objective="sticking")
+    np.testing.assert_allclose(fit.mean()["beta"], known.mean["beta"], rtol=1e-4)
+    np.testing.assert_allclose(fit.sd()["beta"], known.sd["beta"], rtol=5e-3)
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.value == pytest.approx(known.log_evidence, abs=1e-3)
+    assert fit.log_evidence.kind == "lower bound (ELBO)"
+    points = vr.SVI(guide="delta", objective="sticking", num_steps=2_000, step_size=0.05)
+    mode = points.fit(target("linear_regression"), key=0, throw=True)
+    np.testing.assert_allclose(mode.mean()["beta"], known.mean["beta"], rtol=1e-3)
 
 
 @pytest.mark.parametrize("alpha", [None, 2.0])
@@ -122,6 +142,8 @@ def test_guides_without_a_score(guide: Any, word: str) -> None:
     fit = vr.SVI(guide=guide, objective="score").fit(target("linear_regression"))
     assert fit.status is vr.Status.NOT_APPLICABLE
     assert word in fit.message
+    held = vr.SVI(guide="dais", objective="sticking").fit(target("linear_regression"))
+    assert held.status is vr.Status.NOT_APPLICABLE
 
 
 @pytest.mark.parametrize(

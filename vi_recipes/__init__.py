@@ -3,7 +3,7 @@
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
 :class:`MarginalMLE`, :class:`VariationalEM`, :class:`CAVI`, :class:`MeanField`,
-:class:`LinearResponse`, :class:`SVI`, :class:`NUTS`.
+:class:`LinearResponse`, :class:`SVI`, :class:`ForwardKL`, :class:`SVGD`, :class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         EM,
         MAP,
         NUTS,
+        SVGD,
         SVI,
+        ForwardKL,
         Laplace,
         LinearResponse,
         MarginalMLE,
@@ -50,7 +52,9 @@ _HOMES = {
         "EM",
         "MAP",
         "NUTS",
+        "SVGD",
         "SVI",
+        "ForwardKL",
         "Laplace",
         "LinearResponse",
         "MarginalMLE",
@@ -91,6 +95,7 @@ __all__ = [
     "EM",
     "MAP",
     "NUTS",
+    "SVGD",
     "SVI",
     "Comparison",
     "EMSteps",
@@ -98,6 +103,7 @@ __all__ = [
     "Exhibit",
     "Fit",
     "FitError",
+    "ForwardKL",
     "FreeEnergy",
     "Laplace",
     "LinearResponse",

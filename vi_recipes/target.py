@@ -277,10 +277,16 @@ class Target:
 
         Every value of ``latents`` has one leading dimension of draws.
         """
+        return self.constrain(self.unconstrain_rows(latents))
+
+    def unconstrain_rows(self, latents: Mapping[str, Any]) -> np.ndarray:
+        """Return the flat vectors of draws of the latent sites, shape (num_draws, dim).
+
+        Every value of ``latents`` has one leading dimension of draws.
+        """
         with jax.enable_x64(True):
             values = {s.name: jnp.asarray(latents[s.name], float) for s in self.latents}
-            z = np.asarray(self._unconstrain_many(values, self.arrays()))
-        return self.constrain(z)
+            return np.asarray(self._unconstrain_many(values, self.arrays()))
 
     def unconstrain(self, values: Mapping[str, Any]) -> np.ndarray:
         """Return the flat vector of constrained latent values.

@@ -141,7 +141,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Methods, or name=method for a second of a kind. [default: those that apply]",
+            help="Methods, or name=method for a second of a kind. "
+            "[default: those that apply, but forward_kl and svgd]",
         ),
     ] = None,
     reference: Annotated[

@@ -7,6 +7,7 @@ from typing import Any
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
+from vi_recipes.methods.forward_kl import ForwardKL
 from vi_recipes.methods.guides import GUIDES, GuideFamily
 from vi_recipes.methods.laplace import Laplace
 from vi_recipes.methods.linear_response import LinearResponse
@@ -14,6 +15,7 @@ from vi_recipes.methods.map import MAP
 from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts import NUTS
+from vi_recipes.methods.svgd import SVGD
 from vi_recipes.methods.svi import SVI
 from vi_recipes.methods.variational_em import VariationalEM
 from vi_recipes.target import Target
@@ -28,6 +30,8 @@ METHODS: dict[str, type[Method]] = {
     "meanfield": MeanField,
     "lrvb": LinearResponse,
     "svi": SVI,
+    "forward_kl": ForwardKL,
+    "svgd": SVGD,
     "nuts": NUTS,
 }
 """Name -> method, in the order they are run: fast ones first."""
@@ -39,8 +43,8 @@ def make_method(name: str, target: Target, **options: Any) -> Method:
 
 
 def default_methods(target: Target) -> dict[str, Method]:
-    """Return the methods that apply to ``target``, by name, with the model's own options."""
-    methods = {name: make_method(name, target) for name in METHODS}
+    """Return the methods to run on ``target`` unasked, by name, with the model's own options."""
+    methods = {name: make_method(name, target) for name in METHODS if METHODS[name].by_default}
     return {name: method for name, method in methods.items() if method.applies(target) is None}
 
 
@@ -51,7 +55,9 @@ __all__ = [
     "MAP",
     "METHODS",
     "NUTS",
+    "SVGD",
     "SVI",
+    "ForwardKL",
     "GuideFamily",
     "Laplace",
     "LinearResponse",

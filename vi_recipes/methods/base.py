@@ -51,6 +51,9 @@ class Method(ABC):
     choices: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """What is to choose from: a heading -> the choices, each explained in a sentence or two."""
 
+    by_default: ClassVar[bool] = True
+    """Whether a comparison that names no methods runs it, where it applies."""
+
     @property
     @abstractmethod
     def name(self) -> str:

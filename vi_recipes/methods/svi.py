@@ -44,7 +44,7 @@ from vi_recipes.status import Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
-ObjectiveName = Literal["elbo", "score", "renyi", "iwae"]
+ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +101,17 @@ class SVI(Method):
     optimizer
         Any optax gradient transformation; Adam by default.
     objective
-        ``"elbo"`` (default) maximises E_q[log p - log q] by reparametrised gradients; ``"score"``
-        the same by score-function gradients with a leave-one-out baseline; ``"renyi"`` Renyi's
-        bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of ``num_particles``
-        draws. Only the ELBO and the importance-weighted bound are reported as lower bounds on the
-        log evidence.
+        ``"elbo"`` (default) maximises E_q[log p - log q] by reparametrised gradients;
+        ``"sticking"`` the same without the guide's score, which leaves no noise where the guide is
+        exact; ``"score"`` by score-function gradients with a leave-one-out baseline; ``"renyi"``
+        Renyi's bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of
+        ``num_particles`` draws. Only the ELBO and the importance-weighted bound are reported as
+        lower bounds on the log evidence.
     alpha
         Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``.
     num_particles
-        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and 10 for the others.
+        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and ``"sticking"``, 10 for the
+        others.
     dtype
         ``"float64"`` or ``"float32"``.
     checkpoint
@@ -347,7 +349,7 @@ class SVI(Method):
         point = is_point(guide) or _draws_points(posterior, target)
         bounds = best.drawn is not None and not point and bool(self._objective.bound)
         # then each draw is its own log weight, log p - log q
-        weighs = bounds and self.objective == "elbo" and self._num_particles == 1
+        one = self.objective in ("elbo", "sticking") and self._num_particles == 1
         return Result(
             posterior,
             *verdict,
@@ -355,7 +357,9 @@ class SVI(Method):
             diagnostics={
                 quantity: best.value,
                 f"{quantity}_se": best.se,
-                **({"khat": khat(best.drawn)} if weighs and np.isfinite(best.value) else {}),
+                **(
+                    {"khat": khat(best.drawn)} if bounds and one and np.isfinite(best.value) else {}
+                ),
                 "num_steps": float(best.run.steps),
                 **({"r_hat": iterates.r_hat} if iterates else {}),
                 **({"step_size": last_step_size(best.run)} if self._falling else {}),

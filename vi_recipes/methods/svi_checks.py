@@ -64,7 +64,7 @@ def check_options(method: SVI) -> None:
     )
     if method.objective not in OBJECTIVES:
         raise ValueError(unknown("objective", str(method.objective), OBJECTIVES))
-    fewest = 1 if method.objective == "elbo" else 2
+    fewest = 1 if method.objective in ("elbo", "sticking") else 2
     require(
         method.num_particles is None or method.num_particles >= fewest,
         "num_particles",
@@ -99,7 +99,7 @@ def _is_step_size(value: Any) -> bool:
 
 def clash(method: SVI, target: Target) -> str | None:
     """Return why an objective and a guide do not go together; ``None`` where they do."""
-    if method.objective == "score" and _is(method.guide, autoguide.AutoDAIS):
+    if method.objective in ("score", "sticking") and _is(method.guide, autoguide.AutoDAIS):
         return "the draws of DAIS have no density, so no score: use objective='elbo'"
     if method.objective == "score" and _is(method.guide, autoguide.AutoLowRankMultivariateNormal):
         return (
