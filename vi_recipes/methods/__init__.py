@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vi_recipes.methods.amortised import Amortised
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
@@ -52,6 +53,7 @@ __all__ = [
     "METHODS",
     "NUTS",
     "SVI",
+    "Amortised",
     "GuideFamily",
     "Laplace",
     "LinearResponse",

@@ -84,7 +84,7 @@ GUIDES: dict[str, GuideFamily] = {
 }
 
 
-def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
+def make_guide(spec: Any, target: Target, start: np.ndarray, whole: Target | None = None) -> Any:
     """Return a NumPyro guide for ``target``.
 
     Parameters
@@ -95,6 +95,8 @@ def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
         the model's keyword arguments.
     start
         Where the guide is centred at first, unconstrained.
+    whole
+        With all the rows, where ``target`` has those of a minibatch.
     """
     family = GUIDES[spec].make if isinstance(spec, str) else spec
     if not isinstance(family, type | Mapping):
@@ -102,7 +104,7 @@ def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
     point = target.constrain(start)
     values = {s.name: jnp.asarray(point[s.name], float) for s in target.latents}
     if isinstance(family, Mapping):
-        return make_structured(family, target, values)
+        return make_structured(family, target, values, whole)
     return family(target.model.function, init_loc_fn=init_to_value(values=values))
 
 

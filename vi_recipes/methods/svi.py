@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, override
@@ -14,6 +15,7 @@ import optax
 from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
+from vi_recipes.batches import Batches
 from vi_recipes.content import unknown
 from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
@@ -21,6 +23,7 @@ from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.map import Objective as Density
+from vi_recipes.methods.minibatch import Feed, find_rows, make_feed
 from vi_recipes.methods.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
 from vi_recipes.methods.stopping import (
     MAX_ERROR,
@@ -33,7 +36,14 @@ from vi_recipes.methods.stopping import (
     judge_series,
     location_scales,
 )
-from vi_recipes.methods.structured import BLOCK_FAMILIES, check_families, is_point, split_sites
+from vi_recipes.methods.structured import (
+    BLOCK_FAMILIES,
+    check_families,
+    encoded_sites,
+    family_name,
+    is_point,
+    split_sites,
+)
 from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import Status
@@ -86,6 +96,16 @@ class SVI(Method):
         Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``.
     num_particles
         Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and 10 for the others.
+    batch_size
+        Rows of the data in each step, of those in ``plate``; ``None`` takes all. Their log
+        densities are scaled up, so that gradients are unbiased; every row comes once an epoch.
+        Latent sites in the plate need ``"amortised"`` guides.
+    plate
+        Plate whose rows are drawn; ``None`` takes the one that holds all observed sites.
+    batches
+        Rows that need not fit in memory, in place of ``batch_size``: see
+        :func:`batches_from_parquet`. The target then needs to hold a few rows only, and the
+        sizes of what is not drawn.
     dtype
         ``"float64"`` or ``"float32"``.
 
@@ -118,6 +138,9 @@ class SVI(Method):
     objective: ObjectiveName = "elbo"
     alpha: float | None = None
     num_particles: int | None = None
+    batch_size: int | None = None
+    plate: str | None = None
+    batches: Any = None
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
@@ -165,6 +188,31 @@ class SVI(Method):
             "an order other than 1, which is the ELBO, and only with objective='renyi'",
         )
         require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
+        require(
+            self.batch_size is None or self.batch_size >= 1,
+            "batch_size",
+            self.batch_size,
+            "a positive integer",
+        )
+        require(
+            self.batches is None or isinstance(self.batches, Batches),
+            "batches",
+            self.batches,
+            "rows from batches_from_parquet or batches_from_csv, or an object with num_rows, "
+            "batch_size and blocks",
+        )
+        require(
+            self.batches is None or self.batch_size is None,
+            "batch_size",
+            self.batch_size,
+            "None with batches, which have their own batch_size",
+        )
+        require(
+            self.plate is None or self.batch_size is not None or self.batches is not None,
+            "plate",
+            self.plate,
+            "None without batch_size or batches: all rows are used",
+        )
         optimizer = self.optimizer
         require(
             optimizer is None or (hasattr(optimizer, "init") and hasattr(optimizer, "update")),
@@ -190,7 +238,8 @@ class SVI(Method):
     def _is(self, kind: type) -> bool:
         """Whether the guide, or a block of it, is an autoguide of a kind, however it is given."""
         if isinstance(self.guide, Mapping):
-            named: list[Any] = [BLOCK_FAMILIES[family].make for family in self.guide.values()]
+            families = map(family_name, self.guide.values())
+            named: list[Any] = [BLOCK_FAMILIES[family].make for family in families]
         else:
             named = [GUIDES[self.guide].make if isinstance(self.guide, str) else self.guide]
         return any(
@@ -234,7 +283,11 @@ class SVI(Method):
                 "NumPyro's automatic guides keep supports fixed: write the site as a transform of "
                 "one with a fixed support (x = lo + (hi - lo) * share), or give a guide function"
             )
-        return self._objective_applies(target) or super().applies(target)
+        return (
+            self._objective_applies(target)
+            or self._minibatches_apply(target)
+            or super().applies(target)
+        )
 
     def _objective_applies(self, target: Target) -> str | None:
         if self.objective == "score" and self._is(autoguide.AutoDAIS):
@@ -253,16 +306,54 @@ class SVI(Method):
             )
         return None
 
+    def _minibatches_apply(self, target: Target) -> str | None:
+        rows = find_rows(target, self.batch_size, self.plate, self.batches)
+        if rows is None:
+            return None
+        if self.objective in ("renyi", "iwae"):
+            return (
+                f"the {self._objective.title} is no sum over rows, so minibatches have no unbiased "
+                "estimate of it: use objective='elbo'"
+            )
+        if self._is(autoguide.AutoDAIS):
+            return "DAIS moves its draws by the density of all rows: use guide='normal'"
+        if self._is(autoguide.AutoLaplaceApproximation) and not rows.in_memory:
+            return "the curvature takes all rows in memory: use guide='multivariate_normal'"
+        encoded: list[str] = []
+        if isinstance(self.guide, Mapping):
+            encoded = encoded_sites(self.guide, target)
+        elif not isinstance(self.guide, str | type | autoguide.AutoGuide):
+            return None  # a guide function knows its rows
+        for name in rows.local(target):
+            if name not in encoded:
+                return (
+                    f"site '{name}' is local to plate '{rows.plate}', whose rows are drawn, and "
+                    "parameters of its own for every row would hardly ever be updated: give it an "
+                    f"encoder, guide={{'{name}': 'amortised'}}, integrate it out in the model, or "
+                    "fit all rows"
+                )
+        return None
+
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        rows = find_rows(target, self.batch_size, self.plate, self.batches)
+        seed = int(jax.random.bits(jax.random.fold_in(key, 1), (), "uint32"))
+        with timing.running():
+            feed = make_feed(target, rows, chunk_size(self.num_steps), seed)
+        with closing(feed):
+            return self._run(target, feed, key, timing, progress)
+
+    def _run(
+        self, target: Target, feed: Feed, key: jax.Array, timing: Timing, progress: Progress
+    ) -> Result:
         start_key, init_key, elbo_key, read_key = jax.random.split(key, 4)
-        arrays = target.arrays()
         with timing.compiling():
             # the density alone: the guide's own set-up takes gradients
             start = target.start(
                 start_key, value_and_grad=lambda z: (target.log_density(z), np.zeros(1))
             )
-            guide = make_guide(self.guide, target, start)
+            feed.verify(start)
+            guide = make_guide(self.guide, feed.shown, feed.start(start), target)
             optimizer = self.optimizer or optax.adam(self._step_size)
             engine = Engine(
                 target.model.function,
@@ -274,19 +365,20 @@ class SVI(Method):
             )
 
             if isinstance(self.guide, str | Mapping) and self.guide != "dais":
-                state = set_up(engine, target, init_key)
+                state = set_up(engine, feed.shown, init_key)
             else:  # DAIS keeps the model's density and a user's guide may: no traced values there
-                state = engine.init(init_key, **target.keywords(arrays))
+                state = engine.init(init_key, **feed.shown.keywords(feed.shown.arrays()))
         scales = location_scales(guide)
-        size = chunk_size(self.num_steps)
+        size, arrays = feed.size, feed.next()
         advance = timing.compile(
-            make_chunk(engine, target, size, scales or {}), state, jnp.int32(1), arrays
+            make_chunk(engine, feed, scales or {}), state, jnp.int32(1), arrays
         )
         run = Run(state)
         try:
             for first in range(0, self.num_steps, size):
                 n = min(size, self.num_steps - first)
                 with timing.running():
+                    arrays = feed.next() if first else arrays
                     run.state, losses, mean, variance = advance(run.state, jnp.int32(n), arrays)
                     run.elbo.append(-np.asarray(losses, float)[:n])
                 timing.gradient_evaluations += n * self._num_particles
@@ -304,7 +396,7 @@ class SVI(Method):
             if len(run.means) < 2:
                 raise
             run.interrupted = True
-        return self._read(run, engine, guide, target, timing, advance, (elbo_key, read_key))
+        return self._read(run, engine, guide, target, feed, timing, advance, (elbo_key, read_key))
 
     def _look(self, run: Run, scales: Scales | None, constrain: Callable[..., Any]) -> None:
         """Ask the stopping rule, where the guide has locations and there are steps enough."""
@@ -351,11 +443,11 @@ class SVI(Method):
         engine: Engine,
         guide: Any,
         target: Target,
+        feed: Feed,
         timing: Timing,
         advance: Callable[..., Any],
         keys: tuple[jax.Array, jax.Array],
     ) -> Result:
-        arrays = target.arrays()
         elbo = np.concatenate(run.elbo)
         late = run.means[len(run.means) // 2 :]
         average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *late)
@@ -363,8 +455,9 @@ class SVI(Method):
         if not isinstance(guide, autoguide.AutoDelta | autoguide.AutoLaplaceApproximation):
             with timing.running():
                 last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
+                data = feed.singles(NUM_ELBO_DRAWS)
                 of_average, of_last = (
-                    self._fresh_elbo(engine, run.state, params, keys[0], advance, arrays)
+                    self._fresh_elbo(engine, run.state, params, keys[0], advance, data)
                     for params in (average, last)
                 )
             timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self._num_particles
@@ -377,7 +470,7 @@ class SVI(Method):
         noise = None
         if len(late) > 1:  # locations are unconstrained: their batch means are on the right scale
             noise = jax.tree.map(lambda *leaves: average_error(np.stack(leaves)), *late)
-        status, message, advice = self._judge(elbo, run)
+        status, message, advice = self._judge(elbo, run, feed)
         message += f"; the answer is {which}"
         if isinstance(guide, autoguide.AutoLaplaceApproximation):
             # NumPyro's own would zero the covariance of a singular Hessian
@@ -413,7 +506,7 @@ class SVI(Method):
         params: Any,
         key: jax.Array,
         advance: Callable[..., Any],
-        arrays: Any,
+        data: Sequence[Any],
     ) -> LogEvidence:
         """Return the ELBO at unconstrained ``params``, from fresh draws.
 
@@ -423,14 +516,14 @@ class SVI(Method):
         optim_state = engine.optim.init(jax.tree.map(jnp.asarray, params))
         one, elbos = jnp.int32(1), []
         state = state._replace(rng_key=key)
-        for _ in range(NUM_ELBO_DRAWS):
+        for arrays in data:
             # each step hands on its stream of random numbers, and nothing else
             state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
             elbos.append(-float(np.asarray(losses)[0]))
         se = np.std(elbos, ddof=1) / np.sqrt(len(elbos))
         return LogEvidence(float(np.mean(elbos)), float(se), self._objective.bound)
 
-    def _judge(self, elbo: np.ndarray, run: Run) -> tuple[Status, str, str]:
+    def _judge(self, elbo: np.ndarray, run: Run, feed: Feed) -> tuple[Status, str, str]:
         plateau, title = judge_series(elbo), self._objective.title
         climb = (
             f"over the last quarter the {title} gained {plateau.gain:.2g} "
@@ -444,7 +537,7 @@ class SVI(Method):
         message = f"all {elbo.size} steps were taken; {found}"
         if elbo.size < 40 or not plateau.flat:
             return Status.UNCONVERGED, message, "raise num_steps, or step_size"
-        if plateau.error > MAX_ERROR:
+        if plateau.error > max(MAX_ERROR, feed.max_error):
             return Status.UNCONVERGED, message, f"lower step_size: the {title} still swings"
         if run.iterates and self.tolerance is not None and run.iterates.error > self.tolerance:
             return Status.UNCONVERGED, message, "raise num_steps, or tolerance"
