@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vi_recipes.batch_files import FileBatches, batches_from_csv, batches_from_parquet
+    from vi_recipes.batches import Batches
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
     from vi_recipes.fit import Fit, LogEvidence, Provenance
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from vi_recipes.timing import Timing
 
 _HOMES = {
+    "vi_recipes.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
+    "vi_recipes.batches": ("Batches",),
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
@@ -95,10 +99,12 @@ __all__ = [
     "NUTS",
     "SVI",
     "Amortised",
+    "Batches",
     "Comparison",
     "EMSteps",
     "Exchangeable",
     "Exhibit",
+    "FileBatches",
     "Fit",
     "FitError",
     "FreeEnergy",
@@ -118,6 +124,8 @@ __all__ = [
     "Timing",
     "VBSteps",
     "VariationalEM",
+    "batches_from_csv",
+    "batches_from_parquet",
     "case_sensitivity",
     "compare",
     "data_sensitivity",

@@ -85,6 +85,7 @@ def draw(batches: Batches, rng: np.random.Generator) -> Iterator[Block]:
         count = 0
         for number, block in enumerate(batches.blocks(rng)):
             schema = schema or Schema.of(block)
+            block = {name: np.asarray(value) for name, value in block.items()}
             rows = schema.check(block, f"block {number}")
             count += rows
             order, first = rng.permutation(rows), 0

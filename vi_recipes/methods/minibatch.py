@@ -243,7 +243,8 @@ class Minibatches(Feed):
             self._places = np.linspace(0, self.num_rows - 1, rows.batches.batch_size).astype(int)
             first = {name: target.data[name][self._places] for name in arguments}
         else:
-            first = dict(next(draw(rows.batches, np.random.default_rng(seed))))
+            # not the order of the steps: what is verified are two minibatches that differ
+            first = dict(next(draw(rows.batches, np.random.default_rng([seed, 1]))))
             self._places = np.arange(rows.batches.batch_size) % self._check_arguments(target, first)
         bytes_each = sum(array.nbytes for array in first.values())
         super().__init__(target, max(1, min(size, MAX_STACK // bytes_each)))
