@@ -23,7 +23,8 @@ import vi_recipes as vr
 from vi_recipes import batch_files
 from vi_recipes.batches import draw
 from vi_recipes.methods.guides import make_guide, set_up
-from vi_recipes.methods.minibatch import Rows, make_feed
+from vi_recipes.methods.minibatch import make_feed
+from vi_recipes.methods.rows import Rows
 
 NUM_ROWS, NUM_GROUPS = 60, 7
 COLUMNS = {"y": "y", "X": ["a", "b"], "group": "group"}

@@ -24,7 +24,8 @@ import vi_recipes as vr
 from vi_recipes.batches import ArrayBatches, Prefetch, draw
 from vi_recipes.cli.options import set_options
 from vi_recipes.methods.guides import make_guide, set_up
-from vi_recipes.methods.minibatch import Feed, find_rows, make_feed
+from vi_recipes.methods.minibatch import Feed, make_feed
+from vi_recipes.methods.rows import find_rows
 
 # -- drawing ------------------------------------------------------------------------------------
 
@@ -58,6 +59,9 @@ def test_a_thread_reads_ahead_and_hands_on_what_goes_wrong() -> None:
             next(stacks)
 
 
+X, Y = rng().standard_normal((10, 2)), rng().standard_normal(10)
+
+
 # -- the estimate is unbiased -------------------------------------------------------------------
 
 
@@ -86,12 +90,13 @@ def compare(this: vr.Target, size: int, plate: str | None = None, guide: Any = "
             z = this.start(jax.random.key(0))
             feed.verify(z)
             made = make_guide(guide, feed.shown, feed.start(z), this)
-            engine = Engine(this.model.function, made, optax.sgd(1.0), Trace_ELBO())
+            engine = Engine(feed.function, made, optax.sgd(1.0), Trace_ELBO())
             if isinstance(guide, str):
                 state = set_up(engine, feed.shown, jax.random.key(1))
             else:
                 state = engine.init(jax.random.key(1), **feed.shown.data)
             part = losses_and_gradients(feed, engine, state, int(count))
+        engine.model = this.model.function
         whole = losses_and_gradients(make_feed(this, None, 3, 7), engine, state, 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), part, whole)
     assert np.isfinite(whole[0])
@@ -106,6 +111,17 @@ def test_effects_of_groups_are_global() -> None:
     model = vr.load_model("criteo")
     assert model.simulate is not None
     compare(vr.Target(model, **model.simulate(num_rows=40, num_groups=8)), 8, "observation")
+
+
+def scaled_prior(X: jax.Array, y: jax.Array) -> None:
+    tau = numpyro.sample("tau", dist.Gamma(2.0, y.std()))
+    beta = numpyro.sample("beta", dist.Normal(y.mean(), tau**-0.5).expand([2]).to_event(1))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(X @ beta, 1.0), obs=y)
+
+
+def test_priors_that_depend_on_the_rows_are_those_of_all_rows() -> None:
+    compare(vr.Target(scaled_prior, X=X, y=Y), 4)
 
 
 def test_local_sites_of_a_guide_function_are_scaled_too() -> None:
@@ -213,10 +229,15 @@ def without_plate(X: jax.Array, y: jax.Array) -> None:
     numpyro.sample("y", dist.Normal(X @ beta, 1.0), obs=y)
 
 
-def scaled_prior(X: jax.Array, y: jax.Array) -> None:
-    beta = numpyro.sample("beta", dist.Normal(0.0, y.std()).expand([2]).to_event(1))
+def moving_support(X: jax.Array, y: jax.Array) -> None:
+    beta = numpyro.sample("beta", dist.Uniform(0.0, y.max()))
     with numpyro.plate("row", len(y)):
-        numpyro.sample("y", dist.Normal(X @ beta, 1.0), obs=y)
+        numpyro.sample("y", dist.Normal(X[:, 0] * beta, 1.0), obs=y)
+
+
+def total_too(X: jax.Array, y: jax.Array) -> None:
+    regression(X, y)
+    numpyro.sample("total", dist.Normal(0.0, 1.0), obs=y.sum())
 
 
 def centred(X: jax.Array, y: jax.Array) -> None:
@@ -237,9 +258,6 @@ def factor_only(X: jax.Array, y: jax.Array) -> None:
         numpyro.factor("f", -((y - X @ beta) ** 2))
 
 
-X, Y = rng().standard_normal((10, 2)), rng().standard_normal(10)
-
-
 @pytest.mark.parametrize(
     ("model", "options", "match"),
     [
@@ -251,7 +269,12 @@ X, Y = rng().standard_normal((10, 2)), rng().standard_normal(10)
         ),
         (without_plate, {"batch_size": 5}, r"no plate that holds every observed site \(y\)"),
         (factor_only, {"batch_size": 5}, "numpyro.factor terms.*cannot be told apart"),
-        (scaled_prior, {"batch_size": 5}, r"outside 'row', the density of site\(s\) beta depends"),
+        (moving_support, {"batch_size": 5}, r"outside 'row', .* site\(s\) beta depends on which"),
+        (
+            total_too,
+            {"batch_size": 5, "plate": "row"},
+            r"outside 'row', .* total depends",
+        ),
         (centred, {"batch_size": 5}, "density of site 'y' in 'row' depends on other rows"),
     ],
 )

@@ -2,32 +2,33 @@
 
 With B of N rows drawn, every log density in their plate, of the model and of the guide, counts
 N / B times: the mean of the ELBO's estimate over the minibatches of an epoch is the ELBO of all
-rows. That takes a model in which nothing outside the plate depends on the rows, which is verified.
+rows. That takes a model in which nothing outside the plate depends on the rows, which is verified,
+but for priors whose parameters do, such as the mean of the data: those are taken from all rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, override
+from typing import Any, NamedTuple, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from numpyro import handlers
 from numpyro.infer import SVI as Engine
-from numpyro.primitives import Messenger
 
-from vi_recipes.batches import ArrayBatches, Batches, Prefetch, draw
+from vi_recipes.batches import Prefetch, draw
 from vi_recipes.content import unknown
-from vi_recipes.sites import ModelError, Site
+from vi_recipes.methods.rows import Rows, ScaleUp, axis_of, dim_of, row_arguments
+from vi_recipes.sites import ModelError
 from vi_recipes.target import Arrays, Target
 
 MAX_STACK = 2**26
 """Bytes of minibatches that are handed to one chunk of steps."""
 
-ERROR_PER_ROW = 1e-4
+ERROR_PER_ROW = 1e-3
 """Monte Carlo error of the last quarters, in nats a row, beyond which flat cannot be told."""
 
 TOLERANCE = 1e-8
@@ -55,6 +56,10 @@ class Feed:
         self.target, self.size = target, size
         self.shown = target
         """The model conditioned on what one step sees."""
+
+    def function(self, **data: Any) -> None:
+        """Run the model on what a step sees."""
+        self.target.model.function(**data)
 
     @cached_property
     def _all(self) -> Arrays:
@@ -88,138 +93,6 @@ class Feed:
         """Let go of what reads ahead."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Where minibatches come from, and the plate that they are rows of.
-
-    Parameters
-    ----------
-    batches
-        The rows.
-    plate
-        Name of the plate.
-    in_memory
-        Whether they are the target's own rows.
-    """
-
-    batches: Batches
-    plate: str
-    in_memory: bool
-
-    def local(self, target: Target) -> list[str]:
-        """Return the latent sites in the plate."""
-        return [site.name for site in target.latents if axis_of(site, self.plate) is not None]
-
-
-def axis_of(site: Site, plate: str) -> int | None:
-    """Return the axis of a site that runs over a plate, ``None`` where none does."""
-    return next((axis for name, _, axis in site.plates if name == plate), None)
-
-
-def find_rows(
-    target: Target, batch_size: int | None, plate: str | None, batches: Batches | None
-) -> Rows | None:
-    """Return what minibatches of ``target`` are drawn from; ``None`` where none are asked for.
-
-    Raises
-    ------
-    ValueError
-        For an unknown plate, no plate that holds the likelihood, arguments whose rows cannot be
-        drawn, and more rows in a batch than there are.
-    """
-    if batch_size is None and batches is None:
-        return None
-    sizes = {name: size for s in target.sites.values() for name, size, _ in s.plates}
-    name = _find_plate(target, sizes, plate)
-    arguments = row_arguments(target, sizes[name])
-    if not arguments:
-        raise ModelError(
-            f"plate: '{name}' has size {sizes[name]}, but no argument of model '{target.name}' "
-            "has as many rows, along its first axis, that could be drawn; pass the data of the "
-            "plate as arrays whose first axis is the plate's"
-        )
-    if held := [a for a in arguments if a not in target.traced_arguments]:
-        raise ModelError(
-            f"argument(s) {', '.join(held)}: the model reads sizes off their values, so rows of "
-            "them cannot be drawn; pass the sizes, such as the number of groups, as arguments of "
-            "their own"
-        )
-    if batches is None:
-        assert batch_size is not None
-        if batch_size > sizes[name]:
-            raise ValueError(
-                f"batch_size: got {batch_size}, expected at most the {sizes[name]} rows of plate "
-                f"'{name}'"
-            )
-        arrays = {argument: target.data[argument] for argument in arguments}
-        return Rows(ArrayBatches(arrays, sizes[name], batch_size), name, in_memory=True)
-    if not 1 <= batches.batch_size <= batches.num_rows:
-        raise ValueError(
-            f"batches: got batch_size {batches.batch_size} and num_rows {batches.num_rows}; "
-            "expected at least one row in a batch, and no more than there are"
-        )
-    return Rows(batches, name, in_memory=False)
-
-
-def row_arguments(target: Target, size: int) -> list[str]:
-    """Return the arguments of the model that are arrays with ``size`` rows."""
-    arrays = {name: value for name, value in target.data.items() if isinstance(value, np.ndarray)}
-    return [name for name, value in arrays.items() if value.ndim and len(value) == size]
-
-
-def _find_plate(target: Target, sizes: Mapping[str, int], plate: str | None) -> str:
-    if target.has_factors and not target.observed:
-        raise ModelError(
-            f"model '{target.name}' has its likelihood in numpyro.factor terms, or in sums over "
-            "discrete latent variables, whose rows cannot be told apart: give it an observed site "
-            "(obs=...) in a plate; a mixture has one with dist.MixtureSameFamily"
-        )
-    if plate is not None and plate not in sizes:
-        raise ValueError(f"plate: {unknown('plate', plate, sizes)}")
-    holds = {
-        name: [s.name for s in target.observed if axis_of(s, name) is not None] for name in sizes
-    }
-    if plate is not None:
-        if not holds[plate]:
-            found = [name for name, sites in holds.items() if sites]
-            raise ModelError(
-                f"plate: no observed site is in '{plate}', so drawing rows of it leaves the "
-                f"likelihood whole; observed sites are in {', '.join(found) or 'no plate'}"
-            )
-        return plate
-    every = [name for name, sites in holds.items() if len(sites) == len(target.observed)]
-    if not every:
-        raise ModelError(
-            f"model '{target.name}' has no plate that holds every observed site "
-            f"({', '.join(s.name for s in target.observed)}), so no rows can be drawn: put the "
-            "likelihood into numpyro.plate('row', len(y))"
-        )
-    if len(every) > 1:
-        raise ValueError(
-            f"plate: the observed sites are in {', '.join(every)}; say of which one the rows are "
-            f"drawn, as in plate='{every[0]}'"
-        )
-    return every[0]
-
-
-class _ScaleUp(Messenger):  # type: ignore[misc]
-    """Counts the log densities in a plate several times."""
-
-    def __init__(self, plate: str, factor: float) -> None:
-        self.plate, self.factor = plate, factor
-        super().__init__()
-
-    @override
-    def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and _within(msg, self.plate) is not None:
-            msg["scale"] = self.factor * (1.0 if msg["scale"] is None else msg["scale"])
-
-
-def _within(site: Mapping[str, Any], plate: str) -> int | None:
-    """Return the dimension of a plate in a site's batch shape, from the right."""
-    return next((f.dim for f in site["cond_indep_stack"] if f.name == plate), None)
-
-
 class Minibatches(Feed):
     """What SVI's steps see of the data: other rows of a plate at every step.
 
@@ -249,6 +122,8 @@ class Minibatches(Feed):
         bytes_each = sum(array.nbytes for array in first.values())
         super().__init__(target, max(1, min(size, MAX_STACK // bytes_each)))
         self.shown = self._condition(first)
+        self._moved: list[str] = []
+        self._traced: Arrays | None = None
         self._ranges: dict[str, tuple[int, int]] = {}
         self._stacks = Prefetch(rows.batches, self.size, seed)
 
@@ -294,42 +169,67 @@ class Minibatches(Feed):
         stack = next(self._stacks)
         if not self.rows.in_memory:
             self._check_indices(stack)
-        return jnp.int32(0), self._on_device(stack), self.shown.arrays()
+        return jnp.int32(0), jax.tree.map(jnp.asarray, stack), self._fixed
 
     @override
     def singles(self, count: int) -> Sequence[Any]:
         found: list[Any] = []
         while len(found) < count:
-            _, stack, fixed = self.next()
-            found += [(jnp.int32(k), stack, fixed) for k in range(self.size)]
+            _, *rest = self.next()
+            found += [(jnp.int32(k), *rest) for k in range(self.size)]
         return found[:count]
 
     @override
     def update(self, engine: Engine, state: Any, arrays: Any, step: Any) -> Any:
-        offset, stack, fixed = arrays
+        offset, stack, (fixed, self._traced) = arrays
         batch = {name: array[offset + step] for name, array in stack.items()}
-        with _ScaleUp(self.rows.plate, self.factor):
-            return engine.update(state, **self.shown.keywords(self._merge(batch, fixed)))
+        try:
+            with ScaleUp(self.rows.plate, self.factor):
+                return engine.update(state, **self.shown.keywords(self._merge(batch, fixed)))
+        finally:
+            self._traced = None
+
+    @override
+    def function(self, **data: Any) -> None:
+        trace = handlers.trace(self.shown.model.function).get_trace(**data)
+        if not self._moved:
+            return
+        drawn = {
+            site.name: trace[site.name]["value"]
+            for site in self.target.latents
+            if axis_of(site, self.rows.plate) is None
+        }
+        model = handlers.substitute(self.target.seeded, data=drawn)
+        arrays = self.target.arrays() if self._traced is None else self._traced
+        # what only the likelihood of all rows needs, the compiler leaves out
+        with handlers.block():
+            whole = handlers.trace(model).get_trace(**self.target.keywords(arrays))
+        for name in self._moved:
+            laws = whole[name]["fn"], trace[name]["fn"]
+            of_all, of_batch = (law.log_prob(drawn[name]).sum() for law in laws)
+            numpyro.factor(f"{name}_of_all_rows", of_all - of_batch)
+
+    @cached_property
+    def _fixed(self) -> tuple[Arrays, Arrays | None]:
+        """Arrays of which a step takes what it has no rows of, and all rows where priors do."""
+        return self.shown.arrays(), self._all if self._moved else None
 
     @override
     def start(self, z: np.ndarray) -> np.ndarray:
-        parts = [
-            self._take(z[self.target.slices[site.name]].reshape(site.unconstrained_shape), site)
-            for site in self.target.latents
-        ]
-        return np.concatenate([part.ravel() for part in parts])
+        return self._at(z, self._places)
 
-    def _take(self, value: np.ndarray, site: Site) -> np.ndarray:
-        """Return the value of a site of the target at the rows that are shown at first."""
-        axis = axis_of(site, self.rows.plate)
-        return value if axis is None else np.take(value, self._places, axis)
+    def _at(self, z: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the coordinates of ``z`` that belong to some rows of the target, or to no row."""
+        parts = []
+        for site in self.target.latents:
+            value = z[self.target.slices[site.name]].reshape(site.unconstrained_shape)
+            axis = axis_of(site, self.rows.plate)
+            parts.append(value.ravel() if axis is None else np.take(value, places, axis).ravel())
+        return np.concatenate(parts)
 
     @override
     def close(self) -> None:
         self._stacks.close()
-
-    def _on_device(self, stack: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        return {name: jnp.asarray(array) for name, array in stack.items()}
 
     def _merge(self, batch: Mapping[str, Any], fixed: Arrays) -> Arrays:
         names = self.shown.traced_arguments
@@ -364,48 +264,75 @@ class Minibatches(Feed):
     def verify(self, z: np.ndarray) -> None:
         """Raise a :class:`ModelError` unless minibatches add up to the log joint density.
 
-        Every log density is compared, at ``z``, between a minibatch and all rows, or where those
-        are elsewhere between two minibatches: outside the plate it must not change, and in it it
-        must be that of its rows.
+        At ``z`` the log densities of two minibatches are compared with those of all rows, or with
+        each other where the rows are elsewhere. In the plate they must be those of their own rows,
+        and outside it they must not change, but for priors that can be had from all rows.
         """
-        plate = self.rows.plate
         # at the start itself a coefficient may be zero, and hide what it multiplies
         z = z + SPREAD * np.random.default_rng(0).standard_normal(z.size)
-        if self.rows.in_memory:
-            latents = _latents(self.target, z)
-            other = _elements(self.target, latents, self.target.data, plate, 1.0)
-            latents = {n: self._take(value, self.target.sites[n]) for n, value in latents.items()}
-        else:
-            latents = _latents(self.shown, self.start(z))
+        of_batch = _Probe(self.shown, self.rows.plate, self.factor)
+        one = of_batch(self.start(z), self.shown.data)
+        if not self.rows.in_memory:
             data = {**self.shown.data, **{n: array[-1] for n, array in next(self._stacks).items()}}
-            other = _elements(self.shown, latents, data, plate, self.factor)
-        part = _elements(self.shown, latents, self.shown.data, plate, self.factor)
-        outside = [name for name, (_, dim) in part.items() if dim is None]
-        moved = [n for n in outside if not _agree(part[n][0], other[n][0])]
+            self._refuse(one.moved(of_batch(self.start(z), data)))
+            return
+        whole = _Probe(self.target, self.rows.plate, 1.0)(z, self.target.data)
+        places = (self._places + 1) % self.num_rows
+        names = row_arguments(self.target, self.num_rows)
+        shifted = {n: self.target.data[n][places] for n in names}
+        other = of_batch(self._at(z, places), {**self.shown.data, **shifted})
+        pairs = ((one, self._places), (other, places))
+        moved = {name for densities, _ in pairs for name in densities.moved(whole)}
+        free = {s.name for s in self.target.latents if axis_of(s, self.rows.plate) is None}
+        # a support that moves is known to the guide too
+        fixed = {n for n in free if all(_agree(d.values[n], whole.values[n]) for d, _ in pairs)}
+        self._refuse(sorted(moved - fixed))
+        self._moved = sorted(moved)
+        for densities, rows in pairs:
+            for name in densities.inside:
+                own = whole.at(name, rows) * self.factor
+                if not _agree(densities.elements[name], own):
+                    raise ModelError(
+                        f"plate: the density of site '{name}' in '{self.rows.plate}' depends on "
+                        "other rows than its own, so that minibatches do not add up to the model; "
+                        "fit all rows"
+                    )
+
+    def _refuse(self, moved: Sequence[str]) -> None:
         if moved:
             raise ModelError(
-                f"plate: outside '{plate}', the density of site(s) {', '.join(moved)} depends on "
-                "which rows are drawn, so that minibatches do not add up to the model; pass what "
-                "it takes from the rows, such as a mean, as an argument of its own, or put the "
-                "site into the plate"
+                f"plate: outside '{self.rows.plate}', the density of site(s) {', '.join(moved)} "
+                "depends on which rows are drawn, so that minibatches do not add up to the model; "
+                "pass what it takes from the rows, such as a mean, as an argument of its own, or "
+                "put the site into the plate"
             )
-        if not self.rows.in_memory:
-            return
-        for name, (value, dim) in part.items():
-            if dim is None:
-                continue
-            own = np.take(other[name][0], self._places, axis=dim) * self.factor
-            if not _agree(value, own):
-                raise ModelError(
-                    f"plate: the density of site '{name}' in '{plate}' depends on other rows than "
-                    "its own, so that minibatches do not add up to the model; fit all rows"
-                )
 
 
-def _latents(target: Target, z: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the latent sites at ``z``, constrained scale."""
-    values = target.constrain(z)
-    return {site.name: values[site.name] for site in target.latents}
+class _Densities(NamedTuple):
+    """Log densities of all sites, element by element, and the values of the latent ones."""
+
+    elements: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
+    dims: dict[str, int | None]
+
+    @property
+    def inside(self) -> list[str]:
+        """Sites in the plate."""
+        return [name for name, dim in self.dims.items() if dim is not None]
+
+    def at(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return the elements of a site in the plate, at some of its rows."""
+        dim = self.dims[name]
+        assert dim is not None
+        return np.take(self.elements[name], rows, axis=dim)
+
+    def moved(self, other: _Densities) -> list[str]:
+        """Return the sites outside the plate that have another density there."""
+        return [
+            name
+            for name, dim in self.dims.items()
+            if dim is None and not _agree(self.elements[name], other.elements[name])
+        ]
 
 
 def _agree(one: np.ndarray, other: np.ndarray) -> bool:
@@ -414,32 +341,40 @@ def _agree(one: np.ndarray, other: np.ndarray) -> bool:
     )
 
 
-def _elements(
-    target: Target, latents: Mapping[str, Any], data: Mapping[str, Any], plate: str, factor: float
-) -> dict[str, tuple[np.ndarray, int | None]]:
-    """Return the log densities of all sites, element by element, and where the plate is in them."""
-    dims: dict[str, int | None] = {}
+class _Probe:
+    """Works out the log densities of a target, those in a plate scaled, for any of its data."""
 
-    def run(latents: Mapping[str, Any], arrays: Arrays) -> dict[str, jax.Array]:
-        model = handlers.substitute(target.seeded, data=dict(latents))
-        with _ScaleUp(plate, factor), jax.numpy_rank_promotion("allow"):
-            trace = handlers.trace(model).get_trace(**target.keywords(arrays))
-        found = {}
-        for name, site in trace.items():
-            if site["type"] == "sample":
-                value = site["fn"].log_prob(site["value"])
-                found[name] = value if site["scale"] is None else site["scale"] * value
-                dims[name] = _within(site, plate)
-        return found
+    def __init__(self, target: Target, plate: str, factor: float) -> None:
+        self._target = target
+        self._dims: dict[str, int | None] = {}
 
-    with jax.enable_x64(True):
-        names = target.traced_arguments
-        arrays = tuple(
-            jnp.asarray(data[name]) if isinstance(data[name], np.ndarray) else old
-            for name, old in zip(names, target.arrays(), strict=True)
-        )
-        values = jax.jit(run)({n: jnp.asarray(v, float) for n, v in latents.items()}, arrays)
-    return {name: (np.asarray(value), dims[name]) for name, value in values.items()}
+        def run(z: jax.Array, arrays: Arrays) -> Any:
+            values = target.constrain_fn(z, arrays)
+            values = {site.name: values[site.name] for site in target.latents}
+            model = handlers.substitute(target.seeded, data=values)
+            with ScaleUp(plate, factor), jax.numpy_rank_promotion("allow"):
+                trace = handlers.trace(model).get_trace(**target.keywords(arrays))
+            found = {}
+            for name, site in trace.items():
+                if site["type"] == "sample":
+                    value = site["fn"].log_prob(site["value"])
+                    found[name] = value if site["scale"] is None else site["scale"] * value
+                    self._dims[name] = dim_of(site, plate)
+            return found, values
+
+        self._run = jax.jit(run)
+
+    def __call__(self, z: np.ndarray, data: Mapping[str, Any]) -> _Densities:
+        with jax.enable_x64(True):
+            arrays = tuple(
+                jnp.asarray(data[name]) if isinstance(data[name], np.ndarray) else old
+                for name, old in zip(
+                    self._target.traced_arguments, self._target.arrays(), strict=True
+                )
+            )
+            found = self._run(jnp.asarray(z, float), arrays)
+        elements, values = jax.tree.map(np.asarray, found)
+        return _Densities(elements, values, dict(self._dims))
 
 
 def make_feed(target: Target, rows: Rows | None, size: int, seed: int) -> Feed:

@@ -23,8 +23,9 @@ from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.guides import GUIDES, flat_order, make_guide, read_guide, set_up
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.map import Objective as Density
-from vi_recipes.methods.minibatch import Feed, find_rows, make_feed
+from vi_recipes.methods.minibatch import Feed, make_feed
 from vi_recipes.methods.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
+from vi_recipes.methods.rows import find_rows
 from vi_recipes.methods.stopping import (
     MAX_ERROR,
     MIN_CHUNKS,
@@ -356,7 +357,7 @@ class SVI(Method):
             guide = make_guide(self.guide, feed.shown, feed.start(start), target)
             optimizer = self.optimizer or optax.adam(self._step_size)
             engine = Engine(
-                target.model.function,
+                feed.function,
                 guide,
                 optimizer,
                 self._objective.make(
@@ -457,15 +458,18 @@ class SVI(Method):
                 last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
                 data = feed.singles(NUM_ELBO_DRAWS)
                 of_average, of_last = (
-                    self._fresh_elbo(engine, run.state, params, keys[0], advance, data)
+                    self._fresh_elbos(engine, run.state, params, keys[0], advance, data)
                     for params in (average, last)
                 )
             timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self._num_particles
-            evidence = of_average
-            # averages of flows' weights can be worse than any of the weights averaged
-            error = float(np.hypot(of_average.se, of_last.se))
-            if not of_average.value > of_last.value - max(SLACK, 2 * error):
-                chosen, evidence, which = last, of_last, "the last step, better than the average"
+            drawn = of_average
+            # Averages of flows' weights can be worse than any of the weights averaged. Both had the
+            # same draws and minibatches, so that the difference is known better than either.
+            error = _standard_error(of_average - of_last)
+            if not of_average.mean() > of_last.mean() - max(SLACK, 2 * error):
+                chosen, drawn, which = last, of_last, "the last step, better than the average"
+            bound = self._objective.bound
+            evidence = LogEvidence(float(drawn.mean()), _standard_error(drawn), bound)
         params = engine.constrain_fn(jax.tree.map(jnp.asarray, chosen))
         noise = None
         if len(late) > 1:  # locations are unconstrained: their batch means are on the right scale
@@ -499,7 +503,7 @@ class SVI(Method):
             log_evidence=None if is_point(guide) or not self._objective.bound else evidence,
         )
 
-    def _fresh_elbo(
+    def _fresh_elbos(
         self,
         engine: Engine,
         state: Any,
@@ -507,8 +511,8 @@ class SVI(Method):
         key: jax.Array,
         advance: Callable[..., Any],
         data: Sequence[Any],
-    ) -> LogEvidence:
-        """Return the ELBO at unconstrained ``params``, from fresh draws.
+    ) -> np.ndarray:
+        """Return estimates of the ELBO at unconstrained ``params``, each from fresh draws.
 
         The loss of a step is taken before the step, so the compiled chunk gives it: nothing more
         is compiled.
@@ -520,8 +524,7 @@ class SVI(Method):
             # each step hands on its stream of random numbers, and nothing else
             state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
             elbos.append(-float(np.asarray(losses)[0]))
-        se = np.std(elbos, ddof=1) / np.sqrt(len(elbos))
-        return LogEvidence(float(np.mean(elbos)), float(se), self._objective.bound)
+        return np.array(elbos)
 
     def _judge(self, elbo: np.ndarray, run: Run, feed: Feed) -> tuple[Status, str, str]:
         plateau, title = judge_series(elbo), self._objective.title
@@ -542,6 +545,11 @@ class SVI(Method):
         if run.iterates and self.tolerance is not None and run.iterates.error > self.tolerance:
             return Status.UNCONVERGED, message, "raise num_steps, or tolerance"
         return Status.OK, message, ""
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of independent values."""
+    return float(values.std(ddof=1) / np.sqrt(values.size))
 
 
 def _enclosing_plates(target: Target) -> list[str]:
