@@ -24,7 +24,7 @@ from common import Row
 
 NUM_ROWS, NUM_GROUPS = 61_895, 5_000
 COVARIATES = [f"x{k + 1}" for k in range(5)]
-FIRST_STEP, LAST_STEP = 0.02, 1e-4
+LAST_STEP = 1e-4
 """Of Adam, whose step size decays exponentially."""
 
 # -- workers: each runs in a process of its own ----------------------------------------------------
@@ -45,7 +45,7 @@ def write_files(folder: str, factor: str) -> None:
         frame.to_parquet(Path(folder, f"{part:03d}.parquet"), index=False)
 
 
-def fit_minibatches(folder: str, factor: str, steps: str, batch_size: str) -> None:
+def fit_minibatches(folder: str, factor: str, steps: str, batch_size: str, step_size: str) -> None:
     """Fit the mean-field guide from files."""
     import optax
 
@@ -56,7 +56,8 @@ def fit_minibatches(folder: str, factor: str, steps: str, batch_size: str) -> No
     rows = vr.batches_from_parquet(folder, columns, batch_size=int(batch_size))
     target = vr.Target(_model(), **rows.head(), num_groups=int(factor) * NUM_GROUPS)
     read = time.perf_counter() - start
-    rate = optax.exponential_decay(FIRST_STEP, int(steps), LAST_STEP / FIRST_STEP)
+    first_step = float(step_size)
+    rate = optax.exponential_decay(first_step, int(steps), LAST_STEP / first_step)
     method = vr.SVI(
         batches=rows,
         plate="observation",
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--factor", type=int, default=1, help="multiple of the size, %(default)s")
     parser.add_argument("--steps", type=int, default=20_000, help="of SVI, %(default)s")
     parser.add_argument("--batch-size", type=int, default=2_000, help="rows a step, %(default)s")
+    parser.add_argument("--step-size", type=float, default=0.02, help="the first, %(default)s")
     parser.add_argument("--reference", action="store_true", help="fit all rows in memory too")
     options = parser.parse_args()
     factor = str(options.factor)
@@ -127,7 +129,8 @@ def main() -> None:
             raise SystemExit(f"the data were not written: {written.failure}")
         size = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e6
         print(f"{options.factor} files, {size:,.0f} MB, written in {written.process:.0f} s")
-        lines = {"minibatches": [folder, factor, str(options.steps), str(options.batch_size)]}
+        settings = (options.steps, options.batch_size, options.step_size)
+        lines = {"minibatches": [folder, factor, *map(str, settings)]}
         if options.reference:
             lines["all"] = [folder, factor]
         rows = []

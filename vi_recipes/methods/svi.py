@@ -141,7 +141,7 @@ class SVI(Method):
     num_particles: int | None = None
     batch_size: int | None = None
     plate: str | None = None
-    batches: Any = None
+    batches: Batches | None = None
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
