@@ -114,7 +114,8 @@ def test_effects_of_groups_are_global() -> None:
 
 
 def scaled_prior(X: jax.Array, y: jax.Array) -> None:
-    tau = numpyro.sample("tau", dist.Gamma(2.0, y.std()))
+    with numpyro.handlers.scale(scale=2.0):
+        tau = numpyro.sample("tau", dist.Gamma(2.0, y.std()))
     beta = numpyro.sample("beta", dist.Normal(y.mean(), tau**-0.5).expand([2]).to_event(1))
     with numpyro.plate("row", len(y)):
         numpyro.sample("y", dist.Normal(X @ beta, 1.0), obs=y)

@@ -82,8 +82,14 @@ class FileBatches:
         return sum(piece.rows for piece in self.pieces)
 
     def head(self, num_rows: int | None = None) -> dict[str, np.ndarray]:
-        """Return the first rows, ``batch_size`` by default: what to make a target with."""
-        size = min(num_rows or self.batch_size, self.num_rows)
+        """Return the first rows: what to make a target with.
+
+        Parameters
+        ----------
+        num_rows
+            How many; ``None`` takes ``batch_size``, and two at least, for a plate to be one.
+        """
+        size = min(num_rows or max(self.batch_size, 2), self.num_rows)
         taken, parts = 0, []
         for piece in self.pieces:
             if taken >= size:

@@ -207,7 +207,9 @@ class Minibatches(Feed):
         for name in self._moved:
             laws = whole[name]["fn"], trace[name]["fn"]
             of_all, of_batch = (law.log_prob(drawn[name]).sum() for law in laws)
-            numpyro.factor(f"{name}_of_all_rows", of_all - of_batch)
+            scale = whole[name]["scale"]
+            change = (of_all - of_batch) * (1.0 if scale is None else scale)
+            numpyro.factor(f"{name}_of_all_rows", change)
 
     @cached_property
     def _fixed(self) -> tuple[Arrays, Arrays | None]:

@@ -72,7 +72,8 @@ class SVI(Method):
         as in ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
         autoguide or guide function. Each pattern makes a block, independent of the others, of one
         of the families ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``,
-        ``"gamma"``, ``"beta"``, ``"dirichlet"`` and ``"delta"``; sites that no pattern matches are
+        ``"gamma"``, ``"beta"``, ``"dirichlet"``, ``"delta"`` and, for the latent variables of rows,
+        ``"amortised"`` or an :class:`Amortised` network; sites that no pattern matches are
         independent normals.
     num_steps
         Gradient steps, at most. A run of them all has converged when the objective's last quarter
@@ -100,7 +101,8 @@ class SVI(Method):
     batch_size
         Rows of the data in each step, of those in ``plate``; ``None`` takes all. Their log
         densities are scaled up, so that gradients are unbiased; every row comes once an epoch.
-        Latent sites in the plate need ``"amortised"`` guides.
+        Latent sites in the plate need ``"amortised"`` guides. The Monte Carlo error of the ELBO
+        that counts as converged is then 0.001 nats a row, where that is more than 1 nat.
     plate
         Plate whose rows are drawn; ``None`` takes the one that holds all observed sites.
     batches
