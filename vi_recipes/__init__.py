@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vi_recipes.batch_files import FileBatches, batches_from_csv, batches_from_parquet
+    from vi_recipes.batches import Batches
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
     from vi_recipes.fit import Fit, LogEvidence, Provenance
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         NUTS,
         SVGD,
         SVI,
+        Amortised,
         ForwardKL,
         Laplace,
         LinearResponse,
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from vi_recipes.timing import Timing
 
 _HOMES = {
+    "vi_recipes.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
+    "vi_recipes.batches": ("Batches",),
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
@@ -54,6 +59,7 @@ _HOMES = {
         "NUTS",
         "SVGD",
         "SVI",
+        "Amortised",
         "ForwardKL",
         "Laplace",
         "LinearResponse",
@@ -97,10 +103,13 @@ __all__ = [
     "NUTS",
     "SVGD",
     "SVI",
+    "Amortised",
+    "Batches",
     "Comparison",
     "EMSteps",
     "Exchangeable",
     "Exhibit",
+    "FileBatches",
     "Fit",
     "FitError",
     "ForwardKL",
@@ -121,6 +130,8 @@ __all__ = [
     "Timing",
     "VBSteps",
     "VariationalEM",
+    "batches_from_csv",
+    "batches_from_parquet",
     "case_sensitivity",
     "compare",
     "data_sensitivity",

@@ -42,6 +42,9 @@ FAR = (1.0,) * 6 + (3.0,) * 6
 BATCH = 128
 """Points that are constrained in one call of compiled code."""
 
+MAX_AT_ONCE = 2**23
+"""Coordinates of all of them together, at most."""
+
 _NEEDS_CONCRETE = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -195,6 +198,17 @@ class Target:
             )
         return found[argument]
 
+    @property
+    def traced_arguments(self) -> tuple[str, ...]:
+        """Arguments of the model that :meth:`arrays` holds, in its order; the outer ones' names.
+
+        An array that is not among them fixes shapes by its values, such as the codes of groups
+        where the model counts the groups itself.
+        """
+        leaves = jax.tree.leaves_with_path(self.data, is_leaf=lambda x: x is None)
+        pairs = zip(leaves, self._is_traced, strict=True)
+        return tuple(str(path[0].key) for (path, _), traced in pairs if traced)
+
     def bound_model(self, arrays: Arrays) -> Callable[[], Any]:
         """Return the NumPyro model with ``arrays`` and the static data bound, taking nothing."""
         data = self.keywords(arrays)
@@ -261,10 +275,11 @@ class Target:
         blocks = []
         with jax.enable_x64(True):
             arrays = self.arrays()
-            for first in range(0, len(rows), BATCH):
-                block = rows[first : first + BATCH]
+            size = max(1, min(BATCH, MAX_AT_ONCE // max(self.dim, 1)))
+            for first in range(0, len(rows), size):
+                block = rows[first : first + size]
                 # one shape, so one compilation: short blocks are padded with their last row
-                padded = np.concatenate([block, np.repeat(block[-1:], BATCH - len(block), axis=0)])
+                padded = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
                 values = self._constrain_many(jnp.asarray(padded), arrays)
                 blocks.append({n: np.asarray(v)[: len(block)] for n, v in values.items()})
         return {
@@ -406,14 +421,22 @@ class Target:
             # the caller may have used them in float32, which JAX remembers
             jax.clear_caches()  # type: ignore[no-untyped-call]
         with jax.enable_x64(True):
-            checked = checkify.checkify(self.log_density_fn, errors=checkify.index_checks)
-            error, _ = jax.jit(checked)(jnp.zeros(self.dim), self.arrays())
+            self.check_indices(self.arrays())
+        self._indices_checked = True
+
+    def check_indices(self, arrays: Arrays) -> None:
+        """Raise a :class:`ModelError` if the model reads an index out of bounds in ``arrays``."""
+        with jax.enable_x64(True):
+            error, _ = self._index_errors(jnp.zeros(self.dim), arrays)
         if message := error.get():
             raise ModelError(
                 f"model '{self.name}' reads {message.split(' at ')[0].rstrip('. ')}. Group codes "
                 "must run from 0 to the number of groups less one"
             )
-        self._indices_checked = True
+
+    @cached_property
+    def _index_errors(self) -> Callable[..., Any]:
+        return jax.jit(checkify.checkify(self.log_density_fn, errors=checkify.index_checks))
 
     def _propose(self, key: jax.Array, scatter: float, attempt: int) -> np.ndarray:
         centre_key, noise_key = jax.random.split(key)

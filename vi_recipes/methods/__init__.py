@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vi_recipes.methods.amortised import Amortised
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
@@ -57,6 +58,7 @@ __all__ = [
     "NUTS",
     "SVGD",
     "SVI",
+    "Amortised",
     "ForwardKL",
     "GuideFamily",
     "Laplace",

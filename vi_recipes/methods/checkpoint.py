@@ -9,16 +9,21 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpyro.infer import SVI as Engine
 
 from vi_recipes.methods.chunks import Chunk, Run
 from vi_recipes.methods.stopping import Stationarity
 from vi_recipes.status import CheckpointError
+from vi_recipes.target import Target
+
+if TYPE_CHECKING:
+    from vi_recipes.methods.svi import SVI
 
 FORMAT = 1
 SECONDS = 5.0
@@ -235,6 +240,50 @@ def _listed(values: Sequence[float]) -> str:
 
 
 # -- what a fit is ---------------------------------------------------------------------------------
+
+
+def checkpoint_of(
+    method: SVI, target: Target, key: jax.Array, start: np.ndarray, engine: Engine, state: Any
+) -> Checkpoint | None:
+    """Return a method's checkpoint, with what a fit must have in common with it to go on from it.
+
+    Parameters
+    ----------
+    method
+        The method; ``None`` is returned where it asks for no checkpoint.
+    target, key
+        What is fitted, and its seed.
+    start
+        The default starting point, unconstrained.
+    engine, state
+        NumPyro's, and its first state.
+    """
+    if method.checkpoint is None:
+        return None
+    params = engine.optim.get_params(state.optim_state)
+    data = ", ".join(f"{name} {list(np.shape(v))}" for name, v in target.data.items())
+    size = method.batches.batch_size if method.batches is not None else method.batch_size
+    rows = "all" if size is None else f"{size} at a time, of plate {method.plate or 'by default'}"
+    if method.batches is not None:
+        rows += f", of {method.batches.num_rows} from elsewhere"
+    identity = {
+        "model": target.name,
+        "data": f"{data} (fingerprint {target.fingerprint})",
+        "rows": rows,
+        "guide": f"{method.options()['guide']}, with parameters {shapes_of(params)}",
+        "objective": f"{method.objective}, draws {method.draws}, alpha {method.alpha}",
+        "optimizer": f"one with state {shapes_of(state.optim_state)}",
+        "precision": method.dtype,
+        "init": method.init,
+        "seed": str(np.asarray(jax.random.key_data(key)).tolist()),
+    }
+    numbers = {
+        "log density at the start": [target.log_density(start)],
+        "optimizer's way from given gradients": moves_of(engine.optim, params),
+    }
+    if method.optimizer is None:
+        numbers["step_size"] = schedule_of(method.first_step_size)
+    return Checkpoint(method.checkpoint, identity, numbers)
 
 
 def shapes_of(tree: Any) -> str:

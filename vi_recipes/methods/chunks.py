@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import SVI as Engine
 
+from vi_recipes.methods.minibatch import Feed
 from vi_recipes.methods.stopping import Stationarity
-from vi_recipes.target import Target
 
 NUM_CHUNKS = 40
 MAX_CHUNK = 250
@@ -116,24 +116,21 @@ def chunk_size(num_steps: int) -> int:
     return max(1, min(MAX_CHUNK, -(-num_steps // NUM_CHUNKS)), num_steps // MAX_CHUNKS)
 
 
-def make_chunk(
-    engine: Engine, target: Target, size: int, watched: Iterable[str]
-) -> Callable[..., Any]:
-    """Return ``(state, n, arrays) -> (state, losses, means, variances)``.
+def make_chunk(engine: Engine, feed: Feed, watched: Iterable[str]) -> Callable[..., Any]:
+    """Return ``(state, n, arrays) -> (state, losses, means, variances)``; ``arrays`` of the feed.
 
     The means over the ``n`` steps are those of the unconstrained parameters, the variances those of
     the ``watched`` ones.
     """
-    names = tuple(watched)
+    names, size = tuple(watched), feed.size
 
     def chunk(state: Any, n: jax.Array, arrays: Any) -> tuple[Any, jax.Array, Any, Any]:
-        data = target.keywords(arrays)
         # moments about the first iterate, for the sake of single precision
         origin = engine.optim.get_params(state.optim_state)
 
         def body(i: jax.Array, carry: Any) -> Any:
             state, losses, total, squares = carry
-            state, loss = engine.update(state, **data)
+            state, loss = feed.update(engine, state, arrays, i)
             away = jax.tree.map(jnp.subtract, engine.optim.get_params(state.optim_state), origin)
             total = jax.tree.map(jnp.add, total, away)
             squares = {name: squares[name] + away[name] ** 2 for name in names}

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from vi_recipes.methods.chunks import Chunk, Run, series
+from vi_recipes.methods.minibatch import Feed
 from vi_recipes.methods.stopping import (
     MIN_CHUNKS,
     MIN_STEPS,
@@ -40,14 +41,12 @@ class Climb:
     ----------
     advance
         The compiled chunk.
-    arrays
-        The data.
+    feed
+        What the steps see of the data.
     constrain
         From unconstrained to constrained parameters of the guide.
     scales
         The guide's locations and their scales; ``None`` where it has none.
-    size
-        Steps of a chunk.
     num_steps
         Steps of a run, at most.
     tolerance
@@ -57,10 +56,9 @@ class Climb:
     """
 
     advance: Callable[..., Any]
-    arrays: Any
+    feed: Feed
     constrain: Callable[..., Any]
     scales: Scales | None
-    size: int
     num_steps: int
     tolerance: float | None
     falling: bool
@@ -75,8 +73,8 @@ class Climb:
         Where the objective ceases to be finite the run is marked as diverged, its state that of the
         chunk before.
         """
-        n = min(self.size, self.num_steps - run.steps)
-        state, losses, mean, variance = self.advance(run.state, jnp.int32(n), self.arrays)
+        n = min(self.feed.size, self.num_steps - run.steps)
+        state, losses, mean, variance = self.advance(run.state, jnp.int32(n), self.feed.next())
         elbo = -np.asarray(losses, float)[:n]
         if np.isfinite(elbo).all():
             mean, variance = jax.tree.map(np.asarray, (mean, variance))

@@ -84,7 +84,7 @@ GUIDES: dict[str, GuideFamily] = {
 }
 
 
-def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
+def make_guide(spec: Any, target: Target, values: Mapping[str, Any], whole: Target) -> Any:
     """Return a NumPyro guide for ``target``.
 
     Parameters
@@ -93,26 +93,23 @@ def make_guide(spec: Any, target: Target, start: np.ndarray) -> Any:
         A name in :data:`GUIDES`, a mapping of site patterns to families of blocks, an autoguide
         class, an autoguide made for the target's model function, or a guide function that takes
         the model's keyword arguments.
-    start
-        Where the guide is centred at first, unconstrained.
+    values
+        Latent sites where the guide is centred at first, constrained.
+    whole
+        With all the rows, where ``target`` has those of a minibatch; else the same.
     """
-    return guide_at(spec, target, start_values(target, start))
+    family = GUIDES[spec].make if isinstance(spec, str) else spec
+    if isinstance(family, Mapping):
+        return make_structured(family, target, values, whole)
+    if not isinstance(family, type):
+        return family
+    return family(target.model.function, init_loc_fn=init_to_value(values=dict(values)))
 
 
 def start_values(target: Target, start: np.ndarray) -> dict[str, jax.Array]:
     """Return the latent sites at ``start``, an unconstrained vector, on the constrained scale."""
     point = target.constrain(start)
     return {s.name: jnp.asarray(point[s.name], float) for s in target.latents}
-
-
-def guide_at(spec: Any, target: Target, values: Mapping[str, Any]) -> Any:
-    """Return a NumPyro guide centred at latent ``values``, constrained (see :func:`make_guide`)."""
-    family = GUIDES[spec].make if isinstance(spec, str) else spec
-    if isinstance(family, Mapping):
-        return make_structured(family, target, values)
-    if not isinstance(family, type):
-        return family
-    return family(target.model.function, init_loc_fn=init_to_value(values=dict(values)))
 
 
 def flat_order(guide: autoguide.AutoContinuous, target: Target) -> np.ndarray:

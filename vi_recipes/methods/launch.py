@@ -10,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.methods.guides import guide_at, start_values
+from vi_recipes.methods.guides import make_guide, start_values
 from vi_recipes.methods.map import Objective as Density
 from vi_recipes.methods.map import find_mode
 from vi_recipes.methods.structured import latent_sites
@@ -66,18 +66,22 @@ class Launcher:
     spec
         The guide, as :func:`~vi_recipes.methods.guides.make_guide` takes it.
     target
-        What it is for.
+        What it is for: the model conditioned on what one step sees.
+    whole
+        The model conditioned on all rows.
     make_engine
         ``make_engine(guide) -> engine``.
     """
 
-    def __init__(self, spec: Any, target: Target, make_engine: Callable[[Any], Engine]) -> None:
-        self._spec, self._target, self._make = spec, target, make_engine
+    def __init__(
+        self, spec: Any, target: Target, whole: Target, make_engine: Callable[[Any], Engine]
+    ) -> None:
+        self._spec, self._target, self._whole, self._make = spec, target, whole, make_engine
         self._engines: list[Engine] = []
         # one operation at a time the set-up takes seconds; but DAIS keeps the model's density and
         # a user's guide may: no traced values there
-        whole = isinstance(spec, str | Mapping) and spec != "dais"
-        self._begin = jax.jit(self._set_up) if whole else None
+        at_once = isinstance(spec, str | Mapping) and spec != "dais"
+        self._begin = jax.jit(self._set_up) if at_once else None
 
     @property
     def engine(self) -> Engine:
@@ -102,7 +106,7 @@ class Launcher:
         return state
 
     def _set_up(self, key: jax.Array, values: Mapping[str, Any], arrays: Any) -> tuple[Any, Any]:
-        guide = guide_at(self._spec, self._target, values)
+        guide = make_guide(self._spec, self._target, values, self._whole)
         engine = self._make(guide)
         state = engine.init(key, **self._target.keywords(arrays))
         self._engines.append(engine)

@@ -60,7 +60,7 @@ class Candidate:
 
 
 def candidate(
-    run: Run, engine: Engine, key: jax.Array, advance: Callable[..., Any], arrays: Any
+    run: Run, engine: Engine, key: jax.Array, advance: Callable[..., Any], data: Sequence[Any]
 ) -> Candidate:
     """Return the average of a run's second half, or its last step where that is better."""
     average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *run.late)
@@ -72,10 +72,10 @@ def candidate(
         return Candidate(run, average, float(quarter.mean()), None, which)
     last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
     of_average, of_last = (
-        _fresh(engine, run.state, params, key, advance, arrays) for params in (average, last)
+        _fresh(engine, run.state, params, key, advance, data) for params in (average, last)
     )
     # Averages of flows' weights can be worse than any of the weights averaged. Both had the same
-    # random numbers, so that their difference is known better than either.
+    # random numbers and minibatches, so that their difference is known better than either.
     error = standard_error(of_average - of_last)
     if not of_average.mean() > of_last.mean() - max(SLACK, 2 * error):
         which = "the last step, better than the average"
@@ -94,7 +94,7 @@ def _fresh(
     params: Any,
     key: jax.Array,
     advance: Callable[..., Any],
-    arrays: Any,
+    data: Sequence[Any],
 ) -> np.ndarray:
     """Return estimates of the objective at unconstrained ``params``, each from fresh draws.
 
@@ -104,7 +104,7 @@ def _fresh(
     optim_state = engine.optim.init(jax.tree.map(jnp.asarray, params))
     one, elbos = jnp.int32(1), []
     state = state._replace(rng_key=key)
-    for _ in range(NUM_ELBO_DRAWS):
+    for arrays in data:
         # each step hands on its stream of random numbers, and nothing else
         state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
         elbos.append(-float(np.asarray(losses)[0]))
@@ -122,7 +122,7 @@ def pick(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
 
 
 def judge(
-    run: Run, title: str, tolerance: float | None, interrupted: bool
+    run: Run, title: str, tolerance: float | None, max_error: float, interrupted: bool
 ) -> tuple[Status, str, str]:
     """Return status, message and advice of a run that has not diverged."""
     elbo, level = run.elbo, series(run.level)
@@ -139,7 +139,7 @@ def judge(
     message = f"all {elbo.size} steps were taken; {found}"
     if elbo.size < 40 or not plateau.flat:
         return Status.UNCONVERGED, message, "raise num_steps, or step_size"
-    if plateau.error > MAX_ERROR:
+    if plateau.error > max(MAX_ERROR, max_error):
         return Status.UNCONVERGED, message, f"lower step_size: the {title} still swings"
     if run.iterates and tolerance is not None and run.iterates.error > tolerance:
         return Status.UNCONVERGED, message, "raise num_steps, or tolerance"

@@ -10,6 +10,7 @@ from numpyro.infer import autoguide
 
 from vi_recipes.block_posterior import BlockPosterior
 from vi_recipes.factors import BETA, GAMMA, POINT, Factors
+from vi_recipes.methods.amortised import AutoAmortised
 from vi_recipes.methods.conditional import AutoConditionalNormal, AutoStructured
 from vi_recipes.methods.structured import AutoFactors, block_sites
 from vi_recipes.posterior import Posterior, Sites
@@ -35,6 +36,10 @@ class _Reader:
         elif isinstance(part, AutoFactors):
             for name in part.sites:
                 self._read_factor(part, name)
+        elif isinstance(part, AutoAmortised):
+            for name, (loc, scale) in part.locate(self.params, self.target).items():
+                own = self.target.slices[name]
+                self.known[own], self.eta[own, 0], self.diagonal[own] = True, loc, scale
         elif isinstance(part, autoguide.AutoDelta):
             self._read_points(part)
         elif isinstance(part, autoguide.AutoNormal):

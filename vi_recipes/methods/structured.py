@@ -18,6 +18,7 @@ from numpyro.infer import autoguide, init_to_value
 
 from vi_recipes.content import unknown
 from vi_recipes.factors import SUPPORTS, check_support
+from vi_recipes.methods.amortised import Amortised, AutoAmortised
 from vi_recipes.methods.conditional import AutoConditionalNormal, AutoStructured
 from vi_recipes.sites import Site
 from vi_recipes.target import Target
@@ -184,10 +185,30 @@ BLOCK_FAMILIES: dict[str, BlockFamily] = {
     "delta": BlockFamily(
         autoguide.AutoDelta, "a point on the constrained scale: a parameter of variational EM"
     ),
+    "amortised": BlockFamily(
+        AutoAmortised,
+        "normals whose means and sds are a network's function of the row's data: local latent "
+        "variables, for rows in minibatches too. Amortised(hidden=..., inputs=...) in its place "
+        "chooses the network",
+    ),
 }
 
+Families = Mapping[str, str | Amortised]
+"""Pattern of sites -> family of a block."""
 
-def check_families(guide: Mapping[str, str]) -> None:
+
+def family_name(family: str | Amortised) -> str:
+    """Return the name of a family, however it is given."""
+    return "amortised" if isinstance(family, Amortised) else family
+
+
+def encoded_sites(guide: Families, target: Target) -> list[str]:
+    """Return the sites of a target that have an encoder."""
+    blocks = split_sites(guide, target)
+    return [n for family, names in blocks if family_name(family) == "amortised" for n in names]
+
+
+def check_families(guide: Families) -> None:
     """Raise a :class:`ValueError` unless ``guide`` maps patterns of sites to known families."""
     if not guide:
         raise ValueError(
@@ -195,12 +216,12 @@ def check_families(guide: Mapping[str, str]) -> None:
             '{"beta": "multivariate_normal"}'
         )
     for pattern, family in guide.items():
-        if family not in BLOCK_FAMILIES:
+        if family_name(family) not in BLOCK_FAMILIES:
             wrong = unknown("family", str(family), BLOCK_FAMILIES)
             raise ValueError(f"guide: {wrong} (for '{pattern}')")
 
 
-def split_sites(guide: Mapping[str, str], target: Target) -> list[tuple[str, list[str]]]:
+def split_sites(guide: Families, target: Target) -> list[tuple[str | Amortised, list[str]]]:
     """Return the blocks of a target: family, and the sites that it is for.
 
     Every pattern makes a block, and the sites that no pattern matches make one of normals.
@@ -214,7 +235,7 @@ def split_sites(guide: Mapping[str, str], target: Target) -> list[tuple[str, lis
     """
     by_name = {site.name: site for site in target.latents}
     owner: dict[str, str] = {}
-    blocks = []
+    blocks: list[tuple[str | Amortised, list[str]]] = []
     for pattern, family in guide.items():
         names = [name for name in by_name if fnmatchcase(name, pattern)]
         if not names:
@@ -227,7 +248,7 @@ def split_sites(guide: Mapping[str, str], target: Target) -> list[tuple[str, lis
                     "every site has one family, so narrow one of the two"
                 )
             owner[name] = pattern
-            if family in SUPPORTS:
+            if isinstance(family, str) and family in SUPPORTS:
                 check_support(by_name[name], family, "guide")
         blocks.append((family, names))
     if rest := [name for name in by_name if name not in owner]:
@@ -239,7 +260,7 @@ def split_sites(guide: Mapping[str, str], target: Target) -> list[tuple[str, lis
 
 
 def _check_conditional(
-    names: list[str], blocks: list[tuple[str, list[str]]], by_name: Mapping[str, Site]
+    names: list[str], blocks: list[tuple[str | Amortised, list[str]]], by_name: Mapping[str, Site]
 ) -> None:
     """Raise a :class:`ValueError` unless the sites are local and depend on something."""
     plates = {name: {plate for plate, _, _ in site.plates} for name, site in by_name.items()}
@@ -263,7 +284,7 @@ def _check_conditional(
 
 
 def make_structured(
-    guide: Mapping[str, str], target: Target, values: Mapping[str, Any]
+    guide: Families, target: Target, values: Mapping[str, Any], whole: Target | None = None
 ) -> autoguide.AutoGuideList:
     """Return NumPyro's guide of the blocks of ``guide``.
 
@@ -275,6 +296,8 @@ def make_structured(
         What it is for.
     values
         Where it is centred at first, constrained.
+    whole
+        With all the rows, where ``target`` has those of a minibatch.
     """
     model, init = target.model.function, init_to_value(values=dict(values))
     parts = AutoStructured(model, init_loc_fn=init)
@@ -283,8 +306,12 @@ def make_structured(
         fixed = {name: value for name, value in values.items() if name not in names}
         rest = handlers.substitute(model, data=fixed)
         shown = handlers.block(rest, hide_fn=lambda site, names=names: _hidden(site, names))
-        make = BLOCK_FAMILIES[family].make
-        parts.append(make(shown, prefix=f"auto_{k}", init_loc_fn=init))
+        options = {"prefix": f"auto_{k}", "init_loc_fn": init}
+        if family_name(family) == "amortised":
+            encoder = family if isinstance(family, Amortised) else Amortised()
+            parts.append(encoder.make(shown, whole or target, names, **options))
+        else:
+            parts.append(BLOCK_FAMILIES[family_name(family)].make(shown, **options))
     return parts
 
 

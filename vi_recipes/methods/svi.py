@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,14 @@ from numpyro.infer import autoguide
 from vi_recipes.fit import LogEvidence
 from vi_recipes.khat import khat
 from vi_recipes.methods.base import Method, Result
-from vi_recipes.methods.checkpoint import Checkpoint, moves_of, schedule_of, shapes_of
+from vi_recipes.methods.checkpoint import Checkpoint, checkpoint_of
 from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.climb import Climb, last_step_size
 from vi_recipes.methods.guides import GUIDES, flat_order, read_guide
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.launch import Launcher, mode_or_default, starting_point
 from vi_recipes.methods.map import Objective as Density
+from vi_recipes.methods.minibatch import Feed, make_feed
 from vi_recipes.methods.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
 from vi_recipes.methods.outcome import (
     NUM_ELBO_DRAWS,
@@ -35,9 +37,10 @@ from vi_recipes.methods.outcome import (
     make_trace,
     pick,
 )
+from vi_recipes.methods.rows import find_rows
 from vi_recipes.methods.stopping import location_scales
 from vi_recipes.methods.structured import BLOCK_FAMILIES, is_point, split_sites
-from vi_recipes.methods.svi_checks import check_options, clash
+from vi_recipes.methods.svi_checks import check_options, clash, no_minibatches
 from vi_recipes.posterior import DrawsPosterior, Posterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import Status
@@ -112,6 +115,16 @@ class SVI(Method):
     num_particles
         Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and ``"sticking"``, 10 for the
         others.
+    batch_size
+        Rows of the data in each step, of those in ``plate``; ``None`` takes all. Their log
+        densities are scaled up, so that gradients are unbiased; every row comes once an epoch.
+        Latent sites in the plate need ``"amortised"`` guides.
+    plate
+        Plate whose rows are drawn; ``None`` takes the one that holds all observed sites.
+    batches
+        Rows that need not fit in memory, in place of ``batch_size``: see
+        :func:`batches_from_parquet`. The target then needs to hold a few rows only, and the
+        sizes of what is not drawn.
     dtype
         ``"float64"`` or ``"float32"``.
     checkpoint
@@ -152,6 +165,9 @@ class SVI(Method):
     objective: ObjectiveName = "elbo"
     alpha: float | None = None
     num_particles: int | None = None
+    batch_size: int | None = None
+    plate: str | None = None
+    batches: Any = None
     dtype: Literal["float64", "float32"] = "float64"
     checkpoint: str | Path | None = None
 
@@ -173,28 +189,30 @@ class SVI(Method):
         return f"svi_{label}"
 
     @property
-    def _step_size(self) -> float | Callable[[Any], Any]:
+    def first_step_size(self) -> float | Callable[[Any], Any]:
+        """Step size, from which it falls where it is a number, or its schedule."""
         family = GUIDES.get(self.guide) if isinstance(self.guide, str) else None
         return self.step_size or (family.step_size if family else 0.01)
 
     @property
     def _falling(self) -> bool:
         """Whether the step size falls of itself."""
-        return self.optimizer is None and not callable(self._step_size)
+        return self.optimizer is None and not callable(self.first_step_size)
 
     def _optimizer(self) -> optax.GradientTransformation:
         if not self._falling:
-            return self.optimizer or optax.adam(self._step_size)
+            return self.optimizer or optax.adam(self.first_step_size)
         # the step size is then part of the optimiser's state
         fixed = ("b1", "b2", "eps", "eps_root")
-        return optax.inject_hyperparams(optax.adam, fixed)(learning_rate=self._step_size)
+        return optax.inject_hyperparams(optax.adam, fixed)(learning_rate=self.first_step_size)
 
     @property
     def _objective(self) -> Objective:
         return OBJECTIVES[self.objective]
 
     @property
-    def _num_particles(self) -> int:
+    def draws(self) -> int:
+        """Draws for each gradient."""
         return self.num_particles or self._objective.num_particles
 
     @property
@@ -221,45 +239,53 @@ class SVI(Method):
                 "NumPyro's automatic guides keep supports fixed: write the site as a transform of "
                 "one with a fixed support (x = lo + (hi - lo) * share), or give a guide function"
             )
-        return clash(self, target) or super().applies(target)
+        return clash(self, target) or no_minibatches(self, target) or super().applies(target)
 
-    def _engine(self, target: Target, guide: Any) -> Engine:
+    def _engine(self, feed: Feed, guide: Any) -> Engine:
         return Engine(
-            target.model.function,
+            feed.function,
             guide,
             self._optimizer(),
-            self._objective.make(
-                self._num_particles, DEFAULT_ALPHA if self.alpha is None else self.alpha
-            ),
+            self._objective.make(self.draws, DEFAULT_ALPHA if self.alpha is None else self.alpha),
         )
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        rows = find_rows(target, self.batch_size, self.plate, self.batches)
+        seed = int(jax.random.bits(jax.random.fold_in(key, 1), (), "uint32"))
+        with timing.running():
+            feed = make_feed(target, rows, chunk_size(self.num_steps), seed)
+        with closing(feed):
+            return self._run(target, feed, key, timing, progress)
+
+    def _run(
+        self, target: Target, feed: Feed, key: jax.Array, timing: Timing, progress: Progress
+    ) -> Result:
         start_key, init_key, elbo_key, read_key = jax.random.split(key, 4)
-        arrays = target.arrays()
         with timing.compiling():
-            launcher = Launcher(self.guide, target, partial(self._engine, target))
             default = starting_point(target, start_key, 0)
-            first = launcher.state(default, init_key)
+            feed.verify(default)
+            launcher = Launcher(self.guide, feed.shown, target, partial(self._engine, feed))
+            first = launcher.state(feed.start(default), init_key)
             engine = launcher.engine
-            saved = self._checkpoint(target, key, default, engine, first)
+            saved = checkpoint_of(self, target, key, default, engine, first)
         begun = jax.tree.map(np.asarray, engine.optim.get_params(first.optim_state))
         runs = saved.runs(first, begun) if saved else []
         facts = dict(saved.header) if saved else {}
         if self.init == "map" and not runs:
             start, facts["note"] = mode_or_default(target, start_key, default, timing)
             with timing.compiling():
-                first = launcher.state(start, init_key)
+                first = launcher.state(feed.start(start), init_key)
         scales = location_scales(engine.guide)
-        size = int(facts.get("chunk_size", chunk_size(self.num_steps)))
-        chunk = make_chunk(engine, target, size, scales or {})
-        advance = timing.compile(chunk, first, jnp.int32(1), arrays)
+        feed.size = int(facts.get("chunk_size", feed.size))
+        feed.skip(sum(len(run.chunks) + (run.diverged is not None) for run in runs))
+        chunk = make_chunk(engine, feed, scales or {})
+        advance = timing.compile(chunk, first, jnp.int32(1), feed.peek())
         climb = Climb(
             advance,
-            arrays,
+            feed,
             engine.constrain_fn,
             scales,
-            size,
             self.num_steps,
             self.tolerance,
             falling=self._falling,
@@ -268,7 +294,11 @@ class SVI(Method):
             for run in runs:  # the rule is asked again
                 run.stopped, run.looked = False, 0
                 climb.look(run)
-        facts = {"chunk_size": size, "note": facts.get("note", ""), "tolerance": self.tolerance}
+        facts = {
+            "chunk_size": feed.size,
+            "note": facts.get("note", ""),
+            "tolerance": self.tolerance,
+        }
         title, total = self._objective.title, (self.num_restarts + 1) * self.num_steps
         interrupted = False
         try:
@@ -277,7 +307,8 @@ class SVI(Method):
                     with timing.running():
                         if r:
                             start = starting_point(target, start_key, r)
-                            first = launcher.state(start, jax.random.fold_in(init_key, r))
+                            begin_key = jax.random.fold_in(init_key, r)
+                            first = launcher.state(feed.start(start), begin_key)
                         runs.append(Run(first))
                 run = runs[r]
                 climb.look(run)  # an interrupt may have come just before
@@ -286,7 +317,7 @@ class SVI(Method):
                         taken = climb.step(run)
                         if saved:
                             saved.save(runs, facts)
-                    timing.gradient_evaluations += taken * self._num_particles
+                    timing.gradient_evaluations += taken * self.draws
                     if run.diverged is None:
                         done = r * self.num_steps + run.steps
                         progress(done, total, f"{title} {run.chunks[-1].elbo.mean():.6g}")
@@ -300,14 +331,18 @@ class SVI(Method):
             raise KeyboardInterrupt
         if not good:
             return self._diverged(runs, saved)
+        with timing.running():
+            data = feed.singles(NUM_ELBO_DRAWS)
         candidates = []
         for run in good:
             with timing.running():
-                candidates.append(candidate(run, engine, elbo_key, advance, arrays))
+                candidates.append(candidate(run, engine, elbo_key, advance, data))
             if candidates[-1].drawn is not None:
-                timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self._num_particles
+                timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self.draws
         best, reached = pick(candidates)
-        status, message, advice = judge(best.run, title, self.tolerance, interrupted)
+        status, message, advice = judge(
+            best.run, title, self.tolerance, feed.max_error, interrupted
+        )
         message += f"; the answer is {best.which}"
         if self.num_restarts:
             message += (
@@ -348,8 +383,9 @@ class SVI(Method):
         # with a mass at a point it bounds the density there, not the evidence
         point = is_point(guide) or _draws_points(posterior, target)
         bounds = best.drawn is not None and not point and bool(self._objective.bound)
-        # then each draw is its own log weight, log p - log q
-        one = self.objective in ("elbo", "sticking") and self._num_particles == 1
+        # then each draw is its own log weight, log p - log q, of all rows
+        one = self.objective in ("elbo", "sticking") and self.draws == 1
+        one = one and self.batch_size is None and self.batches is None
         return Result(
             posterior,
             *verdict,
@@ -369,33 +405,6 @@ class SVI(Method):
             if bounds
             else None,
         )
-
-    def _checkpoint(
-        self, target: Target, key: jax.Array, start: np.ndarray, engine: Engine, state: Any
-    ) -> Checkpoint | None:
-        """Return the checkpoint, with what a fit must have in common with it to go on from it."""
-        if self.checkpoint is None:
-            return None
-        params = engine.optim.get_params(state.optim_state)
-        data = ", ".join(f"{name} {list(np.shape(v))}" for name, v in target.data.items())
-        objective = f"{self.objective}, draws {self._num_particles}, alpha {self.alpha}"
-        identity = {
-            "model": target.name,
-            "data": f"{data} (fingerprint {target.fingerprint})",
-            "guide": f"{self.options()['guide']}, with parameters {shapes_of(params)}",
-            "objective": objective,
-            "optimizer": f"one with state {shapes_of(state.optim_state)}",
-            "precision": self.dtype,
-            "init": self.init,
-            "seed": str(np.asarray(jax.random.key_data(key)).tolist()),
-        }
-        numbers = {
-            "log density at the start": [target.log_density(start)],
-            "optimizer's way from given gradients": moves_of(engine.optim, params),
-        }
-        if self.optimizer is None:
-            numbers["step_size"] = schedule_of(self._step_size)
-        return Checkpoint(self.checkpoint, identity, numbers)
 
     def _diverged(self, runs: Sequence[Run], saved: Checkpoint | None) -> Result:
         message = explain_divergence(runs[0], self._objective.title)

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpyro.infer import autoguide
 
+from vi_recipes.batches import Batches
 from vi_recipes.content import unknown
 from vi_recipes.methods.base import require
 from vi_recipes.methods.guides import GUIDES
 from vi_recipes.methods.objectives import OBJECTIVES
-from vi_recipes.methods.structured import BLOCK_FAMILIES, check_families
+from vi_recipes.methods.rows import find_rows
+from vi_recipes.methods.structured import (
+    BLOCK_FAMILIES,
+    check_families,
+    encoded_sites,
+    family_name,
+)
 from vi_recipes.target import Target
 
 if TYPE_CHECKING:
@@ -77,6 +84,7 @@ def check_options(method: SVI) -> None:
         method.alpha,
         "an order other than 1, which is the ELBO, and only with objective='renyi'",
     )
+    _check_rows(method)
     require(method.dtype in ("float32", "float64"), "dtype", method.dtype, "'float32' or 'float64'")
     optimizer = method.optimizer
     require(
@@ -84,6 +92,41 @@ def check_options(method: SVI) -> None:
         "optimizer",
         optimizer,
         "an optax gradient transformation",
+    )
+
+
+def _check_rows(method: SVI) -> None:
+    """Raise a :class:`ValueError` unless the options of minibatches go together."""
+    require(
+        method.batch_size is None or method.batch_size >= 1,
+        "batch_size",
+        method.batch_size,
+        "a positive integer",
+    )
+    require(
+        method.batches is None or isinstance(method.batches, Batches),
+        "batches",
+        method.batches,
+        "rows from batches_from_parquet or batches_from_csv, or an object with num_rows, "
+        "batch_size and blocks",
+    )
+    require(
+        method.batches is None or method.batch_size is None,
+        "batch_size",
+        method.batch_size,
+        "None with batches, which have their own batch_size",
+    )
+    require(
+        method.plate is None or method.batch_size is not None or method.batches is not None,
+        "plate",
+        method.plate,
+        "None without batch_size or batches: all rows are used",
+    )
+    require(
+        method.batches is None or method.init == "median",
+        "init",
+        method.init,
+        "'median' with batches: a MAP takes all rows in memory",
     )
 
 
@@ -116,10 +159,41 @@ def clash(method: SVI, target: Target) -> str | None:
     return None
 
 
+def no_minibatches(method: SVI, target: Target) -> str | None:
+    """Return why minibatches that are asked for are not possible; ``None`` where they are."""
+    rows = find_rows(target, method.batch_size, method.plate, method.batches)
+    if rows is None:
+        return None
+    if method.objective in ("renyi", "iwae"):
+        return (
+            f"the {OBJECTIVES[method.objective].title} is no sum over rows, so minibatches have no "
+            "unbiased estimate of it: use objective='elbo'"
+        )
+    if _is(method.guide, autoguide.AutoDAIS):
+        return "DAIS moves its draws by the density of all rows: use guide='normal'"
+    if _is(method.guide, autoguide.AutoLaplaceApproximation) and not rows.in_memory:
+        return "the curvature takes all rows in memory: use guide='multivariate_normal'"
+    encoded: list[str] = []
+    if isinstance(method.guide, Mapping):
+        encoded = encoded_sites(method.guide, target)
+    elif not isinstance(method.guide, str | type | autoguide.AutoGuide):
+        return None  # a guide function knows its rows
+    for name in rows.local(target):
+        if name not in encoded:
+            return (
+                f"site '{name}' is local to plate '{rows.plate}', whose rows are drawn, and "
+                "parameters of its own for every row would hardly ever be updated: give it an "
+                f"encoder, guide={{'{name}': 'amortised'}}, integrate it out in the model, or "
+                "fit all rows"
+            )
+    return None
+
+
 def _is(guide: Any, kind: type) -> bool:
     """Whether the guide, or a block of it, is an autoguide of a kind, however it is given."""
     if isinstance(guide, Mapping):
-        named: list[Any] = [BLOCK_FAMILIES[family].make for family in guide.values()]
+        families = map(family_name, guide.values())
+        named: list[Any] = [BLOCK_FAMILIES[family].make for family in families]
     else:
         named = [GUIDES[guide].make if isinstance(guide, str) else guide]
     return any(isinstance(g, kind) or (isinstance(g, type) and issubclass(g, kind)) for g in named)
