@@ -17,11 +17,13 @@ from vi_recipes.report.style import GREY, fit_styles
 SCHOOL = 0
 """The school in the pictures: A, with the largest estimate."""
 
+TINY = float(np.finfo(float).tiny)
+
 CORNER: Any = {"xycoords": "axes fraction", "ha": "right", "fontsize": 8}
 
 NUM_DRAWS = 1_500
 NUM_LOST = 3
-NUM_TAU = 20_001
+NUM_TAU = 2_000
 
 
 def exhibits(
@@ -163,18 +165,20 @@ def funnel(comparison: vr.Comparison, seed: int) -> Figure:
     for axes, (name, fit) in zip(panels, fits.items(), strict=False):
         axes.plot(right["theta"][:, SCHOOL], np.log(right["tau"]), ".", color="#bbbbbb", ms=2)
         drawn = fit.draws(NUM_DRAWS, seed)
+        log_tau = np.log(np.maximum(drawn["tau"], TINY))
         point = np.ptp(drawn["tau"]) == 0
         axes.plot(
             drawn["theta"][:, SCHOOL],
-            np.log(drawn["tau"]),
+            log_tau,
             "*" if point else ".",
             color=styles[name][0],
             ms=11 if point else 2,
             alpha=1.0 if point else 0.5,
         )
-        middle = float(np.median(np.log(drawn["tau"])))
+        middle = float(np.median(log_tau))
         if middle < low:
-            axes.annotate(f"log tau about {middle:.0f}", (0.97, 0.04), **CORNER, color=GREY)
+            text = f"log tau {'below' if middle < np.log(2 * TINY) else 'about'} {middle:.0f}"
+            axes.annotate(text, (0.97, 0.04), **CORNER, color=GREY)
         axes.set_title(name)
     for axes in panels[len(fits) :]:
         axes.set_visible(False)

@@ -14,7 +14,7 @@ from vi_recipes.progress import silent
 from vi_recipes.report.style import style
 
 
-@pytest.mark.parametrize("name", ["vae", "guides"])
+@pytest.mark.parametrize("name", ["vae", "guides", "advi"])
 def test_they_name_models_and_methods_that_exist(name: str) -> None:
     study = vr.load_study(name)
     assert study.name == name
@@ -106,3 +106,21 @@ def test_the_evidence_of_eight_schools_is_right() -> None:
     assert study.exhibits is not None
     found = study.exhibits.__globals__["log_evidence"](this)
     assert found == pytest.approx(np.log(right), abs=1e-4)
+
+
+def test_stochastic_and_deterministic_mean_field_have_one_optimum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = vr.load_study("advi")
+    design = {"num_rows": 200, "num_groups": 20, "collinear": False}
+    small = {"MODELS": {"criteo": design}, "NUM_CHUNKS": 24, "STEP_SIZE": 0.02}
+    curves, seconds = made(study, study.target(), {}, small, monkeypatch)
+    assert isinstance(curves.content, Figure)
+    last, average = (line.get_ydata() for line in curves.content.axes[0].lines[:2])
+    assert last[0] > 2
+    assert average[-1] < 0.1
+    (row,) = seconds.content.to_dict("records")  # type: ignore[union-attr]
+    assert row["coordinates"] == 5 + 1 + 1 + 20
+    assert float(row["error at the end (sd)"]) == pytest.approx(average[-1], abs=6e-4)
+    assert 0.7 < float(row["sd ratio furthest from 1"]) < 1.4
+    assert float(row["SVI: within 0.5 sd (s)"]) <= float(row["SVI: within 0.1 sd (s)"])
