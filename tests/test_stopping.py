@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+from typing import Any
 
+import numpy as np
+import optax
+import pytest
+from numpyro.infer.svi import SVIState
+
+from vi_recipes.methods.chunks import Chunk, Run
+from vi_recipes.methods.climb import Climb, last_step_size
 from vi_recipes.methods.stopping import (
     Stationarity,
     average_error,
@@ -67,3 +73,33 @@ def test_a_smaller_step_size_is_asked_for_the_same_drift() -> None:
     assert not narrow.within(0.05)
     assert narrow.within(0.05, fall=4.0)
     assert not narrow.within(0.005, fall=4.0)
+
+
+@pytest.mark.parametrize(
+    ("drift", "num_steps", "falls"),
+    [(0.0, 20_000, True), (8.0, 10_000, False), (2.0, 10_000, True), (2.0, 20_000, False)],
+)
+def test_the_step_size_falls_where_iterates_do_not_travel(
+    drift: float, num_steps: int, falls: bool
+) -> None:
+    """Stationary at once; travelling, never; nearly stationary, after half of the steps."""
+    rng = np.random.default_rng(9)
+    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.01)
+    state = SVIState((0, optimizer.init({"a": 0.0})), None, None)
+    run = Run(state)
+    for k in range(20):
+        mean = {"a": 0.05 * rng.standard_normal(1) + drift * k / 20}
+        chunk: Any = Chunk(state, rng.standard_normal(250), mean, {"a": np.ones(1)})
+        run.add(chunk)
+
+    def constrain(params: Any) -> Any:
+        return params
+
+    scales = {"a": lambda params: 1.0}
+    climb = Climb(None, None, constrain, scales, 250, num_steps, 0.1, falling=True)  # type: ignore[arg-type]
+    climb.look(run)
+    assert run.iterates is not None
+    assert run.chunks[-1].closes == falls
+    assert last_step_size(run) == pytest.approx(0.0025 if falls else 0.01)
+    assert not run.stopped
+    assert run.iterates.within(0.1) == (drift == 0.0)

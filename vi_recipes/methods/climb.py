@@ -32,6 +32,10 @@ descent and Markov chains. Annals of Statistics 48(3). doi:10.1214/19-AOS1850
 
 MAX_FALLS = 3
 
+NEARLY = 1.5
+"""R-hat below which the step size falls after half of the steps: iterates that still travel would
+travel the slower."""
+
 
 @dataclass(frozen=True)
 class Climb:
@@ -98,8 +102,9 @@ class Climb:
         iterates = judge_iterates(self.scales, means, variances, self.constrain)
         if due and self.tolerance is not None and judge_series(here).flat:
             stationary = iterates.within(self.tolerance, FALL ** (len(run.levels) - 1))
-            halfway = len(run.levels) == 1 and 2 * steps >= self.num_steps
-            if (stationary or halfway) and self._falls(run):
+            late = len(run.levels) == 1 and 2 * steps >= self.num_steps
+            nearly = late and iterates.r_hat < NEARLY
+            if (stationary or nearly) and self._falls(run):
                 run.chunks[-1] = _slower(run.chunks[-1])
             else:
                 run.stopped = stationary

@@ -61,11 +61,10 @@ class SVI(Method):
     have Pareto's ``khat`` of the guide's draws (:func:`vi_recipes.khat.khat`).
 
     Averages of constant steps keep a bias in the guide's scales. So Adam's step size falls to a
-    quarter once the iterates are stationary (or, the objective being flat, after half of the
-    steps), and again while that still gains; the average is then of the last step size. On radon
-    the mean of sigma_a was 0.84 reference sds off with 0.01 throughout and is 0.53 and 0.40 with
-    the fall (normal and multivariate normal), near the optimum's 0.49 and 0.46; cosine decay over
-    all steps does as well, but must be told when to end.
+    quarter once the iterates are stationary, or nearly so after half of the steps, and again while
+    that still gains; the average is then of the last step size. On radon the mean of sigma_a was
+    0.84 reference sds off with 0.01 throughout and is 0.53 and 0.49 with the fall (normal and
+    multivariate normal), near the optimum's 0.49 and 0.46; cosine decay does no better.
 
     Parameters
     ----------
