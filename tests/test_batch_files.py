@@ -22,7 +22,7 @@ from numpyro.infer import Trace_ELBO
 import vi_recipes as vr
 from vi_recipes import batch_files
 from vi_recipes.batches import draw
-from vi_recipes.methods.guides import make_guide, set_up
+from vi_recipes.methods.launch import Launcher
 from vi_recipes.methods.minibatch import make_feed
 from vi_recipes.methods.rows import Rows
 
@@ -111,9 +111,11 @@ def test_files_add_up_to_all_rows(tmp_path: Path) -> None:
         with closing(make_feed(this, Rows(rows, "row", in_memory=False), 4, 7)) as feed:
             z = this.start(jax.random.key(0))
             feed.verify(z)
-            guide = make_guide("normal", feed.shown, feed.start(z), this)
-            engine = Engine(logit, guide, optax.sgd(1.0), Trace_ELBO())
-            state = set_up(engine, feed.shown, jax.random.key(1))
+            launcher = Launcher(
+                "normal", feed.shown, lambda g: Engine(logit, g, optax.sgd(1.0), Trace_ELBO()), this
+            )
+            state = launcher.state(feed.start(z), jax.random.key(1))
+            engine = launcher.engine
         with closing(make_feed(this, Rows(rows, "row", in_memory=False), 4, 7)) as feed:
             step = jax.jit(lambda arrays: feed.update(engine, state, arrays, 0)[1])
             losses = [float(step(arrays)) for arrays in feed.singles(15)]  # two epochs

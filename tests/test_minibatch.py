@@ -23,7 +23,8 @@ from numpyro.infer.autoguide import AutoNormal
 import vi_recipes as vr
 from vi_recipes.batches import ArrayBatches, Prefetch, draw
 from vi_recipes.cli.options import set_options
-from vi_recipes.methods.guides import make_guide, read_guide, set_up
+from vi_recipes.methods.guides import read_guide
+from vi_recipes.methods.launch import Launcher
 from vi_recipes.methods.minibatch import Feed, make_feed
 from vi_recipes.methods.rows import find_rows
 
@@ -89,12 +90,12 @@ def compare(this: vr.Target, size: int, plate: str | None = None, guide: Any = "
         with closing(make_feed(this, rows, 3, 7)) as feed:
             z = this.start(jax.random.key(0))
             feed.verify(z)
-            made = make_guide(guide, feed.shown, feed.start(z), this)
-            engine = Engine(feed.function, made, optax.sgd(1.0), Trace_ELBO())
-            if isinstance(guide, str):
-                state = set_up(engine, feed.shown, jax.random.key(1))
-            else:
-                state = engine.init(jax.random.key(1), **feed.shown.data)
+            function = feed.function
+            launcher = Launcher(
+                guide, feed.shown, lambda g: Engine(function, g, optax.sgd(1.0), Trace_ELBO()), this
+            )
+            state = launcher.state(feed.start(z), jax.random.key(1))
+            engine = launcher.engine
             part = losses_and_gradients(feed, engine, state, int(count))
         engine.model = this.model.function
         whole = losses_and_gradients(make_feed(this, None, 3, 7), engine, state, 1)
@@ -227,9 +228,11 @@ def test_an_encoder_is_read_as_it_draws() -> None:
                 numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
     this, count = vr.Target(model, y=rng().standard_normal((5, 2))), 4_000
-    guide = make_guide({"*": vr.Amortised(hidden=(4,))}, this, np.zeros(this.dim))
-    engine = Engine(model, guide, optax.adam(0.01), Trace_ELBO())
-    state = set_up(engine, this, jax.random.key(0))
+    families = {"*": vr.Amortised(hidden=(4,))}
+    launcher = Launcher(families, this, lambda g: Engine(model, g, optax.adam(0.01), Trace_ELBO()))
+    state = launcher.state(np.zeros(this.dim), jax.random.key(0))
+    engine = launcher.engine
+    guide = engine.guide
     moved = jax.tree.map(  # parameters of a guide nobody optimised
         lambda v: v + 0.5 * rng().standard_normal(v.shape).astype(v.dtype),
         engine.optim.get_params(state.optim_state),

@@ -96,7 +96,7 @@ def test_the_step_size_falls_where_iterates_do_not_travel(
         return params
 
     scales = {"a": lambda params: 1.0}
-    climb = Climb(None, None, constrain, scales, 250, num_steps, 0.1, falling=True)  # type: ignore[arg-type]
+    climb = Climb(None, None, constrain, scales, num_steps, 0.1, falling=True)  # type: ignore[arg-type]
     climb.look(run)
     assert run.iterates is not None
     assert run.chunks[-1].closes == falls

@@ -19,7 +19,7 @@ from numpyro.infer import SVI as Engine
 from numpyro.infer import Trace_ELBO, autoguide
 
 import vi_recipes as vr
-from vi_recipes.methods.guides import make_guide, read_guide
+from vi_recipes.methods.guides import make_guide, read_guide, start_values
 from vi_recipes.methods.outcome import NUM_ELBO_DRAWS
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior
 
@@ -146,7 +146,7 @@ GAUSSIAN_GUIDES = [
 @pytest.mark.parametrize("family", GAUSSIAN_GUIDES)
 def test_gaussian_guides_are_read_as_numpyro_draws_them(family: Any) -> None:
     this, n = unsorted(), 20_000
-    guide = make_guide(family, this, np.zeros(this.dim))
+    guide = make_guide(family, this, start_values(this, np.zeros(this.dim)))
     engine = Engine(this.model.function, guide, optax.adam(0.01), Trace_ELBO())
     state = engine.init(jax.random.key(0))
     rng = np.random.default_rng(7)

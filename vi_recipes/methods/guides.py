@@ -84,7 +84,9 @@ GUIDES: dict[str, GuideFamily] = {
 }
 
 
-def make_guide(spec: Any, target: Target, values: Mapping[str, Any], whole: Target) -> Any:
+def make_guide(
+    spec: Any, target: Target, values: Mapping[str, Any], whole: Target | None = None
+) -> Any:
     """Return a NumPyro guide for ``target``.
 
     Parameters
@@ -96,7 +98,7 @@ def make_guide(spec: Any, target: Target, values: Mapping[str, Any], whole: Targ
     values
         Latent sites where the guide is centred at first, constrained.
     whole
-        With all the rows, where ``target`` has those of a minibatch; else the same.
+        With all the rows, where ``target`` has those of a minibatch.
     """
     family = GUIDES[spec].make if isinstance(spec, str) else spec
     if isinstance(family, Mapping):

@@ -67,14 +67,18 @@ class Launcher:
         The guide, as :func:`~vi_recipes.methods.guides.make_guide` takes it.
     target
         What it is for: the model conditioned on what one step sees.
-    whole
-        The model conditioned on all rows.
     make_engine
         ``make_engine(guide) -> engine``.
+    whole
+        The model conditioned on all rows, where ``target`` has those of a minibatch.
     """
 
     def __init__(
-        self, spec: Any, target: Target, whole: Target, make_engine: Callable[[Any], Engine]
+        self,
+        spec: Any,
+        target: Target,
+        make_engine: Callable[[Any], Engine],
+        whole: Target | None = None,
     ) -> None:
         self._spec, self._target, self._whole, self._make = spec, target, whole, make_engine
         self._engines: list[Engine] = []

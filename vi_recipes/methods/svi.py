@@ -264,7 +264,7 @@ class SVI(Method):
         with timing.compiling():
             default = starting_point(target, start_key, 0)
             feed.verify(default)
-            launcher = Launcher(self.guide, feed.shown, target, partial(self._engine, feed))
+            launcher = Launcher(self.guide, feed.shown, partial(self._engine, feed), target)
             first = launcher.state(feed.start(default), init_key)
             engine = launcher.engine
             saved = checkpoint_of(self, target, key, default, engine, first)
