@@ -145,6 +145,7 @@ def assert_same(a: vr.Fit, b: vr.Fit) -> None:
     [
         ({"num_steps": 8_000, "tolerance": 0.2}, 0.6),
         ({"num_steps": 400, "num_restarts": 1, "dtype": "float32", "init": "map"}, 0.7),
+        ({"num_steps": 400, "num_restarts": 1, "batch_size": 2}, 0.7),
     ],
 )
 def test_an_interrupted_fit_goes_on_to_the_same_answer(
