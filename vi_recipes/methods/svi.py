@@ -16,6 +16,7 @@ import optax
 from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
+from vi_recipes.batches import Batches
 from vi_recipes.fit import LogEvidence
 from vi_recipes.khat import khat
 from vi_recipes.methods.base import Method, Result
@@ -166,7 +167,7 @@ class SVI(Method):
     num_particles: int | None = None
     batch_size: int | None = None
     plate: str | None = None
-    batches: Any = None
+    batches: Batches | None = None
     dtype: Literal["float64", "float32"] = "float64"
     checkpoint: str | Path | None = None
 
