@@ -75,10 +75,10 @@ class SVI(Method):
         as in ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
         autoguide or guide function. Each pattern makes a block of one of the families
         ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"conditional_normal"``,
-        ``"gamma"``, ``"beta"``, ``"dirichlet"`` and ``"delta"``; sites that no pattern matches are
-        independent normals. Blocks are independent of each other, but for conditional normals:
-        ``{"u": "conditional_normal"}`` lets the means of the local variables u move with the global
-        ones.
+        ``"gamma"``, ``"beta"``, ``"dirichlet"``, ``"delta"`` and ``"amortised"`` (an encoder of
+        rows); sites that no pattern matches are independent normals. Blocks are independent of each
+        other, but for conditional normals: ``{"u": "conditional_normal"}`` lets the means of the
+        local variables u move with the global ones.
     init
         Where guides are centred at first: ``"median"`` at the model's ``init``, else at prior
         medians; ``"map"`` at the mode of the density over the unconstrained scale, on which guides
