@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vi_recipes.importance import smooth
+
 MIN_DRAWS = 100
 """Draws below which the tail has too few to judge."""
 
@@ -40,8 +42,6 @@ def khat(log_weights: Any) -> float:
     Yao, Y., Vehtari, A., Simpson, D. and Gelman, A. (2018). Yes, but did it work? Evaluating
     variational inference. ICML.
     """
-    from arviz_stats.base import array_stats  # type: ignore[attr-defined]
-
     values = np.asarray(log_weights, float)
     if values.ndim != 1 or values.size < MIN_DRAWS:
         raise ValueError(
@@ -59,5 +59,4 @@ def khat(log_weights: Any) -> float:
     tail = np.sort(values)[-max(values.size // 5, 2) :]
     if tail[-1] - tail[0] <= 1e-9 * max(1.0, abs(top)):
         return -np.inf
-    _, shape = array_stats.psislw(top - values)  # type: ignore[no-untyped-call]  # of q to p
-    return float(shape)
+    return smooth(values).khat
