@@ -34,7 +34,7 @@ class Chunk(NamedTuple):
     elbo: np.ndarray
     """The objective at every step."""
     mean: Any
-    """Of the unconstrained parameters over the steps."""
+    """Of the unconstrained parameters, over every :data:`THIN` steps."""
     variance: Any
     """The same, of the parameters watched."""
     closes: bool = False

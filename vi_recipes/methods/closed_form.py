@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -188,12 +189,17 @@ def summary_of(target: Target) -> dict[str, jax.Array] | None:
     return found
 
 
+def _given(target: Target) -> Mapping[str, Any]:
+    """Return what EM's steps take of the data outside compiled code."""
+    return summary_of(target) or target.data
+
+
 def completed(target: Target, theta: State) -> State:
     """Return theta with the other sites that follow from it, where the model says which."""
     steps = target.complete_model.em
     if steps is None or steps.complete is None:
         return theta
-    return steps.complete(theta, **(summary_of(target) or target.data))
+    return steps.complete(theta, **_given(target))
 
 
 def collapsed(target: Target, theta: State) -> str:
@@ -203,9 +209,7 @@ def collapsed(target: Target, theta: State) -> str:
     steps = target.complete_model.em
     if steps is None or steps.collapse is None:
         return ""
-    for name, (measure, floor) in steps.collapse(
-        theta, **(summary_of(target) or target.data)
-    ).items():
+    for name, (measure, floor) in steps.collapse(theta, **_given(target)).items():
         smallest = float(np.min(measure))
         if not smallest > floor:
             return f"{name} {smallest:.3g} (floor {floor:.3g})"
