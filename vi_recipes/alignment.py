@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from math import factorial
 from typing import override
@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from vi_recipes.model import Exchangeable
 from vi_recipes.posterior import Posterior, Sites
+from vi_recipes.weighed import WeighedDraws
 
 ENUMERATE_UP_TO = 6
 """Up to this many components all permutations are scored at once."""
@@ -136,6 +137,12 @@ class PermutedPosterior(Posterior):
     @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
         return self._permute(self.base.draws(num_draws, key), leading=1)
+
+    @override
+    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
+        drawn = self.base.weighed_draws(num_draws, key)
+        # the density is that of the labelling that was fitted
+        return None if drawn is None else replace(drawn, values=self._permute(drawn.values, 1))
 
     @property
     def samples(self) -> Sites | None:

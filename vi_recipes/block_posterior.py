@@ -12,6 +12,7 @@ import numpy as np
 
 from vi_recipes.factor_posterior import FactorPosterior
 from vi_recipes.posterior import GaussianPosterior
+from vi_recipes.weighed import log_normal
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,10 @@ class BlockPosterior(FactorPosterior):
         mirrored = np.concatenate([half, 2 * self._gaussian.loc - half])[:num_draws]
         z[:, normal] = mirrored[:, normal]
         return z
+
+    @override
+    def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
+        normal = self.factors.gaussian & ~self.factors.points
+        m, _ = self.location_scale
+        joint = log_normal(z[:, normal], m[normal], self.root[normal], self.diagonal[normal])
+        return None if joint is None else joint + self._log_laws(z)[:, ~normal].sum(axis=1)

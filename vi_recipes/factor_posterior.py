@@ -13,6 +13,7 @@ import numpy as np
 
 from vi_recipes.factors import GAMMA, Factors
 from vi_recipes.posterior import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, Sites
+from vi_recipes.weighed import MAX_DENSE, WeighedDraws, log_dense_normal
 
 if TYPE_CHECKING:
     from vi_recipes.methods.meanfield import KL
@@ -205,6 +206,24 @@ class FactorPosterior(Posterior):
         return np.asarray(z)
 
     @override
+    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
+        if self.factors.points.any():
+            return None
+        z = self.unconstrained_draws(2 * num_draws, key)[:num_draws]  # the rest are mirror images
+        log_q = self._log_prob(z)
+        return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
+
+    def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
+        """Return the log density of rows of unconstrained vectors; ``None`` if out of reach."""
+        return self._log_laws(z).sum(axis=1)
+
+    def _log_laws(self, z: np.ndarray) -> np.ndarray:
+        """Return the log density of every coordinate's own law, shape (num_draws, dim)."""
+        with jax.enable_x64(True):
+            eta = jnp.asarray(self.eta)
+            return np.asarray(jax.vmap(self.factors.log_density, (None, 0))(eta, jnp.asarray(z)))
+
+    @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
         shuffle, own = jax.random.split(key)
         z = self.unconstrained_draws(num_draws, own)
@@ -364,3 +383,12 @@ class ResponsePosterior(FactorPosterior):
             noise = np.asarray(jax.random.normal(key, (num_draws, 2 * m.size), float))
         moved = self.hessian.colour(noise).reshape(num_draws, m.size, 2)
         return np.asarray(m + np.einsum("ndk,dk->nd", moved, self.location_slopes))
+
+    @override
+    def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
+        m, _ = self.location_scale
+        if m.size > MAX_DENSE:
+            return None
+        places = np.arange(2 * m.size).reshape(-1, 2)
+        rows = list(zip(places, self.location_slopes, strict=True))
+        return log_dense_normal(z - m, self.hessian.sandwich(rows))

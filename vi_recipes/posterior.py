@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, override
 import jax
 import numpy as np
 
+from vi_recipes.weighed import WeighedDraws, log_normal
+
 if TYPE_CHECKING:
     from vi_recipes.structure import BlockArrow
     from vi_recipes.target import Target
@@ -49,6 +51,10 @@ class Posterior(ABC):
     def mcse_sd(self) -> Sites:
         """Return the Monte Carlo standard errors of the sds; 0 where there is no such error."""
         return {name: np.zeros_like(value) for name, value in self.mean().items()}
+
+    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
+        """Return independent draws with their density under q; ``None`` where it has none."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,23 @@ class DrawsPosterior(Posterior):
     params
         The constrained parameters of the guide that drew them, by name, such as the weights of an
         encoder; ``None`` where there is no guide. A fit read back from disk has none.
+    weighed
+        The same draws with their density, where a guide has one. A fit read back from disk has
+        none.
     """
 
     samples: Sites
     independent: bool = False
     params: Mapping[str, np.ndarray] | None = None
+    weighed: WeighedDraws | None = None
+
+    @override
+    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
+        if self.weighed is None:
+            return None
+        some, known = slice(0, num_draws), self.weighed
+        values = {name: value[some] for name, value in known.values.items()}
+        return WeighedDraws(known.z[some], known.log_q[some], values)
 
     @override
     def mean(self) -> Sites:
@@ -337,6 +355,17 @@ class GaussianPosterior(Posterior):
                 rank = (num_draws, self.root.shape[1])
                 z = z + np.asarray(jax.random.normal(root_key, rank, float)) @ self.root.T
         return z
+
+    @override
+    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
+        z = self.unconstrained_draws(num_draws, key)
+        if self.precision is None:
+            log_q = log_normal(z, self.loc, self.root, self.diagonal)
+        else:
+            away = z - self.loc
+            square = np.array([row @ self.precision.dot(row) for row in away])
+            log_q = (self.precision.log_det - square - self.loc.size * np.log(2 * np.pi)) / 2
+        return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
 
     def _at_nodes(self) -> tuple[Sites, np.ndarray, np.ndarray]:
         """Evaluate every scalar with all coordinates at their own q-th node at once."""

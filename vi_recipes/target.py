@@ -265,6 +265,15 @@ class Target:
         with jax.enable_x64(True):
             return float(self._log_density[jacobian](jnp.asarray(z, float), self.arrays()))
 
+    def log_densities(self, z: np.ndarray) -> np.ndarray:
+        """Return the log joint densities of the rows of ``z``, unconstrained scale, in float64.
+
+        Minus infinity where one is not a number.
+        """
+        with jax.enable_x64(True):
+            values = np.asarray(self._log_density_many(jnp.asarray(z, float), self.arrays()))
+        return np.where(np.isnan(values), -np.inf, values)
+
     def constrain(self, z: Any) -> dict[str, np.ndarray]:
         """Return latent and deterministic values on the constrained scale, from the flat vector.
 
@@ -729,6 +738,16 @@ class Target:
             flag: jax.jit(lambda z, a, flag=flag: self.log_density_fn(z, a, jacobian=flag))
             for flag in (True, False)
         }
+
+    @cached_property
+    def _log_density_many(self) -> Callable[..., Any]:
+        size = sum(np.size(a) for a in self._arrays) + self.dim
+        at_once = max(1, min(BATCH, MAX_AT_ONCE // (8 * size)))
+
+        def densities(rows: jax.Array, arrays: Arrays) -> jax.Array:
+            return jax.lax.map(lambda z: self.log_density_fn(z, arrays), rows, batch_size=at_once)
+
+        return jax.jit(densities)
 
     @cached_property
     def _unconstrain_one(self) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from vi_recipes.methods.reading import read_structured
 from vi_recipes.methods.structured import make_structured
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior, PointPosterior, Posterior
 from vi_recipes.target import Target
+from vi_recipes.weighed import WeighedDraws
 
 NUM_DRAWS = 4_000
 
@@ -183,9 +184,14 @@ def read_guide(
     # DAIS has draws and no density
     if isinstance(guide, autoguide.AutoContinuous) and not isinstance(guide, autoguide.AutoDAIS):
         # not sample_posterior, whose map to the constrained scale belongs to the guide's set-up
-        z = np.asarray(guide.get_posterior(params).sample(key, (NUM_DRAWS,)), float)
-        draws = target.constrain(z[:, flat_order(guide, target)])
-        return DrawsPosterior({n: v[None] for n, v in draws.items()}, independent=True)
+        q = guide.get_posterior(params)
+        own, between = q.sample_with_intermediates(key, (NUM_DRAWS,))
+        z = np.asarray(own, float)[:, flat_order(guide, target)]
+        draws = target.constrain(z)
+        drawn = WeighedDraws(z, np.asarray(q.log_prob(own, between), float), draws)
+        return DrawsPosterior(
+            {n: v[None] for n, v in draws.items()}, independent=True, weighed=drawn
+        )
     data = target.keywords(target.arrays())
     # a list's own sample_posterior hands all its parts one key, which correlates them
     if isinstance(guide, autoguide.AutoGuide) and not isinstance(guide, autoguide.AutoGuideList):
