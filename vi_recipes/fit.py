@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from vi_recipes.assessment import Assessment
+
 MAX_STORED_COV = 200
 """Up to this many scalars a fit's joint covariance is written out in full."""
 
@@ -104,6 +106,8 @@ class Fit:
         What EM and the marginal likelihood know of the latent variables at the estimate, theta held
         there: ``u_mean`` and ``u_sd`` on the unconstrained scale, or ``z_probability``, members by
         states.
+    assessment
+        What its own draws say of how far it can be trusted; ``None`` if they were not asked.
     provenance
         Seed, versions, device, dtype, data fingerprint.
     """
@@ -123,6 +127,7 @@ class Fit:
     log_likelihood: float | None = None
     sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     latents: Mapping[str, np.ndarray] = field(default_factory=dict)
+    assessment: Assessment | None = None
     provenance: Provenance = field(default_factory=Provenance)
     kind: str = ""
 
@@ -328,6 +333,10 @@ class Fit:
                         }
                     )
                 )
+        if self.assessment is not None:
+            from vi_recipes.stored_assessment import write_assessment
+
+            write_assessment(tree, self.assessment)
         tree.attrs["vi_recipes_fit"] = json.dumps(self._header(), default=_plain)
         path = Path(path)
         # whole or not at all: an interrupt leaves no half a file, and readers keep the old one
@@ -380,6 +389,8 @@ class Fit:
             )
             for s in header["sites"]
         )
+        from vi_recipes.stored_assessment import read_assessment
+
         evidence = header["log_evidence"]
         return cls(
             method=header["method"],
@@ -399,6 +410,7 @@ class Fit:
             log_likelihood=header["log_likelihood"],
             sample_stats=_load_group(tree, "sample_stats"),
             latents=_load_group(tree, "latents"),
+            assessment=read_assessment(tree),
             provenance=Provenance(**header["provenance"]),
             kind=header["kind"],
         )

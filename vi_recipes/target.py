@@ -163,6 +163,11 @@ class Target:
                 coords[dim] = values
         return coords
 
+    @property
+    def size(self) -> int:
+        """Numbers in the data and in the flat vector, about what one density reads."""
+        return sum(np.size(a) for a in self._arrays) + self.dim
+
     # -- densities ---------------------------------------------------------------------------
 
     def arrays(self) -> Arrays:
@@ -741,8 +746,7 @@ class Target:
 
     @cached_property
     def _log_density_many(self) -> Callable[..., Any]:
-        size = sum(np.size(a) for a in self._arrays) + self.dim
-        at_once = max(1, min(BATCH, MAX_AT_ONCE // (8 * size)))
+        at_once = max(1, min(BATCH, MAX_AT_ONCE // (8 * self.size)))
 
         def densities(rows: jax.Array, arrays: Arrays) -> jax.Array:
             return jax.lax.map(lambda z: self.log_density_fn(z, arrays), rows, batch_size=at_once)

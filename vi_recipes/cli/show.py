@@ -53,7 +53,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     verdicts = comparison.verdicts()
     width = max(map(len, fits), default=0)
     for name, fit in fits.items():
-        show_item(console, name, verdicts.get(name) or fit.explanation, width)
+        show_item(console, name, str(verdicts.get(name) or fit.explanation), width)
     if comparison.notes:
         console.print()
     for note in comparison.notes:

@@ -432,8 +432,8 @@ def diagnostics(comparison: Comparison) -> Table:
 def verdicts(comparison: Comparison) -> Table:
     """Return the verdict on every method in plain words."""
     rows = [
-        [Cell(name), _status(comparison, name), Cell(text)]
-        for name, text in comparison.verdicts().items()
+        [Cell(name), _status(comparison, name), Cell(str(found))]
+        for name, found in comparison.verdicts().items()
     ]
     return Table("Verdicts", ["method", "status", "verdict"], rows, left=(0, 1, 2))
 
