@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
-from vi_recipes.verdict import Trust, verdict
+from vi_recipes.verdict import Trust, judge
 
 SAMPLER = vr.NUTS(num_warmup=400, num_samples=1_000)
 
@@ -242,4 +243,5 @@ def test_verdicts_on_clear_cases() -> None:
     said = narrow.verdicts()["svi"].text
     assert "understates uncertainty" in said
     assert not said.startswith("Trustworthy")
-    assert "no reference" in verdict(replace(c["laplace"], assessment=None), None, is_reference=False).text
+    alone = replace(c["laplace"], assessment=None)
+    assert "no reference" in judge(alone).text

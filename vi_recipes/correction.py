@@ -30,6 +30,9 @@ from vi_recipes.target import Target
 NUM_ROUNDS = 15
 """Rounds of adaptation, at most."""
 
+GOOD_SHARE = 0.25
+"""Effective share of the draws from which their own weights are good enough."""
+
 MIN_PER_COORDINATE = 20
 """Draws a coordinate below which a proposal is not adapted: its covariance would be noise."""
 
@@ -84,8 +87,10 @@ def correct(
 ) -> Correction:
     """Return the posterior's moments from weighed draws of an approximation.
 
-    Where the draws' own weights cannot be relied on they are a start: rounds of draws from a
-    multivariate t with five degrees of freedom, each with the weighted moments of the one before.
+    Where few of the draws matter, or their weights cannot be relied on, they are a start: rounds of
+    draws from a multivariate t with five degrees of freedom follow, each with the weighted moments
+    of the one before. The smoothed weights of a q that is too narrow leave its sds too small even
+    where khat is low, and a t reaches further.
 
     Parameters
     ----------
@@ -103,16 +108,30 @@ def correct(
     NoCorrection
         Saying why there are no weights that can be relied on.
     """
-    num_draws, dim = z.shape
+    num_draws = len(z)
     limit = khat_limit(num_draws)
     shape = khat(log_ratios)
-    if shape < limit:
-        return _weighted(values, log_ratios, 0)
-    own = f"khat of its own draws is {shape:.2f} (limit {limit:.2g})"
+    own = _weighted(values, log_ratios, 0) if shape < limit else None
+    if own is not None and own.ess >= GOOD_SHARE * num_draws:
+        return own
+    about = f"khat of its own draws is {shape:.2f} (limit {limit:.2g})"
+    try:
+        mended = _adapted(target, z, log_ratios, key, limit, about)
+    except NoCorrection:
+        if own is None:
+            raise
+        return own
+    return mended if own is None or mended.ess > own.ess else own
+
+
+def _adapted(
+    target: Target, z: np.ndarray, log_ratios: np.ndarray, key: jax.Array, limit: float, about: str
+) -> Correction:
+    num_draws, dim = z.shape
     if target.exchangeable:
-        raise NoCorrection(f"{own}, and exchangeable labels keep it from being mended")
+        raise NoCorrection(f"{about}, and exchangeable labels keep it from being mended")
     if num_draws < MIN_PER_COORDINATE * dim:
-        raise NoCorrection(f"{own}, and {dim} coordinates are too many for it to be mended")
+        raise NoCorrection(f"{about}, and {dim} coordinates are too many for it to be mended")
 
     def weigh(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
         with jax.enable_x64(True):
@@ -126,14 +145,14 @@ def correct(
         mean, cov = weights.moments(z)
         found = adapt(target, weigh, Proposal(mean, root_of(cov, target)), NUM_ROUNDS, silent)
     except MethodFailure as failure:
-        raise NoCorrection(f"{own}, and it was not mended: {failure.message}") from None
+        raise NoCorrection(f"{about}, and it was not mended: {failure.message}") from None
     rounds = len(found.shares)
     if found.power < 1:
         raise NoCorrection(
-            f"{own}, and {rounds} rounds from there did not bring a proposal to the posterior"
+            f"{about}, and {rounds} rounds from there did not bring a proposal to the posterior"
         )
     if (mended := khat(found.log_ratios)) >= limit:
-        raise NoCorrection(f"{own}, and after {rounds} rounds from there still {mended:.2f}")
+        raise NoCorrection(f"{about}, and after {rounds} rounds from there still {mended:.2f}")
     return _weighted(target.constrain(found.z), found.log_ratios, rounds)
 
 

@@ -161,6 +161,8 @@ def _by_itself(fit: Fit) -> Verdict:
         if fit.status.ok:
             return Verdict(Trust.TRUSTWORTHY, f"Trustworthy by its own diagnostics: {fit.message}.")
         return Verdict(Trust.CARE, "Its own diagnostics do not vouch for it.")
+    if fit.status is Status.COLLAPSED:
+        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {fit.status.value}.")
     found = fit.assessment
     if found is None:
         return Verdict(Trust.UNKNOWN, "Cannot be told: there is no reference, nor was it assessed.")
