@@ -16,7 +16,7 @@ from vi_recipes.comparison import Comparison, ProgressFactory, compare
 from vi_recipes.content import find, load_model
 from vi_recipes.differences import differences, moments_of
 from vi_recipes.fit import Fit
-from vi_recipes.methods import SVI, Method, default_methods
+from vi_recipes.methods import SVI, Method, default_methods, make_method
 from vi_recipes.reference import load_reference
 from vi_recipes.status import Status
 from vi_recipes.target import Target
@@ -176,7 +176,7 @@ def methods_for(target: Target) -> dict[str, Method]:
 def verify(
     chosen: Mapping[str, Problem],
     *,
-    methods: Callable[[Target], Mapping[str, Method]] = methods_for,
+    methods: Mapping[str, str] | None = None,
     seed: int = 0,
     path: Path | None = None,
     progress: ProgressFactory | None = None,
@@ -189,26 +189,33 @@ def verify(
     chosen
         Name -> problem, from :func:`problems` or of the user's own.
     methods
-        The methods for a target, by name.
+        Name of a fit -> name of its method; by default all that apply but forward_kl and svgd, and
+        a second guide.
     seed
         Of every fit.
     path
         Folder in which the rows of every model are kept as soon as they are there; models that it
-        has with the same seed are not run again.
+        has are not run again.
     progress
         As in :func:`compare`.
     done
         Told of every model's rows.
+
+    Raises
+    ------
+    ValueError
+        For a folder with rows of another seed, or of other methods.
     """
+    header = {"format": FORMAT, "seed": seed, "methods": dict(methods) if methods else None}
     rows: list[Row] = []
     for name, problem in chosen.items():
         file = None if path is None else path / f"{name}.json"
-        own = None if file is None else _kept(file, seed)
+        own = None if file is None else _kept(file, header)
         if own is None:
             own = _verify_one(name, problem, methods, seed, progress)
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                kept = {"format": FORMAT, "seed": seed, "rows": [asdict(row) for row in own]}
+                kept = {**header, "rows": [asdict(row) for row in own]}
                 file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         rows += own
         if done is not None:
@@ -216,30 +223,38 @@ def verify(
     return rows
 
 
-def _kept(file: Path, seed: int) -> list[Row] | None:
+def _kept(file: Path, header: Mapping[str, Any]) -> list[Row] | None:
     if not file.is_file():
         return None
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["format"] != FORMAT or kept["seed"] != seed:
-            raise ValueError(f"it has seed {kept['seed']} and format {kept['format']}")
-        return [Row(**row) for row in kept["rows"]]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = [Row(**row) for row in kept.pop("rows")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file}: not the rows of this verification ({error}); remove it, or use another folder"
+            f"{file}: not the rows of a verification ({error}); remove it, or use another folder"
         ) from None
+    if kept != header:
+        raise ValueError(
+            f"{file}: made with {kept}, and now wanted with {dict(header)}; remove it, or use "
+            "another folder"
+        )
+    return rows
 
 
 def _verify_one(
     name: str,
     problem: Problem,
-    methods: Callable[[Target], Mapping[str, Method]],
+    methods: Mapping[str, str] | None,
     seed: int,
     progress: ProgressFactory | None,
 ) -> list[Row]:
     with progress(name) if progress else nullcontext():
         target, reference = problem()
-    comparison = compare(target, methods(target), reference=reference, key=seed, progress=progress)
+    if methods is None:
+        chosen = methods_for(target)
+    else:
+        chosen = {label: make_method(method, target) for label, method in methods.items()}
+    comparison = compare(target, chosen, reference=reference, key=seed, progress=progress)
     if comparison.interrupted:
         raise KeyboardInterrupt
     return [_row(name, target.dim, comparison, method) for method in comparison]
