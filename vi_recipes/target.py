@@ -279,6 +279,14 @@ class Target:
             values = np.asarray(self._log_density_many(jnp.asarray(z, float), self.arrays()))
         return np.where(np.isnan(values), -np.inf, values)
 
+    def scores(self, z: np.ndarray) -> np.ndarray:
+        """Return the gradients of the log joint density at the rows of ``z``, shape (rows, dim).
+
+        On the unconstrained scale, in float64; NaN where there is none.
+        """
+        with jax.enable_x64(True):
+            return np.asarray(self._scores_many(jnp.asarray(z, float), self.arrays()))
+
     def constrain(self, z: Any) -> dict[str, np.ndarray]:
         """Return latent and deterministic values on the constrained scale, from the flat vector.
 
@@ -744,14 +752,29 @@ class Target:
             for flag in (True, False)
         }
 
+    @property
+    def _at_once(self) -> int:
+        """Points at which the density is evaluated side by side."""
+        return max(1, min(BATCH, MAX_AT_ONCE // (8 * self.size)))
+
     @cached_property
     def _log_density_many(self) -> Callable[..., Any]:
-        at_once = max(1, min(BATCH, MAX_AT_ONCE // (8 * self.size)))
+        at_once = self._at_once
 
         def densities(rows: jax.Array, arrays: Arrays) -> jax.Array:
             return jax.lax.map(lambda z: self.log_density_fn(z, arrays), rows, batch_size=at_once)
 
         return jax.jit(densities)
+
+    @cached_property
+    def _scores_many(self) -> Callable[..., Any]:
+        at_once = self._at_once
+
+        def scores(rows: jax.Array, arrays: Arrays) -> jax.Array:
+            score = jax.grad(self.log_density_fn)
+            return jax.lax.map(lambda z: score(z, arrays), rows, batch_size=at_once)
+
+        return jax.jit(scores)
 
     @cached_property
     def _unconstrain_one(self) -> Callable[..., Any]:

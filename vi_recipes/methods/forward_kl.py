@@ -223,7 +223,7 @@ class ForwardKL(Method):
                 "khat": weights.khat,
                 "num_rounds": float(len(shares)),
             },
-            log_evidence=LogEvidence(value, se, "importance sampling") if good else None,
+            log_evidence=LogEvidence(value, se, "estimate (importance sampling)") if good else None,
         )
 
     def _posterior(
