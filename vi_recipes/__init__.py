@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         VariationalEM,
     )
     from vi_recipes.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
+    from vi_recipes.predictive import log_likelihood, posterior_predictive
     from vi_recipes.read import read_data, read_numeric
     from vi_recipes.reference import load_reference
     from vi_recipes.report.exhibit import Exhibit
@@ -69,6 +70,7 @@ _HOMES = {
         "VariationalEM",
     ),
     "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "PartialEStep", "VBSteps"),
+    "vi_recipes.predictive": ("log_likelihood", "posterior_predictive"),
     "vi_recipes.read": ("read_data", "read_numeric"),
     "vi_recipes.reference": ("load_reference",),
     "vi_recipes.report.exhibit": ("Exhibit",),
@@ -138,6 +140,8 @@ __all__ = [
     "load_model",
     "load_reference",
     "load_study",
+    "log_likelihood",
+    "posterior_predictive",
     "read_data",
     "read_numeric",
 ]
