@@ -114,6 +114,8 @@ def test_a_likelihood_of_zero_is_minus_infinity() -> None:
     width = fit.to_arviz(this, num_draws=400)["posterior"]["width"].to_numpy()[0]
     np.testing.assert_array_equal(np.isneginf(found[:, 2]), width < 1.4)
     assert np.isneginf(found[:, 2]).any()
+    with pytest.raises(vr.LOOError, match=r"observation\(s\) y\[1\], y\[2\] have a likelihood of"):
+        vr.loo(fit, this)
 
 
 # -- replications ----------------------------------------------------------------------------
