@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vi_recipes.batches import Batches
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
+    from vi_recipes.cross_validation import LOOError, compare_models, loo
     from vi_recipes.fit import Fit, LogEvidence, Provenance
     from vi_recipes.free_energy import FreeEnergy
     from vi_recipes.methods import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         VariationalEM,
     )
     from vi_recipes.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
+    from vi_recipes.predictive import log_likelihood, posterior_predictive
     from vi_recipes.read import read_data, read_numeric
     from vi_recipes.reference import load_reference
     from vi_recipes.report.exhibit import Exhibit
@@ -50,6 +52,7 @@ _HOMES = {
     "vi_recipes.batches": ("Batches",),
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
+    "vi_recipes.cross_validation": ("LOOError", "compare_models", "loo"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
     "vi_recipes.free_energy": ("FreeEnergy",),
     "vi_recipes.methods": (
@@ -69,6 +72,7 @@ _HOMES = {
         "VariationalEM",
     ),
     "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "PartialEStep", "VBSteps"),
+    "vi_recipes.predictive": ("log_likelihood", "posterior_predictive"),
     "vi_recipes.read": ("read_data", "read_numeric"),
     "vi_recipes.reference": ("load_reference",),
     "vi_recipes.report.exhibit": ("Exhibit",),
@@ -114,6 +118,7 @@ __all__ = [
     "FitError",
     "ForwardKL",
     "FreeEnergy",
+    "LOOError",
     "Laplace",
     "LinearResponse",
     "LogEvidence",
@@ -134,10 +139,14 @@ __all__ = [
     "batches_from_parquet",
     "case_sensitivity",
     "compare",
+    "compare_models",
     "data_sensitivity",
     "load_model",
     "load_reference",
     "load_study",
+    "log_likelihood",
+    "loo",
+    "posterior_predictive",
     "read_data",
     "read_numeric",
 ]

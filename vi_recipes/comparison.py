@@ -309,6 +309,40 @@ class Comparison(Mapping[str, Fit]):
         order = [(p, m) for p in next(iter(frames.values())).index for m in frames]
         return joined.loc[order]
 
+    def loo(
+        self, target: Target, *, observed: str | None = None, num_draws: int | None = None
+    ) -> pd.DataFrame:
+        """Return leave-one-out cross-validation, a row a fit (see :func:`vi_recipes.loo`).
+
+        All of them estimate the posterior's own predictive density, each with its own draws: what
+        they differ by is the error of the approximations, and where k is high it shows.
+
+        Parameters
+        ----------
+        target
+            What the fits are of.
+        observed, num_draws
+            As in :func:`vi_recipes.loo`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``elpd_loo`` with its standard error ``se``, in nats; ``p_loo``; ``elpd_diff``, the
+            difference from the reference or, where that has none, from the highest, with its
+            standard error ``dse``; ``max_k``, the largest Pareto k, and ``num_high_k``, how many
+            exceed ``good_k``, the limit for that ``num_draws``. A fit without has NaN and its
+            ``reason``.
+
+        Raises
+        ------
+        ValueError
+            For a target that is not that of the fits, or a site that is not observed.
+        """
+        from vi_recipes.cross_validation import loo_table
+
+        base = self.reference_name
+        return loo_table(self.columns, target, base=base, observed=observed, num_draws=num_draws)[0]
+
     def verdicts(self) -> dict[str, Verdict]:
         """Return name -> how far the fit can be trusted, with the evidence.
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from vi_recipes.posterior import DrawsPosterior, MomentsPosterior, Posterior, Sites, per_scalar
+from vi_recipes.posterior import Posterior, Sites, per_scalar
 from vi_recipes.sites import Site, site_labels
 from vi_recipes.status import FitError, Status
 from vi_recipes.target import Target
@@ -27,12 +25,6 @@ if TYPE_CHECKING:
 
 MAX_STORED_COV = 200
 """Up to this many scalars a fit's joint covariance is written out in full."""
-
-NUM_STORED_DRAWS = 2_000
-"""Draws written for approximations that can give any number."""
-
-NUM_POINT_DRAWS = 4
-"""Copies of a point that stand for its draws: as few as ArviZ summarises."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,8 @@ class Fit:
 
     # -- moments -------------------------------------------------------------------------------
 
-    def _known(self) -> Posterior:
+    def known_posterior(self) -> Posterior:
+        """Return what is known of the posterior; raise :class:`FitError` if nothing is."""
         if self.posterior is None or not self.status.has_result:
             raise FitError(self.status, f"fit '{self.method}' has no numbers: {self.explanation}")
         return self.posterior
@@ -152,19 +145,19 @@ class Fit:
 
     def mean(self) -> Sites:
         """Return the means by site, constrained scale (the mode or maximiser, for a point)."""
-        return self._known().mean()
+        return self.known_posterior().mean()
 
     def sd(self) -> Sites:
         """Return the standard deviations by site, constrained scale; NaN for a point."""
-        return self._known().sd()
+        return self.known_posterior().sd()
 
     def mcse(self) -> Sites:
         """Return the Monte Carlo standard errors of :meth:`mean` by site."""
-        return self._known().mcse_mean()
+        return self.known_posterior().mcse_mean()
 
     def mcse_sd(self) -> Sites:
         """Return the Monte Carlo standard errors of :meth:`sd` by site."""
-        return self._known().mcse_sd()
+        return self.known_posterior().mcse_sd()
 
     def cov(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the joint covariance of the scalars of ``sites``, constrained scale.
@@ -183,14 +176,14 @@ class Fit:
 
         names = self._names(sites)
         labels = self.labels(names)
-        return pd.DataFrame(self._known().cov(names), index=labels, columns=labels)
+        return pd.DataFrame(self.known_posterior().cov(names), index=labels, columns=labels)
 
     def draws(self, num_draws: int, key: jax.Array | int = 0) -> Sites:
         """Return draws by site, shape (num_draws, *site shape), constrained scale.
 
         An approximation draws afresh; a sampler's draws are picked at random from its own.
         """
-        return self._known().draws(num_draws, as_key(key))
+        return self.known_posterior().draws(num_draws, as_key(key))
 
     def labels(self, sites: Sequence[str] | None = None, *, coords: bool = True) -> list[str]:
         """Return the labels of the scalars of ``sites``, by coordinate or by zero-based index."""
@@ -237,7 +230,7 @@ class Fit:
         """
         if not self.is_sampler:
             return {}
-        samples = self._samples()
+        samples = held_draws(self.known_posterior()) or {}
         return {
             "ess_bulk": per_scalar("ess", samples, method="bulk"),
             "ess_tail": per_scalar("ess", samples, method="tail"),
@@ -249,52 +242,59 @@ class Fit:
         """Whether the draws come from Markov chains."""
         return bool(self.sample_stats) and self.has_result
 
-    def _samples(self, key: int = 0) -> Sites:
-        """Return draws shaped (chain, draw, *site shape)."""
-        posterior = self._known()
-        kept = getattr(posterior, "samples", None)
-        if kept is not None:
-            return dict(kept)
-        is_point = all(np.isnan(sd).all() for sd in posterior.sd().values())
-        num_draws = NUM_POINT_DRAWS if is_point else NUM_STORED_DRAWS
-        return {n: v[None] for n, v in self.draws(num_draws, key).items()}
+    @property
+    def is_point(self) -> bool:
+        """Whether it is a point, without any spread."""
+        return self.has_result and all(np.isnan(sd).all() for sd in self.sd().values())
 
     # -- exchange ------------------------------------------------------------------------------
 
-    def to_arviz(self) -> xr.DataTree:
+    def to_arviz(
+        self,
+        target: Target | None = None,
+        *,
+        log_likelihood: bool = False,
+        posterior_predictive: bool = False,
+        num_draws: int | None = None,
+    ) -> xr.DataTree:
         """Return an ArviZ ``DataTree``.
 
         The group ``posterior`` has dimensions chain and draw: the chains of a sampler, or one
         chain of independent draws. ``sample_stats`` is there for samplers. Attributes carry
-        method, status, seed and versions.
-        """
-        import arviz_base as az
+        method, status, seed and versions. A point is four equal draws: its means are right, and
+        plots of densities need what has one.
 
-        try:
-            samples = self._samples()
-        except ValueError:  # moments without draws
-            samples = {n: v[None, None] for n, v in self.mean().items()}
-        groups: dict[str, Any] = {"posterior": samples}
-        if self.sample_stats:
-            groups["sample_stats"] = dict(self.sample_stats)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one chain is what an approximation has
-            tree = az.from_dict(
-                groups,
-                dims={s.name: list(s.dims) for s in self.sites},
-                coords=dict(self.coords),
-            )
-        attributes = {
-            "inference_library": "vi_recipes",
-            "method": self.method,
-            "status": self.status.name,
-            "model": self.provenance.model,
-            "seed": -1 if self.provenance.seed is None else self.provenance.seed,
-            "versions": json.dumps(dict(self.provenance.versions)),
-        }
-        tree.attrs.update(attributes)
-        tree["posterior"].attrs.update(attributes)
-        return tree
+        Parameters
+        ----------
+        target
+            The model with its data. With it there is a group ``observed_data``, and the
+            ``sample_stats`` of an approximation with a density are ``log_p`` and ``log_q``, over
+            the unconstrained scale, as :func:`arviz.loo_approximate_posterior` takes them.
+        log_likelihood, posterior_predictive
+            Whether to have these groups, at the draws of ``posterior`` (see
+            :func:`vi_recipes.log_likelihood` and :func:`vi_recipes.posterior_predictive`).
+        num_draws
+            Draws, at most, in all groups; of those that a fit holds every k-th is taken. By
+            default all of a sampler's and 2,000 of others, or with ``target`` as many as take
+            256 MiB.
+
+        Raises
+        ------
+        ValueError
+            For groups that need a target without one, a target that is not the fit's, or what it
+            does not have.
+        FitError
+            For a fit without a result.
+        """
+        from vi_recipes.exchange import to_tree
+
+        return to_tree(
+            self,
+            target,
+            log_likelihood=log_likelihood,
+            posterior_predictive=posterior_predictive,
+            num_draws=num_draws,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file that ArviZ reads and :meth:`load` restores; return its path.
@@ -302,65 +302,9 @@ class Fit:
         Draws, moments, traces and everything else are kept. The joint covariance is kept up to
         200 scalars; beyond that a loaded fit computes covariances from its draws.
         """
-        import xarray as xr
+        from vi_recipes.exchange import save
 
-        tree = self.to_arviz() if self.has_result else xr.DataTree()
-        if self.has_result:
-            moments = {
-                "mean": self.mean(),
-                "sd": self.sd(),
-                "mcse_mean": self.mcse(),
-                "mcse_sd": self.mcse_sd(),
-            }
-            dims = {s.name: s.dims for s in self.sites}
-            for group, values in moments.items():
-                data = {n: (dims[n], np.asarray(v)) for n, v in values.items()}
-                tree[group] = xr.DataTree(xr.Dataset(data))
-            size = sum(s.size for s in self.sites)
-            if size <= MAX_STORED_COV:
-                frame = self.cov()
-                axes = ("parameter", "parameter_bis")
-                tree["covariance"] = xr.DataTree(
-                    xr.Dataset({"covariance": (axes, frame.to_numpy())})
-                )
-        for group, arrays in (("trace", self.trace), ("latents", self.latents)):
-            if arrays:
-                tree[group] = xr.DataTree(
-                    xr.Dataset(
-                        {
-                            n: (tuple(f"{n}_{i or 'index'}" for i in range(np.ndim(v))), v)
-                            for n, v in arrays.items()
-                        }
-                    )
-                )
-        if self.assessment is not None:
-            from vi_recipes.stored_assessment import write_assessment
-
-            write_assessment(tree, self.assessment)
-        tree.attrs["vi_recipes_fit"] = json.dumps(self._header(), default=_plain)
-        path = Path(path)
-        # whole or not at all: an interrupt leaves no half a file, and readers keep the old one
-        partial = path.with_name(f".{path.name}.partial")
-        tree.to_netcdf(partial, engine="h5netcdf")
-        partial.replace(path)
-        return path
-
-    def _header(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "kind": self.kind,
-            "status": self.status.name,
-            "message": self.message,
-            "advice": self.advice,
-            "config": dict(self.config),
-            "sites": [asdict(s) for s in self.sites],
-            "coords": {name: np.asarray(v).tolist() for name, v in self.coords.items()},
-            "timing": self.timing.to_dict(),
-            "diagnostics": dict(self.diagnostics),
-            "log_evidence": asdict(self.log_evidence) if self.log_evidence else None,
-            "log_likelihood": self.log_likelihood,
-            "provenance": asdict(self.provenance),
-        }
+        return save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Fit:
@@ -371,49 +315,9 @@ class Fit:
         ValueError
             If the file is not such a fit.
         """
-        import xarray as xr
+        from vi_recipes.exchange import load
 
-        try:
-            tree = xr.load_datatree(path, engine="h5netcdf")
-            header = json.loads(tree.attrs["vi_recipes_fit"])
-        except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path}: not a fit saved by vi_recipes ({error})") from None
-        sites = tuple(
-            Site(
-                **{
-                    **s,
-                    **{
-                        k: _tuples(s[k]) for k in ("shape", "unconstrained_shape", "plates", "dims")
-                    },
-                }
-            )
-            for s in header["sites"]
-        )
-        from vi_recipes.stored_assessment import read_assessment
-
-        evidence = header["log_evidence"]
-        return cls(
-            method=header["method"],
-            status=Status[header["status"]],
-            message=header["message"],
-            advice=header["advice"],
-            config=header["config"],
-            sites=sites,
-            coords={name: np.asarray(v) for name, v in header["coords"].items()},
-            posterior=_load_posterior(tree, sites),
-            timing=Timing(**header["timing"]),
-            trace=_load_group(tree, "trace"),
-            diagnostics={
-                k: float("nan") if v is None else v for k, v in header["diagnostics"].items()
-            },
-            log_evidence=LogEvidence(**evidence) if evidence else None,
-            log_likelihood=header["log_likelihood"],
-            sample_stats=_load_group(tree, "sample_stats"),
-            latents=_load_group(tree, "latents"),
-            assessment=read_assessment(tree),
-            provenance=Provenance(**header["provenance"]),
-            kind=header["kind"],
-        )
+        return load(path)
 
     def renamed(self, method: str) -> Fit:
         """Return the fit under another name."""
@@ -428,6 +332,12 @@ class Fit:
             f"Fit({self.method!r}, {self.status.name}, "
             f"{self.timing.total_seconds:.2f} s: {self.explanation})"
         )
+
+
+def held_draws(posterior: Posterior) -> Sites | None:
+    """Return the draws that a posterior holds, shape (chain, draw, *site shape); or ``None``."""
+    held: Sites | None = getattr(posterior, "samples", None)
+    return held
 
 
 def as_key(key: jax.Array | int | None) -> jax.Array:
@@ -460,37 +370,3 @@ def provenance(target: Target, *, seed: int | None, dtype: str) -> Provenance:
         dtype=dtype,
         versions={"vi_recipes": version("vi_recipes"), **{p: version(p) for p in packages}},
     )
-
-
-def _load_posterior(tree: xr.DataTree, sites: tuple[Site, ...]) -> Posterior | None:
-    if "mean" not in tree.children:
-        return None
-    samples = _load_group(tree, "posterior")
-    if "sample_stats" in tree.children:
-        return DrawsPosterior(samples)
-    covariance = _load_group(tree, "covariance").get("covariance")
-    return MomentsPosterior(
-        means=_load_group(tree, "mean"),
-        sds=_load_group(tree, "sd"),
-        covariance=covariance,
-        order=tuple(s.name for s in sites),
-        mcse_means=_load_group(tree, "mcse_mean"),
-        mcse_sds=_load_group(tree, "mcse_sd"),
-        samples=samples,
-    )
-
-
-def _load_group(tree: xr.DataTree, group: str) -> dict[str, np.ndarray]:
-    if group not in tree.children:
-        return {}
-    return {str(n): np.asarray(v) for n, v in tree[group].to_dataset().data_vars.items()}
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return str(value)

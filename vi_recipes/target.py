@@ -367,15 +367,19 @@ class Target:
         ValueError
             If the likelihood lives only in ``numpyro.factor`` terms, which have no points.
         """
+        self.check_pointwise()
+        with jax.enable_x64(True):
+            result = jax.jit(self.log_likelihood_fn)(jnp.asarray(z, float), self.arrays())
+        return {name: np.asarray(value) for name, value in result.items()}
+
+    def check_pointwise(self) -> None:
+        """Raise a :class:`ValueError` if the model has no pointwise likelihood."""
         if not self.observed:
             raise ValueError(
                 f"model '{self.name}' has no pointwise likelihood: its likelihood lives in "
                 "numpyro.factor terms, or sums over discrete latent variables. Give the model "
                 "an observed site (obs=...) to have one"
             )
-        with jax.enable_x64(True):
-            result = jax.jit(self.log_likelihood_fn)(jnp.asarray(z, float), self.arrays())
-        return {name: np.asarray(value) for name, value in result.items()}
 
     # -- starting points ---------------------------------------------------------------------
 

@@ -174,11 +174,6 @@ def all_fits(comparison: Comparison) -> dict[str, Fit]:
     return {name: fits[name] for name in _reference_first(fits, comparison)}
 
 
-def is_point(fit: Fit) -> bool:
-    """Whether a fit has a point and no spread."""
-    return fit.has_result and all(bool(np.isnan(v).all()) for v in fit.sd().values())
-
-
 def heading(name: str, comparison: Comparison) -> str:
     """Return a method's name, marked where its numbers are provisional."""
     fit = all_fits(comparison)[name]
@@ -253,7 +248,7 @@ def means(
     mean_error, spread_error = _columns(comparison.mcses()), _columns(comparison.mcses_sd())
     accuracy = _accuracy_by_label(comparison)
     fits = all_fits(comparison)
-    points = {name for name, fit in fits.items() if is_point(fit)}
+    points = {name for name, fit in fits.items() if fit.is_point}
     reference = comparison.reference_name
     columns = ["parameter"]
     for name, fit in fits.items():
@@ -305,7 +300,7 @@ def accuracy(
     judged = _accuracy_by_label(comparison)
     names = [n for n in all_fits(comparison) if any(n == key[1] for key in judged)]
     labels, left_out = select(comparison, limit, sites)
-    points = {n for n in names if is_point(all_fits(comparison)[n])}
+    points = {n for n in names if all_fits(comparison)[n].is_point}
     columns = ["parameter"]
     for name in names:
         title = heading(name, comparison)
