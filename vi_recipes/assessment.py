@@ -12,16 +12,19 @@ import numpy as np
 
 from vi_recipes.correction import Correction, NoCorrection, correct
 from vi_recipes.differences import Moments
+from vi_recipes.evidence import evidences
 from vi_recipes.factor_posterior import FactorPosterior, ResponsePosterior
-from vi_recipes.fit import Fit, as_key
+from vi_recipes.fit import Fit, LogEvidence, as_key
 from vi_recipes.khat import MIN_DRAWS, khat
 from vi_recipes.posterior import Posterior, Sites
 from vi_recipes.status import MethodFailure
+from vi_recipes.stein import MAX_DRAWS, KernelStein, kernel_stein
 from vi_recipes.target import Target
+from vi_recipes.wasserstein import WassersteinBounds, wasserstein_bounds
 from vi_recipes.weighed import MAX_DENSE
 
 NUM_DRAWS = 4_000
-NUM_BLOCK_DRAWS = 1_000
+NUM_BLOCK_DRAWS = 2_000
 MAX_WORK = 2.5e8
 """Numbers of the data that all draws may read: fewer draws of larger models."""
 
@@ -46,6 +49,14 @@ class Assessment:
         the wrong shape or scale within the site. It does not see correlations between sites.
     correction
         The posterior's moments by importance sampling, where there are weights to rely on.
+    evidence
+        Bounds on log p(y) and estimates of it: of an approximation by its weights, of a sampler by
+        bridge sampling.
+    bounds
+        How far its moments can be off at most, by its weights; they have numbers only where q is
+        nearly right.
+    stein
+        Kernel Stein discrepancy of up to 500 draws, with its test.
     response_ratio
         Of mean field, the sds by linear response over its own, by site: how much it understates.
     unknown
@@ -58,6 +69,9 @@ class Assessment:
     khat: float = float("nan")
     block_khat: Mapping[str, float] = field(default_factory=dict)
     correction: Correction | None = None
+    evidence: tuple[LogEvidence, ...] = ()
+    bounds: WassersteinBounds | None = None
+    stein: KernelStein | None = None
     response_ratio: Mapping[str, np.ndarray] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -82,6 +96,11 @@ class Assessment:
         if self.correction is not None:
             found["khat_corrected"] = self.correction.khat
             found["ess_corrected"] = self.correction.ess
+        if self.bounds is not None:
+            found["mean_error_bound"] = self.bounds.mean_error
+            found["sd_error_bound"] = self.bounds.sd_error
+        if self.stein is not None:
+            found["stein_p_value"] = self.stein.p_value
         return found
 
 
@@ -122,33 +141,53 @@ def assess(
         unknown["weights"] = "there is no result"
     elif fit.is_sampler:
         unknown["weights"] = "a sampler's draws have no density of their own: its audit stands"
+        found["evidence"] = tuple(evidences(fit, target, None, None, key))
     else:
-        found = _weigh(fit.posterior, target, as_key(key), num_draws, unknown)
+        found = _weigh(fit, fit.posterior, target, as_key(key), num_draws, unknown)
         if (ratio := _response_ratio(fit.posterior, unknown)) is not None:
             found["response_ratio"] = ratio
     return Assessment(**found, unknown=unknown, seconds=time.perf_counter() - start)
 
 
 def _weigh(
+    fit: Fit,
     posterior: Posterior,
     target: Target,
     key: jax.Array,
     num_draws: int | None,
     unknown: dict[str, str],
 ) -> dict[str, Any]:
-    draw_key, block_key, correct_key = jax.random.split(key, 3)
+    draw_key, block_key, correct_key, stein_key = jax.random.split(key, 4)
     count = num_draws or default_draws(target)
     drawn = posterior.weighed_draws(count, draw_key)
     if drawn is None:
         unknown["weights"] = _why_none(posterior, target)
-        return {}
-    log_ratios = target.log_densities(drawn.z) - drawn.log_q
-    found: dict[str, Any] = {"num_draws": len(log_ratios)}
+        return {"evidence": tuple(evidences(fit, target, None, None))}
+    log_p = target.log_densities(drawn.z)
+    log_ratios = log_p - drawn.log_q
+    found: dict[str, Any] = {
+        "num_draws": len(log_ratios),
+        "evidence": tuple(evidences(fit, target, drawn, log_p)),
+    }
     try:
         found["khat"] = khat(log_ratios)
         found["correction"] = correct(target, drawn.z, drawn.values, log_ratios, correct_key)
     except (NoCorrection, ValueError) as reason:
         unknown["correction"] = str(reason)
+    bounds = wasserstein_bounds(drawn.z, log_ratios)
+    if bounds.reason:
+        unknown["bounds"] = bounds.reason
+    else:
+        found["bounds"] = bounds
+    if target.dim > MAX_DENSE:
+        unknown["stein"] = f"it has no power in {target.dim} coordinates"
+    else:
+        some = drawn.z[:MAX_DRAWS]
+        stein = kernel_stein(some, target.scores(some), drawn.z.std(axis=0), stein_key)
+        if stein.reason:
+            unknown["stein"] = stein.reason
+        else:
+            found["stein"] = stein
     blocks = {}
     for k, (name, place) in enumerate(target.slices.items()):
         if place.stop - place.start > MAX_DENSE:

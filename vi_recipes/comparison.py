@@ -16,7 +16,7 @@ import numpy as np
 from vi_recipes.alignment import PermutedPosterior, match
 from vi_recipes.assessment import assess
 from vi_recipes.differences import COLUMNS, differences, moments_of
-from vi_recipes.fit import MAX_STORED_COV, Fit
+from vi_recipes.fit import MAX_STORED_COV, Fit, LogEvidence
 from vi_recipes.methods import Method
 from vi_recipes.progress import Progress, silent
 from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
@@ -83,7 +83,7 @@ def compare(
             stream = (key + zlib.crc32(name.encode())) % 2**31
             try:
                 fit = method.fit(target, key=stream, progress=report, name=name)
-                if assessed and fit.has_result and not fit.is_sampler:
+                if assessed and fit.has_result:
                     report(1, 1, "assessing it")
                     fit = replace(fit, assessment=assess(fit, target, key=stream))
             except KeyboardInterrupt:
@@ -342,6 +342,35 @@ class Comparison(Mapping[str, Fit]):
 
         base = self.reference_name
         return loo_table(self.columns, target, base=base, observed=observed, num_draws=num_draws)[0]
+
+    def evidence(self, target: Target | None = None) -> pd.DataFrame:
+        """Return all bounds on log p(y) and estimates of it, a row each.
+
+        Parameters
+        ----------
+        target
+            What the fits are of, to add log p(y) by quadrature where few coordinates are left
+            (see :func:`vi_recipes.quadrature`), which takes from seconds to minutes.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As :func:`vi_recipes.evidence.evidence_table` returns it.
+        """
+        from vi_recipes.evidence import evidence_table, quadrature
+
+        found: dict[str, Sequence[LogEvidence]] = {}
+        for name, fit in self.columns.items():
+            if fit.has_result and fit.assessment is not None:
+                found[name] = fit.assessment.evidence
+            elif fit.has_result and fit.log_evidence is not None:
+                found[name] = [fit.log_evidence]
+        if target is not None:
+            exact = quadrature(target)
+            if isinstance(exact, str):
+                exact = LogEvidence(float("nan"), float("nan"), f"not available ({exact})")
+            found["quadrature"] = [exact]
+        return evidence_table(found)
 
     def verdicts(self) -> dict[str, Verdict]:
         """Return name -> how far the fit can be trusted, with the evidence.

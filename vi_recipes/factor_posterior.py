@@ -210,7 +210,7 @@ class FactorPosterior(Posterior):
 
     @override
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
-        if self.factors.points.any():
+        if self.factors.points.any() or not self._has_density:
             return None
         z = self.unconstrained_draws(2 * num_draws, key)[:num_draws]  # the rest are mirror images
         log_q = self._log_prob(z)
@@ -228,8 +228,13 @@ class FactorPosterior(Posterior):
         z[:, place] = drawn[:, place]
         return z, self._log_laws(z)[:, place].sum(axis=1)
 
+    @property
+    def _has_density(self) -> bool:
+        """Whether the joint density is within reach."""
+        return True
+
     def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
-        """Return the log density of rows of unconstrained vectors; ``None`` if out of reach."""
+        """Return the log density of rows of unconstrained vectors; ``None`` if singular."""
         return self._log_laws(z).sum(axis=1)
 
     def _log_laws(self, z: np.ndarray) -> np.ndarray:
@@ -399,8 +404,12 @@ class ResponsePosterior(FactorPosterior):
 
     @override
     def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
-        m, _ = self.location_scale
-        return None if m.size > MAX_DENSE else log_dense_normal(z - m, self._location_cov)
+        return log_dense_normal(z - self.location_scale[0], self._location_cov)
+
+    @property
+    @override
+    def _has_density(self) -> bool:
+        return len(self.eta) <= MAX_DENSE
 
     @cached_property
     def _location_cov(self) -> np.ndarray:
@@ -413,7 +422,7 @@ class ResponsePosterior(FactorPosterior):
         self, place: slice, num_draws: int, key: jax.Array
     ) -> tuple[np.ndarray, np.ndarray] | None:
         m, _ = self.location_scale
-        if m.size > MAX_DENSE or self.factors.points.any():
+        if not self._has_density or self.factors.points.any():
             return None
         rows = np.arange(m.size)[place]
         own = np.linalg.inv(self._location_cov)[np.ix_(rows, rows)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy as np
 from vi_recipes.assessment import Assessment
 from vi_recipes.correction import Correction
 from vi_recipes.differences import Moments
+from vi_recipes.fit import LogEvidence
+from vi_recipes.stein import KernelStein
+from vi_recipes.wasserstein import WassersteinBounds
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,6 +30,9 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         "num_draws": assessment.num_draws,
         "khat": assessment.khat,
         "block_khat": dict(assessment.block_khat),
+        "evidence": [asdict(e) for e in assessment.evidence],
+        "bounds": assessment.bounds and asdict(assessment.bounds),
+        "stein": assessment.stein and asdict(assessment.stein),
         "unknown": dict(assessment.unknown),
         "seconds": assessment.seconds,
     }
@@ -58,4 +65,11 @@ def read_assessment(tree: xr.DataTree) -> Assessment | None:
     if about := header.pop("correction", None):
         moments = Moments(*(sites(f"corrected_{name}") for name in _MOMENTS))
         correction = Correction(moments, about["khat"], about["ess"], about["rounds"])
-    return Assessment(**header, correction=correction, response_ratio=sites("response_ratio"))
+    bounds, stein = header.pop("bounds"), header.pop("stein")
+    return Assessment(
+        **{**header, "evidence": tuple(LogEvidence(**e) for e in header["evidence"])},
+        correction=correction,
+        bounds=WassersteinBounds(**bounds) if bounds else None,
+        stein=KernelStein(**stein) if stein else None,
+        response_ratio=sites("response_ratio"),
+    )

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.assessment import Assessment
-from vi_recipes.correction import Correction
+from vi_recipes.assessment import NUM_BLOCK_DRAWS, Assessment
+from vi_recipes.correction import Correction, khat_limit
 from vi_recipes.differences import differences
 from vi_recipes.fit import Fit
 from vi_recipes.importance import KHAT_LIMIT
@@ -37,6 +37,9 @@ POOR_MEAN = 0.5
 GOOD_SD = 0.1
 """Relative error of an sd that is still called right."""
 POOR_SD = 2.0
+MAX_R_HAT = 1.1
+"""R-hat above which chains have not found the same distribution. Gelman and Rubin (1992),
+doi:10.1214/ss/1177011136."""
 MAX_ERROR = 0.1
 """Monte Carlo error, in sds or relative of an sd, of a comparison that can vouch for a fit."""
 
@@ -160,6 +163,8 @@ def _by_itself(fit: Fit) -> Verdict:
     if fit.is_sampler:
         if fit.status.ok:
             return Verdict(Trust.TRUSTWORTHY, f"Trustworthy by its own diagnostics: {fit.message}.")
+        if not fit.diagnostics.get("r_hat_max", np.nan) <= MAX_R_HAT:
+            return Verdict(Trust.UNTRUSTED, "Not to be trusted: its chains do not agree.")
         return Verdict(Trust.CARE, "Its own diagnostics do not vouch for it.")
     if fit.status is Status.COLLAPSED:
         return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {fit.status.value}.")
@@ -202,8 +207,9 @@ def _corrected(fit: Fit, found: Assessment, correction: Correction) -> Verdict:
 
 def _blame(found: Assessment) -> str:
     """Return which sites have the wrong shape on their own, as the end of a sentence."""
-    bad = {name: k for name, k in found.block_khat.items() if k >= KHAT_LIMIT}
+    limit = khat_limit(min(found.num_draws, NUM_BLOCK_DRAWS)) if found.num_draws else KHAT_LIMIT
+    bad = {name: k for name, k in found.block_khat.items() if k >= limit}
     if not bad:
         return ""
     listed = ", ".join(f"{name} ({k:.2f})" for name, k in sorted(bad.items(), key=lambda x: -x[1]))
-    return f"; khat is above {KHAT_LIMIT} for {listed} alone: the shape is wrong there"
+    return f"; khat is above {limit:.2g} for {listed} alone: the shape is wrong there"

@@ -320,10 +320,16 @@ def confusion(rows: Sequence[Row]) -> pd.DataFrame:
 def faults(rows: Sequence[Row]) -> list[Row]:
     """Return the rows whose verdict the truth contradicts.
 
-    Wrong and called trustworthy, or right and said not to be trusted.
+    Wrong and called trustworthy, or right and said not to be trusted though it converged: a fit
+    that did not may be right by luck.
     """
-    pairs = {("wrong", Trust.TRUSTWORTHY.value), ("right", Trust.UNTRUSTED.value)}
-    return [row for row in rows if (row.truth, row.trust) in pairs]
+    wrong, right = ("wrong", Trust.TRUSTWORTHY.value), ("right", Trust.UNTRUSTED.value)
+    return [
+        row
+        for row in rows
+        if (row.truth, row.trust) == wrong
+        or ((row.truth, row.trust) == right and row.status == Status.OK.name)
+    ]
 
 
 def failed(row: Row) -> bool:
