@@ -18,6 +18,9 @@ from vi_recipes.target import Target
 KHAT_LIMIT = 0.7
 """Pareto shape from which weights are not to be relied on. Vehtari et al. (2024)."""
 
+FINITE_VARIANCE = 0.5
+"""Pareto shape from which weights have no finite variance, and errors made from it mean nothing."""
+
 DEGREES = 5.0
 """Of freedom of the proposals: their tails are heavier than a normal's, their variance finite."""
 
