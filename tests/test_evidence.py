@@ -20,14 +20,15 @@ from vi_recipes.evidence import (
     evidences,
     importance_sampled,
     importance_weighted,
+    quadrature,
 )
-from vi_recipes.posterior import DrawsPosterior
+from vi_recipes.posterior import DrawsPosterior, GaussianPosterior
 from vi_recipes.status import MethodFailure
 
 
 @cache
 def drawn(name: str) -> vr.Fit:
-    return vr.NUTS(num_warmup=300, num_samples=500, num_chains=2).fit(target(name), key=1)
+    return vr.NUTS(num_warmup=300, num_samples=1_000, num_chains=2).fit(target(name), key=1)
 
 
 def chains_of(name: str, key: int, *, num_draws: int = 400) -> vr.Fit:
@@ -100,6 +101,15 @@ def test_smoothing_keeps_the_scale_and_draws_without_density_count() -> None:
     assert importance_sampled(mostly_outside).value == pytest.approx(expected)
 
 
+def test_weights_beyond_all_scale() -> None:
+    """The lowest weights are zero, to rounding: they say nothing of the scale."""
+    ratios = np.r_[normal_ratios(1_000, 1.2), np.full(100, -3_000.0)]
+    found = importance_sampled(ratios)
+    assert found.value == pytest.approx(-7 + np.log(1_000 / 1_100), abs=4 * found.se)
+    alone = np.where(np.arange(200) == 7, 0.0, -3_000.0 - np.arange(200))
+    assert importance_sampled(alone).value == pytest.approx(-np.log(200))
+
+
 def test_an_estimate_with_a_heavy_tail_says_so() -> None:
     found = importance_sampled(normal_ratios(4_000, 0.4))  # k is 1 - 0.4^2
     assert found.kind.startswith("unreliable estimate (importance sampling, k-hat 0.")
@@ -145,7 +155,7 @@ def test_bridge_sampling_is_right_within_its_error(name: str) -> None:
     assert 0.3 < deviations.std(ddof=1) < 1.9
 
 
-@pytest.mark.parametrize("name", ["normal_precision", "covariance", "mixture"])
+@pytest.mark.parametrize("name", ["normal_precision", "mixture"])
 def test_bridge_sampling_from_nuts(name: str) -> None:
     """Skewed posteriors, and one whose draws show one of the two labellings only."""
     found = bridge(target(name), drawn(name))
@@ -213,6 +223,37 @@ def test_too_many_labellings_are_refused() -> None:
 
 
 # -- side by side ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["normal_mean", "nested_plates"])
+def test_all_agree_with_the_closed_form(name: str) -> None:
+    """A conjugate normal mean, and a hierarchy of normals, which has a Gaussian integral."""
+    this, known = target(name), case(name)
+    assert known.cov is not None
+    mean = np.concatenate([np.ravel(known.mean[s.name]) for s in this.latents])
+    wide = GaussianPosterior(this, mean, np.linalg.cholesky(1.4 * known.cov), np.zeros(this.dim))
+    weighed = wide.weighed_draws(4_000, jax.random.key(2))
+    assert weighed is not None
+    ratios = this.log_densities(weighed.z) - weighed.log_q
+    lower, better = elbo(ratios), importance_weighted(ratios)
+    # KL(q | p) of a covariance 1.4 times as large
+    assert lower.value == pytest.approx(
+        known.log_evidence - this.dim * (0.4 - np.log(1.4)) / 2, abs=4 * lower.se
+    )
+    assert lower.value < better.value < known.log_evidence + 4 * better.se
+    integral = quadrature(this)
+    assert isinstance(integral, LogEvidence)
+    found = {
+        "importance sampling": importance_sampled(ratios),
+        "bridge sampling": bridge(this, chains_of(name, 0)),
+        "quadrature": integral,
+    }
+    for kind, evidence in found.items():
+        assert kind in evidence.kind
+        assert not evidence.kind.startswith("unreliable")
+        assert evidence.se < 0.06
+        assert abs(evidence.value - known.log_evidence) < 4 * evidence.se, kind
+    assert found["quadrature"].se < found["importance sampling"].se
 
 
 def test_what_each_fit_has_to_say() -> None:

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from vi_recipes.bridge import bridge
 from vi_recipes.fit import Fit, LogEvidence
-from vi_recipes.importance import KHAT_LIMIT, log_mean, smooth
+from vi_recipes.importance import FINITE_VARIANCE, log_mean, smooth
 from vi_recipes.khat import MIN_DRAWS, khat
 from vi_recipes.lattice import quadrature
 from vi_recipes.status import MethodFailure
@@ -112,8 +112,9 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
     Returns
     -------
     LogEvidence
-        Its error is by the delta method. Where k-hat is 0.7 or more, neither can be relied on: the
-        kind says so. Nothing warns of a part of the posterior where q has no draws.
+        Its error is by the delta method. From a k-hat of 0.5 the weights have no finite variance
+        and that error is too small; the kind then calls the estimate unreliable. From 0.7 neither
+        says much. Nothing warns of a part of the posterior where q has no draws.
 
     Raises
     ------
@@ -129,16 +130,17 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
     if np.isneginf(values.max()):
         raise ValueError("log_ratios: all are minus infinity: p has no density at any draw")
     shape = khat(values)
-    lead = "estimate" if shape < KHAT_LIMIT else "unreliable estimate"
+    lead = "estimate" if shape < FINITE_VARIANCE else "unreliable estimate"
     kind = f"{lead} (importance sampling, k-hat {shape:.2f})"
-    known = np.flatnonzero(np.isfinite(values))
-    if np.isneginf(shape) or 5 * known.size <= values.size:  # no tail, or the tail is all there is
-        return LogEvidence(*log_mean(values), kind)
-    weights = smooth(values).values
-    # they add up to one; a ratio outside the tail, which smoothing left alone, tells the scale
-    least = known[values[known].argmin()]
-    value = float(values[least] - np.log(weights[least]) - np.log(values.size))
-    return LogEvidence(value, float(weights.std(ddof=1) * np.sqrt(values.size)), kind)
+    # at most a fifth of the draws are smoothed: the next one below keeps its weight, which tells
+    # the scale of all, as they add up to one
+    place = int(np.argsort(values)[-(values.size // 5) - 1])
+    if np.isfinite(shape) and np.isfinite(values[place]):
+        weights = smooth(values).values
+        if weights[place] > 0:
+            value = float(values[place] - np.log(weights[place]) - np.log(values.size))
+            return LogEvidence(value, float(weights.std(ddof=1) * np.sqrt(values.size)), kind)
+    return LogEvidence(*log_mean(values), kind)
 
 
 def evidences(

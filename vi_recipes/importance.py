@@ -20,6 +20,9 @@ from vi_recipes.target import Target
 KHAT_LIMIT = 0.7
 """Pareto shape from which weights are not to be relied on. Vehtari et al. (2024)."""
 
+FINITE_VARIANCE = 0.5
+"""Pareto shape from which weights have no finite variance, and errors made from it mean nothing."""
+
 GAIN = 1.1
 """Rise of the effective share from one round to the next below which a proposal is good."""
 

@@ -24,7 +24,7 @@ MAX_COORDINATES = 5
 """Coordinates up to which a lattice is summed over."""
 
 MAX_NODES = 100_000
-"""Nodes of one lattice, at most."""
+"""Nodes of one lattice, at most; of a spacing above 1, as many fewer as it is coarser."""
 
 DROP = 13.0
 """Nats below the highest node at which a lattice ends: 1e-4 of five normals is beyond."""
@@ -36,11 +36,14 @@ NUM_ADAPTED = 4
 STEADY = 0.2
 """Relative change of a variance at which they no longer are."""
 
-SPACINGS = (1.25, 1.0)
-"""Of the two lattices whose difference is the error; both shrink until it is small."""
+SPACING = 1.25
+"""Of the first lattice that is integrated over."""
 
-SHRINK = 0.75
-NUM_ROUNDS = 4
+SHRINK = 0.8
+"""By which the spacing is multiplied for the next; how much changes then is the error."""
+
+SMALLEST = 0.3
+"""Spacing below which there are no more."""
 
 TOLERANCE = 1e-3
 """Nats of error at which they no longer do."""
@@ -97,9 +100,8 @@ def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence | str:
     exactly where the log joint is quadratic in them, else by adaptive Gauss-Hermite (see
     :class:`~vi_recipes.marginal.Marginal`). The density of what is left is summed on a lattice in
     units of its own means and covariances, out to where it has dropped by 13 nats all around. On
-    smooth densities that rule converges exponentially in the spacing. The value is that of the
-    finer of two lattices, the error their difference; both shrink until it is below 1e-3 nats, or
-    the fourth time. More than 1e-2 nats is a refusal.
+    smooth densities that rule converges exponentially in the spacing. It shrinks until the value
+    changes by less than 1e-3 nats; that change is the error. More than 1e-2 nats is a refusal.
 
     Parameters
     ----------
@@ -161,17 +163,21 @@ def _integrate(integrand: _Integrand) -> LogEvidence:
         root = np.linalg.cholesky(cov)
         if np.abs(np.log(np.linalg.eigvalsh(before @ cov @ before.T))).max() < STEADY:
             break
-    scale = 1.0
-    while True:
-        coarse, fine = (_sum(densities, centre, root, scale * h) for h in SPACINGS)
+    spacing, error = SPACING, np.inf
+    fine = _sum(densities, centre, root, spacing)
+    while error > TOLERANCE and spacing > SMALLEST:
+        coarse, spacing = fine, SHRINK * spacing
+        try:
+            fine = _sum(densities, centre, root, spacing)
+        except MethodFailure:
+            if error <= MAX_ERROR:  # more nodes than can be had, and good enough
+                break
+            raise
         error = abs(fine.value - coarse.value) + fine.rim
-        scale *= SHRINK
-        if error <= TOLERANCE or scale < SHRINK**NUM_ROUNDS:
-            break
     if integrand.coarse is not None:
         error += abs(float(logsumexp(integrand.coarse(fine.nodes)) - logsumexp(fine.log_p)))
     if not error <= MAX_ERROR:
-        raise _refusal(f"two lattices over {integrand.about} differ by {error:.2g} nats")
+        raise _refusal(f"lattices over {integrand.about} differ by {error:.2g} nats")
     return LogEvidence(fine.value, float(error), f"exact (quadrature over {integrand.about})")
 
 
@@ -208,16 +214,17 @@ def _sum(densities: Densities, centre: np.ndarray, root: np.ndarray, spacing: fl
     From the centre outwards, the neighbours of every node that is not too low are taken up too.
     """
     dim = centre.size
+    max_nodes = int(MAX_NODES / max(spacing, 1.0) ** dim)
     steps = np.concatenate([np.eye(dim, dtype=int), -np.eye(dim, dtype=int)])
     frontier = seen = {(0,) * dim}
     rows: list[np.ndarray] = []
     values: list[np.ndarray] = []
     top = -np.inf
     while frontier:
-        if len(seen) > MAX_NODES:
+        if len(seen) > max_nodes:
             raise _refusal(
-                f"the density of what is left does not drop by {DROP:g} nats all around within "
-                f"{MAX_NODES} nodes"
+                f"the density of what is left, {dim} coordinates, does not drop by {DROP:g} nats "
+                f"all around within {max_nodes} nodes at every {spacing:g} sds"
             )
         index = np.array(sorted(frontier))
         rows.append(centre + spacing * index @ root.T)

@@ -9,11 +9,8 @@ import numpy as np
 
 from vi_recipes.evidence import elbo
 from vi_recipes.fit import LogEvidence
-from vi_recipes.importance import log_mean
+from vi_recipes.importance import FINITE_VARIANCE, log_mean
 from vi_recipes.khat import MIN_DRAWS, khat
-
-FINITE = 0.5
-"""Pareto shape of the weights from which their variance, and so the 2-divergence, is infinite."""
 
 NUM_SE = 2.0
 """Standard errors by which the estimated divergence is raised before anything is bounded by it."""
@@ -129,7 +126,7 @@ def wasserstein_bounds(
     if np.isneginf(ratios.max()):
         return WassersteinBounds(reason="the posterior has no density at any draw")
     shape = khat(ratios)
-    if shape >= FINITE:
+    if shape >= FINITE_VARIANCE:  # nor is the 2-divergence finite
         return WassersteinBounds(
             khat=shape,
             reason=f"the weights have no finite variance: k-hat is {shape:.2f} (limit 0.5)",
