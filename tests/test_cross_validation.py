@@ -64,6 +64,8 @@ def test_the_correction_repairs_what_q_gets_wrong_by_a_known_amount(ratio: float
     error = errors(values, ratios[:, None] - values, exact)
     assert (np.abs(found.elpd_i - exact) < 4 * error).all()
     assert (np.abs(plain.elpd_i - wrong) < 4 * errors(values, -values, wrong)).all()
+    own = vr.loo(fit, effects.target(), num_draws=NUM_DRAWS, correct=False)
+    np.testing.assert_allclose(own.elpd_i, plain.elpd_i, rtol=1e-10)
     if ratio == 1:  # nothing to correct: the ratios are the log evidence, all of them
         np.testing.assert_allclose(found.elpd_i, plain.elpd_i, atol=1e-6)
         np.testing.assert_allclose(exact, wrong, rtol=1e-9)
@@ -134,7 +136,7 @@ def test_a_comparison_has_a_row_a_fit() -> None:
     assert numbers.drop(known).isna().all(axis=None)
     assert (table.loc[known, "reason"] == "").all()
     assert "a point has no posterior" in table.loc["map", "reason"]
-    assert "no density under the approximation" in table.loc["svgd", "reason"]
+    assert "particles are no independent draws" in table.loc["svgd", "reason"]
     assert "singular" in table.loc["failed", "reason"]
     alone = vr.loo(effects.laplace(), effects.target())
     row = table.loc["laplace"]
@@ -165,6 +167,21 @@ def test_a_comparison_that_was_read_from_disk(tmp_path: Path) -> None:
     table = again.loo(effects.target())
     assert table.loc["nuts", "elpd_loo"] == compared().loo(effects.target()).loc["nuts", "elpd_loo"]
     assert "was read from a file" in table.loc["laplace", "reason"]
+    table = again.loo(effects.target(), correct=False)
+    # the posterior itself, from the draws that the file keeps
+    assert table.loc["laplace", "elpd_loo"] == pytest.approx(effects.exact_loo().sum(), abs=0.4)
+    assert "particles are no independent draws" in table.loc["svgd", "reason"]
+
+
+def test_a_reference_from_outside_has_moments_alone() -> None:
+    parameters = {"mu": {"mean": 1.0, "sd": 0.5, "mcse": 0.01}}
+    outside = vr.load_reference({"parameters": parameters}, effects.target())
+    fits = {"laplace": effects.laplace()}
+    this = vr.Comparison(fits, reference=outside, reference_name="outside")
+    for correct in (True, False):
+        table = this.loo(effects.target(), correct=correct)
+        assert "only moments are known here" in table.loc["outside", "reason"]
+        assert table.loc["laplace", "elpd_diff"] == 0
 
 
 # -- over models -----------------------------------------------------------------------------

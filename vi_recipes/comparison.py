@@ -310,7 +310,12 @@ class Comparison(Mapping[str, Fit]):
         return joined.loc[order]
 
     def loo(
-        self, target: Target, *, observed: str | None = None, num_draws: int | None = None
+        self,
+        target: Target,
+        *,
+        observed: str | None = None,
+        num_draws: int | None = None,
+        correct: bool = True,
     ) -> pd.DataFrame:
         """Return leave-one-out cross-validation, a row a fit (see :func:`vi_recipes.loo`).
 
@@ -321,7 +326,7 @@ class Comparison(Mapping[str, Fit]):
         ----------
         target
             What the fits are of.
-        observed, num_draws
+        observed, num_draws, correct
             As in :func:`vi_recipes.loo`.
 
         Returns
@@ -340,8 +345,15 @@ class Comparison(Mapping[str, Fit]):
         """
         from vi_recipes.cross_validation import loo_table
 
-        base = self.reference_name
-        return loo_table(self.columns, target, base=base, observed=observed, num_draws=num_draws)[0]
+        table, _ = loo_table(
+            self.columns,
+            target,
+            base=self.reference_name,
+            observed=observed,
+            num_draws=num_draws,
+            correct=correct,
+        )
+        return table
 
     def evidence(self, target: Target | None = None) -> pd.DataFrame:
         """Return all bounds on log p(y) and estimates of it, a row each.

@@ -30,7 +30,12 @@ class LOOError(ValueError):
 
 
 def loo(
-    fit: Fit, target: Target, *, observed: str | None = None, num_draws: int | None = None
+    fit: Fit,
+    target: Target,
+    *,
+    observed: str | None = None,
+    num_draws: int | None = None,
+    correct: bool = True,
 ) -> ELPDDataLOO:
     """Return Pareto-smoothed leave-one-out cross-validation, pointwise, as ArviZ computes it.
 
@@ -50,6 +55,10 @@ def loo(
         The observed site whose elements are left out; may be left out itself where there is one.
     num_draws
         As in :func:`vi_recipes.log_likelihood`.
+    correct
+        Whether to weight an approximation's draws by p / q. Without it q is taken for the
+        posterior, which shows in nothing; of many parameters it may be all there is, because
+        the weights' k is then high everywhere.
 
     Returns
     -------
@@ -79,7 +88,7 @@ def loo(
 
     check_same(fit, target)
     name = _observed_name(target, observed)
-    _check_fit(fit)
+    _check_fit(fit, correct)
     tree = fit.to_arviz(target, log_likelihood=True, num_draws=num_draws)
     values = tree["log_likelihood"][name].to_numpy()
     chains, draws = values.shape[:2]
@@ -101,6 +110,8 @@ def loo(
                 samples = {str(n): v.to_numpy() for n, v in tree["posterior"].data_vars.items()}
                 reff = _efficiency(samples)
                 return az.loo(tree, var_name=name, pointwise=True, reff=reff)
+            if not correct:
+                return az.loo(tree, var_name=name, pointwise=True, reff=1.0)
             stats = tree["sample_stats"]
             if not np.isfinite(stats["log_p"]).any():
                 raise LOOError("the posterior has no density at any draw of it")
@@ -118,6 +129,7 @@ def loo_table(
     base: str | None = None,
     observed: str | None = None,
     num_draws: int | None = None,
+    correct: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, ELPDDataLOO]]:
     """Return a row a fit, and the pointwise results of the fits that have any.
 
@@ -125,7 +137,7 @@ def loo_table(
     ----------
     fits
         Name -> fit, all of ``target``.
-    target, observed, num_draws
+    target, observed, num_draws, correct
         As in :func:`loo`.
     base
         From which differences are taken, if it has a result; by default the best.
@@ -146,7 +158,7 @@ def loo_table(
     reasons = dict.fromkeys(fits, "")
     for name, fit in fits.items():
         try:
-            found[name] = loo(fit, target, observed=observed, num_draws=num_draws)
+            found[name] = loo(fit, target, observed=observed, num_draws=num_draws, correct=correct)
             found[name]["log_weights"] = None  # as many as draws times observations
         except LOOError as reason:
             reasons[name] = str(reason)
@@ -164,6 +176,7 @@ def compare_models(
     *,
     observed: str | None = None,
     num_draws: int | None = None,
+    correct: bool = True,
 ) -> pd.DataFrame:
     """Compare models of the same observations by leave-one-out cross-validation.
 
@@ -171,7 +184,7 @@ def compare_models(
     ----------
     fits
         Name of a model -> a fit of it, and its target.
-    observed, num_draws
+    observed, num_draws, correct
         As in :func:`loo`.
 
     Returns
@@ -205,7 +218,7 @@ def compare_models(
     found = {}
     for name, (fit, target) in fits.items():
         try:
-            found[name] = loo(fit, target, observed=observed, num_draws=num_draws)
+            found[name] = loo(fit, target, observed=observed, num_draws=num_draws, correct=correct)
         except LOOError as reason:
             raise LOOError(f"model '{name}': {reason}") from None
     return az.compare(found, round_to="none")
@@ -227,7 +240,7 @@ def _observed_name(target: Target, observed: str | None) -> str:
     return observed
 
 
-def _check_fit(fit: Fit) -> None:
+def _check_fit(fit: Fit, correct: bool) -> None:
     """Raise a :class:`LOOError` unless the fit has draws that can be weighted."""
     try:
         posterior = fit.known_posterior()
@@ -235,15 +248,25 @@ def _check_fit(fit: Fit) -> None:
         raise LOOError(fit.explanation) from None
     if fit.is_point:
         raise LOOError("a point has no posterior from which an observation could be left out")
-    if isinstance(posterior, MomentsPosterior):
+    if fit.is_sampler:
+        return
+    try:
+        posterior.draws(1, as_key(0))
+    except ValueError as reason:
+        raise LOOError(str(reason)) from None
+    cure = "; correct=False takes the approximation for the posterior"
+    if all(np.isnan(error).all() for error in fit.mcse().values()):
+        raise LOOError("its particles are no independent draws, and have no density")
+    if correct and isinstance(posterior, MomentsPosterior):
         raise LOOError(
             "it was read from a file, which keeps no density of the approximation by which draws "
-            "are weighted; fit it again"
+            f"are weighted; fit it again{cure}"
         )
-    if not fit.is_sampler and posterior.weighed_draws(1, as_key(0)) is None:
+    if correct and posterior.weighed_draws(1, as_key(0)) is None:
         raise LOOError(
-            "its draws have no density under the approximation, by which they would be weighted: "
-            "particles have none, nor have coordinate ascent's, nor those of some guides"
+            "its draws have no density under the approximation by which to weight them: coordinate "
+            "ascent's and those of some guides have none, and that of a normal of more than 1,000 "
+            f"coordinates may be out of reach{cure}"
         )
 
 

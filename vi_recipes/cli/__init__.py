@@ -124,6 +124,7 @@ def _root(version: VersionOption = False) -> None:
 Examples:
   vi-recipes compare radon
   vi-recipes compare radon --methods map,svi,nuts --set nuts.num_samples=2000
+  vi-recipes compare radon --methods lrvb,nuts --predictive
   vi-recipes compare radon --methods svi,full=svi,nuts --set full.guide=multivariate_normal
   vi-recipes compare gmm --set model.num_components=3
   vi-recipes compare my_model.py:regression --data my_data.csv --reference nuts
@@ -153,6 +154,14 @@ def compare(
             "reference answers. [default: nuts, if there]",
         ),
     ] = None,
+    predictive: Annotated[
+        bool,
+        typer.Option(
+            "--predictive",
+            help="Add to the report what the fits predict: replications beside the data, and "
+            "leave-one-out cross-validation.",
+        ),
+    ] = False,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-report")] = None,
     no_report: NoReportOption = False,
@@ -161,8 +170,20 @@ def compare(
     debug: DebugOption = False,
 ) -> None:
     """Fit a model by several methods and report on them side by side."""
+    if predictive and no_report:
+        raise ValueError("--predictive and --no-report: expected at most one of them")
     _fit_and_report(
-        model, data, methods, reference, seed, out, "report", no_report, json, settings or []
+        model,
+        data,
+        methods,
+        reference,
+        seed,
+        out,
+        "report",
+        no_report,
+        json,
+        settings or [],
+        predictive=predictive,
     )
 
 
@@ -373,6 +394,8 @@ def _fit_and_report(
     no_report: bool,
     json: Path | None,
     pairs: list[str],
+    *,
+    predictive: bool = False,
 ) -> None:
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
@@ -400,6 +423,10 @@ def _fit_and_report(
         comparison = compare(
             target, methods, reference=measure, key=seed, path=folder, progress=progress_bar
         )
+        if predictive and not comparison.interrupted:
+            from vi_recipes.report.predictive import add_predictive
+
+            add_predictive(comparison, target, seed, progress_bar)
     _show_and_write(comparison, folder, json)
     _exit(comparison)
 
