@@ -16,6 +16,7 @@ import pytest
 import vi_recipes as vr
 from vi_recipes.correction import NoCorrection, correct, khat_limit
 from vi_recipes.posterior import GaussianPosterior
+from vi_recipes.report.weights import weights
 from vi_recipes.verdict import Trust, judge
 
 X = np.array([[1.0, 0.2], [1.0, 0.9], [1.0, 1.4], [1.0, 2.1], [1.0, 0.4], [1.0, 1.1]])
@@ -206,3 +207,16 @@ def test_nothing_known_is_said() -> None:
     gone = replace(fit, posterior=None, status=vr.Status.SINGULAR, message="why")
     assert judge(gone).trust is Trust.NO_RESULT
     assert vr.assess(gone, target()).unknown == {"weights": "there is no result"}
+
+
+def test_the_report_lays_weights_side_by_side() -> None:
+    fits = {kind.__name__.lower(): assessed(kind) for kind in (vr.Laplace, vr.MeanField)}
+    table = weights(vr.Comparison(fits, target_name="regression"))
+    assert table.columns == ["", "laplace", "meanfield"]
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert rows["khat, all coordinates"][0] == "-inf"
+    assert rows["corrected by"][0] == "its own draws"
+    assert rows["corrected by"][1].endswith("rounds from it")
+    assert rows["largest change of a mean, sds"][0].endswith(("(w[0])", "(w[1])"))
+    alone = {"laplace": replace(fits["laplace"], assessment=None)}
+    assert weights(vr.Comparison(alone, target_name="regression")).rows == []

@@ -412,7 +412,13 @@ def timings(comparison: Comparison) -> Table:
 
 def diagnostics(comparison: Comparison) -> Table:
     """Return the convergence measures, a column per method and a row per measure."""
-    measures = _columns(comparison.diagnostics())
+    # what the weights say has a table of its own
+    weighed = {k for fit in comparison.fits.values() for k in _numbers(fit)}
+    measures = {
+        name: values
+        for name, values in _columns(comparison.diagnostics()).items()
+        if name not in weighed
+    }
     words = ("status", "message", "advice", "log_evidence", "log_evidence_se", "log_likelihood")
     names = _reference_first(comparison.fits, comparison)
     rows = [[Cell("status"), *(_status(comparison, name) for name in names)]]
@@ -422,6 +428,10 @@ def diagnostics(comparison: Comparison) -> Table:
             rows.append([Cell(measure), *(Cell(format_number(v)) for v in values)])
     note = "A dash: the method has no such measure"
     return Table("Diagnostics", ["measure", *names], rows, _sentences(note))
+
+
+def _numbers(fit: Fit) -> dict[str, float]:
+    return fit.assessment.numbers() if fit.assessment is not None else {}
 
 
 def verdicts(comparison: Comparison) -> Table:
