@@ -6,7 +6,10 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from models_for_tests import case, target
 from scipy.special import logsumexp
@@ -31,6 +34,12 @@ def drawn(name: str) -> vr.Fit:
     return vr.NUTS(num_warmup=300, num_samples=1_000, num_chains=2).fit(target(name), key=1)
 
 
+def as_fit(method: str, samples: dict[str, Any], status: vr.Status = vr.Status.OK) -> vr.Fit:
+    """Return draws, shaped (chain, draw, *site shape), as if a sampler had made them."""
+    stats = {"diverging": np.zeros(next(iter(samples.values())).shape[:2], bool)}
+    return vr.Fit(method, status, posterior=DrawsPosterior(samples), sample_stats=stats)
+
+
 def chains_of(name: str, key: int, *, num_draws: int = 400) -> vr.Fit:
     """Return a fit with independent draws of a Gaussian posterior in place of a sampler's."""
     known, this = case(name), target(name)
@@ -42,9 +51,7 @@ def chains_of(name: str, key: int, *, num_draws: int = 400) -> vr.Fit:
         n: v.reshape(2, num_draws, *v.shape[1:])
         for n, v in this.constrain(z.reshape(-1, this.dim)).items()
     }
-    stats = {"diverging": np.zeros((2, num_draws), bool)}
-    posterior = DrawsPosterior(samples)
-    return vr.Fit("independent", vr.Status.OK, posterior=posterior, sample_stats=stats)
+    return as_fit("independent", samples)
 
 
 # -- from log ratios -------------------------------------------------------------------------------
@@ -171,10 +178,7 @@ def test_the_error_counts_effective_draws() -> None:
     once = chains_of("nested_plates", 0, num_draws=300)
     assert isinstance(once.posterior, DrawsPosterior)
     samples = {n: np.repeat(v, 4, axis=1) for n, v in once.posterior.samples.items()}
-    stats = {"diverging": np.zeros((2, 1_200), bool)}
-    often = vr.Fit(
-        "often", vr.Status.UNCONVERGED, posterior=DrawsPosterior(samples), sample_stats=stats
-    )
+    often = as_fit("often", samples, vr.Status.UNCONVERGED)
     this = target("nested_plates")
     rare, dense = (bridge(this, fit, num_draws=20_000) for fit in (once, often))
     assert dense.se == pytest.approx(rare.se, rel=0.35)  # not half of it
@@ -196,30 +200,40 @@ def test_bridge_sampling_refuses() -> None:
         bridge(this, chains_of("nested_plates", 0, num_draws=98))
     assert isinstance(good.posterior, DrawsPosterior)
     still = {n: np.where(n == "mu", 0.0, v) for n, v in good.posterior.samples.items()}
-    stuck = vr.Fit(
-        "stuck", vr.Status.OK, posterior=DrawsPosterior(still), sample_stats=good.sample_stats
-    )
     with pytest.raises(MethodFailure, match="their covariance is singular"):
-        bridge(this, stuck)
+        bridge(this, as_fit("stuck", still))
+
+
+def test_one_labelling_does_for_all_of_them() -> None:
+    """A prior of three components is its own posterior: log p(y) = 0, from draws in one order."""
+
+    def three() -> None:
+        numpyro.sample("share", dist.Dirichlet(jnp.full(3, 5.0)))
+        numpyro.sample("mu", dist.Normal(0.0, 2.0).expand([3]).to_event(1))
+
+    groups = (vr.Exchangeable(sites={"share": 0, "mu": 0}),)
+    this = vr.Target(vr.Model(function=three, name="three", exchangeable=groups))
+    rng = np.random.default_rng(1)
+    mu, share = rng.normal(0, 2, (2, 600, 3)), rng.dirichlet(np.full(3, 5.0), (2, 600))
+    order = np.argsort(mu, axis=-1)
+    samples = {
+        "share": np.take_along_axis(share, order, axis=-1),
+        "mu": np.take_along_axis(mu, order, axis=-1),
+    }
+    found = bridge(this, as_fit("three", samples))
+    assert found.se < 0.1
+    assert abs(found.value) < 4 * found.se  # one order alone has log(1 / 6)
 
 
 def test_too_many_labellings_are_refused() -> None:
-    known = case("mixture").model
-    assert isinstance(known, vr.Model)
-
     def five() -> None:
-        import numpyro
-        import numpyro.distributions as dist
-
         numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([5]).to_event(1))
 
     groups = (vr.Exchangeable(sites={"mu": 0}),)
     this = vr.Target(vr.Model(function=five, name="five", exchangeable=groups))
     mu = np.random.default_rng(0).normal(size=(2, 200, 5))
-    stats = {"diverging": np.zeros((2, 200), bool)}
-    fit = vr.Fit("five", vr.Status.OK, posterior=DrawsPosterior({"mu": mu}), sample_stats=stats)
     with pytest.raises(MethodFailure, match="have 120 labellings"):
-        bridge(this, fit)
+        bridge(this, as_fit("five", {"mu": mu}))
 
 
 # -- side by side ----------------------------------------------------------------------------------

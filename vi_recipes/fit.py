@@ -36,7 +36,7 @@ class LogEvidence:
     value
         In nats.
     se
-        Monte Carlo standard error; 0 when there is none.
+        Monte Carlo standard error, or the numerical error of a quadrature; 0 when there is none.
     kind
         What it is, in words: ``"Laplace approximation"``, ``"lower bound (ELBO)"``.
     """
