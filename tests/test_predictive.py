@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import effects_for_tests as effects
@@ -133,13 +134,16 @@ def test_replications_have_the_moments_of_the_predictive_distribution() -> None:
     np.testing.assert_array_equal(again["y"], found["y"])
 
 
-def test_a_point_predicts_with_its_own_noise() -> None:
+def test_a_point_predicts_with_its_own_noise(tmp_path: Path) -> None:
     tree = effects.point().to_arviz(effects.target(), posterior_predictive=True)
     assert np.ptp(tree["posterior"]["u"].to_numpy(), axis=1).max() == 0
     y = tree["posterior_predictive"]["y"].to_numpy()[0]
     assert y.shape == (2_000, 12)
     assert (np.abs(y.std(0) / effects.NOISE - 1) < 4 / np.sqrt(4_000)).all()
     assert effects.point().to_arviz(effects.target())["posterior"].sizes["draw"] == 4
+    again = vr.Fit.load(effects.point().save(tmp_path / "map.nc"))
+    repeated = vr.posterior_predictive(again, effects.target())["y"]
+    np.testing.assert_array_equal(repeated, tree["posterior_predictive"]["y"])
 
 
 def test_data_in_a_closure_and_a_scalar_distribution_are_drawn_anew() -> None:
