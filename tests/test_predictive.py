@@ -211,14 +211,23 @@ def test_observations_inside_a_scan() -> None:
 # -- bad input -------------------------------------------------------------------------------
 
 
-def test_an_observed_distribution_that_cannot_be_sampled() -> None:
-    def model(y: Any) -> None:
-        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
-        law = dist.ImproperUniform(dist.constraints.greater_than(mu - 9.0), (3,), ())
-        numpyro.sample("y", law, obs=y)
+def bounded(y: Any) -> None:
+    """An improper distribution has no draws."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    law = dist.ImproperUniform(dist.constraints.greater_than(mu - 9.0), (3,), ())
+    numpyro.sample("y", law, obs=y)
 
-    this = vr.Target(model, y=np.array([0.1, 0.4, 1.2]))
-    with pytest.raises(ValueError, match="observes a distribution that cannot be sampled"):
+
+def words(y: Any) -> None:
+    """NumPyro draws no multinomial whose total it does not know beforehand."""
+    share = numpyro.sample("share", dist.Dirichlet(jnp.ones(3)))
+    numpyro.sample("y", dist.Multinomial(y.sum(), share), obs=y)
+
+
+@pytest.mark.parametrize(("model", "why"), [(bounded, "data$"), (words, "data: .*total_count_max")])
+def test_an_observed_distribution_that_cannot_be_sampled(model: Any, why: str) -> None:
+    this = vr.Target(model, y=np.array([1, 4, 2]))
+    with pytest.raises(ValueError, match=r"cannot be sampled \(y\), so .* of its " + why):
         vr.posterior_predictive(fit_of(this), this)
 
 

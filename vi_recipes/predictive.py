@@ -256,10 +256,11 @@ def replicate_at(target: Target, samples: Mapping[str, np.ndarray], key: jax.Arr
 
     try:
         return _in_blocks("posterior_predictive", replicate, target, samples, key)
-    except NotImplementedError:
+    except (NotImplementedError, ValueError) as error:
+        why = f": {error}" if str(error) else ""
         raise ValueError(
             f"model '{target.name}' observes a distribution that cannot be sampled "
-            f"({', '.join(names)}), so there are no replications of its data"
+            f"({', '.join(names)}), so there are no replications of its data{why}"
         ) from None
 
 
