@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import effects_for_tests as effects
@@ -133,13 +134,16 @@ def test_replications_have_the_moments_of_the_predictive_distribution() -> None:
     np.testing.assert_array_equal(again["y"], found["y"])
 
 
-def test_a_point_predicts_with_its_own_noise() -> None:
+def test_a_point_predicts_with_its_own_noise(tmp_path: Path) -> None:
     tree = effects.point().to_arviz(effects.target(), posterior_predictive=True)
     assert np.ptp(tree["posterior"]["u"].to_numpy(), axis=1).max() == 0
     y = tree["posterior_predictive"]["y"].to_numpy()[0]
     assert y.shape == (2_000, 12)
     assert (np.abs(y.std(0) / effects.NOISE - 1) < 4 / np.sqrt(4_000)).all()
     assert effects.point().to_arviz(effects.target())["posterior"].sizes["draw"] == 4
+    again = vr.Fit.load(effects.point().save(tmp_path / "map.nc"))
+    repeated = vr.posterior_predictive(again, effects.target())["y"]
+    np.testing.assert_array_equal(repeated, tree["posterior_predictive"]["y"])
 
 
 def test_data_in_a_closure_and_a_scalar_distribution_are_drawn_anew() -> None:
@@ -207,14 +211,23 @@ def test_observations_inside_a_scan() -> None:
 # -- bad input -------------------------------------------------------------------------------
 
 
-def test_an_observed_distribution_that_cannot_be_sampled() -> None:
-    def model(y: Any) -> None:
-        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
-        law = dist.ImproperUniform(dist.constraints.greater_than(mu - 9.0), (3,), ())
-        numpyro.sample("y", law, obs=y)
+def bounded(y: Any) -> None:
+    """An improper distribution has no draws."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    law = dist.ImproperUniform(dist.constraints.greater_than(mu - 9.0), (3,), ())
+    numpyro.sample("y", law, obs=y)
 
-    this = vr.Target(model, y=np.array([0.1, 0.4, 1.2]))
-    with pytest.raises(ValueError, match="observes a distribution that cannot be sampled"):
+
+def words(y: Any) -> None:
+    """NumPyro draws no multinomial whose total it does not know beforehand."""
+    share = numpyro.sample("share", dist.Dirichlet(jnp.ones(3)))
+    numpyro.sample("y", dist.Multinomial(y.sum(), share), obs=y)
+
+
+@pytest.mark.parametrize(("model", "why"), [(bounded, "data$"), (words, "data: .*total_count_max")])
+def test_an_observed_distribution_that_cannot_be_sampled(model: Any, why: str) -> None:
+    this = vr.Target(model, y=np.array([1, 4, 2]))
+    with pytest.raises(ValueError, match=r"cannot be sampled \(y\), so .* of its " + why):
         vr.posterior_predictive(fit_of(this), this)
 
 

@@ -42,6 +42,7 @@ def comparison(**more: vr.Fit) -> vr.Comparison:
     ("values", "edges"),
     [
         (np.array([0, 1, 1, 0]), [-0.5, 0.5, 1.5]),
+        (np.array([1.0, 0.0]), [-0.5, 0.5, 1.5]),
         (np.array([True, False]), [-0.5, 0.5, 1.5]),
         (np.array([2, 5, 6]), np.arange(1, 9) - 0.5),  # one more at either end
         (np.array([0, 4]), np.arange(0, 7) - 0.5),  # counts have no numbers below 0

@@ -68,9 +68,14 @@ def plain_draws(fit: Fit, num_draws: int | None = None) -> FitDraws:
     2,000, and a point four times itself.
     """
     posterior = fit.known_posterior()
+    mean = fit.mean() if fit.is_point else {}
+    # one read from a file holds few copies of itself, and one from outside may lack some sites
+    if mean and all(np.isfinite(value).all() for value in mean.values()):
+        number = num_draws or NUM_POINT_DRAWS
+        return FitDraws({n: np.repeat(v[None, None], number, axis=1) for n, v in mean.items()})
     held = held_draws(posterior)
     if held is None:
-        number = num_draws or (NUM_POINT_DRAWS if fit.is_point else NUM_DRAWS)
+        number = num_draws or NUM_DRAWS
         return FitDraws({n: v[None] for n, v in posterior.draws(number, as_key(0)).items()})
     chains, draws = next(iter(held.values())).shape[:2]
     step = 1 if num_draws is None else -(-draws // max(num_draws // chains, 1))
@@ -111,10 +116,10 @@ def fit_draws(
     posterior = fit.known_posterior()
     held = held_draws(posterior)
     own = NUM_DRAWS
-    if held is not None:
+    if fit.is_point:
+        own = NUM_DRAWS if predictive else NUM_POINT_DRAWS
+    elif held is not None:
         own = int(np.prod(next(iter(held.values())).shape[:2]))
-    elif fit.is_point and not predictive:
-        own = NUM_POINT_DRAWS
     number = min(own, limit) if num_draws is None else num_draws
     weighed = posterior.weighed_draws(number, as_key(0))
     if weighed is None:
@@ -251,10 +256,11 @@ def replicate_at(target: Target, samples: Mapping[str, np.ndarray], key: jax.Arr
 
     try:
         return _in_blocks("posterior_predictive", replicate, target, samples, key)
-    except NotImplementedError:
+    except (NotImplementedError, ValueError) as error:
+        why = f": {error}" if str(error) else ""
         raise ValueError(
             f"model '{target.name}' observes a distribution that cannot be sampled "
-            f"({', '.join(names)}), so there are no replications of its data"
+            f"({', '.join(names)}), so there are no replications of its data{why}"
         ) from None
 
 

@@ -157,13 +157,18 @@ def make_bins(values: np.ndarray) -> np.ndarray:
     flat = np.ravel(values).astype(float)
     low, high = float(flat.min()), float(flat.max())
     spread = (high - low) or max(abs(low), 1.0)
-    if values.dtype.kind in "biu" and high - low <= MAX_COUNTS:
+    if _are_whole(values) and high - low <= MAX_COUNTS:
         beyond = math.ceil(MARGIN * spread) if high - low > 1 else 0
         first = low - beyond if low < 0 else max(low - beyond, 0.0)
         return np.arange(first, high + beyond + 2) - 0.5
     number = np.histogram_bin_edges(flat, "auto").size - 1
     number = int(np.clip(number, *NUM_BINS) * (1 + 2 * MARGIN))
     return np.linspace(low - MARGIN * spread, high + MARGIN * spread, number + 1)
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Whether they are whole numbers, as counts given as floating-point ones are too."""
+    return bool((values == np.round(values)).all())
 
 
 def count(replications: np.ndarray, edges: np.ndarray) -> Histograms:
@@ -227,7 +232,7 @@ def check_figure(
         axes.set_title(name, loc="left")
         axes.set_yscale("function", functions=(np.sqrt, np.square))
         axes.set_ylim(bottom=0)
-        if data.dtype.kind in "biu":
+        if _are_whole(data):
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if panel.outside > 0.001:
             text = f"{panel.outside:.1%} beyond"
