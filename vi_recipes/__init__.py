@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vi_recipes.batch_files import FileBatches, batches_from_csv, batches_from_parquet
     from vi_recipes.batches import Batches
+    from vi_recipes.calibration import Calibration, calibrate
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
     from vi_recipes.fit import Fit, LogEvidence, Provenance
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "vi_recipes.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
     "vi_recipes.batches": ("Batches",),
+    "vi_recipes.calibration": ("Calibration", "calibrate"),
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
@@ -105,6 +107,7 @@ __all__ = [
     "SVI",
     "Amortised",
     "Batches",
+    "Calibration",
     "Comparison",
     "EMSteps",
     "Exchangeable",
@@ -132,6 +135,7 @@ __all__ = [
     "VariationalEM",
     "batches_from_csv",
     "batches_from_parquet",
+    "calibrate",
     "case_sensitivity",
     "compare",
     "data_sensitivity",
