@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vi_recipes.assessment import Assessment, assess
     from vi_recipes.batch_files import FileBatches, batches_from_csv, batches_from_parquet
     from vi_recipes.batches import Batches
+    from vi_recipes.calibration import Calibration, calibrate
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
     from vi_recipes.cross_validation import LOOError, compare_models, loo
@@ -54,6 +55,7 @@ _HOMES = {
     "vi_recipes.assessment": ("Assessment", "assess"),
     "vi_recipes.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
     "vi_recipes.batches": ("Batches",),
+    "vi_recipes.calibration": ("Calibration", "calibrate"),
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.cross_validation": ("LOOError", "compare_models", "loo"),
@@ -116,6 +118,7 @@ __all__ = [
     "Amortised",
     "Assessment",
     "Batches",
+    "Calibration",
     "Comparison",
     "EMSteps",
     "Exchangeable",
@@ -148,6 +151,7 @@ __all__ = [
     "batches_from_csv",
     "batches_from_parquet",
     "bridge",
+    "calibrate",
     "case_sensitivity",
     "compare",
     "compare_models",

@@ -63,7 +63,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "methods": {n: _method(fit, verdicts.get(n)) for n, fit in fits.items()},
         "accuracy": _accuracy(comparison),
     }
-    return {key: _strict(value) for key, value in content.items()}
+    return {key: strict(value) for key, value in content.items()}
 
 
 def schema() -> dict[str, Any]:
@@ -163,14 +163,14 @@ def _accuracy(comparison: Comparison) -> dict[str, Any] | None:
     return result
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Return ``value`` in strict JSON's types: no NumPy, no NaN, no infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _strict(value.tolist())
+        return strict(value.tolist())
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

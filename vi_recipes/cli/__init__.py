@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vi_recipes.cli import calibrate
 from vi_recipes.cli.arguments import (
     MAX_SEED,
     DataOption,
@@ -213,6 +214,9 @@ def fit(
     _fit_and_report(
         model, data, method, None, seed, out, f"{name}-report", no_report, json, settings or []
     )
+
+
+app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.command)
 
 
 @app.command(
