@@ -40,8 +40,7 @@ def exhibits(
             "quadrature over tau with all else integrated out, less the ELBO, with its Monte Carlo "
             "error; it has no meaning for a point, and for DAIS it is that of all its "
             "intermediate draws. khat above 0.7: no reweighting of the guide's draws gives the "
-            "posterior's. Seconds of compilation and of the run. An infinite mean: the normal for "
-            "log tau is so wide that the mean of tau is beyond double precision."
+            "posterior's. Seconds of compilation and of the run."
         ),
         content=errors(comparison, evidence),
     )
