@@ -101,13 +101,14 @@ class Climb:
         means, variances = [c.mean for c in level], [c.variance for c in level]
         iterates = judge_iterates(self.scales, means, variances, self.constrain)
         if due and self.tolerance is not None and judge_series(here).flat:
-            stationary = iterates.within(self.tolerance, FALL ** (len(run.levels) - 1))
+            fallen = FALL ** (len(run.levels) - 1)
             late = len(run.levels) == 1 and 2 * steps >= self.num_steps
-            nearly = late and iterates.r_hat < NEARLY
-            if (stationary or nearly) and self._falls(run):
+            # large steps scatter the iterates: the error of their average is no matter yet
+            still = iterates.within(np.inf, fallen) or (late and iterates.r_hat < NEARLY)
+            if still and self._falls(run):
                 run.chunks[-1] = _slower(run.chunks[-1])
             else:
-                run.stopped = stationary
+                run.stopped = iterates.within(self.tolerance, fallen)
         run.iterates, run.looked = iterates, steps
 
     def _falls(self, run: Run) -> bool:

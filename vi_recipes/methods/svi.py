@@ -23,7 +23,7 @@ from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.checkpoint import Checkpoint, checkpoint_of
 from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.climb import Climb, last_step_size
-from vi_recipes.methods.guides import GUIDES, flat_order, read_guide
+from vi_recipes.methods.guides import GUIDES, default_step_size, flat_order, read_guide
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.launch import Launcher, mode_or_default, starting_point
 from vi_recipes.methods.map import Objective as Density
@@ -40,7 +40,7 @@ from vi_recipes.methods.outcome import (
 )
 from vi_recipes.methods.rows import find_rows
 from vi_recipes.methods.stopping import location_scales
-from vi_recipes.methods.structured import BLOCK_FAMILIES, is_point, split_sites
+from vi_recipes.methods.structured import BLOCK_FAMILIES, STEADY, is_point, split_sites
 from vi_recipes.methods.svi_checks import check_options, clash, no_minibatches
 from vi_recipes.posterior import DrawsPosterior, Posterior
 from vi_recipes.progress import Progress
@@ -100,7 +100,8 @@ class SVI(Method):
         locations and scales do: points, flows, functions.
     step_size
         Of Adam: a number, from which it falls, or an optax schedule (step -> step size), which is
-        kept to. ``None`` takes 0.01, and 0.002 for ``"iaf"``. Ignored with ``optimizer``.
+        kept to. ``None`` takes 0.04 where it falls, else 0.01, and 0.002 for ``"iaf"``. Ignored
+        with ``optimizer``.
     optimizer
         Any optax gradient transformation; Adam by default.
     objective
@@ -191,8 +192,10 @@ class SVI(Method):
     @property
     def first_step_size(self) -> float | Callable[[Any], Any]:
         """Step size, from which it falls where it is a number, or its schedule."""
-        family = GUIDES.get(self.guide) if isinstance(self.guide, str) else None
-        return self.step_size or (family.step_size if family else 0.01)
+        if self.step_size is not None:
+            return self.step_size
+        size = default_step_size(self.guide)
+        return size if self.tolerance is not None else min(size, STEADY)
 
     @property
     def _falling(self) -> bool:
