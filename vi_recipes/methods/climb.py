@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -77,30 +76,53 @@ class Climb:
         Where the objective ceases to be finite the run is marked as diverged, its state that of the
         chunk before.
         """
-        n = min(self.feed.size, self.num_steps - run.steps)
-        state, losses, mean, variance = self.advance(run.state, jnp.int32(n), self.feed.next())
+        n = self._steps_from(run.steps)
+        state, losses, mean, variance = run.ahead or self._begin(run.state, n)
+        self.feed.next()  # what the chunk has taken
+        run.ahead = None
+        if (more := self._steps_from(run.steps + n)) and not self._asks(run, n):
+            # the device goes on while this chunk is read
+            run.ahead = self._begin(state, more)
         elbo = -np.asarray(losses, float)[:n]
         if np.isfinite(elbo).all():
             mean, variance = jax.tree.map(np.asarray, (mean, variance))
             run.add(Chunk(state, elbo, mean, variance))
             self.look(run)
         else:
-            run.diverged = elbo
+            run.diverged, run.ahead = elbo, None
         return n
+
+    def _steps_from(self, done: int) -> int:
+        """Return the steps of the chunk that comes after ``done`` steps."""
+        return min(self.feed.size, self.num_steps - done)
+
+    def _begin(self, state: Any, n: int) -> Any:
+        """Set off a chunk of ``n`` steps; what is returned may be on its way still."""
+        return self.advance(state, np.int32(n), self.feed.peek())
+
+    def _asks(self, run: Run, more: int = 0) -> bool:
+        """Whether the rule is asked, once ``more`` steps have made another chunk of the level.
+
+        That is every time a tenth later: asking costs as much as hundreds of steps of a small
+        model.
+        """
+        if self.tolerance is None or not self.scales:
+            return False
+        lengths = [len(chunk.elbo) for chunk in run.levels[-1]] + [more] * (more > 0)
+        enough = sum(lengths) >= MIN_STEPS and len(lengths) >= MIN_CHUNKS
+        return enough and run.steps + more >= 1.1 * run.looked
 
     def look(self, run: Run) -> None:
         """Ask the rule, where the guide has locations and there are steps enough."""
         steps = run.steps
         last = steps >= self.num_steps
         level = run.level if last else run.levels[-1]
-        here = series(level)
-        # every time a tenth later: looking costs as much as hundreds of steps of a small model
-        due = steps >= 1.1 * run.looked and here.size >= MIN_STEPS and len(level) >= MIN_CHUNKS
-        if not self.scales or len(level) < 2 or not (last or (due and self.tolerance is not None)):
+        due = self._asks(run)
+        if not self.scales or len(level) < 2 or not (last or due):
             return
         means, variances = [c.mean for c in level], [c.variance for c in level]
         iterates = judge_iterates(self.scales, means, variances, self.constrain)
-        if due and self.tolerance is not None and judge_series(here).flat:
+        if due and self.tolerance is not None and judge_series(series(level)).flat:
             fallen = FALL ** (len(run.levels) - 1)
             late = len(run.levels) == 1 and 2 * steps >= self.num_steps
             # large steps scatter the iterates: the error of their average is no matter yet
