@@ -204,6 +204,15 @@ def test_bridge_sampling_refuses() -> None:
         bridge(this, as_fit("stuck", still))
 
 
+def test_draws_at_the_edge_of_the_support_are_named() -> None:
+    rng = np.random.default_rng(0)
+    tau = rng.gamma(3.0, 1.0, (2, 200))
+    tau[0, :3] = 0.0
+    fit = as_fit("edge", {"tau": tau, "mu": rng.normal(size=(2, 200))})
+    with pytest.raises(MethodFailure, match="3 of 400 draws of the chains lie at an edge"):
+        bridge(target("normal_precision"), fit)
+
+
 def test_one_labelling_does_for_all_of_them() -> None:
     """A prior of three components is its own posterior: log p(y) = 0, from draws in one order."""
 

@@ -119,7 +119,7 @@ def bridge(
             Status.DIVERGED,
             f"the density is not finite at {(~np.isfinite(ours)).sum()} of {len(rows)} draws of "
             "the chains",
-            "look at the draws: some lie at an edge of the support, to rounding",
+            "look at the draws, and at the model's density there",
         )
     theirs = ratio(proposed)
     if not np.isfinite(theirs).any():
@@ -146,7 +146,14 @@ def _chains(target: Target, fit: Fit) -> np.ndarray:
         raise ValueError(f"fit: '{fit.method}' is of other data than the target")
     leading = next(iter(samples.values())).shape[:2]
     flat = {n: samples[n].reshape(-1, *shape) for n, shape in shapes.items()}
-    return target.unconstrain_rows(flat).reshape(*leading, target.dim)
+    z = target.unconstrain_rows(flat)
+    if (bad := int((~np.isfinite(z).all(axis=1)).sum())) > 0:
+        raise MethodFailure(
+            Status.DIVERGED,
+            f"{bad} of {len(z)} draws of the chains lie at an edge of the support, to rounding",
+            "look at the draws: a scale that is zero says that its prior allows it to be",
+        )
+    return z.reshape(*leading, target.dim)
 
 
 def _mirrored(target: Target, log_q: Ratio, mean: np.ndarray) -> Ratio:

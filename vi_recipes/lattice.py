@@ -101,7 +101,9 @@ def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence | str:
     :class:`~vi_recipes.marginal.Marginal`). The density of what is left is summed on a lattice in
     units of its own means and covariances, out to where it has dropped by 13 nats all around. On
     smooth densities that rule converges exponentially in the spacing. It shrinks until the value
-    changes by less than 1e-3 nats; that change is the error. More than 1e-2 nats is a refusal.
+    changes by less than 1e-3 nats; that change is the error. More than 1e-2 nats is a refusal. A
+    lattice has up to 100,000 nodes: of one or two coordinates it takes no time, of five half a
+    minute.
 
     Parameters
     ----------
