@@ -47,7 +47,8 @@ def weights(comparison: Comparison) -> Table:
         "weights say, and blind to modes where q has no draws. The Stein test has little power "
         "beyond ten coordinates. Marked * or red: above the limit"
     )
-    return Table("What their own draws say", ["", *found], rows if found else [], f"{note}.")
+    told = [row for row in rows if any(cell.text != DASH for cell in row[1:])]
+    return Table("What their own draws say", ["", *found], told if found else [], f"{note}.")
 
 
 Found = dict[str, tuple[Fit, Assessment]]
