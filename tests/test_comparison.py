@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
-from vi_recipes.verdict import verdict
+from vi_recipes.verdict import Trust, judge
 
 SAMPLER = vr.NUTS(num_warmup=400, num_samples=1_000)
 
@@ -96,7 +97,8 @@ def test_one_method_without_a_reference() -> None:
     assert c.timings().loc["laplace", "speed_up"] is np.nan or np.isnan(
         c.timings().loc["laplace", "speed_up"]
     )
-    assert "no reference" in c.verdicts()["laplace"]
+    assert c.verdicts()["laplace"].trust is Trust.TRUSTWORTHY
+    assert "by its own evidence" in c.verdicts()["laplace"].text
 
 
 def test_a_failure_is_a_row_without_numbers() -> None:
@@ -108,7 +110,7 @@ def test_a_failure_is_a_row_without_numbers() -> None:
     ]
     assert c.means()[["map", "em"]].isna().all(axis=None)
     assert c.means()["svi"].notna().all()
-    assert c.verdicts()["map"].startswith("No result")
+    assert c.verdicts()["map"].text.startswith("No result")
     assert "map" not in c.covariances()
     with pytest.raises(vr.FitError, match="tau runs to"):
         c["map"].mean()
@@ -233,13 +235,13 @@ def test_labels_are_matched_and_the_report_says_so() -> None:
 
 def test_verdicts_on_clear_cases() -> None:
     c = compared()
-    assert c.verdicts()["laplace"].startswith("Trustworthy")
-    assert c.verdicts()["nuts"].startswith("The reference: it met its own criteria")
-    assert c.verdicts()["map"].startswith("A point, without spread: close to the means")
+    assert c.verdicts()["laplace"].text.startswith("Trustworthy")
+    assert c.verdicts()["nuts"].text.startswith("The reference: it met its own criteria")
+    assert c.verdicts()["map"].text.startswith("A point, without spread: close to the means")
     narrow = vr.compare(target("linear_regression"), [vr.SVI(num_steps=4_000), SAMPLER])
     # the two coefficients have correlation -0.87: mean field halves their sds
-    said = narrow.verdicts()["svi"]
+    said = narrow.verdicts()["svi"].text
     assert "understates uncertainty" in said
     assert not said.startswith("Trustworthy")
-    alone = verdict(c["laplace"], None, is_reference=False)
-    assert "no reference" in alone
+    alone = replace(c["laplace"], assessment=None)
+    assert "no reference" in judge(alone).text

@@ -33,6 +33,12 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "svi_delta": ("svi", {"guide": "delta", "num_steps": 1_000}),
     "svi_laplace": ("svi", {"guide": "laplace", "num_steps": 1_000}),
     "svi_iaf": ("svi", {"guide": "iaf", "num_steps": 1_000}),
+    "svgd": ("svgd", {"num_particles": 40, "num_steps": 1_000}),
+    "forward_kl": ("forward_kl", {"num_draws": 2_000}),
+    "forward_kl_multivariate_normal": (
+        "forward_kl",
+        {"family": "multivariate_normal", "num_draws": 2_000},
+    ),
     "nuts": ("nuts", {"num_warmup": 500, "num_samples": 500, "num_chains": 2}),
 }
 """Name -> method and its options. Runs are short: what they must show is that all holds together;
@@ -40,7 +46,7 @@ how good they are is for the tests of each method."""
 
 QUICK = (
     "map", "laplace", "em", "em_map", "marginal_mle", "variational_em", "meanfield", "lrvb", "svi",
-    "nuts",
+    "forward_kl", "nuts",
 )  # fmt: skip
 
 REFUSES_EIGHT_SCHOOLS = dict.fromkeys(
@@ -90,6 +96,8 @@ def refusals(method: str, model: str) -> tuple[vr.Status, str] | None:
         )
     if kind == "marginal_mle" and model in WITHOUT_MLE:
         return WITHOUT_MLE[model]
+    if kind == "forward_kl" and model == "mixture":
+        return vr.Status.NOT_APPLICABLE, "labels of mu unmatched"
     if kind == "svi" and model == "dynamic_support":
         return vr.Status.NOT_APPLICABLE, "support of x depends"
     if method == "svi_iaf" and target(model).dim == 1:

@@ -19,6 +19,22 @@ def test_the_tail_of_pareto_weights_is_found(shape: float) -> None:
     assert khat(-shape * np.log(uniform)) == pytest.approx(shape, abs=3 * (1 + shape) / 424**0.5)
 
 
+@pytest.mark.parametrize(("sd", "shape"), [(2.0, 0.75), (2**0.5, 0.5)])
+def test_a_wide_normal_and_a_narrow_proposal(sd: float, shape: float) -> None:
+    """Target N(0, sd^2), proposal N(0, 1): weights exp(z^2 (1 - 1/sd^2) / 2), of shape 1 - 1/sd^2.
+
+    Their tail is a Pareto's but for a factor of 1 / sqrt(log), which lowers the estimate.
+    """
+    found, reverse = [], []
+    for seed in range(6):
+        z = np.random.default_rng(seed).standard_normal(100_000)
+        found.append(khat(z**2 / 2 * (1 - 1 / sd**2)))
+        reverse.append(khat(-(z**2) / 2 * (sd**2 - 1)))  # target N(0, 1), proposal N(0, sd^2)
+    se = (1 + shape) / (3 * 100_000**0.5) ** 0.5 / 6**0.5
+    assert shape - 0.06 - 3 * se < np.mean(found) < shape + 3 * se
+    assert max(reverse) < 0  # weights with an upper bound
+
+
 def test_weights_without_a_tail() -> None:
     rng = np.random.default_rng(0)
     assert khat(np.full(200, -3.0)) == -np.inf

@@ -77,7 +77,7 @@ def test_a_smaller_step_size_is_asked_for_the_same_drift() -> None:
 
 @pytest.mark.parametrize(
     ("drift", "num_steps", "falls"),
-    [(0.0, 20_000, True), (8.0, 10_000, False), (2.0, 10_000, True), (2.0, 20_000, False)],
+    [(0.0, 20_000, True), (8.0, 10_000, False), (4.0, 10_000, True), (4.0, 20_000, False)],
 )
 def test_the_step_size_falls_where_iterates_do_not_travel(
     drift: float, num_steps: int, falls: bool

@@ -12,11 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vi_recipes.assessment import Assessment, assess
     from vi_recipes.batch_files import FileBatches, batches_from_csv, batches_from_parquet
     from vi_recipes.batches import Batches
+    from vi_recipes.calibration import Calibration, calibrate
     from vi_recipes.comparison import Comparison, compare
     from vi_recipes.content import load_model, load_study
     from vi_recipes.cross_validation import LOOError, compare_models, loo
+    from vi_recipes.evidence import bridge, quadrature
     from vi_recipes.fit import Fit, LogEvidence, Provenance
     from vi_recipes.free_energy import FreeEnergy
     from vi_recipes.methods import (
@@ -46,13 +49,17 @@ if TYPE_CHECKING:
     from vi_recipes.study import Study
     from vi_recipes.target import Target
     from vi_recipes.timing import Timing
+    from vi_recipes.verdict import Trust, Verdict, judge
 
 _HOMES = {
+    "vi_recipes.assessment": ("Assessment", "assess"),
     "vi_recipes.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
     "vi_recipes.batches": ("Batches",),
+    "vi_recipes.calibration": ("Calibration", "calibrate"),
     "vi_recipes.comparison": ("Comparison", "compare"),
     "vi_recipes.content": ("load_model", "load_study"),
     "vi_recipes.cross_validation": ("LOOError", "compare_models", "loo"),
+    "vi_recipes.evidence": ("bridge", "quadrature"),
     "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
     "vi_recipes.free_energy": ("FreeEnergy",),
     "vi_recipes.methods": (
@@ -82,6 +89,7 @@ _HOMES = {
     "vi_recipes.study": ("Study",),
     "vi_recipes.target": ("Target",),
     "vi_recipes.timing": ("Timing",),
+    "vi_recipes.verdict": ("Trust", "Verdict", "judge"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -108,7 +116,9 @@ __all__ = [
     "SVGD",
     "SVI",
     "Amortised",
+    "Assessment",
     "Batches",
+    "Calibration",
     "Comparison",
     "EMSteps",
     "Exchangeable",
@@ -133,20 +143,27 @@ __all__ = [
     "Study",
     "Target",
     "Timing",
+    "Trust",
     "VBSteps",
     "VariationalEM",
+    "Verdict",
+    "assess",
     "batches_from_csv",
     "batches_from_parquet",
+    "bridge",
+    "calibrate",
     "case_sensitivity",
     "compare",
     "compare_models",
     "data_sensitivity",
+    "judge",
     "load_model",
     "load_reference",
     "load_study",
     "log_likelihood",
     "loo",
     "posterior_predictive",
+    "quadrature",
     "read_data",
     "read_numeric",
 ]

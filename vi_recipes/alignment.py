@@ -97,7 +97,8 @@ class PermutedPosterior(Posterior):
     groups: tuple[Exchangeable, ...]
     orders: tuple[np.ndarray, ...]
 
-    def _permute(self, values: Mapping[str, np.ndarray], leading: int = 0) -> Sites:
+    def permute(self, values: Mapping[str, np.ndarray], leading: int = 0) -> Sites:
+        """Return values by site with their labels in the new order."""
         result = dict(values)
         for group, order in zip(self.groups, self.orders, strict=True):
             for name, axis in group.sites.items():
@@ -106,19 +107,19 @@ class PermutedPosterior(Posterior):
 
     @override
     def mean(self) -> Sites:
-        return self._permute(self.base.mean())
+        return self.permute(self.base.mean())
 
     @override
     def sd(self) -> Sites:
-        return self._permute(self.base.sd())
+        return self.permute(self.base.sd())
 
     @override
     def mcse_mean(self) -> Sites:
-        return self._permute(self.base.mcse_mean())
+        return self.permute(self.base.mcse_mean())
 
     @override
     def mcse_sd(self) -> Sites:
-        return self._permute(self.base.mcse_sd())
+        return self.permute(self.base.mcse_sd())
 
     @override
     def cov(self, sites: Sequence[str]) -> np.ndarray:
@@ -130,25 +131,25 @@ class PermutedPosterior(Posterior):
             places[name] = np.arange(offset, offset + size).reshape(shapes[name])
             offset += size
         full = {n: places.get(n, np.zeros(shape, int)) for n, shape in shapes.items()}
-        permuted = self._permute(full)
+        permuted = self.permute(full)
         rows = np.concatenate([permuted[n].ravel() for n in sites])
         return np.asarray(cov[np.ix_(rows, rows)])
 
     @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
-        return self._permute(self.base.draws(num_draws, key), leading=1)
+        return self.permute(self.base.draws(num_draws, key), leading=1)
 
     @override
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
         drawn = self.base.weighed_draws(num_draws, key)
         # the density is that of the labelling that was fitted
-        return None if drawn is None else replace(drawn, values=self._permute(drawn.values, 1))
+        return None if drawn is None else replace(drawn, values=self.permute(drawn.values, 1))
 
     @property
     def samples(self) -> Sites | None:
         """The base's draws, relabelled; ``None`` if it keeps none."""
         kept = getattr(self.base, "samples", None)
-        return None if kept is None else self._permute(kept, leading=2)
+        return None if kept is None else self.permute(kept, leading=2)
 
 
 def _features(group: Exchangeable, values: Mapping[str, np.ndarray], leading: int) -> np.ndarray:

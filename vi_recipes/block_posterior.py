@@ -74,3 +74,12 @@ class BlockPosterior(FactorPosterior):
         m, _ = self.location_scale
         joint = log_normal(z[:, normal], m[normal], self.root[normal], self.diagonal[normal])
         return None if joint is None else joint + self._log_laws(z)[:, ~normal].sum(axis=1)
+
+    @override
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        # a site is of one family
+        if not self.factors.gaussian[place].all() or self.factors.points[place].any():
+            return super().block_draws(place, num_draws, key)
+        return self._gaussian.block_draws(place, num_draws, key)

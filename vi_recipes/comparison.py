@@ -14,13 +14,15 @@ import jax
 import numpy as np
 
 from vi_recipes.alignment import PermutedPosterior, match
-from vi_recipes.fit import MAX_STORED_COV, Fit
+from vi_recipes.assessment import assess
+from vi_recipes.differences import COLUMNS, differences, moments_of
+from vi_recipes.fit import MAX_STORED_COV, Fit, LogEvidence
 from vi_recipes.methods import Method
 from vi_recipes.progress import Progress, silent
 from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
 from vi_recipes.status import Status
 from vi_recipes.target import Target
-from vi_recipes.verdict import audit, verdict
+from vi_recipes.verdict import Verdict, audit, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,7 @@ def compare(
     path: str | Path | None = None,
     progress: ProgressFactory | None = None,
     description: str = "",
+    assessed: bool = True,
 ) -> Comparison:
     """Fit every method to one target and lay the fits side by side.
 
@@ -60,6 +63,9 @@ def compare(
         Makes a progress reporter from a title, such as ``vi_recipes.progress.progress_bar``.
     description
         Stands at the head of the report.
+    assessed
+        Whether approximations weigh draws of their own by the posterior's density, after each fit
+        and outside its time (see :func:`assess`).
 
     Raises
     ------
@@ -77,6 +83,9 @@ def compare(
             stream = (key + zlib.crc32(name.encode())) % 2**31
             try:
                 fit = method.fit(target, key=stream, progress=report, name=name)
+                if assessed and fit.has_result:
+                    report(1, 1, "assessing it")
+                    fit = replace(fit, assessment=assess(fit, target, key=stream))
             except KeyboardInterrupt:
                 message = "interrupted before there was a result"
                 fit = Fit(
@@ -271,6 +280,7 @@ class Comparison(Mapping[str, Fit]):
                 "log_evidence_se": evidence.se if evidence else np.nan,
                 "log_likelihood": np.nan if fit.log_likelihood is None else fit.log_likelihood,
                 **fit.diagnostics,
+                **(fit.assessment.numbers() if fit.assessment else {}),
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -284,28 +294,17 @@ class Comparison(Mapping[str, Fit]):
         """
         import pandas as pd
 
-        names = ["difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error"]
         frames = {}
         if self.reference is not None and self.reference.has_result:
-            ref = self.reference
-            mean, sd = ref.flat(ref.mean(), sites), ref.flat(ref.sd(), sites)
-            error, error_sd = ref.flat(ref.mcse(), sites), ref.flat(ref.mcse_sd(), sites)
-            scale = np.where(sd > 0, sd, np.nan)
-            for name, fit in self.fits.items():
-                if name == self.reference_name or not fit.has_result:
-                    continue
-                difference = (fit.flat(fit.mean(), sites) - mean) / scale
-                joint = np.hypot(error, fit.flat(fit.mcse(), sites)) / scale
-                ratio = fit.flat(fit.sd(), sites) / scale
-                ratio_error = np.hypot(ratio * error_sd, fit.flat(fit.mcse_sd(), sites)) / scale
-                within = np.abs(difference) <= 2 * joint
-                values = (difference, joint, ratio, ratio_error, within)
-                frames[name] = pd.DataFrame(
-                    dict(zip(names, values, strict=True)), index=ref.labels(sites)
-                )
+            reference = moments_of(self.reference)
+            frames = {
+                name: differences(fit, reference, sites)
+                for name, fit in self.fits.items()
+                if name != self.reference_name and fit.has_result
+            }
         if not frames:
             index = pd.MultiIndex.from_arrays([[], []], names=["parameter", "method"])
-            return pd.DataFrame(columns=names, index=index)
+            return pd.DataFrame(columns=COLUMNS, index=index)
         joined = pd.concat(frames, names=["method", "parameter"]).swaplevel()
         order = [(p, m) for p in next(iter(frames.values())).index for m in frames]
         return joined.loc[order]
@@ -356,8 +355,40 @@ class Comparison(Mapping[str, Fit]):
         )
         return table
 
-    def verdicts(self) -> dict[str, str]:
-        """Return name -> how far the fit can be trusted, in a sentence with its evidence."""
+    def evidence(self, target: Target | None = None) -> pd.DataFrame:
+        """Return all bounds on log p(y) and estimates of it, a row each.
+
+        Parameters
+        ----------
+        target
+            What the fits are of, to add log p(y) by quadrature where few coordinates are left
+            (see :func:`vi_recipes.quadrature`), which takes from seconds to minutes.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As :func:`vi_recipes.evidence.evidence_table` returns it.
+        """
+        from vi_recipes.evidence import evidence_table, quadrature
+
+        found: dict[str, Sequence[LogEvidence]] = {}
+        for name, fit in self.columns.items():
+            if fit.has_result and fit.assessment is not None:
+                found[name] = fit.assessment.evidence
+            elif fit.has_result and fit.log_evidence is not None:
+                found[name] = [fit.log_evidence]
+        if target is not None:
+            exact = quadrature(target)
+            if isinstance(exact, str):
+                exact = LogEvidence(float("nan"), float("nan"), f"not available ({exact})")
+            found["quadrature"] = [exact]
+        return evidence_table(found)
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Return name -> how far the fit can be trusted, with the evidence.
+
+        By the reference where there is one, else by the fit's own evidence.
+        """
         table = self.accuracy()
         return {
             name: verdict(
@@ -566,7 +597,8 @@ def _align(comparison: Comparison, target: Target) -> Comparison:
         orders = match(fit.mean(), centre, groups)
         if any((order != np.arange(order.size)).any() for order in orders):
             posterior = PermutedPosterior(fit.posterior, tuple(groups), tuple(orders))
-            fits[name] = replace(fit, posterior=posterior)
+            found = fit.assessment and fit.assessment.permuted(posterior.permute)
+            fits[name] = replace(fit, posterior=posterior, assessment=found)
             listed = "; ".join(str([int(i) for i in order]) for order in orders)
             comparison.notes.append(f"{name}: components taken in the order {listed}.")
     return comparison

@@ -24,6 +24,7 @@ from vi_recipes.predictive import (
 )
 from vi_recipes.sites import Site
 from vi_recipes.status import Status
+from vi_recipes.stored_assessment import read_assessment, write_assessment
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
 
@@ -135,6 +136,8 @@ def save(fit: Fit, path: Path) -> Path:
                     }
                 )
             )
+    if fit.assessment is not None:
+        write_assessment(tree, fit.assessment)
     tree.attrs["vi_recipes_fit"] = json.dumps(_header(fit), default=_plain)
     # whole or not at all: an interrupt leaves no half a file, and readers keep the old one
     partial = path.with_name(f".{path.name}.partial")
@@ -196,6 +199,7 @@ def load(path: str | Path) -> Fit:
         log_likelihood=header["log_likelihood"],
         sample_stats=_load_group(tree, "sample_stats"),
         latents=_load_group(tree, "latents"),
+        assessment=read_assessment(tree),
         provenance=Provenance(**header["provenance"]),
         kind=header["kind"],
     )

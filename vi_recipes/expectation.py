@@ -527,7 +527,7 @@ class Expectation:
         """Return the arrays that the plans hold, to be passed to :meth:`__call__`."""
         out: dict[str, Any] = {}
         for plan in self.plans:
-            if plan.draws or plan.whole:
+            if plan.draws:
                 continue
             sources: list[Any] = []
             for source in plan.sources:
@@ -541,7 +541,7 @@ class Expectation:
                     sources.append((source.offset, slopes, gathers))
                 else:
                     sources.append((np.asarray(source.index),))
-            out[plan.name] = (plan.constants, sources, plan.weight)
+            out[plan.name] = (plan.constants, sources, plan.weight, self.start)
         return out
 
     def nodes(
@@ -605,7 +605,7 @@ class Expectation:
                 continue
             x, w, count = nodes[plan.name]
             if plan.whole or not plan.sources:
-                total = total + self._whole(plan, eta, m, s, x, w, arrays)
+                total = total + self._whole(plan, eta, m, constants[plan.name][-1], x, w, arrays)
             else:
                 elements = self._elements(
                     plan, eta, m, s, constants[plan.name], x, w, count, arrays, live
@@ -732,7 +732,7 @@ class Expectation:
         plan: Plan,
         eta: jax.Array,
         m: jax.Array,
-        s: jax.Array,
+        start: jax.Array,
         x: jax.Array,
         w: jax.Array,
         arrays: Arrays,
@@ -742,7 +742,7 @@ class Expectation:
 
         def at(x: jax.Array) -> jax.Array:
             placed, log_weight = self.factors.place(eta, jnp.zeros_like(m).at[where].set(x))
-            z = jnp.asarray(self.start).at[where].set(placed[where])
+            z = start.at[where].set(placed[where])
             value = trace_sites(self.target, z, arrays)[plan.name].total
             return value * jnp.exp(jnp.sum(log_weight[where]))
 
@@ -767,7 +767,7 @@ class Expectation:
         ``live`` reads inputs and their slopes off the model again, so that they can be
         differentiated in the data. ``moves`` are added to the parameters that a source gathers.
         """
-        fixed, held, weight = constants
+        fixed, held, weight, start = constants
         shape = plan.shape or ()
         if live:
             fixed = {}
@@ -787,9 +787,11 @@ class Expectation:
         # its derivatives are taken of one traced function, not of the model again and again
         raw = jax.jit(partial(self._raw, plan, shape))
         if np.prod(shape, dtype=int) <= FEW:
-            value = jnp.tensordot(w, jax.vmap(lambda x: raw(params, x, (fixed, arrays)))(x), axes=1)
+            value = jnp.tensordot(
+                w, jax.vmap(lambda x: raw(params, x, (fixed, start, arrays)))(x), axes=1
+            )
         else:
-            value = _integral(raw, params, lifts, (fixed, arrays), x, w, count, shape)
+            value = _integral(raw, params, lifts, (fixed, start, arrays), x, w, count, shape)
         return weight * value
 
     def _read_again(self, plan: Plan, source: Affine, m: jax.Array, arrays: Arrays) -> Any:
@@ -833,7 +835,7 @@ class Expectation:
         extra: Any,
     ) -> jax.Array:
         """Return the elementwise log density at one node."""
-        fixed, arrays = extra
+        fixed, start, arrays = extra
         moved: dict[int, jax.Array] = {}
         log_weight: jax.Array | None = None
         for k, (source, (p, q)) in enumerate(zip(plan.sources, params, strict=True)):
@@ -846,14 +848,14 @@ class Expectation:
             laws = Factors(self.factors.code[place], self.factors.offset[place])
             own = jnp.stack([p, q], axis=1)
             placed, ratio = laws.place(own, jnp.full(p.shape, x[k]))
-            z = jnp.asarray(self.start).at[place].set(placed)
+            z = start.at[place].set(placed)
             leaves = trace_sites(self.target, z, arrays)[plan.name].leaves
             for j in source.leaves:
                 moved[j] = jnp.broadcast_to(leaves[j], shape)
             if not laws.gaussian.all():
                 mine = ratio[fixed_index(plan, k)]
                 log_weight = mine if log_weight is None else log_weight + mine
-        site = trace_sites(self.target, jnp.asarray(self.start), arrays)[plan.name]
+        site = trace_sites(self.target, start, arrays)[plan.name]
         leaves = [
             moved[j] if j in moved else fixed[j] if j in fixed else site.leaves[j]
             for j in range(len(site.leaves))

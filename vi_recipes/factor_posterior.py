@@ -13,7 +13,7 @@ import numpy as np
 
 from vi_recipes.factors import GAMMA, Factors
 from vi_recipes.posterior import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, Sites
-from vi_recipes.weighed import MAX_DENSE, WeighedDraws, log_dense_normal
+from vi_recipes.weighed import MAX_DENSE, WeighedDraws, block_normal, log_dense_normal
 
 if TYPE_CHECKING:
     from vi_recipes.methods.meanfield import KL
@@ -40,12 +40,15 @@ class FactorPosterior(Posterior):
         The laws and their parameters, shape (dim, 2).
     eta_mcse
         Standard errors of ``eta`` where draws took part in the optimisation, shape (dim, 2).
+    kl
+        The objective that they minimise; ``None`` where others found them.
     """
 
     target: Target
     factors: Factors
     eta: np.ndarray
     eta_mcse: np.ndarray | None = None
+    kl: KL | None = None
 
     @cached_property
     def location_scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -207,14 +210,31 @@ class FactorPosterior(Posterior):
 
     @override
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
-        if self.factors.points.any():
+        if self.factors.points.any() or not self._has_density:
             return None
         z = self.unconstrained_draws(2 * num_draws, key)[:num_draws]  # the rest are mirror images
         log_q = self._log_prob(z)
         return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
 
+    @override
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.factors.points[place].any():
+            return None
+        m, _ = self.location_scale
+        drawn = self.unconstrained_draws(2 * num_draws, key)[:num_draws]
+        z = np.tile(m, (num_draws, 1))
+        z[:, place] = drawn[:, place]
+        return z, self._log_laws(z)[:, place].sum(axis=1)
+
+    @property
+    def _has_density(self) -> bool:
+        """Whether the joint density is within reach."""
+        return True
+
     def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
-        """Return the log density of rows of unconstrained vectors; ``None`` if out of reach."""
+        """Return the log density of rows of unconstrained vectors; ``None`` if singular."""
         return self._log_laws(z).sum(axis=1)
 
     def _log_laws(self, z: np.ndarray) -> np.ndarray:
@@ -249,8 +269,6 @@ class ResponsePosterior(FactorPosterior):
     """
 
     hessian: BlockArrow = None  # type: ignore[assignment]
-    kl: KL | None = None
-    """The objective, for sensitivities; a fit that was loaded has none."""
 
     def slopes(self, sites: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the gradient in ``eta`` of the mean of every scalar of ``sites``, C order.
@@ -386,9 +404,26 @@ class ResponsePosterior(FactorPosterior):
 
     @override
     def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
+        return log_dense_normal(z - self.location_scale[0], self._location_cov)
+
+    @property
+    @override
+    def _has_density(self) -> bool:
+        return len(self.eta) <= MAX_DENSE
+
+    @cached_property
+    def _location_cov(self) -> np.ndarray:
+        """Covariance of the unconstrained coordinates, shape (dim, dim)."""
+        places = np.arange(2 * len(self.eta)).reshape(-1, 2)
+        return self.hessian.sandwich(list(zip(places, self.location_slopes, strict=True)))
+
+    @override
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         m, _ = self.location_scale
-        if m.size > MAX_DENSE:
+        if not self._has_density or self.factors.points.any():
             return None
-        places = np.arange(2 * m.size).reshape(-1, 2)
-        rows = list(zip(places, self.location_slopes, strict=True))
-        return log_dense_normal(z - m, self.hessian.sandwich(rows))
+        rows = np.arange(m.size)[place]
+        own = np.linalg.inv(self._location_cov)[np.ix_(rows, rows)]
+        return block_normal(m, rows, own, num_draws, key)

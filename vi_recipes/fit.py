@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from vi_recipes.assessment import Assessment
+
 MAX_STORED_COV = 200
 """Up to this many scalars a fit's joint covariance is written out in full."""
 
@@ -34,7 +36,7 @@ class LogEvidence:
     value
         In nats.
     se
-        Monte Carlo standard error; 0 when there is none.
+        Monte Carlo standard error, or the numerical error of a quadrature; 0 when there is none.
     kind
         What it is, in words: ``"Laplace approximation"``, ``"lower bound (ELBO)"``.
     """
@@ -96,6 +98,8 @@ class Fit:
         What EM and the marginal likelihood know of the latent variables at the estimate, theta held
         there: ``u_mean`` and ``u_sd`` on the unconstrained scale, or ``z_probability``, members by
         states.
+    assessment
+        What its own draws say of how far it can be trusted; ``None`` if they were not asked.
     provenance
         Seed, versions, device, dtype, data fingerprint.
     """
@@ -115,6 +119,7 @@ class Fit:
     log_likelihood: float | None = None
     sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     latents: Mapping[str, np.ndarray] = field(default_factory=dict)
+    assessment: Assessment | None = None
     provenance: Provenance = field(default_factory=Provenance)
     kind: str = ""
 

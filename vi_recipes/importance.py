@@ -13,10 +13,18 @@ from numpyro.distributions import MultivariateStudentT
 from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
 
+from vi_recipes.progress import Progress
+from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Target
 
 KHAT_LIMIT = 0.7
 """Pareto shape from which weights are not to be relied on. Vehtari et al. (2024)."""
+
+FINITE_VARIANCE = 0.5
+"""Pareto shape from which weights have no finite variance, and errors made from it mean nothing."""
+
+GAIN = 1.1
+"""Rise of the effective share from one round to the next below which a proposal is good."""
 
 DEGREES = 5.0
 """Of freedom of the proposals: their tails are heavier than a normal's, their variance finite."""
@@ -53,6 +61,21 @@ class Weights:
         mean = self.values @ z
         away = z - mean
         return mean, (away * self.values[:, None]).T @ away
+
+    def marginals(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return means and sds of draws ``z``, and Monte Carlo errors of both.
+
+        Each of the shape of a draw; the errors by the delta method, of ratios of sums.
+        """
+        mean = np.tensordot(self.values, z, axes=1)
+        square = np.square(z - mean)
+        variance = np.tensordot(self.values, square, axes=1)
+        sd, power = np.sqrt(variance), np.square(self.values)
+        error = np.sqrt(np.tensordot(power, square, axes=1))
+        error_variance = np.sqrt(np.tensordot(power, np.square(square - variance), axes=1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error_sd = np.where(sd > 0, error_variance / (2 * sd), 0.0)
+        return mean, sd, error, error_sd
 
 
 def smooth(log_ratios: np.ndarray) -> Weights:
@@ -104,6 +127,105 @@ class Proposal:
 
     loc: np.ndarray
     root: np.ndarray
+
+
+def root_of(cov: np.ndarray, target: Target) -> np.ndarray:
+    """Return the lower triangular root of the covariance of draws of the unconstrained vector.
+
+    Raises
+    ------
+    MethodFailure
+        ``SINGULAR`` if it is not positive definite, with its smallest eigenvalue and the sites
+        along it.
+    """
+    sd = np.sqrt(np.diagonal(cov))
+    unit = cov / np.maximum(np.outer(sd, sd), np.finfo(float).tiny)
+    values, vectors = np.linalg.eigh(unit)
+    if not values[0] > 1e-12 * len(values):
+        raise MethodFailure(
+            Status.SINGULAR,
+            "the draws have no spread in every direction: at unit diagonal the smallest eigenvalue "
+            f"of their covariance is {values[0]:.3g}, along "
+            f"{', '.join(target.sites_along(vectors[:, 0]))}",
+            "give more draws than coordinates, and not those of a point",
+        )
+    return np.asarray(sd[:, None] * np.linalg.cholesky(unit))
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The last round of adaptive importance sampling.
+
+    Parameters
+    ----------
+    z, log_ratios
+        Its draws, shape (num_draws, dim), with log p - log q, shape (num_draws,).
+    power
+        To which its weights had to be raised; 1 where the proposal has reached the posterior.
+    shares
+        Effective share of the draws of every round; 0 where weights were tempered.
+    """
+
+    z: np.ndarray
+    log_ratios: np.ndarray
+    power: float
+    shares: np.ndarray
+
+
+def adapt(
+    target: Target,
+    weigh: Callable[[int, Proposal], tuple[np.ndarray, np.ndarray]],
+    proposal: Proposal,
+    num_rounds: int,
+    progress: Progress,
+) -> Adapted:
+    """Draw round after round, each from the weighted moments of the one before.
+
+    Weights are tempered while few of them matter. It ends when the effective share of the draws no
+    longer rises.
+
+    Parameters
+    ----------
+    target
+        What is sampled.
+    weigh
+        ``(round, proposal) -> (z, log_ratios)``, rounds counted from 1.
+    proposal
+        The first one.
+    num_rounds
+        Rounds, at most.
+    progress
+        Told of every round.
+
+    Raises
+    ------
+    MethodFailure
+        ``DIVERGED`` if no draw of a round has a finite density, ``SINGULAR`` if draws have no
+        spread in some direction.
+
+    References
+    ----------
+    Cappé, O., Douc, R., Guillin, A., Marin, J.-M. and Robert, C. P. (2008). Adaptive importance
+    sampling in general mixture classes. Statistics and Computing 18. doi:10.1007/s11222-008-9059-x
+    """
+    share, shares = 0.0, []
+    for done in range(1, num_rounds + 1):
+        z, ratios = weigh(done, proposal)
+        if not np.isfinite(ratios).any() or np.isposinf(ratios).any():
+            raise MethodFailure(
+                Status.DIVERGED,
+                f"no draw of round {done} has a finite density",
+                "change scatter, or give the model an init",
+            )
+        weights, power = temper(ratios, z.shape[1])
+        previous, share = share, weights.ess / len(z) if power == 1 else 0.0
+        shares.append(share)
+        progress(done, num_rounds, f"effective share {share:.2g}, power {power:.2g}")
+        if power == 1 and previous > 0 and share < GAIN * previous:
+            break
+        mean, cov = weights.moments(z)
+        proposal = Proposal(mean, root_of(cov, target))
+    return Adapted(z, ratios, power, np.array(shares))
 
 
 def make_round(target: Target, num_draws: int) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from vi_recipes.fit import MAX_STORED_COV, Fit
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
+    from vi_recipes.verdict import Verdict
 
 SCHEMA_VERSION = 1
 """Raised when a key is removed or changes its meaning; new keys may come without."""
@@ -59,10 +60,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "reference": name,
         "warnings": list(comparison.warnings),
         "notes": list(comparison.notes),
-        "methods": {n: _method(fit, verdicts.get(n, "")) for n, fit in fits.items()},
+        "methods": {n: _method(fit, verdicts.get(n)) for n, fit in fits.items()},
         "accuracy": _accuracy(comparison),
     }
-    return {key: _strict(value) for key, value in content.items()}
+    return {key: strict(value) for key, value in content.items()}
 
 
 def schema() -> dict[str, Any]:
@@ -76,14 +77,16 @@ def dumps(comparison: Comparison) -> str:
     return json.dumps(to_json(comparison), allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _method(fit: Fit, verdict: str) -> dict[str, Any]:
+def _method(fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
     evidence = fit.log_evidence if fit.has_result else None
     return {
         "method": fit.kind,
         "status": fit.status.name.lower(),
         "message": ". ".join(part.rstrip(".") for part in (fit.status.value, fit.message) if part),
         "advice": fit.advice,
-        "verdict": verdict,
+        "trust": verdict.trust.value if verdict else None,
+        "verdict": str(verdict or ""),
+        "assessment": _assessment(fit),
         "options": dict(fit.config),
         "seed": fit.provenance.seed,
         "dtype": fit.provenance.dtype or None,
@@ -96,6 +99,31 @@ def _method(fit: Fit, verdict: str) -> dict[str, Any]:
         if evidence is not None
         else None,
         "log_likelihood": fit.log_likelihood if fit.has_result else None,
+    }
+
+
+def _assessment(fit: Fit) -> dict[str, Any] | None:
+    found = fit.assessment
+    if found is None:
+        return None
+    moments = found.correction and found.correction.moments
+    return {
+        "num_draws": found.num_draws,
+        "khat": found.khat,
+        "khat_by_site": dict(found.block_khat),
+        "corrected": {
+            "source": found.correction.source,
+            "khat": found.correction.khat,
+            "ess": found.correction.ess,
+            "mean": fit.flat(moments.mean),
+            "sd": fit.flat(moments.sd),
+            "mcse_mean": fit.flat(moments.mcse_mean),
+            "mcse_sd": fit.flat(moments.mcse_sd),
+        }
+        if found.correction and moments
+        else None,
+        "unknown": dict(found.unknown),
+        "seconds": found.seconds,
     }
 
 
@@ -135,14 +163,14 @@ def _accuracy(comparison: Comparison) -> dict[str, Any] | None:
     return result
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Return ``value`` in strict JSON's types: no NumPy, no NaN, no infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _strict(value.tolist())
+        return strict(value.tolist())
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

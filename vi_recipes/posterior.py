@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, override
 import jax
 import numpy as np
 
-from vi_recipes.weighed import WeighedDraws, log_normal
+from vi_recipes.weighed import WeighedDraws, block_normal, log_normal
 
 if TYPE_CHECKING:
     from vi_recipes.structure import BlockArrow
@@ -54,6 +54,26 @@ class Posterior(ABC):
 
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
         """Return independent draws with their density under q; ``None`` where it has none."""
+        return None
+
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return draws of some coordinates, the others held at q's means.
+
+        Parameters
+        ----------
+        place
+            The coordinates, of the flat unconstrained vector.
+        num_draws, key
+            How many, and their seed.
+
+        Returns
+        -------
+        tuple or None
+            Flat vectors, shape (num_draws, dim), and their log density given the others, shape
+            (num_draws,); ``None`` where q has none.
+        """
         return None
 
 
@@ -366,6 +386,21 @@ class GaussianPosterior(Posterior):
             square = np.array([row @ self.precision.dot(row) for row in away])
             log_q = (self.precision.log_det - square - self.loc.size * np.log(2 * np.pi)) / 2
         return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
+
+    @override
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        rows = np.arange(self.loc.size)[place]
+        if self.precision is None and self.root is None:
+            own = np.diag(self.diagonal[rows] ** -2.0)
+        elif self.precision is not None:
+            basis = np.eye(self.loc.size)[rows]
+            own = np.stack([self.precision.dot(row)[rows] for row in basis])
+        else:
+            whole = self.unconstrained_cov(np.arange(self.loc.size))
+            own = np.linalg.inv(whole)[np.ix_(rows, rows)]
+        return block_normal(self.loc, rows, own, num_draws, key)
 
     def _at_nodes(self) -> tuple[Sites, np.ndarray, np.ndarray]:
         """Evaluate every scalar with all coordinates at their own q-th node at once."""

@@ -14,7 +14,7 @@ class Status(Enum):
     DEGENERATE = "no finite optimum: the objective grows without bound"
     SINGULAR = "the Hessian at the mode is singular or indefinite; no Gaussian fits there"
     COLLAPSED = "the mode has collapsed: members of a plate share one value"
-    DIVERGED = "the objective became NaN or infinite"
+    DIVERGED = "the objective, or an answer, became NaN or infinite"
     NOT_APPLICABLE = "the method does not apply to this model"
     FAILED = "the method raised an error"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer import init_to_median, init_to_uniform
 from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
 
-from vi_recipes.data import bind, fingerprint
+from vi_recipes.data import bind, fingerprint, normalise
 from vi_recipes.enumeration import marginalise
 from vi_recipes.model import Exchangeable, Model
 from vi_recipes.sites import (
@@ -31,6 +32,7 @@ from vi_recipes.sites import (
     site_labels,
 )
 from vi_recipes.structure import LocalStructure
+from vi_recipes.timing import Timing
 
 Arrays = tuple[Any, ...]
 NUM_ATTEMPTS = 20
@@ -163,6 +165,11 @@ class Target:
                 coords[dim] = values
         return coords
 
+    @property
+    def size(self) -> int:
+        """Numbers in the data and in the flat vector, about what one density reads."""
+        return sum(np.size(a) for a in self._arrays) + self.dim
+
     # -- densities ---------------------------------------------------------------------------
 
     def arrays(self) -> Arrays:
@@ -208,6 +215,60 @@ class Target:
         leaves = jax.tree.leaves_with_path(self.data, is_leaf=lambda x: x is None)
         pairs = zip(leaves, self._is_traced, strict=True)
         return tuple(str(path[0].key) for (path, _), traced in pairs if traced)
+
+    def with_data(self, **values: Any) -> Target:
+        """Return the same model conditioned on other values of some arguments.
+
+        The two share what was traced and compiled, so this costs next to nothing. Nothing that was
+        found out about the old values is kept.
+
+        Parameters
+        ----------
+        **values
+            Argument -> array of the shape and kind that it has here.
+
+        Raises
+        ------
+        ValueError
+            For an argument that :attr:`traced_arguments` does not list, another shape or kind of
+            number, NaN or infinity.
+        """
+        places = {
+            str(path[0].key): i
+            for i, ((path, _), traced) in enumerate(
+                zip(
+                    jax.tree.leaves_with_path(self.data, is_leaf=lambda x: x is None),
+                    self._is_traced,
+                    strict=True,
+                )
+            )
+            if traced and len(path) == 1
+        }
+        leaves = list(self._leaves)
+        for name, value in values.items():
+            if name not in places:
+                raise ValueError(
+                    f"argument: got '{name}', expected an array that the model reads no sizes off: "
+                    f"{', '.join(places) or 'there is none'}. Make a new Target to change others"
+                )
+            old, new = leaves[places[name]], np.asarray(normalise(name, value))
+            if new.shape != old.shape or new.dtype.kind != old.dtype.kind:
+                raise ValueError(
+                    f"argument '{name}': got {new.dtype} of shape {new.shape}, expected "
+                    f"{old.dtype} of shape {old.shape}. Make a new Target for data of another form"
+                )
+            leaves[places[name]] = new.astype(old.dtype)
+        other = copy.copy(self)
+        for name in ("coords", "coordinate_of", "moving_supports", "_value_and_grad"):
+            other.__dict__.pop(name, None)
+        other._leaves = leaves
+        other._arrays = tuple(x for t, x in zip(self._is_traced, leaves, strict=True) if t)
+        other._on_device = {}
+        other.data = jax.tree.unflatten(self._treedef, leaves)
+        other.fingerprint = fingerprint(other.data)
+        other._indices_checked = False
+        other.structure, other.compiled = None, {}
+        return other
 
     def bound_model(self, arrays: Arrays) -> Callable[[], Any]:
         """Return the NumPyro model with ``arrays`` and the static data bound, taking nothing."""
@@ -273,6 +334,14 @@ class Target:
         with jax.enable_x64(True):
             values = np.asarray(self._log_density_many(jnp.asarray(z, float), self.arrays()))
         return np.where(np.isnan(values), -np.inf, values)
+
+    def scores(self, z: np.ndarray) -> np.ndarray:
+        """Return the gradients of the log joint density at the rows of ``z``, shape (rows, dim).
+
+        On the unconstrained scale, in float64; NaN where there is none.
+        """
+        with jax.enable_x64(True):
+            return np.asarray(self._scores_many(jnp.asarray(z, float), self.arrays()))
 
     def constrain(self, z: Any) -> dict[str, np.ndarray]:
         """Return latent and deterministic values on the constrained scale, from the flat vector.
@@ -540,15 +609,14 @@ class Target:
         start = self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
         found: dict[str, np.ndarray] = {}
         with jax.enable_x64(True):
-            compiled = jax.jit(probe)
+            compiled = None
             for spread in (0.1, 0.1, *FAR):
-                z = start + spread * rng.standard_normal(self.dim)
+                z = jnp.asarray(start + spread * rng.standard_normal(self.dim))
                 direction = rng.standard_normal(self.dim)
-                slopes = compiled(
-                    jnp.asarray(z),
-                    jnp.asarray(np.stack([np.ones(self.dim), index, direction])),
-                    self.arrays(),
-                )
+                directions = jnp.asarray(np.stack([np.ones(self.dim), index, direction]))
+                args = z, directions, self.arrays()
+                compiled = compiled or Timing().compile(probe, *args)
+                slopes = compiled(*args)
                 for name, slope in slopes.items():
                     by_one, by_index, by_random = np.asarray(slope)
                     with np.errstate(divide="ignore", invalid="ignore"):
@@ -743,15 +811,29 @@ class Target:
             for flag in (True, False)
         }
 
+    @property
+    def _at_once(self) -> int:
+        """Points at which the density is evaluated side by side."""
+        return max(1, min(BATCH, MAX_AT_ONCE // (8 * self.size)))
+
     @cached_property
     def _log_density_many(self) -> Callable[..., Any]:
-        size = sum(np.size(a) for a in self._arrays) + self.dim
-        at_once = max(1, min(BATCH, MAX_AT_ONCE // (8 * size)))
+        at_once = self._at_once
 
         def densities(rows: jax.Array, arrays: Arrays) -> jax.Array:
             return jax.lax.map(lambda z: self.log_density_fn(z, arrays), rows, batch_size=at_once)
 
         return jax.jit(densities)
+
+    @cached_property
+    def _scores_many(self) -> Callable[..., Any]:
+        at_once = self._at_once
+
+        def scores(rows: jax.Array, arrays: Arrays) -> jax.Array:
+            score = jax.grad(self.log_density_fn)
+            return jax.lax.map(lambda z: score(z, arrays), rows, batch_size=at_once)
+
+        return jax.jit(scores)
 
     @cached_property
     def _unconstrain_one(self) -> Callable[..., Any]:

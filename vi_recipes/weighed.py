@@ -70,3 +70,37 @@ def log_dense_normal(away: np.ndarray, cov: np.ndarray) -> np.ndarray | None:
     with jax.enable_x64(True):
         law = MultivariateNormal(jnp.zeros(len(cov)), scale_tril=jnp.asarray(tril))
         return np.asarray(law.log_prob(jnp.asarray(away)))
+
+
+def block_normal(
+    loc: np.ndarray, rows: np.ndarray, precision: np.ndarray, num_draws: int, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return draws of some coordinates of a normal given the others at their means.
+
+    Parameters
+    ----------
+    loc
+        Its means, shape (dim,).
+    rows
+        The coordinates.
+    precision
+        Their block of its precision matrix: the precision that they have given the others.
+    num_draws, key
+        How many, and their seed.
+
+    Returns
+    -------
+    tuple or None
+        Flat vectors, shape (num_draws, dim), and log densities, shape (num_draws,); ``None`` for a
+        precision that is not positive definite.
+    """
+    try:
+        tril = np.linalg.cholesky(precision)
+    except np.linalg.LinAlgError:
+        return None
+    with jax.enable_x64(True):
+        noise = np.asarray(jax.random.normal(key, (num_draws, rows.size), float))
+    z = np.tile(loc, (num_draws, 1))
+    z[:, rows] += np.linalg.solve(tril.T, noise.T).T
+    log_q = -(noise**2).sum(axis=1) / 2 + np.log(np.diag(tril)).sum()
+    return z, log_q - rows.size * np.log(2 * np.pi) / 2

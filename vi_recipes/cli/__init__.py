@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vi_recipes.cli import calibrate
 from vi_recipes.cli.arguments import (
     MAX_SEED,
     DataOption,
@@ -215,6 +216,9 @@ def fit(
     )
 
 
+app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.command)
+
+
 @app.command(
     epilog="""\b
 Examples:
@@ -332,6 +336,52 @@ def report(
     comparison = Comparison.load(directory)
     with output_folder(directory):
         _show_and_write(comparison, directory, json, write_all)  # leaves the fits as they are
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  vi-recipes verify
+  vi-recipes verify --models radon,seeds --methods lrvb,nuts
+  vi-recipes verify --references my_answers --out verified
+
+\b
+Exit codes: 0; 1 if a verdict is contradicted or a method raised an error; 2 for bad usage or
+input; 130 on Ctrl-C, after which the same command goes on where it was.
+"""
+)
+def verify(
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Shipped models. [default: all with answers]"),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Methods. [default: those that apply, but forward_kl and svgd, and svi with a "
+            "full covariance]",
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="More answers: DIR/MODEL/data.json and DIR/MODEL/reference.json.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, out_option("./verification")] = None,
+    no_report: NoReportOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Set what every fit says of itself beside reference answers that it never saw."""
+    from vi_recipes.cli.verify import run
+
+    folder = _report_folder(out, "verification", no_report)
+    code = run(models, methods, references, seed, folder)
+    if code:
+        raise typer.Exit(code)
 
 
 # -- parts -----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ def make_console(*, stderr: bool = False) -> Console:
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print what a comparison found: means with sds, accuracy, timings, diagnostics, verdicts."""
     from vi_recipes.report import tables
+    from vi_recipes.report.weights import weights
 
     title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
     console.print(Text(title, style="bold" if _styled(console) else ""))
@@ -44,6 +45,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         tables.accuracy_summary(comparison),
         tables.timings(comparison),
         tables.diagnostics(comparison),
+        weights(comparison),
         tables.evidence(comparison),
     ):
         if table.rows:
@@ -53,7 +55,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     verdicts = comparison.verdicts()
     width = max(map(len, fits), default=0)
     for name, fit in fits.items():
-        show_item(console, name, verdicts.get(name) or fit.explanation, width)
+        show_item(console, name, str(verdicts.get(name) or fit.explanation), width)
     if comparison.notes:
         console.print()
     for note in comparison.notes:

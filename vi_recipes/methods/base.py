@@ -142,6 +142,7 @@ class Method(ABC):
                 f"(in {where.name}, line {where.lineno})",
                 "fit this method alone with throw=True for the whole traceback",
             )
+        result = _without_infinities(result, target)
         fit = Fit(
             method=name or self.name,
             kind=type(self).__name__.lower(),
@@ -163,6 +164,37 @@ class Method(ABC):
     def options(self) -> dict[str, Any]:
         """Return the options by name; functions and objects by their own name."""
         return {f.name: _describe(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def _without_infinities(result: Result, target: Target) -> Result:
+    """Return a result without numbers where a latent site's mean or sd is not finite.
+
+    An sd that is NaN is one that the method does not have. What the model derives from its latent
+    sites may be infinite by its nature (a ratio, say): the message then names it.
+    """
+    if result.posterior is None or not result.status.has_result:
+        return result
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, sd = result.posterior.mean(), result.posterior.sd()
+    lost = [
+        site.name
+        for site in target.quantities
+        if not np.isfinite(mean[site.name]).all() or np.isinf(sd[site.name]).any()
+    ]
+    latent = [site.name for site in target.latents if site.name in lost]
+    if latent:
+        return Result(
+            None,
+            Status.DIVERGED,
+            f"the mean or sd of {', '.join(latent)} is not finite in double precision: the "
+            f"approximation is far too wide there, or has run away ({result.message})",
+            "use NUTS, or a tighter prior that keeps the site from where it runs to",
+            trace=result.trace,
+        )
+    if lost:
+        note = f"the mean or sd of {', '.join(lost)}, derived from latent sites, is not finite"
+        return dataclasses.replace(result, message=f"{result.message}; {note}".lstrip("; "))
+    return result
 
 
 def _describe(value: Any) -> Any:

@@ -57,6 +57,8 @@ class Run:
         Whether the rule ended the run.
     diverged
         The objective over the chunk in which it was no longer finite, which is not kept.
+    ahead
+        What the next chunk comes to, where it has been set off already.
     """
 
     first: Any
@@ -65,6 +67,7 @@ class Run:
     looked: int = 0
     stopped: bool = False
     diverged: np.ndarray | None = None
+    ahead: Any = None
 
     def add(self, chunk: Chunk) -> None:
         """Take in a chunk: at once, so that an interrupt finds either all of it or nothing."""

@@ -14,10 +14,11 @@ from vi_recipes.importance import (
     KHAT_LIMIT,
     Proposal,
     Weights,
+    adapt,
     log_mean,
     make_round,
+    root_of,
     smooth,
-    temper,
 )
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.posterior import GaussianPosterior, Sites, per_scalar
@@ -25,9 +26,6 @@ from vi_recipes.progress import Progress
 from vi_recipes.status import MethodFailure, Status
 from vi_recipes.target import Target
 from vi_recipes.timing import Timing
-
-GAIN = 1.1
-"""Rise of the effective share from one round to the next below which the proposal is good."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,28 +184,15 @@ class ForwardKL(Method):
             jnp.asarray(proposal.root),
             arrays,
         )
-        share, shares = 0.0, []
+
+        def draw(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
+            drawn = weigh(jax.random.fold_in(round_key, done), q.loc, q.root, arrays)
+            timing.density_evaluations += self.num_draws
+            return np.asarray(drawn[0]), np.asarray(drawn[1])
+
         with timing.running():
-            for done in range(1, self.num_rounds + 1):
-                draws = weigh(
-                    jax.random.fold_in(round_key, done), proposal.loc, proposal.root, arrays
-                )
-                z, ratios = map(np.asarray, draws)
-                timing.density_evaluations += self.num_draws
-                if not np.isfinite(ratios).any() or np.isposinf(ratios).any():
-                    raise MethodFailure(
-                        Status.DIVERGED,
-                        f"no draw of round {done} has a finite density",
-                        "change scatter, or give the model an init",
-                    )
-                weights, power = temper(ratios, dim)
-                previous, share = share, weights.ess / len(z) if power == 1 else 0.0
-                shares.append(share)
-                progress(done, self.num_rounds, f"effective share {share:.2g}, power {power:.2g}")
-                if power == 1 and previous > 0 and share < GAIN * previous:
-                    break
-                mean, cov = weights.moments(z)
-                proposal = Proposal(mean, root_of(cov, target))
+            found = adapt(target, draw, proposal, self.num_rounds, progress)
+            power = found.power
             if power < 1:
                 raise MethodFailure(
                     Status.UNCONVERGED,
@@ -215,19 +200,15 @@ class ForwardKL(Method):
                     f"its weights had to be tempered to the power {power:.2g}",
                     "raise num_rounds and num_draws, or give draws, reference=NUTS().fit(target)",
                 )
-            return self._answer(target, z, ratios, np.array(shares))
+            return self._answer(target, found.z, found.log_ratios, found.shares)
 
     def _answer(
         self, target: Target, z: np.ndarray, ratios: np.ndarray, shares: np.ndarray
     ) -> Result:
         weights = smooth(ratios)
         mean, cov = weights.moments(z)
-        variance = np.diagonal(cov)
-        # the delta method, of ratios of sums
-        away = np.square(z - mean)
-        error = np.sqrt(np.square(weights.values) @ away)
-        error_sd = np.sqrt(np.square(weights.values) @ np.square(away - variance))
-        posterior = self._posterior(target, mean, cov, error, error_sd / (2 * np.sqrt(variance)))
+        _, _, error, error_sd = weights.marginals(z)
+        posterior = self._posterior(target, mean, cov, error, error_sd)
         good = weights.khat < KHAT_LIMIT
         value, se = log_mean(ratios)
         return Result(
@@ -242,7 +223,7 @@ class ForwardKL(Method):
                 "khat": weights.khat,
                 "num_rounds": float(len(shares)),
             },
-            log_evidence=LogEvidence(value, se, "importance sampling") if good else None,
+            log_evidence=LogEvidence(value, se, "estimate (importance sampling)") if good else None,
         )
 
     def _posterior(
@@ -283,26 +264,3 @@ class MatchedPosterior(GaussianPosterior):
             share = self.mcse_log_scale[np.maximum(j, 0)]
             shares[name] = np.where(j < 0, self.mcse_log_scale.max(), share)
         return {name: np.hypot(own[name], sd[name] * shares[name]) for name in sd}
-
-
-def root_of(cov: np.ndarray, target: Target) -> np.ndarray:
-    """Return the lower triangular root of the covariance of draws of the unconstrained vector.
-
-    Raises
-    ------
-    MethodFailure
-        ``SINGULAR`` if it is not positive definite, with its smallest eigenvalue and the sites
-        along it.
-    """
-    sd = np.sqrt(np.diagonal(cov))
-    unit = cov / np.maximum(np.outer(sd, sd), np.finfo(float).tiny)
-    values, vectors = np.linalg.eigh(unit)
-    if not values[0] > 1e-12 * len(values):
-        raise MethodFailure(
-            Status.SINGULAR,
-            "the draws have no spread in every direction: at unit diagonal the smallest eigenvalue "
-            f"of their covariance is {values[0]:.3g}, along "
-            f"{', '.join(target.sites_along(vectors[:, 0]))}",
-            "give more draws than coordinates, and not those of a point",
-        )
-    return np.asarray(sd[:, None] * np.linalg.cholesky(unit))

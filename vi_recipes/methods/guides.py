@@ -12,7 +12,13 @@ import numpy as np
 from numpyro.infer import Predictive, autoguide, init_to_value
 
 from vi_recipes.methods.reading import read_structured
-from vi_recipes.methods.structured import make_structured
+from vi_recipes.methods.structured import (
+    BLOCK_FAMILIES,
+    FALLING,
+    STEADY,
+    family_name,
+    make_structured,
+)
 from vi_recipes.posterior import DrawsPosterior, GaussianPosterior, PointPosterior, Posterior
 from vi_recipes.target import Target
 from vi_recipes.weighed import WeighedDraws
@@ -31,12 +37,12 @@ class GuideFamily:
     about
         What it can represent, what it costs and what it gets wrong; without a full stop.
     step_size
-        Of Adam, where the user says nothing.
+        Of Adam at first, where the user says nothing.
     """
 
     make: Callable[..., Any]
     about: str
-    step_size: float = 0.01
+    step_size: float = STEADY
 
 
 GUIDES: dict[str, GuideFamily] = {
@@ -44,16 +50,19 @@ GUIDES: dict[str, GuideFamily] = {
         autoguide.AutoNormal,
         "independent normals on the unconstrained scale (mean field). Cheapest: two parameters a "
         "coordinate. Understates the variance of anything correlated",
+        step_size=FALLING,
     ),
     "multivariate_normal": GuideFamily(
         autoguide.AutoMultivariateNormal,
         "one normal with full covariance. Keeps linear correlation; dim^2 parameters. Misses "
         "skewness and funnels",
+        step_size=FALLING,
     ),
     "lowrank_normal": GuideFamily(
         autoguide.AutoLowRankMultivariateNormal,
         "a normal with diagonal plus rank-sqrt(dim) covariance. Between the two in cost, dim^1.5 "
         "parameters. Loses the weaker correlations",
+        step_size=FALLING,
     ),
     "delta": GuideFamily(
         autoguide.AutoDelta,
@@ -83,6 +92,24 @@ GUIDES: dict[str, GuideFamily] = {
         "Its ELBO is looser than its draws deserve, and it still falls short on strong correlation",
     ),
 }
+
+
+def default_step_size(guide: Any) -> float:
+    """Return Adam's first step size for a guide, however it is given, or the least of its blocks.
+
+    It is larger where it can fall: for guides with locations and scales, which say when.
+    """
+    if isinstance(guide, Mapping):
+        return min(BLOCK_FAMILIES[family_name(family)].step_size for family in guide.values())
+    if isinstance(guide, str):
+        return GUIDES[guide].step_size
+    kind = guide if isinstance(guide, type) else type(guide)
+    named = [
+        f.step_size
+        for f in GUIDES.values()
+        if isinstance(f.make, type) and issubclass(kind, f.make)
+    ]
+    return named[0] if named else STEADY
 
 
 def make_guide(

@@ -133,7 +133,7 @@ class MeanField(Method):
         optimum = self.optimise(target, key, timing, progress)
         with timing.running():
             posterior = FactorPosterior(
-                target, optimum.kl.factors, optimum.eta, optimum.standard_error
+                target, optimum.kl.factors, optimum.eta, optimum.standard_error, optimum.kl
             )
             posterior.mean()
         return self.report(optimum, posterior)

@@ -145,7 +145,9 @@ class _Reader:
         scale = np.sqrt(self.diagonal**2 + np.einsum("ij,ij->i", root, root))
         self.eta[normal, 1] = np.log(scale[normal])
         shift = None if self.noise is None else self.shift
-        return BlockPosterior(self.target, self.factors, self.eta, shift, root, self.diagonal)
+        return BlockPosterior(
+            self.target, self.factors, self.eta, shift, root=root, diagonal=self.diagonal
+        )
 
 
 def read_structured(

@@ -27,6 +27,14 @@ INIT_SD = 0.1
 """Standard deviation of a block's coordinates at first, unconstrained, as in NumPyro's guides."""
 
 
+FALLING, STEADY = 0.04, 0.01
+"""Adam's first step size where it can fall of itself, and where it stays as it is.
+
+Prior medians may be tens of units away, and Adam goes no further than its step size in a step: 0.01
+has not crossed a vague prior after thousands of steps.
+"""
+
+
 class AutoFactors(autoguide.AutoGuide):  # type: ignore[misc]
     """Independent gamma, beta or Dirichlet laws on the constrained scale.
 
@@ -150,10 +158,13 @@ class BlockFamily:
         block's sites hidden.
     about
         What it is.
+    step_size
+        Of Adam at first, where the user says nothing.
     """
 
     make: Callable[..., Any]
     about: str
+    step_size: float = FALLING
 
 
 def _factors(family: str) -> Callable[..., Any]:
@@ -183,13 +194,16 @@ BLOCK_FAMILIES: dict[str, BlockFamily] = {
     "beta": BlockFamily(_factors("beta"), "independent beta laws of sites in an interval"),
     "dirichlet": BlockFamily(_factors("dirichlet"), "Dirichlet laws of sites on a simplex"),
     "delta": BlockFamily(
-        autoguide.AutoDelta, "a point on the constrained scale: a parameter of variational EM"
+        autoguide.AutoDelta,
+        "a point on the constrained scale: a parameter of variational EM",
+        step_size=STEADY,
     ),
     "amortised": BlockFamily(
         AutoAmortised,
         "normals whose means and sds are a network's function of the row's data: local latent "
         "variables, for rows in minibatches too. Amortised(hidden=..., inputs=...) in its place "
         "chooses the network",
+        step_size=STEADY,
     ),
 }
 

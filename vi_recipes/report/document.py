@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vi_recipes.report import tables
 from vi_recipes.report.exhibit import Exhibit
 from vi_recipes.report.tables import Table
+from vi_recipes.report.weights import weights
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
@@ -65,6 +66,7 @@ def compose(comparison: Comparison, drawings: Sequence[Exhibit]) -> Document:
         tables.means(comparison, MAX_TABLE),
         tables.timings(comparison),
         tables.diagnostics(comparison),
+        weights(comparison),
         tables.accuracy_summary(comparison),
         tables.accuracy(comparison, MAX_TABLE),
     ]

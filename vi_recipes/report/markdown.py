@@ -23,21 +23,21 @@ def render(document: Document) -> str:
         parts.append("## What the study shows")
     for exhibit in document.exhibits:
         if exhibit.table is not None:
-            parts += [f"### {exhibit.title}", _table(exhibit.table)]
+            parts += [f"### {exhibit.title}", as_markdown(exhibit.table)]
         else:
             parts += _picture(exhibit, FOLDER)
-    parts += [f"## {document.verdicts.title}", _table(document.verdicts)]
+    parts += [f"## {document.verdicts.title}", as_markdown(document.verdicts)]
     for table in document.results:
-        parts += [f"## {table.title}", _table(table)]
+        parts += [f"## {table.title}", as_markdown(table)]
     if document.drawings:
         parts.append("## Figures")
     for drawing in document.drawings:
         parts += _picture(drawing, "figures")
     if document.evidence.rows:
-        parts += [f"## {document.evidence.title}", _table(document.evidence)]
+        parts += [f"## {document.evidence.title}", as_markdown(document.evidence)]
     parts.append("## How it was made")
     for table in document.record:
-        parts += [f"### {table.title}", _table(table)]
+        parts += [f"### {table.title}", as_markdown(table)]
     if document.notes:
         parts += ["### Notes", "\n".join(f"- {_escape(note)}" for note in document.notes)]
     return "\n\n".join(parts) + "\n"
@@ -48,8 +48,11 @@ def _picture(drawing: Exhibit, folder: str) -> list[str]:
     return [f"### {drawing.title}", image, drawing.caption]
 
 
-def _table(table: Table) -> str:
+def as_markdown(table: Table, *, fold: bool = True) -> str:
+    """Return a table, its note before it; ``fold`` hides the rows of a long one."""
     parts = [_escape(table.note)] if table.note else []
+    if not fold:
+        return "\n\n".join([*parts, _rows(table, table.rows)])
     parts.append(_rows(table, table.rows[:NUM_OPEN]))
     if len(table.rows) > NUM_OPEN:
         more = len(table.rows) - NUM_OPEN

@@ -412,7 +412,13 @@ def timings(comparison: Comparison) -> Table:
 
 def diagnostics(comparison: Comparison) -> Table:
     """Return the convergence measures, a column per method and a row per measure."""
-    measures = _columns(comparison.diagnostics())
+    # what the weights say has a table of its own
+    weighed = {k for fit in comparison.fits.values() for k in _numbers(fit)}
+    measures = {
+        name: values
+        for name, values in _columns(comparison.diagnostics()).items()
+        if name not in weighed
+    }
     words = ("status", "message", "advice", "log_evidence", "log_evidence_se", "log_likelihood")
     names = _reference_first(comparison.fits, comparison)
     rows = [[Cell("status"), *(_status(comparison, name) for name in names)]]
@@ -424,36 +430,47 @@ def diagnostics(comparison: Comparison) -> Table:
     return Table("Diagnostics", ["measure", *names], rows, _sentences(note))
 
 
+def _numbers(fit: Fit) -> dict[str, float]:
+    return fit.assessment.numbers() if fit.assessment is not None else {}
+
+
 def verdicts(comparison: Comparison) -> Table:
     """Return the verdict on every method in plain words."""
     rows = [
-        [Cell(name), _status(comparison, name), Cell(text)]
-        for name, text in comparison.verdicts().items()
+        [Cell(name), _status(comparison, name), Cell(str(found))]
+        for name, found in comparison.verdicts().items()
     ]
     return Table("Verdicts", ["method", "status", "verdict"], rows, left=(0, 1, 2))
 
 
 def evidence(comparison: Comparison) -> Table:
-    """Return log evidence and log-likelihood with what each is; methods without either left out."""
+    """Return bounds on log p(y) and estimates of it, and log-likelihoods, with what each is."""
     rows = []
-    for name, fit in all_fits(comparison).items():
-        log_evidence, log_likelihood = fit.log_evidence, fit.log_likelihood
-        if not fit.has_result or (log_evidence is None and log_likelihood is None):
-            continue
-        value, kind = Cell(DASH), Cell(DASH)
-        if log_evidence is not None:
-            text = format_value(log_evidence.value, log_evidence.se, 1.0)
-            if log_evidence.se > 0:
-                text += f" ± {format_number(log_evidence.se, 1)}"
-            value, kind = Cell(text), Cell(log_evidence.kind)
-        likelihood = DASH if log_likelihood is None else format_value(log_likelihood, 0.0, 0.1)
-        rows.append([Cell(heading(name, comparison)), value, kind, Cell(likelihood)])
+    fits = all_fits(comparison)
+    for row in comparison.evidence().to_dict("records"):
+        value, gap = DASH, DASH
+        if math.isfinite(row["value"]):
+            value = _with_error(row["value"], row["se"])
+            gap = DASH if math.isnan(row["gap"]) else _with_error(row["gap"], row["gap_se"])
+        method = heading(row["method"], comparison)
+        rows.append([Cell(method), Cell(row["kind"]), Cell(value), Cell(gap)])
+    for name, fit in fits.items():
+        if fit.has_result and fit.log_likelihood is not None:
+            text = format_value(fit.log_likelihood, 0.0, 0.1)
+            kind = "log-likelihood at its estimate, not log p(y)"
+            rows.append([Cell(heading(name, comparison)), Cell(kind), Cell(text), Cell(DASH)])
     note = (
-        "log p(y) in nats. A lower bound and an approximation are not comparable as if they were "
-        "the same quantity; log-likelihoods are at a method's own estimate"
+        "log p(y) in nats. A bound, an estimate and an approximation are not the same quantity. "
+        "The last column is the difference from the best: the estimate of least error, else the "
+        "highest bound"
     )
-    columns = ["method", "log evidence", "what it is", "log-likelihood"]
-    return Table("Log evidence", columns, rows, _sentences(note), left=(0, 2))
+    columns = ["method", "what it is", "log evidence", "less the best"]
+    return Table("Log evidence", columns, rows, _sentences(note), left=(0, 1))
+
+
+def _with_error(value: float, error: float) -> str:
+    text = format_value(value, error, 1.0)
+    return f"{text} ± {format_number(error, 1)}" if error > 0 else text
 
 
 def options(comparison: Comparison) -> Table:

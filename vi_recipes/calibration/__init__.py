@@ -1,0 +1,12 @@
+"""Simulation-based calibration: whether the truth is anywhere in the posterior equally often.
+
+Parameters are drawn from the prior and data from the model; the method is fitted to the data, and
+the parameters are ranked among its draws. Averaged over the prior predictive distribution the ranks
+are uniform where the draws are those of the posterior, and not where they are too narrow, too wide
+or shifted.
+"""
+
+from vi_recipes.calibration.result import Calibration
+from vi_recipes.calibration.run import calibrate
+
+__all__ = ["Calibration", "calibrate"]

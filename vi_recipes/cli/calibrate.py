@@ -1,0 +1,135 @@
+"""The command ``vi-recipes calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vi_recipes.cli.arguments import (
+    DataOption,
+    DebugOption,
+    JsonOption,
+    ModelArgument,
+    NoReportOption,
+    SeedOption,
+    SetOption,
+    out_option,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vi_recipes.calibration import Calibration
+
+EPILOG = """\b
+Examples:
+  vi-recipes calibrate eight_schools --method nuts --simulations 200
+  vi-recipes calibrate eight_schools --method meanfield --simulations 200 --workers 2
+  vi-recipes calibrate my_model.py --data my_data.csv --method svi --quantities beta
+
+\b
+A second run with the same folder goes on from there: with more simulations, or after Ctrl-C.
+
+\b
+Exit codes: 0, whatever the verdict; 1 if no fit gave a result; 2 for bad usage or input;
+130 on Ctrl-C, after which the simulations that were done are printed and reported.
+"""
+
+
+def command(
+    model: ModelArgument,
+    method: Annotated[str, typer.Option(metavar="M", help="The method (see: vi-recipes methods).")],
+    simulations: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Data sets that are simulated and fitted.")
+    ] = 200,
+    draws: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Draws of a fit among which the truth is ranked."),
+    ] = 99,
+    quantities: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Sites that are ranked. [default: all]"),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Simulations that run at a time.")
+    ] = 1,
+    data: DataOption = None,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, out_option("./MODEL-METHOD-calibration")] = None,
+    no_report: NoReportOption = False,
+    json: JsonOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Check on simulated data that a method's posteriors hold the truth as often as they say."""
+    from vi_recipes.cli import ALL_FAILED, INTERRUPTED, _report_folder, _tell, options, show
+    from vi_recipes.cli.inputs import check_json, make_target, output_folder
+    from vi_recipes.content import load_model
+
+    texts = options.parse_settings(settings or [])
+    loaded = load_model(model)
+    entries = options.parse_methods(method)
+    if len(entries) > 1:
+        raise ValueError(f"--method: got {method!r}, expected one")
+    target = make_target(loaded, data, texts.get(options.MODEL, {}), _tell)
+    ((name, built),) = options.build_methods(entries, texts, target).items()
+    folder = _report_folder(out, f"{loaded.name}-{name}-calibration", no_report)
+    check_json(json)
+    sites = None if quantities is None else [q.strip() for q in quantities.split(",") if q.strip()]
+
+    from vi_recipes.calibration import calibrate
+    from vi_recipes.progress import progress_bar
+
+    with output_folder(folder):
+        calibration = calibrate(
+            target,
+            built,
+            num_simulations=simulations,
+            num_draws=draws,
+            key=seed,
+            path=folder,
+            num_workers=workers,
+            quantities=sites,
+            progress=progress_bar,
+        )
+    console = show.make_console(stderr=str(json) == "-")
+    _show(console, calibration)
+    if json is not None:
+        _write_json(calibration, json)
+    if folder is not None and calibration.outcomes:
+        calibration.report(folder)
+        console.print(f"\nReport: {folder / 'report.html'}")
+    if calibration.interrupted:
+        _tell("interrupted; what was done is above, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
+    if not len(calibration.ranks):
+        _tell("error: no fit gave a result; the reasons are above")
+        raise typer.Exit(ALL_FAILED)
+
+
+def _show(console: Console, calibration: Calibration) -> None:
+    from vi_recipes.calibration import report
+    from vi_recipes.cli.show import show_item, show_table
+
+    console.print(f"{calibration.method} on {calibration.model}: {len(calibration.outcomes)} of "
+                  f"{calibration.num_simulations} simulations")  # fmt: skip
+    for warning in calibration.warnings:
+        console.print(f"warning: {warning}")
+    for table in report.tables(calibration)[1:]:
+        if table.rows:
+            show_table(console, table)
+    console.print("\nVerdict")
+    show_item(console, calibration.method, calibration.verdict, len(calibration.method))
+    for note in calibration.notes:
+        console.print(f"Note: {note}")
+
+
+def _write_json(calibration: Calibration, path: Path) -> None:
+    from vi_recipes.calibration.report import dumps
+
+    if str(path) == "-":
+        typer.echo(dumps(calibration), nl=False)
+    else:
+        path.write_text(dumps(calibration), encoding="utf-8")

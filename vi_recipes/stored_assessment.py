@@ -1,0 +1,75 @@
+"""Assessments in the files of fits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vi_recipes.assessment import Assessment
+from vi_recipes.correction import Correction
+from vi_recipes.differences import Moments
+from vi_recipes.fit import LogEvidence
+from vi_recipes.stein import KernelStein
+from vi_recipes.wasserstein import WassersteinBounds
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+HEADER = "vi_recipes_assessment"
+_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
+
+
+def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
+    """Add an assessment to a fit's tree."""
+    import xarray as xr
+
+    header: dict[str, Any] = {
+        "num_draws": assessment.num_draws,
+        "khat": assessment.khat,
+        "block_khat": dict(assessment.block_khat),
+        "evidence": [asdict(e) for e in assessment.evidence],
+        "bounds": assessment.bounds and asdict(assessment.bounds),
+        "stein": assessment.stein and asdict(assessment.stein),
+        "unknown": dict(assessment.unknown),
+        "seconds": assessment.seconds,
+    }
+    groups = {"response_ratio": assessment.response_ratio}
+    if (found := assessment.correction) is not None:
+        header["correction"] = {"khat": found.khat, "ess": found.ess, "rounds": found.num_rounds}
+        groups |= {f"corrected_{name}": getattr(found.moments, name) for name in _MOMENTS}
+    for group, values in groups.items():
+        if values:
+            arrays = {
+                n: (tuple(f"{n}_{i}" for i in range(np.ndim(v))), np.asarray(v))
+                for n, v in values.items()
+            }
+            tree[group] = xr.DataTree(xr.Dataset(arrays))
+    tree.attrs[HEADER] = json.dumps(header)
+
+
+def read_assessment(tree: xr.DataTree) -> Assessment | None:
+    """Return the assessment in a fit's tree, ``None`` where there is none."""
+    if HEADER not in tree.attrs:
+        return None
+
+    def sites(group: str) -> dict[str, np.ndarray]:
+        if group not in tree.children:
+            return {}
+        return {str(n): np.asarray(v) for n, v in tree[group].to_dataset().data_vars.items()}
+
+    header = json.loads(tree.attrs[HEADER])
+    correction = None
+    if about := header.pop("correction", None):
+        moments = Moments(*(sites(f"corrected_{name}") for name in _MOMENTS))
+        correction = Correction(moments, about["khat"], about["ess"], about["rounds"])
+    bounds, stein = header.pop("bounds"), header.pop("stein")
+    return Assessment(
+        **{**header, "evidence": tuple(LogEvidence(**e) for e in header["evidence"])},
+        correction=correction,
+        bounds=WassersteinBounds(**bounds) if bounds else None,
+        stein=KernelStein(**stein) if stein else None,
+        response_ratio=sites("response_ratio"),
+    )
