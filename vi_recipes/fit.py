@@ -261,8 +261,8 @@ class Fit:
 
         The group ``posterior`` has dimensions chain and draw: the chains of a sampler, or one
         chain of independent draws. ``sample_stats`` is there for samplers. Attributes carry
-        method, status, seed and versions. A point is four equal draws: its means are right, and
-        plots of densities need what has one.
+        method, status, seed and versions. A point is four equal draws, of which ArviZ rightly says,
+        where it would draw a density, that they are a single value.
 
         Parameters
         ----------
