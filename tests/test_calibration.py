@@ -72,6 +72,13 @@ class Sampler(Method):
         return Result(DrawsPosterior({"mu": draws}, independent=True))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corrected(Sampler):
+    """Stands for a method that corrects another."""
+
+    base: Sampler = Sampler()
+
+
 def verdicts(calibration: vr.Calibration) -> dict[str, str]:
     return {j.label: j.verdict for j in calibration.judgements}
 
@@ -203,9 +210,9 @@ def stopping_after(number: int):
 def test_an_interrupted_calibration_goes_on_where_it_was(
     tmp_path: Path, exact: vr.Calibration
 ) -> None:
-    def run(**options: Any) -> vr.Calibration:
+    def run(method: Method = Sampler(), **options: Any) -> vr.Calibration:
         given = {"num_simulations": 9, "key": 1, "path": tmp_path, **options}
-        return vr.calibrate(MODEL, options.pop("method", Sampler()), **given)
+        return vr.calibrate(MODEL, method, **given)
 
     part = run(progress=stopping_after(5))
     assert part.interrupted
@@ -224,7 +231,10 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
         with pytest.raises(CheckpointError, match=f"something else: its {what} is .*folder"):
             run(**other)
     with pytest.raises(CheckpointError, match=r"its method is .*'scale': 1.0.*'scale': 0.5"):
-        vr.calibrate(MODEL, Sampler(scale=0.5), num_simulations=9, key=1, path=tmp_path)
+        run(Sampler(scale=0.5))
+    assert run(Corrected(), path=tmp_path / "other").outcomes
+    with pytest.raises(CheckpointError, match=r"its method is .*'scale': 1.0.*'scale': 2.0"):
+        run(Corrected(base=Sampler(scale=2.0)), path=tmp_path / "other")
     longer = vr.Target(MODEL, y=np.zeros(9) + np.arange(9.0))
     with pytest.raises(CheckpointError, match="its first data simulated is"):
         vr.calibrate(longer, Sampler(), num_simulations=9, key=1, path=tmp_path)

@@ -8,7 +8,6 @@ arguments, and code that was compiled for the same text is used again.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,11 +18,10 @@ from jax.extend.core import jaxpr_as_fun
 
 
 class SharedCode:
-    """Executables by the text of their code; threads may share one."""
+    """Executables by the text of their code."""
 
     def __init__(self) -> None:
         self._executables: dict[Hashable, Callable[..., Any]] = {}
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._executables)
@@ -57,13 +55,9 @@ class SharedCode:
         lowered = jax.jit(code).lower(constants, leaves)
         # the text holds every constant that is left, in full; the trees say what goes where
         key = lowered.as_text(), jax.tree.structure((constants, leaves))
-        with self._lock:
-            known = self._executables.get(key)
-        if known is None:
-            known = lowered.compile()
-            with self._lock:
-                known = self._executables.setdefault(key, known)
-        executable = known
+        if key not in self._executables:
+            self._executables[key] = lowered.compile()
+        executable = self._executables[key]
 
         def run(*args: Any) -> Any:
             return jax.tree.unflatten(out, executable(constants, jax.tree.leaves(args)))

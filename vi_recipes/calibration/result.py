@@ -198,7 +198,7 @@ class Calibration:
                 "which the truth is ranked, so that ranks at both ends are too many. Raise the "
                 "sampler's num_samples, or lower the number of draws."
             )
-        if n < FEW_SIMULATIONS:
+        if 0 < n < FEW_SIMULATIONS:
             found.append(f"{n} simulations show gross errors only; 200 or more show finer ones.")
         return found
 

@@ -105,7 +105,7 @@ def calibrate(
         identity={
             "model": target.name,
             "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
-            "method": f"{type(method).__name__} {method.options()}",
+            "method": _described(method),
             "quantities": ", ".join(chosen.labels),
             "number of draws": str(num_draws),
             "first data simulated": _fingerprint(predictive, seed),
@@ -149,6 +149,13 @@ def calibrate(
         provenance=record,
         interrupted=any(k not in outcomes for k in range(num_simulations)),
     )
+
+
+def _described(method: Method) -> str:
+    """Return a method's name and options in words, those of a method that it corrects too."""
+    base = getattr(method, "base", None)
+    after = f" of {_described(base)}" if isinstance(base, Method) else ""
+    return f"{type(method).__name__} {method.options()}{after}"
 
 
 def _fingerprint(predictive: PriorPredictive, seed: jax.Array) -> str:
