@@ -25,7 +25,8 @@ from vi_recipes.batches import ArrayBatches, Prefetch, draw
 from vi_recipes.cli.options import set_options
 from vi_recipes.methods.guides import read_guide
 from vi_recipes.methods.launch import Launcher
-from vi_recipes.methods.minibatch import Feed, make_feed
+from vi_recipes.methods.minibatch import Feed, Minibatches, make_feed
+from vi_recipes.methods.outcome import NUM_ELBO_DRAWS
 from vi_recipes.methods.rows import find_rows
 
 # -- drawing ------------------------------------------------------------------------------------
@@ -112,6 +113,20 @@ def test_effects_of_groups_are_global() -> None:
     model = vr.load_model("criteo")
     assert model.simulate is not None
     compare(vr.Target(model, **model.simulate(num_rows=40, num_groups=8)), 8, "observation")
+
+
+def test_points_draw_no_minibatches_for_their_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    inner = Minibatches.singles
+
+    def counting(self: Minibatches, count: int) -> Any:
+        asked.append(count)
+        return inner(self, count)
+
+    monkeypatch.setattr(Minibatches, "singles", counting)
+    for guide in ("delta", "normal"):
+        vr.SVI(guide=guide, batch_size=3, num_steps=20).fit(target("linear_regression"), throw=True)
+    assert asked == [0, NUM_ELBO_DRAWS]
 
 
 def scaled_prior(X: jax.Array, y: jax.Array) -> None:

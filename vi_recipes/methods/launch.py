@@ -23,8 +23,8 @@ SCATTER = 1.0
 """Half-width, on the unconstrained scale, of what the starts of restarts are scattered over."""
 
 
-def starting_point(target: Target, key: jax.Array, restart: int) -> np.ndarray:
-    """Return the default start of a run, unconstrained: that of restarts is scattered."""
+def guide_centre(target: Target, key: jax.Array, restart: int) -> np.ndarray:
+    """Return where a guide is centred by default, unconstrained: for restarts it is scattered."""
     return target.start(
         jax.random.fold_in(key, restart) if restart else key,
         scatter=SCATTER if restart else 0.0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, override
+from typing import Any, override
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from numpyro.infer import SVI as Engine
 
 from vi_recipes.batches import Prefetch, draw
 from vi_recipes.content import unknown
-from vi_recipes.methods.rows import Rows, ScaleUp, axis_of, dim_of, row_arguments
+from vi_recipes.methods.row_densities import Probe, agree
+from vi_recipes.methods.rows import Rows, ScaleUp, axis_of, row_arguments
 from vi_recipes.sites import ModelError
 from vi_recipes.target import Arrays, Target
 
@@ -30,9 +31,6 @@ MAX_STACK = 2**26
 
 ERROR_PER_ROW = 1e-3
 """Monte Carlo error of the last quarters, in nats a row, beyond which flat cannot be told."""
-
-TOLERANCE = 1e-8
-"""Relative difference of log densities that counts as rounding."""
 
 SPREAD = 0.1
 """Distance from the start, in each coordinate, of the point at which minibatches are verified."""
@@ -297,14 +295,14 @@ class Minibatches(Feed):
         """
         # at the start itself a coefficient may be zero, and hide what it multiplies
         z = z + SPREAD * np.random.default_rng(0).standard_normal(z.size)
-        of_batch = _Probe(self.shown, self.rows.plate, self.factor)
+        of_batch = Probe(self.shown, self.rows.plate, self.factor)
         one = of_batch(self.start(z), self.shown.data)
         if not self.rows.in_memory:
             another = next(draw(self.rows.batches, np.random.default_rng([self._seed, 2])))
             data = {**self.shown.data, **another}
             self._refuse(one.moved(of_batch(self.start(z), data)))
             return
-        whole = _Probe(self.target, self.rows.plate, 1.0)(z, self.target.data)
+        whole = Probe(self.target, self.rows.plate, 1.0)(z, self.target.data)
         places = (self._places + 1) % self.num_rows
         names = row_arguments(self.target, self.num_rows)
         shifted = {n: self.target.data[n][places] for n in names}
@@ -313,13 +311,13 @@ class Minibatches(Feed):
         moved = {name for densities, _ in pairs for name in densities.moved(whole)}
         free = {s.name for s in self.target.latents if axis_of(s, self.rows.plate) is None}
         # a support that moves is known to the guide too
-        fixed = {n for n in free if all(_agree(d.values[n], whole.values[n]) for d, _ in pairs)}
+        fixed = {n for n in free if all(agree(d.values[n], whole.values[n]) for d, _ in pairs)}
         self._refuse(sorted(moved - fixed))
         self._moved = sorted(moved)
         for densities, rows in pairs:
             for name in densities.inside:
                 own = whole.at(name, rows) * self.factor
-                if not _agree(densities.elements[name], own):
+                if not agree(densities.elements[name], own):
                     raise ModelError(
                         f"plate: the density of site '{name}' in '{self.rows.plate}' depends on "
                         "other rows than its own, so that minibatches do not add up to the model; "
@@ -334,75 +332,6 @@ class Minibatches(Feed):
                 "pass what it takes from the rows, such as a mean, as an argument of its own, or "
                 "put the site into the plate"
             )
-
-
-class _Densities(NamedTuple):
-    """Log densities of all sites, element by element, and the values of the latent ones."""
-
-    elements: dict[str, np.ndarray]
-    values: dict[str, np.ndarray]
-    dims: dict[str, int | None]
-
-    @property
-    def inside(self) -> list[str]:
-        """Sites in the plate."""
-        return [name for name, dim in self.dims.items() if dim is not None]
-
-    def at(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Return the elements of a site in the plate, at some of its rows."""
-        dim = self.dims[name]
-        assert dim is not None
-        return np.take(self.elements[name], rows, axis=dim)
-
-    def moved(self, other: _Densities) -> list[str]:
-        """Return the sites outside the plate that have another density there."""
-        return [
-            name
-            for name, dim in self.dims.items()
-            if dim is None and not _agree(self.elements[name], other.elements[name])
-        ]
-
-
-def _agree(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and np.allclose(
-        one, other, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True
-    )
-
-
-class _Probe:
-    """Works out the log densities of a target, those in a plate scaled, for any of its data."""
-
-    def __init__(self, target: Target, plate: str, factor: float) -> None:
-        self._target = target
-        self._dims: dict[str, int | None] = {}
-
-        def run(z: jax.Array, arrays: Arrays) -> Any:
-            values = target.constrain_fn(z, arrays)
-            values = {site.name: values[site.name] for site in target.latents}
-            model = handlers.substitute(target.seeded, data=values)
-            with ScaleUp(plate, factor), jax.numpy_rank_promotion("allow"):
-                trace = handlers.trace(model).get_trace(**target.keywords(arrays))
-            found = {}
-            for name, site in trace.items():
-                if site["type"] == "sample":
-                    value = site["fn"].log_prob(site["value"])
-                    found[name] = value if site["scale"] is None else site["scale"] * value
-                    self._dims[name] = dim_of(site, plate)
-            return found, values
-
-        self._run = jax.jit(run)
-
-    def __call__(self, z: np.ndarray, data: Mapping[str, Any]) -> _Densities:
-        with jax.enable_x64(True):
-            arrays = tuple(
-                jnp.asarray(data[name]) if isinstance(data[name], np.ndarray) else old
-                for name, old in zip(
-                    self._target.traced_arguments, self._target.arrays(), strict=True
-                )
-            )
-            found = self._run(jnp.asarray(z, float), arrays)
-        elements, values = jax.tree.map(np.asarray, found)
-        return _Densities(elements, values, dict(self._dims))
 
 
 def make_feed(target: Target, rows: Rows | None, size: int, seed: int) -> Feed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,13 +13,19 @@ import numpy as np
 from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
+from vi_recipes.methods.base import Result
 from vi_recipes.methods.chunks import Run, series
 from vi_recipes.methods.objectives import Objective
 from vi_recipes.methods.stopping import MAX_ERROR, SLACK, average_error, judge_series
+from vi_recipes.posterior import DrawsPosterior, Posterior
 from vi_recipes.status import Status
+from vi_recipes.target import Target
 
 NUM_ELBO_DRAWS = 400
 NUM_WINDOWS = 200
+
+POINTS = (autoguide.AutoDelta, autoguide.AutoLaplaceApproximation)
+"""Guides that are fitted as points, whose objective needs no fresh draws."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def candidate(
     which = "the average of the second half of the steps"
     if len(run.levels) > 1:
         which += " at the last step size"
-    if isinstance(engine.guide, autoguide.AutoDelta | autoguide.AutoLaplaceApproximation):
+    if isinstance(engine.guide, POINTS):
         quarter = np.array_split(run.elbo, 4)[-1]
         return Candidate(run, average, float(quarter.mean()), None, which)
     last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
@@ -156,6 +163,42 @@ def explain_divergence(run: Run, title: str) -> str:
         message += f"; over the {last.size} steps to step {run.steps} it still averaged "
         message += f"{last.mean():.6g}"
     return message
+
+
+def among(runs: Sequence[Run], best: Candidate, reached: int, title: str) -> str:
+    """Return what to add to the message of the best of several runs; nothing for a single one."""
+    if len(runs) == 1:
+        return ""
+    text = (
+        f"; {reached} of {len(runs)} runs reached its {title}, {best.value:.6g}, within the error"
+    )
+    if failed := [explain_divergence(r, title) for r in runs if r.diverged is not None]:
+        text += f"; {len(failed)} diverged: {failed[0]}"
+    return text
+
+
+def diverged(runs: Sequence[Run], objective: Objective, path: Path | None) -> Result:
+    """Return the result of runs that have all diverged; ``path`` is their checkpoint's."""
+    message = explain_divergence(runs[0], objective.title)
+    if len(runs) > 1:
+        message += f"; so it went, sooner or later, in all {len(runs)} runs"
+    if path is not None and runs[0].chunks:
+        message += f"; '{path}' holds the last good state, of step {runs[0].steps}"
+    return Result(
+        None,
+        Status.DIVERGED,
+        message,
+        "lower step_size, use dtype='float64', or clip gradients with optax",
+        trace=make_trace(runs, objective),
+    )
+
+
+def draws_points(posterior: Posterior, target: Target) -> bool:
+    """Whether a site of a guide function has the same value in every draw."""
+    drawn = posterior.samples if isinstance(posterior, DrawsPosterior) else {}
+    return any(
+        bool((drawn[s.name][:, 0] == drawn[s.name][:, 1]).all()) for s in target.latents if drawn
+    )
 
 
 def make_trace(runs: Sequence[Run], objective: Objective) -> dict[str, np.ndarray]:

@@ -19,30 +19,22 @@ from numpyro.infer import autoguide
 from vi_recipes.batches import Batches
 from vi_recipes.fit import LogEvidence
 from vi_recipes.khat import khat
+from vi_recipes.methods import outcome
 from vi_recipes.methods.base import Method, Result
-from vi_recipes.methods.checkpoint import Checkpoint, checkpoint_of
+from vi_recipes.methods.checkpoint import checkpoint_of
 from vi_recipes.methods.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.climb import Climb, last_step_size
 from vi_recipes.methods.guides import GUIDES, default_step_size, flat_order, read_guide
 from vi_recipes.methods.laplace import expand
-from vi_recipes.methods.launch import Launcher, mode_or_default, starting_point
+from vi_recipes.methods.launch import Launcher, guide_centre, mode_or_default
 from vi_recipes.methods.map import Objective as Density
 from vi_recipes.methods.minibatch import Feed, make_feed
 from vi_recipes.methods.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
-from vi_recipes.methods.outcome import (
-    NUM_ELBO_DRAWS,
-    Candidate,
-    candidate,
-    explain_divergence,
-    judge,
-    make_trace,
-    pick,
-)
 from vi_recipes.methods.rows import find_rows
 from vi_recipes.methods.stopping import location_scales
 from vi_recipes.methods.structured import BLOCK_FAMILIES, STEADY, is_point, split_sites
 from vi_recipes.methods.svi_checks import check_options, clash, no_minibatches
-from vi_recipes.posterior import DrawsPosterior, Posterior
+from vi_recipes.posterior import Posterior
 from vi_recipes.progress import Progress
 from vi_recipes.status import Status
 from vi_recipes.target import Target
@@ -267,7 +259,7 @@ class SVI(Method):
     ) -> Result:
         start_key, init_key, elbo_key, read_key = jax.random.split(key, 4)
         with timing.compiling():
-            default = starting_point(target, start_key, 0)
+            default = guide_centre(target, start_key, 0)
             feed.verify(default)
             launcher = Launcher(self.guide, feed.shown, partial(self._engine, feed), target)
             first = launcher.state(feed.start(default), init_key)
@@ -313,7 +305,7 @@ class SVI(Method):
                 if r == len(runs):
                     with timing.running():
                         if r:
-                            start = starting_point(target, start_key, r)
+                            start = guide_centre(target, start_key, r)
                             begin_key = jax.random.fold_in(init_key, r)
                             first = launcher.state(feed.start(start), begin_key)
                         runs.append(Run(first))
@@ -337,27 +329,17 @@ class SVI(Method):
         if interrupted and not good:
             raise KeyboardInterrupt
         if not good:
-            return self._diverged(runs, saved)
+            return outcome.diverged(runs, self._objective, saved.path if saved else None)
+        count = 0 if isinstance(engine.guide, outcome.POINTS) else outcome.NUM_ELBO_DRAWS
         with timing.running():
-            data = feed.singles(NUM_ELBO_DRAWS)
-        candidates = []
-        for run in good:
-            with timing.running():
-                candidates.append(candidate(run, engine, elbo_key, advance, data))
-            if candidates[-1].drawn is not None:
-                timing.gradient_evaluations += 2 * NUM_ELBO_DRAWS * self.draws
-        best, reached = pick(candidates)
-        status, message, advice = judge(
+            data = feed.singles(count)
+            candidates = [outcome.candidate(run, engine, elbo_key, advance, data) for run in good]
+        timing.gradient_evaluations += 2 * count * self.draws * len(good)
+        best, reached = outcome.pick(candidates)
+        status, message, advice = outcome.judge(
             best.run, title, self.tolerance, feed.max_error, interrupted
         )
-        message += f"; the answer is {best.which}"
-        if self.num_restarts:
-            message += (
-                f"; {reached} of {len(runs)} runs reached its {title}, {best.value:.6g}, within "
-                "the error"
-            )
-            if failed := [explain_divergence(r, title) for r in runs if r.diverged is not None]:
-                message += f"; {len(failed)} diverged: {failed[0]}"
+        message += f"; the answer is {best.which}{outcome.among(runs, best, reached, title)}"
         if facts["note"]:
             message += f"; {facts['note']}"
         if interrupted and saved:
@@ -366,7 +348,7 @@ class SVI(Method):
 
     def _result(
         self,
-        best: Candidate,
+        best: outcome.Candidate,
         runs: Sequence[Run],
         engine: Engine,
         target: Target,
@@ -388,7 +370,7 @@ class SVI(Method):
         iterates = best.run.iterates
         others = [run for run in runs if run is not best.run]
         # with a mass at a point it bounds the density there, not the evidence
-        point = is_point(guide) or _draws_points(posterior, target)
+        point = is_point(guide) or outcome.draws_points(posterior, target)
         bounds = best.drawn is not None and not point and bool(self._objective.bound)
         # then each draw is its own log weight, log p - log q, of all rows
         all_rows = self.batch_size is None and self.batches is None
@@ -396,7 +378,7 @@ class SVI(Method):
         return Result(
             posterior,
             *verdict,
-            trace=make_trace([best.run, *others], self._objective),
+            trace=outcome.make_trace([best.run, *others], self._objective),
             diagnostics={
                 quantity: best.value,
                 f"{quantity}_se": best.se,
@@ -412,25 +394,3 @@ class SVI(Method):
             if bounds
             else None,
         )
-
-    def _diverged(self, runs: Sequence[Run], saved: Checkpoint | None) -> Result:
-        message = explain_divergence(runs[0], self._objective.title)
-        if len(runs) > 1:
-            message += f"; so it went, sooner or later, in all {len(runs)} runs"
-        if saved and runs[0].chunks:
-            message += f"; '{saved.path}' holds the last good state, of step {runs[0].steps}"
-        return Result(
-            None,
-            Status.DIVERGED,
-            message,
-            "lower step_size, use dtype='float64', or clip gradients with optax",
-            trace=make_trace(runs, self._objective),
-        )
-
-
-def _draws_points(posterior: Posterior, target: Target) -> bool:
-    """Whether a site of a guide function has the same value in every draw."""
-    drawn = posterior.samples if isinstance(posterior, DrawsPosterior) else {}
-    return any(
-        bool((drawn[s.name][:, 0] == drawn[s.name][:, 1]).all()) for s in target.latents if drawn
-    )
