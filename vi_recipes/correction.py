@@ -30,6 +30,9 @@ from vi_recipes.target import Target
 NUM_ROUNDS = 15
 """Rounds of adaptation, at most."""
 
+MAX_WORK = 1.5e9
+"""Numbers of the data that all rounds may read: fewer rounds of larger models."""
+
 GOOD_SHARE = 0.25
 """Effective share of the draws from which their own weights are good enough."""
 
@@ -140,10 +143,11 @@ def _adapted(
             log_q = np.asarray(law.log_prob(drawn))
         return np.asarray(drawn), target.log_densities(np.asarray(drawn)) - log_q
 
+    most = int(np.clip(MAX_WORK / (num_draws * target.size), 1, NUM_ROUNDS))
     try:
         weights, _ = temper(log_ratios, dim)
         mean, cov = weights.moments(z)
-        found = adapt(target, weigh, Proposal(mean, root_of(cov, target)), NUM_ROUNDS, silent)
+        found = adapt(target, weigh, Proposal(mean, root_of(cov, target)), most, silent)
     except MethodFailure as failure:
         raise NoCorrection(f"{about}, and it was not mended: {failure.message}") from None
     rounds = len(found.shares)
