@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -39,6 +40,11 @@ def exact() -> tuple[np.ndarray, np.ndarray]:
 def pair() -> None:
     numpyro.sample("right", dist.Normal(1.0, 2.0))
     numpyro.sample("wrong", dist.Normal(0.0, 1.0))
+
+
+def cut() -> None:
+    x = numpyro.sample("x", dist.Normal(1.0, 1.0))
+    numpyro.factor("cut", jnp.where(x < 0, -jnp.inf, 0.0))
 
 
 @cache
@@ -207,6 +213,27 @@ def test_nothing_known_is_said() -> None:
     gone = replace(fit, posterior=None, status=vr.Status.SINGULAR, message="why")
     assert judge(gone).trust is Trust.NO_RESULT
     assert vr.assess(gone, target()).unknown == {"weights": "there is no result"}
+
+
+@pytest.mark.parametrize(
+    ("loc", "sd", "about", "trust"),
+    [
+        (-50.0, 0.1, "no density at any of its draws", Trust.UNTRUSTED),
+        (1.0, 0.0, "no spread", Trust.UNKNOWN),
+        (np.nan, 1.0, "not finite", Trust.UNKNOWN),
+        (1.0, 1.0, "the ELBO is minus infinity", None),
+    ],
+)
+def test_draws_where_the_posterior_has_no_density(
+    loc: float, sd: float, about: str, trust: Trust | None
+) -> None:
+    positive = vr.Target(cut)
+    wrong = GaussianPosterior(positive, np.array([loc]), None, np.array([sd]))
+    fit = replace(vr.Laplace().fit(positive), posterior=wrong)
+    found = vr.assess(fit, positive)
+    assert any(about in text for text in found.unknown.values())
+    said = judge(replace(fit, assessment=found))
+    assert said.trust is trust or (trust is None and said.trust is not Trust.TRUSTWORTHY)
 
 
 def test_the_report_lays_weights_side_by_side() -> None:

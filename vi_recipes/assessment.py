@@ -42,8 +42,8 @@ class Assessment:
         Independent draws of q that were weighed by p(y, z) / q(z); 0 where q has no density.
     khat
         Pareto shape of the weights over all coordinates at once: above 0.7 they cannot be relied
-        on. For any q but the posterior it rises with the number of coordinates, and of hundreds of
-        them says little of single ones.
+        on; infinite where the posterior has no density at any draw. For any q but the posterior it
+        rises with the number of coordinates, and of hundreds of them says little of single ones.
     block_khat
         Latent site -> the same of that site alone, the others held at q's means: above 0.7 q has
         the wrong shape or scale within the site. It does not see correlations between sites.
@@ -164,11 +164,17 @@ def _weigh(
         unknown["weights"] = _why_none(posterior, target)
         return {"evidence": tuple(evidences(fit, target, None, None))}
     log_p = target.log_densities(drawn.z)
+    if not np.isfinite(drawn.log_q).all() or np.isposinf(log_p).any():
+        unknown["weights"] = "its draws, or the posterior's density at them, are not finite"
+        return {"evidence": tuple(evidences(fit, target, None, None))}
     log_ratios = log_p - drawn.log_q
     found: dict[str, Any] = {
         "num_draws": len(log_ratios),
         "evidence": tuple(evidences(fit, target, drawn, log_p)),
     }
+    if np.isneginf(log_p).all():
+        unknown["correction"] = "the posterior has no density at any of its draws"
+        return found | {"khat": np.inf}
     try:
         found["khat"] = khat(log_ratios)
         found["correction"] = correct(target, drawn.z, drawn.values, log_ratios, correct_key)
@@ -217,6 +223,8 @@ def _why_none(posterior: Posterior, target: Target) -> str:
         if posterior.factors.points.any():
             return "points have no density"
         return f"its covariance of {target.dim} coordinates has no density that is quick to compute"
+    if any((sd == 0).any() for sd in posterior.sd().values()):
+        return "some of it has no spread"
     return "its draws come without their density"
 
 

@@ -171,6 +171,8 @@ def _by_itself(fit: Fit) -> Verdict:
     found = fit.assessment
     if found is None:
         return Verdict(Trust.UNKNOWN, "Cannot be told: there is no reference, nor was it assessed.")
+    if np.isposinf(found.khat):
+        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {found.unknown['correction']}.")
     if found.correction is not None:
         return _corrected(fit, found, found.correction)
     why = "; ".join(found.unknown.get(name, "") for name in ("weights", "correction")).strip("; ")
