@@ -5,19 +5,13 @@ What a command needs is imported inside it, so that help and lists come at once.
 
 from __future__ import annotations
 
-import _thread
-import errno
 import sys
-import threading
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from vi_recipes.cli import calibrate
+from vi_recipes.cli import calibrate, verify
 from vi_recipes.cli.arguments import (
     MAX_SEED,
     DataOption,
@@ -30,56 +24,16 @@ from vi_recipes.cli.arguments import (
     VersionOption,
     out_option,
 )
+from vi_recipes.cli.group import Group, keep_interrupts, tell
+from vi_recipes.cli.output import exit_with, report_folder, show_and_write
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vi_recipes.comparison import Comparison
     from vi_recipes.fit import Fit
 
-BAD_INPUT = 2
-ALL_FAILED = 1
-INTERRUPTED = 130
-
-
-class _Group(TyperGroup):
-    """Commands whose errors are sentences, not tracebacks."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; turn errors and interrupts into exit codes."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _tell("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
-        except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise
-            if ctx.meta.get("debug"):
-                traceback.print_exc()
-            else:
-                _tell(f"error: {error}")
-                if not _is_ours(error):
-                    _tell("(unexpected: --debug shows where it comes from)")
-            raise typer.Exit(BAD_INPUT) from None
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether the error was raised on purpose: by this package, or by a model's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    package = str(Path(__file__).resolve().parent.parent)
-    return bool(frames) and (
-        frames[-1].filename.startswith(package) or Path(frames[-1].filename).name == "model.py"
-    )
-
-
-def _tell(text: str) -> None:
-    """Say something on standard error."""
-    typer.echo(text, err=True)
-
-
 app = typer.Typer(
-    cls=_Group,
+    cls=Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -93,16 +47,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # signs that the encoding lacks are replaced
             stream.reconfigure(errors="replace")
-    sys.unraisablehook = _keep_interrupts
+    sys.unraisablehook = keep_interrupts
     app(prog_name="vi-recipes")
-
-
-def _keep_interrupts(unraisable: Any) -> None:
-    """Send Ctrl-C again where it fell on a garbage collection, which swallows exceptions."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, _thread.interrupt_main).start()
-    else:
-        sys.__unraisablehook__(unraisable)
 
 
 # -- commands --------------------------------------------------------------------------------
@@ -217,6 +163,7 @@ def fit(
 
 
 app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.command)
+app.command("verify", epilog=verify.EPILOG)(verify.command)
 
 
 @app.command(
@@ -252,12 +199,12 @@ def run(
     from vi_recipes.progress import progress_bar
 
     loaded = load_study(study)
-    folder = _report_folder(out, f"{loaded.name}-report", no_report)
+    folder = report_folder(out, f"{loaded.name}-report", no_report)
     check_json(json)
     with output_folder(folder):
         comparison = loaded.run(folder, seed=seed, progress=progress_bar)
-    _show_and_write(comparison, folder, json)
-    _exit(comparison)
+    show_and_write(comparison, folder, json)
+    exit_with(comparison)
 
 
 @app.command(epilog="\b\nExample:\n  vi-recipes models\n")
@@ -335,53 +282,7 @@ def report(
     check_json(json)
     comparison = Comparison.load(directory)
     with output_folder(directory):
-        _show_and_write(comparison, directory, json, write_all)  # leaves the fits as they are
-
-
-@app.command(
-    epilog="""\b
-Examples:
-  vi-recipes verify
-  vi-recipes verify --models radon,seeds --methods lrvb,nuts
-  vi-recipes verify --references my_answers --out verified
-
-\b
-Exit codes: 0; 1 if a verdict is contradicted or a method raised an error; 2 for bad usage or
-input; 130 on Ctrl-C, after which the same command goes on where it was.
-"""
-)
-def verify(
-    models: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,C", help="Shipped models. [default: all with answers]"),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            help="Methods. [default: those that apply, but forward_kl and svgd, and svi with a "
-            "full covariance]",
-        ),
-    ] = None,
-    references: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="More answers: DIR/MODEL/data.json and DIR/MODEL/reference.json.",
-        ),
-    ] = None,
-    seed: SeedOption = 0,
-    out: Annotated[Path | None, out_option("./verification")] = None,
-    no_report: NoReportOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Set what every fit says of itself beside reference answers that it never saw."""
-    from vi_recipes.cli.verify import run
-
-    folder = _report_folder(out, "verification", no_report)
-    code = run(models, methods, references, seed, folder)
-    if code:
-        raise typer.Exit(code)
+        show_and_write(comparison, directory, json, write_all)  # leaves the fits as they are
 
 
 # -- parts -----------------------------------------------------------------------------------
@@ -410,14 +311,14 @@ def _fit_and_report(
     settings = options.parse_settings(pairs)
     model = load_model(model_name)
     entries = None if method_names is None else options.parse_methods(method_names)
-    target = make_target(model, data, settings.get(options.MODEL, {}), _tell)
+    target = make_target(model, data, settings.get(options.MODEL, {}), tell)
     methods = options.build_methods(entries, settings, target)
     measure: str | Fit | None = reference
     if reference is not None and reference.endswith(".json"):
         measure = load_reference(reference, target)
     elif reference is not None and reference not in methods:
         raise ValueError(f"--reference: {unknown('method', reference, methods)}")
-    folder = _report_folder(out, f"{model.name}-{suffix}", no_report)
+    folder = report_folder(out, f"{model.name}-{suffix}", no_report)
     check_json(json)
 
     from vi_recipes.comparison import compare
@@ -431,51 +332,8 @@ def _fit_and_report(
             from vi_recipes.report.predictive import add_predictive
 
             add_predictive(comparison, target, seed, progress_bar)
-    _show_and_write(comparison, folder, json)
-    _exit(comparison)
-
-
-def _report_folder(out: Path | None, default: str, no_report: bool) -> Path | None:
-    if no_report and out is not None:
-        raise ValueError("--out and --no-report: expected at most one of them")
-    return None if no_report else out or Path(default)
-
-
-def _show_and_write(
-    comparison: Comparison,
-    folder: Path | None,
-    json: Path | None,
-    write: Callable[[Comparison, Path], object] | None = None,
-) -> None:
-    """Print what a comparison found, and write what was asked for."""
-    from vi_recipes.cli import show
-
-    console = show.make_console(stderr=str(json) == "-")
-    show.show_comparison(console, comparison)
-    if json is not None:
-        _write_json(comparison, json)
-    if folder is not None:
-        write(comparison, folder) if write else comparison.save(folder)
-        console.print(f"\nReport: {folder / 'report.html'}")
-
-
-def _exit(comparison: Comparison) -> None:
-    """Exit with the code that says how it went, unless it went well."""
-    if comparison.interrupted:
-        _tell("interrupted; what was done is above")
-        raise typer.Exit(INTERRUPTED)
-    if not any(fit.has_result for fit in comparison.fits.values()):
-        _tell("error: no method gave a result; the verdicts above say why and what to try")
-        raise typer.Exit(ALL_FAILED)
-
-
-def _write_json(comparison: Comparison, path: Path) -> None:
-    from vi_recipes.json_result import dumps
-
-    if str(path) == "-":
-        typer.echo(dumps(comparison), nl=False)
-    else:
-        path.write_text(dumps(comparison), encoding="utf-8")
+    show_and_write(comparison, folder, json)
+    exit_with(comparison)
 
 
 def _print_list(what: str, entries: dict[str, str]) -> None:

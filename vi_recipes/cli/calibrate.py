@@ -17,6 +17,8 @@ from vi_recipes.cli.arguments import (
     SetOption,
     out_option,
 )
+from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, tell
+from vi_recipes.cli.output import report_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +66,7 @@ def command(
     debug: DebugOption = False,
 ) -> None:
     """Check on simulated data that a method's posteriors hold the truth as often as they say."""
-    from vi_recipes.cli import ALL_FAILED, INTERRUPTED, _report_folder, _tell, options, show
+    from vi_recipes.cli import options, show
     from vi_recipes.cli.inputs import check_json, make_target, output_folder
     from vi_recipes.content import load_model
 
@@ -73,9 +75,9 @@ def command(
     entries = options.parse_methods(method)
     if len(entries) > 1:
         raise ValueError(f"--method: got {method!r}, expected one")
-    target = make_target(loaded, data, texts.get(options.MODEL, {}), _tell)
+    target = make_target(loaded, data, texts.get(options.MODEL, {}), tell)
     ((name, built),) = options.build_methods(entries, texts, target).items()
-    folder = _report_folder(out, f"{loaded.name}-{name}-calibration", no_report)
+    folder = report_folder(out, f"{loaded.name}-{name}-calibration", no_report)
     check_json(json)
     sites = None if quantities is None else [q.strip() for q in quantities.split(",") if q.strip()]
 
@@ -102,10 +104,10 @@ def command(
         calibration.report(folder)
         console.print(f"\nReport: {folder / 'report.html'}")
     if calibration.interrupted:
-        _tell("interrupted; what was done is above, and the same command goes on from there")
+        tell("interrupted; what was done is above, and the same command goes on from there")
         raise typer.Exit(INTERRUPTED)
     if not len(calibration.ranks):
-        _tell("error: no fit gave a result; the reasons are above")
+        tell("error: no fit gave a result; the reasons are above")
         raise typer.Exit(ALL_FAILED)
 
 

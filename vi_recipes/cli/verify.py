@@ -1,49 +1,90 @@
-"""``vi-recipes verify``: what fits say of themselves beside reference answers."""
+"""The command ``vi-recipes verify``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from vi_recipes.cli import show
-from vi_recipes.cli.options import parse_methods
-from vi_recipes.content import unknown
-from vi_recipes.progress import progress_bar
-from vi_recipes.report import verification as page
-from vi_recipes.verification import Row, failed, faults, problems, verify
+import typer
+
+from vi_recipes.cli.arguments import DebugOption, NoReportOption, SeedOption, out_option
+from vi_recipes.cli.group import ALL_FAILED
+from vi_recipes.cli.output import report_folder
+
+if TYPE_CHECKING:
+    from vi_recipes.verification import Row
+
+EPILOG = """\b
+Examples:
+  vi-recipes verify
+  vi-recipes verify --models radon,seeds --methods lrvb,nuts
+  vi-recipes verify --references my_answers --out verified
+
+\b
+Exit codes: 0; 1 if a verdict is contradicted or a method raised an error; 2 for bad usage or
+input; 130 on Ctrl-C, after which the same command goes on from there.
+"""
 
 
-def run(
-    models: str | None,
-    methods: str | None,
-    references: Path | None,
-    seed: int,
-    out: Path | None,
-) -> int:
-    """Verify, print the tables and write them; return the exit code."""
+def command(
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Shipped models. [default: all with answers]"),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Methods. [default: those that apply, but forward_kl and svgd, and svi with a "
+            "full covariance]",
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="More answers: DIR/MODEL/data.json and DIR/MODEL/reference.json.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, out_option("./verification")] = None,
+    no_report: NoReportOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Set what every fit says of itself beside reference answers that it never saw."""
+    from vi_recipes.cli import show
+    from vi_recipes.cli.options import parse_methods
+    from vi_recipes.content import unknown
+    from vi_recipes.progress import progress_bar
+    from vi_recipes.report import verification as page
+    from vi_recipes.verification import failed, faults, problems, verify
+
     known = problems(references)
     names = [n.strip() for n in models.split(",")] if models else list(known)
     for name in names:
         if name not in known:
             raise ValueError(f"--models: {unknown('model with reference answers', name, known)}")
     entries = parse_methods(methods) if methods is not None else None
+    folder = report_folder(out, "verification", no_report)
     console = show.make_console()
 
-    def tell(name: str, rows: Sequence[Row]) -> None:
+    def tell_of(name: str, rows: Sequence[Row]) -> None:
         show.show_table(console, page.table(rows, name))
 
     rows = verify(
         {name: known[name] for name in names},
         methods=entries,
         seed=seed,
-        path=out,
+        path=folder,
         progress=progress_bar,
-        done=tell,
+        done=tell_of,
     )
     show.show_table(console, page.confusion_table(rows))
     for row in faults(rows):
         console.print(f"contradicted: {row.method} on {row.model}: {row.verdict}")
-    if out is not None:
-        (out / "verification.md").write_text(page.markdown(rows), encoding="utf-8")
-        console.print(f"\nReport: {out / 'verification.md'}")
-    return 1 if faults(rows) or any(map(failed, rows)) else 0
+    if folder is not None:
+        (folder / "verification.md").write_text(page.markdown(rows), encoding="utf-8")
+        console.print(f"\nReport: {folder / 'verification.md'}")
+    if faults(rows) or any(map(failed, rows)):
+        raise typer.Exit(ALL_FAILED)
