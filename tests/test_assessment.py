@@ -247,3 +247,17 @@ def test_the_report_lays_weights_side_by_side() -> None:
     assert rows["largest change of a mean, sds"][0].endswith(("(w[0])", "(w[1])"))
     alone = {"laplace": replace(fits["laplace"], assessment=None)}
     assert weights(vr.Comparison(alone, target_name="regression")).rows == []
+
+
+def test_quadrature_stands_beside_the_fits(tmp_path: Path) -> None:
+    c = vr.compare(target(), [vr.Laplace(), vr.MAP()], path=tmp_path, quadrature=True)
+    table = c.evidence()
+    exact_value = dist.MultivariateNormal(
+        jnp.zeros(6), PRIOR_SD**2 * X @ X.T + NOISE_SD**2 * np.eye(6)
+    ).log_prob(Y)
+    rows = table.set_index("bound")["value"]
+    assert float(rows["exact"]) == pytest.approx(float(exact_value), abs=1e-3)
+    assert float(rows["lower bound"].iloc[0]) == pytest.approx(float(exact_value), abs=1e-3)
+    back = vr.Comparison.load(tmp_path)
+    assert back.quadrature == c.quadrature
+    assert back.evidence().equals(table)

@@ -19,8 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import vi_recipes as vr
-from vi_recipes import cli
-from vi_recipes.cli import app, options, show
+from vi_recipes.cli import app, group, options, show
 from vi_recipes.json_result import schema
 from vi_recipes.methods import METHODS
 from vi_recipes.report.tables import Cell, Table
@@ -308,7 +307,7 @@ def test_ctrl_c_keeps_and_reports_what_is_done():
 
 def test_an_interrupt_that_falls_on_a_garbage_collection_is_not_lost():
     swallowed = SimpleNamespace(exc_type=KeyboardInterrupt)
-    cli._keep_interrupts(swallowed)
+    group.keep_interrupts(swallowed)
     with pytest.raises(KeyboardInterrupt):
         time.sleep(10)
 

@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ def compare(
     progress: ProgressFactory | None = None,
     description: str = "",
     assessed: bool = True,
+    quadrature: bool = False,
 ) -> Comparison:
     """Fit every method to one target and lay the fits side by side.
 
@@ -66,6 +67,9 @@ def compare(
     assessed
         Whether approximations weigh draws of their own by the posterior's density, after each fit
         and outside its time (see :func:`assess`).
+    quadrature
+        Whether log p(y) is had by quadrature too, where at most five coordinates are left when
+        latent variables are integrated out; it takes from seconds to minutes.
 
     Raises
     ------
@@ -108,6 +112,9 @@ def compare(
     notes = _scale_notes({n: m for n, m in named.items() if n in fits and fits[n].has_result})
     comparison = _align(comparison, target)
     comparison.notes[:0] = notes
+    if quadrature and not interrupted:
+        with progress("quadrature") if progress else nullcontext():
+            comparison.quadrature = _by_quadrature(target)
     if path is not None:
         _save_fits(comparison, Path(path))
     return comparison
@@ -137,6 +144,8 @@ class Comparison(Mapping[str, Fit]):
         Stands at the head of the report.
     exhibits
         Figures and tables of a study's own, which follow it.
+    quadrature
+        log p(y) by quadrature, or why it cannot be had; ``None`` where nobody asked.
     """
 
     def __init__(
@@ -150,6 +159,7 @@ class Comparison(Mapping[str, Fit]):
         interrupted: bool = False,
         description: str = "",
         exhibits: Sequence[Exhibit] = (),
+        quadrature: LogEvidence | None = None,
     ) -> None:
         self.fits = dict(fits)
         self.reference = reference
@@ -159,6 +169,7 @@ class Comparison(Mapping[str, Fit]):
         self.interrupted = interrupted
         self.description = description
         self.exhibits = list(exhibits)
+        self.quadrature = quadrature
 
     def __getitem__(self, name: str) -> Fit:
         return self.fits[name]
@@ -355,21 +366,13 @@ class Comparison(Mapping[str, Fit]):
         )
         return table
 
-    def evidence(self, target: Target | None = None) -> pd.DataFrame:
+    def evidence(self) -> pd.DataFrame:
         """Return all bounds on log p(y) and estimates of it, a row each.
 
-        Parameters
-        ----------
-        target
-            What the fits are of, to add log p(y) by quadrature where few coordinates are left
-            (see :func:`vi_recipes.quadrature`), which takes from seconds to minutes.
-
-        Returns
-        -------
-        pandas.DataFrame
-            As :func:`vi_recipes.evidence.evidence_table` returns it.
+        Those of every fit's assessment, and that by quadrature where :func:`compare` was asked for
+        it. Columns as :func:`vi_recipes.evidence.evidence_table` returns them.
         """
-        from vi_recipes.evidence import evidence_table, quadrature
+        from vi_recipes.evidence import evidence_table
 
         found: dict[str, Sequence[LogEvidence]] = {}
         for name, fit in self.columns.items():
@@ -377,11 +380,8 @@ class Comparison(Mapping[str, Fit]):
                 found[name] = fit.assessment.evidence
             elif fit.has_result and fit.log_evidence is not None:
                 found[name] = [fit.log_evidence]
-        if target is not None:
-            exact = quadrature(target)
-            if isinstance(exact, str):
-                exact = LogEvidence(float("nan"), float("nan"), f"not available ({exact})")
-            found["quadrature"] = [exact]
+        if self.quadrature is not None:
+            found["quadrature"] = [self.quadrature]
         return evidence_table(found)
 
     def verdicts(self) -> dict[str, Verdict]:
@@ -444,6 +444,7 @@ class Comparison(Mapping[str, Fit]):
             notes=header["notes"],
             interrupted=header["interrupted"],
             description=header["description"],
+            quadrature=LogEvidence(**found) if (found := header.get("quadrature")) else None,
             exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
         )
 
@@ -491,6 +492,7 @@ def _write_header(comparison: Comparison, directory: Path) -> None:
         "notes": comparison.notes,
         "interrupted": comparison.interrupted,
         "description": comparison.description,
+        "quadrature": comparison.quadrature and asdict(comparison.quadrature),
         "exhibits": [
             {"name": e.name, "title": e.title, "caption": e.caption} for e in comparison.exhibits
         ],
@@ -577,6 +579,15 @@ def _assemble(
         interrupted=interrupted,
         description=description or target.model.description,
     )
+
+
+def _by_quadrature(target: Target) -> LogEvidence:
+    from vi_recipes.evidence import quadrature
+
+    found = quadrature(target)
+    if isinstance(found, str):
+        return LogEvidence(float("nan"), float("nan"), f"not available ({found})")
+    return found
 
 
 def _align(comparison: Comparison, target: Target) -> Comparison:

@@ -122,6 +122,7 @@ def _assessment(fit: Fit) -> dict[str, Any] | None:
         }
         if found.correction and moments
         else None,
+        "evidence": [{"value": e.value, "se": e.se, "kind": e.kind} for e in found.evidence],
         "unknown": dict(found.unknown),
         "seconds": found.seconds,
     }

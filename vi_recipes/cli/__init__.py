@@ -101,6 +101,14 @@ def compare(
             "reference answers. [default: nuts, if there]",
         ),
     ] = None,
+    quadrature: Annotated[
+        bool,
+        typer.Option(
+            "--quadrature",
+            help="Add log p(y) by quadrature, where few coordinates are left when latent variables "
+            "are integrated out. Takes from seconds to minutes.",
+        ),
+    ] = False,
     predictive: Annotated[
         bool,
         typer.Option(
@@ -131,6 +139,7 @@ def compare(
         json,
         settings or [],
         predictive=predictive,
+        quadrature=quadrature,
     )
 
 
@@ -301,6 +310,7 @@ def _fit_and_report(
     pairs: list[str],
     *,
     predictive: bool = False,
+    quadrature: bool = False,
 ) -> None:
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
@@ -326,7 +336,13 @@ def _fit_and_report(
 
     with output_folder(folder):
         comparison = compare(
-            target, methods, reference=measure, key=seed, path=folder, progress=progress_bar
+            target,
+            methods,
+            reference=measure,
+            key=seed,
+            path=folder,
+            progress=progress_bar,
+            quadrature=quadrature,
         )
         if predictive and not comparison.interrupted:
             from vi_recipes.report.predictive import add_predictive
