@@ -258,6 +258,7 @@ def test_quadrature_stands_beside_the_fits(tmp_path: Path) -> None:
     rows = table.set_index("bound")["value"]
     assert float(rows["exact"]) == pytest.approx(float(exact_value), abs=1e-3)
     assert float(rows["lower bound"].iloc[0]) == pytest.approx(float(exact_value), abs=1e-3)
+    assert "exact (quadrature" in c.report(tmp_path / "report.md").read_text(encoding="utf-8")
     back = vr.Comparison.load(tmp_path)
     assert back.quadrature == c.quadrature
     assert back.evidence().equals(table)

@@ -452,7 +452,8 @@ def evidence(comparison: Comparison) -> Table:
         if math.isfinite(row["value"]):
             value = _with_error(row["value"], row["se"])
             gap = DASH if math.isnan(row["gap"]) else _with_error(row["gap"], row["gap_se"])
-        method = heading(row["method"], comparison)
+        # quadrature is of the model and no fit
+        method = heading(row["method"], comparison) if row["method"] in fits else row["method"]
         rows.append([Cell(method), Cell(row["kind"]), Cell(value), Cell(gap)])
     for name, fit in fits.items():
         if fit.has_result and fit.log_likelihood is not None:
