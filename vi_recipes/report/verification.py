@@ -61,11 +61,12 @@ def confusion_table(rows: Sequence[Row]) -> Table:
     return Table("Verdicts and the truth", ["truth", *frame.columns], body, note)
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the tables as a page, with every verdict in full."""
+def markdown(rows: Sequence[Row], about: str = "") -> str:
+    """Return the tables as a page, with every verdict in full; ``about`` follows its headline."""
     parts = [
         "# Verification",
         "What every fit says of itself, without a reference, beside answers that others computed.",
+        *([about] if about else []),
         f"## {confusion_table(rows).title}",
         as_markdown(confusion_table(rows)),
     ]
