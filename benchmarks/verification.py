@@ -23,8 +23,8 @@ from vi_recipes.verification import problems, verify
 ABOUT = """    vi-recipes verify                              # models whose answers ship
     python benchmarks/verification.py FOLDER       # and those whose answers do not
 
-make this page, every fit with its default settings and seed 0. Thresholds were fixed before any
-verdict was compared with an answer; `trust.md` has them, and what the evidence can and cannot see.
+make this page, every fit with its default settings and seed 0. `trust.md` has the thresholds, when
+they were fixed, and what the evidence can and cannot see.
 Mean field is called *not to be trusted* mostly for sds that linear response makes twice as large
 and more; *cannot be told* are points, and posteriors with scales that reach down to zero (radon,
 eight_schools), where no importance weights can be relied on. Seconds are those of 2 cores that did

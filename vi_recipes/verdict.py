@@ -1,6 +1,6 @@
 """How far a fit can be trusted, in plain words with the evidence.
 
-The thresholds, fixed before any verdict was compared with a known answer:
+The thresholds, of which ``docs/trust.md`` says when they were fixed:
 
 - means within 0.1 posterior sds and sds within 10 % are right; means more than 0.5 sds off, or sds
   off by more than a factor of 2, are wrong; what lies between is usable with care. Twice the Monte
