@@ -170,20 +170,20 @@ def _without_infinities(result: Result, target: Target) -> Result:
     """Return a result without numbers where a latent site's mean or sd is not finite.
 
     An sd that is NaN is one that the method does not have. What the model derives from its latent
-    sites may be infinite by its nature (a ratio, say): the message then names it. A point may lie
-    at infinity, as the logit of a probability whose maximum likelihood is 0; its method says so.
+    sites may be infinite by its nature (a ratio, say): the message then names it. Points are left
+    alone: where the maximum likelihood of a probability is 0 its logit is infinite, and what it is
+    conditional on has no value; their methods say so.
     """
     if result.posterior is None or not result.status.has_result:
         return result
+    if isinstance(result.posterior, PointPosterior):
+        return result
     with np.errstate(over="ignore", invalid="ignore"):
         mean, sd = result.posterior.mean(), result.posterior.sd()
-    point = isinstance(result.posterior, PointPosterior)
     lost = [
         site.name
         for site in target.quantities
-        if np.isnan(mean[site.name]).any()
-        or (not point and not np.isfinite(mean[site.name]).all())
-        or np.isinf(sd[site.name]).any()
+        if not np.isfinite(mean[site.name]).all() or np.isinf(sd[site.name]).any()
     ]
     latent = [site.name for site in target.latents if site.name in lost]
     if latent:
