@@ -24,7 +24,6 @@ from vi_recipes.wasserstein import WassersteinBounds, wasserstein_bounds
 from vi_recipes.weighed import MAX_DENSE
 
 NUM_DRAWS = 4_000
-NUM_BLOCK_DRAWS = 2_000
 MAX_WORK = 2.5e8
 """Numbers of the data that all draws may read: fewer draws of larger models."""
 
@@ -199,14 +198,18 @@ def _weigh(
         if place.stop - place.start > MAX_DENSE:
             unknown[f"khat of {name}"] = f"more than {MAX_DENSE} coordinates"
             continue
-        size = min(count, NUM_BLOCK_DRAWS)
-        own = posterior.block_draws(place, size, jax.random.fold_in(block_key, k))
+        own = posterior.block_draws(place, num_block_draws(count), jax.random.fold_in(block_key, k))
         if own is not None:
             try:
                 blocks[name] = khat(target.log_densities(own[0]) - own[1])
             except ValueError as reason:
                 unknown[f"khat of {name}"] = str(reason)
     return found | {"block_khat": blocks}
+
+
+def num_block_draws(num_draws: int) -> int:
+    """Return how many draws of each site alone go with so many of all."""
+    return max(MIN_DRAWS, num_draws // 2)
 
 
 def default_draws(target: Target) -> int:

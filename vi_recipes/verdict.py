@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.assessment import NUM_BLOCK_DRAWS, Assessment
+from vi_recipes.assessment import Assessment, num_block_draws
 from vi_recipes.correction import Correction, khat_limit
 from vi_recipes.differences import differences
 from vi_recipes.fit import Fit
@@ -209,7 +209,7 @@ def _corrected(fit: Fit, found: Assessment, correction: Correction) -> Verdict:
 
 def _blame(found: Assessment) -> str:
     """Return which sites have the wrong shape on their own, as the end of a sentence."""
-    limit = khat_limit(min(found.num_draws, NUM_BLOCK_DRAWS)) if found.num_draws else KHAT_LIMIT
+    limit = khat_limit(num_block_draws(found.num_draws)) if found.num_draws else KHAT_LIMIT
     bad = {name: k for name, k in found.block_khat.items() if k >= limit}
     if not bad:
         return ""

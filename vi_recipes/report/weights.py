@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.assessment import NUM_BLOCK_DRAWS, Assessment
+from vi_recipes.assessment import Assessment, num_block_draws
 from vi_recipes.correction import khat_limit
 from vi_recipes.differences import differences
 from vi_recipes.fit import Fit
@@ -67,7 +67,7 @@ def _khat(value: float, num_draws: int) -> Cell:
 def _block_khat(site: str, _: Fit, found: Assessment) -> Cell:
     if site not in found.block_khat:
         return Cell(DASH)
-    return _khat(found.block_khat[site], min(found.num_draws, NUM_BLOCK_DRAWS))
+    return _khat(found.block_khat[site], num_block_draws(found.num_draws))
 
 
 def _source(found: Assessment) -> str:
