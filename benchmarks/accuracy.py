@@ -14,14 +14,13 @@ labels that count from one; without FOLDER they are left out.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import common
 import numpy as np
 
 import vi_recipes as vr
-from vi_recipes.content import find
+from vi_recipes.verification import problems
 
 GROUPS = {
     "Logistic and binomial": ("election88", "seeds", "cbpp"),
@@ -45,28 +44,9 @@ COLUMNS = {
 """Header -> method and column of its accuracy."""
 
 
-def zero_based(text: str) -> str:
-    """Return the label that counts from zero, ``b[1,2]`` being ``b[0, 1]``."""
-    site, bracket, index = text.rstrip("]").partition("[")
-    return f"{site}[{', '.join(str(int(i) - 1) for i in index.split(','))}]" if bracket else site
-
-
 def problem(name: str, folder: Path | None) -> tuple[vr.Target, vr.Fit]:
     """Return the target and the answers that its fits are measured against."""
-    model = vr.load_model(name)
-    if name in SHIPPED:
-        target = vr.Target(model)
-        return target, vr.load_reference(find("models")[name].with_name("reference.json"), target)
-    assert folder is not None
-    assert model.load is not None
-    target = vr.Target(model, **model.load(folder / name / "data.json"))
-    raw = json.loads((folder / name / "reference.json").read_text(encoding="utf-8"))
-    columns = (raw["mean"], raw["sd"], raw["mcse_mean"])
-    answers = {
-        zero_based(text): dict(zip(("mean", "sd", "mcse"), values, strict=True))
-        for text, *values in zip(raw["parameters"], *columns, strict=True)
-    }
-    return target, vr.load_reference({"source": raw["source"], "parameters": answers}, target)
+    return problems(folder)[name]()
 
 
 def rows(name: str, folder: Path | None) -> tuple[list[tuple[str, ...]], list[str]]:

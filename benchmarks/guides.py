@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 
 import vi_recipes as vr
+from vi_recipes.verification import from_lists
 
 KEPT = Path(__file__).with_name("guides.json")
 DOCS = common.ROOT / "docs" / "guides.md"
@@ -91,14 +92,8 @@ def problem(name: str, folder: Path | None) -> tuple[vr.Target, vr.Fit]:
     )
     model, arguments = plain(name, data)
     target = vr.Target(model, **arguments)
-    label: Callable[[str], str] = str if name == "german_credit" else accuracy.zero_based
-    sds = np.array(raw["sd"])
-    errors = raw.get("mcse_mean") or list(sds / raw["is_ess"] ** 0.5)
-    answers = {
-        label(text): {"mean": mean, "sd": sd, "mcse": error}
-        for text, mean, sd, error in zip(raw["parameters"], raw["mean"], sds, errors, strict=True)
-    }
-    return target, vr.load_reference({"source": raw["source"], "parameters": answers}, target)
+    label = str if name == "german_credit" else None  # which counts from zero already
+    return target, vr.load_reference(from_lists(raw, label), target)
 
 
 def measure(target: vr.Target, reference: vr.Fit, guide: str) -> Record:

@@ -114,7 +114,7 @@ def correct(
     num_draws = len(z)
     limit = khat_limit(num_draws)
     shape = khat(log_ratios)
-    own = _weighted(values, log_ratios, 0) if shape < limit else None
+    own = _weighted(values, log_ratios, shape, 0) if shape < limit else None
     if own is not None and own.ess >= GOOD_SHARE * num_draws:
         return own
     about = f"khat of its own draws is {shape:.2f} (limit {limit:.2g})"
@@ -157,11 +157,10 @@ def _adapted(
         )
     if (mended := khat(found.log_ratios)) >= limit:
         raise NoCorrection(f"{about}, and after {rounds} rounds from there still {mended:.2f}")
-    return _weighted(target.constrain(found.z), found.log_ratios, rounds)
+    return _weighted(target.constrain(found.z), found.log_ratios, mended, rounds)
 
 
-def _weighted(values: Sites, log_ratios: np.ndarray, num_rounds: int) -> Correction:
-    shape = khat(log_ratios)
+def _weighted(values: Sites, log_ratios: np.ndarray, shape: float, num_rounds: int) -> Correction:
     weights = smooth(log_ratios) if np.isfinite(shape) else Weights(softmax(log_ratios), shape)
     found = {name: weights.marginals(value) for name, value in values.items()}
     mean, sd, error, error_sd = ({n: m[k] for n, m in found.items()} for k in range(4))

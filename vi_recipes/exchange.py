@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vi_recipes.fit import MAX_STORED_COV, Fit, LogEvidence, Provenance, as_key
+from vi_recipes.groups import read_group, write_group
 from vi_recipes.posterior import DrawsPosterior, MomentsPosterior, Posterior, Sites
 from vi_recipes.predictive import (
     FitDraws,
@@ -126,16 +127,8 @@ def save(fit: Fit, path: Path) -> Path:
             frame = fit.cov()
             axes = ("parameter", "parameter_bis")
             tree["covariance"] = xr.DataTree(xr.Dataset({"covariance": (axes, frame.to_numpy())}))
-    for group, arrays in (("trace", fit.trace), ("latents", fit.latents)):
-        if arrays:
-            tree[group] = xr.DataTree(
-                xr.Dataset(
-                    {
-                        n: (tuple(f"{n}_{i or 'index'}" for i in range(np.ndim(v))), v)
-                        for n, v in arrays.items()
-                    }
-                )
-            )
+    write_group(tree, "trace", fit.trace)
+    write_group(tree, "latents", fit.latents)
     if fit.assessment is not None:
         write_assessment(tree, fit.assessment)
     tree.attrs["vi_recipes_fit"] = json.dumps(_header(fit), default=_plain)
@@ -193,12 +186,12 @@ def load(path: str | Path) -> Fit:
         coords={name: np.asarray(v) for name, v in header["coords"].items()},
         posterior=_load_posterior(tree, sites),
         timing=Timing(**header["timing"]),
-        trace=_load_group(tree, "trace"),
+        trace=read_group(tree, "trace"),
         diagnostics={k: float("nan") if v is None else v for k, v in header["diagnostics"].items()},
         log_evidence=LogEvidence(**evidence) if evidence else None,
         log_likelihood=header["log_likelihood"],
-        sample_stats=_load_group(tree, "sample_stats"),
-        latents=_load_group(tree, "latents"),
+        sample_stats=read_group(tree, "sample_stats"),
+        latents=read_group(tree, "latents"),
         assessment=read_assessment(tree),
         provenance=Provenance(**header["provenance"]),
         kind=header["kind"],
@@ -208,25 +201,19 @@ def load(path: str | Path) -> Fit:
 def _load_posterior(tree: xr.DataTree, sites: tuple[Site, ...]) -> Posterior | None:
     if "mean" not in tree.children:
         return None
-    samples = _load_group(tree, "posterior")
+    samples = read_group(tree, "posterior")
     if "sample_stats" in tree.children:
         return DrawsPosterior(samples)
-    covariance = _load_group(tree, "covariance").get("covariance")
+    covariance = read_group(tree, "covariance").get("covariance")
     return MomentsPosterior(
-        means=_load_group(tree, "mean"),
-        sds=_load_group(tree, "sd"),
+        means=read_group(tree, "mean"),
+        sds=read_group(tree, "sd"),
         covariance=covariance,
         order=tuple(s.name for s in sites),
-        mcse_means=_load_group(tree, "mcse_mean"),
-        mcse_sds=_load_group(tree, "mcse_sd"),
+        mcse_means=read_group(tree, "mcse_mean"),
+        mcse_sds=read_group(tree, "mcse_sd"),
         samples=samples,
     )
-
-
-def _load_group(tree: xr.DataTree, group: str) -> dict[str, np.ndarray]:
-    if group not in tree.children:
-        return {}
-    return {str(n): np.asarray(v) for n, v in tree[group].to_dataset().data_vars.items()}
 
 
 def _tuples(value: Any) -> Any:

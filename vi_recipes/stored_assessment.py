@@ -6,12 +6,11 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vi_recipes.assessment import Assessment
 from vi_recipes.correction import Correction
 from vi_recipes.differences import Moments
 from vi_recipes.fit import LogEvidence
+from vi_recipes.groups import read_group, write_group
 from vi_recipes.stein import KernelStein
 from vi_recipes.wasserstein import WassersteinBounds
 
@@ -24,8 +23,6 @@ _MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
 
 def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
     """Add an assessment to a fit's tree."""
-    import xarray as xr
-
     header: dict[str, Any] = {
         "num_draws": assessment.num_draws,
         "khat": assessment.khat,
@@ -41,12 +38,7 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         header["correction"] = {"khat": found.khat, "ess": found.ess, "rounds": found.num_rounds}
         groups |= {f"corrected_{name}": getattr(found.moments, name) for name in _MOMENTS}
     for group, values in groups.items():
-        if values:
-            arrays = {
-                n: (tuple(f"{n}_{i}" for i in range(np.ndim(v))), np.asarray(v))
-                for n, v in values.items()
-            }
-            tree[group] = xr.DataTree(xr.Dataset(arrays))
+        write_group(tree, group, values)
     tree.attrs[HEADER] = json.dumps(header)
 
 
@@ -55,15 +47,10 @@ def read_assessment(tree: xr.DataTree) -> Assessment | None:
     if HEADER not in tree.attrs:
         return None
 
-    def sites(group: str) -> dict[str, np.ndarray]:
-        if group not in tree.children:
-            return {}
-        return {str(n): np.asarray(v) for n, v in tree[group].to_dataset().data_vars.items()}
-
     header = json.loads(tree.attrs[HEADER])
     correction = None
     if about := header.pop("correction", None):
-        moments = Moments(*(sites(f"corrected_{name}") for name in _MOMENTS))
+        moments = Moments(*(read_group(tree, f"corrected_{name}") for name in _MOMENTS))
         correction = Correction(moments, about["khat"], about["ess"], about["rounds"])
     bounds, stein = header.pop("bounds"), header.pop("stein")
     return Assessment(
@@ -71,5 +58,5 @@ def read_assessment(tree: xr.DataTree) -> Assessment | None:
         correction=correction,
         bounds=WassersteinBounds(**bounds) if bounds else None,
         stein=KernelStein(**stein) if stein else None,
-        response_ratio=sites("response_ratio"),
+        response_ratio=read_group(tree, "response_ratio"),
     )

@@ -18,7 +18,7 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, tell
-from vi_recipes.cli.output import report_folder
+from vi_recipes.cli.output import report_folder, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +99,9 @@ def command(
     console = show.make_console(stderr=str(json) == "-")
     _show(console, calibration)
     if json is not None:
-        _write_json(calibration, json)
+        from vi_recipes.calibration.report import dumps
+
+        write_json(dumps(calibration), json)
     if folder is not None and calibration.outcomes:
         calibration.report(folder)
         console.print(f"\nReport: {folder / 'report.html'}")
@@ -126,12 +128,3 @@ def _show(console: Console, calibration: Calibration) -> None:
     show_item(console, calibration.method, calibration.verdict, len(calibration.method))
     for note in calibration.notes:
         console.print(f"Note: {note}")
-
-
-def _write_json(calibration: Calibration, path: Path) -> None:
-    from vi_recipes.calibration.report import dumps
-
-    if str(path) == "-":
-        typer.echo(dumps(calibration), nl=False)
-    else:
-        path.write_text(dumps(calibration), encoding="utf-8")

@@ -33,7 +33,9 @@ def show_and_write(
     console = show.make_console(stderr=str(json) == "-")
     show.show_comparison(console, comparison)
     if json is not None:
-        _write_json(comparison, json)
+        from vi_recipes.json_result import dumps
+
+        write_json(dumps(comparison), json)
     if folder is not None:
         write(comparison, folder) if write else comparison.save(folder)
         console.print(f"\nReport: {folder / 'report.html'}")
@@ -49,10 +51,9 @@ def exit_with(comparison: Comparison) -> None:
         raise typer.Exit(ALL_FAILED)
 
 
-def _write_json(comparison: Comparison, path: Path) -> None:
-    from vi_recipes.json_result import dumps
-
+def write_json(text: str, path: Path) -> None:
+    """Write a machine-readable result to a file, or to standard output for ``-``."""
     if str(path) == "-":
-        typer.echo(dumps(comparison), nl=False)
+        typer.echo(text, nl=False)
     else:
-        path.write_text(dumps(comparison), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
