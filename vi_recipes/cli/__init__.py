@@ -314,21 +314,18 @@ def _fit_and_report(
 ) -> None:
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
-    from vi_recipes.cli.inputs import check_json, make_target, output_folder
-    from vi_recipes.content import load_model, unknown
+    from vi_recipes.cli.inputs import check_json, output_folder, prepare
+    from vi_recipes.content import unknown
     from vi_recipes.reference import load_reference
 
-    settings = options.parse_settings(pairs)
-    model = load_model(model_name)
     entries = None if method_names is None else options.parse_methods(method_names)
-    target = make_target(model, data, settings.get(options.MODEL, {}), tell)
-    methods = options.build_methods(entries, settings, target)
+    target, methods = prepare(model_name, data, entries, pairs, tell)
     measure: str | Fit | None = reference
     if reference is not None and reference.endswith(".json"):
         measure = load_reference(reference, target)
     elif reference is not None and reference not in methods:
         raise ValueError(f"--reference: {unknown('method', reference, methods)}")
-    folder = report_folder(out, f"{model.name}-{suffix}", no_report)
+    folder = report_folder(out, f"{target.name}-{suffix}", no_report)
     check_json(json)
 
     from vi_recipes.comparison import compare

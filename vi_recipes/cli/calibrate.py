@@ -67,17 +67,14 @@ def command(
 ) -> None:
     """Check on simulated data that a method's posteriors hold the truth as often as they say."""
     from vi_recipes.cli import options, show
-    from vi_recipes.cli.inputs import check_json, make_target, output_folder
-    from vi_recipes.content import load_model
+    from vi_recipes.cli.inputs import check_json, output_folder, prepare
 
-    texts = options.parse_settings(settings or [])
-    loaded = load_model(model)
     entries = options.parse_methods(method)
     if len(entries) > 1:
         raise ValueError(f"--method: got {method!r}, expected one")
-    target = make_target(loaded, data, texts.get(options.MODEL, {}), tell)
-    ((name, built),) = options.build_methods(entries, texts, target).items()
-    folder = report_folder(out, f"{loaded.name}-{name}-calibration", no_report)
+    target, methods = prepare(model, data, entries, settings or [], tell)
+    ((name, built),) = methods.items()
+    folder = report_folder(out, f"{target.name}-{name}-calibration", no_report)
     check_json(json)
     sites = None if quantities is None else [q.strip() for q in quantities.split(",") if q.strip()]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vi_recipes.cli.options import model_arguments
+from vi_recipes.cli.options import MODEL, build_methods, model_arguments, parse_settings
+from vi_recipes.content import load_model
 from vi_recipes.model import Model
 from vi_recipes.read import (
     JSON,
@@ -23,7 +24,33 @@ from vi_recipes.read import (
 )
 
 if TYPE_CHECKING:
+    from vi_recipes.methods import Method
     from vi_recipes.target import Target
+
+
+def prepare(
+    model_name: str,
+    data: Path | None,
+    entries: Mapping[str, str] | None,
+    pairs: Sequence[str],
+    tell: Callable[[str], None],
+) -> tuple[Target, dict[str, Method]]:
+    """Return the target and the methods that a command is to run.
+
+    Parameters
+    ----------
+    model_name, data
+        The model's name or file, and the user's data; ``None`` for the model's own.
+    entries
+        The methods asked for, from :func:`parse_methods`; ``None`` for all that apply.
+    pairs
+        Settings as text, ``NAME.OPTION=VALUE``.
+    tell
+        Told what was done to the data.
+    """
+    settings = parse_settings(pairs)
+    target = make_target(load_model(model_name), data, settings.get(MODEL, {}), tell)
+    return target, build_methods(entries, settings, target)
 
 
 def make_target(
