@@ -16,9 +16,9 @@ from pathlib import Path
 import common
 import guides
 
-from vi_recipes.progress import progress_bar
-from vi_recipes.report.verification import markdown
-from vi_recipes.verification import problems, verify
+from vi_recipes.comparison.verification import problems, verify
+from vi_recipes.comparison.verification_page import markdown
+from vi_recipes.core.progress import progress_bar
 
 ABOUT = """    vi-recipes verify                              # models whose answers ship
     python benchmarks/verification.py FOLDER       # and those whose answers do not

@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 import vi_recipes as vr
-from vi_recipes.progress import Progress
+from vi_recipes.core.progress import Progress
 from vi_recipes.report.style import GREY, fit_styles
 
 ORDERS = (3.0, 2.0, 1.0, 0.5, 0.0, -1.0)

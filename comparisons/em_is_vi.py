@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.free_energy import Weights
-from vi_recipes.progress import Progress
+from vi_recipes.core.progress import Progress
+from vi_recipes.latent.free_energy import Weights
 from vi_recipes.report.style import COLOURS, GREY, fit_styles
 
 SHARES = np.linspace(0.02, 0.62, 61)

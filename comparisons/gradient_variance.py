@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import vi_recipes as vr
-from vi_recipes.methods.objectives import ScoreELBO, StickingELBO
-from vi_recipes.progress import Progress
+from vi_recipes.core.progress import Progress
+from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
 from vi_recipes.report.style import COLOURS, MARKERS
 
 DIMS = (1, 3, 10, 30, 100)

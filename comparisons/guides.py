@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import halfcauchy, multivariate_normal
 
 import vi_recipes as vr
-from vi_recipes.progress import Progress
+from vi_recipes.core.progress import Progress
 from vi_recipes.report.style import GREY, fit_styles
 
 SCHOOL = 0

@@ -16,8 +16,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.content import find
-from vi_recipes.progress import Progress
+from vi_recipes.core.progress import Progress
+from vi_recipes.model.load import find
 from vi_recipes.report.style import COLOURS, fit_styles
 
 SMALL = 0.1

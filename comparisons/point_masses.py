@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.progress import Progress
+from vi_recipes.core.progress import Progress
 from vi_recipes.report.style import COLOURS, GREY, fit_styles
 
 SIGMA_A = np.linspace(0.004, 0.4, 100)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.alignment import PermutedPosterior, match, relabel_draws
-from vi_recipes.posterior import DrawsPosterior, MomentsPosterior, PointPosterior
+from vi_recipes.posterior.base import DrawsPosterior, MomentsPosterior, PointPosterior
+from vi_recipes.posterior.labels import PermutedPosterior, match, relabel_draws
 
 
 @pytest.mark.parametrize("k", [2, 6, 9])  # enumeration up to 6 components, assignment beyond

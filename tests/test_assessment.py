@@ -15,10 +15,10 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.correction import NoCorrection, correct, khat_limit
-from vi_recipes.posterior import GaussianPosterior
-from vi_recipes.report.weights import weights
-from vi_recipes.verdict import Trust, judge
+from vi_recipes.comparison.weights import weights
+from vi_recipes.posterior.base import GaussianPosterior
+from vi_recipes.trust.correct import NoCorrection, correct, khat_limit
+from vi_recipes.trust.verdict import Trust, judge
 
 X = np.array([[1.0, 0.2], [1.0, 0.9], [1.0, 1.4], [1.0, 2.1], [1.0, 0.4], [1.0, 1.1]])
 Y = np.array([0.3, 1.2, 1.9, 2.4, 0.2, 1.6])

@@ -20,11 +20,11 @@ from numpyro.infer import SVI as Engine
 from numpyro.infer import Trace_ELBO
 
 import vi_recipes as vr
-from vi_recipes import batch_files
-from vi_recipes.batches import draw
-from vi_recipes.methods.launch import Launcher
-from vi_recipes.methods.minibatch import make_feed
-from vi_recipes.methods.rows import Rows
+from vi_recipes.data import batch_files
+from vi_recipes.data.batches import draw
+from vi_recipes.methods.minibatch.feed import make_feed
+from vi_recipes.methods.minibatch.rows import Rows
+from vi_recipes.methods.svi.launch import Launcher
 
 NUM_ROWS, NUM_GROUPS = 60, 7
 COLUMNS = {"y": "y", "X": ["a", "b"], "group": "group"}

@@ -22,11 +22,11 @@ from vi_recipes.calibration.figures import MAX_PANELS, select
 from vi_recipes.calibration.ranks import LOG_LIKELIHOOD, Outcome, choose, simulate_and_rank
 from vi_recipes.calibration.simulate import PriorPredictive
 from vi_recipes.cli import app
+from vi_recipes.core.progress import Progress, silent
+from vi_recipes.core.status import CheckpointError, MethodFailure, Status
+from vi_recipes.core.timing import Timing
 from vi_recipes.methods.base import Method, Result
-from vi_recipes.posterior import DrawsPosterior
-from vi_recipes.progress import Progress, silent
-from vi_recipes.status import CheckpointError, MethodFailure, Status
-from vi_recipes.timing import Timing
+from vi_recipes.posterior.base import DrawsPosterior
 
 PRIOR_MEAN, PRIOR_SD, NOISE, ROWS = 1.0, 2.0, 1.5, 4
 

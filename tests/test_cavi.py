@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.special import logsumexp, multigammaln
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
+from vi_recipes.model.load import find, import_file
 
 GMM = import_file(find("models")["gmm"])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from vi_recipes.chains import Smoothed, smooth
+from vi_recipes.algebra.forward_backward import Smoothed, smooth
 
 
 def example(num_times: int, num_states: int, seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 import vi_recipes as vr
 from vi_recipes.cli import app, group, options, show
-from vi_recipes.json_result import schema
+from vi_recipes.comparison.json import schema
+from vi_recipes.comparison.tables import Cell, Table
 from vi_recipes.methods import METHODS
-from vi_recipes.report.tables import Cell, Table
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "vi-recipes"
 

@@ -14,7 +14,7 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
-from vi_recipes.verdict import Trust, judge
+from vi_recipes.trust.verdict import Trust, judge
 
 SAMPLER = vr.NUTS(num_warmup=400, num_samples=1_000)
 

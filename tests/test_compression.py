@@ -12,10 +12,10 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.compression import Compressed, compress
-from vi_recipes.content import find, import_file
-from vi_recipes.marginal import Marginal, marginal_of
-from vi_recipes.timing import Timing
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.compression import Compressed, compress
+from vi_recipes.latent.marginal import Marginal, marginal_of
+from vi_recipes.model.load import find, import_file
 
 RNG = np.random.default_rng(11)
 Y = np.concatenate([RNG.normal(-1.0, 0.7, 1_200), RNG.normal(2.0, 1.1, 1_300)])

@@ -17,10 +17,10 @@ from numpyro.infer import SVI as Engine
 from numpyro.infer import Predictive, Trace_ELBO
 
 import vi_recipes as vr
-from vi_recipes.block_posterior import BlockPosterior
-from vi_recipes.methods.conditional import AutoConditionalNormal
-from vi_recipes.methods.guides import read_guide
-from vi_recipes.methods.launch import Launcher
+from vi_recipes.methods.guides.conditional import AutoConditionalNormal
+from vi_recipes.methods.guides.families import read_guide
+from vi_recipes.methods.svi.launch import Launcher
+from vi_recipes.posterior.blocks import BlockPosterior
 
 GROUP = np.repeat(np.arange(4), 3)
 X = np.tile([-1.0, 0.2, 1.0], 4)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import vi_recipes as vr
-from vi_recipes import content
+from vi_recipes.model import load as content
 
 MODEL_FILE = """
 import numpyro, numpyro.distributions as dist

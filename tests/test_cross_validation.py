@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import vi_recipes as vr
-from vi_recipes.posterior import DrawsPosterior, GaussianPosterior
+from vi_recipes.posterior.base import DrawsPosterior, GaussianPosterior
 
 NUM_DRAWS = 10_000
 

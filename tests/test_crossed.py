@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.crossed import find_families
+from vi_recipes.algebra.crossed import find_families
 from vi_recipes.methods import meanfield
 
 NUM_STUDENTS, NUM_LECTURERS = 45, 36

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vi_recipes.data import bind, fingerprint
+from vi_recipes.data.arguments import bind, fingerprint
 
 
 def model(X, y, scale=1.0):

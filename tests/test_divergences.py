@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.progress import silent
+from vi_recipes.core.progress import silent
 from vi_recipes.report.style import style
 
 

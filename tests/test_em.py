@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
+from vi_recipes.model.load import find, import_file
 
 GMM = import_file(find("models")["gmm"])
 TYPES = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}

@@ -13,8 +13,8 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
-from vi_recipes.status import Status
+from vi_recipes.core.status import Status
+from vi_recipes.model.load import find, import_file
 
 RNG = np.random.default_rng(0)
 ROUTES = ("closed_form", "enumerate")

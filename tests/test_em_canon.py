@@ -14,10 +14,10 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
-from vi_recipes.em_steps import general_step
-from vi_recipes.marginal import marginal_of
-from vi_recipes.timing import Timing
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.marginal import marginal_of
+from vi_recipes.latent.steps import general_step
+from vi_recipes.model.load import find, import_file
 
 HMMLEARN = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
 

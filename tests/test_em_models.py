@@ -15,7 +15,7 @@ import pytest
 from scipy import optimize, special, stats
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
+from vi_recipes.model.load import find, import_file
 
 NAMES = (
     "factor_analysis",

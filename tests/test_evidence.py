@@ -15,7 +15,9 @@ from models_for_tests import case, target
 from scipy.special import logsumexp
 
 import vi_recipes as vr
-from vi_recipes.evidence import (
+from vi_recipes.core.status import MethodFailure
+from vi_recipes.posterior.base import DrawsPosterior, GaussianPosterior
+from vi_recipes.trust.evidence import (
     LogEvidence,
     bridge,
     elbo,
@@ -25,8 +27,6 @@ from vi_recipes.evidence import (
     importance_weighted,
     quadrature,
 )
-from vi_recipes.posterior import DrawsPosterior, GaussianPosterior
-from vi_recipes.status import MethodFailure
 
 
 @cache

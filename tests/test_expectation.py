@@ -18,10 +18,10 @@ from numpyro import handlers
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.factors import make_factors
+from vi_recipes.algebra.block_arrow import VERIFIED
+from vi_recipes.core.timing import Timing
+from vi_recipes.elbo.factors import make_factors
 from vi_recipes.methods.meanfield import KL
-from vi_recipes.structure import VERIFIED
-from vi_recipes.timing import Timing
 
 RNG = np.random.default_rng(12)
 ROWS = 12

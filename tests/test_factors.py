@@ -18,8 +18,8 @@ from scipy.integrate import quad
 from scipy.special import expit, log_expit, logit
 
 import vi_recipes as vr
-from vi_recipes.factor_posterior import FactorPosterior
-from vi_recipes.factors import Factors, make_factors
+from vi_recipes.elbo.factors import Factors, make_factors
+from vi_recipes.posterior.factors import FactorPosterior
 
 NORMAL, GAMMA, BETA = range(3)
 

@@ -13,9 +13,9 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
-from vi_recipes.fit import as_key, precision
-from vi_recipes.posterior import GaussianPosterior, MomentsPosterior
-from vi_recipes.timing import Timing
+from vi_recipes.core.timing import Timing
+from vi_recipes.fit.fit import as_key, precision
+from vi_recipes.posterior.base import GaussianPosterior, MomentsPosterior
 
 
 @cache
@@ -108,7 +108,7 @@ def test_a_loaded_fit_is_saved_again_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_large_covariance_is_not_stored(tmp_path: Path) -> None:
-    from vi_recipes.target import Target
+    from vi_recipes.model.target import Target
 
     def model() -> None:
         import numpyro

@@ -14,7 +14,7 @@ from models_for_tests import case, target
 from scipy.special import digamma, gammaln, polygamma
 
 import vi_recipes as vr
-from vi_recipes.importance import Weights, smooth, temper
+from vi_recipes.importance.adapt import Weights, smooth, temper
 from vi_recipes.methods import METHODS, default_methods
 
 MARGIN = 4.5

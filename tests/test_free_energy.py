@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.free_energy import Law, Normals, Weights
+from vi_recipes.latent.free_energy import Law, Normals, Weights
 
 
 @cache

@@ -17,8 +17,8 @@ from models_for_tests import target as shared_target
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
-from vi_recipes.status import Status
+from vi_recipes.core.status import Status
+from vi_recipes.model.load import find, import_file
 
 RNG = np.random.default_rng(5)
 BATCHES, EACH = 12, 5

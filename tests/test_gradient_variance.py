@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import vi_recipes as vr
-from vi_recipes.progress import silent
+from vi_recipes.core.progress import silent
 from vi_recipes.report.style import style
 
 SMALL = {

@@ -10,7 +10,7 @@ from scipy import stats
 from test_study import made
 
 import vi_recipes as vr
-from vi_recipes.progress import silent
+from vi_recipes.core.progress import silent
 from vi_recipes.report.style import style
 
 

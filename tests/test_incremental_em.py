@@ -14,8 +14,8 @@ from models_for_tests import case, target
 from scipy.stats import multivariate_normal
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
-from vi_recipes.methods.closed_form import ClosedForm
+from vi_recipes.latent.closed_form import ClosedForm
+from vi_recipes.model.load import find, import_file
 
 GMM = import_file(find("models")["gmm"])
 COVARIANCES = ("full", "tied", "diagonal", "spherical")

@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.json_result import SCHEMA_VERSION, dumps, schema, to_json
+from vi_recipes.comparison.json import SCHEMA_VERSION, dumps, schema, to_json
 
 
 def regression(X, y):

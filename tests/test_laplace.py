@@ -14,10 +14,10 @@ import pytest
 from models_for_tests import GAUSSIAN, case, target
 
 import vi_recipes as vr
+from vi_recipes.core.status import MethodFailure
+from vi_recipes.core.timing import Timing
 from vi_recipes.methods.laplace import expand
 from vi_recipes.methods.map import Objective
-from vi_recipes.status import MethodFailure
-from vi_recipes.timing import Timing
 
 
 @pytest.mark.parametrize("name", GAUSSIAN)

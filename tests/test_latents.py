@@ -13,12 +13,12 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import vi_recipes as vr
-from vi_recipes.estimate import second_order
-from vi_recipes.latents import Split
-from vi_recipes.marginal import Marginal, choose
-from vi_recipes.splitting import split
-from vi_recipes.status import Status
-from vi_recipes.timing import Timing
+from vi_recipes.core.status import Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.judge import second_order
+from vi_recipes.latent.marginal import Marginal, choose
+from vi_recipes.latent.members import split
+from vi_recipes.latent.split import Split
 
 RNG = np.random.default_rng(8)
 GROUP = RNG.integers(6, size=40)

@@ -15,8 +15,8 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import vi_recipes as vr
-from vi_recipes.fit import LogEvidence
-from vi_recipes.lattice import quadrature
+from vi_recipes.fit.fit import LogEvidence
+from vi_recipes.trust.quadrature import quadrature
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import digamma, gammaln
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
+from vi_recipes.model.load import find, import_file
 
 
 @cache

@@ -15,7 +15,7 @@ from models_for_tests import target as shared_target
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.status import Status
+from vi_recipes.core.status import Status
 
 RNG = np.random.default_rng(11)
 GROUP = np.repeat(np.arange(10), 6)

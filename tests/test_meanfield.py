@@ -20,9 +20,9 @@ from scipy.special import betaln, gammaln, polygamma
 from test_references import arguments, label
 
 import vi_recipes as vr
-from vi_recipes.factor_posterior import FactorPosterior
+from vi_recipes.core.progress import silent
 from vi_recipes.methods import meanfield
-from vi_recipes.progress import silent
+from vi_recipes.posterior.factors import FactorPosterior
 
 # -- Gaussian posteriors ---------------------------------------------------------------------------
 

@@ -21,13 +21,13 @@ from numpyro.infer import Predictive, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
 import vi_recipes as vr
-from vi_recipes.batches import ArrayBatches, Prefetch, draw
 from vi_recipes.cli.options import set_options
-from vi_recipes.methods.guides import read_guide
-from vi_recipes.methods.launch import Launcher
-from vi_recipes.methods.minibatch import Feed, Minibatches, make_feed
-from vi_recipes.methods.outcome import NUM_ELBO_DRAWS
-from vi_recipes.methods.rows import find_rows
+from vi_recipes.data.batches import ArrayBatches, Prefetch, draw
+from vi_recipes.methods.guides.families import read_guide
+from vi_recipes.methods.minibatch.feed import Feed, Minibatches, make_feed
+from vi_recipes.methods.minibatch.rows import find_rows
+from vi_recipes.methods.svi.launch import Launcher
+from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
 
 # -- drawing ------------------------------------------------------------------------------------
 

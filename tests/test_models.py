@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file, load_object
+from vi_recipes.model.load import find, import_file, load_object
 
 SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
     "bayesian_neural_network": {

@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
+from vi_recipes.model.load import find, import_file
 
 SITES: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
     "insteval": {

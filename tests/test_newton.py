@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vi_recipes.newton import Dense, trust_region_newton
+from vi_recipes.algebra.newton import Dense, trust_region_newton
 
 
 def run(function, gradient, hessian, start, max_steps=200):

@@ -204,7 +204,7 @@ def test_an_interrupt_during_warm_up_has_nothing_to_keep() -> None:
 
 
 def test_an_error_in_a_chain_is_a_failure_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vi_recipes.methods import nuts
+    from vi_recipes.methods.nuts import nuts
 
     def broken(self: Any, n: int) -> None:
         raise RuntimeError("the disk is full")

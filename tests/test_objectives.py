@@ -16,7 +16,7 @@ from numpyro.infer import Trace_ELBO
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.methods.objectives import ScoreELBO, StickingELBO
+from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
 
 
 @cache

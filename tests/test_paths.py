@@ -15,10 +15,10 @@ import pytest
 from numpyro.contrib.control_flow import scan
 
 import vi_recipes as vr
-from vi_recipes.chains import smooth
-from vi_recipes.content import find, import_file
-from vi_recipes.marginal import marginal_of
-from vi_recipes.timing import Timing
+from vi_recipes.algebra.forward_backward import smooth
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.marginal import marginal_of
+from vi_recipes.model.load import find, import_file
 
 K, T = 3, 5
 

@@ -15,7 +15,7 @@ from scipy.integrate import quad
 from scipy.special import expit
 
 import vi_recipes as vr
-from vi_recipes.posterior import (
+from vi_recipes.posterior.base import (
     DrawsPosterior,
     GaussianPosterior,
     MomentsPosterior,

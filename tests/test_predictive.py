@@ -17,8 +17,8 @@ from numpyro.contrib.control_flow import scan
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes import predictive
-from vi_recipes.posterior import GaussianPosterior, MomentsPosterior
+from vi_recipes.fit import predictions as predictive
+from vi_recipes.posterior.base import GaussianPosterior, MomentsPosterior
 
 
 def fit_of(target: vr.Target, num_free: float = 0.3) -> vr.Fit:

@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 import vi_recipes as vr
 from vi_recipes.cli import app
-from vi_recipes.progress import silent
-from vi_recipes.report.predictive import (
+from vi_recipes.comparison.predictive import (
     add_predictive,
     count,
     make_bins,
     pointwise_figure,
     predictive_exhibits,
 )
+from vi_recipes.core.progress import silent
 
 
 def comparison(**more: vr.Fit) -> vr.Comparison:

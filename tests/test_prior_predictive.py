@@ -18,7 +18,7 @@ from scipy import stats
 import vi_recipes as vr
 from vi_recipes.calibration.ranks import LOG_LIKELIHOOD, choose
 from vi_recipes.calibration.simulate import PriorPredictive, SimulationError
-from vi_recipes.sites import ModelError
+from vi_recipes.model.sites import ModelError
 
 
 def scaled(y: jax.Array, x: jax.Array) -> None:

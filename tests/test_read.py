@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from vi_recipes.data import bind
-from vi_recipes.read import keep_arguments, read_data, read_numeric
+from vi_recipes.data.arguments import bind
+from vi_recipes.data.read import keep_arguments, read_data, read_numeric
 
 
 @pytest.fixture

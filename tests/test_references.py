@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
+from vi_recipes.model.load import find, import_file
 
 pytestmark = pytest.mark.slow
 

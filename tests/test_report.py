@@ -19,14 +19,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vi_recipes.comparison import Comparison
-from vi_recipes.fit import Fit, LogEvidence, Provenance
-from vi_recipes.posterior import DrawsPosterior, MomentsPosterior, PointPosterior, Posterior
-from vi_recipes.report import figures, files, tables, write, write_all
+from vi_recipes.comparison import tables
+from vi_recipes.comparison.figures import gallery as figures
+from vi_recipes.comparison.fits import Comparison
+from vi_recipes.core.status import Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.fit.fit import Fit, LogEvidence, Provenance
+from vi_recipes.model.target import Site
+from vi_recipes.posterior.base import DrawsPosterior, MomentsPosterior, PointPosterior, Posterior
+from vi_recipes.report import latex as files
+from vi_recipes.report import write, write_all
 from vi_recipes.report.document import MAX_TABLE, NUM_OPEN
-from vi_recipes.status import Status
-from vi_recipes.target import Site
-from vi_recipes.timing import Timing
 
 EVERY_TABLE = (
     tables.means, tables.accuracy, tables.accuracy_summary, tables.timings, tables.diagnostics,

@@ -9,8 +9,8 @@ import pytest
 from models_for_tests import target
 
 import vi_recipes as vr
-from vi_recipes.shared_code import SharedCode, shared_code
-from vi_recipes.timing import Timing
+from vi_recipes.core.shared_code import SharedCode, shared_code
+from vi_recipes.core.timing import Timing
 
 
 def shifted(by: jax.Array, power: int = 2):

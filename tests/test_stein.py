@@ -10,7 +10,7 @@ from models_for_tests import case, target
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.stein import kernel_stein, stein_kernel
+from vi_recipes.importance.stein import kernel_stein, stein_kernel
 
 
 def normal(num_draws: int, dim: int, seed: int = 0) -> np.ndarray:

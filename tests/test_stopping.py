@@ -9,9 +9,9 @@ import optax
 import pytest
 from numpyro.infer.svi import SVIState
 
-from vi_recipes.methods.chunks import Chunk, Run
-from vi_recipes.methods.climb import Climb, last_step_size
-from vi_recipes.methods.stopping import (
+from vi_recipes.methods.svi.chunks import Chunk, Run
+from vi_recipes.methods.svi.climb import Climb, last_step_size
+from vi_recipes.methods.svi.stopping import (
     Stationarity,
     average_error,
     judge_series,

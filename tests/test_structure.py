@@ -17,16 +17,16 @@ from numpyro.contrib.control_flow import scan
 from scipy.optimize import brentq, minimize
 
 import vi_recipes as vr
-from vi_recipes.methods.map import MAX_BORDER, Objective
-from vi_recipes.newton import trust_region_newton
-from vi_recipes.structure import (
+from vi_recipes.algebra.block_arrow import (
     VERIFIED,
     BlockArrow,
     LocalStructure,
     candidates,
     dense_structure,
 )
-from vi_recipes.timing import Timing
+from vi_recipes.algebra.newton import trust_region_newton
+from vi_recipes.core.timing import Timing
+from vi_recipes.methods.map import MAX_BORDER, Objective
 
 # -- the matrix ----------------------------------------------------------------------------------
 

@@ -17,11 +17,11 @@ from numpyro.infer import SVI as Engine
 from numpyro.infer import Predictive, Trace_ELBO
 
 import vi_recipes as vr
-from vi_recipes.block_posterior import BlockPosterior
 from vi_recipes.cli.options import set_options
-from vi_recipes.methods.guides import read_guide
-from vi_recipes.methods.launch import Launcher
-from vi_recipes.posterior import DrawsPosterior
+from vi_recipes.methods.guides.families import read_guide
+from vi_recipes.methods.svi.launch import Launcher
+from vi_recipes.posterior.base import DrawsPosterior
+from vi_recipes.posterior.blocks import BlockPosterior
 
 
 @cache

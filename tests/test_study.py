@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from models_for_tests import target
 
 import vi_recipes as vr
-from vi_recipes.progress import Progress, silent
+from vi_recipes.core.progress import Progress, silent
 from vi_recipes.report.style import style
 
 

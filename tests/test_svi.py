@@ -19,9 +19,9 @@ from numpyro.infer import SVI as Engine
 from numpyro.infer import Trace_ELBO, autoguide
 
 import vi_recipes as vr
-from vi_recipes.methods.guides import make_guide, read_guide, start_values
-from vi_recipes.methods.outcome import NUM_ELBO_DRAWS
-from vi_recipes.posterior import DrawsPosterior, GaussianPosterior
+from vi_recipes.methods.guides.families import make_guide, read_guide, start_values
+from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
+from vi_recipes.posterior.base import DrawsPosterior, GaussianPosterior
 
 # -- fits of Gaussian posteriors, whose optimum is known ----------------------------------------
 

@@ -21,10 +21,10 @@ from test_svi import InterruptAt
 
 import vi_recipes as vr
 from vi_recipes.cli.options import set_options
-from vi_recipes.methods import checkpoint as module
-from vi_recipes.methods.checkpoint import Checkpoint
-from vi_recipes.methods.outcome import NUM_ELBO_DRAWS
-from vi_recipes.timing import Timing
+from vi_recipes.core.timing import Timing
+from vi_recipes.methods.svi import checkpoint as module
+from vi_recipes.methods.svi.checkpoint import Checkpoint
+from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
 
 # -- where runs begin ---------------------------------------------------------------------------
 

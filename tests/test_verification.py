@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from vi_recipes.cli import app
-from vi_recipes.report.verification import markdown
-from vi_recipes.verification import Row, confusion, faults, from_lists, problems, verify
+from vi_recipes.comparison.verification import Row, confusion, faults, from_lists, problems, verify
+from vi_recipes.comparison.verification_page import markdown
 
 ROW = Row(
     model="m", dim=3, method="a", status="OK", trust="trustworthy", verdict="Fine.",

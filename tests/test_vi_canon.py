@@ -14,7 +14,7 @@ from numpyro import handlers
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.content import find, import_file
+from vi_recipes.model.load import find, import_file
 
 
 def module(name: str) -> Any:

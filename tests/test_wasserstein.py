@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.linalg import sqrtm
 
 import vi_recipes as vr
-from vi_recipes.wasserstein import WassersteinBounds, wasserstein_bounds
+from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
 
 NUM_DRAWS = 20_000
 LOG_Z = -4.0

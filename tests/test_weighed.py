@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.posterior import GaussianPosterior
+from vi_recipes.posterior.base import GaussianPosterior
 
 
 def small(y: Any) -> None:

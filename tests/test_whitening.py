@@ -13,8 +13,8 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.factor_posterior import ResponsePosterior
-from vi_recipes.whitening import Whitening, whiten
+from vi_recipes.methods.nuts.whitening import Whitening, whiten
+from vi_recipes.posterior.factors import ResponsePosterior
 
 NUM_GROUPS = 30
 

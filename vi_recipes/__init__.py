@@ -12,16 +12,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vi_recipes.assessment import Assessment, assess
-    from vi_recipes.batch_files import FileBatches, batches_from_csv, batches_from_parquet
-    from vi_recipes.batches import Batches
     from vi_recipes.calibration import Calibration, calibrate
-    from vi_recipes.comparison import Comparison, compare
-    from vi_recipes.content import load_model, load_study
-    from vi_recipes.cross_validation import LOOError, compare_models, loo
-    from vi_recipes.evidence import bridge, quadrature
-    from vi_recipes.fit import Fit, LogEvidence, Provenance
-    from vi_recipes.free_energy import FreeEnergy
+    from vi_recipes.comparison.fits import Comparison, compare
+    from vi_recipes.comparison.study import Study
+    from vi_recipes.core.status import FitError, Status
+    from vi_recipes.core.timing import Timing
+    from vi_recipes.data.batch_files import FileBatches, batches_from_csv, batches_from_parquet
+    from vi_recipes.data.batches import Batches
+    from vi_recipes.data.read import read_data, read_numeric
+    from vi_recipes.fit.fit import Fit, LogEvidence, Provenance
+    from vi_recipes.fit.loo import LOOError, compare_models, loo
+    from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
+    from vi_recipes.fit.reference import load_reference
+    from vi_recipes.latent.free_energy import FreeEnergy
     from vi_recipes.methods import (
         CAVI,
         EM,
@@ -38,30 +41,27 @@ if TYPE_CHECKING:
         Method,
         VariationalEM,
     )
-    from vi_recipes.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
-    from vi_recipes.predictive import log_likelihood, posterior_predictive
-    from vi_recipes.read import read_data, read_numeric
-    from vi_recipes.reference import load_reference
+    from vi_recipes.model.load import load_model, load_study
+    from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
+    from vi_recipes.model.sites import Site
+    from vi_recipes.model.target import Target
     from vi_recipes.report.exhibit import Exhibit
-    from vi_recipes.sensitivity import case_sensitivity, data_sensitivity
-    from vi_recipes.sites import Site
-    from vi_recipes.status import FitError, Status
-    from vi_recipes.study import Study
-    from vi_recipes.target import Target
-    from vi_recipes.timing import Timing
-    from vi_recipes.verdict import Trust, Verdict, judge
+    from vi_recipes.trust.assess import Assessment, assess
+    from vi_recipes.trust.evidence import bridge, quadrature
+    from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
+    from vi_recipes.trust.verdict import Trust, Verdict, judge
 
 _HOMES = {
-    "vi_recipes.assessment": ("Assessment", "assess"),
-    "vi_recipes.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
-    "vi_recipes.batches": ("Batches",),
+    "vi_recipes.trust.assess": ("Assessment", "assess"),
+    "vi_recipes.data.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
+    "vi_recipes.data.batches": ("Batches",),
     "vi_recipes.calibration": ("Calibration", "calibrate"),
-    "vi_recipes.comparison": ("Comparison", "compare"),
-    "vi_recipes.content": ("load_model", "load_study"),
-    "vi_recipes.cross_validation": ("LOOError", "compare_models", "loo"),
-    "vi_recipes.evidence": ("bridge", "quadrature"),
-    "vi_recipes.fit": ("Fit", "LogEvidence", "Provenance"),
-    "vi_recipes.free_energy": ("FreeEnergy",),
+    "vi_recipes.comparison.fits": ("Comparison", "compare"),
+    "vi_recipes.model.load": ("load_model", "load_study"),
+    "vi_recipes.fit.loo": ("LOOError", "compare_models", "loo"),
+    "vi_recipes.trust.evidence": ("bridge", "quadrature"),
+    "vi_recipes.fit.fit": ("Fit", "LogEvidence", "Provenance"),
+    "vi_recipes.latent.free_energy": ("FreeEnergy",),
     "vi_recipes.methods": (
         "CAVI",
         "EM",
@@ -78,18 +78,18 @@ _HOMES = {
         "Method",
         "VariationalEM",
     ),
-    "vi_recipes.model": ("EMSteps", "Exchangeable", "Model", "PartialEStep", "VBSteps"),
-    "vi_recipes.predictive": ("log_likelihood", "posterior_predictive"),
-    "vi_recipes.read": ("read_data", "read_numeric"),
-    "vi_recipes.reference": ("load_reference",),
+    "vi_recipes.model.model": ("EMSteps", "Exchangeable", "Model", "PartialEStep", "VBSteps"),
+    "vi_recipes.fit.predictions": ("log_likelihood", "posterior_predictive"),
+    "vi_recipes.data.read": ("read_data", "read_numeric"),
+    "vi_recipes.fit.reference": ("load_reference",),
     "vi_recipes.report.exhibit": ("Exhibit",),
-    "vi_recipes.sensitivity": ("case_sensitivity", "data_sensitivity"),
-    "vi_recipes.sites": ("Site",),
-    "vi_recipes.status": ("FitError", "Status"),
-    "vi_recipes.study": ("Study",),
-    "vi_recipes.target": ("Target",),
-    "vi_recipes.timing": ("Timing",),
-    "vi_recipes.verdict": ("Trust", "Verdict", "judge"),
+    "vi_recipes.trust.sensitivity": ("case_sensitivity", "data_sensitivity"),
+    "vi_recipes.model.sites": ("Site",),
+    "vi_recipes.core.status": ("FitError", "Status"),
+    "vi_recipes.comparison.study": ("Study",),
+    "vi_recipes.model.target": ("Target",),
+    "vi_recipes.core.timing": ("Timing",),
+    "vi_recipes.trust.verdict": ("Trust", "Verdict", "judge"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.importance import smooth
+from vi_recipes.importance.adapt import smooth
 
 MIN_DRAWS = 100
 """Draws below which the tail has too few to judge."""

@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vi_recipes.assessment import Assessment
-from vi_recipes.correction import Correction
-from vi_recipes.differences import Moments
-from vi_recipes.fit import LogEvidence
+from vi_recipes.fit.differences import Moments
+from vi_recipes.fit.fit import LogEvidence
 from vi_recipes.groups import read_group, write_group
-from vi_recipes.stein import KernelStein
-from vi_recipes.wasserstein import WassersteinBounds
+from vi_recipes.importance.stein import KernelStein
+from vi_recipes.importance.wasserstein import WassersteinBounds
+from vi_recipes.trust.assess import Assessment
+from vi_recipes.trust.correct import Correction
 
 if TYPE_CHECKING:
     import xarray as xr

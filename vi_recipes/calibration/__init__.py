@@ -6,7 +6,7 @@ are uniform where the draws are those of the posterior, and not where they are t
 or shifted.
 """
 
-from vi_recipes.calibration.result import Calibration
-from vi_recipes.calibration.run import calibrate
+from vi_recipes.calibration.calibrate import calibrate
+from vi_recipes.calibration.ranked import Calibration
 
 __all__ = ["Calibration", "calibrate"]

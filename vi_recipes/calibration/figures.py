@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
+from vi_recipes.calibration.ranked import Calibration, Judgement
 from vi_recipes.calibration.ranks import LOG_LIKELIHOOD
-from vi_recipes.calibration.result import Calibration, Judgement
 from vi_recipes.calibration.uniformity import LEVEL, centres
 from vi_recipes.report.exhibit import Exhibit
 from vi_recipes.report.style import COLOURS, GREY, style

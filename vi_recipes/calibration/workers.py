@@ -18,12 +18,12 @@ import numpy as np
 
 from vi_recipes.calibration.ranks import Outcome, Quantities, simulate_and_rank
 from vi_recipes.calibration.simulate import PriorPredictive
-from vi_recipes.content import import_file
+from vi_recipes.core.progress import Progress, silent
+from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.methods.base import Method
-from vi_recipes.model import Model
-from vi_recipes.progress import Progress, silent
-from vi_recipes.shared_code import SharedCode
-from vi_recipes.target import Target
+from vi_recipes.model.load import import_file
+from vi_recipes.model.model import Model
+from vi_recipes.model.target import Target
 
 PAUSE = 0.2
 """Seconds between two looks at what the processes have done."""

@@ -30,7 +30,7 @@ from vi_recipes.cli.output import exit_with, report_folder, show_and_write
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vi_recipes.fit import Fit
+    from vi_recipes.fit.fit import Fit
 
 app = typer.Typer(
     cls=Group,
@@ -200,12 +200,12 @@ def run(
 ) -> None:
     """Run a study: a scripted comparison. Without a name, list them."""
     from vi_recipes.cli.inputs import check_json, output_folder
-    from vi_recipes.content import list_studies, load_study
+    from vi_recipes.model.load import list_studies, load_study
 
     if study is None:
         _print_list("study", list_studies())
         return
-    from vi_recipes.progress import progress_bar
+    from vi_recipes.core.progress import progress_bar
 
     loaded = load_study(study)
     folder = report_folder(out, f"{loaded.name}-report", no_report)
@@ -219,7 +219,7 @@ def run(
 @app.command(epilog="\b\nExample:\n  vi-recipes models\n")
 def models() -> None:
     """List the shipped models."""
-    from vi_recipes.content import list_models
+    from vi_recipes.model.load import list_models
 
     _print_list("model", list_models())
 
@@ -240,8 +240,8 @@ def methods(
     """List the methods, or the options of one."""
     from vi_recipes.cli import show
     from vi_recipes.cli.options import list_options
-    from vi_recipes.content import unknown
     from vi_recipes.methods import METHODS
+    from vi_recipes.model.load import unknown
 
     console = show.make_console()
     if name is None:
@@ -285,7 +285,7 @@ def report(
         what = "is a file" if directory.exists() else "does not exist"
         raise ValueError(f"{directory} {what}; expected a folder written by compare, fit or run")
     from vi_recipes.cli.inputs import check_json, output_folder
-    from vi_recipes.comparison import Comparison
+    from vi_recipes.comparison.fits import Comparison
     from vi_recipes.report import write_all
 
     check_json(json)
@@ -315,8 +315,8 @@ def _fit_and_report(
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
     from vi_recipes.cli.inputs import check_json, output_folder, prepare
-    from vi_recipes.content import unknown
-    from vi_recipes.reference import load_reference
+    from vi_recipes.fit.reference import load_reference
+    from vi_recipes.model.load import unknown
 
     entries = None if method_names is None else options.parse_methods(method_names)
     target, methods = prepare(model_name, data, entries, pairs, tell)
@@ -328,8 +328,8 @@ def _fit_and_report(
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
     check_json(json)
 
-    from vi_recipes.comparison import compare
-    from vi_recipes.progress import progress_bar
+    from vi_recipes.comparison.fits import compare
+    from vi_recipes.core.progress import progress_bar
 
     with output_folder(folder):
         comparison = compare(
@@ -342,7 +342,7 @@ def _fit_and_report(
             quadrature=quadrature,
         )
         if predictive and not comparison.interrupted:
-            from vi_recipes.report.predictive import add_predictive
+            from vi_recipes.comparison.predictive import add_predictive
 
             add_predictive(comparison, target, seed, progress_bar)
     show_and_write(comparison, folder, json)

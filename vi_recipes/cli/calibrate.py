@@ -79,7 +79,7 @@ def command(
     sites = None if quantities is None else [q.strip() for q in quantities.split(",") if q.strip()]
 
     from vi_recipes.calibration import calibrate
-    from vi_recipes.progress import progress_bar
+    from vi_recipes.core.progress import progress_bar
 
     with output_folder(folder):
         calibration = calibrate(
@@ -96,7 +96,7 @@ def command(
     console = show.make_console(stderr=str(json) == "-")
     _show(console, calibration)
     if json is not None:
-        from vi_recipes.calibration.report import dumps
+        from vi_recipes.calibration.page import dumps
 
         write_json(dumps(calibration), json)
     if folder is not None and calibration.outcomes:
@@ -111,7 +111,7 @@ def command(
 
 
 def _show(console: Console, calibration: Calibration) -> None:
-    from vi_recipes.calibration import report
+    from vi_recipes.calibration import page as report
     from vi_recipes.cli.show import show_item, show_table
 
     console.print(f"{calibration.method} on {calibration.model}: {len(calibration.outcomes)} of "

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vi_recipes.cli.options import MODEL, build_methods, model_arguments, parse_settings
-from vi_recipes.content import load_model
-from vi_recipes.model import Model
-from vi_recipes.read import (
+from vi_recipes.data.read import (
     JSON,
     NETCDF,
     PARQUET,
@@ -22,10 +20,12 @@ from vi_recipes.read import (
     keep_arguments,
     read_data,
 )
+from vi_recipes.model.load import load_model
+from vi_recipes.model.model import Model
 
 if TYPE_CHECKING:
     from vi_recipes.methods import Method
-    from vi_recipes.target import Target
+    from vi_recipes.model.target import Target
 
 
 def prepare(
@@ -69,8 +69,8 @@ def make_target(
     tell
         Told what was done to the data.
     """
-    from vi_recipes.data import bind
-    from vi_recipes.target import Target
+    from vi_recipes.data.arguments import bind
+    from vi_recipes.model.target import Target
 
     given = model_arguments(model, texts)
     if path is not None:

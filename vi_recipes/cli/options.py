@@ -21,12 +21,12 @@ from typing import (
     get_type_hints,
 )
 
-from vi_recipes.content import load_object, unknown
+from vi_recipes.model.load import load_object, unknown
 
 if TYPE_CHECKING:
     from vi_recipes.methods.base import Method
-    from vi_recipes.model import Model
-    from vi_recipes.target import Target
+    from vi_recipes.model.model import Model
+    from vi_recipes.model.target import Target
 
 Settings = dict[str, dict[str, str]]
 """From ``--set``: the method's name in the comparison, or ``model`` -> option -> text."""

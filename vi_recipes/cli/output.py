@@ -11,7 +11,7 @@ import typer
 from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, tell
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison import Comparison
+    from vi_recipes.comparison.fits import Comparison
 
 
 def report_folder(out: Path | None, default: str, no_report: bool) -> Path | None:
@@ -33,7 +33,7 @@ def show_and_write(
     console = show.make_console(stderr=str(json) == "-")
     show.show_comparison(console, comparison)
     if json is not None:
-        from vi_recipes.json_result import dumps
+        from vi_recipes.comparison.json import dumps
 
         write_json(dumps(comparison), json)
     if folder is not None:

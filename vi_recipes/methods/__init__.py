@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from vi_recipes.methods.amortised import Amortised
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
 from vi_recipes.methods.forward_kl import ForwardKL
-from vi_recipes.methods.guides import GUIDES, GuideFamily
+from vi_recipes.methods.guides.amortised import Amortised
+from vi_recipes.methods.guides.families import GUIDES, GuideFamily
 from vi_recipes.methods.laplace import Laplace
 from vi_recipes.methods.linear_response import LinearResponse
 from vi_recipes.methods.map import MAP
 from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
-from vi_recipes.methods.nuts import NUTS
+from vi_recipes.methods.nuts.nuts import NUTS
 from vi_recipes.methods.svgd import SVGD
-from vi_recipes.methods.svi import SVI
+from vi_recipes.methods.svi.svi import SVI
 from vi_recipes.methods.variational_em import VariationalEM
-from vi_recipes.target import Target
+from vi_recipes.model.target import Target
 
 METHODS: dict[str, type[Method]] = {
     "map": MAP,

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from vi_recipes.fit import Fit, LogEvidence, as_key, precision, provenance
-from vi_recipes.posterior import PointPosterior, Posterior
-from vi_recipes.progress import Progress, silent
-from vi_recipes.sites import ModelError
-from vi_recipes.status import CheckpointError, FitError, MethodFailure, Status
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.core.progress import Progress, silent
+from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.fit.fit import Fit, LogEvidence, as_key, precision, provenance
+from vi_recipes.model.sites import ModelError
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import PointPosterior, Posterior
 
 
 @dataclass

@@ -8,7 +8,11 @@ from typing import Any, ClassVar, override
 import jax
 import numpy as np
 
-from vi_recipes.ascent import (
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.fit.fit import LogEvidence
+from vi_recipes.latent.ascent import (
     Ascent,
     Cached,
     State,
@@ -17,14 +21,10 @@ from vi_recipes.ascent import (
     reached_by,
     stacked_starts,
 )
-from vi_recipes.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.model import VBSteps
-from vi_recipes.posterior import DrawsPosterior
-from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
-from vi_recipes.target import Arrays, Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.model import VBSteps
+from vi_recipes.model.target import Arrays, Target
+from vi_recipes.posterior.base import DrawsPosterior
 
 CHUNK = 25
 MAX_DRAWS = 10_000

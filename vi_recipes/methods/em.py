@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.ascent import (
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.ascent import (
     Ascent,
     Cached,
     State,
@@ -20,36 +23,33 @@ from vi_recipes.ascent import (
     reached_by,
     stacked_starts,
 )
-from vi_recipes.compression import Compressed, agree, compress
-from vi_recipes.em_steps import general_step, squarem
-from vi_recipes.estimate import (
-    MAX_DENSE,
-    MarginalObjective,
-    is_close,
-    join,
-    judge,
-)
-from vi_recipes.marginal import Marginal, marginal_of
-from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.closed_form import (
+from vi_recipes.latent.closed_form import (
     ClosedForm,
     OwnLikelihood,
     collapsed,
     degenerate,
     general_start,
 )
+from vi_recipes.latent.compression import Compressed, agree, compress
+from vi_recipes.latent.judge import (
+    MAX_DENSE,
+    MarginalObjective,
+    is_close,
+    join,
+    judge,
+)
+from vi_recipes.latent.marginal import Marginal, marginal_of
+from vi_recipes.latent.members import split
+from vi_recipes.latent.steps import general_step, squarem
+from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.marginal_mle import (
     check_options,
     no_likelihood,
     result,
     why_not,
 )
-from vi_recipes.model import EMSteps
-from vi_recipes.progress import Progress
-from vi_recipes.splitting import split
-from vi_recipes.status import Status
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.model import EMSteps
+from vi_recipes.model.target import Target
 
 CHUNK = 50
 """Iterations of closed forms in one call of compiled code."""
@@ -84,9 +84,9 @@ class EM(Method):
     Parameters
     ----------
     latent
-        Sites that are latent variables; see :func:`vi_recipes.splitting.split`. By default those
-        the model declares, else its discrete sites, else the sites in plates whose members do not
-        touch one another given the rest.
+        Sites that are latent variables; see :func:`vi_recipes.latent.members.split`. By default
+        those the model declares, else its discrete sites, else the sites in plates whose members do
+        not touch one another given the rest.
     e_step
         ``"closed_form"``, ``"enumerate"``, ``"forward_backward"``, ``"gaussian"``,
         ``"quadrature"``, or ``"auto"``: the first of these that applies.
@@ -118,7 +118,8 @@ class EM(Method):
     m_step
         How Q(theta) is maximised where the model supplies no closed form: ``"newton"``,
         ``"l-bfgs"``, or ``"auto"``: Newton, but L-BFGS beyond 300 parameters and where a few
-        members stand for many thousands (:mod:`vi_recipes.compression`), so that Q costs little.
+        members stand for many thousands (:mod:`vi_recipes.latent.compression`), so that Q costs
+        little.
 
     References
     ----------

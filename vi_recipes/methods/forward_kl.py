@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.fit import Fit, LogEvidence
-from vi_recipes.importance import (
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.fit.fit import Fit, LogEvidence
+from vi_recipes.importance.adapt import (
     KHAT_LIMIT,
     Proposal,
     Weights,
@@ -21,11 +24,8 @@ from vi_recipes.importance import (
     smooth,
 )
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.posterior import GaussianPosterior, Sites, per_scalar
-from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import GaussianPosterior, Sites, per_scalar
 
 
 @dataclass(frozen=True, kw_only=True)

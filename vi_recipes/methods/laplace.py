@@ -8,7 +8,12 @@ from typing import ClassVar, override
 import jax
 import numpy as np
 
-from vi_recipes.fit import LogEvidence
+from vi_recipes.algebra.block_arrow import BlockArrow, candidates
+from vi_recipes.algebra.newton import Dense
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.fit.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.map import (
     MAX_BORDER,
@@ -18,13 +23,8 @@ from vi_recipes.methods.map import (
     check_search,
     find_mode,
 )
-from vi_recipes.newton import Dense
-from vi_recipes.posterior import GaussianPosterior
-from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
-from vi_recipes.structure import BlockArrow, candidates
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import GaussianPosterior
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from typing import ClassVar, override
 
 import jax
 
-from vi_recipes.factor_posterior import ResponsePosterior
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
 from vi_recipes.methods.base import Method, Result, require
 from vi_recipes.methods.meanfield import MeanField
-from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.factors import ResponsePosterior
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from vi_recipes.inputs import trace_sites
+from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, LocalStructure, candidates
+from vi_recipes.algebra.newton import Dense, trust_region_newton
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.newton import Dense, trust_region_newton
-from vi_recipes.posterior import PointPosterior
-from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
-from vi_recipes.structure import VERIFIED, BlockArrow, LocalStructure, candidates
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.target import Target
+from vi_recipes.model.terms import trace_sites
+from vi_recipes.posterior.base import PointPosterior
 
 Space = Literal["constrained", "unconstrained"]
 Solver = Literal["auto", "newton", "l-bfgs"]
@@ -80,7 +80,7 @@ class MAP(Method):
     solver
         ``"newton"`` (trust region, dense Hessian), ``"l-bfgs"``, or ``"auto"``: Newton up to
         dimension 300, beyond that Newton where the Hessian has local structure (see
-        :class:`~vi_recipes.structure.LocalStructure`), else L-BFGS.
+        :class:`~vi_recipes.algebra.block_arrow.LocalStructure`), else L-BFGS.
     max_steps
         Iterations allowed in each run.
     tolerance

@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from vi_recipes.estimate import MAX_DENSE, Estimate, MarginalObjective, judge
-from vi_recipes.free_energy import (
+from vi_recipes.algebra.newton import trust_region_newton
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.free_energy import (
     Law,
     exact_posterior,
     free_energy,
@@ -20,13 +23,10 @@ from vi_recipes.free_energy import (
     require_exact,
     vector_of,
 )
-from vi_recipes.marginal import RULES, Marginal, marginal_of, starting_point
+from vi_recipes.latent.judge import MAX_DENSE, Estimate, MarginalObjective, judge
+from vi_recipes.latent.marginal import RULES, Marginal, marginal_of, starting_point
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.newton import trust_region_newton
-from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
-from vi_recipes.target import Arrays, Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.target import Arrays, Target
 
 Rule = Literal["auto", "enumerate", "forward_backward", "gaussian", "quadrature"]
 
@@ -47,9 +47,9 @@ class MarginalMLE(Method):
     Parameters
     ----------
     latent
-        Sites to integrate out; see :func:`vi_recipes.splitting.split`. By default those the model
-        declares, else its discrete sites, else the sites in plates whose members do not touch one
-        another given the rest.
+        Sites to integrate out; see :func:`vi_recipes.latent.members.split`. By default those the
+        model declares, else its discrete sites, else the sites in plates whose members do not touch
+        one another given the rest.
     e_step
         How: ``"enumerate"`` (discrete), ``"forward_backward"`` (discrete states of a ``scan``, each
         depending on the one before), ``"gaussian"`` (exact where the log joint is quadratic in

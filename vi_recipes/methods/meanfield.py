@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.crossed import (
+from vi_recipes.algebra.block_arrow import (
+    VERIFIED,
+    BlockArrow,
+    LocalStructure,
+    candidates,
+    dense_structure,
+)
+from vi_recipes.algebra.crossed import (
     MULTIPLE,
     Crossed,
     Families,
@@ -20,23 +27,16 @@ from vi_recipes.crossed import (
     steihaug,
     verified,
 )
-from vi_recipes.expectation import CHECK_NODES, Expectation, make_plans
-from vi_recipes.factor_posterior import FactorPosterior
-from vi_recipes.factors import Factors, Family, make_factors
-from vi_recipes.fit import LogEvidence
+from vi_recipes.algebra.newton import trust_region_newton
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.elbo.expectation import CHECK_NODES, Expectation, make_plans
+from vi_recipes.elbo.factors import Factors, Family, make_factors
+from vi_recipes.fit.fit import LogEvidence
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.newton import trust_region_newton
-from vi_recipes.progress import Progress
-from vi_recipes.status import MethodFailure, Status
-from vi_recipes.structure import (
-    VERIFIED,
-    BlockArrow,
-    LocalStructure,
-    candidates,
-    dense_structure,
-)
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.factors import FactorPosterior
 
 MAX_BORDER = 600
 """Largest border, in parameters of the factors, whose Hessian is recovered at every step."""

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpyro.infer import autoguide
 
-from vi_recipes.block_posterior import BlockPosterior
-from vi_recipes.factors import BETA, GAMMA, POINT, Factors
-from vi_recipes.methods.amortised import AutoAmortised
-from vi_recipes.methods.conditional import AutoConditionalNormal, AutoStructured
-from vi_recipes.methods.structured import AutoFactors, block_sites
-from vi_recipes.posterior import Posterior, Sites
-from vi_recipes.target import Target
+from vi_recipes.elbo.factors import BETA, GAMMA, POINT, Factors
+from vi_recipes.methods.guides.amortised import AutoAmortised
+from vi_recipes.methods.guides.conditional import AutoConditionalNormal, AutoStructured
+from vi_recipes.methods.guides.structured import AutoFactors, block_sites
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import Posterior, Sites
+from vi_recipes.posterior.blocks import BlockPosterior
 
 
 class _Reader:

@@ -12,14 +12,14 @@ import numpy as np
 import optax
 from numpyro.contrib.einstein import RBFKernel
 
-from vi_recipes.alignment import relabel_draws
+from vi_recipes.core.progress import Progress
+from vi_recipes.core.status import Status
+from vi_recipes.core.timing import Timing
 from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.chunks import chunk_size
-from vi_recipes.posterior import DrawsPosterior, Sites
-from vi_recipes.progress import Progress
-from vi_recipes.status import Status
-from vi_recipes.target import Target
-from vi_recipes.timing import Timing
+from vi_recipes.methods.svi.chunks import chunk_size
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import DrawsPosterior, Sites
+from vi_recipes.posterior.labels import relabel_draws
 
 SPREAD_LIMIT = 0.25
 """How far from 1 Stein's identity may be for every coordinate: sds then are about 12 % off."""

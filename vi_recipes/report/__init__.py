@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison import Comparison
+    from vi_recipes.comparison.fits import Comparison
     from vi_recipes.report.exhibit import Exhibit
 
 SUFFIXES = (".html", ".md", ".json")
@@ -41,10 +41,10 @@ def write(comparison: Comparison, path: str | Path) -> Path:
     if suffix == ".json":
         _write_json(comparison, path)
         return path
+    from vi_recipes.comparison.figures.gallery import draw
     from vi_recipes.report import html, markdown
     from vi_recipes.report.document import compose
     from vi_recipes.report.exhibit import FOLDER, write_exhibits
-    from vi_recipes.report.figures import draw
 
     document = compose(comparison, draw(comparison))
     if suffix == ".html":
@@ -71,12 +71,12 @@ def write_all(comparison: Comparison, directory: str | Path) -> Path:
     directory
         Made if need be; files of the same names are replaced.
     """
+    from vi_recipes.comparison.figures.gallery import draw
+    from vi_recipes.comparison.tables import all_fits
     from vi_recipes.report import html, markdown
     from vi_recipes.report.document import compose
     from vi_recipes.report.exhibit import FOLDER, write_exhibits
-    from vi_recipes.report.figures import draw
-    from vi_recipes.report.files import write_tables
-    from vi_recipes.report.tables import all_fits
+    from vi_recipes.report.latex import write_tables
 
     directory = Path(directory)
     fits = directory / "fits"
@@ -96,7 +96,7 @@ def write_all(comparison: Comparison, directory: str | Path) -> Path:
 
 
 def _write_json(comparison: Comparison, path: Path) -> None:
-    from vi_recipes.json_result import dumps
+    from vi_recipes.comparison.json import dumps
 
     path.write_text(dumps(comparison), encoding="utf-8")
 

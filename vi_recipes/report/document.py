@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vi_recipes.report import tables
+from vi_recipes.comparison import tables
+from vi_recipes.comparison.tables import Table
+from vi_recipes.comparison.weights import weights
 from vi_recipes.report.exhibit import Exhibit
-from vi_recipes.report.tables import Table
-from vi_recipes.report.weights import weights
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison import Comparison
+    from vi_recipes.comparison.fits import Comparison
 
 MAX_TABLE = 500
 """Parameters listed in a report; the tables beside it have them all."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from vi_recipes.report.tables import Table
+    from vi_recipes.comparison.tables import Table
 
 FOLDER = "exhibits"
 """Where a comparison's folder has the exhibits of its study."""
@@ -66,7 +66,7 @@ class Exhibit:
         """The table as text, or ``None`` for a figure."""
         import pandas as pd
 
-        from vi_recipes.report.tables import from_frame
+        from vi_recipes.comparison.tables import from_frame
 
         if not isinstance(self.content, pd.DataFrame):
             return None
@@ -102,7 +102,7 @@ def write_exhibits(exhibits: Sequence[Exhibit], directory: Path) -> None:
     """Write figures as PNG and SVG, tables as CSV and LaTeX; without exhibits make no folder."""
     import pandas as pd
 
-    from vi_recipes.report.files import latex
+    from vi_recipes.report.latex import latex
 
     for exhibit in exhibits:
         directory.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vi_recipes.comparison.tables import Cell, Table
 from vi_recipes.report.document import NUM_OPEN, Document
 from vi_recipes.report.exhibit import FOLDER, Exhibit
-from vi_recipes.report.tables import Cell, Table
 
 
 def render(document: Document) -> str:

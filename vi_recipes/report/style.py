@@ -19,12 +19,12 @@ from cycler import cycler
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from vi_recipes.report.tables import all_fits
+from vi_recipes.comparison.tables import all_fits
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
-    from vi_recipes.comparison import Comparison
+    from vi_recipes.comparison.fits import Comparison
 
 DPI = 150
 

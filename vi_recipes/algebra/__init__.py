@@ -1,0 +1,1 @@
+"""Matrices and steps: block arrow, crossed, Newton, normals, derivatives, forward-backward."""

@@ -1,0 +1,106 @@
+"""Draws of an approximation with the density they were drawn from: what weights are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import LowRankMultivariateNormal, MultivariateNormal
+
+if TYPE_CHECKING:
+    from vi_recipes.posterior.base import Sites
+
+MAX_DENSE = 1_000
+"""Coordinates up to which a covariance without usable structure is factorised."""
+
+
+@dataclass(frozen=True)
+class WeighedDraws:
+    """Independent draws of an approximation q.
+
+    Parameters
+    ----------
+    z
+        Flat unconstrained vectors, shape (num_draws, dim).
+    log_q
+        Their log density under q over the unconstrained scale, shape (num_draws,).
+    values
+        What they are on the constrained scale, site by site, the draw leading.
+    """
+
+    z: np.ndarray
+    log_q: np.ndarray
+    values: Sites
+
+
+def log_normal(
+    z: np.ndarray, loc: np.ndarray, root: np.ndarray | None, diagonal: np.ndarray
+) -> np.ndarray | None:
+    """Return the log density of rows of ``z`` under a normal, shape (num_draws,).
+
+    Its covariance is ``root @ root.T + diag(diagonal ** 2)``. ``None`` where it is singular, or
+    too large to factorise.
+    """
+    with jax.enable_x64(True):
+        away = jnp.asarray(z - loc)
+        zero = jnp.zeros(loc.size)
+        if root is None or not root.any():
+            if not (diagonal > 0).all():
+                return None
+            terms = -((z - loc) ** 2) / (2 * diagonal**2) - np.log(diagonal)
+            return np.asarray(terms.sum(axis=1) - loc.size * np.log(2 * np.pi) / 2)
+        if (diagonal > 0).all() and root.shape[1] < loc.size:
+            law = LowRankMultivariateNormal(zero, jnp.asarray(root), jnp.asarray(diagonal**2))
+            return np.asarray(law.log_prob(away))
+        if loc.size > MAX_DENSE:
+            return None
+        cov = root @ root.T + np.diag(diagonal**2)
+        return log_dense_normal(z - loc, cov)
+
+
+def log_dense_normal(away: np.ndarray, cov: np.ndarray) -> np.ndarray | None:
+    """Return the log density of rows under a centred normal; ``None`` if ``cov`` is singular."""
+    try:
+        tril = np.linalg.cholesky(cov)
+    except np.linalg.LinAlgError:
+        return None
+    with jax.enable_x64(True):
+        law = MultivariateNormal(jnp.zeros(len(cov)), scale_tril=jnp.asarray(tril))
+        return np.asarray(law.log_prob(jnp.asarray(away)))
+
+
+def block_normal(
+    loc: np.ndarray, rows: np.ndarray, precision: np.ndarray, num_draws: int, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return draws of some coordinates of a normal given the others at their means.
+
+    Parameters
+    ----------
+    loc
+        Its means, shape (dim,).
+    rows
+        The coordinates.
+    precision
+        Their block of its precision matrix: the precision that they have given the others.
+    num_draws, key
+        How many, and their seed.
+
+    Returns
+    -------
+    tuple or None
+        Flat vectors, shape (num_draws, dim), and log densities, shape (num_draws,); ``None`` for a
+        precision that is not positive definite.
+    """
+    try:
+        tril = np.linalg.cholesky(precision)
+    except np.linalg.LinAlgError:
+        return None
+    with jax.enable_x64(True):
+        noise = np.asarray(jax.random.normal(key, (num_draws, rows.size), float))
+    z = np.tile(loc, (num_draws, 1))
+    z[:, rows] += np.linalg.solve(tril.T, noise.T).T
+    log_q = -(noise**2).sum(axis=1) / 2 + np.log(np.diag(tril)).sum()
+    return z, log_q - rows.size * np.log(2 * np.pi) / 2

@@ -1,0 +1,181 @@
+"""Many simulations, side by side, each kept as soon as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vi_recipes.calibration.ranked import Calibration
+from vi_recipes.calibration.ranks import Outcome, choose
+from vi_recipes.calibration.simulate import PriorPredictive, SimulationError
+from vi_recipes.calibration.store import Store
+from vi_recipes.calibration.workers import Job, run_apart, run_here
+from vi_recipes.core.progress import Progress, silent
+from vi_recipes.fit.fit import as_key, provenance
+from vi_recipes.methods.base import Method, require
+from vi_recipes.model.model import Model
+from vi_recipes.model.target import Target
+
+NUM_TRIES = 20
+"""Data sets that are simulated to find a finite one that says what the calibration is of."""
+
+
+def calibrate(
+    model: Target | Model | Callable[..., Any],
+    method: Method,
+    *,
+    num_simulations: int = 200,
+    num_draws: int = 99,
+    key: jax.Array | int = 0,
+    path: str | Path | None = None,
+    num_workers: int = 1,
+    quantities: Sequence[str] | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress]] | None = None,
+) -> Calibration:
+    """Rank true parameters among a method's draws, over data simulated from the model.
+
+    All simulations share compiled code, unless the model reads sizes off its observations. An
+    interrupt keeps what is done.
+
+    Parameters
+    ----------
+    model
+        A :class:`Target`, whose data say how many observations there are and what the covariates
+        are, while its observations are replaced; or a :class:`Model` with data of its own.
+    method
+        What is calibrated; it must give draws, not a point.
+    num_simulations
+        Data sets that are drawn and fitted. What 200 can show, and what not, is in the result.
+    num_draws
+        Draws among which the truth is ranked. A sampler's are thinned to so many; where its
+        effective sample size is smaller it runs again, twice as long, up to three times.
+    key
+        A JAX key or an integer seed. Simulation k is the same whatever the number of simulations.
+    path
+        Folder that keeps every simulation, in ``calibration.npz``; what is there already is not
+        done again.
+    num_workers
+        Simulations that run at a time, in processes of their own if there are several (NumPyro
+        traces one model at a time in a process). The model must then come from a file: what a
+        notebook or a function defines cannot be sent to another process.
+    quantities
+        Sites to rank; all latent and deterministic ones by default. The joint log likelihood is
+        always ranked too, where the model has one.
+    progress
+        ``progress(title)`` is a context that yields a :class:`~vi_recipes.core.progress.Progress`.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        For a model that cannot be simulated from (improper priors, ``numpyro.factor`` terms, scaled
+        or masked priors, observations that are covariates too, nothing observed), a method that
+        gives points, and a folder with simulations of something else.
+
+    References
+    ----------
+    Talts, S., Betancourt, M., Simpson, D., Vehtari, A. and Gelman, A. (2018). Validating Bayesian
+    inference algorithms with simulation-based calibration. arXiv:1804.06788.
+    Modrák, M. et al. (2023). Simulation-based calibration checking for Bayesian computation: the
+    choice of test quantities shapes sensitivity. Bayesian Analysis, doi:10.1214/23-BA1404.
+    """
+    require(isinstance(method, Method), "method", type(method).__name__, "a method, such as NUTS()")
+    for name, value in (
+        ("num_simulations", num_simulations),
+        ("num_draws", num_draws),
+        ("num_workers", num_workers),
+    ):
+        require(isinstance(value, int) and value >= 1, name, value, "a positive integer")
+    target = model if isinstance(model, Target) else Target(model)
+    if (reason := method.applies(target)) is not None:
+        raise ValueError(f"method '{method.name}' does not apply: {reason}")
+    predictive = PriorPredictive(target)
+    chosen = choose(predictive, quantities)
+    seed = as_key(key)
+    store = Store(
+        path,
+        identity={
+            "model": target.name,
+            "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
+            "method": _described(method),
+            "quantities": ", ".join(chosen.labels),
+            "number of draws": str(num_draws),
+            "first data simulated": _fingerprint(predictive, seed),
+        },
+    )
+
+    todo = [k for k in range(num_simulations) if k not in store.outcomes]
+    job = Job(predictive, method, chosen, num_draws, seed)
+    title = f"{method.name} on {target.name}"
+    with progress(title) if progress else nullcontext(silent) as report:
+
+        def keep(number: int, outcome: Outcome) -> None:
+            store.add(number, outcome)
+            missing = sum(k not in store.outcomes for k in todo)
+            report(num_simulations - missing, num_simulations, "simulations")
+
+        try:
+            if num_workers == 1:
+                run_here(job, todo, keep)
+            else:
+                run_apart(job, todo, keep, min(num_workers, max(len(todo), 1)))
+        except KeyboardInterrupt:
+            pass  # what is done is kept, and the result says that it is not all
+        finally:
+            store.save(now=True)
+    outcomes = {k: v for k, v in sorted(store.outcomes.items()) if k < num_simulations}
+    record = provenance(
+        predictive.target,
+        seed=int(key) if isinstance(key, int | np.integer) else None,
+        dtype=method.dtype_used,
+    )
+    return Calibration(
+        model=target.name,
+        method=method.name,
+        config=method.options(),
+        num_simulations=num_simulations,
+        num_draws=num_draws,
+        labels=chosen.labels,
+        outcomes=outcomes,
+        notes=_notes(chosen.left_out, predictive),
+        provenance=record,
+        interrupted=any(k not in outcomes for k in range(num_simulations)),
+    )
+
+
+def _described(method: Method) -> str:
+    """Return a method's name and options in words, those of a method that it corrects too."""
+    base = getattr(method, "base", None)
+    after = f" of {_described(base)}" if isinstance(base, Method) else ""
+    return f"{type(method).__name__} {method.options()}{after}"
+
+
+def _fingerprint(predictive: PriorPredictive, seed: jax.Array) -> str:
+    """Return a mark of covariates, prior and likelihood: that of the first data simulated."""
+    for number in range(NUM_TRIES):
+        try:
+            data_key = jax.random.split(jax.random.fold_in(seed, number), 4)[0]
+            return predictive.draw(data_key).target.fingerprint
+        except SimulationError as error:
+            reason = str(error)
+    raise SimulationError(f"model '{predictive.target.name}': {reason}, in {NUM_TRIES} data sets")
+
+
+def _notes(left_out: Sequence[str], predictive: PriorPredictive) -> list[str]:
+    notes = [f"No ranks of {sentence}." for sentence in left_out]
+    listed: Mapping[str, str] = predictive.arguments
+    observed = ", ".join(dict.fromkeys(listed.values()))
+    notes.append(f"Simulated in every data set: {observed}. All else is as in the data given.")
+    if not predictive.shares_code:
+        notes.append(
+            f"The model reads sizes off {observed}, so that code was compiled for every data set."
+        )
+    return notes

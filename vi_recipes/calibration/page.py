@@ -1,0 +1,189 @@
+"""A calibration as a report: the tables, and the folder that holds them with the figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vi_recipes.comparison.tables import DASH, Cell, Table, format_number, format_seconds
+from vi_recipes.report.document import Document
+
+if TYPE_CHECKING:
+    from vi_recipes.calibration.ranked import Calibration
+
+MAX_REASONS = 20
+"""Reasons listed, the most frequent first."""
+
+MAX_REASON = 300
+"""Characters of a reason."""
+
+
+def write(calibration: Calibration, directory: Path) -> Path:
+    """Write ``report.html``, ``report.md``, ``result.json``, ``tables`` and ``figures``."""
+    from vi_recipes.calibration.figures import draw
+    from vi_recipes.report import html, markdown
+    from vi_recipes.report.latex import latex
+
+    (directory / "tables").mkdir(parents=True, exist_ok=True)
+    (directory / "figures").mkdir(exist_ok=True)
+    drawings = draw(calibration)
+    for drawing in drawings:
+        (directory / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
+        (directory / "figures" / f"{drawing.name}.svg").write_bytes(drawing.svg)
+    calibration.table().to_csv(directory / "tables" / "quantities.csv", index=False)
+    text = latex(quantities(calibration), label="quantities")
+    (directory / "tables" / "quantities.tex").write_text(text, encoding="utf-8")
+    (directory / "result.json").write_text(dumps(calibration), encoding="utf-8")
+    done, failed = len(calibration.outcomes), len(calibration.failures)
+    document = Document(
+        title=f"{calibration.model}: calibration of {calibration.method}",
+        intro=(
+            f"Parameters were drawn from the prior of {calibration.model} and data from the model, "
+            f"{done} times; {calibration.method} was fitted to each data set, and every true value "
+            f"ranked among {calibration.num_draws} draws of the fit. Where the draws are those of "
+            "the posterior, all ranks are equally likely."
+            + (f" {failed} fits have no result." if failed else "")
+        ),
+        description="",
+        warnings=list(calibration.warnings),
+        exhibits=[],
+        verdicts=verdict(calibration),
+        results=[t for t in tables(calibration)[1:] if t.rows],
+        drawings=drawings,
+        evidence=Table("", [], []),
+        record=[options(calibration), provenance(calibration)],
+        notes=list(calibration.notes),
+    )
+    (directory / "report.md").write_text(markdown.render(document), encoding="utf-8")
+    (directory / "report.html").write_text(html.render(document), encoding="utf-8")
+    return directory
+
+
+def dumps(calibration: Calibration) -> str:
+    """Return :meth:`Calibration.to_json` as a line of strict JSON."""
+    return json.dumps(calibration.to_json(), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def tables(calibration: Calibration) -> list[Table]:
+    """Return the tables, the verdict first; those on failures may have no rows."""
+    return [
+        verdict(calibration),
+        quantities(calibration),
+        *reasons(calibration),
+        times(calibration),
+    ]
+
+
+def verdict(calibration: Calibration) -> Table:
+    """Return the verdict."""
+    rows = [[Cell(calibration.method), Cell(calibration.verdict)]]
+    return Table("Verdict", ["method", "verdict"], rows, left=(0, 1))
+
+
+def quantities(calibration: Calibration) -> Table:
+    """Return a row a quantity."""
+    rows = [
+        [
+            Cell(j.label),
+            Cell(j.verdict, "off" if j.outside else ""),
+            Cell(_p(j.p_value)),
+            Cell(_p(j.holm)),
+            Cell(f"{j.shift:+.1f}"),
+            Cell(f"{j.spread:+.1f}"),
+            Cell(_p(j.symmetry)),
+        ]
+        for j in calibration.judgements
+    ]
+    columns = ["quantity", "verdict", "p", "p (Holm)", "shift z", "spread z", "symmetry p"]
+    note = (
+        "p: of the ECDF's largest excursion; below 0.05 it leaves its simultaneous 95 % band, and "
+        "the verdict says how. p (Holm): the same, accounting for the number of quantities. "
+        "Shift z: mean rank, positive where the draws lie below the truth. Spread z: positive "
+        "where the truth is in the draws' tails too often. Symmetry p: small where the mean is "
+        "biased, whatever the spread. Marked * or red: outside the band."
+    )
+    return Table("Quantities", columns, rows, note, left=(0, 1))
+
+
+def reasons(calibration: Calibration) -> list[Table]:
+    """Return why fits have no result, and what others say against themselves."""
+    return [
+        _count(title, told, note)
+        for title, told, note in (
+            (
+                "Fits without a result",
+                calibration.failures,
+                "They have no ranks, so the verdict is on the other data sets.",
+            ),
+            (
+                "Doubts of fits about themselves",
+                calibration.doubts,
+                "Their ranks count: whether such fits are right is what the ranks show.",
+            ),
+        )
+    ]
+
+
+def times(calibration: Calibration) -> Table:
+    """Return the seconds of the fits."""
+    seconds = np.array([o.seconds for o in calibration.outcomes.values()])
+    compiling = np.array([o.compile_seconds for o in calibration.outcomes.values()])
+    if not seconds.size:
+        return Table("Timings", [], [])
+    rows = [
+        [
+            Cell(name),
+            Cell(format_seconds(float(values.sum()))),
+            Cell(format_seconds(float(np.median(values)))),
+            Cell(format_seconds(float(values.max()))),
+        ]
+        for name, values in (("fits", seconds), ("of which compilation", compiling))
+    ]
+    note = "Seconds of wall time of the fits, those of several workers added up."
+    return Table("Timings", ["part", "all", "median", "largest"], rows, note)
+
+
+def options(calibration: Calibration) -> Table:
+    """Return the method's options."""
+    rows = [[Cell(name), Cell(str(value))] for name, value in sorted(calibration.config.items())]
+    return Table(f"Options of {calibration.method}", ["option", "value"], rows, left=(0, 1))
+
+
+def provenance(calibration: Calibration) -> Table:
+    """Return seed, fingerprint of the data given, device, precision and versions."""
+    record = calibration.provenance
+    values = {
+        "seed": DASH if record.seed is None else str(record.seed),
+        "data fingerprint": record.data_fingerprint,
+        "device": record.device,
+        "precision": record.dtype,
+        "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
+    }
+    rows = [[Cell(name), Cell(value or DASH)] for name, value in values.items()]
+    return Table("Provenance", ["what", "value"], rows, left=(0, 1))
+
+
+def _count(title: str, told: dict[int, str], note: str) -> Table:
+    groups: dict[str, list[int]] = {}
+    for number, reason in told.items():  # together where only the numbers in them differ
+        groups.setdefault(re.sub(r"\d[\d.,]*", "#", reason), []).append(number)
+    rows = []
+    for which in sorted(groups.values(), key=len, reverse=True)[:MAX_REASONS]:
+        listed = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+        example = "for instance: " if len({told[k] for k in which}) > 1 else ""
+        rows.append(
+            [Cell(str(len(which))), Cell(listed), Cell(example + told[which[0]][:MAX_REASON])]
+        )
+    return Table(title, ["fits", "simulations", "reason"], rows, note, left=(1, 2))
+
+
+def _p(value: float) -> str:
+    """Return a p-value, to two digits where it is not tiny."""
+    if math.isnan(value):
+        return DASH
+    return "<0.0001" if value < 1e-4 else format_number(value, 2)

@@ -1,0 +1,1 @@
+"""Fits side by side: frames computed once, tables, figures, page, folder, JSON, studies."""

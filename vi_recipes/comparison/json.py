@@ -1,0 +1,179 @@
+"""A comparison as a stable, strict, machine-readable result; its schema is ``schema.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vi_recipes.fit.fit import MAX_STORED_COV, Fit
+
+if TYPE_CHECKING:
+    from vi_recipes.comparison.fits import Comparison
+    from vi_recipes.trust.verdict import Verdict
+
+SCHEMA_VERSION = 1
+"""Raised when a key is removed or changes its meaning; new keys may come without."""
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as nested dicts, lists and numbers that strict JSON can hold.
+
+    Parameters
+    ----------
+    comparison
+        What to write.
+
+    Returns
+    -------
+    dict
+        Described by :func:`schema`. Scalars of sites are listed in the order of ``parameters``,
+        zero-based (``beta[0]``, ``A[0, 1]``); NaN and infinity are ``None``; a method without a
+        result has ``None`` for every number.
+
+    Examples
+    --------
+    >>> import json, vi_recipes as vr
+    >>> target = vr.Target(model, y=y)  # doctest: +SKIP
+    >>> json.dumps(to_json(vr.compare(target, [vr.MAP()])), allow_nan=False)  # doctest: +SKIP
+    """
+    fits = dict(comparison.fits)
+    reference, name = comparison.reference, comparison.reference_name
+    if reference is not None and name is not None:
+        fits.setdefault(name, reference)
+    verdicts = comparison.verdicts()
+    record = next((fit.provenance for fit in fits.values()), None)
+    seeds = [fit.provenance.seed for fit in fits.values() if fit.provenance.seed is not None]
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "model": comparison.target_name,
+        "seed": seeds[0] if seeds else None,
+        "versions": dict(record.versions) if record else {},
+        "device": record.device if record else None,
+        "dtype": record.dtype if record else None,
+        "data_fingerprint": record.data_fingerprint if record else None,
+        "interrupted": comparison.interrupted,
+        "reference": name,
+        "warnings": list(comparison.warnings),
+        "notes": list(comparison.notes),
+        "methods": {n: _method(fit, verdicts.get(n)) for n, fit in fits.items()},
+        "accuracy": _accuracy(comparison),
+    }
+    return {key: strict(value) for key, value in content.items()}
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of :func:`to_json`."""
+    text = files("vi_recipes").joinpath("schema.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def dumps(comparison: Comparison) -> str:
+    """Return :func:`to_json` as a line of strict JSON."""
+    return json.dumps(to_json(comparison), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _method(fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
+    evidence = fit.log_evidence if fit.has_result else None
+    return {
+        "method": fit.kind,
+        "status": fit.status.name.lower(),
+        "message": ". ".join(part.rstrip(".") for part in (fit.status.value, fit.message) if part),
+        "advice": fit.advice,
+        "trust": verdict.trust.value if verdict else None,
+        "verdict": str(verdict or ""),
+        "assessment": _assessment(fit),
+        "options": dict(fit.config),
+        "seed": fit.provenance.seed,
+        "dtype": fit.provenance.dtype or None,
+        "timing": {"total_seconds": fit.timing.total_seconds, **fit.timing.to_dict()},
+        "parameters": fit.labels(coords=False),
+        "labels": fit.labels(coords=True),
+        **_moments(fit),
+        "diagnostics": dict(fit.diagnostics),
+        "log_evidence": {"value": evidence.value, "se": evidence.se, "kind": evidence.kind}
+        if evidence is not None
+        else None,
+        "log_likelihood": fit.log_likelihood if fit.has_result else None,
+    }
+
+
+def _assessment(fit: Fit) -> dict[str, Any] | None:
+    found = fit.assessment
+    if found is None:
+        return None
+    moments = found.correction and found.correction.moments
+    return {
+        "num_draws": found.num_draws,
+        "khat": found.khat,
+        "khat_by_site": dict(found.block_khat),
+        "corrected": {
+            "source": found.correction.source,
+            "khat": found.correction.khat,
+            "ess": found.correction.ess,
+            "mean": fit.flat(moments.mean),
+            "sd": fit.flat(moments.sd),
+            "mcse_mean": fit.flat(moments.mcse_mean),
+            "mcse_sd": fit.flat(moments.mcse_sd),
+        }
+        if found.correction and moments
+        else None,
+        "evidence": [{"value": e.value, "se": e.se, "kind": e.kind} for e in found.evidence],
+        "unknown": dict(found.unknown),
+        "seconds": found.seconds,
+    }
+
+
+def _moments(fit: Fit) -> dict[str, Any]:
+    names = ("mean", "sd", "mcse_mean", "mcse_sd", "cov", "cov_blocks")
+    moments: dict[str, Any] = dict.fromkeys(names)
+    if not fit.has_result:
+        return moments
+    moments["mean"] = fit.flat(fit.mean())
+    moments["mcse_mean"] = fit.flat(fit.mcse())
+    sd = fit.flat(fit.sd())
+    if np.isnan(sd).all():  # a point has no spread, and no error of it
+        return moments
+    moments["sd"] = sd
+    moments["mcse_sd"] = fit.flat(fit.mcse_sd())
+    if sum(site.size for site in fit.sites) <= MAX_STORED_COV:
+        moments["cov"] = fit.cov().to_numpy()
+    else:
+        small = [site.name for site in fit.sites if site.size <= MAX_STORED_COV]
+        moments["cov_blocks"] = {name: fit.cov([name]).to_numpy() for name in small}
+    return moments
+
+
+def _accuracy(comparison: Comparison) -> dict[str, Any] | None:
+    reference = comparison.reference
+    if reference is None:
+        return None
+    frame = comparison.accuracy()
+    zero_based = dict(zip(reference.labels(), reference.labels(coords=False), strict=True))
+    result = {}
+    for name, rows in frame.groupby(level=1, sort=False):
+        labels = [str(label) for label in rows.index.get_level_values(0)]
+        result[str(name)] = {
+            "parameters": [zero_based.get(label, label) for label in labels],
+            **{str(column): rows[column].to_numpy() for column in rows.columns},
+        }
+    return result
+
+
+def strict(value: Any) -> Any:
+    """Return ``value`` in strict JSON's types: no NumPy, no NaN, no infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return strict(value.tolist())
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

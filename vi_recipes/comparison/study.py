@@ -1,0 +1,136 @@
+"""A scripted comparison: model, data, methods and reference in one place."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vi_recipes.comparison.fits import Comparison, compare, save_exhibits
+from vi_recipes.core.progress import Progress, silent
+from vi_recipes.fit.fit import Fit
+from vi_recipes.fit.reference import load_reference
+from vi_recipes.methods import Method, default_methods
+from vi_recipes.model.model import Model
+from vi_recipes.model.target import Target
+from vi_recipes.report.exhibit import Exhibit
+
+Exhibits = Callable[[Comparison, Target, int, Progress], Iterable[Exhibit]]
+"""``(comparison, target, seed, progress) -> exhibits``, one after the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A scripted comparison, run by ``vi-recipes run`` or :meth:`run`.
+
+    Parameters
+    ----------
+    name
+        Short name; the default output folder carries it.
+    model
+        A :class:`Model`, or the name or path of one.
+    data
+        Keyword arguments of the model that replace its defaults.
+    methods
+        Name -> method; by default those that apply, but forward_kl and svgd.
+    reference
+        Name of the method that the others are compared with (NUTS by default), or a JSON file of
+        reference answers (see :func:`load_reference`).
+    seed
+        Seeds every method.
+    description
+        What to look for; stands at the head of the report.
+    exhibits
+        Figures and tables of the study's own, which follow the description:
+        ``exhibits(comparison, target, seed, progress)`` yields them one by one when the methods are
+        done. It may run simulations, seeded by ``seed`` and told of by ``progress(done, total)``.
+        It draws in the report's style; :mod:`vi_recipes.report.style` has the fits' colours.
+    """
+
+    name: str
+    model: Model | str | Path
+    data: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Method] | None = None
+    reference: str | Path | None = None
+    seed: int = 0
+    description: str = ""
+    exhibits: Exhibits | None = None
+
+    def target(self) -> Target:
+        """Return the model conditioned on the study's data."""
+        from vi_recipes.model.load import load_model
+
+        model = self.model if isinstance(self.model, Model) else load_model(str(self.model))
+        return Target(model, **self.data)
+
+    def run(
+        self,
+        path: str | Path | None = None,
+        *,
+        seed: int | None = None,
+        progress: Callable[[str], AbstractContextManager[Progress]] | None = None,
+    ) -> Comparison:
+        """Fit everything, make the exhibits, and return the comparison.
+
+        An exhibit that fails is a warning and a note in the report; the fits stand without it.
+
+        Parameters
+        ----------
+        path
+            Folder for the fits, saved as they finish, and for the exhibits.
+        seed
+            Takes the place of the study's own.
+        progress
+            As in :func:`compare`.
+        """
+        target = self.target()
+        reference: str | Fit | None
+        if isinstance(self.reference, Path):
+            reference = load_reference(self.reference, target)
+        else:
+            reference = self.reference
+        key = self.seed if seed is None else seed
+        comparison = compare(
+            target,
+            dict(self.methods) if self.methods is not None else default_methods(target),
+            reference=reference,
+            key=key,
+            path=path,
+            progress=progress,
+            description=self.description,
+        )
+        if self.exhibits is not None and not comparison.interrupted:
+            with progress("exhibits") if progress else nullcontext(silent) as report:
+                _make_exhibits(self.exhibits, comparison, target, key, report)
+            if path is not None:
+                save_exhibits(comparison, Path(path))
+        return comparison
+
+
+def _make_exhibits(
+    exhibits: Exhibits, comparison: Comparison, target: Target, seed: int, progress: Progress
+) -> None:
+    """Add exhibits to the comparison until there are no more or one fails."""
+    from vi_recipes.report.style import style
+
+    made = comparison.exhibits
+    try:
+        with style():
+            for exhibit in exhibits(comparison, target, seed, progress):
+                if exhibit.name in [e.name for e in made]:
+                    raise ValueError(f"two exhibits are named '{exhibit.name}'")
+                made.append(exhibit)
+    except KeyboardInterrupt:
+        comparison.interrupted = True
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        note = (
+            f"The study's exhibits end after {len(made)}: {type(error).__name__}: {error} "
+            f"(in {last.name}, line {last.lineno})."
+        )
+        comparison.notes.append(note)
+        warnings.warn(note, stacklevel=3)

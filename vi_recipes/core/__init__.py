@@ -1,0 +1,1 @@
+"""What knows no model: status, timing, progress, keys, complaints, kept files, shared code."""

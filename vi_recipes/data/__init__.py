@@ -1,0 +1,1 @@
+"""Files and rows that become a model's arguments."""

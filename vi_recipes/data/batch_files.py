@@ -1,0 +1,373 @@
+"""Minibatches from Parquet and CSV files that need not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vi_recipes.data.read import check_file
+from vi_recipes.model.load import unknown
+from vi_recipes.model.sites import ModelError
+
+BLOCK_ROWS = 500_000
+"""Rows that are shuffled together, and so in memory together, where nothing is said."""
+
+CSV_PIECE = 2**22
+"""Bytes of a CSV file that are read at once."""
+
+Columns = Mapping[str, str | Sequence[str]]
+"""Argument of the model -> the column that it is, or the columns that make its matrix."""
+
+
+class Piece(NamedTuple):
+    """Consecutive rows of a file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    first, rows
+        Number of its first row, from 0, and how many there are.
+    place
+        Where it is: number of a row group, or offset and size in bytes.
+    """
+
+    path: Path
+    first: int
+    rows: int
+    place: Any
+
+
+Reader = Callable[[Piece, list[str]], dict[str, np.ndarray]]
+"""From a piece and the names of columns to the columns; a missing number may be NaN."""
+
+
+@dataclass(frozen=True)
+class FileBatches:
+    """Minibatches of the rows of files; :func:`batches_from_parquet` makes them.
+
+    An epoch takes the pieces of all files in random order, puts some together until they have
+    ``block_rows`` rows, and shuffles those. So every row comes once an epoch, rows of a piece come
+    near each other, and order within files does not matter as long as blocks hold many pieces.
+
+    Parameters
+    ----------
+    pieces
+        What the files are made of.
+    columns
+        Argument of the model -> column or columns.
+    types
+        Column -> its type, from the first file.
+    batch_size, block_rows
+        Rows of a minibatch, and of a block.
+    read
+        Reads a piece.
+    """
+
+    pieces: tuple[Piece, ...]
+    columns: Columns
+    types: Mapping[str, np.dtype[Any]]
+    batch_size: int
+    block_rows: int
+    read: Reader
+
+    @property
+    def num_rows(self) -> int:
+        """Number of all rows."""
+        return sum(piece.rows for piece in self.pieces)
+
+    def head(self, num_rows: int | None = None) -> dict[str, np.ndarray]:
+        """Return the first rows: what to make a target with.
+
+        Parameters
+        ----------
+        num_rows
+            How many; ``None`` takes ``batch_size``, and two at least, for a plate to be one.
+        """
+        size = min(num_rows or max(self.batch_size, 2), self.num_rows)
+        taken, parts = 0, []
+        for piece in self.pieces:
+            if taken >= size:
+                break
+            parts.append(self._read(piece))
+            taken += piece.rows
+        return {name: array[:size] for name, array in _join(parts).items()}
+
+    def blocks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
+        """Yield every row once, in blocks made of pieces in random order."""
+        parts: list[dict[str, np.ndarray]] = []
+        held = 0
+        for k in rng.permutation(len(self.pieces)):
+            parts.append(self._read(self.pieces[k]))
+            held += self.pieces[k].rows
+            if held >= self.block_rows:
+                yield _join(parts)
+                parts, held = [], 0
+        if parts:
+            yield _join(parts)
+
+    def _read(self, piece: Piece) -> dict[str, np.ndarray]:
+        found = self.read(piece, list(self.types))
+        columns = {n: _as_type(found[n], t, n, piece) for n, t in self.types.items()}
+        return {
+            argument: columns[names]
+            if isinstance(names, str)
+            else np.stack([columns[name] for name in names], axis=1)
+            for argument, names in self.columns.items()
+        }
+
+
+def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _as_type(values: np.ndarray, dtype: np.dtype[Any], name: str, piece: Piece) -> np.ndarray:
+    """Return a column as the type that it has in the first file, if that is what it holds."""
+    if len(values) != piece.rows:
+        raise ModelError(
+            f"{piece.path}: rows {piece.first} to {piece.first + piece.rows - 1} read as "
+            f"{len(values)} rows: the file has changed, or has line breaks within quotes"
+        )
+    if values.dtype.kind in "biuf":
+        bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+        what = "is missing, or not finite; drop or impute such rows"
+        if not bad.any() and dtype.kind in "biu" and values.dtype.kind == "f":
+            bad = values != np.round(values)
+            what = f"is no integer, as the column's first values are ({dtype})"
+    else:
+        bad = np.array([not _is_number(value) for value in values])
+        bad = bad if bad.any() else np.ones(len(values), bool)
+        what = "is text, where numbers are expected"
+    if bad.any():
+        k = int(np.flatnonzero(bad)[0])
+        raise ModelError(
+            f"{piece.path}, row {piece.first + k} (the first is 0), column '{name}': {values[k]} "
+            f"{what}"
+        )
+    return values.astype(dtype, copy=False)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return bool(np.isfinite(float(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+# -- the two kinds of files ---------------------------------------------------------------------
+
+
+def batches_from_parquet(
+    paths: str | Path | Sequence[str | Path],
+    columns: Columns | None = None,
+    *,
+    batch_size: int,
+    block_rows: int = BLOCK_ROWS,
+) -> FileBatches:
+    """Return minibatches of Parquet files, for ``SVI(batches=...)``.
+
+    Parameters
+    ----------
+    paths
+        A file, a folder, whose ``.parquet`` files are taken, or several files. They are read row
+        group by row group: groups of at most ``block_rows`` rows shuffle well.
+    columns
+        Argument of the model -> the column that it is, or a list of the columns that make its
+        matrix; ``None`` takes every column for an argument.
+    batch_size
+        Rows of a minibatch.
+    block_rows
+        Rows that are in memory together, and shuffled; row groups of all files are put together
+        in random order until they have as many.
+
+    Raises
+    ------
+    ValueError
+        For files that are missing, empty or unreadable, columns that are missing, not numbers, or
+        of another type in another file; and, while a model is fitted, for missing values, with
+        file and row.
+
+    Examples
+    --------
+    A model of 6 million rows, in files, of which the target holds one minibatch::
+
+        rows = vr.batches_from_parquet("clicks", {"y": "y", "X": ["x1", "x2"], "group": "group"},
+                                       batch_size=10_000)
+        target = vr.Target(vr.load_model("criteo"), **rows.head(), num_groups=500_000)
+        fit = vr.SVI(batches=rows, dtype="float32").fit(target)
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ValueError(
+            "reading Parquet needs pyarrow; install it with python -m pip install pyarrow, or "
+            "write CSV files and use batches_from_csv"
+        ) from None
+
+    def read(piece: Piece, names: list[str]) -> dict[str, np.ndarray]:
+        table = pq.ParquetFile(piece.path).read_row_group(piece.place, columns=names)
+        return {name: table[name].to_numpy() for name in names}
+
+    pieces = []
+    schemas: dict[Path, dict[str, np.dtype[Any]]] = {}
+    for path in _files(paths, ".parquet"):
+        try:
+            file = pq.ParquetFile(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path}: not a readable Parquet file ({error})") from None
+        schemas[path] = {
+            field.name: np.dtype(field.type.to_pandas_dtype()) for field in file.schema_arrow
+        }
+        sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+        for k, (first, rows) in enumerate(zip(np.cumsum([0, *sizes]), sizes, strict=False)):
+            pieces.append(Piece(path, int(first), rows, k))
+    return _make(pieces, schemas, columns, batch_size, block_rows, read)
+
+
+def batches_from_csv(
+    paths: str | Path | Sequence[str | Path],
+    columns: Columns | None = None,
+    *,
+    batch_size: int,
+    block_rows: int = BLOCK_ROWS,
+) -> FileBatches:
+    """Return minibatches of CSV files with headers, for ``SVI(batches=...)``.
+
+    The files are read through once to find where their lines are, and then in pieces of 4 MB, in
+    random order. Parquet is several times quicker.
+
+    Parameters
+    ----------
+    paths, columns, batch_size, block_rows
+        As for :func:`batches_from_parquet`; a folder has ``.csv`` files. A column is of integers if
+        its first piece is.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`batches_from_parquet`.
+    """
+    import pandas as pd
+
+    headers: dict[Path, list[str]] = {}
+
+    def read(piece: Piece, names: list[str]) -> dict[str, np.ndarray]:
+        offset, size = piece.place
+        with piece.path.open("rb") as file:
+            file.seek(offset)
+            text = file.read(size)
+        try:
+            frame = pd.read_csv(
+                BytesIO(text),
+                header=None,
+                names=headers[piece.path],
+                usecols=names,
+                skip_blank_lines=False,
+                index_col=False,
+                low_memory=False,
+            )
+        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"{piece.path}, rows from {piece.first}: not a well-formed CSV ({error})"
+            ) from None
+        return {name: frame[name].to_numpy() for name in names}
+
+    pieces: list[Piece] = []
+    schemas: dict[Path, dict[str, np.dtype[Any]]] = {}
+    for path in _files(paths, ".csv"):
+        with path.open("rb") as file:
+            headers[path] = pd.read_csv(BytesIO(file.readline())).columns.astype(str).tolist()
+            own = list(_find_lines(path, file))
+        pieces += own
+        # all files are read as the first one is
+        if own and not schemas:
+            first = read(own[0], headers[path])
+            schemas[path] = {name: values.dtype for name, values in first.items()}
+        elif own:
+            known = next(iter(schemas.values()))
+            schemas[path] = {n: known.get(n, np.dtype(float)) for n in headers[path]}
+    return _make(pieces, schemas, columns, batch_size, block_rows, read)
+
+
+def _find_lines(path: Path, file: Any) -> Iterator[Piece]:
+    """Yield the pieces of a CSV file, whole lines each, from after its header."""
+    first = 0
+    while True:
+        offset = file.tell()
+        text = file.read(CSV_PIECE) + file.readline()
+        if not text:
+            return
+        rows = text.count(b"\n") + (not text.endswith(b"\n"))
+        yield Piece(path, first, rows, (offset, len(text)))
+        first += rows
+
+
+def _files(paths: str | Path | Sequence[str | Path], suffix: str) -> list[Path]:
+    """Return the files that are meant, a folder's in order of their names."""
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    found: list[Path] = []
+    for path in map(Path, listed):
+        if path.is_dir():
+            inside = sorted(path.glob(f"*{suffix}"))
+            if not inside:
+                raise ValueError(f"paths: folder {path} has no {suffix} file")
+            found += inside
+            continue
+        if path.suffix.lower() != suffix:
+            raise ValueError(f"paths: {path} is no {suffix} file; decompress or convert it")
+        found.append(check_file(path))
+    if not found:
+        raise ValueError(f"paths: got no file, expected one {suffix} file or more")
+    return found
+
+
+def _make(
+    pieces: Sequence[Piece],
+    schemas: Mapping[Path, Mapping[str, np.dtype[Any]]],
+    columns: Columns | None,
+    batch_size: int,
+    block_rows: int,
+    read: Reader,
+) -> FileBatches:
+    """Check what was found in the files against what was asked for."""
+    pieces = [piece for piece in pieces if piece.rows]
+    total = sum(piece.rows for piece in pieces)
+    if not total:
+        raise ValueError("paths: the files have no rows; expected data")
+    if not 1 <= batch_size <= total:
+        raise ValueError(
+            f"batch_size: got {batch_size}, expected 1 to the {total} rows of the files"
+        )
+    if block_rows < batch_size:
+        raise ValueError(
+            f"block_rows: got {block_rows}, expected at least batch_size, {batch_size}"
+        )
+    first, known = next(iter(schemas.items()))
+    chosen = {name: name for name in known} if columns is None else dict(columns)
+    if not chosen:
+        raise ValueError("columns: got none, expected the model's arguments and their columns")
+    names = [
+        name for entry in chosen.values() for name in ([entry] if isinstance(entry, str) else entry)
+    ]
+    for path, types in schemas.items():
+        for name in names:
+            if name not in types:
+                raise ValueError(f"columns: {unknown('column', name, types)} ({path})")
+            if types[name] != known[name]:
+                raise ValueError(
+                    f"column '{name}' is {known[name]} in {first} and {types[name]} in {path}; "
+                    "write all files with one type"
+                )
+    if text := [name for name in names if known[name].kind not in "biuf"]:
+        raise ValueError(
+            f"column(s) {', '.join(text)} of {first} hold no numbers ({known[text[0]]}); convert "
+            "them, groups to codes from 0, or leave them out by columns="
+        )
+    types = {name: known[name] for name in dict.fromkeys(names)}
+    return FileBatches(tuple(pieces), chosen, types, batch_size, block_rows, read)

@@ -1,0 +1,208 @@
+"""Rows in minibatches: what gives them, and how they are drawn, each row once an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from vi_recipes.model.sites import ModelError
+
+Block = Mapping[str, np.ndarray]
+"""Argument of the model -> its rows, the row leading."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What minibatches are drawn from: rows in blocks, of which a few are in memory at a time.
+
+    :func:`batches_from_parquet` and :func:`batches_from_csv` make one from files; anything with
+    these members will do.
+    """
+
+    @property
+    def num_rows(self) -> int:
+        """Number of all rows."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a minibatch."""
+        ...
+
+    def blocks(self, rng: np.random.Generator) -> Iterator[Block]:
+        """Yield every row once, in blocks of any number of rows, shuffled as far as it can.
+
+        Parameters
+        ----------
+        rng
+            What to shuffle by.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayBatches:
+    """Minibatches of arrays in memory: one block, of which every epoch is a random order.
+
+    Parameters
+    ----------
+    arrays
+        Argument of the model -> its rows.
+    num_rows, batch_size
+        Number of rows, and of those in a minibatch.
+    """
+
+    arrays: Block
+    num_rows: int
+    batch_size: int
+
+    def blocks(self, rng: np.random.Generator) -> Iterator[Block]:
+        """Yield the arrays."""
+        yield self.arrays
+
+
+def draw(batches: Batches, rng: np.random.Generator) -> Iterator[Block]:
+    """Yield minibatches for ever, of ``batch_size`` rows each, every row once an epoch.
+
+    The rows of a block come in random order. Where the size does not divide the number of rows, a
+    minibatch holds the last rows of one epoch and the first of the next: all have one size, and
+    every row is in as many.
+
+    Raises
+    ------
+    ModelError
+        For no rows, arguments, shapes or types that change, NaN, and another number of rows than
+        was said.
+    """
+    size = batches.batch_size
+    schema: Schema | None = None
+    rest: Block = {}
+    while True:
+        count = 0
+        for number, block in enumerate(batches.blocks(rng)):
+            schema = schema or Schema.of(block)
+            block = {name: np.asarray(value) for name, value in block.items()}
+            rows = schema.check(block, f"block {number}")
+            count += rows
+            order, first = rng.permutation(rows), 0
+            while first < rows:
+                own = order[first : first + size - num_rows(rest)]
+                part = {name: block[name][own] for name in schema.columns}
+                batch = {n: np.concatenate([rest[n], part[n]]) for n in part} if rest else part
+                first += len(own)
+                rest = batch if num_rows(batch) < size else {}
+                if not rest:
+                    yield batch
+        if count != batches.num_rows or not count:
+            raise ModelError(
+                f"batches: an epoch had {count} row(s), and num_rows says {batches.num_rows}; "
+                "every epoch must have all rows, at least one, and each of them once"
+            )
+
+
+def num_rows(block: Block) -> int:
+    """Return the rows of a block; none where it has no arguments."""
+    return len(next(iter(block.values()))) if block else 0
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the rows are made of: every block has to agree.
+
+    Parameters
+    ----------
+    columns
+        Argument -> the shape of one row and its type.
+    """
+
+    columns: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+    @classmethod
+    def of(cls, block: Block) -> Schema:
+        """Return the schema of a block."""
+        if not isinstance(block, Mapping) or not block:
+            raise ModelError(
+                f"batches: got a block of {type(block).__name__}, expected a mapping from the "
+                "model's arguments to arrays of rows"
+            )
+        arrays = {name: np.asarray(value) for name, value in block.items()}
+        for name, array in arrays.items():
+            if array.ndim == 0 or array.dtype.kind not in "biuf":
+                raise ModelError(
+                    f"batches: argument '{name}' has shape {array.shape} and dtype {array.dtype}; "
+                    "expected numbers, one or more a row"
+                )
+        return cls({name: (array.shape[1:], array.dtype) for name, array in arrays.items()})
+
+    def check(self, block: Block, where: str) -> int:
+        """Return the rows of ``block``; raise a :class:`ModelError` unless it agrees."""
+        if set(block) != set(self.columns):
+            raise ModelError(
+                f"batches: {where} has arguments {', '.join(block)}, the first one had "
+                f"{', '.join(self.columns)}"
+            )
+        rows = num_rows(block)
+        for name, (shape, dtype) in self.columns.items():
+            array = block[name]
+            if array.shape != (rows, *shape):
+                raise ModelError(
+                    f"batches: {where}: argument '{name}' has shape {array.shape}, expected "
+                    f"{(rows, *shape)}, as in the first block"
+                )
+            if array.dtype != dtype:
+                raise ModelError(
+                    f"batches: {where}: argument '{name}' has dtype {array.dtype}, and had {dtype} "
+                    "in the first block; give every block the same"
+                )
+            # a sum is finite where all its terms are, and takes no memory
+            if dtype.kind == "f" and not np.isfinite(array.sum(dtype=float)):
+                bad = np.argwhere(~np.isfinite(array))
+                if len(bad):
+                    raise ModelError(
+                        f"batches: {where}, row {bad[0][0]}: argument '{name}' is "
+                        f"{array[tuple(bad[0])]}; drop or impute such rows"
+                    )
+        return rows
+
+
+class Prefetch:
+    """Minibatches stacked, the next stack being made by a thread while one is in use.
+
+    Parameters
+    ----------
+    batches
+        Where they come from.
+    count
+        Minibatches in a stack.
+    seed
+        Of the order of the rows.
+    """
+
+    def __init__(self, batches: Batches, count: int, seed: int) -> None:
+        self._drawn = draw(batches, np.random.default_rng(seed))
+        self._count = count
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._coming = self._pool.submit(self._stack)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Return argument -> array of shape (count, batch_size, ...)."""
+        stack = self._coming.result()
+        self._coming = self._pool.submit(self._stack)
+        return stack
+
+    def _stack(self) -> dict[str, np.ndarray]:
+        first = next(self._drawn)
+        stack = {n: np.empty((self._count, *a.shape), a.dtype) for n, a in first.items()}
+        for k in range(self._count):
+            batch = first if k == 0 else next(self._drawn)
+            for name, array in batch.items():
+                stack[name][k] = array
+        return stack
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(cancel_futures=True)

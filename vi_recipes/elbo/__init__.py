@@ -1,0 +1,1 @@
+"""The deterministic ELBO: factors, plan, inspect, expectation, KL, curvature, minimise."""

@@ -1,0 +1,1 @@
+"""One fit: records, draws, ArviZ, stored, predictions, leave-one-out, reference, differences."""

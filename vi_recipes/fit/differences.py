@@ -1,0 +1,57 @@
+"""How far a fit's moments are from other ones, in units of those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vi_recipes.posterior.base import Sites
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vi_recipes.fit.fit import Fit
+
+COLUMNS = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and sds on the constrained scale with their Monte Carlo errors, by site."""
+
+    mean: Sites
+    sd: Sites
+    mcse_mean: Sites
+    mcse_sd: Sites
+
+
+def moments_of(fit: Fit) -> Moments:
+    """Return the moments of a fit that has a result."""
+    return Moments(fit.mean(), fit.sd(), fit.mcse(), fit.mcse_sd())
+
+
+def differences(fit: Fit, other: Moments, sites: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return how far the moments of ``fit`` are from ``other``, a row a scalar.
+
+    Columns ``difference`` (of means, in sds of ``other``), ``difference_mcse``, ``sd_ratio``
+    (the fit's over the other), ``sd_ratio_mcse``, and ``within_error``: the difference is at most
+    twice its Monte Carlo error, which is that of both.
+    """
+    import pandas as pd
+
+    def flat(values: Sites) -> np.ndarray:
+        return np.asarray(fit.flat(values, sites), float)
+
+    own = moments_of(fit)
+    sd = flat(other.sd)
+    scale = np.where(sd > 0, sd, np.nan)
+    difference = (flat(own.mean) - flat(other.mean)) / scale
+    error = np.hypot(flat(other.mcse_mean), flat(own.mcse_mean)) / scale
+    ratio = flat(own.sd) / scale
+    ratio_error = np.hypot(ratio * flat(other.mcse_sd), flat(own.mcse_sd)) / scale
+    within = np.abs(difference) <= 2 * error
+    values = (difference, error, ratio, ratio_error, within)
+    return pd.DataFrame(dict(zip(COLUMNS, values, strict=True)), index=fit.labels(sites))

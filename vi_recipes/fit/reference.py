@@ -1,0 +1,91 @@
+"""Reference answers from outside: published posteriors, as a fit to compare against."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vi_recipes.core.status import Status
+from vi_recipes.fit.fit import Fit, provenance
+from vi_recipes.model.sites import site_labels
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import MomentsPosterior
+
+
+def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fit:
+    """Return reference answers as a :class:`Fit` of ``target``.
+
+    Parameters
+    ----------
+    source
+        A JSON file, or its content: ``{"source": how it was made, "parameters": {label: {"mean":
+        ..., "sd": ..., "mcse": ...}}}`` with zero-based labels (``a[0]``) and values on the
+        constrained scale. ``mcse`` is the Monte Carlo standard error of the mean, and may be left
+        out. Optional are ``"method"``, the name to show; ``"mcse_sd"`` of a parameter;
+        ``"covariance": {"sites": [...], "values": [[...]]}``, the joint covariance of the scalars
+        of some sites; and ``"data_fingerprint"``, of the data that the answers are for.
+    target
+        Gives the sites; scalars without an answer are NaN.
+
+    Raises
+    ------
+    ValueError
+        For a file that is not such JSON, labels the target does not have, or other data.
+    """
+    if isinstance(source, Mapping):
+        content: Mapping[str, Any] = source
+    else:
+        try:
+            content = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"reference {source}: cannot be read as JSON ({error})") from None
+    answers = content.get("parameters")
+    if not isinstance(answers, Mapping):
+        raise ValueError('reference: it has no "parameters" mapping of label to mean and sd')
+    known = set(target.labels())
+    if unknown := [label for label in answers if label not in known]:
+        raise ValueError(
+            f"reference: label(s) {', '.join(unknown[:5])} are not among the target's, such as "
+            f"{', '.join(target.labels()[:5])}"
+        )
+
+    made_for = content.get("data_fingerprint")
+    if made_for not in (None, target.fingerprint):
+        raise ValueError(
+            f"reference: its answers are for data with fingerprint {made_for}, and these data have "
+            f"{target.fingerprint}; leave the reference out, or use the data it was made for"
+        )
+
+    def column(key: str, default: float) -> dict[str, np.ndarray]:
+        return {
+            s.name: np.array(
+                [answers.get(label, {}).get(key, default) for label in site_labels(s)], float
+            ).reshape(s.shape)
+            for s in target.quantities
+        }
+
+    means, sds, errors = column("mean", np.nan), column("sd", np.nan), column("mcse", 0.0)
+    # mcse = sd / sqrt(ESS), and the error of an sd is about sd / sqrt(2 ESS)
+    given = column("mcse_sd", np.nan)
+    errors_sd = {
+        name: np.where(np.isnan(given[name]), error / np.sqrt(2), given[name])
+        for name, error in errors.items()
+    }
+    joint = content.get("covariance", {})
+    order = tuple(joint.get("sites", ()))
+    covariance = np.asarray(joint["values"], float) if order else None
+    return Fit(
+        method="reference",
+        status=Status.OK,
+        message=str(content.get("source", "")),
+        sites=target.quantities,
+        coords=target.coords,
+        posterior=MomentsPosterior(
+            means, sds, covariance, order, mcse_means=errors, mcse_sds=errors_sd
+        ),
+        provenance=provenance(target, seed=None, dtype="float64"),
+    )

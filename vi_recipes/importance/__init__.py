@@ -1,0 +1,1 @@
+"""Weights of draws: smoothing, khat, bounds, adaptation, Stein, Wasserstein."""

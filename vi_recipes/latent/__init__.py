@@ -1,0 +1,1 @@
+"""Latent variables told apart from parameters and integrated out."""

@@ -1,0 +1,325 @@
+"""EM by the steps that a model supplies: full and partial E-steps, and what their end is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.ascent import Cached, State, Step, started
+from vi_recipes.latent.judge import (
+    CLOSE,
+    MAX_DENSE,
+    SAME,
+    Estimate,
+    MarginalObjective,
+    decrement,
+    edges,
+    is_close,
+    judge,
+)
+from vi_recipes.latent.marginal import marginal_of, starting_point
+from vi_recipes.model.model import EMSteps, PartialEStep
+from vi_recipes.model.target import Arrays, Target
+from vi_recipes.posterior.base import PointPosterior
+
+INSIDE = 1e-9
+"""How far into its support an estimate at the edge is moved, where its slopes are finite."""
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A model's own EM steps on its constrained parameters.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    steps
+        Its steps.
+    objective
+        ``"mle"`` or ``"map"``.
+    """
+
+    target: Target
+    steps: EMSteps
+    objective: Literal["mle", "map"]
+
+    @cached_property
+    def inputs(self) -> Any:
+        """What compiled steps are given: the data's arrays, or the model's summary of them."""
+        return summary_of(self.target) or self.target.arrays()
+
+    def data(self, inputs: Any) -> dict[str, Any]:
+        """Return the keyword arguments of the model's steps."""
+        return inputs if self.steps.summary is not None else self.target.keywords(inputs)
+
+    def full_step(self, theta: State, inputs: Any) -> tuple[State, jax.Array]:
+        """Return theta after one E-step and one M-step, and the objective before them."""
+        data = self.data(inputs)
+        stats, value = self.steps.e_step(theta, **data)
+        return self.steps.m_step(stats, self.objective, **data), value + self.log_prior(theta, data)
+
+    def log_prior(self, theta: State, data: dict[str, Any]) -> jax.Array:
+        """Return log p(theta) where the objective has it, else 0."""
+        if self.objective == "mle":
+            return jnp.zeros(())
+        assert self.steps.log_prior is not None
+        return jnp.asarray(self.steps.log_prior(theta, **data))
+
+    # -- partial E-steps ---------------------------------------------------------------------------
+
+    @property
+    def partial(self) -> PartialEStep:
+        """The model's E-step for some of its members."""
+        assert self.steps.partial is not None
+        return self.steps.partial
+
+    @cached_property
+    def num_members(self) -> int:
+        """How many members the blocks are made of."""
+        return int(self.partial.num_members(**self.target.data))
+
+    def blocks(self, num_blocks: int) -> tuple[jax.Array, jax.Array]:
+        """Return the members of every block and their weights, shapes (num_blocks, B).
+
+        Neighbours are dealt out to different blocks, so that data in some order make blocks that
+        are alike. What fills the last places has weight 0.
+        """
+        size = -(-self.num_members // num_blocks)
+        rows = np.arange(size * num_blocks).reshape(size, num_blocks).T
+        weights = (rows < self.num_members).astype(float)
+        return jnp.asarray(np.minimum(rows, self.num_members - 1)), jnp.asarray(weights)
+
+    def share(self, theta: State, rows: Any, weights: Any, data: dict[str, Any]) -> Any:
+        """Return a block's statistics and the entropy of its q(z), which is p(z | y, theta)."""
+        stats, log_likelihood = self.partial.e_step(theta, rows, weights, **data)
+        return stats, log_likelihood - self.partial.expected(theta, stats, **data)
+
+    def first_shares(self, theta: State, num_blocks: int, compiler: Cached) -> State:
+        """Return the state that passes start from: every start's theta, and its blocks' shares."""
+
+        def all_blocks(thetas: State, arrays: Arrays) -> State:
+            data = self.target.keywords(arrays)
+
+            def of_one(theta: State) -> Any:
+                return jax.lax.map(
+                    lambda block: self.share(theta, block[0], block[1], data),
+                    self.blocks(num_blocks),
+                )
+
+            return thetas, jax.vmap(of_one)(thetas)
+
+        arrays = self.target.arrays()
+        return compiler(("first shares", num_blocks), all_blocks, theta, arrays)(theta, arrays)
+
+    def partial_pass(self, num_blocks: int) -> Step:
+        """Return an iteration that visits every block once, with an M-step after each.
+
+        Its objective is the free energy E_q[log p(y, z | theta)] + H(q) after every visit, shape
+        (num_blocks,): q is renewed for one block at a time, theta is best for q as it then is.
+        """
+
+        def one_pass(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
+            data = self.target.keywords(arrays)
+
+            def visit(state: State, block: Any) -> tuple[State, jax.Array]:
+                theta, shares = state
+                place, rows, weights = block
+                fresh = self.share(theta, rows, weights, data)
+                shares = jax.tree.map(lambda all_, new: all_.at[place].set(new), shares, fresh)
+                # added up anew, so that no rounding is handed on from visit to visit
+                stats, entropy = jax.tree.map(lambda v: v.sum(axis=0), shares)
+                theta = self.steps.m_step(stats, self.objective, **data)
+                value = self.partial.expected(theta, stats, **data) + entropy
+                return (theta, shares), value + self.log_prior(theta, data)
+
+            blocks = (jnp.arange(num_blocks), *self.blocks(num_blocks))
+            return jax.lax.scan(visit, state, blocks)
+
+        return one_pass
+
+    # -- how a run ends ----------------------------------------------------------------------------
+
+    def alive(self, theta: State, final: np.ndarray) -> list[int]:
+        """Return the starts that have not collapsed.
+
+        Raises
+        ------
+        MethodFailure
+            ``DEGENERATE`` if there is none.
+        """
+        count = len(final)
+        why = [
+            collapsed(self.target, jax.tree.map(lambda v, r=restart: v[r], theta))
+            for restart in range(count)
+        ]
+        alive = [r for r in range(count) if not why[r] and np.isfinite(final[r])]
+        if not alive:
+            reason = next(filter(None, why), "the objective is not finite")
+            raise degenerate(count, reason)
+        return alive
+
+    def on_sites(self, theta: State) -> dict[str, np.ndarray]:
+        """Return the values of the target's reported sites; NaN for sites EM says nothing of."""
+        values = completed(self.target, theta)
+        point = {}
+        for site in self.target.quantities:
+            value = np.asarray(values.get(site.name, np.full(site.shape, np.nan)), float)
+            point[site.name] = value.reshape(site.shape)
+        return point
+
+
+def summary_of(target: Target) -> dict[str, jax.Array] | None:
+    """Return the model's summary of the data for its EM steps; ``None`` where it makes none."""
+    steps = target.complete_model.em
+    if steps is None or steps.summary is None:
+        return None
+    key = ("EM's summary", bool(jax.config.jax_enable_x64))
+    if key not in target.compiled:
+        target.compiled[key] = steps.summary(**target.keywords(target.arrays()))
+    found: dict[str, jax.Array] = target.compiled[key]
+    return found
+
+
+def _given(target: Target) -> Mapping[str, Any]:
+    """Return what EM's steps take of the data outside compiled code."""
+    return summary_of(target) or target.data
+
+
+def completed(target: Target, theta: State) -> State:
+    """Return theta with the other sites that follow from it, where the model says which."""
+    steps = target.complete_model.em
+    if steps is None or steps.complete is None:
+        return theta
+    return steps.complete(theta, **_given(target))
+
+
+def collapsed(target: Target, theta: State) -> str:
+    """Return what has collapsed at theta, by the floors of the model's EM steps; empty if none."""
+    if not all(np.isfinite(v).all() for v in jax.tree.leaves(theta)):
+        return "NaN or infinite parameters"
+    steps = target.complete_model.em
+    if steps is None or steps.collapse is None:
+        return ""
+    for name, (measure, floor) in steps.collapse(theta, **_given(target)).items():
+        smallest = float(np.min(measure))
+        if not smallest > floor:
+            return f"{name} {smallest:.3g} (floor {floor:.3g})"
+    return ""
+
+
+def degenerate(count: int, reason: str) -> MethodFailure:
+    """Return the failure of a fit all of whose starts have collapsed."""
+    return MethodFailure(
+        Status.DEGENERATE,
+        f"a component collapsed in every one of {count} starts: {reason}",
+        "use objective='map', fewer components, or a tied covariance",
+    )
+
+
+def general_start(target: Target, key: jax.Array, restart: int) -> np.ndarray:
+    """Return where the general route begins: at the model's own start of EM, if it has one.
+
+    On the unconstrained scale. Sites that EM's start says nothing of begin as elsewhere.
+    """
+    steps = target.complete_model.em
+    if steps is None:
+        return starting_point(target, key, restart)
+    theta = started(steps.start, target, key)
+    values = completed(target, theta)
+    try:
+        if {s.name for s in target.latents} <= set(values):
+            return target.unconstrain(values)
+        return target.unconstrain(target.constrain(starting_point(target, key, 0)) | values)
+    except ValueError:  # at an edge of a support, or with other sites than the model's
+        return starting_point(target, key, restart)
+
+
+class OwnLikelihood:
+    """The likelihood that a model's NumPyro function has where its closed-form EM is.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    num_nodes, with_prior
+        See :class:`vi_recipes.latent.marginal.Marginal`.
+    timing
+        Charged with compilations.
+    """
+
+    def __init__(self, target: Target, num_nodes: int, with_prior: bool, timing: Timing) -> None:
+        self.target, self.reason = target, ""
+        self.objective: MarginalObjective | None = None
+        try:
+            marginal = marginal_of(target, None, "auto", num_nodes, with_prior, timing)
+        except MethodFailure as failure:
+            self.reason = failure.message
+            return
+        if marginal.split.border.size > MAX_DENSE:
+            self.reason = f"{marginal.split.border.size} parameters (at most {MAX_DENSE})"
+            return
+        self.start = starting_point(target, jax.random.key(0), 0)
+        self.objective = MarginalObjective(marginal, timing, self.start[marginal.split.local])
+
+    def is_close(self, point: dict[str, np.ndarray]) -> bool:
+        """Whether a point is at the maximum, as far as can be told."""
+        theta = self._locate(point)
+        if isinstance(theta, str):
+            return True
+        assert self.objective is not None
+        return is_close(self.objective, theta)
+
+    def judge(self, point: dict[str, np.ndarray], log_likelihood: float) -> Estimate:
+        """Say what is known at the point that EM ended at, which may be at an edge.
+
+        Raises
+        ------
+        MethodFailure
+            As :func:`vi_recipes.latent.judge.judge`.
+        """
+
+        def bare(reason: str, away: float = np.nan) -> Estimate:
+            status = Status.UNCONVERGED if away > CLOSE else Status.OK
+            message = f"no standard errors: {reason}"
+            posterior = PointPosterior(point)
+            return Estimate(posterior, status, message, "", away, log_likelihood, {})
+
+        theta = self._locate(point)
+        if isinstance(theta, str):
+            return bare(theta)
+        assert self.objective is not None
+        curvature = self.objective.curvature(theta)
+        edge = edges(self.objective, theta, curvature) if curvature is not None else None
+        if edge is not None and edge.rise <= SAME:
+            # the model itself says what has collapsed; any other edge is an estimate like others
+            return bare(
+                f"{edge.where}, where the likelihood is highest",
+                decrement(self.objective, theta, edge.places),
+            )
+        return judge(self.objective, theta)
+
+    def _locate(self, point: dict[str, np.ndarray]) -> np.ndarray | str:
+        """Return theta on the unconstrained scale, or why there is none."""
+        if self.objective is None:
+            return self.reason
+        split = self.objective.marginal.split
+        known = {n: point[n] for n in split.parameters}
+        if unknown := [n for n, value in known.items() if not np.isfinite(value).all()]:
+            return f"EM gives no finite value of {', '.join(unknown)}"
+        start = self.target.constrain(self.start)
+        for share in (0.0, INSIDE):  # supports are convex
+            inside = {n: (1 - share) * value + share * start[n] for n, value in known.items()}
+            try:
+                return self.target.unconstrain(start | inside)[split.border]
+            except ValueError as error:
+                reason = str(error)
+        return f"the estimate is outside its support ({reason})"

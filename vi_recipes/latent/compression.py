@@ -1,0 +1,232 @@
+"""Few rows in place of many, where the log joint density is linear in functions of the data.
+
+In an exponential family log p(y_t, z_t = k | theta) = sum_j T_j(y_t) f_j(theta, k): as functions of
+theta and k the members span a space whose dimension r is the number of sufficient statistics, be
+there many members or few. Then r members, well chosen, carry all of them,
+
+    log p(y_t, k | theta) = sum_i C_ti log p(y_i, k | theta)   for all theta and k,
+
+with coefficients C that no parameter enters. So Q(theta) costs as much as the model of r members,
+and an E-step one product of matrices besides: EM for any model at the price of closed forms.
+Nothing has to be known of the family: rank, members and coefficients are found at random
+parameters, and verified at others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import lstsq, qr
+
+from vi_recipes.core.status import MethodFailure
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.marginal import EStep, Marginal
+from vi_recipes.latent.members import split
+from vi_recipes.latent.split import LogJoint, Split
+from vi_recipes.model.target import Arrays, Target
+
+MIN_MEMBERS = 2_000
+"""Members from which it pays to look for the few."""
+
+MAX_KEPT = 128
+"""Members that are kept at most."""
+
+MAX_COEFFICIENTS = 20_000_000
+"""Size of C up to which it is compiled in."""
+
+COLUMNS = (64, 256)
+"""Log densities of a member, over parameters and states, that its functions are told apart by."""
+
+SAMPLED = 3_000
+"""Members among which those to keep are chosen."""
+
+RANK = 1e-11
+"""Relative size of a pivot that counts as zero."""
+
+GAP = 1e-7
+"""Relative size that the other pivots have: any smooth function is nearly of low rank, over a small
+enough set of parameters, but its pivots fade without a gap."""
+
+EXACT = 1e-9
+"""Relative error of a log density that counts as rounding."""
+
+
+@dataclass(frozen=True)
+class Compressed(Marginal):
+    """A sum over discrete states whose members are combinations of a few that are kept.
+
+    Weights of the E-step are added up over members: shape (states, members kept).
+
+    Parameters
+    ----------
+    coefficients
+        C, shape (members, members kept); compiled in as a constant.
+    kept
+        The model of the members that are kept.
+    """
+
+    coefficients: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    kept: Split | None = None
+
+    @property
+    @override
+    def key(self) -> tuple[Any, ...]:
+        return (*super().key, "compressed")
+
+    def _kept_joint(self, theta: jax.Array) -> jax.Array:
+        """Return the log joint of the members kept in every state, shape (states, members kept)."""
+        assert self.kept is not None
+        arrays, kept = self.kept.target.arrays(), self.kept
+        states = jnp.arange(len(self.split.states))
+        return jax.vmap(lambda k: kept.log_joint(theta, k, arrays).members)(states)
+
+    def _rest(self, theta: jax.Array, arrays: Arrays) -> jax.Array:
+        joint: LogJoint = self.split.log_joint(theta, jnp.zeros((), int), arrays)
+        return self.rest(joint)
+
+    def _shares(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return log p(y_t | theta) and p(z_t | y_t, theta), shapes (members,), (members, K)."""
+        joint = jnp.asarray(self.coefficients) @ self._kept_joint(theta).T
+        own = jax.nn.logsumexp(joint, axis=1)
+        return own, jnp.exp(joint - own[:, None])
+
+    @override
+    def value_and_posterior(
+        self, theta: jax.Array, z: jax.Array, arrays: Arrays, *, order: int = 2
+    ) -> tuple[jax.Array, EStep]:
+        own, shares = self._shares(theta)
+        states = jnp.arange(len(self.split.states))
+        weights = shares.T @ jnp.asarray(self.coefficients)
+        return own.sum() + self._rest(theta, arrays), EStep(states, weights)
+
+    @override
+    def probabilities(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
+        return self._shares(theta)[1]
+
+    @override
+    def expected(self, theta: jax.Array, q: EStep, arrays: Arrays) -> jax.Array:
+        return (q.weights * self._kept_joint(theta)).sum() + self._rest(theta, arrays)
+
+
+def compress(marginal: Marginal, start: np.ndarray, timing: Timing) -> Marginal:
+    """Return a marginal likelihood in terms of a few members, or as it is where that cannot be.
+
+    Parameters
+    ----------
+    marginal
+        The likelihood.
+    start
+        A point of the target's flat vector; the members are compared around it.
+    timing
+        Charged with compilations.
+    """
+    this = marginal.split
+    target = this.target
+    key = ("compressed", *marginal.key)
+    if key not in target.compiled:
+        target.compiled[key] = _find(marginal, start, timing)
+    found: Marginal = target.compiled[key] or marginal
+    return found
+
+
+def agree(few: Marginal, marginal: Marginal, theta: np.ndarray, timing: Timing) -> bool:
+    """Whether a compressed likelihood is the original at some parameters, to rounding."""
+    if few is marginal:
+        return True
+    target, z = marginal.split.target, jnp.zeros((0, 0))
+
+    def values(theta: jax.Array, arrays: Arrays) -> jax.Array:
+        return jnp.stack([m.value(theta, z, arrays) for m in (few, marginal)])
+
+    key = ("agree", *marginal.key)
+    if key not in target.compiled:
+        target.compiled[key] = timing.compile(values, jnp.asarray(theta), target.arrays())
+    found, right = np.asarray(target.compiled[key](jnp.asarray(theta), target.arrays()))
+    return bool(np.abs(found - right) <= EXACT * max(1.0, abs(right)))
+
+
+def _find(marginal: Marginal, start: np.ndarray, timing: Timing) -> Marginal | None:
+    this = marginal.split
+    members, states = this.num_members, len(this.states)
+    if marginal.rule != "enumerate" or members < MIN_MEMBERS:
+        return None
+    rng = np.random.default_rng(17)
+    some = rng.choice(members, min(members, SAMPLED), replace=False)
+    most = min(MAX_KEPT, MAX_COEFFICIENTS // members)
+    thetas, known = np.zeros((0, start.size)), np.zeros((0, members))
+    rank, order, pivots = most + 1, np.zeros(0, int), np.zeros(0)
+    for columns in COLUMNS:
+        new = _around(start, -(-columns // states) - len(thetas), rng)
+        thetas = np.concatenate([thetas, new])
+        known = np.concatenate([known, _table(this, new, timing)])
+        if not np.isfinite(known).all():
+            return None
+        _, upper, order = qr(known[:, some], mode="economic", pivoting=True)
+        pivots = np.abs(np.diagonal(upper))
+        rank = int((pivots > RANK * pivots[0]).sum())
+        if rank <= columns // 2 or columns >= 2 * most:
+            break
+    if rank > min(most, len(known) // 2) or pivots[rank - 1] < GAP * pivots[0]:
+        return None
+    chosen = np.sort(some[order[:rank]])
+    coefficients = lstsq(known[:, chosen], known, lapack_driver="gelsy")[0].T
+    thetas = np.concatenate([_around(start, 2, rng), start + rng.standard_normal((2, start.size))])
+    fresh = _table(this, thetas, timing)
+    if not _alike(fresh[:, chosen] @ coefficients.T, fresh):
+        return None
+    kept = _model_of(this, chosen)
+    if kept is None:
+        return None
+    if not _alike(_table(kept, thetas, timing), fresh[:, chosen]):
+        return None
+    return Compressed(
+        this, "enumerate", marginal.num_nodes, marginal.with_prior, coefficients, kept
+    )
+
+
+def _around(start: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random parameters, near and not so near."""
+    spread = rng.uniform(0.1, 0.7, (count, 1))
+    return start + spread * rng.standard_normal((count, start.size))
+
+
+def _alike(found: np.ndarray, right: np.ndarray) -> bool:
+    """Whether log densities, rows by members, are the same but for the rounding of their rows."""
+    size = np.sqrt(np.square(right).mean(axis=1, keepdims=True))
+    return bool((np.abs(found - right) <= EXACT * np.maximum(size, np.abs(right))).all())
+
+
+def _table(this: Split, thetas: np.ndarray, timing: Timing) -> np.ndarray:
+    """Return the log joint of every member in every state, shape (thetas x states, members)."""
+    states = jnp.arange(len(this.states))
+
+    def rows(thetas: jax.Array, arrays: Arrays) -> jax.Array:
+        def at(theta: jax.Array) -> jax.Array:
+            return jax.lax.map(lambda k: this.log_joint(theta, k, arrays).members, states)
+
+        return jax.lax.map(at, thetas)
+
+    arrays, places = this.target.arrays(), jnp.asarray(thetas)
+    found = np.asarray(timing.compile(rows, places, arrays)(places, arrays))
+    return found.reshape(-1, this.num_members)
+
+
+def _model_of(this: Split, chosen: np.ndarray) -> Split | None:
+    """Return the model of some of the members: their rows of all data that have one for each."""
+    target = this.target
+    data = {
+        name: np.asarray(value)[chosen]
+        if np.ndim(value) and np.shape(value)[0] == this.num_members
+        else value
+        for name, value in target.data.items()
+    }
+    try:
+        found = split(Target(target.complete_model, **data), this.latents)
+    except (ValueError, TypeError, IndexError, MethodFailure):
+        return None
+    fits = found.num_members == len(chosen) and found.border.size == this.border.size
+    return found if fits and np.array_equal(found.states, this.states) else None

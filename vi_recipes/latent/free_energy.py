@@ -1,0 +1,248 @@
+"""The free energy of EM and of variational inference, as a function of q and theta.
+
+F(q, theta) = E_q[log p(y, z | theta)] + H(q) = log p(y | theta) - KL(q || p(z | y, theta)).
+
+The E-step maximises it over q, the M-step over theta; nothing says that one must take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.latent.judge import MarginalObjective
+from vi_recipes.latent.marginal import Marginal, at_states, marginal_of, starting_point
+from vi_recipes.model.target import Arrays, Target
+
+
+class Weights(NamedTuple):
+    """q of discrete latent variables: probabilities of a member's states."""
+
+    probabilities: Any
+    """Shape (members, states)."""
+
+
+class Normals(NamedTuple):
+    """q of continuous latent variables: each member's normal law, on the unconstrained scale."""
+
+    mean: Any
+    """Shape (members, d)."""
+    cov: Any
+    """Shape (members, d, d)."""
+
+
+Law = Weights | Normals
+"""q(z): members are independent, as they are given theta and the data."""
+
+
+class FreeEnergy:
+    """F(q, theta) of a model whose E-step is exact: discrete z, or a log joint quadratic in z.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    latent
+        Sites that are latent variables; see :func:`vi_recipes.latent.members.split`.
+    objective
+        ``"mle"`` leaves the priors of theta out; ``"map"`` adds log p(theta), over the parameters
+        as the model names them, to F and to the log-likelihood.
+
+    Raises
+    ------
+    ValueError
+        For latent sites that the model does not have.
+    MethodFailure
+        ``NOT_APPLICABLE`` where no E-step is exact.
+
+    Notes
+    -----
+    ``theta`` is a vector of the unconstrained parameters, shape (G,): :meth:`unconstrain` makes it.
+
+    References
+    ----------
+    Neal, R. M. and Hinton, G. E. (1998). A view of the EM algorithm that justifies incremental,
+    sparse, and other variants. doi:10.1007/978-94-011-5014-9_12
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        latent: tuple[str, ...] | str | None = None,
+        objective: Literal["mle", "map"] = "mle",
+    ) -> None:
+        if objective not in ("mle", "map"):
+            raise ValueError(f"objective: got {objective!r}, expected 'mle' or 'map'")
+        timing = Timing()
+        names = (latent,) if isinstance(latent, str) else latent
+        with jax.enable_x64(True):
+            marginal = marginal_of(target, names, "auto", 1, objective == "map", timing)
+            require_exact(marginal)
+            flat = starting_point(target, jax.random.key(0), 0)
+            modes = flat[marginal.split.local]
+            self._objective = MarginalObjective(marginal, timing, modes)
+        self.target, self.marginal, self._flat = target, marginal, flat
+
+    def unconstrain(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Return theta for values of the parameters on the constrained scale, by site."""
+        split = self.marginal.split
+        if missing := [n for n in split.parameters if n not in values]:
+            raise ValueError(f"values: no value of {', '.join(missing)}, a parameter")
+        given = self.target.constrain(self._flat) | {n: values[n] for n in split.parameters}
+        return self.target.unconstrain(given)[split.border]
+
+    def constrain(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the parameters on the constrained scale, by site."""
+        flat = self._flat.copy()
+        flat[self.marginal.split.border] = theta
+        values = self.target.constrain(flat)
+        return {name: values[name] for name in self.marginal.split.parameters}
+
+    @property
+    def start(self) -> np.ndarray:
+        """A point of theta to begin at: the model's ``init``, or prior medians."""
+        return self._flat[self.marginal.split.border]
+
+    def __call__(self, q: Law, theta: np.ndarray) -> float:
+        """Return F(q, theta), in nats."""
+        self._check(q)
+        return float(self._run("free energy", partial(free_energy, self.marginal), theta, q))
+
+    def log_likelihood(self, theta: np.ndarray) -> float:
+        """Return log p(y | theta), the highest that F(q, theta) can be."""
+
+        def value(theta: jax.Array, q: Any, arrays: Arrays) -> jax.Array:
+            return self.marginal.value(theta, q, arrays, order=1)
+
+        return float(self._run("log-likelihood", value, theta, jnp.asarray(self._objective.modes)))
+
+    def posterior(self, theta: np.ndarray) -> Law:
+        """Return p(z | y, theta): the E-step."""
+        found = self._run(
+            "posterior",
+            lambda theta, z, arrays: exact_posterior(self.marginal, theta, z, arrays),
+            theta,
+            jnp.asarray(self._objective.modes),
+        )
+        return type(found)(*(np.asarray(v) for v in found))
+
+    def divergence(self, q: Law, theta: np.ndarray) -> float:
+        """Return KL(q || p(z | y, theta)), in nats, from the two laws themselves."""
+        self._check(q)
+        p = self.posterior(theta)
+        if isinstance(q, Weights):
+            assert isinstance(p, Weights)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                terms = q.probabilities * (np.log(q.probabilities) - np.log(p.probabilities))
+            return float(np.where(q.probabilities > 0, terms, 0.0).sum())
+        assert isinstance(p, Normals)
+        away = p.mean - q.mean
+        inverse = np.linalg.inv(p.cov)
+        trace = np.einsum("tij,tji->", inverse, q.cov)
+        squares = np.einsum("ti,tij,tj->", away, inverse, away)
+        dets = np.linalg.slogdet(p.cov)[1] - np.linalg.slogdet(q.cov)[1]
+        return float((trace + squares + dets.sum() - away.size) / 2)
+
+    def _check(self, q: Law) -> None:
+        split = self.marginal.split
+        T, d = split.num_members, split.width
+        shapes = ((T, len(split.states)),) if split.kind == "discrete" else ((T, d), (T, d, d))
+        got = tuple(np.shape(v) for v in q)
+        if got != shapes:
+            kind = "Weights" if split.kind == "discrete" else "Normals"
+            raise ValueError(
+                f"q: got {type(q).__name__} of shapes {', '.join(map(str, got))}, expected {kind} "
+                f"of {', '.join(map(str, shapes))}"
+            )
+
+    def _run(self, name: str, function: Callable[..., Any], theta: Any, q: Any) -> Any:
+        with jax.enable_x64(True):
+            q = jax.tree.map(lambda v: jnp.asarray(v, float), q)
+            return self._objective.call(name, function, np.asarray(theta, float), q)
+
+
+def require_exact(marginal: Marginal) -> None:
+    """Refuse a marginal likelihood whose E-step is no law of those here.
+
+    Raises
+    ------
+    MethodFailure
+        ``NOT_APPLICABLE``.
+    """
+    if marginal.rule not in ("enumerate", "gaussian"):
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"p(z | y, theta) is neither a table of independent members' states nor normal "
+            f"({marginal.describe()})",
+            "VariationalEM climbs a free energy with q restricted to independent factors",
+        )
+
+
+def free_energy(marginal: Marginal, theta: jax.Array, q: Any, arrays: Arrays) -> jax.Array:
+    """Return F(q, theta); pure, to be differentiated."""
+    split = marginal.split
+    if isinstance(q, Weights):
+        states = jnp.arange(len(split.states))
+        joint = at_states(split, theta, states, arrays)
+        some = q.probabilities > 0
+        log_q = jnp.log(jnp.where(some, q.probabilities, 1.0))
+        terms = jnp.where(some, q.probabilities * (joint.members.T - log_q), 0.0)
+        return terms.sum() + marginal.rest(jax.tree.map(lambda v: v[0], joint))
+    # a quadratic is averaged exactly by the 2 d points m +- sqrt(d) L e_i
+    d = split.width
+    root = jnp.linalg.cholesky(q.cov)
+    away = np.sqrt(d) * jnp.moveaxis(root, -1, 0)
+    points = jnp.concatenate([q.mean + away, q.mean - away])
+    joint = jax.vmap(lambda z: split.log_joint(theta, z, arrays))(points)
+    entropy = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum()
+    entropy = entropy + q.mean.size * (1 + np.log(2 * np.pi)) / 2
+    rest = marginal.rest(jax.tree.map(lambda v: v[0], joint))
+    return joint.members.mean(0).sum() + entropy + rest
+
+
+def exact_posterior(marginal: Marginal, theta: jax.Array, z: jax.Array, arrays: Arrays) -> Law:
+    """Return p(z | y, theta); pure."""
+    if marginal.split.kind == "discrete":
+        _, step = marginal.value_and_posterior(theta, z, arrays)
+        return Weights(step.weights.T)
+    return Normals(*marginal.moments(theta, z, arrays))
+
+
+# -- q as a vector ---------------------------------------------------------------------------------
+
+
+def law_of(marginal: Marginal, eta: jax.Array) -> Law:
+    """Return the law of a vector of unconstrained numbers; pure.
+
+    Log odds against a member's last state, shape (members, states - 1); or of every member the mean
+    and the rows of the covariance's lower root, its diagonal as logarithms.
+    """
+    split = marginal.split
+    T, d = split.num_members, split.width
+    if split.kind == "discrete":
+        odds = eta.reshape(T, len(split.states) - 1)
+        return Weights(jax.nn.softmax(jnp.concatenate([odds, jnp.zeros((T, 1))], axis=1)))
+    rows, columns = np.tril_indices(d)
+    mean, lower = jnp.split(eta.reshape(T, -1), [d], axis=1)
+    lower = jnp.where(rows == columns, jnp.exp(lower), lower)
+    root = jnp.zeros((T, d, d)).at[:, rows, columns].set(lower)
+    return Normals(mean, root @ jnp.swapaxes(root, -1, -2))
+
+
+def vector_of(marginal: Marginal, q: Law) -> np.ndarray:
+    """Return the vector of a law; see :func:`law_of`."""
+    if isinstance(q, Weights):
+        logs = np.log(np.maximum(q.probabilities, 1e-300))
+        return np.asarray((logs[:, :-1] - logs[:, -1:]).ravel())
+    rows, columns = np.tril_indices(marginal.split.width)
+    lower = np.linalg.cholesky(q.cov)[:, rows, columns]
+    lower[:, rows == columns] = np.log(lower[:, rows == columns])
+    return np.concatenate([q.mean, lower], axis=1).ravel()

@@ -1,0 +1,245 @@
+"""A target taken apart into parameters theta and latent variables z, member by member.
+
+EM and the marginal likelihood need log p(y_t, z_t | theta) for every member t of a plate. It comes
+from one trace of the NumPyro model: the log densities of its sites, element by element, each added
+to the member whose latent variables it depends on. Which member that is, :mod:`splitting` finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.distributions.transforms import biject_to
+
+from vi_recipes.model.target import Arrays, Target
+
+Elements = dict[str, jax.Array]
+"""Site -> its log density, element by element, scales and masks applied."""
+
+
+class LogJoint(NamedTuple):
+    """The terms of log p(y, z, theta), told apart."""
+
+    members: jax.Array
+    """log p(y_t, z_t | theta), shape (members,); latent variables on their unconstrained scale."""
+    shared: jax.Array
+    """The log-likelihood of what no latent variable touches."""
+    prior: jax.Array
+    """log p(theta), a density over the parameters as the model names them."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Parameters theta and latent variables z of a target, and who belongs to whom.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    parameters, latents
+        Names of the sites.
+    kind
+        Whether z is continuous, discrete, or absent.
+    border
+        Places of theta in the target's flat vector, shape (G,).
+    local
+        Places of z in it, shape (members, d); empty unless z is continuous.
+    states
+        Combined states of a member's discrete variables, shape (K, d); empty unless discrete.
+    plate
+        Name of the members' plate, or plates; empty where there is one member.
+    index
+        Site -> member that each element of its log density belongs to; -1 for none.
+    chains
+        Chains that the members are the times of, time running before the chain; 0 where members are
+        independent given theta. Discrete states only.
+    broadcast
+        Whether one state for all members may stand in an array of size one, which the model's own
+        indexing then broadcasts (parameters[z] is gathered once instead of once a row).
+    """
+
+    target: Target
+    parameters: tuple[str, ...]
+    latents: tuple[str, ...]
+    kind: Literal["none", "continuous", "discrete"]
+    border: np.ndarray
+    local: np.ndarray
+    states: np.ndarray
+    num_members: int
+    plate: str = ""
+    index: dict[str, np.ndarray] = field(default_factory=dict)
+    chains: int = 0
+    broadcast: bool = False
+
+    @property
+    def width(self) -> int:
+        """Number of latent scalars of each member, d."""
+        return int((self.local if self.kind == "continuous" else self.states).shape[1])
+
+    def flat(self, theta: jax.Array, z: jax.Array) -> jax.Array:
+        """Return the target's flat vector of theta, shape (G,), and z, (members, d)."""
+        if self.kind != "continuous":
+            return theta
+        order = np.argsort(np.concatenate([self.border, self.local.ravel()]), kind="stable")
+        return jnp.concatenate([theta, z.ravel()])[order]
+
+    def log_joint(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> LogJoint:
+        """Return the log joint density by member; pure, to be transformed and compiled.
+
+        Parameters
+        ----------
+        theta
+            Unconstrained parameters, shape (G,).
+        z
+            Unconstrained latent variables, shape (members, d); for discrete ones the number of the
+            combined state that all members are in, a scalar.
+        arrays
+            The data, from :meth:`Target.arrays`.
+        """
+        if self.kind == "discrete":
+            table = jnp.asarray(self.states)[z]
+            z = jnp.broadcast_to(table, (1 if self.broadcast else self.num_members, self.width))
+        return self.gather(self.elements(theta, z, arrays))
+
+    def gather(self, elements: Elements) -> LogJoint:
+        """Return the sums of the elements by member."""
+        members = jnp.zeros(self.num_members)
+        shared = prior = jnp.zeros(())
+        for name, value in elements.items():
+            if name in self.parameters:
+                prior = prior + value.sum()
+                continue
+            place = self.index.get(name)
+            if place is None or (place < 0).all():
+                shared = shared + value.sum()
+                continue
+            value = jnp.broadcast_to(value, place.shape)
+            value = value.ravel()
+            axis = _member_axis(place.ravel(), self.num_members)
+            if axis == "last":
+                members = members + value.reshape(-1, self.num_members).sum(0)
+                continue
+            if axis == "first":
+                members = members + value.reshape(self.num_members, -1).sum(1)
+                continue
+            place = place.ravel()
+            own = place >= 0
+            shared = shared + jnp.where(own, 0.0, value).sum()
+            members = members + jax.ops.segment_sum(
+                jnp.where(own, value, 0.0),
+                np.where(own, place, 0),
+                self.num_members,
+            )
+        return LogJoint(members, shared, prior)
+
+    def elements(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> Elements:
+        """Return the log densities of all sites, element by element, by one trace of the model.
+
+        ``z`` has shape (members, d); of discrete variables it holds their values, and may have one
+        row for all members. The latent sites' Jacobians are in their elements, the parameters' not.
+        """
+        target = self.target
+        given: dict[str, jax.Array] = {}
+        if self.kind == "discrete":
+            given = self._states_by_site(z)
+        flat = target.unravel(self.flat(theta, z))
+        model = handlers.seed(target.complete_model.function, jax.random.key(0))
+        jacobians: dict[str, jax.Array] = {}
+
+        def value_of(site: dict[str, Any]) -> jax.Array | None:
+            name = site["name"]
+            if site["type"] != "sample" or site.get("is_observed") or name not in flat:
+                return given.get(name)
+            transform = biject_to(site["fn"].support)
+            value = transform(flat[name])
+            if name in self.latents:
+                jacobians[name] = transform.log_abs_det_jacobian(flat[name], value)
+            return value
+
+        with jax.numpy_rank_promotion("allow"):
+            if target.has_scan:  # the sites of a scan are substituted whole, by value
+                given |= {
+                    n: v for n, v in target.constrain_fn(self.flat(theta, z), arrays).items()
+                    if n in flat
+                }  # fmt: skip
+                model = handlers.substitute(model, data=given)
+            else:
+                model = handlers.substitute(model, substitute_fn=value_of)
+            trace = handlers.trace(model).get_trace(**target.keywords(arrays))
+            found: Elements = {}
+            for name, site in trace.items():
+                if site["type"] != "sample":
+                    continue
+                value = site["fn"].log_prob(site["value"])
+                if site["scale"] is not None:
+                    value = site["scale"] * value
+                if target.has_scan and name in self.latents and name in flat:
+                    transform = biject_to(site["fn"].support)
+                    jacobians[name] = transform.log_abs_det_jacobian(flat[name], site["value"])
+                if name in jacobians:
+                    value = value + jacobians[name]
+                found[name] = jnp.asarray(value)
+        return found
+
+    def _states_by_site(self, z: jax.Array) -> dict[str, jax.Array]:
+        """Return the values of the discrete sites whose members' values are the rows of ``z``."""
+        given = {}
+        for k, name in enumerate(self.latents):
+            shape = self.target.sites[name].shape
+            shape = shape if z.shape[0] == self.num_members else (1,) * len(shape)
+            given[name] = z[:, k].reshape(shape)
+        return given
+
+
+def _member_axis(place: np.ndarray, num_members: int) -> str:
+    """Say whether the member is the first or the last axis of elements; empty for neither.
+
+    Sums along an axis are quicker than those by segment.
+    """
+    if place.size % num_members:
+        return ""
+    each = np.arange(num_members)
+    if (place.reshape(-1, num_members) == each).all():
+        return "last"
+    return "first" if (place.reshape(num_members, -1) == each[:, None]).all() else ""
+
+
+def parameter_densities(target: Target, z: jax.Array, arrays: Arrays) -> Elements:
+    """Return the log density of every site at ``z``, summed, over the sites as they are named."""
+    elements = without_latents(target).elements(z, jnp.zeros((0, 0)), arrays)
+    return {name: value.sum() for name, value in elements.items()}
+
+
+def latent_moments(
+    target: Target, names: Sequence[str], mean: np.ndarray, sd: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return means and sds of q(z) by site, for :attr:`vi_recipes.Fit.latents`.
+
+    ``mean`` and ``sd`` are flat vectors of the target; all are on the unconstrained scale.
+    """
+    found = {}
+    for name in names:
+        place, shape = target.slices[name], target.sites[name].unconstrained_shape
+        found[f"{name}_mean"] = np.asarray(mean[place]).reshape(shape)
+        found[f"{name}_sd"] = np.asarray(sd[place]).reshape(shape)
+    return found
+
+
+def without_latents(target: Target) -> Split:
+    """Return the split that takes every continuous site for a parameter."""
+    return Split(
+        target,
+        tuple(s.name for s in target.latents),
+        (),
+        "none",
+        np.arange(target.dim),
+        np.zeros((0, 0), int),
+        np.zeros((0, 0), int),
+        0,
+    )

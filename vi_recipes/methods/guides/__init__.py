@@ -1,0 +1,1 @@
+"""Guides of stochastic variational inference and what is read off them."""

@@ -1,0 +1,1 @@
+"""Rows of a plate drawn and scaled up, from arrays and from files."""

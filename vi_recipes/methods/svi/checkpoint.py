@@ -1,0 +1,322 @@
+"""Checkpoints of SVI: its runs in a file between chunks, and going on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpyro.infer import SVI as Engine
+
+from vi_recipes.core.status import CheckpointError
+from vi_recipes.methods.svi.chunks import Chunk, Run
+from vi_recipes.methods.svi.stopping import Stationarity
+from vi_recipes.model.target import Target
+
+if TYPE_CHECKING:
+    from vi_recipes.methods.svi.svi import SVI
+
+FORMAT = 1
+SECONDS = 5.0
+"""Between two writings."""
+
+SHARE = 0.02
+"""Share of the time that writing may take."""
+
+WIDTH = 200
+"""Characters of a description that a message shows."""
+
+PROBES = (0, 1, 10, 100, 1_000, 10_000, 100_000)
+"""Steps at which schedules of step sizes are compared."""
+
+
+class Checkpoint:
+    """A file that holds what the runs of a fit have done.
+
+    It is written beside itself and then put in place, so it is whole at any moment. It holds arrays
+    and JSON: reading it runs no code.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    identity
+        What the runs are of, in words: name -> value. Reading compares them one by one.
+    numbers
+        The same, of what is compared to rounding.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that is not a checkpoint, and for one of another fit, which names the difference.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        identity: Mapping[str, str],
+        numbers: Mapping[str, Sequence[float]],
+    ) -> None:
+        self.path = Path(path)
+        self._identity = dict(identity)
+        self._numbers = {name: [float(v) for v in values] for name, values in numbers.items()}
+        self.header: dict[str, Any] = {}
+        """What the file says of itself; empty where there is none yet."""
+        self._stored: dict[str, np.ndarray] = {}
+        self._written, self._cost = time.monotonic(), 0.0
+        if not self.path.parent.is_dir() or self.path.is_dir():
+            raise CheckpointError(
+                f"checkpoint: got '{self.path}', expected a file in a folder that exists; "
+                f"make '{self.path.parent}', or give another path"
+            )
+        if self.path.exists():
+            self._read()
+            self._compare()
+
+    def _read(self) -> None:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                self._stored = {name: archive[name] for name in archive.files}
+            self.header = json.loads(str(self._stored.pop("header")))
+            if self.header["format"] != FORMAT:
+                raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
+        except Exception as error:  # a damaged archive raises whatever it likes
+            raise CheckpointError(
+                f"checkpoint: '{self.path}' is no checkpoint of SVI that can be read "
+                f"({type(error).__name__}: {error}); delete it, or give another path"
+            ) from None
+
+    def _compare(self) -> None:
+        for name, mine in self._identity.items():
+            theirs = self.header["identity"].get(name)
+            if theirs != mine:
+                raise self._refusal(name, str(theirs), mine)
+        for name, values in self._numbers.items():
+            theirs = self.header["numbers"].get(name, [])
+            same = len(theirs) == len(values) and np.allclose(
+                theirs, values, rtol=1e-5, atol=1e-8, equal_nan=True
+            )
+            if not same:
+                raise self._refusal(name, _listed(theirs), _listed(values))
+
+    def _refusal(self, what: str, theirs: str, mine: str) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint: '{self.path}' is of another fit: its {what} is {shorten(theirs, WIDTH)}, "
+            f"and here it is {shorten(mine, WIDTH)}. To begin anew, delete the file or give "
+            "another path; to go on, fit with what the file is of"
+        )
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    def runs(self, like: Any, means_like: Any) -> list[Run]:
+        """Return the runs that the file holds, none where there is none.
+
+        Parameters
+        ----------
+        like
+            A state of the engine: the form of the states.
+        means_like
+            Unconstrained parameters: the form of their means.
+        """
+        found = []
+        for r, facts in enumerate(self.header.get("runs", [])):
+            seen = facts["iterates"]
+            run = Run(
+                self._unflatten(f"{r}/first", like),
+                iterates=Stationarity(*seen) if seen else None,
+                looked=facts["looked"],
+                stopped=facts["stopped"],
+            )
+            if facts["diverged"]:
+                run.diverged = self._stored[f"{r}/diverged"]
+            elbo = np.split(self._stored[f"{r}/elbo"], np.cumsum(facts["lengths"])[:-1])
+            means = self._unflatten(f"{r}/mean", means_like)
+            variances = {n: self._stored[f"{r}/variance/{n}"] for n in facts["watched"]}
+            for k, part in enumerate(elbo if facts["lengths"] else []):
+                mean = jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), means)
+                variance = {n: v[k] for n, v in variances.items()}
+                run.add(Chunk(None, part, mean, variance, k in facts["closes"]))
+            if run.chunks:
+                state = self._unflatten(f"{r}/state", like)
+                run.chunks[-1] = run.chunks[-1]._replace(state=state)
+            found.append(run)
+        return found
+
+    def save(self, runs: Sequence[Run], facts: Mapping[str, Any], *, now: bool = False) -> None:
+        """Write the runs, unless that was done a moment ago; ``now`` writes in any case.
+
+        ``facts`` join the header.
+        """
+        wait = max(SECONDS, self._cost / SHARE)
+        if not now and time.monotonic() - self._written < wait:
+            return
+        start = time.monotonic()
+        arrays: dict[str, np.ndarray] = {}
+        described = []
+        for r, run in enumerate(runs):
+            _flatten(arrays, f"{r}/first", run.first)
+            arrays[f"{r}/elbo"] = np.concatenate([np.zeros(0), *(c.elbo for c in run.chunks)])
+            watched = list(run.chunks[0].variance) if run.chunks else []
+            if run.chunks:
+                _flatten(arrays, f"{r}/state", run.state)
+                means = jax.tree.map(lambda *v: np.stack(v), *(c.mean for c in run.chunks))
+                _flatten(arrays, f"{r}/mean", means)
+            for name in watched:
+                arrays[f"{r}/variance/{name}"] = np.stack([c.variance[name] for c in run.chunks])
+            if run.diverged is not None:
+                arrays[f"{r}/diverged"] = run.diverged
+            seen = run.iterates
+            described.append(
+                {
+                    "lengths": [len(c.elbo) for c in run.chunks],
+                    "closes": [k for k, chunk in enumerate(run.chunks) if chunk.closes],
+                    "watched": watched,
+                    "iterates": [seen.r_hat, seen.error] if seen else None,
+                    "looked": run.looked,
+                    "stopped": run.stopped,
+                    "diverged": run.diverged is not None,
+                }
+            )
+        header = {
+            "format": FORMAT,
+            "identity": self._identity,
+            "numbers": self._numbers,
+            **facts,
+            "runs": described,
+        }
+        self._write({"header": np.array(json.dumps(header)), **arrays})
+        self._written = time.monotonic()
+        self._cost = self._written - start
+
+    def _write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with beside.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            beside.replace(self.path)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint: '{self.path}' cannot be written ({error}); make room, or give "
+                "another path"
+            ) from None
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+    def _unflatten(self, prefix: str, like: Any) -> Any:
+        leaves, tree = jax.tree.flatten(like)
+        return jax.tree.unflatten(
+            tree, [_as_leaf(self._stored[f"{prefix}/{i}"], v) for i, v in enumerate(leaves)]
+        )
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _flatten(arrays: dict[str, np.ndarray], prefix: str, tree: Any) -> None:
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        arrays[f"{prefix}/{i}"] = np.asarray(data)
+
+
+def _as_leaf(stored: np.ndarray, like: Any) -> Any:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(like))
+    return stored if isinstance(like, np.ndarray) else jnp.asarray(stored)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values) or "not known"
+
+
+# -- what a fit is ---------------------------------------------------------------------------------
+
+
+def checkpoint_of(
+    method: SVI, target: Target, key: jax.Array, start: np.ndarray, engine: Engine, state: Any
+) -> Checkpoint | None:
+    """Return a method's checkpoint, with what a fit must have in common with it to go on from it.
+
+    Parameters
+    ----------
+    method
+        The method; ``None`` is returned where it asks for no checkpoint.
+    target, key
+        What is fitted, and its seed.
+    start
+        The default starting point, unconstrained.
+    engine, state
+        NumPyro's, and its first state.
+    """
+    if method.checkpoint is None:
+        return None
+    params = engine.optim.get_params(state.optim_state)
+    data = ", ".join(f"{name} {list(np.shape(v))}" for name, v in target.data.items())
+    size = method.batches.batch_size if method.batches is not None else method.batch_size
+    rows = "all" if size is None else f"{size} at a time, of plate {method.plate or 'by default'}"
+    if method.batches is not None:
+        rows += f", of {method.batches.num_rows} from elsewhere"
+    identity = {
+        "model": target.name,
+        "data": f"{data} (fingerprint {target.fingerprint})",
+        "rows": rows,
+        "guide": f"{method.options()['guide']}, with parameters {shapes_of(params)}",
+        "objective": f"{method.objective}, draws {method.draws}, alpha {method.alpha}",
+        "optimizer": f"one with state {shapes_of(state.optim_state)}",
+        "precision": method.dtype,
+        "init": method.init,
+        "seed": str(np.asarray(jax.random.key_data(key)).tolist()),
+    }
+    numbers = {
+        "log density at the start": [target.log_density(start)],
+        "optimizer's way from given gradients": moves_of(engine.optim, params),
+    }
+    if method.optimizer is None:
+        numbers["step_size"] = schedule_of(method.first_step_size)
+    return Checkpoint(method.checkpoint, identity, numbers)
+
+
+def shapes_of(tree: Any) -> str:
+    """Return names, shapes and types of a tree of arrays, in words."""
+    return ", ".join(
+        f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    )
+
+
+def moves_of(optimizer: Any, params: Any) -> list[float]:
+    """Return how far each of three steps of NumPyro's ``optimizer`` goes from made-up gradients.
+
+    An optimiser is code and has no other mark.
+    """
+
+    def probe(params: Any) -> list[jax.Array]:
+        gradients = jax.tree.map(
+            lambda p: (0.5 + jnp.arange(p.size) % 3).reshape(p.shape).astype(p.dtype), params
+        )
+        state, moves = optimizer.init(params), []
+        for _ in range(3):
+            before = optimizer.get_params(state)
+            state = optimizer.update(gradients, state, value=jnp.asarray(1.0))
+            moved = jax.tree.map(jnp.subtract, optimizer.get_params(state), before)
+            moves.append(optax.tree.norm(moved))
+        return moves
+
+    return [float(v) for v in jax.jit(probe)(params)]
+
+
+def schedule_of(step_size: Any) -> list[float]:
+    """Return a step size, or what a schedule of step sizes is at some steps."""
+    if callable(step_size):
+        return [float(step_size(jnp.asarray(step))) for step in PROBES]
+    return [float(step_size)]

@@ -1,0 +1,119 @@
+"""Where runs of SVI begin: starting points, and the engine's first state at each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.infer import SVI as Engine
+
+from vi_recipes.core.progress import silent
+from vi_recipes.core.status import MethodFailure, Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.methods.guides.families import make_guide, start_values
+from vi_recipes.methods.guides.structured import latent_sites
+from vi_recipes.methods.map import Objective as Density
+from vi_recipes.methods.map import find_mode
+from vi_recipes.model.target import Target
+
+SCATTER = 1.0
+"""Half-width, on the unconstrained scale, of what the starts of restarts are scattered over."""
+
+
+def guide_centre(target: Target, key: jax.Array, restart: int) -> np.ndarray:
+    """Return where a guide is centred by default, unconstrained: for restarts it is scattered."""
+    return target.start(
+        jax.random.fold_in(key, restart) if restart else key,
+        scatter=SCATTER if restart else 0.0,
+        # the density alone: the guide's own set-up takes gradients
+        value_and_grad=lambda z: (target.log_density(z), np.zeros(1)),
+    )
+
+
+def mode_or_default(
+    target: Target, key: jax.Array, default: np.ndarray, timing: Timing
+) -> tuple[np.ndarray, str]:
+    """Return the mode of the density over the unconstrained scale, and what to say of it.
+
+    Where there is none, or it says nothing of typical draws, ``default`` stands in.
+    """
+    with jax.enable_x64(True):
+        try:
+            mode = find_mode(
+                Density(target, timing, jacobian=True),
+                key,
+                solver="auto",
+                max_steps=2_000,
+                tolerance=1e-4,
+                num_restarts=0,
+                progress=silent,
+            )
+        except MethodFailure as failure:
+            return default, f"it began at the default start, there being no MAP: {failure.message}"
+    if mode.status is not Status.OK:
+        return default, f"it began at the default start, the MAP being of no use: {mode.message}"
+    return mode.z, f"it began at the MAP ({mode.message})"
+
+
+class Launcher:
+    """The engine's first states from any start, by code that is compiled once.
+
+    Parameters
+    ----------
+    spec
+        The guide, as :func:`~vi_recipes.methods.guides.families.make_guide` takes it.
+    target
+        What it is for: the model conditioned on what one step sees.
+    make_engine
+        ``make_engine(guide) -> engine``.
+    whole
+        The model conditioned on all rows, where ``target`` has those of a minibatch.
+    """
+
+    def __init__(
+        self,
+        spec: Any,
+        target: Target,
+        make_engine: Callable[[Any], Engine],
+        whole: Target | None = None,
+    ) -> None:
+        self._spec, self._target, self._whole, self._make = spec, target, whole, make_engine
+        self._engines: list[Engine] = []
+        # one operation at a time the set-up takes seconds; but DAIS keeps the model's density and
+        # a user's guide may: no traced values there
+        at_once = isinstance(spec, str | Mapping) and spec != "dais"
+        self._begin = jax.jit(self._set_up) if at_once else None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the first state, which serves all: they differ in their values only."""
+        return self._engines[0]
+
+    def state(self, start: np.ndarray, key: jax.Array) -> Any:
+        """Return the first state of a run whose guide is centred at ``start``, unconstrained.
+
+        A guide function, or a guide made by the user, begins where it says itself.
+        """
+        values, arrays = start_values(self._target, start), self._target.arrays()
+        if self._begin is None:
+            return self._set_up(key, values, arrays)[0]
+        first = not self._engines
+        state, supports = self._begin(key, values, arrays)
+        if first:
+            # what traced values are left in the guide are not used again, but for these
+            for site, support in zip(latent_sites(self.engine.guide), supports, strict=True):
+                fn = site["fn"]
+                site["fn"] = dist.ImproperUniform(support, fn.batch_shape, fn.event_shape)
+        return state
+
+    def _set_up(self, key: jax.Array, values: Mapping[str, Any], arrays: Any) -> tuple[Any, Any]:
+        guide = make_guide(self._spec, self._target, values, self._whole)
+        engine = self._make(guide)
+        state = engine.init(key, **self._target.keywords(arrays))
+        self._engines.append(engine)
+        if self._begin is None:
+            return state, None
+        return state, [site["fn"].support for site in latent_sites(guide)]

@@ -1,0 +1,211 @@
+"""When SVI may stop: what the iterates say of the average of their second half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpyro.infer import autoguide
+
+from vi_recipes.methods.guides.conditional import AutoConditionalNormal
+from vi_recipes.methods.guides.structured import AutoFactors, block_sites
+
+MAX_R_HAT = 1.1
+"""Split R-hat of the iterates below which they count as stationary."""
+
+MIN_STEPS = 3_000
+MIN_CHUNKS = 12
+"""Steps and chunks before the rule is asked: six chunks in the second half."""
+
+MIN_BATCHES = 4
+NUM_WINDOWS = 4
+SLACK = 0.05
+"""ELBO, in nats, that the last quarter may gain on the one before and still count as flat."""
+
+MAX_ERROR = 1.0
+"""Monte Carlo error of the last quarters, in nats, beyond which flat cannot be told."""
+
+Params = Mapping[str, Any]
+Scales = Mapping[str, Callable[[Params], Any]]
+"""Location parameter -> the guide's sds on the parameter's scale, from constrained parameters."""
+
+
+def location_scales(guide: Any) -> Scales | None:
+    """Return the location parameters of a guide with their scales, ``None`` where it has none."""
+    if isinstance(guide, autoguide.AutoGuideList):
+        parts = [location_scales(part) for part in guide]
+        known = [part for part in parts if part is not None]
+        return {k: v for part in known for k, v in part.items()} if known == parts else None
+    prefix = getattr(guide, "prefix", "")
+    if isinstance(guide, AutoConditionalNormal):
+        names = [f"{name}_{prefix}" for name in block_sites(guide)]
+        return {f"{name}_loc": partial(_conditional_scale, name) for name in names}
+    if isinstance(guide, autoguide.AutoNormal):
+        names = [f"{name}_{prefix}" for name in block_sites(guide)]
+        return {f"{name}_loc": partial(_entry, f"{name}_scale") for name in names}
+    if isinstance(guide, AutoFactors):
+        names = [f"{name}_{prefix}" for name in guide.sites]
+        return {f"{name}_mean": partial(_factor_scale, guide, name) for name in names}
+    if isinstance(guide, autoguide.AutoDiagonalNormal):
+        return {f"{prefix}_loc": partial(_entry, f"{prefix}_scale")}
+    if isinstance(guide, autoguide.AutoMultivariateNormal):
+        return {f"{prefix}_loc": lambda p: np.linalg.norm(p[f"{prefix}_scale_tril"], axis=1)}
+    if isinstance(guide, autoguide.AutoLowRankMultivariateNormal):
+        return {f"{prefix}_loc": lambda p: np.sqrt(guide.get_posterior(p).variance)}
+    return None
+
+
+def _entry(name: str, params: Params) -> Any:
+    return params[name]
+
+
+def _conditional_scale(key: str, params: Params) -> np.ndarray:
+    """Return the sds of conditional normals with the global variables averaged over."""
+    scale, slope = (np.asarray(params[f"{key}_{what}"]) for what in ("scale", "slope"))
+    return np.asarray(np.sqrt(scale**2 + (slope**2).sum(axis=-1)))
+
+
+def _factor_scale(guide: AutoFactors, key: str, params: Params) -> np.ndarray:
+    """Return about the sds of log or logit coordinates, from means and concentrations."""
+    mean, size = (np.asarray(params[f"{key}_{what}"]) for what in ("mean", "concentration"))
+    if guide.family == "gamma":
+        return size**-0.5
+    if guide.family == "beta":
+        return np.asarray((size * mean * (1 - mean)) ** -0.5)
+    return np.asarray((size[..., None] * mean * (1 - mean))[..., :-1] ** -0.5)
+
+
+def average_error(means: np.ndarray) -> np.ndarray:
+    """Return the standard errors of the average of chunk means, the chunk leading.
+
+    Neighbouring chunks may be correlated, so batches of 1, 2, 4 and so on of them are tried and the
+    largest error is taken.
+    """
+    if len(means) < 2:
+        return np.full(means.shape[1:], np.inf)
+    largest, size = np.zeros(means.shape[1:]), 1
+    while size == 1 or len(means) // size >= MIN_BATCHES:
+        count = len(means) // size
+        batches = means[len(means) - count * size :].reshape(count, size, *means.shape[1:]).mean(1)
+        largest = np.maximum(largest, batches.std(axis=0, ddof=1) / np.sqrt(count))
+        size *= 2
+    return largest
+
+
+def split_r_hat(means: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Return R-hat of iterates over windows, from means and variances by chunk, which leads."""
+    windows = np.array_split(np.arange(len(means)), NUM_WINDOWS)
+    within = np.mean([variances[w].mean(0) + means[w].var(0) for w in windows], axis=0)
+    between = np.var([means[w].mean(0) for w in windows], axis=0, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.nan_to_num(np.sqrt(1 + between / within), nan=1.0, posinf=np.inf))
+
+
+@dataclass(frozen=True)
+class Stationarity:
+    """What the second half of the iterates says.
+
+    Parameters
+    ----------
+    r_hat
+        The largest split R-hat of a location.
+    error
+        The largest Monte Carlo error of an averaged location, in sds of the guide.
+    """
+
+    r_hat: float
+    error: float
+
+    def within(self, tolerance: float, fall: float = 1.0) -> bool:
+        """Whether the iterates are stationary, and their average known to ``tolerance``.
+
+        ``fall`` is by how much the step size has fallen: the variance of the iterates is in
+        proportion to it, and R-hat squared less one, a ratio to that variance, to its inverse.
+        """
+        most = np.sqrt(1 + (MAX_R_HAT**2 - 1) * fall)
+        return bool(self.r_hat < most and self.error < tolerance)
+
+    def __str__(self) -> str:
+        return (
+            f"the locations' R-hat over windows of the second half is at most {self.r_hat:.3g}, "
+            f"and the Monte Carlo error of their average {self.error:.2g} of the guide's sd"
+        )
+
+
+def judge_iterates(
+    scales: Scales,
+    means: Sequence[Params],
+    variances: Sequence[Params],
+    constrain: Callable[[Any], Params],
+) -> Stationarity:
+    """Return what the second half of the chunks says of the locations.
+
+    Parameters
+    ----------
+    scales
+        From :func:`location_scales`.
+    means, variances
+        Of the unconstrained parameters, or at least the locations, by chunk.
+    constrain
+        From unconstrained to constrained parameters.
+    """
+    half = len(means) // 2
+    last = {name: np.asarray(value, float) for name, value in constrain(means[-1]).items()}
+    r_hat, error = 1.0, 0.0
+    for name, scale in scales.items():
+        series, spread = (
+            np.stack([np.asarray(chunk[name], float) for chunk in chunks[half:]])
+            for chunks in (means, variances)
+        )
+        if series[0].size:
+            r_hat = max(r_hat, float(split_r_hat(series, spread).max()))
+            relative = average_error(series) / np.asarray(scale(last), float)
+            error = max(error, float(relative.max()))
+    return Stationarity(r_hat, error)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """How far a noisy series still climbs.
+
+    Parameters
+    ----------
+    gain
+        Of the last quarter on the one before.
+    error
+        Its Monte Carlo error.
+    """
+
+    gain: float
+    error: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether the gain is within its error, or too small to matter."""
+        return self.gain <= max(SLACK, 3 * self.error)
+
+
+def judge_series(values: np.ndarray) -> Plateau:
+    """Return how far the last quarter of ``values`` has gained on the one before."""
+    if values.size < 4:
+        return Plateau(float("nan"), float("inf"))
+    quarters = np.array_split(values, 4)
+    before, last = quarters[2], quarters[3]
+    error = np.hypot(_batch_error(last), _batch_error(before))
+    return Plateau(float(last.mean() - before.mean()), float(error))
+
+
+def _batch_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of an autocorrelated series.
+
+    From the batch means, less their linear trend: a series that still climbs is not noise.
+    """
+    batches = np.array([b.mean() for b in np.array_split(values, 20) if b.size])
+    if batches.size < 4:
+        return float("inf")
+    step = np.arange(batches.size) - (batches.size - 1) / 2
+    residual = batches - batches.mean() - step * (step @ batches) / (step @ step)
+    return float(np.sqrt(residual @ residual / (batches.size - 2) / batches.size))

@@ -1,0 +1,1 @@
+"""A NumPyro model with its data as one flat density."""

@@ -1,0 +1,1 @@
+"""Joint mode and curvature: objective, search, judge, and the Gaussian there."""

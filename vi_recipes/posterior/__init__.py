@@ -1,0 +1,1 @@
+"""What can be known of a posterior: draws, Gaussian, factors, response, blocks, labels."""

@@ -1,0 +1,429 @@
+"""Posteriors of independent factors, as they are and as corrected by linear response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.algebra.normals import MAX_DENSE, WeighedDraws, block_normal, log_dense_normal
+from vi_recipes.elbo.factors import GAMMA, Factors
+from vi_recipes.posterior.base import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, Sites
+
+if TYPE_CHECKING:
+    from vi_recipes.algebra.block_arrow import BlockArrow
+    from vi_recipes.methods.meanfield import KL
+    from vi_recipes.model.target import Target
+
+NUM_BATCHES = 4
+NUM_SLOPE_DRAWS = 512
+"""Draws over which the slopes of quantities of several coordinates are averaged."""
+
+
+@dataclass(frozen=True)
+class FactorPosterior(Posterior):
+    """Independent laws of the unconstrained coordinates, pushed through the constraining map.
+
+    Scalars that depend on one coordinate have exact moments, by quadrature over its law; others
+    use 10,000 draws, in antithetic pairs where all laws are normal, and carry their error.
+
+    Parameters
+    ----------
+    target
+        Gives the constraining map.
+    factors, eta
+        The laws and their parameters, shape (dim, 2).
+    eta_mcse
+        Standard errors of ``eta`` where draws took part in the optimisation, shape (dim, 2).
+    kl
+        The objective that they minimise; ``None`` where others found them.
+    """
+
+    target: Target
+    factors: Factors
+    eta: np.ndarray
+    eta_mcse: np.ndarray | None = None
+    kl: KL | None = None
+
+    @cached_property
+    def location_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means and sds of the unconstrained coordinates."""
+        with jax.enable_x64(True):
+            m, s = self.factors.location_scale(jnp.asarray(self.eta))
+        return np.asarray(m), np.asarray(s)
+
+    @cached_property
+    def _nodes(self) -> tuple[Sites, np.ndarray, np.ndarray]:
+        """Return every scalar at its coordinate's nodes, their weights, and the laws' scores.
+
+        Shapes (nodes, *site shape), (nodes, dim) and (nodes, dim, 2).
+        """
+        x, w = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+        m, s = self.location_scale
+        z = m + s * x[:, None]
+        weights = np.repeat((w / w.sum())[:, None], m.size, axis=1)
+        by_scale = np.tile(x[:, None] ** 2 - 1, m.size)
+        scores = np.stack([x[:, None] / s, by_scale], axis=-1)
+        other = ~self.factors.gaussian
+        if other.any():
+            laws = Factors(self.factors.code[other], self.factors.offset[other])
+            with jax.enable_x64(True):
+                own = jnp.asarray(self.eta[other])
+                nodes = jnp.repeat(jnp.asarray(x)[:, None], len(own), axis=1)
+                z[:, other], ratio = jax.vmap(lambda v: laws.place(own, v))(nodes)
+                tilted = np.asarray(jnp.exp(ratio)) * weights[:, other]
+                weights[:, other] = tilted / tilted.sum(axis=0)
+
+                def total(eta: jax.Array, z: jax.Array) -> jax.Array:
+                    return jnp.sum(laws.log_density(eta, z))
+
+                slopes = jax.vmap(jax.grad(total), (None, 0))(own, jnp.asarray(z[:, other]))
+            scores[:, other] = np.asarray(slopes)
+        return self.target.constrain(z), weights, scores
+
+    @cached_property
+    def _centres(self) -> Sites:
+        values, weights, _ = self._nodes
+        return {
+            name: np.einsum("q...,q...->...", weights[:, np.maximum(j, 0)], values[name])
+            for name, j in self.target.coordinate_of.items()
+        }
+
+    @cached_property
+    def _drawn(self) -> Sites:
+        z = self._factor_draws(NUM_MOMENT_DRAWS, jax.random.key(20_161))
+        return self.target.constrain(z)
+
+    @cached_property
+    def _moments(self) -> tuple[Sites, Sites, Sites, Sites]:
+        values, weights, _ = self._nodes
+        mean, sd, mcse_mean, mcse_sd = {}, {}, {}, {}
+        for site in self.target.quantities:
+            j = self.target.coordinate_of[site.name]
+            v, w = values[site.name], weights[:, np.maximum(j, 0)]
+            m = np.array(self._centres[site.name])
+            s = np.array(np.sqrt(np.einsum("q...,q...->...", w, (v - m) ** 2)))
+            error_m, error_s = np.zeros_like(m), np.zeros_like(m)
+            if self.eta_mcse is not None:
+                error_m = self._mean_errors(self._own_slopes(site.name), np.maximum(j, 0))
+            several = j < 0
+            if several.any():
+                drawn = self._drawn[site.name][:, several]
+                m[several], s[several] = drawn.mean(0), drawn.std(0, ddof=1)
+                half = len(drawn) // 2
+                pairs = (drawn[:half] + drawn[half:]) / 2
+                error_m[several] = pairs.std(0, ddof=1) / np.sqrt(half)
+                error_s[several] = s[several] / np.sqrt(2 * half)
+            mean[site.name], sd[site.name] = m, np.asarray(s)
+            mcse_mean[site.name], mcse_sd[site.name] = error_m, error_s
+        return mean, sd, mcse_mean, mcse_sd
+
+    def _mean_errors(self, slopes: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Return the errors of means from their slopes in ``eta[j]``, shape (..., 2)."""
+        assert self.eta_mcse is not None
+        return np.array(np.sqrt(((slopes * self.eta_mcse[j]) ** 2).sum(axis=-1)))
+
+    def _own_slopes(self, name: str) -> np.ndarray:
+        """Return the derivative of E[scalar] in its coordinate's two parameters, shape (..., 2)."""
+        values, weights, scores = self._nodes
+        j = np.maximum(self.target.coordinate_of[name], 0)
+        away = values[name] - self._centres[name]  # a constant has no slope: less rounding
+        slopes = np.array(np.einsum("q...,q...,q...k->...k", weights[:, j], away, scores[:, j]))
+        points = self.factors.points[j]
+        if points.any():
+            slopes[points, 0], slopes[points, 1] = self._point_slopes[name][points], 0.0
+        return slopes
+
+    @cached_property
+    def _point_slopes(self) -> Sites:
+        return self.target.slopes(self.eta[:, 0])
+
+    @override
+    def mean(self) -> Sites:
+        return self._moments[0]
+
+    @override
+    def sd(self) -> Sites:
+        return self._moments[1]
+
+    @override
+    def mcse_mean(self) -> Sites:
+        return self._moments[2]
+
+    @override
+    def mcse_sd(self) -> Sites:
+        return self._moments[3]
+
+    @override
+    def cov(self, sites: Sequence[str]) -> np.ndarray:
+        j = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])
+        values, weights, _ = self._nodes
+        v = np.concatenate([values[n].reshape(NUM_NODES, -1) for n in sites], axis=1)
+        v = v - np.concatenate([self._centres[n].ravel() for n in sites])
+        cov = np.zeros((j.size, j.size))
+        order = np.argsort(j, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(j[order])) + 1):
+            if j[rows[0]] >= 0:
+                weighted = v[:, rows] * weights[:, j[rows[0]], None]
+                cov[np.ix_(rows, rows)] = weighted.T @ v[:, rows]
+        several = j < 0
+        if several.any():
+            flat = np.concatenate([self._drawn[n].reshape(NUM_MOMENT_DRAWS, -1) for n in sites], 1)
+            flat = flat - flat.mean(axis=0)
+            sampled = flat[:, several].T @ flat / (NUM_MOMENT_DRAWS - 1)
+            cov[several, :], cov[:, several] = sampled, sampled.T
+        return cov
+
+    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+        """Return draws of the unconstrained vector, shape (num_draws, dim)."""
+        return self._factor_draws(num_draws, key)
+
+    def _factor_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+        """Return draws from the factors.
+
+        Where all laws are normal the second half mirrors the first if the number is even.
+        """
+        m, s = self.location_scale
+        with jax.enable_x64(True):
+            normal_key, first_key, second_key = jax.random.split(key, 3)
+            half = -(-num_draws // 2)
+            noise = np.asarray(jax.random.normal(normal_key, (half, m.size), float))
+            z = (m + s * np.concatenate([noise, -noise]))[:num_draws]
+            for law in self.factors.kinds:
+                rows = np.flatnonzero(self.factors.code == law)
+                if self.factors.gaussian[rows].all():
+                    continue
+                a, b = (jnp.exp(jnp.asarray(self.eta[rows, k])) for k in range(2))
+                shape = (num_draws, rows.size)
+                first = jax.random.loggamma(first_key, a, shape)
+                if law == GAMMA:
+                    z[:, rows] = np.asarray(first - jnp.log(b))
+                else:
+                    second = jax.random.loggamma(second_key, b, shape)
+                    z[:, rows] = np.asarray(first - second) + self.factors.offset[rows]
+        return np.asarray(z)
+
+    @override
+    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
+        if self.factors.points.any() or not self._has_density:
+            return None
+        z = self.unconstrained_draws(2 * num_draws, key)[:num_draws]  # the rest are mirror images
+        log_q = self._log_prob(z)
+        return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
+
+    @override
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.factors.points[place].any():
+            return None
+        m, _ = self.location_scale
+        drawn = self.unconstrained_draws(2 * num_draws, key)[:num_draws]
+        z = np.tile(m, (num_draws, 1))
+        z[:, place] = drawn[:, place]
+        return z, self._log_laws(z)[:, place].sum(axis=1)
+
+    @property
+    def _has_density(self) -> bool:
+        """Whether the joint density is within reach."""
+        return True
+
+    def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
+        """Return the log density of rows of unconstrained vectors; ``None`` if singular."""
+        return self._log_laws(z).sum(axis=1)
+
+    def _log_laws(self, z: np.ndarray) -> np.ndarray:
+        """Return the log density of every coordinate's own law, shape (num_draws, dim)."""
+        with jax.enable_x64(True):
+            eta = jnp.asarray(self.eta)
+            return np.asarray(jax.vmap(self.factors.log_density, (None, 0))(eta, jnp.asarray(z)))
+
+    @override
+    def draws(self, num_draws: int, key: jax.Array) -> Sites:
+        shuffle, own = jax.random.split(key)
+        z = self.unconstrained_draws(num_draws, own)
+        return self.target.constrain(z[np.asarray(jax.random.permutation(shuffle, num_draws))])
+
+
+@dataclass(frozen=True)
+class ResponsePosterior(FactorPosterior):
+    """The same means, with covariances by linear response: grad m' H^-1 grad m.
+
+    Draws are of the normal law on the unconstrained scale that has the linear-response covariance
+    there.
+
+    Parameters
+    ----------
+    hessian
+        Hessian H of the objective (minus the ELBO) in ``eta``, in C order.
+
+    References
+    ----------
+    Giordano, R., Broderick, T. and Jordan, M. I. (2018). Covariances, robustness, and variational
+    Bayes. JMLR 19(51), theorem 1 and definition 3. https://jmlr.org/papers/v19/17-670.html
+    """
+
+    hessian: BlockArrow = None  # type: ignore[assignment]
+
+    def slopes(self, sites: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the gradient in ``eta`` of the mean of every scalar of ``sites``, C order.
+
+        Each as the flat indices it is not zero at, and its values there.
+        """
+        rows: list[tuple[np.ndarray, np.ndarray]] = []
+        for name in sites:
+            j = self.target.coordinate_of[name].ravel()
+            own = self._own_slopes(name).reshape(-1, 2)
+            joint = iter(self._joint_slopes[name].mean(axis=0)) if (j < 0).any() else iter(())
+            for k, slope in zip(j, own, strict=True):
+                if k >= 0:
+                    rows.append((np.array([2 * k, 2 * k + 1]), slope))
+                else:
+                    full = next(joint)
+                    used = np.flatnonzero(full)
+                    rows.append((used, full[used]))
+        return rows
+
+    @cached_property
+    def _joint_slopes(self) -> dict[str, np.ndarray]:
+        """Gradients of the means of scalars of several coordinates, by reparametrised draws.
+
+        Site -> (batches of draws, scalars, parameters).
+        """
+        target = self.target
+        m, s = self.location_scale
+        names = [n for n, j in target.coordinate_of.items() if (j < 0).any()]
+        where = {n: np.flatnonzero(target.coordinate_of[n].ravel() < 0) for n in names}
+
+        def scalars(z: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+            values = target.constrain_fn(z, arrays)
+            return jnp.concatenate([jnp.ravel(values[n])[where[n]] for n in names])
+
+        def slopes(noise: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+            def total(pair: jax.Array) -> jax.Array:
+                return scalars(m + pair[:, 0] + s * noise * jnp.exp(pair[:, 1]), arrays)
+
+            few = sum(len(w) for w in where.values()) < target.dim
+            jacobian = jax.jacrev(total) if few else jax.jacfwd(total)
+            return jnp.asarray(jacobian(jnp.zeros((target.dim, 2))))
+
+        def average(noise: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+            def add(total: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+                return total + slopes(x, arrays), None
+
+            shape = jax.eval_shape(slopes, noise[0], arrays).shape
+            return jax.lax.scan(add, jnp.zeros(shape), noise)[0] / len(noise)
+
+        with jax.enable_x64(True):
+            shape = (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
+            half = jax.random.normal(jax.random.key(3), shape, float)
+            noise = jnp.concatenate([half, -half], axis=1)
+            compiled = jax.jit(average)
+            found = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
+        # in terms of the laws' own parameters: (mean, log sd) -> eta
+        found = np.einsum("brdk,dkl->brdl", found, self._law_slopes)
+        found = found.reshape(*found.shape[:2], -1)
+        ends = np.cumsum([len(where[n]) for n in names])
+        return dict(zip(names, np.split(found, ends[:-1], axis=1), strict=True))
+
+    @property
+    def location_slopes(self) -> np.ndarray:
+        """Derivative of each coordinate's mean in its two parameters, shape (dim, 2)."""
+        return np.asarray(self._law_slopes[:, 0])
+
+    @cached_property
+    def _law_slopes(self) -> np.ndarray:
+        """Derivative of each coordinate's (mean, log sd) in its two parameters, (dim, 2, 2)."""
+
+        def both(eta: jax.Array) -> jax.Array:
+            m, s = self.factors.location_scale(eta)
+            return jnp.stack([m, jnp.log(s)], axis=1)
+
+        with jax.enable_x64(True):
+            eta = jnp.asarray(self.eta)
+            along = [
+                jax.jvp(both, (eta,), (jnp.zeros_like(eta).at[:, k].set(1.0),))[1] for k in range(2)
+            ]
+        return np.stack([np.asarray(a) for a in along], axis=-1)
+
+    @override
+    def cov(self, sites: Sequence[str]) -> np.ndarray:
+        return self.hessian.sandwich(self.slopes(sites))
+
+    @override
+    def sd(self) -> Sites:
+        return self._response_sd
+
+    @cached_property
+    def _response_sd(self) -> Sites:
+        pairs = self.hessian.pair_covariances()
+        found = {}
+        for site in self.target.quantities:
+            j = self.target.coordinate_of[site.name]
+            own = self._own_slopes(site.name)
+            own_pairs = pairs[np.maximum(j, 0)]
+            variance = np.array(np.einsum("...k,...kl,...l->...", own, own_pairs, own))
+            if (j < 0).any():
+                variance[j < 0] = self._joint_variances(self._joint_slopes[site.name].mean(axis=0))
+            found[site.name] = np.sqrt(np.maximum(variance, 0.0))
+        return found
+
+    def _joint_variances(self, slopes: np.ndarray) -> np.ndarray:
+        rows = [(np.flatnonzero(full), full[full != 0]) for full in slopes]
+        return self.hessian.sandwich_diagonal(rows)
+
+    @override
+    def mcse_sd(self) -> Sites:
+        return self._response_mcse_sd
+
+    @cached_property
+    def _response_mcse_sd(self) -> Sites:
+        errors = {name: np.zeros_like(value) for name, value in self.mean().items()}
+        for name, batches in self._joint_slopes.items() if self._several else ():
+            sds = np.sqrt([self._joint_variances(slopes) for slopes in batches])
+            several = self.target.coordinate_of[name] < 0
+            errors[name][several] = sds.std(axis=0, ddof=1) / np.sqrt(len(sds))
+        return errors
+
+    @property
+    def _several(self) -> bool:
+        return any((j < 0).any() for j in self.target.coordinate_of.values())
+
+    @override
+    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+        m, _ = self.location_scale
+        with jax.enable_x64(True):
+            noise = np.asarray(jax.random.normal(key, (num_draws, 2 * m.size), float))
+        moved = self.hessian.colour(noise).reshape(num_draws, m.size, 2)
+        return np.asarray(m + np.einsum("ndk,dk->nd", moved, self.location_slopes))
+
+    @override
+    def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
+        return log_dense_normal(z - self.location_scale[0], self._location_cov)
+
+    @property
+    @override
+    def _has_density(self) -> bool:
+        return len(self.eta) <= MAX_DENSE
+
+    @cached_property
+    def _location_cov(self) -> np.ndarray:
+        """Covariance of the unconstrained coordinates, shape (dim, dim)."""
+        places = np.arange(2 * len(self.eta)).reshape(-1, 2)
+        return self.hessian.sandwich(list(zip(places, self.location_slopes, strict=True)))
+
+    @override
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        m, _ = self.location_scale
+        if not self._has_density or self.factors.points.any():
+            return None
+        rows = np.arange(m.size)[place]
+        own = np.linalg.inv(self._location_cov)[np.ix_(rows, rows)]
+        return block_normal(m, rows, own, num_draws, key)

@@ -1,0 +1,1 @@
+"""How far a fit holds: assess, correct, evidence, bridge, quadrature, verdict, sensitivity."""

@@ -1,0 +1,252 @@
+"""What a fit's own draws, weighed by the posterior's density, say of how far it can be trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from vi_recipes.algebra.normals import MAX_DENSE
+from vi_recipes.core.status import MethodFailure
+from vi_recipes.fit.differences import Moments
+from vi_recipes.fit.fit import Fit, LogEvidence, as_key
+from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
+from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
+from vi_recipes.khat import MIN_DRAWS, khat
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import Posterior, Sites
+from vi_recipes.posterior.factors import FactorPosterior, ResponsePosterior
+from vi_recipes.trust.correct import Correction, NoCorrection, correct
+from vi_recipes.trust.evidence import evidences
+
+NUM_DRAWS = 4_000
+MAX_WORK = 2.5e8
+"""Numbers of the data that all draws may read: fewer draws of larger models."""
+
+FEW = 400
+"""Draws that there are at least, and of more coordinates than ``MAX_DENSE``."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What can be said of an approximation q without a reference.
+
+    Parameters
+    ----------
+    num_draws
+        Independent draws of q that were weighed by p(y, z) / q(z); 0 where q has no density.
+    khat
+        Pareto shape of the weights over all coordinates at once: above 0.7 they cannot be relied
+        on; infinite where the posterior has no density at any draw. For any q but the posterior it
+        rises with the number of coordinates, and of hundreds of them says little of single ones.
+    block_khat
+        Latent site -> the same of that site alone, the others held at q's means: above 0.7 q has
+        the wrong shape or scale within the site. It does not see correlations between sites.
+    correction
+        The posterior's moments by importance sampling, where there are weights to rely on.
+    evidence
+        Bounds on log p(y) and estimates of it: of an approximation by its weights, of a sampler by
+        bridge sampling.
+    bounds
+        How far its moments can be off at most, by its weights; they have numbers only where q is
+        nearly right.
+    stein
+        Kernel Stein discrepancy of up to 500 draws, with its test.
+    response_ratio
+        Of mean field, the sds by linear response over its own, by site: how much it understates.
+    unknown
+        What could not be had -> why.
+    seconds
+        Spent on all of it, with compilation.
+    """
+
+    num_draws: int = 0
+    khat: float = float("nan")
+    block_khat: Mapping[str, float] = field(default_factory=dict)
+    correction: Correction | None = None
+    evidence: tuple[LogEvidence, ...] = ()
+    bounds: WassersteinBounds | None = None
+    stein: KernelStein | None = None
+    response_ratio: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def permuted(self, permute: Callable[[Sites], Sites]) -> Assessment:
+        """Return the assessment with the labels of exchangeable components in another order."""
+        ratio = permute(dict(self.response_ratio)) if self.response_ratio else {}
+        correction = self.correction
+        if correction is not None:
+            m = correction.moments
+            moved = (permute(v) for v in (m.mean, m.sd, m.mcse_mean, m.mcse_sd))
+            correction = replace(correction, moments=Moments(*moved))
+        return replace(self, correction=correction, response_ratio=ratio)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the single numbers by name, for tables of diagnostics."""
+        found = {}
+        if self.num_draws:
+            found["khat"] = self.khat
+        if self.block_khat:
+            found["khat_worst_site"] = max(self.block_khat.values())
+        if self.correction is not None:
+            found["khat_corrected"] = self.correction.khat
+            found["ess_corrected"] = self.correction.ess
+        if self.bounds is not None:
+            found["mean_error_bound"] = self.bounds.mean_error
+            found["sd_error_bound"] = self.bounds.sd_error
+        if self.stein is not None:
+            found["stein_p_value"] = self.stein.p_value
+        return found
+
+
+def assess(
+    fit: Fit, target: Target, *, key: jax.Array | int = 0, num_draws: int | None = None
+) -> Assessment:
+    """Weigh fresh draws of a fit by the posterior's density.
+
+    Parameters
+    ----------
+    fit
+        A fit of ``target``, of this session: one that was read back from disk has no density.
+    target
+        The model conditioned on the same data.
+    key
+        Seeds the draws.
+    num_draws
+        At least 100; by default 4,000, and fewer of models with much data or more than 1,000
+        coordinates.
+
+    Raises
+    ------
+    ValueError
+        For another target, or too few draws.
+    """
+    made_for = (fit.provenance.model, fit.provenance.data_fingerprint)
+    if made_for != (target.name, target.fingerprint):
+        raise ValueError(
+            f"target: got model '{target.name}' with data {target.fingerprint}, expected that of "
+            f"the fit, '{made_for[0]}' with {made_for[1]}"
+        )
+    if num_draws is not None and num_draws < MIN_DRAWS:
+        raise ValueError(f"num_draws: got {num_draws}, expected at least {MIN_DRAWS}")
+    start = time.perf_counter()
+    found: dict[str, Any] = {}
+    unknown: dict[str, str] = {}
+    if not fit.has_result or fit.posterior is None:
+        unknown["weights"] = "there is no result"
+    elif fit.is_sampler:
+        unknown["weights"] = "a sampler's draws have no density of their own: its audit stands"
+        found["evidence"] = tuple(evidences(fit, target, None, None, key))
+    else:
+        found = _weigh(fit, fit.posterior, target, as_key(key), num_draws, unknown)
+        if (ratio := _response_ratio(fit.posterior, unknown)) is not None:
+            found["response_ratio"] = ratio
+    return Assessment(**found, unknown=unknown, seconds=time.perf_counter() - start)
+
+
+def _weigh(
+    fit: Fit,
+    posterior: Posterior,
+    target: Target,
+    key: jax.Array,
+    num_draws: int | None,
+    unknown: dict[str, str],
+) -> dict[str, Any]:
+    draw_key, block_key, correct_key, stein_key = jax.random.split(key, 4)
+    count = num_draws or default_draws(target)
+    drawn = posterior.weighed_draws(count, draw_key)
+    if drawn is None:
+        unknown["weights"] = _why_none(posterior, target)
+        return {"evidence": tuple(evidences(fit, target, None, None))}
+    log_p = target.log_densities(drawn.z)
+    if not np.isfinite(drawn.log_q).all() or np.isposinf(log_p).any():
+        unknown["weights"] = "its draws, or the posterior's density at them, are not finite"
+        return {"evidence": tuple(evidences(fit, target, None, None))}
+    log_ratios = log_p - drawn.log_q
+    found: dict[str, Any] = {
+        "num_draws": len(log_ratios),
+        "evidence": tuple(evidences(fit, target, drawn, log_p)),
+    }
+    if np.isneginf(log_p).all():
+        unknown["correction"] = "the posterior has no density at any of its draws"
+        return found | {"khat": np.inf}
+    try:
+        found["khat"] = khat(log_ratios)
+        found["correction"] = correct(target, drawn.z, drawn.values, log_ratios, correct_key)
+    except (NoCorrection, ValueError) as reason:
+        unknown["correction"] = str(reason)
+    bounds = wasserstein_bounds(drawn.z, log_ratios)
+    if bounds.reason:
+        unknown["bounds"] = bounds.reason
+    else:
+        found["bounds"] = bounds
+    if target.dim > MAX_DENSE:
+        unknown["stein"] = f"it has no power in {target.dim} coordinates"
+    else:
+        some = drawn.z[:MAX_DRAWS]
+        stein = kernel_stein(some, target.scores(some), drawn.z.std(axis=0), stein_key)
+        if stein.reason:
+            unknown["stein"] = stein.reason
+        else:
+            found["stein"] = stein
+    blocks = {}
+    for k, (name, place) in enumerate(target.slices.items()):
+        if place.stop - place.start > MAX_DENSE:
+            unknown[f"khat of {name}"] = f"more than {MAX_DENSE} coordinates"
+            continue
+        own = posterior.block_draws(place, num_block_draws(count), jax.random.fold_in(block_key, k))
+        if own is not None:
+            try:
+                blocks[name] = khat(target.log_densities(own[0]) - own[1])
+            except ValueError as reason:
+                unknown[f"khat of {name}"] = str(reason)
+    return found | {"block_khat": blocks}
+
+
+def num_block_draws(num_draws: int) -> int:
+    """Return how many draws of each site alone go with so many of all."""
+    return max(MIN_DRAWS, num_draws // 2)
+
+
+def default_draws(target: Target) -> int:
+    """Return how many draws are weighed of a model of this size."""
+    if target.dim > MAX_DENSE:
+        return FEW
+    return int(np.clip(MAX_WORK / target.size, FEW, NUM_DRAWS))
+
+
+def _why_none(posterior: Posterior, target: Target) -> str:
+    if all(np.isnan(sd).all() for sd in posterior.sd().values()):
+        return "a point has no density"
+    if isinstance(posterior, FactorPosterior):
+        if posterior.factors.points.any():
+            return "points have no density"
+        return f"its covariance of {target.dim} coordinates has no density that is quick to compute"
+    if any((sd == 0).any() for sd in posterior.sd().values()):
+        return "some of it has no spread"
+    return "its draws come without their density"
+
+
+def _response_ratio(posterior: Posterior, unknown: dict[str, str]) -> Sites | None:
+    """Return the sds by linear response over mean field's own, by site."""
+    if type(posterior) is not FactorPosterior or posterior.kl is None:
+        return None
+    own, kl = posterior, posterior.kl
+    try:
+        with jax.enable_x64(True):
+            hessian = kl.full_hessian(own.eta.ravel())
+    except MethodFailure as failure:
+        unknown["linear response"] = failure.message
+        return None
+    if not hessian.positive:
+        unknown["linear response"] = "the Hessian of the KL divergence is indefinite"
+        return None
+    repaired = ResponsePosterior(
+        own.target, own.factors, own.eta, own.eta_mcse, kl, hessian=hessian
+    ).sd()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {name: repaired[name] / sd for name, sd in own.sd().items()}

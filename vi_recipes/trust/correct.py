@@ -1,0 +1,167 @@
+"""The posterior's moments by importance sampling that starts at an approximation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import MultivariateStudentT
+from scipy.special import softmax
+
+from vi_recipes.core.progress import silent
+from vi_recipes.core.status import MethodFailure
+from vi_recipes.fit.differences import Moments
+from vi_recipes.importance.adapt import (
+    DEGREES,
+    KHAT_LIMIT,
+    Proposal,
+    Weights,
+    adapt,
+    root_of,
+    smooth,
+    temper,
+)
+from vi_recipes.khat import khat
+from vi_recipes.model.target import Target
+from vi_recipes.posterior.base import Sites
+
+NUM_ROUNDS = 15
+"""Rounds of adaptation, at most."""
+
+MAX_WORK = 1.5e9
+"""Numbers of the data that all rounds may read: fewer rounds of larger models."""
+
+GOOD_SHARE = 0.25
+"""Effective share of the draws from which their own weights are good enough."""
+
+MIN_PER_COORDINATE = 20
+"""Draws a coordinate below which a proposal is not adapted: its covariance would be noise."""
+
+
+class NoCorrection(ValueError):
+    """Why importance sampling gives no moments."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The posterior's moments by Pareto-smoothed importance sampling.
+
+    Parameters
+    ----------
+    moments
+        Means and sds, constrained scale, with Monte Carlo errors.
+    khat
+        Pareto shape of the weights.
+    ess
+        Effective number of draws, 1 / sum of squares of the weights.
+    num_rounds
+        0 where the weights are those of the approximation's own draws, else the rounds that took
+        the proposal from it to the posterior.
+    """
+
+    moments: Moments
+    khat: float
+    ess: float
+    num_rounds: int = 0
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, in words."""
+        if self.num_rounds == 0:
+            return "its own draws, reweighted"
+        return f"importance sampling adapted from it in {self.num_rounds} rounds"
+
+
+def khat_limit(num_draws: int) -> float:
+    """Return the Pareto shape from which so few weights are not to be relied on.
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
+    sampling. JMLR 25(72), section 3.2.4: min(1 - 1 / log10 S, 0.7).
+    """
+    return float(min(1 - 1 / np.log10(num_draws), KHAT_LIMIT))
+
+
+def correct(
+    target: Target, z: np.ndarray, values: Sites, log_ratios: np.ndarray, key: jax.Array
+) -> Correction:
+    """Return the posterior's moments from weighed draws of an approximation.
+
+    Where few of the draws matter, or their weights cannot be relied on, they are a start: rounds of
+    draws from a multivariate t with five degrees of freedom follow, each with the weighted moments
+    of the one before. The smoothed weights of a q that is too narrow leave its sds too small even
+    where khat is low, and a t reaches further.
+
+    Parameters
+    ----------
+    target
+        What the approximation is of.
+    z, values
+        Draws of the approximation, unconstrained, shape (num_draws, dim), and constrained, by site.
+    log_ratios
+        log p - log q of every draw, shape (num_draws,).
+    key
+        Seeds further draws.
+
+    Raises
+    ------
+    NoCorrection
+        Saying why there are no weights that can be relied on.
+    """
+    num_draws = len(z)
+    limit = khat_limit(num_draws)
+    shape = khat(log_ratios)
+    own = _weighted(values, log_ratios, shape, 0) if shape < limit else None
+    if own is not None and own.ess >= GOOD_SHARE * num_draws:
+        return own
+    about = f"khat of its own draws is {shape:.2f} (limit {limit:.2g})"
+    try:
+        mended = _adapted(target, z, log_ratios, key, limit, about)
+    except NoCorrection:
+        if own is None:
+            raise
+        return own
+    return mended if own is None or mended.ess > own.ess else own
+
+
+def _adapted(
+    target: Target, z: np.ndarray, log_ratios: np.ndarray, key: jax.Array, limit: float, about: str
+) -> Correction:
+    num_draws, dim = z.shape
+    if target.exchangeable:
+        raise NoCorrection(f"{about}, and exchangeable labels keep it from being mended")
+    if num_draws < MIN_PER_COORDINATE * dim:
+        raise NoCorrection(f"{about}, and {dim} coordinates are too many for it to be mended")
+
+    def weigh(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
+        with jax.enable_x64(True):
+            law = MultivariateStudentT(DEGREES, jnp.asarray(q.loc), jnp.asarray(q.root))
+            drawn = law.sample(jax.random.fold_in(key, done), (num_draws,))
+            log_q = np.asarray(law.log_prob(drawn))
+        return np.asarray(drawn), target.log_densities(np.asarray(drawn)) - log_q
+
+    most = int(np.clip(MAX_WORK / (num_draws * target.size), 1, NUM_ROUNDS))
+    try:
+        weights, _ = temper(log_ratios, dim)
+        mean, cov = weights.moments(z)
+        found = adapt(target, weigh, Proposal(mean, root_of(cov, target)), most, silent)
+    except MethodFailure as failure:
+        raise NoCorrection(f"{about}, and it was not mended: {failure.message}") from None
+    rounds = len(found.shares)
+    if found.power < 1:
+        raise NoCorrection(
+            f"{about}, and {rounds} rounds from there did not bring a proposal to the posterior"
+        )
+    if (mended := khat(found.log_ratios)) >= limit:
+        raise NoCorrection(f"{about}, and after {rounds} rounds from there still {mended:.2f}")
+    return _weighted(target.constrain(found.z), found.log_ratios, mended, rounds)
+
+
+def _weighted(values: Sites, log_ratios: np.ndarray, shape: float, num_rounds: int) -> Correction:
+    weights = smooth(log_ratios) if np.isfinite(shape) else Weights(softmax(log_ratios), shape)
+    found = {name: weights.marginals(value) for name, value in values.items()}
+    mean, sd, error, error_sd = ({n: m[k] for n, m in found.items()} for k in range(4))
+    return Correction(Moments(mean, sd, error, error_sd), shape, weights.ess, num_rounds)
