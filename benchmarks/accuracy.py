@@ -20,7 +20,7 @@ import common
 import numpy as np
 
 import vi_recipes as vr
-from vi_recipes.comparison.verification import problems
+from vi_recipes.comparison import problems
 
 GROUPS = {
     "Logistic and binomial": ("election88", "seeds", "cbpp"),

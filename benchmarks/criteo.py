@@ -162,10 +162,8 @@ def scipy_trust() -> None:
     from scipy.optimize import minimize
 
     import vi_recipes as vr
-    from vi_recipes.core.progress import silent
-    from vi_recipes.core.timing import Timing
-    from vi_recipes.elbo.factors import make_factors
-    from vi_recipes.methods.meanfield import KL
+    from vi_recipes.core import Timing, silent
+    from vi_recipes.elbo import KL, make_factors
 
     method, key, timing = vr.MeanField(), jax.random.key(0), Timing()
     target = vr.Target(vr.load_model("criteo"))

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import vi_recipes as vr
-from vi_recipes.algebra.forward_backward import smooth
-from vi_recipes.model.load import find, import_file
+from vi_recipes.algebra import smooth
+from vi_recipes.core import find, import_file
 
 
 def module(name: str) -> Any:

@@ -28,7 +28,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 
 import vi_recipes as vr
-from vi_recipes.comparison.verification import from_lists
+from vi_recipes.comparison import from_lists
 
 KEPT = Path(__file__).with_name("guides.json")
 DOCS = common.ROOT / "docs" / "guides.md"

@@ -28,7 +28,7 @@ from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from numpyro.infer.initialization import init_to_median
 
 import vi_recipes as vr
-from vi_recipes.core.progress import progress_bar
+from vi_recipes.core import progress_bar
 
 STEP_SIZE = 0.01
 NEVER = 1e-9

@@ -16,9 +16,8 @@ from pathlib import Path
 import common
 import guides
 
-from vi_recipes.comparison.verification import problems, verify
-from vi_recipes.comparison.verification_page import markdown
-from vi_recipes.core.progress import progress_bar
+from vi_recipes.comparison import markdown, problems, verify
+from vi_recipes.core import progress_bar
 
 ABOUT = """    vi-recipes verify                              # models whose answers ship
     python benchmarks/verification.py FOLDER       # and those whose answers do not

@@ -17,9 +17,9 @@ from numpyro.infer import SVI, Trace_ELBO, init_to_value
 from numpyro.infer.autoguide import AutoNormal
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.posterior.base import GaussianPosterior
-from vi_recipes.report.style import COLOURS, GREY
+from vi_recipes.core import Progress
+from vi_recipes.posterior import GaussianPosterior
+from vi_recipes.report import COLOURS, GREY
 
 MODELS: dict[str, dict[str, Any]] = {
     "radon": {},

@@ -20,8 +20,9 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.report.style import GREY, fit_styles
+from vi_recipes.comparison import fit_styles
+from vi_recipes.core import Progress
+from vi_recipes.report import GREY
 
 ORDERS = (3.0, 2.0, 1.0, 0.5, 0.0, -1.0)
 """Orders alpha whose best q is shown; 1 is KL(q || p), 0 is KL(p || q)."""

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.latent.free_energy import Weights
-from vi_recipes.report.style import COLOURS, GREY, fit_styles
+from vi_recipes.comparison import fit_styles
+from vi_recipes.core import Progress
+from vi_recipes.latent import Weights
+from vi_recipes.report import COLOURS, GREY
 
 SHARES = np.linspace(0.02, 0.62, 61)
 THETAS = np.linspace(0.06, 0.96, 61)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.report.style import COLOURS, GREY
+from vi_recipes.core import Progress
+from vi_recipes.report import COLOURS, GREY
 
 NUM_COMPONENTS = (1, 2, 3, 4, 5, 6)
 NUM_RESTARTS = 10

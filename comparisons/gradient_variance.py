@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from numpyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
-from vi_recipes.report.style import COLOURS, MARKERS
+from vi_recipes.core import Progress
+from vi_recipes.methods import ScoreELBO, StickingELBO
+from vi_recipes.report import COLOURS, MARKERS
 
 DIMS = (1, 3, 10, 30, 100)
 """Coefficients of the regressions in which variances are measured."""

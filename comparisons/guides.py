@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from scipy.stats import halfcauchy, multivariate_normal
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.report.style import GREY, fit_styles
+from vi_recipes.comparison import fit_styles
+from vi_recipes.core import Progress
+from vi_recipes.report import GREY
 
 SCHOOL = 0
 """The school in the pictures: A, with the largest estimate."""

@@ -16,9 +16,9 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.model.load import find
-from vi_recipes.report.style import COLOURS, fit_styles
+from vi_recipes.comparison import fit_styles
+from vi_recipes.core import Progress, find
+from vi_recipes.report import COLOURS
 
 SMALL = 0.1
 """Sd of the q whose variance is fixed."""

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.report.style import COLOURS, GREY, plain_log_ticks
+from vi_recipes.core import Progress
+from vi_recipes.report import COLOURS, GREY, plain_log_ticks
 
 NUM_MEMBERS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 NUM_REPLICATES = (2, 3, 5, 10, 20, 50)

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.report.style import COLOURS, GREY, fit_styles
+from vi_recipes.comparison import fit_styles
+from vi_recipes.core import Progress
+from vi_recipes.report import COLOURS, GREY
 
 SIGMA_A = np.linspace(0.004, 0.4, 100)
 """Values of sigma_a at which the densities are profiled."""

@@ -19,9 +19,8 @@ from scipy.special import expit, logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import vi_recipes as vr
-from vi_recipes.core.progress import Progress
-from vi_recipes.model.load import find, import_file
-from vi_recipes.report.style import COLOURS
+from vi_recipes.core import Progress, find, import_file
+from vi_recipes.report import COLOURS
 
 VAE = import_file(find("models")["vae"])
 

@@ -49,7 +49,7 @@ def compiled_code_is_let_go() -> Iterator[None]:
         return
     here = Path(__file__).parent
     for module in list(sys.modules.values()):
-        if Path(getattr(module, "__file__", None) or "/").parent == here:
+        if here in Path(getattr(module, "__file__", None) or "/").parents:
             for value in list(vars(module).values()):
                 if hasattr(value, "cache_clear"):
                     value.cache_clear()

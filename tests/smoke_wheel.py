@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import vi_recipes as vr
-from vi_recipes.model.load import list_models, list_studies
+from vi_recipes.core.content import list_models, list_studies
 
 package = Path(vr.__file__).resolve().parent
 assert "site-packages" in package.parts, f"imported from {package}, not from the wheel"

@@ -13,18 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vi_recipes.calibration import Calibration, calibrate
-    from vi_recipes.comparison.fits import Comparison, compare
-    from vi_recipes.comparison.study import Study
-    from vi_recipes.core.status import FitError, Status
-    from vi_recipes.core.timing import Timing
-    from vi_recipes.data.batch_files import FileBatches, batches_from_csv, batches_from_parquet
-    from vi_recipes.data.batches import Batches
-    from vi_recipes.data.read import read_data, read_numeric
-    from vi_recipes.fit.fit import Fit, LogEvidence, Provenance
-    from vi_recipes.fit.loo import LOOError, compare_models, loo
-    from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
-    from vi_recipes.fit.reference import load_reference
-    from vi_recipes.latent.free_energy import FreeEnergy
+    from vi_recipes.comparison import Comparison, Study, compare, load_study
+    from vi_recipes.core import FitError, Status, Timing
+    from vi_recipes.data import (
+        Batches,
+        FileBatches,
+        batches_from_csv,
+        batches_from_parquet,
+        read_data,
+        read_numeric,
+    )
+    from vi_recipes.fit import (
+        Assessment,
+        Fit,
+        LOOError,
+        Provenance,
+        compare_models,
+        load_reference,
+        log_likelihood,
+        loo,
+        posterior_predictive,
+    )
+    from vi_recipes.importance import LogEvidence
+    from vi_recipes.latent import FreeEnergy
     from vi_recipes.methods import (
         CAVI,
         EM,
@@ -41,55 +52,102 @@ if TYPE_CHECKING:
         Method,
         VariationalEM,
     )
-    from vi_recipes.model.load import load_model, load_study
-    from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
-    from vi_recipes.model.sites import Site
-    from vi_recipes.model.target import Target
-    from vi_recipes.report.exhibit import Exhibit
-    from vi_recipes.trust.assess import Assessment, assess
-    from vi_recipes.trust.evidence import bridge, quadrature
-    from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
-    from vi_recipes.trust.verdict import Trust, Verdict, judge
+    from vi_recipes.model import (
+        EMSteps,
+        Exchangeable,
+        Model,
+        PartialEStep,
+        Site,
+        Target,
+        VBSteps,
+        load_model,
+    )
+    from vi_recipes.report import Exhibit
+    from vi_recipes.trust import (
+        Trust,
+        Verdict,
+        assess,
+        bridge,
+        case_sensitivity,
+        data_sensitivity,
+        judge,
+        quadrature,
+    )
 
 _HOMES = {
-    "vi_recipes.trust.assess": ("Assessment", "assess"),
-    "vi_recipes.data.batch_files": ("FileBatches", "batches_from_csv", "batches_from_parquet"),
-    "vi_recipes.data.batches": ("Batches",),
-    "vi_recipes.calibration": ("Calibration", "calibrate"),
-    "vi_recipes.comparison.fits": ("Comparison", "compare"),
-    "vi_recipes.model.load": ("load_model", "load_study"),
-    "vi_recipes.fit.loo": ("LOOError", "compare_models", "loo"),
-    "vi_recipes.trust.evidence": ("bridge", "quadrature"),
-    "vi_recipes.fit.fit": ("Fit", "LogEvidence", "Provenance"),
-    "vi_recipes.latent.free_energy": ("FreeEnergy",),
+    "vi_recipes.calibration": (
+        "Calibration",
+        "calibrate",
+    ),
+    "vi_recipes.comparison": (
+        "Comparison",
+        "Study",
+        "compare",
+        "load_study",
+    ),
+    "vi_recipes.core": (
+        "FitError",
+        "Status",
+        "Timing",
+    ),
+    "vi_recipes.data": (
+        "Batches",
+        "FileBatches",
+        "batches_from_csv",
+        "batches_from_parquet",
+        "read_data",
+        "read_numeric",
+    ),
+    "vi_recipes.fit": (
+        "Assessment",
+        "Fit",
+        "LOOError",
+        "Provenance",
+        "compare_models",
+        "load_reference",
+        "log_likelihood",
+        "loo",
+        "posterior_predictive",
+    ),
+    "vi_recipes.importance": ("LogEvidence",),
+    "vi_recipes.latent": ("FreeEnergy",),
     "vi_recipes.methods": (
+        "Amortised",
         "CAVI",
         "EM",
-        "MAP",
-        "NUTS",
-        "SVGD",
-        "SVI",
-        "Amortised",
         "ForwardKL",
         "Laplace",
         "LinearResponse",
+        "MAP",
         "MarginalMLE",
         "MeanField",
         "Method",
+        "NUTS",
+        "SVGD",
+        "SVI",
         "VariationalEM",
     ),
-    "vi_recipes.model.model": ("EMSteps", "Exchangeable", "Model", "PartialEStep", "VBSteps"),
-    "vi_recipes.fit.predictions": ("log_likelihood", "posterior_predictive"),
-    "vi_recipes.data.read": ("read_data", "read_numeric"),
-    "vi_recipes.fit.reference": ("load_reference",),
-    "vi_recipes.report.exhibit": ("Exhibit",),
-    "vi_recipes.trust.sensitivity": ("case_sensitivity", "data_sensitivity"),
-    "vi_recipes.model.sites": ("Site",),
-    "vi_recipes.core.status": ("FitError", "Status"),
-    "vi_recipes.comparison.study": ("Study",),
-    "vi_recipes.model.target": ("Target",),
-    "vi_recipes.core.timing": ("Timing",),
-    "vi_recipes.trust.verdict": ("Trust", "Verdict", "judge"),
+    "vi_recipes.model": (
+        "EMSteps",
+        "Exchangeable",
+        "Model",
+        "PartialEStep",
+        "Site",
+        "Target",
+        "VBSteps",
+        "load_model",
+    ),
+    "vi_recipes.report": ("Exhibit",),
+    "vi_recipes.trust": (
+        "Trust",
+        "Verdict",
+        "assess",
+        "bridge",
+        "case_sensitivity",
+        "data_sensitivity",
+        "judge",
+        "quadrature",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -31,7 +31,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import OrderedTransform
 
 import vi_recipes as vr
-from vi_recipes.algebra.forward_backward import smooth
+from vi_recipes.algebra import smooth
 
 EMISSIONS = ("gaussian", "poisson", "categorical")
 CONCENTRATION = 2.0

@@ -1,1 +1,42 @@
 """Matrices and steps: block arrow, crossed, Newton, normals, derivatives, forward-backward."""
+
+from __future__ import annotations
+
+from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, LocalStructure, dense_structure
+from vi_recipes.algebra.crossed import (
+    MIN_FAMILY,
+    MULTIPLE,
+    Crossed,
+    Families,
+    Push,
+    pad,
+    steihaug,
+    verified,
+)
+from vi_recipes.algebra.derivatives import second_order
+from vi_recipes.algebra.forward_backward import smooth
+from vi_recipes.algebra.newton import Dense, trust_region_newton
+from vi_recipes.algebra.normals import MAX_DENSE, block_normal, log_dense_normal, log_normal
+
+__all__ = [
+    "MAX_DENSE",
+    "MIN_FAMILY",
+    "MULTIPLE",
+    "VERIFIED",
+    "BlockArrow",
+    "Crossed",
+    "Dense",
+    "Families",
+    "LocalStructure",
+    "Push",
+    "block_normal",
+    "dense_structure",
+    "log_dense_normal",
+    "log_normal",
+    "pad",
+    "second_order",
+    "smooth",
+    "steihaug",
+    "trust_region_newton",
+    "verified",
+]

@@ -17,14 +17,15 @@ from scipy.linalg import cho_solve, solve_triangular
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from vi_recipes.model.sites import Site
-
 VERIFIED = 1e-8
 """Relative error of a Hessian-vector product up to which a structure counts as verified."""
 
+
 WIDE = 200
+
 SPARSE = 0.1
 """An edge of so many rows, and at most this share of entries that are not zero, is sparse."""
+
 
 NUM_SHIFTS = 40
 """Factorisations tried for one trust-region step."""
@@ -128,34 +129,6 @@ class LocalStructure:
 def dense_structure(dim: int) -> LocalStructure:
     """Return the structure of a matrix that has none: all border."""
     return LocalStructure(np.arange(dim), np.zeros((0, 0), int))
-
-
-def candidates(latents: Sequence[Site], slices: dict[str, slice]) -> list[LocalStructure]:
-    """Return the structures that the plates of the latent sites suggest, the largest first.
-
-    A set of plates that holds a latent site makes members of every combination of their indices;
-    sites in all of these plates are local to them, the others are in the border.
-    """
-    index = {
-        s.name: np.arange(slices[s.name].start, slices[s.name].stop).reshape(s.unconstrained_shape)
-        for s in latents
-    }
-    dim = max(place.stop for place in slices.values())
-    found = []
-    for chosen in {frozenset(name for name, _, _ in s.plates) for s in latents} - {frozenset()}:
-        names = sorted(chosen)
-        blocks = []
-        for site in latents:
-            axes = {name: axis for name, _, axis in site.plates}
-            if chosen <= axes.keys():
-                front = np.moveaxis(index[site.name], [axes[n] for n in names], range(len(names)))
-                members = int(np.prod(front.shape[: len(names)]))
-                blocks.append(front.reshape(members, -1))
-        sites = tuple(s.name for s in latents if chosen <= {name for name, _, _ in s.plates})
-        local = np.concatenate(blocks, axis=1)
-        border = np.setdiff1d(np.arange(dim), local)
-        found.append(LocalStructure(border, local, sites, " x ".join(names)))
-    return sorted(found, key=lambda s: (-s.local.size, s.local.shape[1]))
 
 
 class BlockArrow:

@@ -18,17 +18,20 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, LocalStructure
-from vi_recipes.model.sites import Site
 
 MIN_FAMILY = 32
 """Members from which a plate is a family; smaller ones go into the border."""
 
+
 MAX_ITERATIONS = 200
+
 CG_TOLERANCE = 1e-5
 """Relative reduction of the residual, in the preconditioner's norm."""
 
+
 MULTIPLE = 16
 """Directions are padded to a multiple of this, so that one compilation serves any number."""
+
 
 Push = Callable[[jax.Array], jax.Array]
 
@@ -137,31 +140,6 @@ class Families:
 
     def _members(self) -> list[np.ndarray]:
         return np.split(self.structure.local, np.cumsum(self.sizes)[:-1])
-
-
-def find_families(latents: Sequence[Site], slices: dict[str, slice]) -> Families | None:
-    """Return the families that the plates of the latent sites suggest; ``None`` without two."""
-    members: dict[frozenset[str], list[np.ndarray]] = {}
-    names = []
-    for site in latents:
-        place = slices[site.name]
-        index = np.arange(place.start, place.stop).reshape(site.unconstrained_shape)
-        plates = [(name, axis) for name, size, axis in site.plates if size >= MIN_FAMILY]
-        if plates:
-            axes = [axis for _, axis in sorted(plates)]
-            front = np.moveaxis(index, axes, range(len(axes)))
-            count = int(np.prod(front.shape[: len(axes)]))
-            members.setdefault(frozenset(n for n, _ in plates), []).append(front.reshape(count, -1))
-            names.append(site.name)
-    families = [np.concatenate(blocks, axis=1) for blocks in members.values()]
-    if len(families) < 2 or len({f.shape[1] for f in families}) > 1:
-        return None
-    local = np.concatenate(families)
-    dim = max(place.stop for place in slices.values())
-    border = np.setdiff1d(np.arange(dim), local)
-    plate = ", ".join(" x ".join(sorted(key)) for key in members)
-    structure = LocalStructure(border, local, tuple(names), plate)
-    return Families(structure, tuple(len(f) for f in families))
 
 
 def pad(rows: np.ndarray) -> np.ndarray:

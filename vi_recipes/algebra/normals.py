@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import LowRankMultivariateNormal, MultivariateNormal
 
-if TYPE_CHECKING:
-    from vi_recipes.posterior.base import Sites
-
 MAX_DENSE = 1_000
 """Coordinates up to which a covariance without usable structure is factorised."""
-
-
-@dataclass(frozen=True)
-class WeighedDraws:
-    """Independent draws of an approximation q.
-
-    Parameters
-    ----------
-    z
-        Flat unconstrained vectors, shape (num_draws, dim).
-    log_q
-        Their log density under q over the unconstrained scale, shape (num_draws,).
-    values
-        What they are on the constrained scale, site by site, the draw leading.
-    """
-
-    z: np.ndarray
-    log_q: np.ndarray
-    values: Sites
 
 
 def log_normal(

@@ -6,7 +6,14 @@ are uniform where the draws are those of the posterior, and not where they are t
 or shifted.
 """
 
-from vi_recipes.calibration.calibrate import calibrate
-from vi_recipes.calibration.ranked import Calibration
+from __future__ import annotations
 
-__all__ = ["Calibration", "calibrate"]
+from vi_recipes.calibration.calibrate import calibrate
+from vi_recipes.calibration.calibration import Calibration
+from vi_recipes.calibration.page import dumps
+
+__all__ = [
+    "Calibration",
+    "calibrate",
+    "dumps",
+]

@@ -10,16 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from vi_recipes.calibration.ranked import Calibration
+from vi_recipes.calibration.calibration import Calibration
 from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, SimulationError
 from vi_recipes.calibration.store import Store
 from vi_recipes.calibration.workers import Job, run_apart, run_here
-from vi_recipes.core.progress import Progress, silent
-from vi_recipes.fit.fit import as_key, provenance
-from vi_recipes.methods.base import Method, require
-from vi_recipes.model.model import Model
-from vi_recipes.model.target import Target
+from vi_recipes.core import Progress, as_key, require, silent
+from vi_recipes.fit import provenance
+from vi_recipes.methods import Method
+from vi_recipes.model import Model, Target
 
 NUM_TRIES = 20
 """Data sets that are simulated to find a finite one that says what the calibration is of."""

@@ -13,11 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from vi_recipes.calibration.ranked import Calibration, Judgement
+from vi_recipes.calibration.ranked import Judgement, Ranked
 from vi_recipes.calibration.ranks import LOG_LIKELIHOOD
 from vi_recipes.calibration.uniformity import LEVEL, centres
-from vi_recipes.report.exhibit import Exhibit
-from vi_recipes.report.style import COLOURS, GREY, style
+from vi_recipes.report import COLOURS, GREY, Exhibit, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +32,7 @@ PER_BIN = 10
 MAX_BINS = 20
 
 
-def draw(calibration: Calibration) -> list[Exhibit]:
+def draw(calibration: Ranked) -> list[Exhibit]:
     """Return the figures; none where no fit has a result."""
     if not calibration.judgements:
         return []
@@ -69,7 +68,7 @@ def draw(calibration: Calibration) -> list[Exhibit]:
     ]
 
 
-def select(calibration: Calibration) -> list[int]:
+def select(calibration: Ranked) -> list[int]:
     """Return the quantities to draw: all, or the log likelihood and those with the least p."""
     judged = calibration.judgements
     if len(judged) <= MAX_PANELS:
@@ -81,7 +80,7 @@ def select(calibration: Calibration) -> list[int]:
     return sorted(by_p[:MAX_PANELS])
 
 
-def ecdf_differences(calibration: Calibration, shown: list[int]) -> Figure:
+def ecdf_differences(calibration: Ranked, shown: list[int]) -> Figure:
     """Draw every quantity's ECDF of ranks minus the uniform one, within its simultaneous band."""
     band = calibration.band
     lower, upper = (np.concatenate([[0.0], edge, [0.0]]) for edge in band.limits)
@@ -96,7 +95,7 @@ def ecdf_differences(calibration: Calibration, shown: list[int]) -> Figure:
     return _panels(calibration, shown, panel, "rank, as a share of the draws", share_y=True)
 
 
-def rank_histograms(calibration: Calibration, shown: list[int]) -> Figure:
+def rank_histograms(calibration: Ranked, shown: list[int]) -> Figure:
     """Draw histograms of ranks, with the interval that holds one bar."""
     num_bins, edges = _bins(calibration)
     n = len(calibration.ranks)
@@ -113,7 +112,7 @@ def rank_histograms(calibration: Calibration, shown: list[int]) -> Figure:
     return _panels(calibration, shown, panel, "rank, as a share of the draws", share_y=True)
 
 
-def symmetry(calibration: Calibration, shown: list[int]) -> Figure:
+def symmetry(calibration: Ranked, shown: list[int]) -> Figure:
     """Draw the histogram of p = P(theta < truth) over that of 1 - p."""
     num_bins, _ = _bins(calibration)
     places = np.linspace(0, 1, num_bins + 1)
@@ -129,7 +128,7 @@ def symmetry(calibration: Calibration, shown: list[int]) -> Figure:
 
 
 def _panels(
-    calibration: Calibration,
+    calibration: Ranked,
     shown: list[int],
     panel: Callable[[Axes, Judgement, np.ndarray], None],
     xlabel: str,
@@ -154,7 +153,7 @@ def _panels(
     return figure
 
 
-def _bins(calibration: Calibration) -> tuple[int, np.ndarray]:
+def _bins(calibration: Ranked) -> tuple[int, np.ndarray]:
     """Return the number of bins, and their edges among the ranks, none of which lies on one."""
     n, ranks = len(calibration.ranks), calibration.num_draws + 1
     num_bins = int(np.clip(n // PER_BIN, 2, min(MAX_BINS, ranks)))

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.comparison.tables import DASH, Cell, Table, format_number, format_seconds
-from vi_recipes.report.document import Document
+from vi_recipes.report import DASH, Cell, Document, Table, format_number, format_seconds
 
 if TYPE_CHECKING:
-    from vi_recipes.calibration.ranked import Calibration
+    from vi_recipes.calibration.ranked import Ranked
 
 MAX_REASONS = 20
 """Reasons listed, the most frequent first."""
@@ -23,11 +22,10 @@ MAX_REASON = 300
 """Characters of a reason."""
 
 
-def write(calibration: Calibration, directory: Path) -> Path:
+def write(calibration: Ranked, directory: Path) -> Path:
     """Write ``report.html``, ``report.md``, ``result.json``, ``tables`` and ``figures``."""
     from vi_recipes.calibration.figures import draw
-    from vi_recipes.report import html, markdown
-    from vi_recipes.report.latex import latex
+    from vi_recipes.report import html, latex, markdown
 
     (directory / "tables").mkdir(parents=True, exist_ok=True)
     (directory / "figures").mkdir(exist_ok=True)
@@ -64,12 +62,12 @@ def write(calibration: Calibration, directory: Path) -> Path:
     return directory
 
 
-def dumps(calibration: Calibration) -> str:
-    """Return :meth:`Calibration.to_json` as a line of strict JSON."""
+def dumps(calibration: Ranked) -> str:
+    """Return :meth:`Ranked.to_json` as a line of strict JSON."""
     return json.dumps(calibration.to_json(), allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def tables(calibration: Calibration) -> list[Table]:
+def tables(calibration: Ranked) -> list[Table]:
     """Return the tables, the verdict first; those on failures may have no rows."""
     return [
         verdict(calibration),
@@ -79,13 +77,13 @@ def tables(calibration: Calibration) -> list[Table]:
     ]
 
 
-def verdict(calibration: Calibration) -> Table:
+def verdict(calibration: Ranked) -> Table:
     """Return the verdict."""
     rows = [[Cell(calibration.method), Cell(calibration.verdict)]]
     return Table("Verdict", ["method", "verdict"], rows, left=(0, 1))
 
 
-def quantities(calibration: Calibration) -> Table:
+def quantities(calibration: Ranked) -> Table:
     """Return a row a quantity."""
     rows = [
         [
@@ -110,7 +108,7 @@ def quantities(calibration: Calibration) -> Table:
     return Table("Quantities", columns, rows, note, left=(0, 1))
 
 
-def reasons(calibration: Calibration) -> list[Table]:
+def reasons(calibration: Ranked) -> list[Table]:
     """Return why fits have no result, and what others say against themselves."""
     return [
         _count(title, told, note)
@@ -129,7 +127,7 @@ def reasons(calibration: Calibration) -> list[Table]:
     ]
 
 
-def times(calibration: Calibration) -> Table:
+def times(calibration: Ranked) -> Table:
     """Return the seconds of the fits."""
     seconds = np.array([o.seconds for o in calibration.outcomes.values()])
     compiling = np.array([o.compile_seconds for o in calibration.outcomes.values()])
@@ -148,13 +146,13 @@ def times(calibration: Calibration) -> Table:
     return Table("Timings", ["part", "all", "median", "largest"], rows, note)
 
 
-def options(calibration: Calibration) -> Table:
+def options(calibration: Ranked) -> Table:
     """Return the method's options."""
     rows = [[Cell(name), Cell(str(value))] for name, value in sorted(calibration.config.items())]
     return Table(f"Options of {calibration.method}", ["option", "value"], rows, left=(0, 1))
 
 
-def provenance(calibration: Calibration) -> Table:
+def provenance(calibration: Ranked) -> Table:
     """Return seed, fingerprint of the data given, device, precision and versions."""
     record = calibration.provenance
     values = {

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from vi_recipes.calibration.uniformity import (
     spread_about_mean,
     symmetry_p_value,
 )
-from vi_recipes.fit.fit import Provenance
+from vi_recipes.fit import Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +73,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Ranked:
     """The ranks of true parameters among a method's draws, over simulated data.
 
     Parameters
@@ -220,7 +219,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as nested dicts, lists and numbers that strict JSON can hold."""
-        from vi_recipes.comparison.json import strict
+        from vi_recipes.report import strict
 
         content = {
             "model": self.model,
@@ -261,23 +260,11 @@ class Calibration:
         }
         return {key: strict(value) for key, value in content.items()}
 
-    def report(self, path: str | Path) -> Path:
-        """Write a report to a folder: HTML, Markdown, JSON, the table and the figures; return it.
-
-        Parameters
-        ----------
-        path
-            Made if need be; files of the same names are replaced.
-        """
-        from vi_recipes.calibration.page import write
-
-        return write(self, Path(path))
-
     def _repr_html_(self) -> str:
         return f"<b>{self.method} on {self.model}</b>: {self.verdict}" + str(self.table().to_html())
 
     def __repr__(self) -> str:
-        return f"Calibration({self.method!r} on {self.model!r}: {self.verdict})"
+        return f"{type(self).__name__}({self.method!r} on {self.model!r}: {self.verdict})"
 
 
 def _judge(

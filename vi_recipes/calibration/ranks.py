@@ -9,14 +9,11 @@ import jax
 import numpy as np
 
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import Status
-from vi_recipes.fit.fit import Fit
-from vi_recipes.methods.base import Method
-from vi_recipes.methods.nuts.nuts import NUTS
-from vi_recipes.model.sites import ModelError, site_labels
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import DrawsPosterior, Sites
+from vi_recipes.core import ModelError, Progress, Status
+from vi_recipes.fit import Fit
+from vi_recipes.methods import NUTS, Method
+from vi_recipes.model import Sites, Target, site_labels
+from vi_recipes.posterior import DrawsPosterior
 
 LOG_LIKELIHOOD = "log likelihood"
 """Label of the joint log likelihood, a quantity that depends on the data too."""

@@ -14,9 +14,8 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer import init_to_uniform
 
-from vi_recipes.model.sites import ModelError
-from vi_recipes.model.target import Arrays, Target
-from vi_recipes.posterior.base import Sites
+from vi_recipes.core import ModelError
+from vi_recipes.model import Arrays, Sites, Target
 
 ROUNDING = 1e-6
 """Relative difference of two log densities that count as the same."""

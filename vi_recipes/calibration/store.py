@@ -13,7 +13,7 @@ from textwrap import shorten
 import numpy as np
 
 from vi_recipes.calibration.ranks import Outcome
-from vi_recipes.core.status import CheckpointError
+from vi_recipes.core import CheckpointError
 
 FILE = "calibration.npz"
 FORMAT = 1

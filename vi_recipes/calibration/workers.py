@@ -18,12 +18,9 @@ import numpy as np
 
 from vi_recipes.calibration.ranks import Outcome, Quantities, simulate_and_rank
 from vi_recipes.calibration.simulate import PriorPredictive
-from vi_recipes.core.progress import Progress, silent
-from vi_recipes.core.shared_code import SharedCode
-from vi_recipes.methods.base import Method
-from vi_recipes.model.load import import_file
-from vi_recipes.model.model import Model
-from vi_recipes.model.target import Target
+from vi_recipes.core import Progress, SharedCode, import_file, silent
+from vi_recipes.methods import Method
+from vi_recipes.model import Model, Target
 
 PAUSE = 0.2
 """Seconds between two looks at what the processes have done."""

@@ -67,7 +67,8 @@ def command(
 ) -> None:
     """Check on simulated data that a method's posteriors hold the truth as often as they say."""
     from vi_recipes.cli import options, show
-    from vi_recipes.cli.inputs import check_json, output_folder, prepare
+    from vi_recipes.cli.inputs import prepare
+    from vi_recipes.cli.output import check_json, output_folder
 
     entries = options.parse_methods(method)
     if len(entries) > 1:
@@ -79,7 +80,7 @@ def command(
     sites = None if quantities is None else [q.strip() for q in quantities.split(",") if q.strip()]
 
     from vi_recipes.calibration import calibrate
-    from vi_recipes.core.progress import progress_bar
+    from vi_recipes.core import progress_bar
 
     with output_folder(folder):
         calibration = calibrate(
@@ -96,7 +97,7 @@ def command(
     console = show.make_console(stderr=str(json) == "-")
     _show(console, calibration)
     if json is not None:
-        from vi_recipes.calibration.page import dumps
+        from vi_recipes.calibration import dumps
 
         write_json(dumps(calibration), json)
     if folder is not None and calibration.outcomes:

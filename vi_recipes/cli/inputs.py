@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vi_recipes.cli.options import MODEL, build_methods, model_arguments, parse_settings
-from vi_recipes.data.read import (
+from vi_recipes.data import (
     JSON,
     NETCDF,
     PARQUET,
@@ -20,12 +17,11 @@ from vi_recipes.data.read import (
     keep_arguments,
     read_data,
 )
-from vi_recipes.model.load import load_model
-from vi_recipes.model.model import Model
+from vi_recipes.model import Model, load_model
 
 if TYPE_CHECKING:
     from vi_recipes.methods import Method
-    from vi_recipes.model.target import Target
+    from vi_recipes.model import Target
 
 
 def prepare(
@@ -69,8 +65,8 @@ def make_target(
     tell
         Told what was done to the data.
     """
-    from vi_recipes.data.arguments import bind
-    from vi_recipes.model.target import Target
+    from vi_recipes.data import bind
+    from vi_recipes.model import Target
 
     given = model_arguments(model, texts)
     if path is not None:
@@ -114,41 +110,3 @@ def _required(model: Model) -> list[str]:
         for p in inspect.signature(model.function).parameters.values()
         if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
-
-
-@contextmanager
-def output_folder(path: Path | None) -> Iterator[None]:
-    """Make a folder and make sure that it can be written to, before the block fits anything.
-
-    A folder made here goes again if the block fails before it has put anything into it.
-    """
-    if path is None:
-        yield
-        return
-    existed = path.exists()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--out: cannot write to folder {path} ({error.strerror}); choose another"
-        ) from None
-    try:
-        yield
-    except BaseException:
-        if not existed:
-            with suppress(OSError):  # not empty: what is there is worth keeping
-                path.rmdir()
-        raise
-
-
-def check_json(path: Path | None) -> None:
-    """Make sure that a file can be written at ``path``; ``-`` is standard output."""
-    if path is None or str(path) == "-":
-        return
-    if path.is_dir():
-        raise ValueError(f"--json: {path} is a directory; expected a file, or - for the screen")
-    place = path if path.exists() else path.absolute().parent
-    if not os.access(place, os.W_OK):
-        raise ValueError(f"--json: cannot write to {path}; choose another place")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,7 @@ import typer
 from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, tell
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Comparison
+    from vi_recipes.comparison import Comparison
 
 
 def report_folder(out: Path | None, default: str, no_report: bool) -> Path | None:
@@ -33,7 +36,7 @@ def show_and_write(
     console = show.make_console(stderr=str(json) == "-")
     show.show_comparison(console, comparison)
     if json is not None:
-        from vi_recipes.comparison.json import dumps
+        from vi_recipes.comparison import dumps
 
         write_json(dumps(comparison), json)
     if folder is not None:
@@ -57,3 +60,41 @@ def write_json(text: str, path: Path) -> None:
         typer.echo(text, nl=False)
     else:
         path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def output_folder(path: Path | None) -> Iterator[None]:
+    """Make a folder and make sure that it can be written to, before the block fits anything.
+
+    A folder made here goes again if the block fails before it has put anything into it.
+    """
+    if path is None:
+        yield
+        return
+    existed = path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--out: cannot write to folder {path} ({error.strerror}); choose another"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # not empty: what is there is worth keeping
+                path.rmdir()
+        raise
+
+
+def check_json(path: Path | None) -> None:
+    """Make sure that a file can be written at ``path``; ``-`` is standard output."""
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir():
+        raise ValueError(f"--json: {path} is a directory; expected a file, or - for the screen")
+    place = path if path.exists() else path.absolute().parent
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"--json: cannot write to {path}; choose another place")

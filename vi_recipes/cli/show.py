@@ -11,8 +11,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Comparison
-    from vi_recipes.comparison.tables import Cell, Table
+    from vi_recipes.comparison import Comparison
+    from vi_recipes.report import Cell, Table
 
 MAX_ROWS = 40
 """Parameters shown on the terminal; reports have them all."""
@@ -31,14 +31,13 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print what a comparison found: means with sds, accuracy, timings, diagnostics, verdicts."""
-    from vi_recipes.comparison import tables
-    from vi_recipes.comparison.weights import weights
+    from vi_recipes.comparison import all_fits, tables, weights
 
     title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
     console.print(Text(title, style="bold" if _styled(console) else ""))
     for warning in comparison.warnings:
         console.print(Text(f"warning: {warning}", style="bold yellow" if _styled(console) else ""))
-    fits = tables.all_fits(comparison)
+    fits = all_fits(comparison)
     if any(fit.has_result for fit in fits.values()):
         show_table(console, tables.means(comparison, limit=MAX_ROWS))
     for table in (

@@ -13,7 +13,7 @@ from vi_recipes.cli.group import ALL_FAILED
 from vi_recipes.cli.output import report_folder
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison.verification import Row
+    from vi_recipes.comparison import Row
 
 EPILOG = """\b
 Examples:
@@ -55,10 +55,9 @@ def command(
     """Set what every fit says of itself beside reference answers that it never saw."""
     from vi_recipes.cli import show
     from vi_recipes.cli.options import parse_methods
+    from vi_recipes.comparison import failed, faults, problems, verify
     from vi_recipes.comparison import verification_page as page
-    from vi_recipes.comparison.verification import failed, faults, problems, verify
-    from vi_recipes.core.progress import progress_bar
-    from vi_recipes.model.load import unknown
+    from vi_recipes.core import progress_bar, unknown
 
     known = problems(references)
     names = [n.strip() for n in models.split(",")] if models else list(known)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.fit.fit import MAX_STORED_COV, Fit
+from vi_recipes.fit import MAX_STORED_COV, Fit
+from vi_recipes.report import strict
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Comparison
-    from vi_recipes.trust.verdict import Verdict
+    from vi_recipes.comparison.fits import Fits
+    from vi_recipes.trust import Verdict
+
 
 SCHEMA_VERSION = 1
 """Raised when a key is removed or changes its meaning; new keys may come without."""
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
+def to_json(comparison: Fits) -> dict[str, Any]:
     """Return a comparison as nested dicts, lists and numbers that strict JSON can hold.
 
     Parameters
@@ -72,7 +72,7 @@ def schema() -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def dumps(comparison: Comparison) -> str:
+def dumps(comparison: Fits) -> str:
     """Return :func:`to_json` as a line of strict JSON."""
     return json.dumps(to_json(comparison), allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -148,7 +148,7 @@ def _moments(fit: Fit) -> dict[str, Any]:
     return moments
 
 
-def _accuracy(comparison: Comparison) -> dict[str, Any] | None:
+def _accuracy(comparison: Fits) -> dict[str, Any] | None:
     reference = comparison.reference
     if reference is None:
         return None
@@ -162,18 +162,3 @@ def _accuracy(comparison: Comparison) -> dict[str, Any] | None:
             **{str(column): rows[column].to_numpy() for column in rows.columns},
         }
     return result
-
-
-def strict(value: Any) -> Any:
-    """Return ``value`` in strict JSON's types: no NumPy, no NaN, no infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): strict(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return strict(value.tolist())
-    if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return str(value)

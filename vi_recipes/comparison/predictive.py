@@ -11,20 +11,21 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vi_recipes.comparison.tables import all_fits
-from vi_recipes.core.progress import Progress, silent
-from vi_recipes.fit.loo import loo_table
-from vi_recipes.fit.predictions import MAX_NUMBERS, observed_data, posterior_predictive
-from vi_recipes.report.exhibit import Exhibit
-from vi_recipes.report.style import GREY, fit_styles, style
+from vi_recipes.comparison.figures.marks import fit_styles
+from vi_recipes.comparison.view import all_fits
+from vi_recipes.core import Progress, silent
+from vi_recipes.fit import loo_table, posterior_predictive
+from vi_recipes.model import MAX_NUMBERS, observed_data
+from vi_recipes.report import GREY, Exhibit, style
 
 if TYPE_CHECKING:
     import pandas as pd
     from arviz_stats.utils import ELPDDataLOO
     from matplotlib.axes import Axes
 
-    from vi_recipes.comparison.fits import Comparison, ProgressFactory
-    from vi_recipes.model.target import Target
+    from vi_recipes.comparison.fits import Fits
+    from vi_recipes.core import ProgressFactory
+    from vi_recipes.model import Target
 
 NUM_REPLICATIONS = 400
 """Replications of the data behind a band."""
@@ -65,7 +66,7 @@ POINTWISE_CAPTION = (
 
 
 def predictive_exhibits(
-    comparison: Comparison, target: Target, *, seed: int = 0, progress: Progress = silent
+    comparison: Fits, target: Target, *, seed: int = 0, progress: Progress = silent
 ) -> list[Exhibit]:
     """Return the exhibits of what the fits of a comparison predict.
 
@@ -117,9 +118,7 @@ def predictive_exhibits(
     return exhibits
 
 
-def add_predictive(
-    comparison: Comparison, target: Target, seed: int, progress: ProgressFactory
-) -> None:
+def add_predictive(comparison: Fits, target: Target, seed: int, progress: ProgressFactory) -> None:
     """Give a comparison these exhibits; an interrupt leaves it without, and marked so."""
     try:
         with progress("predictions") as report:
@@ -179,7 +178,7 @@ def count(replications: np.ndarray, edges: np.ndarray) -> Histograms:
 
 
 def _check(
-    comparison: Comparison,
+    comparison: Fits,
     site: str,
     place: int,
     edges: np.ndarray,
@@ -204,7 +203,7 @@ def _check(
 
 
 def check_figure(
-    comparison: Comparison,
+    comparison: Fits,
     site: str,
     edges: np.ndarray,
     data: np.ndarray,
@@ -245,7 +244,7 @@ def check_figure(
 # -- leave-one-out cross-validation ----------------------------------------------------------
 
 
-def _cross_validation(comparison: Comparison, target: Target) -> list[Exhibit]:
+def _cross_validation(comparison: Fits, target: Target) -> list[Exhibit]:
     sites = [site.name for site in target.observed[:MAX_SITES]]
     several, exhibits = len(sites) > 1, []
     for k, site in enumerate(sites or [None], start=1):
@@ -295,9 +294,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return shown.reset_index(drop=True)
 
 
-def pointwise_figure(
-    comparison: Comparison, found: Mapping[str, ELPDDataLOO], centre: str
-) -> Figure:
+def pointwise_figure(comparison: Fits, found: Mapping[str, ELPDDataLOO], centre: str) -> Figure:
     """Draw Pareto's k and the differences from ``centre`` by observation, a row a fit."""
     styles = fit_styles(comparison)
     columns = 2 if len(found) > 1 else 1

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vi_recipes.comparison.fits import Comparison, compare, save_exhibits
-from vi_recipes.core.progress import Progress, silent
-from vi_recipes.fit.fit import Fit
-from vi_recipes.fit.reference import load_reference
+from vi_recipes.comparison.compare import compare
+from vi_recipes.comparison.comparison import Comparison
+from vi_recipes.comparison.folder import save_exhibits
+from vi_recipes.core import Progress, instances, load_file, member, only, silent
+from vi_recipes.fit import Fit, load_reference
 from vi_recipes.methods import Method, default_methods
-from vi_recipes.model.model import Model
-from vi_recipes.model.target import Target
-from vi_recipes.report.exhibit import Exhibit
+from vi_recipes.model import Model, Target, load_model
+from vi_recipes.report import Exhibit
 
 Exhibits = Callable[[Comparison, Target, int, Progress], Iterable[Exhibit]]
 """``(comparison, target, seed, progress) -> exhibits``, one after the other."""
@@ -62,8 +62,6 @@ class Study:
 
     def target(self) -> Target:
         """Return the model conditioned on the study's data."""
-        from vi_recipes.model.load import load_model
-
         model = self.model if isinstance(self.model, Model) else load_model(str(self.model))
         return Target(model, **self.data)
 
@@ -115,7 +113,7 @@ def _make_exhibits(
     exhibits: Exhibits, comparison: Comparison, target: Target, seed: int, progress: Progress
 ) -> None:
     """Add exhibits to the comparison until there are no more or one fails."""
-    from vi_recipes.report.style import style
+    from vi_recipes.report import style
 
     made = comparison.exhibits
     try:
@@ -134,3 +132,30 @@ def _make_exhibits(
         )
         comparison.notes.append(note)
         warnings.warn(note, stacklevel=3)
+
+
+def load_study(name_or_path: str | Path) -> Study:
+    """Return a shipped study by name, or the study in a file of yours.
+
+    Parameters
+    ----------
+    name_or_path
+        A name among :func:`list_studies`, ``file.py`` or ``file.py:NAME``; without ``NAME``,
+        ``STUDY`` is preferred, else the file must hold one :class:`Study` only.
+
+    Raises
+    ------
+    ValueError
+        As :func:`load_model` does.
+    """
+    module, where, name = load_file("comparisons", name_or_path)
+    if name is None and not hasattr(module, "STUDY"):
+        found = instances(module, Study)
+        return only(found, "vi_recipes.Study", where, "define STUDY = vi_recipes.Study(...)")[1]
+    name = name or "STUDY"
+    study: Any = member(module, name, where, Study)
+    if not isinstance(study, Study):
+        raise ValueError(
+            f"'{name}' in {where} is a {type(study).__name__}, expected a vi_recipes.Study"
+        )
+    return study

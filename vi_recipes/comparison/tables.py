@@ -3,235 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core.status import Status
-from vi_recipes.fit.fit import Fit
+from vi_recipes.comparison.view import (
+    _NO_JUDGEMENT,
+    _accuracy_by_label,
+    _flags,
+    _reference_first,
+    all_fits,
+    heading,
+    select,
+)
+from vi_recipes.core import Status
+from vi_recipes.fit import Fit
+from vi_recipes.report import (
+    DASH,
+    Cell,
+    Table,
+    format_count,
+    format_number,
+    format_seconds,
+    format_speed_up,
+    format_value,
+    sentences,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vi_recipes.comparison.fits import Comparison
-
-Flag = Literal["", "inside", "off", "failed"]
-
-DASH = "–"
-"""Shown where there is no number."""
-
-MEAN_OFF = 0.5
-"""A mean this many reference sds from the reference's is flagged."""
-
-SD_OFF = 1.25
-"""An sd that differs from the reference's by more than this factor, up or down, is flagged."""
-
-NUM_SIGNIFICANT = 3
-"""Digits of a posterior sd worth reading; its mean is shown to the same decimal place."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
-
-    Parameters
-    ----------
-    text
-        What it says, formatted.
-    flag
-        ``"inside"`` for a difference inside Monte Carlo error, ``"off"`` for one that matters,
-        ``"failed"`` where a method has no number to show.
-    """
-
-    text: str
-    flag: Flag = ""
-
-    @property
-    def marked(self) -> str:
-        """The text with its flag as a mark, for output without colour."""
-        return self.text + {"off": " *", "inside": " ~"}.get(self.flag, "")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table ready to print.
-
-    Parameters
-    ----------
-    title
-        What it shows.
-    columns
-        Headings; a line break separates a method's name from the quantity.
-    rows
-        One list of cells per row, as long as ``columns``.
-    note
-        How to read it; may be empty.
-    left
-        Indices of the columns that hold words, to be aligned left.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
-    left: tuple[int, ...] = (0,)
-
-
-# -- numbers ---------------------------------------------------------------------------------
-
-
-def format_number(value: float, digits: int = 4) -> str:
-    """Return ``value`` to ``digits`` significant digits; integers in full, NaN as a dash.
-
-    Examples
-    --------
-    >>> format_number(0.00123456), format_number(61895.0), format_number(2.5e-9)
-    ('0.001235', '61,895', '2.50e-09')
-    """
-    if math.isnan(value):
-        return DASH
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if float(value).is_integer() and abs(value) < 1e9:
-        return f"{int(value):,}" if abs(value) >= 10_000 else str(int(value))
-    size = abs(value)
-    if not 1e-4 <= size < 1e9:
-        return f"{value:.{min(digits, 3) - 1}e}"
-    decimals = max(digits - 1 - _magnitude(size), 0)
-    return f"{value:,.{decimals}f}" if size >= 10_000 else f"{value:.{decimals}f}"
-
-
-def format_value(value: float, mcse: float = 0.0, scale: float = math.nan) -> str:
-    """Return ``value`` to the digits that mean something.
-
-    Parameters
-    ----------
-    value
-        A mean or an sd.
-    mcse
-        Its Monte Carlo standard error; the last digit shown is the first one it touches.
-    scale
-        The posterior sd, which ends the digits worth reading: its third significant one.
-
-    Examples
-    --------
-    >>> format_value(0.68812, mcse=0.002), format_value(0.68812, scale=0.041)
-    ('0.688', '0.6881')
-    """
-    if not math.isfinite(value):
-        return format_number(value)
-    limits = []
-    if mcse > 0 and math.isfinite(mcse):
-        limits.append(-_magnitude(mcse))
-    if scale > 0 and math.isfinite(scale):
-        limits.append(NUM_SIGNIFICANT - 1 - _magnitude(scale))
-    if not limits:
-        return format_number(value)
-    decimals = min(limits)
-    if decimals > 6 or abs(value) >= 1e9:
-        digits = max(decimals + _magnitude(abs(value)), 0) if value else 0
-        return f"{value:.{min(digits, 6)}e}"
-    text = f"{value:.{max(decimals, 0)}f}"
-    return text.removeprefix("-") if not float(text) else text  # no "-0.00"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return seconds, to three decimals at most and fewer as they grow."""
-    if math.isnan(seconds):
-        return DASH
-    if seconds < 0.0005:
-        return "0" if seconds == 0 else "<0.001"
-    if seconds >= 100:
-        return f"{seconds:,.0f}"
-    return f"{seconds:.{min(max(1 - _magnitude(seconds), 1), 3)}f}"
-
-
-def format_count(count: float) -> str:
-    """Return a count with thousands separated, 0 and NaN as a dash."""
-    return DASH if math.isnan(count) or count == 0 else f"{int(count):,}"
-
-
-def format_speed_up(ratio: float) -> str:
-    """Return a speed-up as a multiple of the reference's speed."""
-    if math.isnan(ratio):
-        return DASH
-    return f"{ratio:,.0f}×" if ratio >= 10 else f"{ratio:.1f}×" if ratio >= 1 else f"{ratio:.2g}×"
-
-
-def _magnitude(value: float) -> int:
-    """Return the power of ten of the leading digit of a positive number."""
-    return math.floor(math.log10(value)) if value > 0 else 0
-
-
-# -- which fits, which parameters ----------------------------------------------------------------
-
-
-def all_fits(comparison: Comparison) -> dict[str, Fit]:
-    """Return every fit by name, the reference first."""
-    fits = comparison.columns
-    return {name: fits[name] for name in _reference_first(fits, comparison)}
-
-
-def heading(name: str, comparison: Comparison) -> str:
-    """Return a method's name, marked where its numbers are provisional."""
-    fit = all_fits(comparison)[name]
-    return f"{name}†" if fit.has_result and fit.status is not Status.OK else name
-
-
-def order(comparison: Comparison, sites: Sequence[str] | None = None) -> list[str]:
-    """Return the sites with the small ones, which are the global parameters, first."""
-    fits = all_fits(comparison).values()
-    shown = next((fit.sites for fit in fits if fit.sites), ())
-    named = [s for s in shown if sites is None or s.name in sites]
-    return [site.name for site in sorted(named, key=lambda site: site.size)]
-
-
-def select(
-    comparison: Comparison, limit: int | None = None, sites: Sequence[str] | None = None
-) -> tuple[list[str], int]:
-    """Return the labels of the parameters to show, and how many are left out.
-
-    Small sites come first, in the model's order among equals; then as much of the rest as fits.
-    Every table and every figure shows the parameters that this function picks.
-
-    Parameters
-    ----------
-    comparison
-        Whose parameters.
-    limit
-        How many at most; ``None`` for all.
-    sites
-        Only these.
-    """
-    names = order(comparison, sites)
-    fit = next((f for f in all_fits(comparison).values() if f.sites), None)
-    labels = fit.labels(names) if fit is not None and names else []
-    shown = labels if limit is None else labels[:limit]
-    return shown, len(labels) - len(shown)
-
-
-def block(comparison: Comparison, limit: int) -> list[str]:
-    """Return the sites, small ones first, whose joint covariance has at most ``limit`` rows."""
-    fit = next((f for f in all_fits(comparison).values() if f.sites), None)
-    sizes = {site.name: site.size for site in fit.sites} if fit is not None else {}
-    chosen: list[str] = []
-    total = 0
-    for name in order(comparison):
-        total += sizes[name]
-        if total > limit:
-            break
-        chosen.append(name)
-    return chosen
+    from vi_recipes.comparison.fits import Fits
 
 
 # -- tables ----------------------------------------------------------------------------------
 
 
-def means(
-    comparison: Comparison, limit: int | None = None, sites: Sequence[str] | None = None
-) -> Table:
+def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | None = None) -> Table:
     """Return means and sds of every method side by side, a row per parameter.
 
     Parameters
@@ -285,12 +94,12 @@ def means(
         "Means and standard deviations",
         columns,
         rows,
-        _sentences(_reading(comparison), _left_out(left_out)),
+        sentences(_reading(comparison), _left_out(left_out)),
     )
 
 
 def accuracy(
-    comparison: Comparison, limit: int | None = None, sites: Sequence[str] | None = None
+    comparison: Fits, limit: int | None = None, sites: Sequence[str] | None = None
 ) -> Table:
     """Return every method's distance from the reference, a row per parameter.
 
@@ -327,11 +136,11 @@ def accuracy(
         "Accuracy against the reference",
         columns,
         rows,
-        _sentences(note, _flags() if names else "", _left_out(left_out)),
+        sentences(note, _flags() if names else "", _left_out(left_out)),
     )
 
 
-def accuracy_summary(comparison: Comparison) -> Table:
+def accuracy_summary(comparison: Fits) -> Table:
     """Return one row per method: its worst and typical distance from the reference."""
     judged = _accuracy_by_label(comparison)
     rows = []
@@ -375,10 +184,10 @@ def accuracy_summary(comparison: Comparison) -> Table:
         "sd ratio\nlargest",
     ]
     note = f"Differences are in {comparison.reference_name} sds" if rows else ""
-    return Table("Accuracy, method by method", columns, rows, _sentences(note), left=(0, 4))
+    return Table("Accuracy, method by method", columns, rows, sentences(note), left=(0, 4))
 
 
-def timings(comparison: Comparison) -> Table:
+def timings(comparison: Fits) -> Table:
     """Return seconds, speed-up and evaluation counts, a row per method."""
     seconds = _columns(comparison.timings())
     formats = {
@@ -407,10 +216,10 @@ def timings(comparison: Comparison) -> Table:
     )
     if comparison.reference_name is not None:
         note += f". Speed-up: total seconds of {comparison.reference_name} over the method's"
-    return Table("Timings", columns, rows, _sentences(note), left=(0, 1))
+    return Table("Timings", columns, rows, sentences(note), left=(0, 1))
 
 
-def diagnostics(comparison: Comparison) -> Table:
+def diagnostics(comparison: Fits) -> Table:
     """Return the convergence measures, a column per method and a row per measure."""
     # what the weights say has a table of its own
     weighed = {k for fit in comparison.fits.values() for k in _numbers(fit)}
@@ -427,14 +236,14 @@ def diagnostics(comparison: Comparison) -> Table:
         if measure not in words and not all(map(math.isnan, values)):
             rows.append([Cell(measure), *(Cell(format_number(v)) for v in values)])
     note = "A dash: the method has no such measure"
-    return Table("Diagnostics", ["measure", *names], rows, _sentences(note))
+    return Table("Diagnostics", ["measure", *names], rows, sentences(note))
 
 
 def _numbers(fit: Fit) -> dict[str, float]:
     return fit.assessment.numbers() if fit.assessment is not None else {}
 
 
-def verdicts(comparison: Comparison) -> Table:
+def verdicts(comparison: Fits) -> Table:
     """Return the verdict on every method in plain words."""
     rows = [
         [Cell(name), _status(comparison, name), Cell(str(found))]
@@ -443,7 +252,7 @@ def verdicts(comparison: Comparison) -> Table:
     return Table("Verdicts", ["method", "status", "verdict"], rows, left=(0, 1, 2))
 
 
-def evidence(comparison: Comparison) -> Table:
+def evidence(comparison: Fits) -> Table:
     """Return bounds on log p(y) and estimates of it, and log-likelihoods, with what each is."""
     rows = []
     fits = all_fits(comparison)
@@ -466,7 +275,7 @@ def evidence(comparison: Comparison) -> Table:
         "highest bound"
     )
     columns = ["method", "what it is", "log evidence", "less the best"]
-    return Table("Log evidence", columns, rows, _sentences(note), left=(0, 1))
+    return Table("Log evidence", columns, rows, sentences(note), left=(0, 1))
 
 
 def _with_error(value: float, error: float) -> str:
@@ -474,7 +283,7 @@ def _with_error(value: float, error: float) -> str:
     return f"{text} ± {format_number(error, 1)}" if error > 0 else text
 
 
-def options(comparison: Comparison) -> Table:
+def options(comparison: Fits) -> Table:
     """Return every method's options."""
     rows = [
         [Cell(name), Cell(", ".join(f"{k} = {_option(v)}" for k, v in fit.config.items()) or DASH)]
@@ -483,7 +292,7 @@ def options(comparison: Comparison) -> Table:
     return Table("Options", ["method", "options"], rows, left=(0, 1))
 
 
-def provenance(comparison: Comparison) -> Table:
+def provenance(comparison: Fits) -> Table:
     """Return seed, data fingerprint, device, precision and versions of every fit."""
     rows = []
     for name, fit in all_fits(comparison).items():
@@ -509,65 +318,6 @@ def provenance(comparison: Comparison) -> Table:
     return Table("Provenance", columns, rows, left=(0, 2, 3, 4, 5))
 
 
-def from_frame(frame: pd.DataFrame, title: str, note: str) -> Table:
-    """Return the columns of any frame; numbers are rounded, columns of words aligned left."""
-    import pandas as pd
-
-    words = {name for name in frame if not pd.api.types.is_any_real_numeric_dtype(frame[name])}
-    rows = [
-        [
-            Cell(str(value) if name in words else format_number(float(value)))
-            for name, value in zip(frame.columns, values, strict=True)
-        ]
-        for values in frame.itertuples(index=False, name=None)
-    ]
-    left = tuple(i for i, name in enumerate(frame.columns) if name in words)
-    return Table(title, [str(name) for name in frame.columns], rows, note, left)
-
-
-# -- parts -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Judgement:
-    within_error: bool
-    difference: float
-    difference_mcse: float
-    sd_ratio: float
-    sd_ratio_mcse: float
-
-    @property
-    def mean_flag(self) -> Flag:
-        if self.within_error:
-            return "inside"
-        return "off" if abs(self.difference) > MEAN_OFF else ""
-
-    @property
-    def sd_flag(self) -> Flag:
-        if not self.sd_ratio > 0:
-            return "off" if self.sd_ratio == 0 else ""
-        if abs(self.sd_ratio - 1) <= 2 * self.sd_ratio_mcse:
-            return "inside"
-        return "off" if max(self.sd_ratio, 1 / self.sd_ratio) > SD_OFF else ""
-
-
-_NO_JUDGEMENT = _Judgement(False, math.nan, math.nan, math.nan, math.nan)
-
-
-def _accuracy_by_label(comparison: Comparison) -> dict[tuple[str, str], _Judgement]:
-    if comparison.reference is None:
-        return {}
-    frame = comparison.accuracy()
-    fields = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse")
-    numbers = frame[list(fields)].to_numpy(float).tolist()
-    within = frame["within_error"].to_numpy(bool).tolist()
-    return {
-        (str(label), str(name)): _Judgement(within_error, *values)
-        for (label, name), within_error, values in zip(frame.index, within, numbers, strict=True)
-        if name != comparison.reference_name
-    }
-
-
 def _columns(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Return column -> row -> number; what is no number is NaN."""
     import pandas as pd
@@ -580,12 +330,7 @@ def _columns(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
 
 
-def _reference_first(names: Iterable[Any], comparison: Comparison) -> list[str]:
-    listed = [str(name) for name in names]
-    return sorted(listed, key=lambda name: name != comparison.reference_name)
-
-
-def _status(comparison: Comparison, name: str) -> Cell:
+def _status(comparison: Fits, name: str) -> Cell:
     fit = all_fits(comparison)[name]
     text = fit.status.name.lower().replace("_", " ")
     return Cell(text, "" if fit.has_result else "failed")
@@ -612,15 +357,7 @@ def _option(value: Any) -> str:
     return "default" if value is None else str(value)
 
 
-def _flags() -> str:
-    return (
-        "Marked ~ or grey: inside Monte Carlo error, |difference| at most 2 standard errors. "
-        f"Marked * or red: a mean more than {MEAN_OFF} reference sds off, or an sd off by more "
-        f"than a factor {SD_OFF}"
-    )
-
-
-def _reading(comparison: Comparison) -> str:
+def _reading(comparison: Fits) -> str:
     fits = all_fits(comparison)
     parts = []
     if comparison.reference is not None and len(fits) > 1:
@@ -634,7 +371,3 @@ def _reading(comparison: Comparison) -> str:
 
 def _left_out(count: int) -> str:
     return f"{count} more parameter(s) not shown" if count else ""
-
-
-def _sentences(*parts: str) -> str:
-    return " ".join(f"{part}." for part in parts if part)

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.comparison.fits import Comparison, ProgressFactory, compare
-from vi_recipes.core.status import Status
-from vi_recipes.fit.differences import differences, moments_of
-from vi_recipes.fit.fit import Fit
-from vi_recipes.fit.reference import load_reference
+from vi_recipes.comparison.compare import compare
+from vi_recipes.comparison.comparison import Comparison
+from vi_recipes.core import ProgressFactory, Status, find
+from vi_recipes.fit import Fit, differences, load_reference, moments_of
 from vi_recipes.methods import SVI, Method, default_methods, make_method
-from vi_recipes.model.load import find, load_model
-from vi_recipes.model.target import Target
-from vi_recipes.trust.verdict import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD, Trust, judge
+from vi_recipes.model import Target, load_model
+from vi_recipes.trust import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD, Trust, judge
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vi_recipes.comparison.tables import DASH, Cell, Flag, Table
 from vi_recipes.comparison.verification import Row, confusion, faults
-from vi_recipes.report.markdown import as_markdown
-from vi_recipes.trust.verdict import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD
+from vi_recipes.report import DASH, Cell, Flag, Table, as_markdown
+from vi_recipes.trust import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD
 
 TRUTH = (
     f"right: every mean within {GOOD_MEAN} reference sds and every sd within {GOOD_SD:.0%}, beyond "

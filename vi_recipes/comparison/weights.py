@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.comparison.tables import DASH, Cell, Table, format_number
-from vi_recipes.fit.differences import differences
-from vi_recipes.fit.fit import Fit
-from vi_recipes.trust.assess import Assessment, num_block_draws
-from vi_recipes.trust.correct import khat_limit
+from vi_recipes.fit import Assessment, Fit, differences
+from vi_recipes.importance import khat_limit
+from vi_recipes.report import DASH, Cell, Table, format_number
+from vi_recipes.trust import num_block_draws
 
 if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Comparison
+    from vi_recipes.comparison.fits import Fits
 
 
-def weights(comparison: Comparison) -> Table:
+def weights(comparison: Fits) -> Table:
     """Return khat, by site too, and what the corrected moments say, a column an approximation."""
     found = {
         name: (fit, fit.assessment)

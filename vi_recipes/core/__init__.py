@@ -1,1 +1,55 @@
-"""What knows no model: status, timing, progress, keys, complaints, kept files, shared code."""
+"""What knows no model: status, timing, progress, keys, complaints, kept files, shared code.
+
+JAX is imported where it is used, so that help and lists come at once.
+"""
+
+from __future__ import annotations
+
+from vi_recipes.core.complaints import require, unknown
+from vi_recipes.core.content import (
+    find,
+    import_file,
+    instances,
+    list_models,
+    list_studies,
+    load_file,
+    load_object,
+    member,
+    only,
+    public_functions,
+)
+from vi_recipes.core.keys import as_key, precision
+from vi_recipes.core.made_once import MadeOnce
+from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
+from vi_recipes.core.shared_code import SharedCode
+from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
+from vi_recipes.core.timing import Timing
+
+__all__ = [
+    "CheckpointError",
+    "FitError",
+    "MadeOnce",
+    "MethodFailure",
+    "ModelError",
+    "Progress",
+    "ProgressFactory",
+    "SharedCode",
+    "Status",
+    "Timing",
+    "as_key",
+    "find",
+    "import_file",
+    "instances",
+    "list_models",
+    "list_studies",
+    "load_file",
+    "load_object",
+    "member",
+    "only",
+    "precision",
+    "progress_bar",
+    "public_functions",
+    "require",
+    "silent",
+    "unknown",
+]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -51,3 +51,6 @@ def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progres
             bar.update(task, completed=done, total=total, text=text)
 
         yield report
+
+
+ProgressFactory = Callable[[str], AbstractContextManager[Progress]]

@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import jax
-from jax.extend.core import jaxpr_as_fun
-
 
 class SharedCode:
     """Executables by the text of their code."""
@@ -45,6 +42,9 @@ class SharedCode:
         *args
             Arrays, and trees of them.
         """
+        import jax
+        from jax.extend.core import jaxpr_as_fun
+
         traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         out = jax.tree.structure(shapes)
         constants, leaves = tuple(traced.consts), jax.tree.leaves(args)

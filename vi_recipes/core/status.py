@@ -55,3 +55,7 @@ class MethodFailure(Exception):
         self.status = status
         self.message = message
         self.advice = advice
+
+
+class ModelError(ValueError):
+    """A model that cannot be conditioned on the data as given."""

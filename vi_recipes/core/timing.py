@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jax
-
 from vi_recipes.core.shared_code import shared_code
 
 
@@ -48,6 +46,8 @@ class Timing:
 
         Fits that share code (:mod:`vi_recipes.core.shared_code`) compile what none of them has yet.
         """
+        import jax
+
         start = time.perf_counter()
         try:
             if (shared := shared_code()) is not None:

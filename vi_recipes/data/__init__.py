@@ -1,1 +1,38 @@
 """Files and rows that become a model's arguments."""
+
+from __future__ import annotations
+
+from vi_recipes.data.arguments import bind, fingerprint, normalise
+from vi_recipes.data.batch_files import FileBatches, batches_from_csv, batches_from_parquet
+from vi_recipes.data.batches import ArrayBatches, Batches, Prefetch, draw
+from vi_recipes.data.read import (
+    JSON,
+    NETCDF,
+    PARQUET,
+    check_file,
+    has_loose_columns,
+    keep_arguments,
+    read_data,
+    read_numeric,
+)
+
+__all__ = [
+    "JSON",
+    "NETCDF",
+    "PARQUET",
+    "ArrayBatches",
+    "Batches",
+    "FileBatches",
+    "Prefetch",
+    "batches_from_csv",
+    "batches_from_parquet",
+    "bind",
+    "check_file",
+    "draw",
+    "fingerprint",
+    "has_loose_columns",
+    "keep_arguments",
+    "normalise",
+    "read_data",
+    "read_numeric",
+]

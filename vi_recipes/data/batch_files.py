@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vi_recipes.core import ModelError, unknown
 from vi_recipes.data.read import check_file
-from vi_recipes.model.load import unknown
-from vi_recipes.model.sites import ModelError
 
 BLOCK_ROWS = 500_000
 """Rows that are shuffled together, and so in memory together, where nothing is said."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vi_recipes.model.sites import ModelError
+from vi_recipes.core import ModelError
 
 Block = Mapping[str, np.ndarray]
 """Argument of the model -> its rows, the row leading."""

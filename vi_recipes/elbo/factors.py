@@ -34,8 +34,7 @@ import numpy as np
 import scipy.special as special
 from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
-from vi_recipes.model.sites import Site
-from vi_recipes.model.target import Target
+from vi_recipes.model import Site, Target
 
 Family = Literal["normal", "gamma", "beta", "dirichlet", "point"]
 SUPPORTS: dict[str, tuple[str, ...]] = {

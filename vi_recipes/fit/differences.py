@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.posterior.base import Sites
+from vi_recipes.fit.fitted import Fitted
+from vi_recipes.fit.records import Moments
+from vi_recipes.model import Sites
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vi_recipes.fit.fit import Fit
 
 COLUMNS = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error")
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Means and sds on the constrained scale with their Monte Carlo errors, by site."""
-
-    mean: Sites
-    sd: Sites
-    mcse_mean: Sites
-    mcse_sd: Sites
-
-
-def moments_of(fit: Fit) -> Moments:
+def moments_of(fit: Fitted) -> Moments:
     """Return the moments of a fit that has a result."""
     return Moments(fit.mean(), fit.sd(), fit.mcse(), fit.mcse_sd())
 
 
-def differences(fit: Fit, other: Moments, sites: Sequence[str] | None = None) -> pd.DataFrame:
+def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """Return how far the moments of ``fit`` are from ``other``, a row a scalar.
 
     Columns ``difference`` (of means, in sds of ``other``), ``difference_mcse``, ``sd_ratio``

@@ -2,252 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
-
-from vi_recipes.core.status import FitError, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.model.sites import Site, site_labels
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import Posterior, Sites, per_scalar
+from vi_recipes.fit import stored
+from vi_recipes.fit.arviz import to_tree
+from vi_recipes.fit.fitted import Fitted
+from vi_recipes.model import Target
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
 
-    from vi_recipes.trust.assess import Assessment
 
-MAX_STORED_COV = 200
-"""Up to this many scalars a fit's joint covariance is written out in full."""
+@dataclass(frozen=True, repr=False)
+class Fit(Fitted):
+    """The result of one method on one target, to be exchanged and kept.
 
-
-@dataclass(frozen=True)
-class LogEvidence:
-    """An estimate of, or bound on, log p(y).
-
-    Parameters
-    ----------
-    value
-        In nats.
-    se
-        Monte Carlo standard error, or the numerical error of a quadrature; 0 when there is none.
-    kind
-        What it is, in words: ``"Laplace approximation"``, ``"lower bound (ELBO)"``.
+    Fields, and the moments they give, are those of :class:`Fitted`.
     """
-
-    value: float
-    se: float
-    kind: str
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a fit came from; recorded in every report."""
-
-    model: str = ""
-    seed: int | None = None
-    data_fingerprint: str = ""
-    device: str = ""
-    dtype: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The result of one method on one target.
-
-    Every mean, sd and covariance is on the constrained scale, as the model names its sites; where
-    a method returns a point, ``mean()`` is that point and ``sd()`` is NaN. A fit whose status says
-    it has no result raises :class:`FitError` when its numbers are asked for.
-
-    Parameters
-    ----------
-    method
-        Name of the fit within its comparison.
-    kind
-        Name of the method itself, such as ``"svi"``.
-    status
-        How it ended.
-    message, advice
-        What happened, and what to try.
-    config
-        The method's options.
-    sites
-        The reported sites, latent then deterministic.
-    coords
-        Dimension name -> labels.
-    posterior
-        What is known of the posterior; ``None`` when the fit has no result.
-    timing
-        Seconds and evaluation counts.
-    trace
-        Name -> series over iterations, such as ``"elbo"`` beside ``"elbo_step"``.
-    diagnostics
-        Name -> number, convergence measures of the method.
-    log_evidence, log_likelihood
-        log p(y) and the maximised log-likelihood, where the method gives them.
-    sample_stats
-        Sampler statistics, shaped (chain, draw), named as ArviZ names them.
-    latents
-        What EM and the marginal likelihood know of the latent variables at the estimate, theta held
-        there: ``u_mean`` and ``u_sd`` on the unconstrained scale, or ``z_probability``, members by
-        states.
-    assessment
-        What its own draws say of how far it can be trusted; ``None`` if they were not asked.
-    provenance
-        Seed, versions, device, dtype, data fingerprint.
-    """
-
-    method: str
-    status: Status
-    message: str = ""
-    advice: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    sites: tuple[Site, ...] = ()
-    coords: Mapping[str, np.ndarray] = field(default_factory=dict)
-    posterior: Posterior | None = None
-    timing: Timing = field(default_factory=Timing)
-    trace: Mapping[str, np.ndarray] = field(default_factory=dict)
-    diagnostics: Mapping[str, float] = field(default_factory=dict)
-    log_evidence: LogEvidence | None = None
-    log_likelihood: float | None = None
-    sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
-    latents: Mapping[str, np.ndarray] = field(default_factory=dict)
-    assessment: Assessment | None = None
-    provenance: Provenance = field(default_factory=Provenance)
-    kind: str = ""
-
-    # -- moments -------------------------------------------------------------------------------
-
-    def known_posterior(self) -> Posterior:
-        """Return what is known of the posterior; raise :class:`FitError` if nothing is."""
-        if self.posterior is None or not self.status.has_result:
-            raise FitError(self.status, f"fit '{self.method}' has no numbers: {self.explanation}")
-        return self.posterior
-
-    @property
-    def has_result(self) -> bool:
-        """Whether the fit has numbers to show."""
-        return self.posterior is not None and self.status.has_result
-
-    @property
-    def explanation(self) -> str:
-        """The status, what happened and what to try, as sentences."""
-        reason = f": {self.message.rstrip('.')}" if self.message else ""
-        cure = f". {self.advice[0].upper()}{self.advice[1:].rstrip('.')}" if self.advice else ""
-        return f"{self.status.value}{reason}{cure}"
-
-    def mean(self) -> Sites:
-        """Return the means by site, constrained scale (the mode or maximiser, for a point)."""
-        return self.known_posterior().mean()
-
-    def sd(self) -> Sites:
-        """Return the standard deviations by site, constrained scale; NaN for a point."""
-        return self.known_posterior().sd()
-
-    def mcse(self) -> Sites:
-        """Return the Monte Carlo standard errors of :meth:`mean` by site."""
-        return self.known_posterior().mcse_mean()
-
-    def mcse_sd(self) -> Sites:
-        """Return the Monte Carlo standard errors of :meth:`sd` by site."""
-        return self.known_posterior().mcse_sd()
-
-    def cov(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the joint covariance of the scalars of ``sites``, constrained scale.
-
-        Parameters
-        ----------
-        sites
-            Site names, in the order wanted; all reported sites by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Square, labelled on both axes as ArviZ labels scalars.
-        """
-        import pandas as pd
-
-        names = self._names(sites)
-        labels = self.labels(names)
-        return pd.DataFrame(self.known_posterior().cov(names), index=labels, columns=labels)
-
-    def draws(self, num_draws: int, key: jax.Array | int = 0) -> Sites:
-        """Return draws by site, shape (num_draws, *site shape), constrained scale.
-
-        An approximation draws afresh; a sampler's draws are picked at random from its own.
-        """
-        return self.known_posterior().draws(num_draws, as_key(key))
-
-    def labels(self, sites: Sequence[str] | None = None, *, coords: bool = True) -> list[str]:
-        """Return the labels of the scalars of ``sites``, by coordinate or by zero-based index."""
-        by_name = {s.name: s for s in self.sites}
-        table = self.coords if coords else None
-        return [label for n in self._names(sites) for label in site_labels(by_name[n], table)]
-
-    def flat(self, values: Mapping[str, np.ndarray], sites: Sequence[str] | None = None) -> Any:
-        """Return site values as one vector, in the order of :meth:`labels`."""
-        names = self._names(sites)
-        return np.concatenate([np.ravel(values[n]) for n in names]) if names else np.empty(0)
-
-    def _names(self, sites: Sequence[str] | None) -> list[str]:
-        known = [s.name for s in self.sites]
-        if sites is None:
-            return known
-        names = [sites] if isinstance(sites, str) else list(sites)
-        if unknown := [n for n in names if n not in known]:
-            raise ValueError(
-                f"unknown site(s) {', '.join(unknown)}; fit '{self.method}' has {', '.join(known)}"
-            )
-        return names
-
-    def summary(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return mean, sd, Monte Carlo error, and for a sampler ESS and R-hat, by scalar."""
-        import pandas as pd
-
-        names = self._names(sites)
-        columns = {
-            "mean": self.mean(),
-            "sd": self.sd(),
-            "mcse_mean": self.mcse(),
-            **self.convergence(),
-        }
-        return pd.DataFrame(
-            {key: self.flat(values, names) for key, values in columns.items()},
-            index=self.labels(names),
-        )
-
-    def convergence(self) -> dict[str, Sites]:
-        """Return ``ess_bulk``, ``ess_tail`` and ``r_hat`` by site; empty unless a sampler's.
-
-        Independent draws have no such diagnostics: they would say nothing.
-        """
-        if not self.is_sampler:
-            return {}
-        samples = held_draws(self.known_posterior()) or {}
-        return {
-            "ess_bulk": per_scalar("ess", samples, method="bulk"),
-            "ess_tail": per_scalar("ess", samples, method="tail"),
-            "r_hat": per_scalar("rhat", samples),
-        }
-
-    @property
-    def is_sampler(self) -> bool:
-        """Whether the draws come from Markov chains."""
-        return bool(self.sample_stats) and self.has_result
-
-    @property
-    def is_point(self) -> bool:
-        """Whether it is a point, without any spread."""
-        return self.has_result and all(np.isnan(sd).all() for sd in self.sd().values())
-
-    # -- exchange ------------------------------------------------------------------------------
 
     def to_arviz(
         self,
@@ -286,8 +59,6 @@ class Fit:
         FitError
             For a fit without a result.
         """
-        from vi_recipes.fit.stored import to_tree
-
         return to_tree(
             self,
             target,
@@ -302,9 +73,7 @@ class Fit:
         Draws, moments, traces and everything else are kept. The joint covariance is kept up to
         200 scalars; beyond that a loaded fit computes covariances from its draws.
         """
-        from vi_recipes.fit.stored import save
-
-        return save(self, Path(path))
+        return stored.save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Fit:
@@ -315,58 +84,4 @@ class Fit:
         ValueError
             If the file is not such a fit.
         """
-        from vi_recipes.fit.stored import load
-
-        return load(path)
-
-    def renamed(self, method: str) -> Fit:
-        """Return the fit under another name."""
-        return replace(self, method=method)
-
-    def _repr_html_(self) -> str:
-        title = f"<b>{self.method}</b>: {self.explanation}"
-        return title + (str(self.summary().to_html()) if self.has_result else "")
-
-    def __repr__(self) -> str:
-        return (
-            f"Fit({self.method!r}, {self.status.name}, "
-            f"{self.timing.total_seconds:.2f} s: {self.explanation})"
-        )
-
-
-def held_draws(posterior: Posterior) -> Sites | None:
-    """Return the draws that a posterior holds, shape (chain, draw, *site shape); or ``None``."""
-    held: Sites | None = getattr(posterior, "samples", None)
-    return held
-
-
-def as_key(key: jax.Array | int | None) -> jax.Array:
-    """Return a JAX random key from a key, an integer seed or ``None`` (seed 0)."""
-    if key is None or isinstance(key, int | np.integer):
-        return jax.random.key(0 if key is None else int(key))
-    return key
-
-
-@contextmanager
-def precision(dtype: str) -> Iterator[None]:
-    """Run a block in ``"float32"`` or ``"float64"``, leaving the caller's setting as it was."""
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype: got {dtype!r}, expected 'float32' or 'float64'")
-    with jax.enable_x64(dtype == "float64"):
-        yield
-
-
-def provenance(target: Target, *, seed: int | None, dtype: str) -> Provenance:
-    """Return the record of where a fit of ``target`` comes from."""
-    from importlib.metadata import version
-
-    device = jax.devices()[0]
-    packages = ("numpyro", "jax", "jaxlib", "numpy", "arviz")
-    return Provenance(
-        model=target.name,
-        seed=seed,
-        data_fingerprint=target.fingerprint,
-        device=f"{device.platform}:{device.device_kind}",
-        dtype=dtype,
-        versions={"vi_recipes": version("vi_recipes"), **{p: version(p) for p in packages}},
-    )
+        return cls(**stored.read(path))

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core.status import FitError
-from vi_recipes.fit.fit import Fit, as_key
-from vi_recipes.fit.predictions import check_same, observed_data
-from vi_recipes.khat import MIN_DRAWS
-from vi_recipes.model.sites import Site, site_labels
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import MomentsPosterior, per_scalar
+from vi_recipes.core import FitError, as_key
+from vi_recipes.fit.draws import check_same
+from vi_recipes.fit.fit import Fit
+from vi_recipes.importance import MIN_DRAWS
+from vi_recipes.model import Site, Target, observed_data, site_labels
+from vi_recipes.posterior import MomentsPosterior, per_scalar
 
 if TYPE_CHECKING:
     import pandas as pd

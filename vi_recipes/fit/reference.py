@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.core.status import Status
-from vi_recipes.fit.fit import Fit, provenance
-from vi_recipes.model.sites import site_labels
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import MomentsPosterior
+from vi_recipes.core import Status
+from vi_recipes.fit.fit import Fit
+from vi_recipes.fit.records import provenance
+from vi_recipes.model import Target, site_labels
+from vi_recipes.posterior import MomentsPosterior
 
 
 def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fit:

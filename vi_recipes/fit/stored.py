@@ -1,116 +1,35 @@
-"""Fits as ArviZ's trees and as netCDF files."""
+"""Fits as netCDF files: fields in, fields out."""
 
 from __future__ import annotations
 
 import json
-import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core.status import Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.fit.fit import MAX_STORED_COV, Fit, LogEvidence, Provenance, as_key
-from vi_recipes.fit.predictions import (
-    FitDraws,
-    check_num_draws,
-    fit_draws,
-    log_likelihood_at,
-    observed_data,
-    observed_sites,
-    plain_draws,
-    replicate_at,
-)
-from vi_recipes.groups import read_group, write_group
-from vi_recipes.model.sites import Site
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import DrawsPosterior, MomentsPosterior, Posterior, Sites
-from vi_recipes.stored_assessment import read_assessment, write_assessment
+from vi_recipes.core import Status, Timing
+from vi_recipes.fit.arviz import to_tree
+from vi_recipes.fit.fitted import Fitted
+from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Moments, Provenance
+from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
+from vi_recipes.model import Site
+from vi_recipes.posterior import DrawsPosterior, MomentsPosterior, Posterior
 
 if TYPE_CHECKING:
     import xarray as xr
-
-# -- trees -----------------------------------------------------------------------------------
-
-
-def to_tree(
-    fit: Fit,
-    target: Target | None,
-    *,
-    log_likelihood: bool,
-    posterior_predictive: bool,
-    num_draws: int | None,
-) -> xr.DataTree:
-    """Return a fit as an ArviZ ``DataTree`` (see :meth:`Fit.to_arviz`)."""
-    import arviz_base as az
-
-    check_num_draws(num_draws)
-    dims = {site.name: list(site.dims) for site in fit.sites}
-    coords = dict(fit.coords)
-    if target is None:
-        if log_likelihood or posterior_predictive:
-            raise ValueError(
-                "target: got none, expected the fit's: log_likelihood and posterior_predictive "
-                "come from the model and its data, as in fit.to_arviz(target, log_likelihood=True)"
-            )
-        drawn = _draws_or_mean(fit, num_draws)
-        groups: dict[str, Any] = {"posterior": drawn.samples}
-    else:
-        drawn = fit_draws(fit, target, num_draws, predictive=posterior_predictive)
-        groups = {"posterior": drawn.samples}
-        dims |= {site.name: list(site.dims) for site in observed_sites(target).values()}
-        coords |= target.coords
-        if log_likelihood:
-            target.check_pointwise()
-            groups["log_likelihood"] = log_likelihood_at(target, drawn.samples)
-        if posterior_predictive:
-            groups["posterior_predictive"] = replicate_at(target, drawn.samples, as_key(0))
-        if data := observed_data(target):
-            groups["observed_data"] = data
-    if stats := _sample_stats(fit, target, drawn):
-        groups["sample_stats"] = stats
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one chain is what an approximation has
-        tree = az.from_dict(groups, dims=dims, coords=coords)
-    attributes = {
-        "inference_library": "vi_recipes",
-        "method": fit.method,
-        "status": fit.status.name,
-        "model": fit.provenance.model,
-        "seed": -1 if fit.provenance.seed is None else fit.provenance.seed,
-        "versions": json.dumps(dict(fit.provenance.versions)),
-    }
-    tree.attrs.update(attributes)
-    tree["posterior"].attrs.update(attributes)
-    return tree
-
-
-def _draws_or_mean(fit: Fit, num_draws: int | None) -> FitDraws:
-    try:
-        return plain_draws(fit, num_draws)
-    except ValueError:  # moments without draws
-        return FitDraws({name: value[None, None] for name, value in fit.mean().items()})
-
-
-def _sample_stats(fit: Fit, target: Target | None, drawn: FitDraws) -> Sites:
-    """Return a sampler's statistics of the draws, or the densities of an approximation's."""
-    if drawn.kept is not None:
-        return {name: np.asarray(v)[:, drawn.kept] for name, v in fit.sample_stats.items()}
-    if target is None or drawn.z is None or drawn.log_q is None:
-        return {}
-    return {"log_p": target.log_densities(drawn.z)[None], "log_q": drawn.log_q[None]}
 
 
 # -- files -----------------------------------------------------------------------------------
 
 
-def save(fit: Fit, path: Path) -> Path:
+def save(fit: Fitted, path: Path) -> Path:
     """Write a fit to a netCDF file (see :meth:`Fit.save`)."""
     import xarray as xr
 
-    tree = fit.to_arviz() if fit.has_result else xr.DataTree()
+    tree = to_tree(fit) if fit.has_result else xr.DataTree()
     if fit.has_result:
         moments = {
             "mean": fit.mean(),
@@ -139,7 +58,7 @@ def save(fit: Fit, path: Path) -> Path:
     return path
 
 
-def _header(fit: Fit) -> dict[str, Any]:
+def _header(fit: Fitted) -> dict[str, Any]:
     return {
         "method": fit.method,
         "kind": fit.kind,
@@ -157,8 +76,8 @@ def _header(fit: Fit) -> dict[str, Any]:
     }
 
 
-def load(path: str | Path) -> Fit:
-    """Read a fit from its netCDF file (see :meth:`Fit.load`)."""
+def read(path: str | Path) -> dict[str, Any]:
+    """Return the fields of a fit, read from its netCDF file (see :meth:`Fit.load`)."""
     import xarray as xr
 
     try:
@@ -176,26 +95,28 @@ def load(path: str | Path) -> Fit:
         for s in header["sites"]
     )
     evidence = header["log_evidence"]
-    return Fit(
-        method=header["method"],
-        status=Status[header["status"]],
-        message=header["message"],
-        advice=header["advice"],
-        config=header["config"],
-        sites=sites,
-        coords={name: np.asarray(v) for name, v in header["coords"].items()},
-        posterior=_load_posterior(tree, sites),
-        timing=Timing(**header["timing"]),
-        trace=read_group(tree, "trace"),
-        diagnostics={k: float("nan") if v is None else v for k, v in header["diagnostics"].items()},
-        log_evidence=LogEvidence(**evidence) if evidence else None,
-        log_likelihood=header["log_likelihood"],
-        sample_stats=read_group(tree, "sample_stats"),
-        latents=read_group(tree, "latents"),
-        assessment=read_assessment(tree),
-        provenance=Provenance(**header["provenance"]),
-        kind=header["kind"],
-    )
+    return {
+        "method": header["method"],
+        "status": Status[header["status"]],
+        "message": header["message"],
+        "advice": header["advice"],
+        "config": header["config"],
+        "sites": sites,
+        "coords": {name: np.asarray(v) for name, v in header["coords"].items()},
+        "posterior": _load_posterior(tree, sites),
+        "timing": Timing(**header["timing"]),
+        "trace": read_group(tree, "trace"),
+        "diagnostics": {
+            k: float("nan") if v is None else v for k, v in header["diagnostics"].items()
+        },
+        "log_evidence": LogEvidence(**evidence) if evidence else None,
+        "log_likelihood": header["log_likelihood"],
+        "sample_stats": read_group(tree, "sample_stats"),
+        "latents": read_group(tree, "latents"),
+        "assessment": read_assessment(tree),
+        "provenance": Provenance(**header["provenance"]),
+        "kind": header["kind"],
+    }
 
 
 def _load_posterior(tree: xr.DataTree, sites: tuple[Site, ...]) -> Posterior | None:
@@ -224,3 +145,68 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return str(value)
+
+
+HEADER = "vi_recipes_assessment"
+
+_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
+
+
+def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
+    """Add an assessment to a fit's tree."""
+    header: dict[str, Any] = {
+        "num_draws": assessment.num_draws,
+        "khat": assessment.khat,
+        "block_khat": dict(assessment.block_khat),
+        "evidence": [asdict(e) for e in assessment.evidence],
+        "bounds": assessment.bounds and asdict(assessment.bounds),
+        "stein": assessment.stein and asdict(assessment.stein),
+        "unknown": dict(assessment.unknown),
+        "seconds": assessment.seconds,
+    }
+    groups = {"response_ratio": assessment.response_ratio}
+    if (found := assessment.correction) is not None:
+        header["correction"] = {"khat": found.khat, "ess": found.ess, "rounds": found.num_rounds}
+        groups |= {f"corrected_{name}": getattr(found.moments, name) for name in _MOMENTS}
+    for group, values in groups.items():
+        write_group(tree, group, values)
+    tree.attrs[HEADER] = json.dumps(header)
+
+
+def read_assessment(tree: xr.DataTree) -> Assessment | None:
+    """Return the assessment in a fit's tree, ``None`` where there is none."""
+    if HEADER not in tree.attrs:
+        return None
+
+    header = json.loads(tree.attrs[HEADER])
+    correction = None
+    if about := header.pop("correction", None):
+        moments = Moments(*(read_group(tree, f"corrected_{name}") for name in _MOMENTS))
+        correction = Correction(moments, about["khat"], about["ess"], about["rounds"])
+    bounds, stein = header.pop("bounds"), header.pop("stein")
+    return Assessment(
+        **{**header, "evidence": tuple(LogEvidence(**e) for e in header["evidence"])},
+        correction=correction,
+        bounds=WassersteinBounds(**bounds) if bounds else None,
+        stein=KernelStein(**stein) if stein else None,
+        response_ratio=read_group(tree, "response_ratio"),
+    )
+
+
+def write_group(tree: xr.DataTree, group: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Add arrays to a tree, each with dimensions of its own; nothing where there are none."""
+    import xarray as xr
+
+    if arrays:
+        data = {
+            n: (tuple(f"{n}_{i or 'index'}" for i in range(np.ndim(v))), v)
+            for n, v in arrays.items()
+        }
+        tree[group] = xr.DataTree(xr.Dataset(data))
+
+
+def read_group(tree: xr.DataTree, group: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a group by name; none where the tree has no such group."""
+    if group not in tree.children:
+        return {}
+    return {str(n): np.asarray(v) for n, v in tree[group].to_dataset().data_vars.items()}

@@ -1,1 +1,52 @@
 """Weights of draws: smoothing, khat, bounds, adaptation, Stein, Wasserstein."""
+
+from __future__ import annotations
+
+from vi_recipes.importance.adapt import DEGREES, Proposal, adapt, make_round, root_of
+from vi_recipes.importance.bounds import (
+    NUM_PARTICLES,
+    LogEvidence,
+    elbo,
+    importance_sampled,
+    importance_weighted,
+)
+from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
+from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
+from vi_recipes.importance.weights import (
+    KHAT_LIMIT,
+    MIN_DRAWS,
+    MIN_PER_COORDINATE,
+    Weights,
+    khat,
+    khat_limit,
+    log_mean,
+    smooth,
+    temper,
+)
+
+__all__ = [
+    "DEGREES",
+    "KHAT_LIMIT",
+    "MAX_DRAWS",
+    "MIN_DRAWS",
+    "MIN_PER_COORDINATE",
+    "NUM_PARTICLES",
+    "KernelStein",
+    "LogEvidence",
+    "Proposal",
+    "WassersteinBounds",
+    "Weights",
+    "adapt",
+    "elbo",
+    "importance_sampled",
+    "importance_weighted",
+    "kernel_stein",
+    "khat",
+    "khat_limit",
+    "log_mean",
+    "make_round",
+    "root_of",
+    "smooth",
+    "temper",
+    "wasserstein_bounds",
+]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vi_recipes.fit.fit import as_key
+from vi_recipes.core import as_key
 
 MAX_DRAWS = 500
 """Draws that are compared, each with every other."""

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.fit.fit import LogEvidence
-from vi_recipes.importance.adapt import FINITE_VARIANCE, log_mean
-from vi_recipes.khat import MIN_DRAWS, khat
-from vi_recipes.trust.evidence import elbo
+from vi_recipes.importance.bounds import LogEvidence, elbo
+from vi_recipes.importance.weights import FINITE_VARIANCE, MIN_DRAWS, khat, log_mean
 
 NUM_SE = 2.0
 """Standard errors by which the estimated divergence is raised before anything is bounded by it."""

@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.core import MethodFailure, Progress, Status, Timing
+from vi_recipes.model import Arrays, Target
 
 ROUNDING = 1e-9
 """Relative decrease of the objective that rounding explains."""

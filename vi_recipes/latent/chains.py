@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.latent.split import LogJoint, Split
-from vi_recipes.model.target import Arrays
+from vi_recipes.model import Arrays
 
 IMPOSSIBLE = -1e30
 """What stands for the logarithm of zero: infinite ones have no slope."""

@@ -11,24 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
+from vi_recipes.core import MethodFailure, Status, Timing
 from vi_recipes.latent.ascent import Cached, State, Step, started
-from vi_recipes.latent.judge import (
-    CLOSE,
-    MAX_DENSE,
-    SAME,
-    Estimate,
-    MarginalObjective,
-    decrement,
-    edges,
-    is_close,
-    judge,
-)
-from vi_recipes.latent.marginal import marginal_of, starting_point
-from vi_recipes.model.model import EMSteps, PartialEStep
-from vi_recipes.model.target import Arrays, Target
-from vi_recipes.posterior.base import PointPosterior
+from vi_recipes.latent.edges import SAME, decrement, edges
+from vi_recipes.latent.judge import Estimate, is_close, judge_estimate
+from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
+from vi_recipes.latent.rules import marginal_of, starting_point
+from vi_recipes.model import Arrays, EMSteps, PartialEStep, Target
+from vi_recipes.posterior import PointPosterior
 
 INSIDE = 1e-9
 """How far into its support an estimate at the edge is moved, where its slopes are finite."""
@@ -284,7 +274,7 @@ class OwnLikelihood:
         Raises
         ------
         MethodFailure
-            As :func:`vi_recipes.latent.judge.judge`.
+            As :func:`vi_recipes.latent.judge.judge_estimate`.
         """
 
         def bare(reason: str, away: float = np.nan) -> Estimate:
@@ -305,7 +295,7 @@ class OwnLikelihood:
                 f"{edge.where}, where the likelihood is highest",
                 decrement(self.objective, theta, edge.places),
             )
-        return judge(self.objective, theta)
+        return judge_estimate(self.objective, theta)
 
     def _locate(self, point: dict[str, np.ndarray]) -> np.ndarray | str:
         """Return theta on the unconstrained scale, or why there is none."""

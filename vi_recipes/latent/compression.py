@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import lstsq, qr
 
-from vi_recipes.core.status import MethodFailure
-from vi_recipes.core.timing import Timing
+from vi_recipes.core import MethodFailure, Timing
 from vi_recipes.latent.marginal import EStep, Marginal
 from vi_recipes.latent.members import split
 from vi_recipes.latent.split import LogJoint, Split
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.model import Arrays, Target
 
 MIN_MEMBERS = 2_000
 """Members from which it pays to look for the few."""

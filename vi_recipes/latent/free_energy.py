@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.latent.judge import MarginalObjective
-from vi_recipes.latent.marginal import Marginal, at_states, marginal_of, starting_point
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.core import MethodFailure, Status, Timing
+from vi_recipes.latent.marginal import Marginal, at_states
+from vi_recipes.latent.objective import MarginalObjective
+from vi_recipes.latent.rules import marginal_of, starting_point
+from vi_recipes.model import Arrays, Target
 
 
 class Weights(NamedTuple):

@@ -8,7 +8,6 @@ the curvature of each member's log joint. The same nodes are EM's E-step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -17,60 +16,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
 from vi_recipes.latent.chains import Chains, log_partition, marginals, potentials, probabilities
-from vi_recipes.latent.members import split
 from vi_recipes.latent.split import LogJoint, Split
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.model import Arrays
 
 Rule = Literal["none", "enumerate", "forward_backward", "gaussian", "quadrature"]
+
 
 MAX_QUADRATURE = 2
 """Dimension of a member's latent variables up to which a tensor product of nodes is taken."""
 
+
 MAX_GAUSSIAN = 300
 """Dimension of a member's latent variables up to which its dense precision is formed."""
+
 
 QUADRATIC = 1e-8
 """Relative change of a curvature between two places that counts as none."""
 
+
 FEW_NODES = 5
 """Nodes a dimension that average over the Gaussian of a Laplace approximation."""
 
+
 NUM_INNER = 200
+
 MODE = 1e-12
 """Squared Newton decrement of a member's mode at which it is found."""
+
 
 SIDE_BY_SIDE = 200_000
 """Members times states up to which all states are computed at once."""
 
+
 HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
-
-
-RULES: dict[str, str] = {
-    "enumerate": (
-        "discrete latent variables whose members do not touch one another given theta; up to 1,024 "
-        "combined states a member are summed over"
-    ),
-    "forward_backward": (
-        "a discrete state at every time of a scan, depending on the state before and no earlier one"
-    ),
-    "gaussian": (
-        "continuous latent variables in which the log joint is quadratic with a negative "
-        "curvature, which is checked at several points: an exact integral, up to 300 scalars a "
-        "member, or in all where members are coupled"
-    ),
-    "quadrature": (
-        "other continuous latent variables, one or two scalars a member, members not coupled: "
-        "adaptive Gauss-Hermite"
-    ),
-    "else": (
-        "refused, naming the latent variables to blame: variational_em restricts q to independent "
-        "factors, meanfield, lrvb, laplace and nuts treat all sites alike"
-    ),
-}
-"""What makes an E-step tractable, in the order in which it is looked for."""
 
 
 class EStep(NamedTuple):
@@ -400,152 +379,3 @@ def _place(z: jax.Array, root: jax.Array, points: np.ndarray) -> jax.Array:
         root, columns, left_side=True, lower=True, transpose_a=True
     )
     return z + jnp.moveaxis(away, -1, 0)
-
-
-# -- choosing --------------------------------------------------------------------------------------
-
-
-def choose(
-    split: Split,
-    e_step: str,
-    num_nodes: int,
-    with_prior: bool,
-    start: Callable[[], np.ndarray],
-    compiler: Callable[..., Callable[..., Any]],
-) -> Marginal:
-    """Return the marginal likelihood by the rule that is asked for, or by the best that applies.
-
-    Parameters
-    ----------
-    split
-        Parameters and latent variables.
-    e_step
-        ``"auto"``, ``"enumerate"``, ``"forward_backward"``, ``"gaussian"`` or ``"quadrature"``.
-    num_nodes, with_prior
-        See :class:`Marginal`.
-    start
-        Gives a point of the target's flat vector, near which the log joint is examined.
-    compiler
-        Compiles a function for given arguments.
-
-    Raises
-    ------
-    MethodFailure
-        ``NOT_APPLICABLE`` where no rule, or not the one asked for, is tractable, with the latent
-        variables to blame and what to use instead.
-    """
-    what = ", ".join(split.latents)
-    if split.kind == "none":
-        return Marginal(split, "none", with_prior=with_prior)
-    if split.kind == "discrete":
-        rule: Rule = "forward_backward" if split.chains else "enumerate"
-        if e_step not in ("auto", rule):
-            if e_step in ("gaussian", "quadrature"):
-                why = f"{what} is discrete: e_step='{e_step}' integrates over continuous ones"
-            elif split.chains:
-                why = f"the states of {what} depend on those of the time before: they are a chain"
-            else:
-                why = f"the members of {what} are independent given the rest: they are no chain"
-            raise _refusal(f"{why}; e_step='{rule}' applies")
-        return Marginal(split, rule, with_prior=with_prior)
-    if e_step in ("enumerate", "forward_backward"):
-        raise _refusal(f"{what} is continuous: there are no states to enumerate")
-    key = ("quadratic", split.latents)
-    compiled = split.target.compiled
-    if key not in compiled:
-        compiled[key] = split.width <= MAX_GAUSSIAN and _is_quadratic(split, start(), compiler)
-    d, members = split.width, split.num_members
-    of = f"each of {members} members has" if members > 1 else "it has"
-    if compiled[key] and e_step != "quadrature":
-        return Marginal(split, "gaussian", with_prior=with_prior)
-    if e_step == "gaussian":
-        raise _refusal(
-            f"the log joint is not quadratic in {what} with a negative curvature, so its integral "
-            "is not Gaussian"
-        )
-    if d > MAX_QUADRATURE:
-        reason = (
-            f"is {d}-dimensional, beyond the {MAX_GAUSSIAN} for which a dense Gaussian is formed"
-            if d > MAX_GAUSSIAN
-            else "is not Gaussian given the rest"
-        )
-        raise _refusal(
-            f"no E-step is tractable for latent {what}: {of} {d} latent scalars, quadrature takes "
-            f"at most {MAX_QUADRATURE}, and {what} {reason}"
-        )
-    return Marginal(split, "quadrature", num_nodes, with_prior)
-
-
-def _refusal(message: str) -> MethodFailure:
-    return MethodFailure(
-        Status.NOT_APPLICABLE,
-        message,
-        "use variational inference (VariationalEM, MeanField, LinearResponse), Laplace or NUTS; or "
-        "name fewer sites as latent",
-    )
-
-
-def _is_quadratic(
-    split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
-) -> bool:
-    """Whether minus the Hessian in z is positive definite, and the same wherever z is."""
-    rule = Marginal(split, "gaussian")
-    rng = np.random.default_rng(9)
-    arrays = split.target.arrays()
-
-    def bends(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        return jax.lax.map(lambda z: rule.local(theta, z, arrays)[2], z)
-
-    shape = (3, *split.local.shape)
-    places = start[split.local] + np.array([0.1, 1.0, 4.0])[:, None, None] * rng.standard_normal(
-        shape
-    )
-    theta = start[split.border]
-    thetas = [theta + 0.3 * rng.standard_normal(theta.shape) for _ in range(2)]
-    compiled = compiler(bends, jnp.asarray(theta), jnp.asarray(places), arrays)
-    for point in thetas:
-        found = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
-        if not np.isfinite(found).all():
-            return False
-        scale = np.abs(found).max()
-        if np.abs(found - found[0]).max() > QUADRATIC * scale:
-            return False
-        if not (np.linalg.eigvalsh(found[0]) > 0).all():
-            return False
-    return True
-
-
-def marginal_of(
-    target: Target,
-    latent: tuple[str, ...] | None,
-    rule: str,
-    num_nodes: int,
-    with_prior: bool,
-    timing: Timing,
-) -> Marginal:
-    """Return the marginal likelihood of a target.
-
-    Raises
-    ------
-    ValueError
-        For latent sites that the model does not have.
-    MethodFailure
-        ``NOT_APPLICABLE`` where no integral is tractable.
-    """
-    if not (target.observed or target.has_factors):
-        raise MethodFailure(
-            Status.NOT_APPLICABLE,
-            f"model '{target.name}' observes nothing: there is no likelihood to maximise",
-            "MAP, Laplace, VB and NUTS fit a prior",
-        )
-    found = split(target, latent)
-
-    def start() -> np.ndarray:
-        return starting_point(target, jax.random.key(0), 0)
-
-    return choose(found, rule, num_nodes, with_prior, start, timing.compile)
-
-
-def starting_point(target: Target, key: jax.Array, restart: int) -> np.ndarray:
-    """Return a starting point on the unconstrained scale; the first is not scattered."""
-    return target.start(key, scatter=1.0 if restart else 0.0)

@@ -8,32 +8,25 @@ depend on those of the time before are a chain, which is verified on random path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro import handlers
 
-from vi_recipes.algebra.block_arrow import candidates
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.latent.chains import IMPOSSIBLE, pairs, swinging
-from vi_recipes.latent.split import Elements, Split, without_latents
-from vi_recipes.model.sites import Site
-from vi_recipes.model.target import Arrays, Target
-from vi_recipes.model.terms import one_coordinate
-
-MAX_STATES = 1_024
-"""Combined states of one member's discrete latent variables that are summed over."""
+from vi_recipes.core import MethodFailure, Status
+from vi_recipes.latent.split import Split, without_latents
+from vi_recipes.latent.states import (
+    _chains,
+    _discrete,
+    _verify_discrete,
+)
+from vi_recipes.model import Arrays, Target, anywhere, candidates, one_coordinate
 
 SPREADS = (0.3, 0.3, 2.0)
 """Distances from the start at which it is verified which member an element belongs to."""
-
-SAME = 1e-9
-"""Relative difference of log densities that counts as none."""
 
 
 def split(target: Target, latent: Sequence[str] | str | None = None) -> Split:
@@ -192,7 +185,7 @@ def _hierarchical(bare: Split, names: Sequence[str]) -> set[str]:
     if not names:
         return set()
     target = bare.target
-    start, arrays = _start(target), target.arrays()
+    start, arrays = anywhere(target), target.arrays()
 
     def slopes(z: jax.Array) -> dict[str, jax.Array]:
         def own(z: jax.Array) -> dict[str, jax.Array]:
@@ -209,11 +202,6 @@ def _hierarchical(bare: Split, names: Sequence[str]) -> set[str]:
         if np.any(slope != 0):
             result.add(name)
     return result
-
-
-def _start(target: Target) -> np.ndarray:
-    # a Jacobian-vector product needs no finite density
-    return target.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
 
 
 def _first_verified(options: Sequence[Split | None], names: Sequence[str]) -> Split:
@@ -245,7 +233,7 @@ def _verify_continuous(this: Split) -> Split | str:
         push = jax.linearize(lambda z: this.elements(theta, z, arrays), z)[1]
         return jax.lax.map(push, tangents)
 
-    start, arrays = _start(target), target.arrays()
+    start, arrays = anywhere(target), target.arrays()
     compiled = jax.jit(probe, compiler_options={"xla_backend_optimization_level": 0})
     seen: dict[str, list[np.ndarray]] = {}
     for spread in SPREADS:
@@ -267,194 +255,3 @@ def _verify_continuous(this: Split) -> Split | str:
         own = np.any([r[0] != 0 for r in rows], axis=0)
         index[name] = np.where(own, place, -1)
     return replace(this, index=index)
-
-
-# -- discrete states -------------------------------------------------------------------------------
-
-
-def _discrete(bare: Split, names: Sequence[str]) -> Split:
-    target = bare.target
-    sites: list[Site] = [target.sites[n] for n in names]
-    shapes = {s.shape for s in sites}
-    if len(shapes) > 1:
-        listed = ", ".join(f"{s.name} {s.shape}" for s in sites)
-        raise MethodFailure(
-            Status.NOT_APPLICABLE,
-            f"the discrete latent sites have different shapes ({listed}): their states do not "
-            "belong to the same members",
-            "MAP, Laplace, SVI and NUTS sum them out by NumPyro's enumeration",
-        )
-    supports = _supports(target, names)
-    count = int(np.prod([len(v) for v in supports]))
-    if count > MAX_STATES:
-        raise MethodFailure(
-            Status.NOT_APPLICABLE,
-            f"latent {', '.join(names)} has {count} combined states a member; enumeration takes at "
-            f"most {MAX_STATES}",
-            "bound its support, or use SVI or NUTS",
-        )
-    # scalar sites are one member; else every element of the sites is
-    size = int(np.prod(sites[0].shape, dtype=int))
-    plates = " x ".join(name for name, _, _ in sites[0].plates)
-    return replace(
-        bare,
-        latents=tuple(names),
-        kind="discrete",
-        states=np.array(list(product(*supports))).reshape(count, len(names)),
-        num_members=size,
-        plate=plates,
-    )
-
-
-def _supports(target: Target, names: Sequence[str]) -> list[list[int]]:
-    """Return the values of each discrete site."""
-    found: dict[str, list[int]] = {}
-    model = handlers.seed(target.complete_model.function, jax.random.key(0))
-    trace = handlers.trace(model).get_trace(**target.keywords(target.arrays()))
-    for name in names:
-        found[name] = np.asarray(trace[name]["fn"].enumerate_support(expand=False)).ravel().tolist()
-    return [found[n] for n in names]
-
-
-def _verify_discrete(this: Split) -> Split:
-    """Find the member of every element by giving the members the digits of their index as states.
-
-    An element of member t then equals, digit by digit, its value with everyone in the first state
-    or with everyone in another; random states verify it.
-    """
-    members, count = this.num_members, len(this.states)
-    rng = np.random.default_rng(3)
-    theta, look = _probe(this, rng)
-    everyone = [look(np.full(members, k)) for k in range(count)]
-    digits = [(np.arange(members) >> b) & 1 for b in range(max(1, int(members - 1).bit_length()))]
-    patterns = {k: [look(np.where(d, k, 0)) for d in digits] for k in range(1, count)}
-    random = rng.integers(count, size=(3, members))
-    checks = [look(pattern) for pattern in random]
-    index = {}
-    for name in everyone[0]:
-        values = np.stack([e[name] for e in everyone])
-        scale = _scale(values)
-        place = np.full(values.shape[1:], -1)
-        for k in range(1, count):
-            moves = np.abs(values[k] - values[0]) > 1e3 * SAME * scale
-            guess = np.zeros(values.shape[1:], int)
-            for b, seen in enumerate(patterns[k]):
-                nearer = np.abs(seen[name] - values[k]) < np.abs(seen[name] - values[0])
-                guess += nearer.astype(int) << b
-            place = np.where(moves & (place < 0), guess, place)
-        inside = np.clip(place, 0, members - 1)
-        for pattern, seen in zip(random, checks, strict=True):
-            expected = np.take_along_axis(values, pattern[inside][None], axis=0)[0]
-            expected = np.where(place < 0, values[0], expected)
-            off = ~(np.abs(seen[name] - expected) <= 1e2 * SAME * scale)
-            if off.any() or (place >= members).any():
-                raise MethodFailure(
-                    Status.NOT_APPLICABLE,
-                    f"no E-step for {', '.join(this.latents)}: members of "
-                    f"{this.plate or 'the sites'} are coupled through {name}",
-                    "MAP, Laplace, SVI and NUTS sum the states out by NumPyro's enumeration",
-                )
-        if (place >= 0).any():
-            if name in this.parameters:
-                raise MethodFailure(
-                    Status.NOT_APPLICABLE,
-                    f"the density of {name} depends on {', '.join(this.latents)}",
-                    "name it as latent too, or use NUTS",
-                )
-            index[name] = place
-    found = replace(this, index=index)
-    return replace(found, broadcast=_may_broadcast(found, theta, everyone))
-
-
-def _probe(
-    this: Split, rng: np.random.Generator
-) -> tuple[jax.Array, Callable[[np.ndarray], dict[str, np.ndarray]]]:
-    """Return random parameters, and what gives the elements there for states of all members."""
-    start, arrays = _start(this.target), this.target.arrays()
-    theta = jnp.asarray(start + 0.3 * rng.standard_normal(start.size))
-    table = jnp.asarray(this.states)
-    evaluate = jax.jit(
-        lambda states, arrays: this.elements(theta, table[states], arrays),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-
-    def look(states: np.ndarray) -> dict[str, np.ndarray]:
-        elements = evaluate(jnp.asarray(states), arrays)
-        return {n: _comparable(v) for n, v in elements.items()}
-
-    return theta, look
-
-
-def _comparable(values: Any) -> np.ndarray:
-    """Return log densities with a number in place of infinity: states may be impossible."""
-    return np.nan_to_num(
-        np.asarray(values, float), nan=np.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE
-    )
-
-
-def _scale(values: np.ndarray) -> np.ndarray:
-    """Return what differences along the first axis are relative to: possible values, at least 1."""
-    size = np.abs(values)
-    return np.maximum(1.0, np.where(size < -IMPOSSIBLE, size, 0.0).max(axis=0))
-
-
-def _chains(this: Split) -> Split | None:
-    """Return the split into the times of chains of states; ``None`` where there are none.
-
-    The first axis of the site is time; what the axes behind it number are chains. An element has
-    the time of its place along its own first axis. It is then as random paths and the pairs of
-    states that they visit say that it should be.
-    """
-    target, members, count = this.target, this.num_members, len(this.states)
-    shape = target.sites[this.latents[0]].shape
-    if len(this.latents) > 1 or not shape or shape[0] < 2:
-        return None
-    rng = np.random.default_rng(3)
-    _, look = _probe(this, rng)
-    chains = members // shape[0]
-    swings = [look(path) for path in swinging(count, shape[0], chains)]
-    paths = rng.integers(count, size=(3, members))
-    checks = [look(path) for path in paths]
-    index = {}
-    for name in swings[0]:
-        seen = np.stack([e[name] for e in (*swings, *checks)])
-        if (seen == seen[0]).all():
-            continue
-        if name in this.parameters or seen.shape[1 : 1 + len(shape)] != shape:
-            return None
-        own = np.arange(members).reshape(shape + (1,) * (seen.ndim - 1 - len(shape)))
-        index[name] = np.broadcast_to(own, seen.shape[1:])
-        terms = seen.reshape(len(seen), shape[0], chains, -1).sum(-1)
-        pair = pairs(jnp.asarray(terms[: len(swings)].reshape(len(swings), -1)), count, chains)
-        times, each = np.ogrid[1 : shape[0], :chains]
-        for path, found in zip(paths.reshape(-1, shape[0], chains), terms[len(swings) :],
-                               strict=True):  # fmt: skip
-            moves = np.asarray(pair.moves)[path[:-1], path[1:], times - 1, each]
-            expected = np.concatenate([np.asarray(pair.first)[path[0], each], moves])
-            if not (np.abs(found - expected) <= 1e2 * SAME * _scale(found[None])).all():
-                return None
-    return replace(this, index=index, chains=chains)
-
-
-def _may_broadcast(this: Split, theta: jax.Array, everyone: list[dict[str, np.ndarray]]) -> bool:
-    """Whether an array of size one may stand for a state that all members are in."""
-    arrays = this.target.arrays()
-
-    def one(state: jax.Array) -> Elements:
-        return this.elements(theta, state[None], arrays)
-
-    try:
-        shapes = jax.eval_shape(one, jnp.asarray(this.states[0]))
-        for name, value in everyone[0].items():
-            same = shapes[name].shape == value.shape
-            fits = np.broadcast_shapes(shapes[name].shape, value.shape) == value.shape
-            if not (same or (fits and name in this.index)):
-                return False
-        values = jax.jit(jax.vmap(one))(jnp.asarray(this.states))
-    except (TypeError, ValueError, IndexError):
-        return False
-    return all(
-        np.allclose(np.asarray(values[name][k]), seen[name], rtol=SAME, atol=SAME)
-        for k, seen in enumerate(everyone)
-        for name in seen
-    )

@@ -17,7 +17,7 @@ import numpy as np
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.model import Arrays, Target
 
 Elements = dict[str, jax.Array]
 """Site -> its log density, element by element, scales and masks applied."""

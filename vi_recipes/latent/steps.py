@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from vi_recipes.algebra import second_order
 from vi_recipes.latent.ascent import State, Step
-from vi_recipes.latent.judge import second_order
 from vi_recipes.latent.marginal import Marginal
-from vi_recipes.model.target import Arrays
+from vi_recipes.model import Arrays
 
 NUM_NEWTON = 25
 """Newton steps of one M-step, accepted or not."""

@@ -17,9 +17,10 @@ from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts.nuts import NUTS
 from vi_recipes.methods.svgd import SVGD
+from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
 from vi_recipes.methods.svi.svi import SVI
 from vi_recipes.methods.variational_em import VariationalEM
-from vi_recipes.model.target import Target
+from vi_recipes.model import Target
 
 METHODS: dict[str, type[Method]] = {
     "map": MAP,
@@ -66,6 +67,8 @@ __all__ = [
     "MarginalMLE",
     "MeanField",
     "Method",
+    "ScoreELBO",
+    "StickingELBO",
     "VariationalEM",
     "default_methods",
     "make_method",

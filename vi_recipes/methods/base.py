@@ -13,13 +13,22 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from vi_recipes.core.progress import Progress, silent
-from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.fit.fit import Fit, LogEvidence, as_key, precision, provenance
-from vi_recipes.model.sites import ModelError
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import PointPosterior, Posterior
+from vi_recipes.core import (
+    CheckpointError,
+    FitError,
+    MethodFailure,
+    ModelError,
+    Progress,
+    Status,
+    Timing,
+    as_key,
+    precision,
+    silent,
+)
+from vi_recipes.fit import Fit, provenance
+from vi_recipes.importance import LogEvidence
+from vi_recipes.model import Target
+from vi_recipes.posterior import PointPosterior, Posterior
 
 
 @dataclass
@@ -211,9 +220,3 @@ def _describe(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     return getattr(value, "__name__", type(value).__name__)
-
-
-def require(condition: bool, argument: str, got: object, expected: str) -> None:
-    """Raise a :class:`ValueError` that names the argument unless ``condition`` holds."""
-    if not condition:
-        raise ValueError(f"{argument}: got {got!r}, expected {expected}")

@@ -8,11 +8,9 @@ from typing import Any, ClassVar, override
 import jax
 import numpy as np
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.fit.fit import LogEvidence
-from vi_recipes.latent.ascent import (
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.importance import LogEvidence
+from vi_recipes.latent import (
     Ascent,
     Cached,
     State,
@@ -21,10 +19,9 @@ from vi_recipes.latent.ascent import (
     reached_by,
     stacked_starts,
 )
-from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.model.model import VBSteps
-from vi_recipes.model.target import Arrays, Target
-from vi_recipes.posterior.base import DrawsPosterior
+from vi_recipes.methods.base import Method, Result
+from vi_recipes.model import Arrays, Target, VBSteps
+from vi_recipes.posterior import DrawsPosterior
 
 CHUNK = 25
 MAX_DRAWS = 10_000

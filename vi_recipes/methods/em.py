@@ -10,46 +10,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.latent.ascent import (
+from vi_recipes.core import Progress, Status, Timing, require
+from vi_recipes.latent import (
+    MAX_DENSE,
     Ascent,
     Cached,
+    ClosedForm,
+    Compressed,
+    Marginal,
+    MarginalObjective,
+    OwnLikelihood,
     State,
     Step,
+    agree,
     best_of,
     check_monotone,
-    reached_by,
-    stacked_starts,
-)
-from vi_recipes.latent.closed_form import (
-    ClosedForm,
-    OwnLikelihood,
     collapsed,
+    compress,
     degenerate,
     general_start,
-)
-from vi_recipes.latent.compression import Compressed, agree, compress
-from vi_recipes.latent.judge import (
-    MAX_DENSE,
-    MarginalObjective,
+    general_step,
     is_close,
     join,
-    judge,
+    judge_estimate,
+    marginal_of,
+    reached_by,
+    split,
+    squarem,
+    stacked_starts,
 )
-from vi_recipes.latent.marginal import Marginal, marginal_of
-from vi_recipes.latent.members import split
-from vi_recipes.latent.steps import general_step, squarem
-from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.marginal_mle import (
     check_options,
     no_likelihood,
     result,
     why_not,
 )
-from vi_recipes.model.model import EMSteps
-from vi_recipes.model.target import Target
+from vi_recipes.model import EMSteps, Target
 
 CHUNK = 50
 """Iterations of closed forms in one call of compiled code."""
@@ -266,7 +263,7 @@ class EM(Method):
             check_monotone(path, alive, "the objective", "EM", advice)
             best = max(alive, key=lambda r: path[-1, r])
             objective.modes = np.asarray(state[1][best])
-            estimate = judge(objective, np.asarray(state[0][best]))
+            estimate = judge_estimate(objective, np.asarray(state[0][best]))
         how = f"{ascent.count(path[:, best])} iterations, reached by {reached_by(path, best)}"
         made = result(estimate, marginal, path.T, how)
         made.diagnostics = {

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, override
+from typing import ClassVar, Literal, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.fit.fit import Fit, LogEvidence
-from vi_recipes.importance.adapt import (
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.fit import Fit
+from vi_recipes.importance import (
     KHAT_LIMIT,
+    LogEvidence,
     Proposal,
     Weights,
     adapt,
@@ -23,9 +22,9 @@ from vi_recipes.importance.adapt import (
     root_of,
     smooth,
 )
-from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import GaussianPosterior, Sites, per_scalar
+from vi_recipes.methods.base import Method, Result
+from vi_recipes.model import Target
+from vi_recipes.posterior import MatchedPosterior, per_scalar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,22 +244,3 @@ class ForwardKL(Method):
             mcse_loc=error,
             mcse_log_scale=error_sd / sd,
         )
-
-
-@dataclass(frozen=True)
-class MatchedPosterior(GaussianPosterior):
-    """A Gaussian whose scale was estimated too, with its relative Monte Carlo errors, shape (dim,).
-
-    An sd on the constrained scale is taken to be off by the same share.
-    """
-
-    mcse_log_scale: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    @override
-    def mcse_sd(self) -> Sites:
-        own, sd = super().mcse_sd(), self.sd()
-        shares: dict[str, Any] = {}
-        for name, j in self.target.coordinate_of.items():
-            share = self.mcse_log_scale[np.maximum(j, 0)]
-            shares[name] = np.where(j < 0, self.mcse_log_scale.max(), share)
-        return {name: np.hypot(own[name], sd[name] * shares[name]) for name in sd}

@@ -8,23 +8,11 @@ from typing import ClassVar, override
 import jax
 import numpy as np
 
-from vi_recipes.algebra.block_arrow import BlockArrow, candidates
-from vi_recipes.algebra.newton import Dense
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.fit.fit import LogEvidence
-from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.map import (
-    MAX_BORDER,
-    NoMode,
-    Objective,
-    Solver,
-    check_search,
-    find_mode,
-)
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import GaussianPosterior
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.importance import LogEvidence
+from vi_recipes.methods.base import Method, Result
+from vi_recipes.model import Target, candidates
+from vi_recipes.modes import MAX_BORDER, NoMode, Objective, Solver, check_search, expand, find_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,63 +129,3 @@ class Laplace(Method):
             },
             log_evidence=LogEvidence(float(log_volume - mode.value), 0.0, "Laplace approximation"),
         )
-
-
-@dataclass(frozen=True)
-class Curvature:
-    """The Gaussian of a positive-definite Hessian, with its log determinant and eigenvalues."""
-
-    posterior: GaussianPosterior
-    log_det: float
-    smallest: float
-    largest: float
-
-
-def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e9) -> Curvature:
-    """Return the Gaussian centred at ``z`` whose precision is the Hessian there.
-
-    Raises
-    ------
-    MethodFailure
-        ``SINGULAR`` when the Hessian is not positive definite, with its eigenvalues and the sites
-        they belong to.
-    """
-    target, timing = objective.target, objective.timing
-    with timing.running_compiled():
-        bend = objective.curvature(z)
-        if bend is None:
-            raise MethodFailure(
-                Status.SINGULAR, "the Hessian at the mode is not finite", "use NUTS"
-            )
-        smallest, largest, vector = bend.extreme_eigenvalues()
-        condition = np.inf
-        if smallest > 0:
-            condition = _condition(bend)
-        if smallest <= 0 or condition > condition_limit:
-            along = ", ".join(target.sites_along(vector))
-            kind = "indefinite" if smallest < -1e-10 * largest else "singular"
-            raise MethodFailure(
-                Status.SINGULAR,
-                f"the Hessian is {kind}: smallest eigenvalue {smallest:.3g} along {along}, largest "
-                f"{largest:.3g}, condition number {condition:.2g} at unit diagonal",
-                "use mean-field VB with linear response, or NUTS; no Gaussian is fitted here",
-            )
-    if isinstance(bend, BlockArrow):
-        posterior = GaussianPosterior(target, z, None, np.zeros(target.dim), precision=bend)
-        return Curvature(posterior, bend.log_det, smallest, largest)
-    # H = V diag(e) V', so V e^(-1/2) is a root of the covariance.
-    root = bend.vectors / np.sqrt(bend.values)
-    posterior = GaussianPosterior(target, z, root, np.zeros(target.dim))
-    return Curvature(posterior, float(np.log(bend.values).sum()), smallest, largest)
-
-
-def _condition(bend: Dense | BlockArrow) -> float:
-    """Return the condition number at unit diagonal: the units of parameters are no singularity.
-
-    For a block-arrow matrix it is that of the border's Schur complement and of the worst block.
-    """
-    if isinstance(bend, BlockArrow):
-        return bend.condition()
-    scale = 1 / np.sqrt(bend.diagonal())
-    hessian = (bend.vectors * bend.values) @ bend.vectors.T
-    return float(np.linalg.cond(hessian * np.outer(scale, scale)))

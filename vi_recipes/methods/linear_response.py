@@ -7,13 +7,11 @@ from typing import ClassVar, override
 
 import jax
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.factors import ResponsePosterior
+from vi_recipes.model import Target
+from vi_recipes.posterior import ResponsePosterior
 
 
 @dataclass(frozen=True, kw_only=True)

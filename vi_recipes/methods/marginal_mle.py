@@ -11,22 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from vi_recipes.algebra.newton import trust_region_newton
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.latent.free_energy import (
+from vi_recipes.algebra import trust_region_newton
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.latent import (
+    MAX_DENSE,
+    RULES,
+    Estimate,
     Law,
+    Marginal,
+    MarginalObjective,
     exact_posterior,
     free_energy,
+    judge_estimate,
     law_of,
+    marginal_of,
     require_exact,
+    starting_point,
     vector_of,
 )
-from vi_recipes.latent.judge import MAX_DENSE, Estimate, MarginalObjective, judge
-from vi_recipes.latent.marginal import RULES, Marginal, marginal_of, starting_point
-from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.methods.base import Method, Result
+from vi_recipes.model import Arrays, Target
 
 Rule = Literal["auto", "enumerate", "forward_backward", "gaussian", "quadrature"]
 
@@ -134,7 +138,7 @@ class MarginalMLE(Method):
         _, theta, modes, why = best
         with timing.running_compiled():
             objective = MarginalObjective(marginal, timing, modes)
-            estimate = judge(objective, theta)
+            estimate = judge_estimate(objective, theta)
         length = max(len(p) for p in paths)
         rows = np.array([p + [p[-1]] * (length - len(p)) for p in paths])
         how = f"{len(path)} steps ({why})"

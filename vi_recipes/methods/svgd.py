@@ -12,17 +12,15 @@ import numpy as np
 import optax
 from numpyro.contrib.einstein import RBFKernel
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.core import Progress, Status, Timing, require
+from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.svi.chunks import chunk_size
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import DrawsPosterior, Sites
-from vi_recipes.posterior.labels import relabel_draws
+from vi_recipes.model import Sites, Target
+from vi_recipes.posterior import ParticlesPosterior, relabel_draws
 
 SPREAD_LIMIT = 0.25
 """How far from 1 Stein's identity may be for every coordinate: sds then are about 12 % off."""
+
 
 NUM_ATTEMPTS = 20
 """Times that particles without a finite density are drawn towards the start, each by half."""
@@ -202,15 +200,6 @@ class SVGD(Method):
                 "num_steps": float(steps),
             },
         )
-
-
-@dataclass(frozen=True)
-class ParticlesPosterior(DrawsPosterior):
-    """Particles, shaped (1, particle, *site shape), whose Monte Carlo errors are not known: NaN."""
-
-    @override
-    def _mcse(self, what: str) -> Sites:
-        return {n: np.full(v.shape[2:], np.nan) for n, v in self.samples.items()}
 
 
 @dataclass

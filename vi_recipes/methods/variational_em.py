@@ -10,18 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.elbo.factors import Family
-from vi_recipes.latent.members import local_sites
-from vi_recipes.latent.split import latent_moments, parameter_densities
-from vi_recipes.methods.base import Method, Result, require
-from vi_recipes.methods.meanfield import KL, MeanField, Optimum
-from vi_recipes.model.target import Target
-from vi_recipes.model.terms import trace_sites
-from vi_recipes.posterior.base import PointPosterior
-from vi_recipes.posterior.factors import ResponsePosterior
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.elbo import KL, Family, Optimum
+from vi_recipes.latent import latent_moments, local_sites, parameter_densities
+from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.meanfield import MeanField
+from vi_recipes.model import Target, trace_sites
+from vi_recipes.posterior import PointPosterior, ResponsePosterior
 
 FLAT = 10.0
 """Standard error on the unconstrained scale that only the edge of a support can have."""

@@ -1,1 +1,46 @@
 """A NumPyro model with its data as one flat density."""
+
+from __future__ import annotations
+
+from vi_recipes.model.bound import Arrays
+from vi_recipes.model.coordinates import one_coordinate
+from vi_recipes.model.load import load_model
+from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
+from vi_recipes.model.plates import candidates, find_families
+from vi_recipes.model.replicate import (
+    MAX_NUMBERS,
+    log_likelihood_at,
+    observed_data,
+    observed_sites,
+    replicate_at,
+)
+from vi_recipes.model.sites import Site, Sites, site_labels
+from vi_recipes.model.start import NUM_ATTEMPTS, anywhere
+from vi_recipes.model.target import Target
+from vi_recipes.model.terms import SiteInputs, trace_sites
+
+__all__ = [
+    "MAX_NUMBERS",
+    "NUM_ATTEMPTS",
+    "Arrays",
+    "EMSteps",
+    "Exchangeable",
+    "Model",
+    "PartialEStep",
+    "Site",
+    "SiteInputs",
+    "Sites",
+    "Target",
+    "VBSteps",
+    "anywhere",
+    "candidates",
+    "find_families",
+    "load_model",
+    "log_likelihood_at",
+    "observed_data",
+    "observed_sites",
+    "one_coordinate",
+    "replicate_at",
+    "site_labels",
+    "trace_sites",
+]

@@ -11,7 +11,7 @@ import numpyro
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
-from vi_recipes.model.sites import ModelError
+from vi_recipes.core import ModelError
 
 LOG_JOINT = "_log_joint"
 

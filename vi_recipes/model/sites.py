@@ -12,11 +12,9 @@ import numpyro.distributions as dist
 from numpyro.distributions.transforms import biject_to
 from numpyro.primitives import Messenger
 
+from vi_recipes.core import ModelError
+
 Kind = Literal["latent", "deterministic", "observed", "discrete"]
-
-
-class ModelError(ValueError):
-    """A model that cannot be conditioned on the data as given."""
 
 
 @dataclass(frozen=True)
@@ -187,3 +185,7 @@ def _make_site(
     by_axis = {axis: plate for plate, _, axis in plates}
     dims = tuple(by_axis.get(axis, f"{name}_dim_{axis}") for axis in range(len(shape)))
     return Site(name, kind, tuple(shape), tuple(shape), plates, dims)
+
+
+Sites = dict[str, np.ndarray]
+"""Site name -> array on the constrained scale."""

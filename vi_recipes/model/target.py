@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,13 +18,14 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer import init_to_median, init_to_uniform
 from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
 
-from vi_recipes.algebra.block_arrow import LocalStructure
-from vi_recipes.core.timing import Timing
-from vi_recipes.data.arguments import bind, fingerprint, normalise
+from vi_recipes.algebra import LocalStructure
+from vi_recipes.core import MadeOnce, ModelError, Timing
+from vi_recipes.data import bind, fingerprint, normalise
+from vi_recipes.model.bound import Arrays, _with_defaults
+from vi_recipes.model.density import BATCH, MAX_AT_ONCE
 from vi_recipes.model.enumeration import marginalise
 from vi_recipes.model.model import Exchangeable, Model
 from vi_recipes.model.sites import (
-    ModelError,
     ScanWatch,
     Site,
     observed_names,
@@ -33,27 +33,11 @@ from vi_recipes.model.sites import (
     read_trace,
     site_labels,
 )
-
-Arrays = tuple[Any, ...]
-NUM_ATTEMPTS = 20
-"""Starting points that are tried before giving up."""
+from vi_recipes.model.start import NUM_ATTEMPTS
+from vi_recipes.model.tracing import _NEEDS_CONCRETE, _first_line
 
 FAR = (1.0,) * 6 + (3.0,) * 6
 """Spreads of the points, far from the start, at which :attr:`Target.coordinate_of` is verified."""
-
-BATCH = 128
-"""Points that are constrained in one call of compiled code."""
-
-MAX_AT_ONCE = 2**23
-"""Coordinates of all of them together, at most."""
-
-_NEEDS_CONCRETE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerBoolConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
 
 
 class Target:
@@ -120,6 +104,8 @@ class Target:
         """Local structure of the Hessian, once a method has found and verified it."""
         self.compiled: dict[Any, Any] = {}
         """Code that methods have compiled for this target."""
+        self.compiled_once = MadeOnce()
+        """``(key, make) -> made``: compiled code, and what was found out, once a target."""
 
     # -- what the model is made of -----------------------------------------------------------
 
@@ -268,6 +254,7 @@ class Target:
         other.fingerprint = fingerprint(other.data)
         other._indices_checked = False
         other.structure, other.compiled = None, {}
+        other.compiled_once = MadeOnce()
         return other
 
     def bound_model(self, arrays: Arrays) -> Callable[[], Any]:
@@ -854,17 +841,3 @@ class Target:
     def __repr__(self) -> str:
         sites = ", ".join(f"{s.name}{list(s.shape) if s.shape else ''}" for s in self.latents)
         return f"Target({self.name!r}, dim={self.dim}, latent: {sites})"
-
-
-def _with_defaults(model: Model, data: dict[str, Any]) -> dict[str, Any]:
-    if model.data is None:
-        return data
-    known = inspect.signature(model.function).parameters
-    required = [n for n, p in known.items() if p.default is p.empty]
-    if data and all(name in data for name in required):
-        return data
-    return {**model.data(), **data}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0][:300]

@@ -1,1 +1,37 @@
 """What can be known of a posterior: draws, Gaussian, factors, response, blocks, labels."""
+
+from __future__ import annotations
+
+from vi_recipes.posterior.base import Posterior, WeighedDraws, held_draws, per_scalar
+from vi_recipes.posterior.blocks import BlockPosterior
+from vi_recipes.posterior.delta import EstimatePosterior
+from vi_recipes.posterior.draws import (
+    DrawsPosterior,
+    MomentsPosterior,
+    ParticlesPosterior,
+    PointPosterior,
+)
+from vi_recipes.posterior.factors import FactorPosterior
+from vi_recipes.posterior.gaussian import GaussianPosterior, MatchedPosterior
+from vi_recipes.posterior.labels import PermutedPosterior, match, relabel_draws
+from vi_recipes.posterior.response import ResponsePosterior
+
+__all__ = [
+    "BlockPosterior",
+    "DrawsPosterior",
+    "EstimatePosterior",
+    "FactorPosterior",
+    "GaussianPosterior",
+    "MatchedPosterior",
+    "MomentsPosterior",
+    "ParticlesPosterior",
+    "PermutedPosterior",
+    "PointPosterior",
+    "Posterior",
+    "ResponsePosterior",
+    "WeighedDraws",
+    "held_draws",
+    "match",
+    "per_scalar",
+    "relabel_draws",
+]

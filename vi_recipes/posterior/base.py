@@ -5,23 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, override
+from typing import Any
 
 import jax
 import numpy as np
 
-from vi_recipes.algebra.normals import WeighedDraws, block_normal, log_normal
-
-if TYPE_CHECKING:
-    from vi_recipes.algebra.block_arrow import BlockArrow
-    from vi_recipes.model.target import Target
-
-Sites = dict[str, np.ndarray]
-"""Site name -> array on the constrained scale."""
+from vi_recipes.model import Sites
 
 NUM_NODES = 96
+
 NUM_HERMITE = 64
+
 NUM_MOMENT_DRAWS = 10_000
 
 
@@ -77,379 +71,6 @@ class Posterior(ABC):
         return None
 
 
-@dataclass(frozen=True)
-class PointPosterior(Posterior):
-    """A point estimate: a mean, and no spread."""
-
-    point: Sites
-
-    @override
-    def mean(self) -> Sites:
-        return self.point
-
-    @override
-    def sd(self) -> Sites:
-        return {name: np.full_like(value, np.nan) for name, value in self.point.items()}
-
-    @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
-        size = sum(self.point[name].size for name in sites)
-        return np.full((size, size), np.nan)
-
-    @override
-    def draws(self, num_draws: int, key: jax.Array) -> Sites:
-        return {
-            name: np.broadcast_to(value, (num_draws, *value.shape)).copy()
-            for name, value in self.point.items()
-        }
-
-
-@dataclass(frozen=True)
-class DrawsPosterior(Posterior):
-    """Draws, shaped (chain, draw, *site shape).
-
-    Parameters
-    ----------
-    samples
-        The draws.
-    independent
-        Whether the draws are independent, as an approximation's are; otherwise the Monte Carlo
-        errors come from the chains' effective sample sizes.
-    params
-        The constrained parameters of the guide that drew them, by name, such as the weights of an
-        encoder; ``None`` where there is no guide. A fit read back from disk has none.
-    weighed
-        The same draws with their density, where a guide has one. A fit read back from disk has
-        none.
-    """
-
-    samples: Sites
-    independent: bool = False
-    params: Mapping[str, np.ndarray] | None = None
-    weighed: WeighedDraws | None = None
-
-    @override
-    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
-        if self.weighed is None:
-            return None
-        some, known = slice(0, num_draws), self.weighed
-        values = {name: value[some] for name, value in known.values.items()}
-        return WeighedDraws(known.z[some], known.log_q[some], values)
-
-    @override
-    def mean(self) -> Sites:
-        return {name: value.mean((0, 1)) for name, value in self.samples.items()}
-
-    @override
-    def sd(self) -> Sites:
-        return {
-            name: value.reshape(-1, *value.shape[2:]).std(0, ddof=1)
-            for name, value in self.samples.items()
-        }
-
-    @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
-        flat = [self.samples[n].reshape(-1, *self.samples[n].shape[2:]) for n in sites]
-        flat = [rows.reshape(len(rows), -1) for rows in flat]
-        return np.atleast_2d(np.cov(np.concatenate(flat, axis=1), rowvar=False))
-
-    @override
-    def draws(self, num_draws: int, key: jax.Array) -> Sites:
-        first = next(iter(self.samples.values()))
-        total = first.shape[0] * first.shape[1]
-        rows = np.asarray(jax.random.choice(key, total, (num_draws,), replace=num_draws > total))
-        return {n: v.reshape(total, *v.shape[2:])[rows] for n, v in self.samples.items()}
-
-    @override
-    def mcse_mean(self) -> Sites:
-        return self._mcse_of_mean
-
-    @override
-    def mcse_sd(self) -> Sites:
-        return self._mcse_of_sd
-
-    @cached_property
-    def _mcse_of_mean(self) -> Sites:
-        return self._mcse("mean")
-
-    @cached_property
-    def _mcse_of_sd(self) -> Sites:
-        return self._mcse("sd")
-
-    def _mcse(self, what: str) -> Sites:
-        if not self.independent:
-            errors = per_scalar("mcse", self.samples, method=what)
-            constant = {n: np.ptp(v, axis=(0, 1)) == 0 for n, v in self.samples.items()}
-            return {n: np.where(constant[n], 0.0, e) for n, e in errors.items()}
-        first = next(iter(self.samples.values()))
-        total = first.shape[0] * first.shape[1]
-        factor = 1 / np.sqrt(total if what == "mean" else 2 * total)
-        return {name: value * factor for name, value in self.sd().items()}
-
-
-@dataclass(frozen=True)
-class MomentsPosterior(Posterior):
-    """Moments known by value, with draws when there are some: loaded fits, outside references.
-
-    Parameters
-    ----------
-    means, sds
-        By site.
-    covariance, order
-        Joint covariance of the scalars of the sites in ``order``; ``None`` when not known. That of
-        other sites is NaN.
-    mcse_means, mcse_sds
-        Monte Carlo standard errors; ``None`` for zero.
-    samples
-        Draws shaped (chain, draw, *site shape); ``None`` when there are none.
-    """
-
-    means: Sites
-    sds: Sites
-    covariance: np.ndarray | None = None
-    order: tuple[str, ...] = ()
-    mcse_means: Sites | None = None
-    mcse_sds: Sites | None = None
-    samples: Sites | None = None
-
-    @override
-    def mean(self) -> Sites:
-        return self.means
-
-    @override
-    def sd(self) -> Sites:
-        return self.sds
-
-    @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
-        if self.covariance is None:
-            if self.samples is not None:
-                return DrawsPosterior(self.samples).cov(sites)
-            size = sum(self.means[name].size for name in sites)
-            return np.full((size, size), np.nan)
-        ends = np.cumsum([self.means[name].size for name in self.order])
-        index = {
-            name: np.arange(end - self.means[name].size, end)
-            for name, end in zip(self.order, ends, strict=True)
-        }
-        unknown = [np.full(self.means[name].size, -1) for name in sites]
-        rows = np.concatenate([index.get(n, u) for n, u in zip(sites, unknown, strict=True)])
-        cov = np.array(self.covariance[np.ix_(rows, rows)])
-        cov[rows < 0, :] = np.nan
-        cov[:, rows < 0] = np.nan
-        return cov
-
-    @override
-    def draws(self, num_draws: int, key: jax.Array) -> Sites:
-        if self.samples is None:
-            raise ValueError("only moments are known here: there are no draws")
-        return DrawsPosterior(self.samples).draws(num_draws, key)
-
-    @override
-    def mcse_mean(self) -> Sites:
-        return super().mcse_mean() if self.mcse_means is None else self.mcse_means
-
-    @override
-    def mcse_sd(self) -> Sites:
-        return super().mcse_sd() if self.mcse_sds is None else self.mcse_sds
-
-
-@dataclass(frozen=True)
-class GaussianPosterior(Posterior):
-    """A Gaussian over the unconstrained vector, pushed through the constraining map.
-
-    The covariance of the unconstrained vector is ``root @ root.T + diag(diagonal ** 2)``, which
-    covers mean-field (no root), dense (a Cholesky factor) and low-rank approximations.
-
-    Scalars that depend on one coordinate z_j have exact moments. With z_j = m_j + s_j x and the
-    orthonormal Hermite polynomials h_k, f(z_j) = sum_k a_k h_k(x), its mean is a_0, and by
-    Mehler's formula the covariance of two such scalars is sum_{k >= 1} r^k a_k b_k, where r is
-    the correlation of their coordinates. Scalars that depend on several coordinates use
-    10,000 draws in antithetic pairs, and carry their Monte Carlo error.
-
-    Parameters
-    ----------
-    target
-        Gives the constraining map.
-    loc
-        Mean of the unconstrained vector, shape (dim,).
-    root
-        Shape (dim, rank), or ``None``.
-    diagonal
-        Standard deviations, shape (dim,); zeros where ``root`` says all.
-    mcse_loc
-        Standard error of ``loc`` itself when it was estimated by a noisy optimiser.
-    precision
-        The covariance's inverse as a block-arrow matrix, in place of ``root`` and ``diagonal``.
-    """
-
-    target: Target
-    loc: np.ndarray
-    root: np.ndarray | None
-    diagonal: np.ndarray
-    mcse_loc: np.ndarray | None = None
-    precision: BlockArrow | None = None
-
-    @cached_property
-    def scale(self) -> np.ndarray:
-        """Standard deviations of the unconstrained vector."""
-        if self.precision is not None:
-            return np.asarray(np.sqrt(self.precision.variances()))
-        variance = self.diagonal**2
-        if self.root is not None:
-            variance = variance + np.einsum("ij,ij->i", self.root, self.root)
-        return np.asarray(np.sqrt(variance))
-
-    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
-        """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
-        if self.precision is not None:
-            return self.precision.covariance(rows)
-        same = rows[:, None] == rows[None, :]
-        cov = np.where(same, (self.diagonal[rows] ** 2)[:, None], 0.0)
-        if self.root is not None:
-            cov = cov + self.root[rows] @ self.root[rows].T
-        return np.asarray(cov)
-
-    @override
-    def mean(self) -> Sites:
-        return self._moments[0]
-
-    @override
-    def sd(self) -> Sites:
-        return self._moments[1]
-
-    @override
-    def mcse_mean(self) -> Sites:
-        return self._moments[2]
-
-    @override
-    def mcse_sd(self) -> Sites:
-        return self._moments[3]
-
-    @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
-        j = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])
-        exact = j >= 0
-        cov = np.empty((j.size, j.size))
-        if exact.any():
-            cov[np.ix_(exact, exact)] = self.exact_cov(sites, exact)
-        if not exact.all():
-            flat = [self._moment_draws[n].reshape(NUM_MOMENT_DRAWS, -1) for n in sites]
-            sampled = np.atleast_2d(np.cov(np.concatenate(flat, axis=1), rowvar=False))
-            several = ~exact
-            cov[several, :] = sampled[several, :]
-            cov[:, several] = sampled[:, several]
-        return cov
-
-    def exact_cov(self, sites: Sequence[str], which: np.ndarray) -> np.ndarray:
-        """Return the covariance, by Mehler's formula, of those scalars of ``sites`` in ``which``.
-
-        Each of them must depend on one coordinate.
-        """
-        rows = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])[which]
-        coefficients = np.concatenate(
-            [self._hermite[n].reshape(NUM_HERMITE, -1) for n in sites], axis=1
-        )[:, which]
-        scale = self.scale[rows]
-        correlation = self.unconstrained_cov(rows) / np.outer(scale, scale)
-        np.clip(correlation, -1, 1, out=correlation)
-        block = np.zeros_like(correlation)
-        for a in coefficients[:0:-1]:  # Horner's rule in the correlation
-            block = (block + np.outer(a, a)) * correlation
-        return block
-
-    @override
-    def draws(self, num_draws: int, key: jax.Array) -> Sites:
-        return self.target.constrain(self.unconstrained_draws(num_draws, key))
-
-    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
-        """Return draws of the unconstrained vector, shape (num_draws, dim)."""
-        with jax.enable_x64(True):
-            own_key, root_key = jax.random.split(key)
-            shape = (num_draws, self.loc.size)
-            if self.precision is not None:
-                noise = np.asarray(jax.random.normal(own_key, shape, float))
-                return self.loc + self.precision.colour(noise)
-            z = self.loc + self.diagonal * np.asarray(jax.random.normal(own_key, shape, float))
-            if self.root is not None:
-                rank = (num_draws, self.root.shape[1])
-                z = z + np.asarray(jax.random.normal(root_key, rank, float)) @ self.root.T
-        return z
-
-    @override
-    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
-        z = self.unconstrained_draws(num_draws, key)
-        if self.precision is None:
-            log_q = log_normal(z, self.loc, self.root, self.diagonal)
-        else:
-            away = z - self.loc
-            square = np.array([row @ self.precision.dot(row) for row in away])
-            log_q = (self.precision.log_det - square - self.loc.size * np.log(2 * np.pi)) / 2
-        return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
-
-    @override
-    def block_draws(
-        self, place: slice, num_draws: int, key: jax.Array
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        rows = np.arange(self.loc.size)[place]
-        if self.precision is None and self.root is None:
-            own = np.diag(self.diagonal[rows] ** -2.0)
-        elif self.precision is not None:
-            basis = np.eye(self.loc.size)[rows]
-            own = np.stack([self.precision.dot(row)[rows] for row in basis])
-        else:
-            whole = self.unconstrained_cov(np.arange(self.loc.size))
-            own = np.linalg.inv(whole)[np.ix_(rows, rows)]
-        return block_normal(self.loc, rows, own, num_draws, key)
-
-    def _at_nodes(self) -> tuple[Sites, np.ndarray, np.ndarray]:
-        """Evaluate every scalar with all coordinates at their own q-th node at once."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
-        values = self.target.constrain(self.loc + self.scale * nodes[:, None])
-        return values, nodes, weights / weights.sum()
-
-    @cached_property
-    def _hermite(self) -> Sites:
-        """Coefficients on the orthonormal Hermite polynomials, leading dimension NUM_HERMITE."""
-        values, nodes, weights = self._at_nodes()
-        basis = np.empty((NUM_HERMITE, nodes.size))
-        basis[0], basis[1] = 1.0, nodes
-        for k in range(1, NUM_HERMITE - 1):
-            basis[k + 1] = (nodes * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
-        return {name: np.tensordot(basis * weights, v, axes=1) for name, v in values.items()}
-
-    @cached_property
-    def _moment_draws(self) -> Sites:
-        """Return draws in antithetic pairs, which give exact means of affine functions."""
-        half = self.unconstrained_draws(NUM_MOMENT_DRAWS // 2, jax.random.key(20_161))
-        return self.target.constrain(np.concatenate([half, 2 * self.loc - half]))
-
-    @cached_property
-    def _moments(self) -> tuple[Sites, Sites, Sites, Sites]:
-        values, nodes, weights = self._at_nodes()
-        mean, sd, mcse_mean, mcse_sd = {}, {}, {}, {}
-        for site in self.target.quantities:
-            v, j = values[site.name], self.target.coordinate_of[site.name]
-            m = np.asarray(np.tensordot(weights, v, axes=1))
-            s = np.asarray(np.sqrt(np.tensordot(weights, (v - m) ** 2, axes=1)))
-            error_m, error_s = np.zeros_like(m), np.zeros_like(m)
-            if self.mcse_loc is not None:
-                # d E[f] / d loc = E[f'] = E[x f] / s_j, by Stein's identity
-                slope = np.tensordot(weights * nodes, v, axes=1) / self.scale[np.maximum(j, 0)]
-                error_m = np.asarray(np.abs(slope) * self.mcse_loc[np.maximum(j, 0)])
-            several = j < 0
-            if several.any():
-                drawn = self._moment_draws[site.name][:, several]
-                m[several], s[several] = drawn.mean(0), drawn.std(0, ddof=1)
-                pairs = (drawn[: len(drawn) // 2] + drawn[len(drawn) // 2 :]) / 2
-                error_m[several] = pairs.std(0, ddof=1) / np.sqrt(len(pairs))
-                # a pair may say the same of the spread twice
-                error_s[several] = s[several] / np.sqrt(2 * len(pairs))
-            mean[site.name], sd[site.name] = m, s
-            mcse_mean[site.name], mcse_sd[site.name] = error_m, error_s
-        return mean, sd, mcse_mean, mcse_sd
-
-
 def per_scalar(function: str, samples: Mapping[str, np.ndarray], **options: Any) -> Sites:
     """Apply one of ArviZ's diagnostics to every scalar of ``samples``.
 
@@ -472,3 +93,28 @@ def per_scalar(function: str, samples: Mapping[str, np.ndarray], **options: Any)
             name: np.asarray(diagnostic(value, chain_axis=0, draw_axis=1, **options))
             for name, value in samples.items()
         }
+
+
+def held_draws(posterior: Posterior) -> Sites | None:
+    """Return the draws that a posterior holds, shape (chain, draw, *site shape); or ``None``."""
+    held: Sites | None = getattr(posterior, "samples", None)
+    return held
+
+
+@dataclass(frozen=True)
+class WeighedDraws:
+    """Independent draws of an approximation q.
+
+    Parameters
+    ----------
+    z
+        Flat unconstrained vectors, shape (num_draws, dim).
+    log_q
+        Their log density under q over the unconstrained scale, shape (num_draws,).
+    values
+        What they are on the constrained scale, site by site, the draw leading.
+    """
+
+    z: np.ndarray
+    log_q: np.ndarray
+    values: Sites

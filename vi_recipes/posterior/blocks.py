@@ -10,9 +10,9 @@ from typing import override
 import jax
 import numpy as np
 
-from vi_recipes.algebra.normals import log_normal
-from vi_recipes.posterior.base import GaussianPosterior
+from vi_recipes.algebra import log_normal
 from vi_recipes.posterior.factors import FactorPosterior
+from vi_recipes.posterior.gaussian import GaussianPosterior
 
 
 @dataclass(frozen=True)

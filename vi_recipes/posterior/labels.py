@@ -12,9 +12,8 @@ import jax
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from vi_recipes.algebra.normals import WeighedDraws
-from vi_recipes.model.model import Exchangeable
-from vi_recipes.posterior.base import Posterior, Sites
+from vi_recipes.model import Exchangeable, Sites
+from vi_recipes.posterior.base import Posterior, WeighedDraws
 
 ENUMERATE_UP_TO = 6
 """Up to this many components all permutations are scored at once."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from vi_recipes.comparison.tables import Table
+    from vi_recipes.report.cells import Table
 
 FOLDER = "exhibits"
 """Where a comparison's folder has the exhibits of its study."""
@@ -66,7 +66,7 @@ class Exhibit:
         """The table as text, or ``None`` for a figure."""
         import pandas as pd
 
-        from vi_recipes.comparison.tables import from_frame
+        from vi_recipes.report.cells import from_frame
 
         if not isinstance(self.content, pd.DataFrame):
             return None

@@ -4,61 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vi_recipes.comparison import tables
-from vi_recipes.comparison.tables import Cell, Table, format_number
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from vi_recipes.comparison.fits import Comparison
-
-MAX_BLOCK = 200
-"""Scalars in a covariance that is written out."""
-
-MAX_SQUARE = 12
-"""Rows and columns of a covariance that a printed page holds."""
+from vi_recipes.report.cells import Cell, Table
 
 MAX_PAGE = 45
 """Rows of a table that fit on a page; longer ones break across pages."""
-
-
-def write_tables(comparison: Comparison, directory: Path) -> None:
-    """Write every table of ``comparison`` to ``directory``, as CSV and LaTeX."""
-    directory.mkdir(parents=True, exist_ok=True)
-    frames = {
-        "means": comparison.means(),
-        "sds": comparison.sds(),
-        "accuracy": comparison.accuracy(),
-        "timings": comparison.timings(),
-        "diagnostics": comparison.diagnostics(),
-    }
-    printed = {
-        "means": tables.means(comparison),
-        "accuracy": tables.accuracy(comparison),
-        "timings": tables.timings(comparison),
-        "diagnostics": tables.diagnostics(comparison),
-    }
-    if sites := tables.block(comparison, MAX_BLOCK):
-        covariances = comparison.covariances(sites)
-        correlations = comparison.correlations(sites)
-        for what, matrices in (("covariance", covariances), ("correlation", correlations)):
-            for name, matrix in matrices.items():
-                frames[f"{what}_{name}"] = matrix
-                printed[f"{what}_{name}"] = _square(what, name, matrix)
-    for name, frame in frames.items():
-        index = (
-            None
-            if frame.index.nlevels > 1
-            else "method"
-            if name in ("timings", "diagnostics")
-            else "parameter"
-        )
-        frame.to_csv(directory / f"{name}.csv", index_label=index)
-    for name, table in printed.items():
-        (directory / f"{name}.tex").write_text(latex(table, label=name), encoding="utf-8")
 
 
 def latex(table: Table, label: str) -> str:
@@ -157,15 +107,3 @@ _SPECIAL = {
 def _escape(text: str) -> str:
     escaped = "".join(_SPECIAL.get(character, character) for character in text)
     return re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)  # a minus sign, not a hyphen
-
-
-def _square(what: str, name: str, matrix: pd.DataFrame) -> Table:
-    shown = matrix.iloc[:MAX_SQUARE, :MAX_SQUARE]
-    labels = [str(label) for label in shown.columns]
-    rows = [
-        [Cell(label), *(Cell(format_number(float(x), 3)) for x in values)]
-        for label, values in zip(labels, shown.to_numpy(), strict=True)
-    ]
-    left_out = len(matrix) - len(shown)
-    note = f"{left_out} more parameter(s) in the CSV file." if left_out else ""
-    return Table(f"Posterior {what}, {name}", ["parameter", *labels], rows, note)

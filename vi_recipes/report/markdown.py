@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vi_recipes.comparison.tables import Cell, Table
+from vi_recipes.report.cells import Cell, Table
 from vi_recipes.report.document import NUM_OPEN, Document
 from vi_recipes.report.exhibit import FOLDER, Exhibit
 

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 from cycler import cycler
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-from vi_recipes.comparison.tables import all_fits
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
-    from vi_recipes.comparison.fits import Comparison
 
 DPI = 150
+
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")
 """Okabe and Ito's colours, told apart by the colour-blind; black is the reference's."""
 
+
 MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 
+
 GREY = "#666666"
+
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -62,37 +62,6 @@ def style() -> Iterator[None]:
     """Draw and save figures in the report's style, whatever the caller's own is."""
     with matplotlib.rc_context(STYLE):
         yield
-
-
-def fit_styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
-    """Return every fit's colour and marker, the same in all figures; the reference is black."""
-    fits = all_fits(comparison)
-    # fits without a result are seldom drawn, so the others have the first and clearest colours
-    names = sorted(
-        (n for n in fits if n != comparison.reference_name),
-        key=lambda name: not fits[name].has_result,
-    )
-    styles = {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
-    }
-    if comparison.reference_name is not None:
-        styles[comparison.reference_name] = ("black", "o")
-    return styles
-
-
-def handle(name: str, fit_style: tuple[str, str], *, line: bool = True) -> Line2D:
-    """Return a fit's entry in a legend."""
-    colour, marker = fit_style
-    return Line2D(
-        [],
-        [],
-        color=colour,
-        marker=marker,
-        ms=5,
-        lw=1.3 if line else 0,
-        mfc=colour if line else "none",
-        label=name,
-    )
 
 
 def plain_log_ticks(axis: Axis, low: float, high: float) -> None:

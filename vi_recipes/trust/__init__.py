@@ -1,1 +1,39 @@
 """How far a fit holds: assess, correct, evidence, bridge, quadrature, verdict, sensitivity."""
+
+from __future__ import annotations
+
+from vi_recipes.trust.assess import assess, num_block_draws
+from vi_recipes.trust.bridge import bridge
+from vi_recipes.trust.evidence import evidence_table
+from vi_recipes.trust.quadrature import quadrature
+from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
+from vi_recipes.trust.verdict import (
+    GOOD_MEAN,
+    GOOD_SD,
+    POOR_MEAN,
+    POOR_SD,
+    Trust,
+    Verdict,
+    audit,
+    judge,
+    verdict,
+)
+
+__all__ = [
+    "GOOD_MEAN",
+    "GOOD_SD",
+    "POOR_MEAN",
+    "POOR_SD",
+    "Trust",
+    "Verdict",
+    "assess",
+    "audit",
+    "bridge",
+    "case_sensitivity",
+    "data_sensitivity",
+    "evidence_table",
+    "judge",
+    "num_block_draws",
+    "quadrature",
+    "verdict",
+]

@@ -3,104 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from vi_recipes.algebra.normals import MAX_DENSE
-from vi_recipes.core.status import MethodFailure
-from vi_recipes.fit.differences import Moments
-from vi_recipes.fit.fit import Fit, LogEvidence, as_key
-from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
-from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
-from vi_recipes.khat import MIN_DRAWS, khat
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import Posterior, Sites
-from vi_recipes.posterior.factors import FactorPosterior, ResponsePosterior
-from vi_recipes.trust.correct import Correction, NoCorrection, correct
+from vi_recipes.algebra import MAX_DENSE
+from vi_recipes.core import MethodFailure, as_key
+from vi_recipes.fit import Assessment, Fit
+from vi_recipes.importance import MAX_DRAWS, MIN_DRAWS, kernel_stein, khat, wasserstein_bounds
+from vi_recipes.model import Sites, Target
+from vi_recipes.posterior import FactorPosterior, Posterior, ResponsePosterior
+from vi_recipes.trust.correct import NoCorrection, correct
 from vi_recipes.trust.evidence import evidences
 
 NUM_DRAWS = 4_000
+
 MAX_WORK = 2.5e8
 """Numbers of the data that all draws may read: fewer draws of larger models."""
 
+
 FEW = 400
 """Draws that there are at least, and of more coordinates than ``MAX_DENSE``."""
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """What can be said of an approximation q without a reference.
-
-    Parameters
-    ----------
-    num_draws
-        Independent draws of q that were weighed by p(y, z) / q(z); 0 where q has no density.
-    khat
-        Pareto shape of the weights over all coordinates at once: above 0.7 they cannot be relied
-        on; infinite where the posterior has no density at any draw. For any q but the posterior it
-        rises with the number of coordinates, and of hundreds of them says little of single ones.
-    block_khat
-        Latent site -> the same of that site alone, the others held at q's means: above 0.7 q has
-        the wrong shape or scale within the site. It does not see correlations between sites.
-    correction
-        The posterior's moments by importance sampling, where there are weights to rely on.
-    evidence
-        Bounds on log p(y) and estimates of it: of an approximation by its weights, of a sampler by
-        bridge sampling.
-    bounds
-        How far its moments can be off at most, by its weights; they have numbers only where q is
-        nearly right.
-    stein
-        Kernel Stein discrepancy of up to 500 draws, with its test.
-    response_ratio
-        Of mean field, the sds by linear response over its own, by site: how much it understates.
-    unknown
-        What could not be had -> why.
-    seconds
-        Spent on all of it, with compilation.
-    """
-
-    num_draws: int = 0
-    khat: float = float("nan")
-    block_khat: Mapping[str, float] = field(default_factory=dict)
-    correction: Correction | None = None
-    evidence: tuple[LogEvidence, ...] = ()
-    bounds: WassersteinBounds | None = None
-    stein: KernelStein | None = None
-    response_ratio: Mapping[str, np.ndarray] = field(default_factory=dict)
-    unknown: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def permuted(self, permute: Callable[[Sites], Sites]) -> Assessment:
-        """Return the assessment with the labels of exchangeable components in another order."""
-        ratio = permute(dict(self.response_ratio)) if self.response_ratio else {}
-        correction = self.correction
-        if correction is not None:
-            m = correction.moments
-            moved = (permute(v) for v in (m.mean, m.sd, m.mcse_mean, m.mcse_sd))
-            correction = replace(correction, moments=Moments(*moved))
-        return replace(self, correction=correction, response_ratio=ratio)
-
-    def numbers(self) -> dict[str, float]:
-        """Return the single numbers by name, for tables of diagnostics."""
-        found = {}
-        if self.num_draws:
-            found["khat"] = self.khat
-        if self.block_khat:
-            found["khat_worst_site"] = max(self.block_khat.values())
-        if self.correction is not None:
-            found["khat_corrected"] = self.correction.khat
-            found["ess_corrected"] = self.correction.ess
-        if self.bounds is not None:
-            found["mean_error_bound"] = self.bounds.mean_error
-            found["sd_error_bound"] = self.bounds.sd_error
-        if self.stein is not None:
-            found["stein_p_value"] = self.stein.p_value
-        return found
 
 
 def assess(

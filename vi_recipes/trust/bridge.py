@@ -12,12 +12,12 @@ from numpyro.distributions import MultivariateNormal
 from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
 
-from vi_recipes.algebra.normals import MAX_DENSE
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.fit.fit import Fit, LogEvidence, as_key
-from vi_recipes.importance.adapt import MIN_PER_COORDINATE
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import Sites, per_scalar
+from vi_recipes.algebra import MAX_DENSE
+from vi_recipes.core import MethodFailure, Status, as_key
+from vi_recipes.fit import Fit
+from vi_recipes.importance import MIN_PER_COORDINATE, LogEvidence
+from vi_recipes.model import Sites, Target
+from vi_recipes.posterior import per_scalar
 
 MIN_HALF = 100
 """Draws, of all chains together, that either half must have."""

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import MultivariateStudentT
 from scipy.special import softmax
 
-from vi_recipes.core.progress import silent
-from vi_recipes.core.status import MethodFailure
-from vi_recipes.fit.differences import Moments
-from vi_recipes.importance.adapt import (
+from vi_recipes.core import MethodFailure, silent
+from vi_recipes.fit import Correction, Moments
+from vi_recipes.importance import (
     DEGREES,
-    KHAT_LIMIT,
     Proposal,
     Weights,
     adapt,
+    khat,
+    khat_limit,
     root_of,
     smooth,
     temper,
 )
-from vi_recipes.khat import khat
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import Sites
+from vi_recipes.model import Sites, Target
 
 NUM_ROUNDS = 15
 """Rounds of adaptation, at most."""
 
+
 MAX_WORK = 1.5e9
 """Numbers of the data that all rounds may read: fewer rounds of larger models."""
 
+
 GOOD_SHARE = 0.25
 """Effective share of the draws from which their own weights are good enough."""
+
 
 MIN_PER_COORDINATE = 20
 """Draws a coordinate below which a proposal is not adapted: its covariance would be noise."""
@@ -42,47 +41,6 @@ MIN_PER_COORDINATE = 20
 
 class NoCorrection(ValueError):
     """Why importance sampling gives no moments."""
-
-
-@dataclass(frozen=True)
-class Correction:
-    """The posterior's moments by Pareto-smoothed importance sampling.
-
-    Parameters
-    ----------
-    moments
-        Means and sds, constrained scale, with Monte Carlo errors.
-    khat
-        Pareto shape of the weights.
-    ess
-        Effective number of draws, 1 / sum of squares of the weights.
-    num_rounds
-        0 where the weights are those of the approximation's own draws, else the rounds that took
-        the proposal from it to the posterior.
-    """
-
-    moments: Moments
-    khat: float
-    ess: float
-    num_rounds: int = 0
-
-    @property
-    def source(self) -> str:
-        """Where the weights come from, in words."""
-        if self.num_rounds == 0:
-            return "its own draws, reweighted"
-        return f"importance sampling adapted from it in {self.num_rounds} rounds"
-
-
-def khat_limit(num_draws: int) -> float:
-    """Return the Pareto shape from which so few weights are not to be relied on.
-
-    References
-    ----------
-    Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
-    sampling. JMLR 25(72), section 3.2.4: min(1 - 1 / log10 S, 0.7).
-    """
-    return float(min(1 - 1 / np.log10(num_draws), KHAT_LIMIT))
 
 
 def correct(

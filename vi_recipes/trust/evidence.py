@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from scipy.special import logsumexp
 
-from vi_recipes.algebra.normals import WeighedDraws
-from vi_recipes.core.status import MethodFailure
-from vi_recipes.fit.fit import Fit, LogEvidence
-from vi_recipes.importance.adapt import FINITE_VARIANCE, log_mean, smooth
-from vi_recipes.khat import MIN_DRAWS, khat
-from vi_recipes.model.target import Target
+from vi_recipes.core import MethodFailure
+from vi_recipes.fit import Fit
+from vi_recipes.importance import (
+    MIN_DRAWS,
+    NUM_PARTICLES,
+    LogEvidence,
+    elbo,
+    importance_sampled,
+    importance_weighted,
+)
+from vi_recipes.model import Target
+from vi_recipes.posterior import WeighedDraws
 from vi_recipes.trust.bridge import bridge
 from vi_recipes.trust.quadrature import quadrature
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 __all__ = [
     "bridge",
@@ -32,115 +38,13 @@ __all__ = [
     "quadrature",
 ]
 
-NUM_PARTICLES = 10
-"""Draws a group of the importance-weighted bound, where nothing is said."""
 
 RANKS = ("exact", "estimate", "lower bound")
 """What the others are compared with, the first that there is."""
 
+
 OTHERS = ("unreliable estimate", "not available")
 """How the kinds of the rest begin."""
-
-
-def elbo(log_ratios: Any) -> LogEvidence:
-    """Return the mean log ratio of fresh draws: a lower bound on log p(y), up to its error.
-
-    Parameters
-    ----------
-    log_ratios
-        log p(y, z) - log q(z) at independent draws z of q, shape (num_draws,); minus infinity where
-        p has no density.
-
-    Returns
-    -------
-    LogEvidence
-        Minus infinity, with an error that is NaN, where p has no density at some draw.
-
-    Raises
-    ------
-    ValueError
-        For fewer than 2 draws, or ratios that are NaN or plus infinity.
-    """
-    values = _checked(log_ratios, 2)
-    return LogEvidence(*_mean(values), "lower bound (ELBO)")
-
-
-def importance_weighted(log_ratios: Any, *, num_particles: int = NUM_PARTICLES) -> LogEvidence:
-    """Return the importance-weighted bound: the mean over groups of draws of log mean exp(ratio).
-
-    It lies between the ELBO, which is the case of one draw a group, and log p(y), and rises with
-    the draws a group.
-
-    Parameters
-    ----------
-    log_ratios
-        As of :func:`elbo`. Draws that do not fill a group are left out.
-    num_particles
-        Draws a group, k.
-
-    Returns
-    -------
-    LogEvidence
-        Its error is that over the groups.
-
-    Raises
-    ------
-    ValueError
-        For fewer than two groups of draws, or ratios that are NaN or plus infinity.
-
-    References
-    ----------
-    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. ICLR.
-    arXiv:1509.00519.
-    """
-    if num_particles < 1:
-        raise ValueError(f"num_particles: got {num_particles}, expected a positive integer")
-    values = _checked(log_ratios, 2 * num_particles)
-    groups = values[: values.size // num_particles * num_particles].reshape(-1, num_particles)
-    bounds = logsumexp(groups, axis=1) - np.log(num_particles)
-    return LogEvidence(*_mean(bounds), f"lower bound (importance-weighted, k = {num_particles})")
-
-
-def importance_sampled(log_ratios: Any) -> LogEvidence:
-    """Return the log of the mean Pareto-smoothed importance weight, an estimate of log p(y).
-
-    Parameters
-    ----------
-    log_ratios
-        As of :func:`elbo`.
-
-    Returns
-    -------
-    LogEvidence
-        Its error is by the delta method. From a k-hat of 0.5 the weights have no finite variance
-        and that error is too small; the kind then calls the estimate unreliable. From 0.7 neither
-        says much. Nothing warns of a part of the posterior where q has no draws.
-
-    Raises
-    ------
-    ValueError
-        For fewer than 100 draws, ratios that are NaN or plus infinity, or none that is finite.
-
-    References
-    ----------
-    Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
-    sampling. JMLR 25(72). arXiv:1507.02646.
-    """
-    values = _checked(log_ratios, MIN_DRAWS)
-    if np.isneginf(values.max()):
-        raise ValueError("log_ratios: all are minus infinity: p has no density at any draw")
-    shape = khat(values)
-    lead = "estimate" if shape < FINITE_VARIANCE else "unreliable estimate"
-    kind = f"{lead} (importance sampling, k-hat {shape:.2f})"
-    # at most a fifth of the draws are smoothed: the next one below keeps its weight, which tells
-    # the scale of all, as they add up to one
-    place = int(np.argsort(values)[-(values.size // 5) - 1])
-    if np.isfinite(shape) and np.isfinite(values[place]):
-        weights = smooth(values).values
-        if weights[place] > 0:
-            value = float(values[place] - np.log(weights[place]) - np.log(values.size))
-            return LogEvidence(value, float(weights.std(ddof=1) * np.sqrt(values.size)), kind)
-    return LogEvidence(*log_mean(values), kind)
 
 
 def evidences(
@@ -252,26 +156,3 @@ def _best(rows: Sequence[_Row]) -> _Row | None:
             return max(some, key=lambda r: r.evidence.value)
         return min(some, key=lambda r: r.evidence.se)
     return None
-
-
-def _checked(log_ratios: Any, fewest: int) -> np.ndarray:
-    """Return the ratios as an array, if they are what they should be."""
-    values = np.asarray(log_ratios, float)
-    if values.ndim != 1 or values.size < fewest:
-        raise ValueError(
-            f"log_ratios: got shape {values.shape}, expected one dimension of at least {fewest} "
-            "draws"
-        )
-    if (bad := int((np.isnan(values) | np.isposinf(values)).sum())) > 0:
-        raise ValueError(
-            f"log_ratios: {bad} of {values.size} are NaN or plus infinity, expected numbers, or "
-            "minus infinity where p has no density"
-        )
-    return values
-
-
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean and its standard error, which is NaN where the mean is minus infinity."""
-    if np.isneginf(values).any():
-        return -np.inf, float("nan")
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size))

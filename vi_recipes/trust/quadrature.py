@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from vi_recipes.algebra.newton import trust_region_newton
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.fit.fit import LogEvidence
-from vi_recipes.latent.judge import CLOSE, MarginalObjective
-from vi_recipes.latent.marginal import EStep, Marginal, marginal_of, starting_point
-from vi_recipes.methods.map import Objective
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.algebra import trust_region_newton
+from vi_recipes.core import MethodFailure, Status, Timing
+from vi_recipes.importance import LogEvidence
+from vi_recipes.latent import CLOSE, EStep, Marginal, MarginalObjective, marginal_of, starting_point
+from vi_recipes.model import Arrays, Target
+from vi_recipes.modes import Objective
 
 MAX_COORDINATES = 5
 """Coordinates up to which a lattice is summed over."""

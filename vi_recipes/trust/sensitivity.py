@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from vi_recipes.fit.fit import Fit
-from vi_recipes.methods.meanfield import KL
-from vi_recipes.posterior.factors import ResponsePosterior
+from vi_recipes.elbo import KL
+from vi_recipes.fit import Fit
+from vi_recipes.posterior import ResponsePosterior
 
 
 def case_sensitivity(

@@ -21,12 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.core.status import Status
-from vi_recipes.fit.differences import differences
-from vi_recipes.fit.fit import Fit
-from vi_recipes.importance.adapt import KHAT_LIMIT
-from vi_recipes.trust.assess import Assessment, num_block_draws
-from vi_recipes.trust.correct import Correction, khat_limit
+from vi_recipes.core import Status
+from vi_recipes.fit import Assessment, Correction, Fit, differences
+from vi_recipes.importance import KHAT_LIMIT, khat_limit
+from vi_recipes.trust.assess import num_block_draws
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,9 +15,8 @@ import numpyro.distributions as dist
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer import autoguide
 
-from vi_recipes.model.load import unknown
-from vi_recipes.model.sites import ModelError, Site
-from vi_recipes.model.target import Target
+from vi_recipes.core import ModelError, unknown
+from vi_recipes.model import Site, Target
 
 INIT_SD = 0.1
 """Standard deviation of the latent variables at first, unconstrained, as in NumPyro's guides."""

@@ -16,12 +16,11 @@ from numpyro import handlers
 from numpyro.distributions.transforms import AffineTransform
 from numpyro.infer import autoguide, init_to_value
 
-from vi_recipes.elbo.factors import SUPPORTS, check_support
+from vi_recipes.core import unknown
+from vi_recipes.elbo import SUPPORTS, check_support
 from vi_recipes.methods.guides.amortised import Amortised, AutoAmortised
 from vi_recipes.methods.guides.conditional import AutoConditionalNormal, AutoStructured
-from vi_recipes.model.load import unknown
-from vi_recipes.model.sites import Site
-from vi_recipes.model.target import Target
+from vi_recipes.model import Site, Target
 
 INIT_SD = 0.1
 """Standard deviation of a block's coordinates at first, unconstrained, as in NumPyro's guides."""

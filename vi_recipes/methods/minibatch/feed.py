@@ -19,12 +19,11 @@ import numpyro
 from numpyro import handlers
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.data.batches import Prefetch, draw
+from vi_recipes.core import ModelError, unknown
+from vi_recipes.data import Prefetch, draw
 from vi_recipes.methods.minibatch.row_densities import Probe, agree
 from vi_recipes.methods.minibatch.rows import Rows, ScaleUp, axis_of, row_arguments
-from vi_recipes.model.load import unknown
-from vi_recipes.model.sites import ModelError
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.model import Arrays, Target
 
 MAX_STACK = 2**26
 """Bytes of minibatches that are handed to one chunk of steps."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpyro import handlers
 
 from vi_recipes.methods.minibatch.rows import ScaleUp, dim_of
-from vi_recipes.model.target import Arrays, Target
+from vi_recipes.model import Arrays, Target
 
 TOLERANCE = 1e-8
 """Relative difference of log densities that counts as rounding."""

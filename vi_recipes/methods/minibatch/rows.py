@@ -9,10 +9,9 @@ from typing import Any, override
 import numpy as np
 from numpyro.primitives import Messenger
 
-from vi_recipes.data.batches import ArrayBatches, Batches
-from vi_recipes.model.load import unknown
-from vi_recipes.model.sites import ModelError, Site
-from vi_recipes.model.target import Target
+from vi_recipes.core import ModelError, unknown
+from vi_recipes.data import ArrayBatches, Batches
+from vi_recipes.model import Site, Target
 
 
 @dataclass(frozen=True)

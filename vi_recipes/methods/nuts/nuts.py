@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ClassVar, Literal, override
@@ -16,40 +14,36 @@ from numpyro.handlers import reparam
 from numpyro.infer import NUTS as Kernel
 from numpyro.infer.reparam import LocScaleReparam
 
-from vi_recipes.algebra.block_arrow import candidates
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.methods.base import Method, Result, require
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
+from vi_recipes.methods.nuts.audit import (
+    DIVERGENT_SHARE,
+    E_BFMI_LIMIT,
+    ESS_PER_CHAIN,
+    R_HAT_LIMIT,
+    _extreme,
+)
+from vi_recipes.methods.nuts.running import Draws, _merge, _run_chains, _scattered, _Watch
 from vi_recipes.methods.nuts.whitening import Whitening, whiten
-from vi_recipes.model.model import Model
-from vi_recipes.model.target import NUM_ATTEMPTS, Target
-from vi_recipes.posterior.base import DrawsPosterior, per_scalar
-from vi_recipes.posterior.factors import ResponsePosterior
-from vi_recipes.posterior.labels import relabel_draws
+from vi_recipes.model import Model, Target, candidates
+from vi_recipes.posterior import DrawsPosterior, ResponsePosterior, per_scalar, relabel_draws
 
 Precondition = Literal["auto", "lrvb", "none"]
+
 ChainMethod = Literal["auto", "threads", "vectorized"]
 
-R_HAT_LIMIT = 1.01
-"""Vehtari et al. (2021), doi:10.1214/20-BA1221."""
-ESS_PER_CHAIN = 100
-"""Smallest bulk or tail ESS per chain; same source."""
-E_BFMI_LIMIT = 0.3
-"""Betancourt (2016), arXiv:1604.00695."""
-DIVERGENT_SHARE = 0.001
 
 MIN_WHITENED = 500
 """Dimension from which "auto" preconditions: below it adaptation is quick, and a fit is not."""
 
+
 MAX_CHUNK = 500
 """Most iterations between two looks at progress and interrupts."""
 
+
 MIN_KEPT = 50
 """Fewest draws a chain an interrupted run is worth keeping for."""
-
-Draws = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,26 +406,6 @@ class NUTS(Method):
         return found, advice
 
 
-def _scattered(
-    key: jax.Array,
-    scatter: float,
-    dim: int,
-    evaluate: Callable[[np.ndarray], tuple[Any, Any]],
-) -> None:
-    """Evaluate at uniform points around 0, closer in at every attempt, until one is finite."""
-    for attempt in range(NUM_ATTEMPTS):
-        width = scatter * 0.7**attempt
-        uniform = jax.random.uniform(jax.random.fold_in(key, attempt), (dim,), float, -1, 1)
-        value, gradient = evaluate(width * np.asarray(uniform))
-        if np.isfinite(value) and np.isfinite(gradient).all():
-            return
-    raise MethodFailure(
-        Status.DIVERGED,
-        "no finite density near the mean-field optimum",
-        "use precondition='none'",
-    )
-
-
 def _decentred(target: Target, sites: Sequence[str]) -> Target:
     """Return the same posterior with ``sites`` in non-centred form; they become deterministic."""
     function = target.model.function
@@ -443,89 +417,3 @@ def _decentred(target: Target, sites: Sequence[str]) -> Target:
 
     inner = Model(function=model, name=target.name, exchangeable=target.exchangeable)
     return Target(inner, **target.data)
-
-
-def _extreme(pick: Callable[..., Any], values: Draws) -> float:
-    """Pick from the numbers there are: R-hat is NaN for one chain, and for constants."""
-    known = [v[~np.isnan(v)] for v in map(np.atleast_1d, values.values())]
-    numbers = np.concatenate(known) if known else np.empty(0)
-    return float(pick(numbers)) if numbers.size else float("nan")
-
-
-class _Watch:
-    """Counts iterations over all chains, reports them, and carries the order to stop."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def advance(self, n: int) -> None:
-        with self._lock:
-            self._done += n
-            try:
-                self._progress(self._done, self._total, "iterations")
-            except KeyboardInterrupt:  # not lost with the chain's thread: the draws are kept
-                self.stop()
-
-
-def _run_chains(
-    run: Callable[[Any, jax.Array], Any],
-    states: list[Any],
-    num_warmup: int,
-    num_samples: int,
-    capacity: int,
-    watch: _Watch,
-    *,
-    x64: bool,
-) -> list[list[Draws]]:
-    """Run every chain on a thread of its own; return the chunks of each.
-
-    Compiled code runs outside Python's interpreter lock, so threads use all cores.
-    """
-
-    def chain(state: Any) -> list[Draws]:
-        parts: list[Draws] = []
-        with jax.enable_x64(x64):  # the setting is per thread
-            for phase in (num_warmup, num_samples):
-                for first in range(0, phase, capacity):
-                    if watch.stopped:
-                        return parts
-                    n = min(capacity, phase - first)
-                    state, buffers = run(state, jnp.int32(n))
-                    parts.append({k: np.asarray(v)[:n] for k, v in buffers.items()})
-                    watch.advance(n)
-        return parts
-
-    with ThreadPoolExecutor(len(states)) as pool:
-        futures = [pool.submit(chain, state) for state in states]
-        try:
-            while wait(futures, timeout=0.1).not_done:
-                if any(f.done() and f.exception() for f in futures):
-                    watch.stop()
-        except KeyboardInterrupt:
-            watch.stop()
-        return [future.result() for future in futures]
-
-
-def _merge(parts: list[list[Draws]], vectorized: bool) -> Draws:
-    """Return arrays (chain, iteration, ...), cut to the shortest chain."""
-    if any(not chain for chain in parts):
-        raise KeyboardInterrupt
-    chains = [
-        {name: np.concatenate([part[name] for part in chain]) for name in chain[0]}
-        for chain in parts
-    ]
-    if vectorized:
-        return {name: np.swapaxes(value, 0, 1) for name, value in chains[0].items()}
-    shortest = min(len(chain["z"]) for chain in chains)
-    return {name: np.stack([chain[name][:shortest] for chain in chains]) for name in chains[0]}

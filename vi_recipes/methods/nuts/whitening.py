@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.algebra.block_arrow import LocalStructure
-from vi_recipes.posterior.factors import ResponsePosterior
+from vi_recipes.algebra import LocalStructure
+from vi_recipes.posterior import ResponsePosterior
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core.status import CheckpointError
+from vi_recipes.core import CheckpointError
 from vi_recipes.methods.svi.chunks import Chunk, Run
 from vi_recipes.methods.svi.stopping import Stationarity
-from vi_recipes.model.target import Target
+from vi_recipes.model import Target
 
 if TYPE_CHECKING:
     from vi_recipes.methods.svi.svi import SVI

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import optax
 
+from vi_recipes.methods.guides.scales import Scales
 from vi_recipes.methods.minibatch.feed import Feed
 from vi_recipes.methods.svi.chunks import Chunk, Run, series
 from vi_recipes.methods.svi.stopping import (
     MIN_CHUNKS,
     MIN_STEPS,
     SLACK,
-    Scales,
     judge_iterates,
     judge_series,
 )

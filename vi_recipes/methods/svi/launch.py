@@ -10,14 +10,12 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core.progress import silent
-from vi_recipes.core.status import MethodFailure, Status
-from vi_recipes.core.timing import Timing
+from vi_recipes.core import MethodFailure, Status, Timing, silent
 from vi_recipes.methods.guides.families import make_guide, start_values
 from vi_recipes.methods.guides.structured import latent_sites
-from vi_recipes.methods.map import Objective as Density
-from vi_recipes.methods.map import find_mode
-from vi_recipes.model.target import Target
+from vi_recipes.model import Target
+from vi_recipes.modes import Objective as Density
+from vi_recipes.modes import find_mode
 
 SCATTER = 1.0
 """Half-width, on the unconstrained scale, of what the starts of restarts are scattered over."""

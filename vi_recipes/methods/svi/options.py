@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpyro.infer import autoguide
 
-from vi_recipes.data.batches import Batches
-from vi_recipes.methods.base import require
+from vi_recipes.core import require, unknown
+from vi_recipes.data import Batches
 from vi_recipes.methods.guides.families import GUIDES
 from vi_recipes.methods.guides.structured import (
     BLOCK_FAMILIES,
@@ -22,8 +22,7 @@ from vi_recipes.methods.guides.structured import (
 )
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi.objectives import OBJECTIVES
-from vi_recipes.model.load import unknown
-from vi_recipes.model.target import Target
+from vi_recipes.model import Target
 
 if TYPE_CHECKING:
     from vi_recipes.methods.svi.svi import SVI

@@ -13,13 +13,13 @@ import numpy as np
 from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
-from vi_recipes.core.status import Status
+from vi_recipes.core import Status
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.svi.chunks import Run, series
 from vi_recipes.methods.svi.objectives import Objective
 from vi_recipes.methods.svi.stopping import MAX_ERROR, SLACK, average_error, judge_series
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import DrawsPosterior, Posterior
+from vi_recipes.model import Target
+from vi_recipes.posterior import DrawsPosterior, Posterior
 
 NUM_ELBO_DRAWS = 400
 NUM_WINDOWS = 200
@@ -128,7 +128,7 @@ def pick(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
     return best, sum(reached)
 
 
-def judge(
+def judge_run(
     run: Run, title: str, tolerance: float | None, max_error: float, interrupted: bool
 ) -> tuple[Status, str, str]:
     """Return status, message and advice of a run that has not diverged."""

@@ -16,17 +16,14 @@ import optax
 from numpyro.infer import SVI as Engine
 from numpyro.infer import autoguide
 
-from vi_recipes.core.progress import Progress
-from vi_recipes.core.status import Status
-from vi_recipes.core.timing import Timing
-from vi_recipes.data.batches import Batches
-from vi_recipes.fit.fit import LogEvidence
-from vi_recipes.khat import khat
+from vi_recipes.core import Progress, Status, Timing
+from vi_recipes.data import Batches
+from vi_recipes.importance import LogEvidence, khat
 from vi_recipes.methods.base import Method, Result
-from vi_recipes.methods.guides.families import GUIDES, default_step_size, flat_order, read_guide
+from vi_recipes.methods.guides.families import GUIDES, default_step_size
+from vi_recipes.methods.guides.posterior import flat_order, read_guide
+from vi_recipes.methods.guides.scales import location_scales
 from vi_recipes.methods.guides.structured import BLOCK_FAMILIES, STEADY, is_point, split_sites
-from vi_recipes.methods.laplace import expand
-from vi_recipes.methods.map import Objective as Density
 from vi_recipes.methods.minibatch.feed import Feed, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi import outcome
@@ -36,9 +33,10 @@ from vi_recipes.methods.svi.climb import Climb, last_step_size
 from vi_recipes.methods.svi.launch import Launcher, guide_centre, mode_or_default
 from vi_recipes.methods.svi.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
 from vi_recipes.methods.svi.options import check_options, clash, no_minibatches
-from vi_recipes.methods.svi.stopping import location_scales
-from vi_recipes.model.target import Target
-from vi_recipes.posterior.base import Posterior
+from vi_recipes.model import Target
+from vi_recipes.modes import Objective as Density
+from vi_recipes.modes import expand
+from vi_recipes.posterior import Posterior
 
 ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae"]
 
@@ -51,7 +49,7 @@ class SVI(Method):
     averaging), whose batch means also give the standard error that the optimiser's noise leaves
     on every mean; the last iterate stands in where its ELBO is better. The message of a fit says
     whether its rule ended the run, or the steps did. With the ELBO of one particle the diagnostics
-    have Pareto's ``khat`` of the guide's draws (:func:`vi_recipes.khat.khat`).
+    have Pareto's ``khat`` of the guide's draws (:func:`vi_recipes.importance.weights.khat`).
 
     Averages of constant steps keep a bias in the guide's scales. So Adam's step size falls to a
     quarter once the iterates are stationary, or nearly so after half of the steps, and again while
@@ -336,7 +334,7 @@ class SVI(Method):
             candidates = [outcome.candidate(run, engine, elbo_key, advance, data) for run in good]
         timing.gradient_evaluations += 2 * count * self.draws * len(good)
         best, reached = outcome.pick(candidates)
-        status, message, advice = outcome.judge(
+        status, message, advice = outcome.judge_run(
             best.run, title, self.tolerance, feed.max_error, interrupted
         )
         message += f"; the answer is {best.which}{outcome.among(runs, best, reached, title)}"

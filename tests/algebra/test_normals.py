@@ -1,0 +1,98 @@
+"""Draws with their densities, against SciPy and against the ELBO of the fits that they are from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+import vi_recipes as vr
+from vi_recipes.posterior.gaussian import GaussianPosterior
+
+
+def small(y: Any) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 2.0))
+    with numpyro.plate("row", len(y)):
+        u = numpyro.sample("u", dist.Normal(mu, tau**-0.5))
+        numpyro.sample("y", dist.Normal(u, 1.0), obs=y)
+
+
+@pytest.fixture(scope="module")
+def target() -> vr.Target:
+    return vr.Target(small, y=np.array([0.5, -0.3, 2.0, 1.2]))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "low rank", "dense"])
+def test_a_gaussian_has_scipys_density(target: vr.Target, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    loc, dim = rng.normal(size=target.dim), target.dim
+    root = {"diagonal": None, "low rank": rng.normal(size=(dim, 2)), "dense": np.eye(dim)}[kind]
+    if kind == "dense":
+        root = np.linalg.cholesky(np.cov(rng.normal(size=(dim, 20))))
+    diagonal = np.zeros(dim) if kind == "dense" else rng.uniform(0.5, 1.5, dim)
+    posterior = GaussianPosterior(target, loc, root, diagonal)
+    drawn = posterior.weighed_draws(50, jax.random.key(0))
+    assert drawn is not None
+    cov = np.diag(diagonal**2) + (0 if root is None else root @ root.T)
+    expected = stats.multivariate_normal(loc, cov).logpdf(drawn.z)
+    np.testing.assert_allclose(drawn.log_q, expected, rtol=1e-9)
+    np.testing.assert_array_equal(drawn.values["mu"], target.constrain(drawn.z)["mu"])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        vr.MeanField(),
+        vr.MeanField(factors={"tau": "gamma"}),
+        vr.SVI(guide="iaf", num_steps=300),
+        vr.SVI(guide={"tau": "gamma", "u": "multivariate_normal"}, num_steps=300),
+        vr.SVI(guide={"u": "conditional_normal"}, num_steps=300),
+    ],
+    ids=lambda method: f"{method.name}",
+)
+def test_the_mean_log_weight_is_the_elbo(target: vr.Target, method: vr.Method) -> None:
+    fit = method.fit(target, key=1)
+    assert fit.posterior is not None
+    assert fit.log_evidence is not None
+    drawn = fit.posterior.weighed_draws(1_500, jax.random.key(5))
+    assert drawn is not None
+    ratios = target.log_densities(drawn.z) - drawn.log_q
+    error = np.hypot(ratios.std(ddof=1) / np.sqrt(ratios.size), fit.log_evidence.se)
+    assert abs(ratios.mean() - fit.log_evidence.value) < 4 * error
+
+
+def test_laplace_and_linear_response_have_normal_densities(target: vr.Target) -> None:
+    """Of a sample as large as this one the moments are known well enough to tell normals apart."""
+    for method in (vr.Laplace(), vr.LinearResponse()):
+        posterior = method.fit(target, throw=True).posterior
+        assert posterior is not None
+        drawn = posterior.weighed_draws(20_000, jax.random.key(2))
+        assert drawn is not None
+        law = stats.multivariate_normal(drawn.z.mean(axis=0), np.cov(drawn.z.T))
+        away = drawn.log_q - law.logpdf(drawn.z)
+        # the sample's own normal fits it better, by p / 2n on average for p = 27 moments, and the
+        # differences of single draws have an sd of about sqrt(2 p / n) = 0.05
+        assert -0.005 < away.mean() < 0
+        assert away.std() < 0.1
+
+
+def test_points_and_chains_have_no_density(target: vr.Target) -> None:
+    point = vr.MAP(space="unconstrained").fit(target).posterior
+    chains = vr.NUTS(num_warmup=50, num_samples=50, num_chains=1).fit(target).posterior
+    for posterior in (point, chains):
+        assert posterior is not None
+        assert posterior.weighed_draws(10, jax.random.key(0)) is None
+
+
+def test_densities_of_rows(target: vr.Target) -> None:
+    z = np.random.default_rng(1).normal(size=(300, target.dim))
+    z[7] = np.nan
+    found = target.log_densities(z)
+    assert found[7] == -np.inf
+    np.testing.assert_allclose(found[5], target.log_density(z[5]), rtol=1e-12)

@@ -1,0 +1,592 @@
+"""The report: what its tables say, that its files are whole, and that figures draw or decline."""
+
+from __future__ import annotations
+
+import base64
+import doctest
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from vi_recipes.comparison import tables
+from vi_recipes.comparison.comparison import Comparison
+from vi_recipes.comparison.figures import gallery as figures
+from vi_recipes.comparison.figures.forest import _panels, _shorten, forest
+from vi_recipes.comparison.figures.heat_maps import correlations
+from vi_recipes.comparison.figures.marks import MAX_ROWS
+from vi_recipes.comparison.figures.scatter import agreement
+from vi_recipes.comparison.figures.traces import traces
+from vi_recipes.comparison.folder import write, write_all, write_tables
+from vi_recipes.comparison.page import MAX_TABLE
+from vi_recipes.comparison.view import MEAN_OFF, block, select
+from vi_recipes.core.status import Status
+from vi_recipes.core.timing import Timing
+from vi_recipes.fit.fit import Fit
+from vi_recipes.fit.records import Provenance
+from vi_recipes.importance.bounds import LogEvidence
+from vi_recipes.model.sites import Site
+from vi_recipes.posterior.base import Posterior
+from vi_recipes.posterior.draws import DrawsPosterior, MomentsPosterior, PointPosterior
+from vi_recipes.report import latex as files
+from vi_recipes.report.cells import (
+    DASH,
+    Cell,
+    Table,
+    format_count,
+    format_number,
+    format_seconds,
+    format_speed_up,
+    format_value,
+)
+from vi_recipes.report.document import NUM_OPEN
+from vi_recipes.report.exhibit import Exhibit
+
+EVERY_TABLE = (
+    tables.means, tables.accuracy, tables.accuracy_summary, tables.timings, tables.diagnostics,
+    tables.verdicts, tables.evidence, tables.options, tables.provenance,
+)  # fmt: skip
+
+
+class World:
+    """A made-up posterior over groups ``a`` and globals ``b`` and ``sigma``, and fits of it."""
+
+    def __init__(self, groups: int = 10, labels: list[str] | None = None) -> None:
+        self.sites = tuple(
+            Site(name, "latent", shape, shape, (), dims)
+            for name, shape, dims in (
+                ("a", (groups,), ("group",)),
+                ("b", (2,), ("covariate",)),
+                ("sigma", (), ()),
+            )
+        )
+        self.coords = {
+            "group": np.array(labels or [f"g{i}" for i in range(groups)]),
+            "covariate": np.array(["x", "z"]),
+        }
+        self.rng = np.random.default_rng(1)
+        size = groups + 3
+        self.mean = self.rng.normal(1.0, 0.3, size)
+        self.sd = self.rng.uniform(0.05, 0.2, size)
+
+    def split(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the last axis of ``values`` by site."""
+        ends = np.cumsum([site.size for site in self.sites])
+        return {
+            site.name: np.asarray(values[..., end - site.size : end]).reshape(
+                (*values.shape[:-1], *site.shape)
+            )
+            for site, end in zip(self.sites, ends, strict=True)
+        }
+
+    def fit(self, name: str, posterior: Posterior | None, **options: Any) -> Fit:
+        defaults: dict[str, Any] = {
+            "status": Status.OK,
+            "sites": self.sites,
+            "coords": self.coords,
+            "timing": Timing(1.5, 0.25, 0, 1234, 0),
+            "config": {"tolerance": 1e-4, "optimizer": None},
+            "provenance": Provenance("toy", 7, "f00dfeed", "cpu:cpu", "float64", {"jax": "9.9"}),
+        }
+        return Fit(name, posterior=posterior, **{**defaults, **options})
+
+    def gaussian(self, shift: float = 0.0, scale: float = 1.0) -> MomentsPosterior:
+        order = tuple(site.name for site in self.sites)
+        sd = scale * self.sd
+        mean = self.mean + shift * self.sd
+        return MomentsPosterior(self.split(mean), self.split(sd), np.diag(sd**2), order)
+
+    def nuts(self, **options: Any) -> Fit:
+        draws = self.rng.normal(self.mean, self.sd, (4, 250, self.mean.size))
+        return self.fit(
+            "nuts",
+            DrawsPosterior(self.split(draws)),
+            sample_stats={"diverging": np.zeros((4, 250), bool)},
+            timing=Timing(5.0, 20.0, 0, 50_000, 0),
+            diagnostics={"r_hat_max": 1.002, "ess_bulk_min": 900.0},
+            **options,
+        )
+
+    def degenerate(self) -> Fit:
+        return self.fit(
+            "map",
+            None,
+            status=Status.DEGENERATE,
+            message="sigma runs to 3e-11",
+            advice="integrate the latent variables",
+            trace={"log_density": np.arange(50.0), "log_density_step": np.arange(50)},
+        )
+
+    def svi(self, **options: Any) -> Fit:
+        step = np.arange(0, 5_000, 10)
+        elbo = -100 - 5_000 * np.exp(-step / 200) + self.rng.normal(size=step.size)
+        return self.fit(
+            "svi",
+            self.gaussian(shift=0.9, scale=0.5),
+            log_evidence=LogEvidence(-101.234, 0.05, "lower bound (ELBO)"),
+            trace={"elbo": elbo, "elbo_step": step},
+            **options,
+        )
+
+    def em(self) -> Fit:
+        trace = np.cumsum(self.rng.random((3, 40)) / np.arange(1, 41) ** 2, axis=1)
+        trace[0, 30:] = np.nan  # that restart was done earlier
+        return self.fit(
+            "em",
+            PointPosterior(self.split(self.mean)),
+            log_likelihood=-98.7654,
+            trace={"log_likelihood": trace, "log_likelihood_step": np.arange(40)},
+        )
+
+
+def comparison(*fits: Fit, reference: str | None = "nuts", **options: Any) -> Comparison:
+    named = {fit.method: fit for fit in fits}
+    return Comparison(
+        named,
+        reference=named[reference] if reference else None,
+        reference_name=reference,
+        target_name="toy",
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def full() -> Comparison:
+    world = World()
+    return comparison(
+        world.degenerate(),
+        world.em(),
+        world.svi(),
+        world.nuts(),
+        notes=["em is on the constrained scale"],
+        description="What to look for.",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _global_state_untouched() -> Iterator[None]:
+    before = dict(mpl.rcParams)
+    yield
+    assert dict(mpl.rcParams) == before
+
+
+# -- numbers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "mcse", "scale", "text"),
+    [
+        (0.68812, 0.002, math.nan, "0.688"),  # the error is in the third decimal
+        (0.68812, 0.02, math.nan, "0.69"),
+        (0.68812, 0.0, 0.041, "0.6881"),  # three digits of the sd
+        (0.68812, 0.02, 0.041, "0.69"),  # the Monte Carlo error is the coarser
+        (1234.567, 12.0, 300.0, "1235"),
+        (-0.0001, 0.01, 0.1, "0.00"),
+        (54.486, 0.009, 0.597, "54.486"),
+        (3.14159, 0.0, math.nan, "3.142"),
+        (2e-9, 0.0, 1e-10, "2.000e-09"),
+        (0.0, 0.0, 1e-10, "0e+00"),
+        (math.nan, 0.1, 0.1, DASH),
+        (1.0, math.nan, math.nan, "1"),
+    ],
+)
+def test_values_have_the_digits_that_mean_something(
+    value: float, mcse: float, scale: float, text: str
+) -> None:
+    assert format_value(value, mcse, scale) == text
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (format_number, 61895.0, "61,895"),
+        (format_number, 0.6824, "0.6824"),
+        (format_number, -1234.5678, "-1235"),
+        (format_number, 3.53e-11, "3.53e-11"),
+        (format_number, -math.inf, "−∞"),
+        (format_number, math.nan, DASH),
+        (format_seconds, 0.0001, "<0.001"),
+        (format_seconds, 0.01234, "0.012"),
+        (format_seconds, 9.96, "10.0"),
+        (format_seconds, 1513.2, "1,513"),
+        (format_count, 0.0, DASH),
+        (format_count, 20_000.0, "20,000"),
+        (format_speed_up, 123.4, "123×"),
+        (format_speed_up, 2.0, "2.0×"),
+        (format_speed_up, 0.0345, "0.035×"),
+    ],
+)
+def test_other_numbers(function: Any, value: float, text: str) -> None:
+    assert function(value) == text
+
+
+def test_examples_in_docstrings() -> None:
+    assert doctest.testmod(tables).failed == 0
+
+
+# -- tables ----------------------------------------------------------------------------------
+
+
+def column(table: Table, title: str) -> list[Cell]:
+    return [row[table.columns.index(title)] for row in table.rows]
+
+
+def test_every_table_is_rectangular(full: Comparison) -> None:
+    for make in EVERY_TABLE:
+        table = make(full)
+        assert table.rows, table.title
+        assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
+        assert all(index < len(table.columns) for index in table.left)
+
+
+def test_means_side_by_side(full: Comparison) -> None:
+    table = tables.means(full)
+    assert table.columns == [
+        "parameter", "nuts (reference)\nmean", "nuts (reference)\nsd", "map", "em\npoint",
+        "svi\nmean", "svi\nsd",
+    ]  # fmt: skip
+    # small sites first, in the model's order among equals
+    labels = [cell.text for cell in column(table, "parameter")]
+    assert labels[:4] == ["sigma", "b[x]", "b[z]", "a[g0]"]
+    assert {(c.text, c.flag) for c in column(table, "map")} == {(DASH, "failed")}
+    mean = full.means()["nuts"]
+    for label, cell in zip(labels, column(table, "nuts (reference)\nmean"), strict=True):
+        assert float(cell.text) == pytest.approx(mean[label], abs=0.006)
+        assert cell.flag == ""
+
+
+def test_flags_follow_the_accuracy_frame(full: Comparison) -> None:
+    frame = full.accuracy().xs("svi", level="method")
+    for table, mean, sd in (
+        (tables.means(full), "svi\nmean", "svi\nsd"),
+        (tables.accuracy(full), "svi\ndifference", "svi\nsd ratio"),
+    ):
+        labels = [cell.text for cell in column(table, "parameter")]
+        for label, cell in zip(labels, column(table, mean), strict=True):
+            row = frame.loc[label]
+            off = abs(row["difference"]) > MEAN_OFF
+            assert cell.flag == ("inside" if row["within_error"] else "off" if off else "")
+        assert {cell.flag for cell in column(table, sd)} == {"off"}  # half the reference's
+    em = column(tables.means(full), "em\npoint")
+    inside = full.accuracy().xs("em", level="method")["within_error"].sum()
+    assert sum(cell.flag == "inside" for cell in em) == inside > 0
+    assert Cell("0.1", "off").marked == "0.1 *"
+    assert Cell("0.1", "inside").marked == "0.1 ~"
+
+
+def test_a_limit_is_said() -> None:
+    world = World(groups=50)
+    c = comparison(world.svi(), world.nuts())
+    table = tables.means(c, limit=10)
+    assert len(table.rows) == 10
+    assert "43 more parameter(s) not shown" in table.note
+    assert len(tables.means(c, sites=["b"]).rows) == 2
+    assert select(c, 4) == (["sigma", "b[x]", "b[z]", "a[g0]"], 49)
+    assert block(c, 3) == ["sigma", "b"]
+
+
+def test_provisional_numbers_are_marked() -> None:
+    world = World()
+    c = comparison(world.svi(status=Status.UNCONVERGED, message="still rising"), world.nuts())
+    table = tables.means(c)
+    assert "svi†\nmean" in table.columns
+    assert "provisional" in table.note
+
+
+def test_without_a_reference_nothing_is_flagged() -> None:
+    world = World()
+    c = comparison(world.svi(), world.em(), reference=None)
+    assert all(cell.flag == "" for row in tables.means(c).rows for cell in row)
+    assert tables.accuracy(c).rows == []
+    assert tables.accuracy_summary(c).rows == []
+    assert {c.text for c in column(tables.timings(c), "speed-up")} == {DASH}
+
+
+def test_a_failure_has_no_speed_up(full: Comparison) -> None:
+    table = tables.timings(full)
+    speed = dict(zip([row[0].text for row in table.rows], column(table, "speed-up"), strict=True))
+    assert {n: c.text for n, c in speed.items()} == {
+        "nuts": DASH, "map": DASH, "em": "14×", "svi": "14×",
+    }  # fmt: skip
+
+
+def test_evidence_says_what_it_is(full: Comparison) -> None:
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in tables.evidence(full).rows}
+    assert rows == {
+        "svi": ["lower bound (ELBO)", "-101.23 ± 0.05", "0.00"],
+        "em": ["log-likelihood at its estimate, not log p(y)", "-98.765", DASH],
+    }
+
+
+def test_a_reference_from_outside_has_columns() -> None:
+    world = World()
+    known = world.fit("published", world.gaussian())
+    c = Comparison(
+        {"svi": world.svi()}, reference=known, reference_name="published", target_name="toy"
+    )
+    assert tables.means(c).columns[1] == "published (reference)\nmean"
+    for make in EVERY_TABLE:
+        make(c)
+    assert agreement(c) is not None
+
+
+# -- documents -------------------------------------------------------------------------------
+
+
+def test_html_is_whole_and_self_contained(full: Comparison, tmp_path: Path) -> None:
+    path = full.report(tmp_path / "report.html")
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", text) == []
+    assert "<script" not in text
+    for said in (
+        "toy",
+        "What to look for.",
+        "sigma runs to 3e-11",
+        "Integrate the latent",
+        "em is on the constrained scale",
+        "f00dfeed",
+        "jax 9.9",
+        "lower bound (ELBO)",
+        "tolerance = 0.0001",
+    ):
+        assert said in text
+    images = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)
+    assert len(images) == len(figures.FIGURES)
+    assert all(base64.b64decode(image).startswith(b"<?xml") for image in images)
+    assert list(tmp_path.iterdir()) == [path]
+    assert write(full, tmp_path / "again.html").read_text(encoding="utf-8") == text
+
+
+def test_warnings_stand_first(tmp_path: Path) -> None:
+    world = World()
+    nuts = world.nuts(status=Status.UNCONVERGED, message="R-hat up to 1.31")
+    c = comparison(world.svi(), nuts, interrupted=True)
+    for name in ("report.html", "report.md"):
+        text = c.report(tmp_path / name).read_text(encoding="utf-8")
+        assert "interrupted" in text
+        assert text.index("R-hat up to 1.31") < text.index("Verdicts")
+
+
+def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
+    world = World(groups=2, labels=["<b>|x", "y_*"])
+    c = comparison(world.svi(), world.nuts(), description="<script>alert(1)</script>")
+    html = write(c, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "a[&lt;b&gt;|x]" in html
+    markdown = write(c, tmp_path / "r.md").read_text(encoding="utf-8")
+    assert r"a\[\<b>\|x\]" in markdown
+    latex = files.latex(tables.means(c), "means")
+    assert r"a[\textless{}b\textgreater{}|x]" in latex
+    assert r"y\_*" in latex
+
+
+def test_long_tables_fold_and_very_long_ones_stop(tmp_path: Path) -> None:
+    world = World(groups=MAX_TABLE + 97)
+    c = comparison(world.svi(), world.fit("laplace", world.gaussian()), reference="laplace")
+    html = write(c, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f"<summary>{MAX_TABLE - NUM_OPEN} more rows</summary>" in html
+    assert "100 more parameter(s) not shown" in html
+    assert "a[g496]" in html
+    assert "a[g497]" not in html
+    directory = tmp_path / "tables"
+    write_tables(c, directory)
+    assert len(pd.read_csv(directory / "means.csv")) == MAX_TABLE + 100
+    # the covariance is that of the small sites
+    assert len(pd.read_csv(directory / "covariance_svi.csv")) == 3
+
+
+def test_markdown_refers_to_figures_that_are_there(full: Comparison, tmp_path: Path) -> None:
+    path = full.report(tmp_path / "new" / "report.md")
+    images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    assert len(images) == len(figures.FIGURES)
+    for image in images:
+        assert (path.parent / image).read_bytes().startswith(b"\x89PNG")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for above, below in itertools.pairwise(lines):
+        if above.startswith("| ") and below.startswith("| "):  # a table keeps its columns
+            assert len(re.findall(r"(?<!\\)\|", above)) == len(re.findall(r"(?<!\\)\|", below))
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "report"])
+def test_unknown_suffix(full: Comparison, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"path: .*expected one of \.html, \.md, \.json"):
+        write(full, tmp_path / name)
+
+
+def test_everything_in_a_folder(full: Comparison, tmp_path: Path) -> None:
+    (tmp_path / "fits").mkdir()
+    (tmp_path / "fits" / "svi.nc").write_bytes(b"already there")
+    assert write_all(full, tmp_path) == tmp_path
+    assert (tmp_path / "fits" / "svi.nc").read_bytes() == b"already there"
+    there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    names = ["means", "accuracy", "timings", "diagnostics"]
+    names += [f"{what}_{m}" for what in ("covariance", "correlation") for m in ("svi", "nuts")]
+    expected = {"report.html", "report.md", "result.json", "tables/sds.csv"}
+    expected |= {f"tables/{name}.{suffix}" for name in names for suffix in ("csv", "tex")}
+    expected |= {f"figures/{name}.{s}" for name in figures.FIGURES for s in ("png", "svg")}
+    expected |= {f"fits/{name}.nc" for name in full}
+    assert there == expected
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert list(result["methods"]) == list(full)
+    for name in ("means", "sds"):
+        read = pd.read_csv(tmp_path / "tables" / f"{name}.csv", index_col="parameter")
+        pd.testing.assert_frame_equal(read, getattr(full, name)(), check_names=False)
+    covariance = pd.read_csv(tmp_path / "tables" / "covariance_svi.csv", index_col="parameter")
+    np.testing.assert_allclose(covariance, full.covariances(["sigma", "b", "a"])["svi"])
+    timings = pd.read_csv(tmp_path / "tables" / "timings.csv", index_col="method")
+    assert timings["gradient_evaluations"].tolist() == [1234, 1234, 1234, 50_000]
+
+
+def test_latex_rows_match_their_alignment(full: Comparison) -> None:
+    for make in EVERY_TABLE:
+        table = make(full)
+        text = files.latex(table, "x")
+        alignment = re.search(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}", text)
+        assert alignment is not None
+        rows = [line for line in text.splitlines() if line.endswith(r" \\") and "label" not in line]
+        assert len(rows) >= len(table.rows) + 1
+        for row in rows:
+            spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d+)\}", row)]
+            cells = len(re.findall(r"(?<!\\)&", row)) + 1
+            assert cells + sum(n - 1 for n in spans) == len(alignment.group(1))
+
+
+# -- figures ---------------------------------------------------------------------------------
+
+
+def test_every_figure_is_drawn(full: Comparison) -> None:
+    drawings = figures.draw(full)
+    assert [drawing.name for drawing in drawings] == list(figures.FIGURES)
+    assert all(drawing.png.startswith(b"\x89PNG") for drawing in drawings)
+
+
+def test_figures_decline_when_there_is_nothing_to_draw() -> None:
+    world = World()
+    failed = comparison(world.fit("map", None, status=Status.FAILED), reference=None)
+    assert [drawing.name for drawing in figures.draw(failed)] == ["times"]
+    alone = comparison(world.svi(), reference=None)
+    names = [drawing.name for drawing in figures.draw(alone)]
+    assert names == ["forest", "correlation", "covariance", "traces", "times"]
+    points = comparison(world.em(), reference=None)
+    assert [drawing.name for drawing in figures.draw(points)] == ["forest", "traces", "times"]
+    instant = comparison(
+        world.fit("map", None, status=Status.FAILED, timing=Timing()), reference=None
+    )
+    assert figures.draw(instant) == []
+
+
+def test_points_against_a_reference_have_no_sds_to_compare() -> None:
+    world = World()
+    c = comparison(world.em(), world.nuts())
+    for drawing in figures.draw(c):
+        assert drawing.png
+
+
+@pytest.mark.parametrize("mean", [math.nan, math.inf])
+def test_figures_survive_numbers_that_cannot_be_drawn(mean: float) -> None:
+    world = World()
+    posterior = world.gaussian(shift=1e4, scale=1e-3)
+    posterior.means["sigma"] = np.array(mean)
+    posterior.sds["b"] = np.array([math.inf, math.nan])
+    c = comparison(world.fit("wild", posterior), world.nuts())
+    assert all(drawing.png for drawing in figures.draw(c))
+
+
+def test_forest_gives_disparate_scales_an_axis_each() -> None:
+    mean = np.array([[0.5], [0.6], [80.0], [0.55]])
+    sd = np.array([[0.1], [0.05], [1.0], [math.nan]])
+    assert _panels(mean, sd, ["", "", "", ""]) == [[0, 1], [2], [3]]
+    assert _panels(mean[:2], sd[:2], ["", "a"]) == [[0], [1]]
+
+
+def test_many_parameters_are_left_out_and_counted() -> None:
+    world = World(groups=300)
+    c = comparison(world.svi(), world.nuts())
+    figure = forest(c)
+    assert figure is not None
+    assert sum(len(axes.get_yticks()) for axes in figure.axes) == MAX_ROWS
+    assert figure.get_suptitle() == "273 more parameter(s) not drawn"
+    # a site too large for a joint covariance is left out of the heat map, and counted
+    heat = correlations(c)
+    assert heat is not None
+    assert heat.get_suptitle() == "300 more parameter(s) not drawn"
+
+
+def test_traces_come_with_or_without_steps_and_errors() -> None:
+    world = World()
+    noise = world.rng.normal(size=(2, 150))
+    c = comparison(
+        world.fit("svi", world.gaussian(), trace={
+            "elbo": noise[0], "elbo_se": np.abs(noise[1]), "elbo_step": np.arange(0, 1500, 10)}),
+        world.fit("em", world.gaussian(), trace={"log_likelihood": np.ones((3, 5))}),
+        world.fit("bad", world.gaussian(), trace={"elbo": np.full(300, np.nan)}),
+        reference=None,
+    )  # fmt: skip
+    figure = traces(c)
+    assert figure is not None
+    assert [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes] == [
+        ("svi", "ELBO"), ("em", "log-likelihood"),
+    ]  # fmt: skip
+    assert Exhibit(name="traces", title="", caption="", content=figure).png
+
+
+def test_agreement_axes_are_equal(full: Comparison) -> None:
+    figure = agreement(full)
+    assert figure is not None
+    for axes in figure.axes:
+        assert axes.get_xlim() == axes.get_ylim()
+        assert axes.get_aspect() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("label", "length", "text"),
+    [
+        ("mu_a", 18, "mu_a"),
+        ("Sigma[0, eruptions, waiting]", 24, "Sigma[0, erupt., waiti.]"),
+        ("a[LAC QUI PARLE COUNTY]", 18, "a[LAC QUI PARLE.]"),
+        ("a_very_long_name_of_a_site[12]", 18, "a_very_l…_site[12]"),
+    ],
+)
+def test_labels_are_cut_where_they_stay_distinct(label: str, length: int, text: str) -> None:
+    shorter = _shorten(label, length)
+    assert shorter == text
+    assert len(shorter) <= length
+
+
+def test_reports_cost_nothing_until_they_are_written() -> None:
+    code = (
+        "import sys, vi_recipes, vi_recipes.report\n"
+        "heavy = {'matplotlib', 'pandas', 'jinja2', 'rich', 'arviz_stats', 'xarray'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_pyplot_is_never_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from test_report import World, comparison\n"
+        "world = World()\n"
+        "comparison(world.svi(), world.nuts()).report(sys.argv[2])\n"
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code, here, str(tmp_path / "r.html")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"

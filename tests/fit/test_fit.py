@@ -1,0 +1,232 @@
+"""The one result type: tables, labels, ArviZ, files, and outside references."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from models_for_tests import case, target
+
+import vi_recipes as vr
+from vi_recipes.core.keys import as_key, precision
+from vi_recipes.core.timing import Timing
+from vi_recipes.posterior.draws import MomentsPosterior
+from vi_recipes.posterior.gaussian import GaussianPosterior
+
+
+@cache
+def laplace(name: str = "linear_regression") -> vr.Fit:
+    return vr.Laplace().fit(target(name), key=3, throw=True)
+
+
+@cache
+def sampled() -> vr.Fit:
+    method = vr.NUTS(num_warmup=200, num_samples=200, num_chains=2, noncentered=("theta",))
+    return method.fit(target("eight_schools"), key=3, throw=True)
+
+
+def test_summary() -> None:
+    table = laplace().summary()
+    assert list(table.index) == ["beta[0]", "beta[1]", "contrast"]
+    assert list(table.columns) == ["mean", "sd", "mcse_mean"]  # independent: no R-hat, no ESS
+    np.testing.assert_allclose(table["mean"], laplace().flat(laplace().mean()))
+    table = sampled().summary(["theta"])
+    assert list(table.index) == [f"theta[{school}]" for school in "ABCDEFGH"]
+    assert list(table.columns) == ["mean", "sd", "mcse_mean", "ess_bulk", "ess_tail", "r_hat"]
+    assert sampled().labels(["theta"], coords=False)[0] == "theta[0]"
+
+
+def test_covariance_of_chosen_sites_in_the_order_asked_for() -> None:
+    full, part = laplace().cov(), laplace().cov(["contrast", "beta"])
+    labels = ["contrast", "beta[0]", "beta[1]"]
+    assert list(part.index) == list(part.columns) == labels
+    np.testing.assert_allclose(part, full.loc[labels, labels], rtol=1e-12)
+    assert laplace().cov("beta").shape == (2, 2)
+
+
+def test_unknown_sites() -> None:
+    with pytest.raises(ValueError, match=r"unknown site\(s\) bet; .*beta, contrast"):
+        laplace().cov(["bet"])
+    with pytest.raises(ValueError, match="unknown site"):
+        laplace().summary(["y"])
+
+
+def test_draws() -> None:
+    draws = laplace().draws(20_000, key=1)
+    cov = case("linear_regression").cov
+    assert cov is not None
+    # 3 covariances of 20,000 independent draws at 4.5 standard errors: 2e-5
+    error = np.sqrt((cov**2 + np.outer(np.diag(cov), np.diag(cov))) / 20_000)
+    assert (np.abs(np.cov(draws["beta"].T) - cov) < 4.5 * error).all()
+    np.testing.assert_allclose(draws["contrast"], draws["beta"] @ [1, -2], rtol=1e-9, atol=1e-12)
+    again, other = laplace().draws(3, key=1), laplace().draws(3, key=jax.random.key(2))
+    np.testing.assert_array_equal(again["beta"], laplace().draws(3, key=1)["beta"])
+    assert (again["beta"] != other["beta"]).all()
+
+
+def test_arviz_tree_of_a_sampler() -> None:
+    tree = sampled().to_arviz()
+    posterior = tree["posterior"]
+    assert posterior["theta"].dims == ("chain", "draw", "school")
+    assert posterior["theta"].shape == (2, 200, 8)
+    assert posterior["school"].values.tolist() == list("ABCDEFGH")
+    assert {"diverging", "energy", "lp", "tree_depth", "n_steps"} <= set(tree["sample_stats"])
+    assert tree.attrs["inference_library"] == "vi_recipes"
+    assert tree.attrs["seed"] == 3
+    assert json.loads(tree.attrs["versions"])["numpyro"]
+
+
+def test_arviz_tree_of_an_approximation() -> None:
+    tree = laplace("nested_plates").to_arviz()
+    assert tree["posterior"]["c"].dims == ("chain", "draw", "class", "school")
+    assert tree["posterior"].sizes["chain"] == 1
+    assert "sample_stats" not in tree.children
+
+
+def test_arviz_reads_the_file(tmp_path: Path) -> None:
+    import arviz as az
+
+    path = sampled().save(tmp_path / "nuts.nc")
+    tree = az.from_netcdf(path)
+    np.testing.assert_array_equal(
+        tree["posterior"]["mu"],
+        sampled().posterior.samples["mu"],  # type: ignore[union-attr]
+    )
+
+
+def test_a_loaded_fit_is_saved_again_as_it_was(tmp_path: Path) -> None:
+    for name, fit in {"laplace": laplace(), "nuts": sampled()}.items():
+        once = vr.Fit.load(fit.save(tmp_path / f"{name}1.nc"))
+        twice = vr.Fit.load(once.save(tmp_path / f"{name}2.nc"))
+        np.testing.assert_allclose(twice.cov(), fit.cov(), rtol=1e-12)
+        site = "mu" if name == "nuts" else "beta"
+        np.testing.assert_array_equal(twice.draws(4)[site], once.draws(4)[site])
+
+
+def test_a_large_covariance_is_not_stored(tmp_path: Path) -> None:
+    from vi_recipes.model.target import Target
+
+    def model() -> None:
+        import numpyro
+        import numpyro.distributions as dist
+
+        numpyro.sample("x", dist.Normal(0.0, 1.0).expand([201]).to_event(1))
+
+    this = Target(model)
+    posterior = GaussianPosterior(this, np.zeros(201), None, np.ones(201))
+    fit = vr.Fit(method="big", status=vr.Status.OK, sites=this.quantities, coords=this.coords,
+                 posterior=posterior)  # fmt: skip
+    again = vr.Fit.load(fit.save(tmp_path / "big.nc"))
+    np.testing.assert_array_equal(again.sd()["x"], fit.sd()["x"])
+    cov = again.cov().to_numpy()  # from the 2,000 draws that are stored
+    error = np.sqrt((np.eye(201) + 1) / 2_000)
+    assert (np.abs(cov - np.eye(201)) < 6 * error).all()  # 20,301 comparisons at 6: 4e-5
+    assert np.abs(cov - np.eye(201)).max() > 0.01
+
+
+@pytest.mark.parametrize("content", [b"", b"not a netCDF file"])
+def test_a_file_that_is_no_fit(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.nc"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.nc: not a fit saved by vi_recipes"):
+        vr.Fit.load(path)
+    with pytest.raises(ValueError, match="not a fit"):
+        vr.Fit.load(tmp_path / "absent.nc")
+
+
+def test_a_netcdf_file_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "tree.nc"
+    laplace().to_arviz().to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(ValueError, match="not a fit saved by vi_recipes"):
+        vr.Fit.load(path)
+
+
+def test_what_failed_shows_no_numbers_even_if_it_has_some() -> None:
+    failed = replace(laplace(), status=vr.Status.SINGULAR, message="flat", advice="try NUTS")
+    assert not failed.has_result
+    with pytest.raises(vr.FitError, match=r"flat\. Try NUTS") as caught:
+        failed.mean()
+    assert caught.value.status is vr.Status.SINGULAR
+    assert failed.explanation.startswith(vr.Status.SINGULAR.value)
+
+
+@pytest.mark.parametrize("status", vr.Status)
+def test_which_statuses_have_results(status: vr.Status) -> None:
+    has = status.name in ("OK", "UNCONVERGED", "INTERRUPTED", "COLLAPSED")
+    assert status.has_result == has
+    assert replace(laplace(), status=status).has_result == has
+    assert status.ok == (status is vr.Status.OK)
+
+
+def test_representations() -> None:
+    assert repr(laplace()).startswith("Fit('laplace', OK, ")
+    html = laplace()._repr_html_()
+    assert "contrast" in html
+    assert "<table" in html
+    assert laplace().renamed("other").method == "other"
+
+
+def test_keys() -> None:
+    assert (jax.random.key_data(as_key(None)) == jax.random.key_data(jax.random.key(0))).all()
+    assert (jax.random.key_data(as_key(np.int64(7))) == jax.random.key_data(as_key(7))).all()
+
+
+def test_precision() -> None:
+    with pytest.raises(ValueError, match="dtype: got 'half'"), precision("half"):
+        pass
+
+
+def test_timing_charges_each_second_once() -> None:
+    timing = Timing()
+    with timing.running_compiled():
+        timing.compile_seconds += 0.25  # as Timing.compile would, inside a running block
+    assert timing.compile_seconds == 0.25
+    assert timing.run_seconds == pytest.approx(-0.25, abs=0.05)  # the block took no time itself
+    doubled = timing.compile(lambda x: 2 * x, np.float32(1.0))
+    assert doubled(np.float32(3.0)) == 6
+    assert timing.compile_seconds > 0.25
+    assert timing.total_seconds == timing.compile_seconds + timing.run_seconds
+
+
+# -- references from outside ---------------------------------------------------------------------
+
+ANSWERS = {
+    "source": "by hand",
+    "parameters": {
+        "beta[0]": {"mean": 1.0, "sd": 0.5, "mcse": 0.01},
+        "contrast": {"mean": 3.0, "sd": 2.0},
+    },
+}
+
+
+def test_a_reference_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
+    path.write_text(json.dumps(ANSWERS))
+    for source in (ANSWERS, path, str(path)):
+        fit = vr.load_reference(source, target("linear_regression"))
+        assert isinstance(fit.posterior, MomentsPosterior)
+        np.testing.assert_array_equal(fit.mean()["beta"], [1.0, np.nan])
+        assert fit.sd()["contrast"] == 2
+        assert fit.mcse()["beta"][0] == 0.01
+        assert fit.mcse()["contrast"] == 0
+        assert fit.mcse_sd()["beta"][0] == pytest.approx(0.01 / np.sqrt(2))
+        assert fit.message == "by hand"
+        assert np.isnan(fit.cov().to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ({"parameters": {"beta[2]": {"mean": 1.0}}}, r"beta\[2\] are not among.*beta\[0\]"),
+        ({"values": {}}, 'no "parameters" mapping'),
+        ("absent.json", r"absent\.json: cannot be read as JSON"),
+    ],
+)
+def test_bad_references(source: object, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        vr.load_reference(source, target("linear_regression"))  # type: ignore[arg-type]

@@ -1,0 +1,181 @@
+"""``vi-recipes compare`` and ``vi-recipes fit``: fits of one model, reported side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vi_recipes.cli.arguments import (
+    DataOption,
+    DebugOption,
+    JsonOption,
+    ModelArgument,
+    NoReportOption,
+    SeedOption,
+    SetOption,
+    out_option,
+)
+from vi_recipes.cli.group import tell
+from vi_recipes.cli.output import exit_with, report_folder, show_and_write
+
+if TYPE_CHECKING:
+    from vi_recipes.fit import Fit
+
+
+COMPARE_EPILOG = """\b
+Examples:
+  vi-recipes compare radon
+  vi-recipes compare radon --methods map,svi,nuts --set nuts.num_samples=2000
+  vi-recipes compare radon --methods lrvb,nuts --predictive
+  vi-recipes compare radon --methods svi,full=svi,nuts --set full.guide=multivariate_normal
+  vi-recipes compare gmm --set model.num_components=3
+  vi-recipes compare my_model.py:regression --data my_data.csv --reference nuts
+  vi-recipes compare my_model.py --data my_data.json --no-report --json result.json
+
+\b
+Exit codes: 0; 1 if every method failed; 2 for bad usage or input; 130 on Ctrl-C,
+after which the methods that were done are printed and reported.
+"""
+
+FIT_EPILOG = """\b
+Examples:
+  vi-recipes fit radon --method nuts
+  vi-recipes fit eight_schools --method svi --set svi.guide=multivariate_normal
+  vi-recipes fit my_model.py --data my_data.csv --method laplace --json -
+"""
+
+
+def compare(
+    model: ModelArgument,
+    data: DataOption = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Methods, or name=method for a second of a kind. "
+            "[default: those that apply, but forward_kl and svgd]",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the others are measured against: a method's name here, or a JSON file of "
+            "reference answers. [default: nuts, if there]",
+        ),
+    ] = None,
+    quadrature: Annotated[
+        bool,
+        typer.Option(
+            "--quadrature",
+            help="Add log p(y) by quadrature, where few coordinates are left when latent variables "
+            "are integrated out. Takes from seconds to minutes.",
+        ),
+    ] = False,
+    predictive: Annotated[
+        bool,
+        typer.Option(
+            "--predictive",
+            help="Add to the report what the fits predict: replications beside the data, and "
+            "leave-one-out cross-validation.",
+        ),
+    ] = False,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, out_option("./MODEL-report")] = None,
+    no_report: NoReportOption = False,
+    json: JsonOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Fit a model by several methods and report on them side by side."""
+    if predictive and no_report:
+        raise ValueError("--predictive and --no-report: expected at most one of them")
+    _fit_and_report(
+        model,
+        data,
+        methods,
+        reference,
+        seed,
+        out,
+        "report",
+        no_report,
+        json,
+        settings or [],
+        predictive=predictive,
+        quadrature=quadrature,
+    )
+
+
+def fit(
+    model: ModelArgument,
+    method: Annotated[str, typer.Option(metavar="M", help="The method (see: vi-recipes methods).")],
+    data: DataOption = None,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, out_option("./MODEL-METHOD-report")] = None,
+    no_report: NoReportOption = False,
+    json: JsonOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Fit a model by one method."""
+    if "," in method:
+        raise ValueError(f"--method: got {method!r}, expected one; several are for compare")
+    name = method.partition("=")[0].strip()
+    _fit_and_report(
+        model, data, method, None, seed, out, f"{name}-report", no_report, json, settings or []
+    )
+
+
+def _fit_and_report(
+    model_name: str,
+    data: Path | None,
+    method_names: str | None,
+    reference: str | None,
+    seed: int,
+    out: Path | None,
+    suffix: str,
+    no_report: bool,
+    json: Path | None,
+    pairs: list[str],
+    *,
+    predictive: bool = False,
+    quadrature: bool = False,
+) -> None:
+    """Check everything that can be checked, then fit, print and write."""
+    from vi_recipes.cli import options
+    from vi_recipes.cli.inputs import prepare
+    from vi_recipes.cli.output import check_json, output_folder
+    from vi_recipes.core import unknown
+    from vi_recipes.fit import load_reference
+
+    entries = None if method_names is None else options.parse_methods(method_names)
+    target, methods = prepare(model_name, data, entries, pairs, tell)
+    measure: str | Fit | None = reference
+    if reference is not None and reference.endswith(".json"):
+        measure = load_reference(reference, target)
+    elif reference is not None and reference not in methods:
+        raise ValueError(f"--reference: {unknown('method', reference, methods)}")
+    folder = report_folder(out, f"{target.name}-{suffix}", no_report)
+    check_json(json)
+
+    from vi_recipes.comparison import compare
+    from vi_recipes.core import progress_bar
+
+    with output_folder(folder):
+        comparison = compare(
+            target,
+            methods,
+            reference=measure,
+            key=seed,
+            path=folder,
+            progress=progress_bar,
+            quadrature=quadrature,
+        )
+        if predictive and not comparison.interrupted:
+            from vi_recipes.comparison import add_predictive
+
+            add_predictive(comparison, target, seed, progress_bar)
+    show_and_write(comparison, folder, json)
+    exit_with(comparison)

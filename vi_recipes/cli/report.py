@@ -1,0 +1,39 @@
+"""``vi-recipes report``: a report again from its saved fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vi_recipes.cli.arguments import (
+    DebugOption,
+    JsonOption,
+)
+from vi_recipes.cli.output import show_and_write
+
+EPILOG = """\b
+Example:
+  vi-recipes report radon-report
+"""
+
+
+def command(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder written by compare, fit or run.")
+    ],
+    json: JsonOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Rebuild a report from its saved fits, without fitting anything."""
+    if not directory.is_dir():
+        what = "is a file" if directory.exists() else "does not exist"
+        raise ValueError(f"{directory} {what}; expected a folder written by compare, fit or run")
+    from vi_recipes.cli.output import check_json, output_folder
+    from vi_recipes.comparison import Comparison, write_all
+
+    check_json(json)
+    comparison = Comparison.load(directory)
+    with output_folder(directory):
+        show_and_write(comparison, directory, json, write_all)  # leaves the fits as they are

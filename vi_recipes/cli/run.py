@@ -1,0 +1,59 @@
+"""``vi-recipes run``: a scripted comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vi_recipes.cli.arguments import (
+    MAX_SEED,
+    DebugOption,
+    JsonOption,
+    NoReportOption,
+    out_option,
+)
+from vi_recipes.cli.lists import print_list
+from vi_recipes.cli.output import exit_with, report_folder, show_and_write
+
+EPILOG = """\b
+Examples:
+  vi-recipes run radon
+  vi-recipes run my_study.py --out results
+"""
+
+
+def command(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STUDY", help="A shipped study's name, or your own: file.py, file.py:NAME."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=MAX_SEED, metavar="N", help="In place of the study's own seed."),
+    ] = None,
+    out: Annotated[Path | None, out_option("./STUDY-report")] = None,
+    no_report: NoReportOption = False,
+    json: JsonOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Run a study: a scripted comparison. Without a name, list them."""
+    from vi_recipes.cli.output import check_json, output_folder
+    from vi_recipes.comparison import load_study
+    from vi_recipes.core import list_studies
+
+    if study is None:
+        print_list("study", list_studies())
+        return
+    from vi_recipes.core import progress_bar
+
+    loaded = load_study(study)
+    folder = report_folder(out, f"{loaded.name}-report", no_report)
+    check_json(json)
+    with output_folder(folder):
+        comparison = loaded.run(folder, seed=seed, progress=progress_bar)
+    show_and_write(comparison, folder, json)
+    exit_with(comparison)

@@ -1,0 +1,144 @@
+"""Several fits of one target with their tables, reports and folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.folder import HEADER, _fit_path, _save_fits, write, write_all
+from vi_recipes.fit import Fit, loo_table
+from vi_recipes.importance import LogEvidence
+from vi_recipes.model import Target
+from vi_recipes.report import FOLDER, read_exhibit
+
+
+class Comparison(Fits):
+    """Several fits of one target: their tables, with reports, a folder and cross-validation.
+
+    Parameters, and the tables it has, are those of :class:`Fits`.
+    """
+
+    def loo(
+        self,
+        target: Target,
+        *,
+        observed: str | None = None,
+        num_draws: int | None = None,
+        correct: bool = True,
+    ) -> pd.DataFrame:
+        """Return leave-one-out cross-validation, a row a fit (see :func:`vi_recipes.loo`).
+
+        All of them estimate the posterior's own predictive density, each with its own draws: what
+        they differ by is the error of the approximations, and where k is high it shows.
+
+        Parameters
+        ----------
+        target
+            What the fits are of.
+        observed, num_draws, correct
+            As in :func:`vi_recipes.loo`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``elpd_loo`` with its standard error ``se``, in nats; ``p_loo``; ``elpd_diff``, the
+            difference from the reference or, where that has none, from the highest, with its
+            standard error ``dse``; ``max_k``, the largest Pareto k, and ``num_high_k``, how many
+            exceed ``good_k``, the limit for that ``num_draws``. A fit without has NaN and its
+            ``reason``.
+
+        Raises
+        ------
+        ValueError
+            For a target that is not that of the fits, or a site that is not observed.
+        """
+        table, _ = loo_table(
+            self.columns,
+            target,
+            base=self.reference_name,
+            observed=observed,
+            num_draws=num_draws,
+            correct=correct,
+        )
+        return table
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report in the format that the suffix of ``path`` names (.html, .md, .json)."""
+        return write(self, Path(path))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write everything to a folder: report, tables, figures, JSON and the fits."""
+        directory = Path(directory)
+        _save_fits(self, directory)
+        write_all(self, directory)
+        return directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Comparison:
+        """Read a comparison written by :meth:`save`.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds none, or a fit is missing.
+        """
+        directory = Path(directory)
+        try:
+            header = json.loads((directory / HEADER).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{directory}: no saved comparison here ({error}); "
+                "make one with 'vi-recipes compare MODEL --out DIR'"
+            ) from None
+        fits = {name: Fit.load(_fit_path(directory, name)) for name in header["fits"]}
+        name = header["reference"]
+        reference = fits.get(name) if name else None
+        if name and reference is None:
+            reference = Fit.load(_fit_path(directory, name))
+        return cls(
+            fits,
+            reference=reference,
+            reference_name=name,
+            target_name=header["target_name"],
+            notes=header["notes"],
+            interrupted=header["interrupted"],
+            description=header["description"],
+            quadrature=LogEvidence(**found) if (found := header.get("quadrature")) else None,
+            exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
+        )
+
+
+def _choose_reference(
+    fits: dict[str, Fit], reference: str | Fit | None
+) -> tuple[Fit | None, str | None]:
+    if isinstance(reference, Fit):
+        return reference, reference.method
+    if reference is None:
+        samplers = [name for name, fit in fits.items() if fit.is_sampler]
+        reference = samplers[0] if samplers else None
+    if reference is None or reference not in fits or not fits[reference].has_result:
+        return None, None
+    return fits[reference], reference
+
+
+def _assemble(
+    target: Target,
+    fits: Mapping[str, Fit],
+    reference: str | Fit | None,
+    interrupted: bool,
+    description: str,
+) -> Comparison:
+    """Return the comparison of ``fits``, with the reference if it is there already."""
+    chosen, name = _choose_reference(dict(fits), reference)
+    return Comparison(
+        fits,
+        reference=chosen,
+        reference_name=name,
+        target_name=target.name,
+        interrupted=interrupted,
+        description=description or target.model.description,
+    )

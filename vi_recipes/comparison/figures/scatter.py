@@ -1,0 +1,200 @@
+"""Scatter plots of means and sds against those of the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
+
+from vi_recipes.comparison.figures.marks import (
+    FAR_OUT,
+    _finite,
+    _with_result,
+    fit_styles,
+    handle,
+)
+from vi_recipes.comparison.view import MEAN_OFF, SD_OFF, heading
+from vi_recipes.report import GREY, plain_log_ticks, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from vi_recipes.comparison.fits import Fits
+
+
+WILD = 10.0
+"""Reference sds beyond which differences are drawn on a log scale."""
+
+
+def agreement(comparison: Fits) -> Figure | None:
+    """Draw means against the reference's means and sds against its sds, all parameters."""
+    fits = _with_result(comparison)
+    reference = comparison.reference_name
+    others = [name for name in fits if name != reference]
+    if reference not in fits or not others:
+        return None
+    frames = {"mean": _finite(comparison.means()), "sd": _finite(comparison.sds())}
+    styles = fit_styles(comparison)
+    with style():
+        figure = Figure(figsize=(8.6, 4.6), layout="constrained")
+        for axes, (what, frame) in zip(figure.subplots(1, 2), frames.items(), strict=True):
+            both = frame[others].notna() & frame[[reference]].notna().to_numpy()
+            shown = [name for name in others if both[name].any()]
+            if not shown:
+                axes.set_axis_off()
+                axes.text(
+                    0.5,
+                    0.5,
+                    f"no {what}s to compare",
+                    ha="center",
+                    transform=axes.transAxes,
+                    color=GREY,
+                )
+                continue
+            x = frame[reference].to_numpy(float)
+            drawn, beyond = _into_view(x, frame[shown].to_numpy(float))
+            for k, name in enumerate(shown):
+                _points(axes, x, drawn[:, k], styles[name])
+            _square(axes, np.column_stack([x, drawn]))
+            if beyond:
+                _say_beyond(axes, beyond)
+            axes.set(
+                xlabel=f"posterior {what}, {reference} (reference)",
+                ylabel=f"posterior {what}, method",
+                title=f"{what.capitalize()}s",
+            )
+        figure.legend(
+            handles=[handle(heading(n, comparison), styles[n], line=False) for n in others],
+            loc="outside lower center",
+            ncols=min(len(others), 6),
+        )
+    return figure
+
+
+def accuracy(comparison: Fits) -> Figure | None:
+    """Draw every parameter's difference from the reference in its sds, and its ratio of sds."""
+    fits = _with_result(comparison)
+    reference = comparison.reference_name
+    others = [name for name in fits if name != reference]
+    if reference not in fits or not others:
+        return None
+    frame = _finite(comparison.accuracy().drop(columns="within_error"))
+    by_name = {str(name): part for name, part in frame.groupby(level=1, sort=False)}
+    others = [n for n in others if n in by_name and by_name[n]["difference"].notna().any()]
+    if not others:
+        return None
+    styles = fit_styles(comparison)
+    with style():
+        size = (8.6, 0.5 * len(others) + 1.3)
+        figure = Figure(figsize=size, layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        left.axvspan(-MEAN_OFF, MEAN_OFF, color="#eeeeee", lw=0)
+        right.axvspan(1 / SD_OFF, SD_OFF, color="#eeeeee", lw=0)
+        for axes, column, centre in ((left, "difference", 0.0), (right, "sd_ratio", 1.0)):
+            axes.axvline(centre, color="black", lw=0.8)
+            for row, name in enumerate(others):
+                x = by_name[name][column].to_numpy(float)
+                jitter = _spread(x.size) * 0.32 if x.size > 1 else np.zeros(1)
+                _points(axes, x, row + jitter, styles[name])
+        ratios = frame.loc[frame.index.isin(others, level=1), "sd_ratio"].to_numpy(float)
+        ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
+        if ratios.size:
+            low, high = min(ratios.min(), 1 / 1.5) / 1.1, max(ratios.max(), 1.5) * 1.1
+            right.set_xscale("log")
+            right.set_xlim(low, high)
+            plain_log_ticks(right.xaxis, low, high)
+        else:
+            right.text(
+                0.5, 0.5, "only points: no sds", ha="center", transform=right.transAxes, color=GREY
+            )
+        low, high = _symmetric(frame["difference"].to_numpy(float), at_least=1.0)
+        left.set_xlim(low, high)
+        scale = ""
+        if high > WILD:
+            left.set_xscale("symlog", linthresh=1.0)
+            left.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1.0))
+            left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            scale = "; log scale beyond ±1"
+        left.set(
+            xlabel=f"difference of means ({reference} sds{scale})",
+            ylim=(len(others) - 0.4, -0.6),
+            yticks=range(len(others)),
+            yticklabels=[heading(name, comparison) for name in others],
+        )
+        right.set_xlabel(f"sd over {reference}'s sd (log scale)")
+        for axes in (left, right):
+            axes.tick_params(axis="y", length=0)
+    return figure
+
+
+# -- scatter ---------------------------------------------------------------------------------
+
+
+def _points(axes: Axes, x: np.ndarray, y: np.ndarray, style: tuple[str, str]) -> None:
+    colour, marker = style
+    many = x.size > 300
+    axes.plot(
+        x,
+        y,
+        marker,
+        color=colour,
+        ms=3 if many else 4.5,
+        mfc="none",
+        mew=0.8,
+        alpha=0.5 if many else 0.75,
+        rasterized=x.size > 1_000,
+    )
+
+
+def _into_view(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Move values very far from the reference's to the edge of the frame, and count them."""
+    low, high = np.nanmin(x), np.nanmax(x)
+    room = FAR_OUT * max(high - low, 1e-12)
+    # positive values may get a log axis, which has room for small ones
+    outside = (values > high + room) | ((low <= 0) & (values < low - room))
+    kept = values[~outside & np.isfinite(values)]
+    low, high = np.min([low, *kept]), np.max([high, *kept])
+    return np.where(outside, np.clip(values, low, high), values), int(outside.sum())
+
+
+def _say_beyond(axes: Axes, count: int) -> None:
+    axes.text(
+        0.98,
+        0.02,
+        f"{count} far outside, at the edge",
+        ha="right",
+        transform=axes.transAxes,
+        color=GREY,
+        fontsize=7.5,
+    )
+
+
+def _square(axes: Axes, values: np.ndarray) -> None:
+    """Give both axes the same limits and scale, and draw the diagonal."""
+    values = values[np.isfinite(values)]
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > 30:
+        axes.set(xscale="log", yscale="log")
+        low, high = low / 1.3, high * 1.3
+        plain_log_ticks(axes.xaxis, low, high)
+        plain_log_ticks(axes.yaxis, low, high)
+    else:
+        pad = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
+        low, high = low - pad, high + pad
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.plot([low, high], [low, high], color="black", lw=0.8, zorder=0)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+
+
+def _symmetric(values: np.ndarray, at_least: float) -> tuple[float, float]:
+    values = np.abs(values[np.isfinite(values)])
+    limit = 1.08 * max(at_least, float(values.max(initial=0.0)))
+    return -limit, limit
+
+
+def _spread(size: int) -> np.ndarray:
+    """Return numbers spread evenly over (-1, 1) whatever the order: the golden-ratio sequence."""
+    return 2 * ((np.arange(size) * 0.6180339887) % 1) - 1

@@ -1,0 +1,75 @@
+"""A comparison's report as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vi_recipes.comparison import tables
+from vi_recipes.comparison.view import all_fits, order, select
+from vi_recipes.comparison.weights import weights
+from vi_recipes.report import Document, Exhibit
+
+if TYPE_CHECKING:
+    from vi_recipes.comparison.fits import Fits
+
+
+MAX_TABLE = 500
+"""Parameters listed in a report; the tables beside it have them all."""
+
+
+def compose(comparison: Fits, drawings: Sequence[Exhibit]) -> Document:
+    """Return the contents of the report on ``comparison``, with the figures already drawn."""
+    results = [
+        tables.means(comparison, MAX_TABLE),
+        tables.timings(comparison),
+        tables.diagnostics(comparison),
+        weights(comparison),
+        tables.accuracy_summary(comparison),
+        tables.accuracy(comparison, MAX_TABLE),
+    ]
+    return Document(
+        title=f"{comparison.target_name or 'Model'}: methods side by side",
+        intro=_intro(comparison),
+        description=comparison.description,
+        warnings=_warnings(comparison),
+        exhibits=list(comparison.exhibits),
+        verdicts=tables.verdicts(comparison),
+        results=[table for table in results if table.rows],
+        drawings=list(drawings),
+        evidence=tables.evidence(comparison),
+        record=[tables.options(comparison), tables.provenance(comparison)],
+        notes=list(comparison.notes),
+    )
+
+
+def _intro(comparison: Fits) -> str:
+    fits = all_fits(comparison)
+    labels, _ = select(comparison)
+    sites = next((fit.sites for fit in fits.values() if fit.sites), ())
+    named = {site.name: site for site in sites}
+    listed = ", ".join(
+        f"{name}[{', '.join(map(str, named[name].shape))}]" if named[name].shape else name
+        for name in order(comparison)
+    )
+    failed = [name for name, fit in fits.items() if not fit.has_result]
+    many = len(comparison.fits) > 1
+    parts = [
+        f"{len(comparison.fits)} method{'s' if many else ''} on the model "
+        f"{comparison.target_name}: {', '.join(comparison.fits)}.",
+        f"It has {len(labels)} parameter{'s' if len(labels) != 1 else ''}: {listed}.",
+    ]
+    if comparison.reference_name is not None:
+        parts.append(f"The others are measured against {comparison.reference_name}.")
+    else:
+        parts.append("There is no reference, so nothing says how far each can be trusted.")
+    if failed:
+        parts.append(f"Without a result: {', '.join(failed)}.")
+    return " ".join(parts)
+
+
+def _warnings(comparison: Fits) -> list[str]:
+    warnings = list(comparison.warnings)
+    if comparison.interrupted:
+        warnings.insert(0, "The comparison was interrupted: only what was done by then is here.")
+    return warnings

@@ -1,0 +1,140 @@
+"""What the tables and figures of a comparison show: fits, rows, blocks, flags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vi_recipes.core import Status
+from vi_recipes.fit import Fit
+from vi_recipes.report import Flag
+
+if TYPE_CHECKING:
+    from vi_recipes.comparison.fits import Fits
+
+
+MEAN_OFF = 0.5
+"""A mean this many reference sds from the reference's is flagged."""
+
+
+SD_OFF = 1.25
+"""An sd that differs from the reference's by more than this factor, up or down, is flagged."""
+
+
+# -- which fits, which parameters ----------------------------------------------------------------
+
+
+def all_fits(comparison: Fits) -> dict[str, Fit]:
+    """Return every fit by name, the reference first."""
+    fits = comparison.columns
+    return {name: fits[name] for name in _reference_first(fits, comparison)}
+
+
+def heading(name: str, comparison: Fits) -> str:
+    """Return a method's name, marked where its numbers are provisional."""
+    fit = all_fits(comparison)[name]
+    return f"{name}†" if fit.has_result and fit.status is not Status.OK else name
+
+
+def order(comparison: Fits, sites: Sequence[str] | None = None) -> list[str]:
+    """Return the sites with the small ones, which are the global parameters, first."""
+    fits = all_fits(comparison).values()
+    shown = next((fit.sites for fit in fits if fit.sites), ())
+    named = [s for s in shown if sites is None or s.name in sites]
+    return [site.name for site in sorted(named, key=lambda site: site.size)]
+
+
+def select(
+    comparison: Fits, limit: int | None = None, sites: Sequence[str] | None = None
+) -> tuple[list[str], int]:
+    """Return the labels of the parameters to show, and how many are left out.
+
+    Small sites come first, in the model's order among equals; then as much of the rest as fits.
+    Every table and every figure shows the parameters that this function picks.
+
+    Parameters
+    ----------
+    comparison
+        Whose parameters.
+    limit
+        How many at most; ``None`` for all.
+    sites
+        Only these.
+    """
+    names = order(comparison, sites)
+    fit = next((f for f in all_fits(comparison).values() if f.sites), None)
+    labels = fit.labels(names) if fit is not None and names else []
+    shown = labels if limit is None else labels[:limit]
+    return shown, len(labels) - len(shown)
+
+
+def block(comparison: Fits, limit: int) -> list[str]:
+    """Return the sites, small ones first, whose joint covariance has at most ``limit`` rows."""
+    fit = next((f for f in all_fits(comparison).values() if f.sites), None)
+    sizes = {site.name: site.size for site in fit.sites} if fit is not None else {}
+    chosen: list[str] = []
+    total = 0
+    for name in order(comparison):
+        total += sizes[name]
+        if total > limit:
+            break
+        chosen.append(name)
+    return chosen
+
+
+# -- parts -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    within_error: bool
+    difference: float
+    difference_mcse: float
+    sd_ratio: float
+    sd_ratio_mcse: float
+
+    @property
+    def mean_flag(self) -> Flag:
+        if self.within_error:
+            return "inside"
+        return "off" if abs(self.difference) > MEAN_OFF else ""
+
+    @property
+    def sd_flag(self) -> Flag:
+        if not self.sd_ratio > 0:
+            return "off" if self.sd_ratio == 0 else ""
+        if abs(self.sd_ratio - 1) <= 2 * self.sd_ratio_mcse:
+            return "inside"
+        return "off" if max(self.sd_ratio, 1 / self.sd_ratio) > SD_OFF else ""
+
+
+_NO_JUDGEMENT = _Judgement(False, math.nan, math.nan, math.nan, math.nan)
+
+
+def _accuracy_by_label(comparison: Fits) -> dict[tuple[str, str], _Judgement]:
+    if comparison.reference is None:
+        return {}
+    frame = comparison.accuracy()
+    fields = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse")
+    numbers = frame[list(fields)].to_numpy(float).tolist()
+    within = frame["within_error"].to_numpy(bool).tolist()
+    return {
+        (str(label), str(name)): _Judgement(within_error, *values)
+        for (label, name), within_error, values in zip(frame.index, within, numbers, strict=True)
+        if name != comparison.reference_name
+    }
+
+
+def _reference_first(names: Iterable[Any], comparison: Fits) -> list[str]:
+    listed = [str(name) for name in names]
+    return sorted(listed, key=lambda name: name != comparison.reference_name)
+
+
+def _flags() -> str:
+    return (
+        "Marked ~ or grey: inside Monte Carlo error, |difference| at most 2 standard errors. "
+        f"Marked * or red: a mean more than {MEAN_OFF} reference sds off, or an sd off by more "
+        f"than a factor {SD_OFF}"
+    )

@@ -1,0 +1,138 @@
+"""Draws of a fit, for predictions and for ArviZ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vi_recipes.core import as_key
+from vi_recipes.fit.fitted import Fitted
+from vi_recipes.model import MAX_NUMBERS, Sites, Target, observed_sites
+from vi_recipes.posterior import held_draws
+
+NUM_DRAWS = 2_000
+"""Of approximations that can give any number."""
+
+
+NUM_POINT_DRAWS = 4
+"""Copies of a point that stand for its draws: as few as ArviZ summarises."""
+
+
+@dataclass(frozen=True)
+class FitDraws:
+    """Draws of a fit, at which everything else is computed.
+
+    Parameters
+    ----------
+    samples
+        Site -> values on the constrained scale, shape (chain, draw, *site shape).
+    kept
+        Which of the draws that the fit holds these are, shape (draw,); ``None`` for fresh ones.
+    z, log_q
+        Where an approximation has a density: the flat unconstrained vectors, shape (draw, dim), and
+        their log density over the unconstrained scale, shape (draw,). There is one chain then.
+    """
+
+    samples: Sites
+    kept: np.ndarray | None = None
+    z: np.ndarray | None = None
+    log_q: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of chains and of draws in each."""
+        first = next(iter(self.samples.values()))
+        return first.shape[0], first.shape[1]
+
+
+def plain_draws(fit: Fitted, num_draws: int | None = None) -> FitDraws:
+    """Return draws of ``fit`` without a density, at most ``num_draws``.
+
+    Of the draws that a fit holds every k-th of each chain is taken, and by default all; others give
+    2,000, and a point four times itself.
+    """
+    posterior = fit.known_posterior()
+    mean = fit.mean() if fit.is_point else {}
+    # one read from a file holds few copies of itself, and one from outside may lack some sites
+    if mean and all(np.isfinite(value).all() for value in mean.values()):
+        number = num_draws or NUM_POINT_DRAWS
+        return FitDraws({n: np.repeat(v[None, None], number, axis=1) for n, v in mean.items()})
+    held = held_draws(posterior)
+    if held is None:
+        number = num_draws or NUM_DRAWS
+        return FitDraws({n: v[None] for n, v in posterior.draws(number, as_key(0)).items()})
+    chains, draws = next(iter(held.values())).shape[:2]
+    step = 1 if num_draws is None else -(-draws // max(num_draws // chains, 1))
+    kept = np.arange(0, draws, step)
+    return FitDraws({name: value[:, kept] for name, value in held.items()}, kept)
+
+
+def fit_draws(
+    fit: Fitted, target: Target, num_draws: int | None = None, *, predictive: bool = False
+) -> FitDraws:
+    """Return draws of ``fit``, with their density where it has one.
+
+    Parameters
+    ----------
+    fit, target
+        A fit, and what it is a fit of.
+    num_draws
+        At most. By default all that a fit holds, and 2,000 of others, or as many as memory allows.
+    predictive
+        Whether they are for replications of the data, of which four of a point are few.
+
+    Raises
+    ------
+    ValueError
+        For a target that is not the fit's, or a number that is not positive, or with more values
+        than memory allows.
+    """
+    check_same(fit, target)
+    size = sum(site.size for site in observed_sites(target).values())
+    limit = max(MAX_NUMBERS // max(size, 1), 1)
+    if num_draws is not None:
+        check_num_draws(num_draws)
+        if num_draws > limit:
+            raise ValueError(
+                f"num_draws: got {num_draws:,}, expected at most {limit:,}: the values at every "
+                f"draw of {size:,} observations have to fit in memory"
+            )
+    posterior = fit.known_posterior()
+    held = held_draws(posterior)
+    own = NUM_DRAWS
+    if fit.is_point:
+        own = NUM_DRAWS if predictive else NUM_POINT_DRAWS
+    elif held is not None:
+        own = int(np.prod(next(iter(held.values())).shape[:2]))
+    number = min(own, limit) if num_draws is None else num_draws
+    weighed = posterior.weighed_draws(number, as_key(0))
+    if weighed is None:
+        return plain_draws(fit, number)
+    samples = {name: value[None] for name, value in weighed.values.items()}
+    return FitDraws(samples, z=weighed.z, log_q=weighed.log_q)
+
+
+def check_num_draws(num_draws: int | None) -> None:
+    """Raise a :class:`ValueError` unless it is ``None`` or a positive integer."""
+    if num_draws is None or (type(num_draws) is int and num_draws > 0):
+        return
+    raise ValueError(f"num_draws: got {num_draws!r}, expected a positive integer")
+
+
+def check_same(fit: Fitted, target: Target) -> None:
+    """Raise a :class:`ValueError` unless ``fit`` is of ``target``: its model and its data."""
+    if not isinstance(target, Target):
+        raise ValueError(f"target: got {type(target).__name__}, expected the Target of the fit")
+    theirs, ours = ([(s.name, s.shape) for s in q] for q in (fit.sites, target.quantities))
+    known = fit.provenance
+    if theirs != ours or (known.model and known.model != target.name):
+        raise ValueError(
+            f"target: got model '{target.name}' with the sites {ours}, expected that of the fit, "
+            f"'{known.model}' with {theirs}"
+        )
+    if known.data_fingerprint and known.data_fingerprint != target.fingerprint:
+        raise ValueError(
+            f"target: got data with the fingerprint {target.fingerprint}, but '{fit.method}' was "
+            f"fitted to other data, {known.data_fingerprint}; make the Target of those"
+        )

@@ -1,0 +1,155 @@
+"""What a fit carries: provenance, assessment, correction, moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import jax
+import numpy as np
+
+from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
+from vi_recipes.model import Sites, Target
+
+MAX_STORED_COV = 200
+"""Up to this many scalars a fit's joint covariance is written out in full."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a fit came from; recorded in every report."""
+
+    model: str = ""
+    seed: int | None = None
+    data_fingerprint: str = ""
+    device: str = ""
+    dtype: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def provenance(target: Target, *, seed: int | None, dtype: str) -> Provenance:
+    """Return the record of where a fit of ``target`` comes from."""
+    from importlib.metadata import version
+
+    device = jax.devices()[0]
+    packages = ("numpyro", "jax", "jaxlib", "numpy", "arviz")
+    return Provenance(
+        model=target.name,
+        seed=seed,
+        data_fingerprint=target.fingerprint,
+        device=f"{device.platform}:{device.device_kind}",
+        dtype=dtype,
+        versions={"vi_recipes": version("vi_recipes"), **{p: version(p) for p in packages}},
+    )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and sds on the constrained scale with their Monte Carlo errors, by site."""
+
+    mean: Sites
+    sd: Sites
+    mcse_mean: Sites
+    mcse_sd: Sites
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The posterior's moments by Pareto-smoothed importance sampling.
+
+    Parameters
+    ----------
+    moments
+        Means and sds, constrained scale, with Monte Carlo errors.
+    khat
+        Pareto shape of the weights.
+    ess
+        Effective number of draws, 1 / sum of squares of the weights.
+    num_rounds
+        0 where the weights are those of the approximation's own draws, else the rounds that took
+        the proposal from it to the posterior.
+    """
+
+    moments: Moments
+    khat: float
+    ess: float
+    num_rounds: int = 0
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, in words."""
+        if self.num_rounds == 0:
+            return "its own draws, reweighted"
+        return f"importance sampling adapted from it in {self.num_rounds} rounds"
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What can be said of an approximation q without a reference.
+
+    Parameters
+    ----------
+    num_draws
+        Independent draws of q that were weighed by p(y, z) / q(z); 0 where q has no density.
+    khat
+        Pareto shape of the weights over all coordinates at once: above 0.7 they cannot be relied
+        on; infinite where the posterior has no density at any draw. For any q but the posterior it
+        rises with the number of coordinates, and of hundreds of them says little of single ones.
+    block_khat
+        Latent site -> the same of that site alone, the others held at q's means: above 0.7 q has
+        the wrong shape or scale within the site. It does not see correlations between sites.
+    correction
+        The posterior's moments by importance sampling, where there are weights to rely on.
+    evidence
+        Bounds on log p(y) and estimates of it: of an approximation by its weights, of a sampler by
+        bridge sampling.
+    bounds
+        How far its moments can be off at most, by its weights; they have numbers only where q is
+        nearly right.
+    stein
+        Kernel Stein discrepancy of up to 500 draws, with its test.
+    response_ratio
+        Of mean field, the sds by linear response over its own, by site: how much it understates.
+    unknown
+        What could not be had -> why.
+    seconds
+        Spent on all of it, with compilation.
+    """
+
+    num_draws: int = 0
+    khat: float = float("nan")
+    block_khat: Mapping[str, float] = field(default_factory=dict)
+    correction: Correction | None = None
+    evidence: tuple[LogEvidence, ...] = ()
+    bounds: WassersteinBounds | None = None
+    stein: KernelStein | None = None
+    response_ratio: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def permuted(self, permute: Callable[[Sites], Sites]) -> Assessment:
+        """Return the assessment with the labels of exchangeable components in another order."""
+        ratio = permute(dict(self.response_ratio)) if self.response_ratio else {}
+        correction = self.correction
+        if correction is not None:
+            m = correction.moments
+            moved = (permute(v) for v in (m.mean, m.sd, m.mcse_mean, m.mcse_sd))
+            correction = replace(correction, moments=Moments(*moved))
+        return replace(self, correction=correction, response_ratio=ratio)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the single numbers by name, for tables of diagnostics."""
+        found = {}
+        if self.num_draws:
+            found["khat"] = self.khat
+        if self.block_khat:
+            found["khat_worst_site"] = max(self.block_khat.values())
+        if self.correction is not None:
+            found["khat_corrected"] = self.correction.khat
+            found["ess_corrected"] = self.correction.ess
+        if self.bounds is not None:
+            found["mean_error_bound"] = self.bounds.mean_error
+            found["sd_error_bound"] = self.bounds.sd_error
+        if self.stein is not None:
+            found["stein_p_value"] = self.stein.p_value
+        return found

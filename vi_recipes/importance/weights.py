@@ -1,0 +1,176 @@
+"""Importance weights: smoothing, Pareto's khat, tempering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import logsumexp, softmax
+
+MIN_DRAWS = 100
+"""Draws below which the tail has too few to judge."""
+
+
+def khat(log_weights: Any) -> float:
+    """Return the estimated shape of the tail of importance weights.
+
+    Below 0.5 the weights have a finite variance; above 0.7 no practicable number of draws gives a
+    reliable reweighted mean, and q is far from p, at least somewhere. It says nothing of where q
+    has no draws.
+
+    Parameters
+    ----------
+    log_weights
+        log p(x, y) - log q(x) at independent draws x from q, up to a constant, shape (num_draws,);
+        minus infinity where p has no density.
+
+    Returns
+    -------
+    float
+        Minus infinity where the largest weights are the same, to rounding: there is no tail.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 100 draws, a weight that is NaN or plus infinity, or none that is finite.
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
+    sampling. JMLR 25(72).
+    Yao, Y., Vehtari, A., Simpson, D. and Gelman, A. (2018). Yes, but did it work? Evaluating
+    variational inference. ICML.
+    """
+    values = np.asarray(log_weights, float)
+    if values.ndim != 1 or values.size < MIN_DRAWS:
+        raise ValueError(
+            f"log_weights: got shape {values.shape}, expected one dimension of at least "
+            f"{MIN_DRAWS} draws"
+        )
+    if (bad := int((np.isnan(values) | np.isposinf(values)).sum())) > 0:
+        raise ValueError(
+            f"log_weights: {bad} of {values.size} are NaN or plus infinity, expected numbers, or "
+            "minus infinity where p has no density"
+        )
+    top = values.max()
+    if np.isneginf(top):
+        raise ValueError("log_weights: all are minus infinity: p has no density at any draw")
+    tail = np.sort(values)[-max(values.size // 5, 2) :]
+    if tail[-1] - tail[0] <= 1e-9 * max(1.0, abs(top)):
+        return -np.inf
+    return smooth(values).khat
+
+
+KHAT_LIMIT = 0.7
+"""Pareto shape from which weights are not to be relied on. Vehtari et al. (2024)."""
+
+
+FINITE_VARIANCE = 0.5
+"""Pareto shape from which weights have no finite variance, and errors made from it mean nothing."""
+
+
+MIN_SHARE = 0.02
+"""Effective share of the draws below which weights are tempered while the proposal adapts."""
+
+
+MIN_PER_COORDINATE = 2
+"""Effective draws a coordinate below which they are too: a covariance takes more than one."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Self-normalised importance weights.
+
+    Parameters
+    ----------
+    values
+        They sum to 1; shape (num_draws,).
+    khat
+        Pareto shape of the largest ratios; below 0.7 estimates can be relied on.
+    """
+
+    values: np.ndarray
+    khat: float = float("nan")
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws, 1 / sum of squares."""
+        return float(1 / np.square(self.values).sum())
+
+    def moments(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and covariance of draws ``z``, shapes (dim,) and (dim, dim)."""
+        mean = self.values @ z
+        away = z - mean
+        return mean, (away * self.values[:, None]).T @ away
+
+    def marginals(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return means and sds of draws ``z``, and Monte Carlo errors of both.
+
+        Each of the shape of a draw; the errors by the delta method, of ratios of sums.
+        """
+        mean = np.tensordot(self.values, z, axes=1)
+        square = np.square(z - mean)
+        variance = np.tensordot(self.values, square, axes=1)
+        sd, power = np.sqrt(variance), np.square(self.values)
+        error = np.sqrt(np.tensordot(power, square, axes=1))
+        error_variance = np.sqrt(np.tensordot(power, np.square(square - variance), axes=1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error_sd = np.where(sd > 0, error_variance / (2 * sd), 0.0)
+        return mean, sd, error, error_sd
+
+
+def smooth(log_ratios: np.ndarray) -> Weights:
+    """Return Pareto-smoothed weights of log p - log q.
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
+    sampling. JMLR 25(72). arXiv:1507.02646.
+    """
+    from arviz_stats.base import array_stats  # type: ignore[attr-defined]
+
+    # ArviZ takes log-likelihoods and negates them to have ratios
+    log_weights, khat = array_stats.psislw(log_ratios.max() - log_ratios)  # type: ignore[no-untyped-call]
+    return Weights(softmax(np.asarray(log_weights)), float(khat))
+
+
+def temper(log_ratios: np.ndarray, dim: int) -> tuple[Weights, float]:
+    """Return weights of the largest power up to 1 that leaves enough of them effective.
+
+    Parameters
+    ----------
+    log_ratios
+        Of log p to log q, some of them finite; shape (num_draws,).
+    dim
+        Coordinates of a draw.
+    """
+    known = np.isfinite(log_ratios)
+    floor = min(max(MIN_SHARE * known.size, MIN_PER_COORDINATE * dim), known.sum() / 2)
+
+    def short(power: float) -> float:
+        return Weights(softmax(np.where(known, power * log_ratios, -np.inf))).ess - floor
+
+    power = 1.0
+    if short(1.0) < 0:
+        power = float(brentq(short, 1e-3 / np.ptp(log_ratios[known]), 1.0))
+    return Weights(softmax(np.where(known, power * log_ratios, -np.inf))), power
+
+
+def log_mean(log_ratios: np.ndarray) -> tuple[float, float]:
+    """Return the log of the mean ratio, an estimate of log p(y), and its standard error."""
+    value = float(logsumexp(log_ratios) - np.log(log_ratios.size))
+    relative = np.exp(log_ratios - value)
+    return value, float(relative.std(ddof=1) / np.sqrt(log_ratios.size))
+
+
+def khat_limit(num_draws: int) -> float:
+    """Return the Pareto shape from which so few weights are not to be relied on.
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
+    sampling. JMLR 25(72), section 3.2.4: min(1 - 1 / log10 S, 0.7).
+    """
+    return float(min(1 - 1 / np.log10(num_draws), KHAT_LIMIT))

@@ -1,0 +1,116 @@
+"""Chains of the sampler, run in pieces."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.core import MethodFailure, Progress, Status
+from vi_recipes.model import NUM_ATTEMPTS
+
+Draws = dict[str, np.ndarray]
+
+
+def _scattered(
+    key: jax.Array,
+    scatter: float,
+    dim: int,
+    evaluate: Callable[[np.ndarray], tuple[Any, Any]],
+) -> None:
+    """Evaluate at uniform points around 0, closer in at every attempt, until one is finite."""
+    for attempt in range(NUM_ATTEMPTS):
+        width = scatter * 0.7**attempt
+        uniform = jax.random.uniform(jax.random.fold_in(key, attempt), (dim,), float, -1, 1)
+        value, gradient = evaluate(width * np.asarray(uniform))
+        if np.isfinite(value) and np.isfinite(gradient).all():
+            return
+    raise MethodFailure(
+        Status.DIVERGED,
+        "no finite density near the mean-field optimum",
+        "use precondition='none'",
+    )
+
+
+class _Watch:
+    """Counts iterations over all chains, reports them, and carries the order to stop."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def advance(self, n: int) -> None:
+        with self._lock:
+            self._done += n
+            try:
+                self._progress(self._done, self._total, "iterations")
+            except KeyboardInterrupt:  # not lost with the chain's thread: the draws are kept
+                self.stop()
+
+
+def _run_chains(
+    run: Callable[[Any, jax.Array], Any],
+    states: list[Any],
+    num_warmup: int,
+    num_samples: int,
+    capacity: int,
+    watch: _Watch,
+    *,
+    x64: bool,
+) -> list[list[Draws]]:
+    """Run every chain on a thread of its own; return the chunks of each.
+
+    Compiled code runs outside Python's interpreter lock, so threads use all cores.
+    """
+
+    def chain(state: Any) -> list[Draws]:
+        parts: list[Draws] = []
+        with jax.enable_x64(x64):  # the setting is per thread
+            for phase in (num_warmup, num_samples):
+                for first in range(0, phase, capacity):
+                    if watch.stopped:
+                        return parts
+                    n = min(capacity, phase - first)
+                    state, buffers = run(state, jnp.int32(n))
+                    parts.append({k: np.asarray(v)[:n] for k, v in buffers.items()})
+                    watch.advance(n)
+        return parts
+
+    with ThreadPoolExecutor(len(states)) as pool:
+        futures = [pool.submit(chain, state) for state in states]
+        try:
+            while wait(futures, timeout=0.1).not_done:
+                if any(f.done() and f.exception() for f in futures):
+                    watch.stop()
+        except KeyboardInterrupt:
+            watch.stop()
+        return [future.result() for future in futures]
+
+
+def _merge(parts: list[list[Draws]], vectorized: bool) -> Draws:
+    """Return arrays (chain, iteration, ...), cut to the shortest chain."""
+    if any(not chain for chain in parts):
+        raise KeyboardInterrupt
+    chains = [
+        {name: np.concatenate([part[name] for part in chain]) for name in chain[0]}
+        for chain in parts
+    ]
+    if vectorized:
+        return {name: np.swapaxes(value, 0, 1) for name, value in chains[0].items()}
+    shortest = min(len(chain["z"]) for chain in chains)
+    return {name: np.stack([chain[name][:shortest] for chain in chains]) for name in chains[0]}

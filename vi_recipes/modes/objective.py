@@ -1,0 +1,169 @@
+"""The log joint density as an objective with structured curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.algebra import VERIFIED, BlockArrow, Dense, LocalStructure
+from vi_recipes.core import Timing
+from vi_recipes.model import Target, candidates, trace_sites
+
+MAX_BORDER = 300
+"""Largest border of a Hessian with local structure that is recovered at every step."""
+
+
+class Objective:
+    """-log density of a target, compiled ahead of time for one precision, with counts.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    timing
+        Charged with compilations and evaluations.
+    jacobian
+        Whether the density is over the unconstrained scale.
+
+    Notes
+    -----
+    Compiled code belongs to the target: what one fit has compiled, the next one of the same
+    target need not.
+    """
+
+    def __init__(self, target: Target, timing: Timing, *, jacobian: bool) -> None:
+        self.target = target
+        self.timing = timing
+        self.structure: LocalStructure | None = None
+        self._arrays = target.arrays()
+        self._weight = jnp.asarray(float(jacobian))
+        self._memo: dict[str, tuple[bytes, Any]] = {}
+
+    def _value(self, z: jax.Array, weight: jax.Array, arrays: Any) -> jax.Array:
+        inner = self.target.log_density_fn(z, arrays, jacobian=False)
+        outer = self.target.log_density_fn(z, arrays, jacobian=True)
+        # not weight * outer + (1 - weight) * inner, where one may be infinite
+        return -jnp.where(weight > 0, outer, inner)
+
+    def _products(
+        self, z: jax.Array, basis: jax.Array, weight: jax.Array, arrays: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return value, gradient, and the Hessian times each row of ``basis``."""
+
+        def value_and_grad(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.value_and_grad(self._value)(z, weight, arrays)
+
+        (value, gradient), push = jax.linearize(value_and_grad, z)
+        rows = jax.lax.map(lambda v: push(v)[1], basis)
+        return value, gradient, rows
+
+    def _call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        args = (*(jnp.asarray(a, float) for a in args), self._weight, self._arrays)
+        shapes = tuple(np.shape(a) for a in args[:-1])
+        compiled = self.target.compiled
+        key = (name, shapes, str(args[0].dtype))
+        if key not in compiled:
+            compiled[key] = self.timing.compile(function, *args)
+        return compiled[key](*args)
+
+    def _once(self, name: str, z: np.ndarray, make: Callable[[], Any]) -> Any:
+        """Return ``make()``, or what it was at the same point just before."""
+        key = z.tobytes()
+        if name not in self._memo or self._memo[name][0] != key:
+            self._memo[name] = key, make()
+        return self._memo[name][1]
+
+    def use(self, structure: LocalStructure) -> None:
+        """Recover Hessians by this structure from now on."""
+        self.structure = structure
+        self._basis = structure.basis()
+
+    def structured(self, z: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return value, gradient and the Hessian-vector products along the structure's basis."""
+
+        def make() -> tuple[float, np.ndarray, np.ndarray]:
+            value, gradient, rows = self._call("products", self._products, z, self._basis)
+            self.timing.gradient_evaluations += 1
+            self.timing.hvp_evaluations += len(self._basis)
+            return float(value), np.asarray(gradient, float), np.asarray(rows, float)
+
+        return self._once("products", z, make)
+
+    def value_and_grad(self, z: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return value and gradient; remembers the last point."""
+        if self.structure is not None:
+            return self.structured(z)[:2]
+
+        def make() -> tuple[float, np.ndarray]:
+            value, gradient = self._call("grad", jax.value_and_grad(self._value), z)
+            self.timing.gradient_evaluations += 1
+            return float(value), np.asarray(gradient, float)
+
+        return self._once("grad", z, make)
+
+    def hessian(self, z: np.ndarray) -> np.ndarray:
+        """Return the dense Hessian, symmetrised; remembers the last point."""
+
+        def make() -> np.ndarray:
+            hessian = np.asarray(self._call("hessian", jax.hessian(self._value), z))
+            self.timing.hvp_evaluations += z.size
+            return np.asarray((hessian + hessian.T) / 2)
+
+        return self._once("hessian", z, make)
+
+    def curvature(self, z: np.ndarray) -> Dense | BlockArrow | None:
+        """Return the Hessian, dense or by its structure; ``None`` where it is not finite."""
+        if self.structure is not None:
+            rows = self.structured(z)[2]
+            return self.structure.assemble(rows) if np.isfinite(rows).all() else None
+        hessian = self.hessian(z)
+        return Dense(hessian) if np.isfinite(hessian).all() else None
+
+    def own_curvature(self, site: str, z: np.ndarray) -> np.ndarray:
+        """Return the curvature of a site's own log density along its coordinates together."""
+        direction = np.zeros(z.size)
+        direction[self.target.slices[site]] = 1.0
+
+        def bend(z: jax.Array, direction: jax.Array, weight: jax.Array, arrays: Any) -> jax.Array:
+            def own(z: jax.Array) -> jax.Array:
+                return trace_sites(self.target, z, arrays)[site].total
+
+            return jax.jvp(jax.grad(own), (z,), (direction,))[1]
+
+        return np.asarray(self._call(f"own curvature of {site}", bend, z, direction))
+
+    def discover(self) -> str:
+        """Find the local structure of the Hessian and use it, or say why there is none.
+
+        What the plates suggest is verified by a Hessian-vector product in a random direction.
+        """
+        target = self.target
+        if target.structure is not None:
+            self.use(target.structure)
+            return ""
+        rng = np.random.default_rng(5)
+        reasons = []
+        for structure in candidates(target.latents, target.slices):
+            if structure.border.size > MAX_BORDER:
+                reasons.append(
+                    f"with {', '.join(structure.sites)} as blocks the border has "
+                    f"{structure.border.size} coordinates (at most {MAX_BORDER})"
+                )
+                continue
+            self.use(structure)
+            z = target.start(jax.random.key(0), value_and_grad=self.value_and_grad)
+            products = self.structured(z + 0.1 * rng.standard_normal(z.size))[2]
+            error = structure.error(products)
+            if np.isfinite(error).all() and error.max() <= VERIFIED:
+                target.structure = structure
+                return ""
+            self.structure = None
+            names = [n for n, place in target.slices.items() if not error[place].max() <= VERIFIED]
+            reasons.append(
+                f"members of plate {structure.plate} are coupled through {', '.join(names)}"
+            )
+        return "; ".join(reasons) or "no latent site is in a plate"

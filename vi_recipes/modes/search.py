@@ -1,0 +1,163 @@
+"""The search for a joint mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from scipy.optimize import minimize
+
+from vi_recipes.algebra import trust_region_newton
+from vi_recipes.core import MethodFailure, Progress, Status, require
+from vi_recipes.modes.judge import (
+    Mode,
+    Solver,
+    _judge,
+)
+from vi_recipes.modes.objective import Objective
+
+MAX_DENSE = 300
+"""Up to this dimension "auto" takes Newton steps with the dense Hessian."""
+
+
+ESCAPE = 1e8
+"""A coordinate of any site that has moved this far, in units of where it began, escapes."""
+
+
+PATIENCE = {"newton": 25, "l-bfgs": 250}
+"""Steps that a coordinate may spend that far out before the solver is stopped."""
+
+
+NEWTON_STOP = 1e-4
+"""Newton's method converges quadratically: stop this far below the tolerance, at no cost."""
+
+
+RUNAWAY = 15.0
+"""A coordinate of a bounded site that has moved this far, unconverged, runs to an edge of its
+support: exp(15) is 3 million and expit(-15) is 3e-7."""
+
+
+def check_search(solver: str, max_steps: int, tolerance: float, num_restarts: int) -> None:
+    """Check the options that say how a mode is found."""
+    solvers = ("auto", "newton", "l-bfgs")
+    require(solver in solvers, "solver", solver, f"one of {', '.join(solvers)}")
+    require(max_steps > 0, "max_steps", max_steps, "a positive integer")
+    require(tolerance > 0, "tolerance", tolerance, "a positive number")
+    require(num_restarts >= 0, "num_restarts", num_restarts, "a non-negative integer")
+
+
+def find_mode(
+    objective: Objective,
+    key: jax.Array,
+    *,
+    solver: Solver,
+    max_steps: int,
+    tolerance: float,
+    num_restarts: int,
+    progress: Progress,
+) -> Mode:
+    """Minimise ``objective`` from one or more starting points and judge the best.
+
+    Raises
+    ------
+    MethodFailure
+        ``DEGENERATE`` where the objective has no minimum, ``DIVERGED`` where it is not finite.
+    """
+    target = objective.target
+    if solver == "auto":
+        solver = "newton" if target.dim <= MAX_DENSE else "l-bfgs"
+        if solver == "l-bfgs":
+            with objective.timing.running_compiled():
+                solver = "l-bfgs" if objective.discover() else "newton"
+    best: Mode | None = None
+    failure: MethodFailure | None = None
+    for restart in range(num_restarts + 1):
+        with objective.timing.running_compiled():
+            start = target.start(
+                jax.random.fold_in(key, restart),
+                scatter=1.0 if restart else 0.0,
+                value_and_grad=objective.value_and_grad,
+            )
+        try:
+            mode = _descend(objective, start, solver, max_steps, tolerance, progress)
+        except MethodFailure as error:
+            failure = error
+            continue
+        if best is None or mode.value < best.value:
+            best = mode
+    # A density without a maximum has none from any start.
+    if failure is not None and (best is None or failure.status is Status.DEGENERATE):
+        raise failure
+    assert best is not None
+    return best
+
+
+def _descend(
+    objective: Objective,
+    start: np.ndarray,
+    solver: Solver,
+    max_steps: int,
+    tolerance: float,
+    progress: Progress,
+) -> Mode:
+    trace: list[float] = []
+    displaced: list[float] = []
+    patience = PATIENCE[solver]
+    bounded = np.zeros(start.size, bool)
+    for site in objective.target.latents:
+        bounded[objective.target.slices[site.name]] = site.bounded
+
+    def callback(z: np.ndarray) -> bool:
+        trace.append(-objective.value_and_grad(z)[0])
+        progress(len(trace), max_steps, f"log density {trace[-1]:.6g}")
+        displaced.append(float(np.abs(z - start)[bounded].max(initial=0.0)))
+        lingering = len(displaced) > patience and min(displaced[-patience:]) > RUNAWAY
+        return displaced[-1] > 3 * RUNAWAY or lingering or bool(_escaped(z, start).any())
+
+    with objective.timing.running_compiled(), np.errstate(all="ignore"):
+        first = objective.value_and_grad(start)[0]
+        if solver == "newton":
+            z, why = trust_region_newton(
+                objective.value_and_grad,
+                objective.curvature,
+                start,
+                max_steps=max_steps,
+                tolerance=NEWTON_STOP * tolerance,
+                callback=callback,
+            )
+        else:
+            z, why = _l_bfgs(objective, start, max_steps, callback)
+        far = bounded & (np.abs(z - start) > RUNAWAY) | _escaped(z, start)
+        mode = _judge(objective, z, far, first, trace, solver, tolerance, why)
+    return mode
+
+
+def _escaped(z: np.ndarray, start: np.ndarray) -> np.ndarray:
+    return np.abs(z - start) > ESCAPE * np.maximum(1.0, np.abs(start))
+
+
+def _l_bfgs(
+    objective: Objective,
+    start: np.ndarray,
+    max_steps: int,
+    callback: Callable[[np.ndarray], bool],
+) -> tuple[np.ndarray, str]:
+    """Minimise by SciPy's L-BFGS-B; return the last point and why it stopped."""
+    last = [start]
+
+    def watch(z: np.ndarray) -> None:
+        last.append(z.copy())
+        if callback(z):
+            raise StopIteration
+
+    options = {"maxiter": max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-9, "maxfun": 10**9}
+    outcome = minimize(
+        objective.value_and_grad,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=watch,
+        options=options,
+    )
+    return np.asarray(outcome.x if outcome.success else last[-1], float), str(outcome.message)

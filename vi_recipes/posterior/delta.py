@@ -1,0 +1,152 @@
+"""An estimate with the curvature of the marginal likelihood there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.model import Arrays, Sites
+from vi_recipes.posterior.gaussian import GaussianPosterior
+
+MAX_ROWS = 500
+"""Scalars that depend on several coordinates up to which their slopes are formed."""
+
+
+NUM_DRAWS = 10_000
+
+
+# -- the posterior of an estimate ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EstimatePosterior(GaussianPosterior):
+    """An estimate with standard errors: the point itself, and the delta method.
+
+    The mean is the estimate, on the constrained scale as the model names it, and not the mean of a
+    Gaussian pushed through the constraining map. Covariances are J C J', with C the inverse
+    observed information on the unconstrained scale and J the slopes of the map. Draws are those of
+    the Gaussian on the unconstrained scale, so that each lies in the support.
+
+    Latent variables have their mean given y and the estimate, and the variance of both: that given
+    theta, and that of theta (Kass and Steffey 1989, doi:10.1080/01621459.1989.10478825).
+    """
+
+    @cached_property
+    def _point(self) -> Sites:
+        return self.target.constrain(self.loc)
+
+    @override
+    def mean(self) -> Sites:
+        return {s.name: self._point[s.name] for s in self.target.quantities}
+
+    @override
+    def sd(self) -> Sites:
+        return self._sds
+
+    @override
+    def mcse_mean(self) -> Sites:
+        return {name: np.zeros_like(v) for name, v in self.mean().items()}
+
+    @override
+    def mcse_sd(self) -> Sites:
+        share = 1 / np.sqrt(2 * NUM_DRAWS)
+        return {name: np.where(self._drawn(name), share * v, 0.0) for name, v in self._sds.items()}
+
+    @cached_property
+    def _slopes(self) -> Sites:
+        """Slope of every scalar that depends on one coordinate."""
+        return self.target.slopes(self.loc)
+
+    def _several(self, name: str) -> np.ndarray:
+        return self.target.coordinate_of[name].ravel() < 0
+
+    def _drawn(self, name: str) -> np.ndarray:
+        """Return which scalars of a site have their variance from draws."""
+        several = self.target.coordinate_of[name] < 0
+        return several if several.sum() > MAX_ROWS else np.zeros_like(several)
+
+    @cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Site -> slopes, shape (scalars that depend on several coordinates, dim)."""
+        chosen = {
+            s.name: np.flatnonzero(self._several(s.name))
+            for s in self.target.quantities
+            if 0 < self._several(s.name).sum() <= MAX_ROWS
+        }
+        if not chosen:
+            return {}
+
+        def pick(z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+            values = self.target.constrain_fn(z, arrays)
+            return {n: values[n].ravel()[rows] for n, rows in chosen.items()}
+
+        with jax.enable_x64(True):
+            found = jax.jit(jax.jacrev(pick))(jnp.asarray(self.loc), self.target.arrays())
+        return {name: np.asarray(v) for name, v in found.items()}
+
+    @cached_property
+    def _linear_draws(self) -> Sites:
+        """Draws of the linearised quantities, for those too many to have their slopes formed."""
+        away = self.unconstrained_draws(NUM_DRAWS // 2, jax.random.key(20_162)) - self.loc
+
+        def push(z: jax.Array, away: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+            along = jax.linearize(lambda z: self.target.constrain_fn(z, arrays), z)[1]
+            return jax.lax.map(along, away)
+
+        with jax.enable_x64(True):
+            found = jax.jit(push)(jnp.asarray(self.loc), jnp.asarray(away), self.target.arrays())
+        return {n: np.concatenate([np.asarray(v), -np.asarray(v)]) for n, v in found.items()}
+
+    @cached_property
+    def _sds(self) -> Sites:
+        result = {}
+        for site in self.target.quantities:
+            j = self.target.coordinate_of[site.name].ravel()
+            sd = np.abs(self._slopes[site.name].ravel()) * self.scale[np.maximum(j, 0)]
+            if site.name in self._rows:
+                cov = self._sandwich(_sparse(self._rows[site.name]))
+                sd[j < 0] = np.sqrt(np.maximum(np.diag(cov), 0.0))
+            elif (j < 0).any():
+                drawn = self._linear_draws[site.name].reshape(NUM_DRAWS, -1)
+                sd[j < 0] = np.sqrt((drawn**2).mean(0))[j < 0]
+            result[site.name] = sd.reshape(site.shape)
+        return result
+
+    @override
+    def cov(self, sites: Sequence[str]) -> np.ndarray:
+        if any(self._drawn(name).any() for name in sites):
+            flat = [self._linear_draws[n].reshape(NUM_DRAWS, -1) for n in sites]
+            joint = np.concatenate(flat, axis=1)
+            return np.asarray(joint.T @ joint / NUM_DRAWS)
+        slopes: list[tuple[np.ndarray, np.ndarray]] = []
+        for name in sites:
+            j = self.target.coordinate_of[name].ravel()
+            own = self._slopes[name].ravel()
+            rows = iter(_sparse(self._rows.get(name, np.zeros((0, self.loc.size)))))
+            for k, slope in zip(j, own, strict=True):
+                slopes.append((np.array([k]), np.array([slope])) if k >= 0 else next(rows))
+        return self._sandwich(slopes)
+
+    def _sandwich(self, slopes: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        if self.precision is not None:
+            return self.precision.sandwich(slopes)
+        dense = np.zeros((len(slopes), self.loc.size))
+        for row, (columns, values) in zip(dense, slopes, strict=True):
+            np.add.at(row, columns, values)
+        assert self.root is not None
+        half = dense @ self.root
+        return np.asarray(half @ half.T)
+
+
+def _sparse(rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    found = []
+    for row in rows:
+        columns = np.flatnonzero(row)
+        found.append((columns, row[columns]))
+    return found

@@ -1,0 +1,198 @@
+"""Mean-field means with covariances by linear response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.algebra import MAX_DENSE, block_normal, log_dense_normal
+from vi_recipes.model import Sites
+from vi_recipes.posterior.factors import NUM_BATCHES, NUM_SLOPE_DRAWS, FactorPosterior
+
+if TYPE_CHECKING:
+    from vi_recipes.algebra import BlockArrow
+
+
+@dataclass(frozen=True)
+class ResponsePosterior(FactorPosterior):
+    """The same means, with covariances by linear response: grad m' H^-1 grad m.
+
+    Draws are of the normal law on the unconstrained scale that has the linear-response covariance
+    there.
+
+    Parameters
+    ----------
+    hessian
+        Hessian H of the objective (minus the ELBO) in ``eta``, in C order.
+
+    References
+    ----------
+    Giordano, R., Broderick, T. and Jordan, M. I. (2018). Covariances, robustness, and variational
+    Bayes. JMLR 19(51), theorem 1 and definition 3. https://jmlr.org/papers/v19/17-670.html
+    """
+
+    hessian: BlockArrow = None  # type: ignore[assignment]
+
+    def slopes(self, sites: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the gradient in ``eta`` of the mean of every scalar of ``sites``, C order.
+
+        Each as the flat indices it is not zero at, and its values there.
+        """
+        rows: list[tuple[np.ndarray, np.ndarray]] = []
+        for name in sites:
+            j = self.target.coordinate_of[name].ravel()
+            own = self._own_slopes(name).reshape(-1, 2)
+            joint = iter(self._joint_slopes[name].mean(axis=0)) if (j < 0).any() else iter(())
+            for k, slope in zip(j, own, strict=True):
+                if k >= 0:
+                    rows.append((np.array([2 * k, 2 * k + 1]), slope))
+                else:
+                    full = next(joint)
+                    used = np.flatnonzero(full)
+                    rows.append((used, full[used]))
+        return rows
+
+    @cached_property
+    def _joint_slopes(self) -> dict[str, np.ndarray]:
+        """Gradients of the means of scalars of several coordinates, by reparametrised draws.
+
+        Site -> (batches of draws, scalars, parameters).
+        """
+        target = self.target
+        m, s = self.location_scale
+        names = [n for n, j in target.coordinate_of.items() if (j < 0).any()]
+        where = {n: np.flatnonzero(target.coordinate_of[n].ravel() < 0) for n in names}
+
+        def scalars(z: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+            values = target.constrain_fn(z, arrays)
+            return jnp.concatenate([jnp.ravel(values[n])[where[n]] for n in names])
+
+        def slopes(noise: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+            def total(pair: jax.Array) -> jax.Array:
+                return scalars(m + pair[:, 0] + s * noise * jnp.exp(pair[:, 1]), arrays)
+
+            few = sum(len(w) for w in where.values()) < target.dim
+            jacobian = jax.jacrev(total) if few else jax.jacfwd(total)
+            return jnp.asarray(jacobian(jnp.zeros((target.dim, 2))))
+
+        def average(noise: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+            def add(total: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+                return total + slopes(x, arrays), None
+
+            shape = jax.eval_shape(slopes, noise[0], arrays).shape
+            return jax.lax.scan(add, jnp.zeros(shape), noise)[0] / len(noise)
+
+        with jax.enable_x64(True):
+            shape = (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
+            half = jax.random.normal(jax.random.key(3), shape, float)
+            noise = jnp.concatenate([half, -half], axis=1)
+            compiled = jax.jit(average)
+            found = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
+        # in terms of the laws' own parameters: (mean, log sd) -> eta
+        found = np.einsum("brdk,dkl->brdl", found, self._law_slopes)
+        found = found.reshape(*found.shape[:2], -1)
+        ends = np.cumsum([len(where[n]) for n in names])
+        return dict(zip(names, np.split(found, ends[:-1], axis=1), strict=True))
+
+    @property
+    def location_slopes(self) -> np.ndarray:
+        """Derivative of each coordinate's mean in its two parameters, shape (dim, 2)."""
+        return np.asarray(self._law_slopes[:, 0])
+
+    @cached_property
+    def _law_slopes(self) -> np.ndarray:
+        """Derivative of each coordinate's (mean, log sd) in its two parameters, (dim, 2, 2)."""
+
+        def both(eta: jax.Array) -> jax.Array:
+            m, s = self.factors.location_scale(eta)
+            return jnp.stack([m, jnp.log(s)], axis=1)
+
+        with jax.enable_x64(True):
+            eta = jnp.asarray(self.eta)
+            along = [
+                jax.jvp(both, (eta,), (jnp.zeros_like(eta).at[:, k].set(1.0),))[1] for k in range(2)
+            ]
+        return np.stack([np.asarray(a) for a in along], axis=-1)
+
+    @override
+    def cov(self, sites: Sequence[str]) -> np.ndarray:
+        return self.hessian.sandwich(self.slopes(sites))
+
+    @override
+    def sd(self) -> Sites:
+        return self._response_sd
+
+    @cached_property
+    def _response_sd(self) -> Sites:
+        pairs = self.hessian.pair_covariances()
+        found = {}
+        for site in self.target.quantities:
+            j = self.target.coordinate_of[site.name]
+            own = self._own_slopes(site.name)
+            own_pairs = pairs[np.maximum(j, 0)]
+            variance = np.array(np.einsum("...k,...kl,...l->...", own, own_pairs, own))
+            if (j < 0).any():
+                variance[j < 0] = self._joint_variances(self._joint_slopes[site.name].mean(axis=0))
+            found[site.name] = np.sqrt(np.maximum(variance, 0.0))
+        return found
+
+    def _joint_variances(self, slopes: np.ndarray) -> np.ndarray:
+        rows = [(np.flatnonzero(full), full[full != 0]) for full in slopes]
+        return self.hessian.sandwich_diagonal(rows)
+
+    @override
+    def mcse_sd(self) -> Sites:
+        return self._response_mcse_sd
+
+    @cached_property
+    def _response_mcse_sd(self) -> Sites:
+        errors = {name: np.zeros_like(value) for name, value in self.mean().items()}
+        for name, batches in self._joint_slopes.items() if self._several else ():
+            sds = np.sqrt([self._joint_variances(slopes) for slopes in batches])
+            several = self.target.coordinate_of[name] < 0
+            errors[name][several] = sds.std(axis=0, ddof=1) / np.sqrt(len(sds))
+        return errors
+
+    @property
+    def _several(self) -> bool:
+        return any((j < 0).any() for j in self.target.coordinate_of.values())
+
+    @override
+    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+        m, _ = self.location_scale
+        with jax.enable_x64(True):
+            noise = np.asarray(jax.random.normal(key, (num_draws, 2 * m.size), float))
+        moved = self.hessian.colour(noise).reshape(num_draws, m.size, 2)
+        return np.asarray(m + np.einsum("ndk,dk->nd", moved, self.location_slopes))
+
+    @override
+    def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
+        return log_dense_normal(z - self.location_scale[0], self._location_cov)
+
+    @property
+    @override
+    def _has_density(self) -> bool:
+        return len(self.eta) <= MAX_DENSE
+
+    @cached_property
+    def _location_cov(self) -> np.ndarray:
+        """Covariance of the unconstrained coordinates, shape (dim, dim)."""
+        places = np.arange(2 * len(self.eta)).reshape(-1, 2)
+        return self.hessian.sandwich(list(zip(places, self.location_slopes, strict=True)))
+
+    @override
+    def block_draws(
+        self, place: slice, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        m, _ = self.location_scale
+        if not self._has_density or self.factors.points.any():
+            return None
+        rows = np.arange(m.size)[place]
+        own = np.linalg.inv(self._location_cov)[np.ix_(rows, rows)]
+        return block_normal(m, rows, own, num_draws, key)
