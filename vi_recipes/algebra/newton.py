@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ ACCEPT, GOOD = 1e-4, 0.75
 NUM_BISECTIONS = 60
 
 
+@runtime_checkable
 class Curvature(Protocol):
     """A Hessian H in the form that the method needs it, with a metric M for its steps."""
 
