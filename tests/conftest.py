@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,20 @@ import pytest
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+
+# One cache of compiled code serves all processes of a run: its workers, and the command lines that
+# tests start. It is empty at first, unless whoever sets the variable has it otherwise.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = os.environ.get("VI_RECIPES_TEST_CACHE")
+    if cache is None:
+        cache = tempfile.mkdtemp(prefix="vi_recipes_tests_")
+        atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+    jax.config.update("jax_compilation_cache_dir", cache)  # JAX has read the variables by now
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 REFERENCES = Path(__file__).resolve().parents[2] / "shared" / "references"
 """Reference answers that are not part of the project; tests that need them skip without them."""
