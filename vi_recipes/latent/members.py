@@ -23,7 +23,7 @@ from vi_recipes.latent.states import (
     _discrete,
     _verify_discrete,
 )
-from vi_recipes.model import Arrays, Target, anywhere, candidates, one_coordinate
+from vi_recipes.model import Arrays, Target, candidates, one_coordinate
 
 SPREADS = (0.3, 0.3, 2.0)
 """Distances from the start at which it is verified which member an element belongs to."""
@@ -185,7 +185,7 @@ def _hierarchical(bare: Split, names: Sequence[str]) -> set[str]:
     if not names:
         return set()
     target = bare.target
-    start, arrays = anywhere(target), target.arrays()
+    start, arrays = target.anywhere(), target.arrays()
 
     def slopes(z: jax.Array) -> dict[str, jax.Array]:
         def own(z: jax.Array) -> dict[str, jax.Array]:
@@ -233,7 +233,7 @@ def _verify_continuous(this: Split) -> Split | str:
         push = jax.linearize(lambda z: this.elements(theta, z, arrays), z)[1]
         return jax.lax.map(push, tangents)
 
-    start, arrays = anywhere(target), target.arrays()
+    start, arrays = target.anywhere(), target.arrays()
     compiled = jax.jit(probe, compiler_options={"xla_backend_optimization_level": 0})
     seen: dict[str, list[np.ndarray]] = {}
     for spread in SPREADS:

@@ -15,7 +15,7 @@ from vi_recipes.model.replicate import (
     replicate_at,
 )
 from vi_recipes.model.sites import Site, Sites, site_labels
-from vi_recipes.model.start import NUM_ATTEMPTS, anywhere
+from vi_recipes.model.start import NUM_ATTEMPTS
 from vi_recipes.model.target import Target
 from vi_recipes.model.terms import SiteInputs, trace_sites
 
@@ -32,7 +32,6 @@ __all__ = [
     "Sites",
     "Target",
     "VBSteps",
-    "anywhere",
     "candidates",
     "find_families",
     "load_model",

@@ -16,8 +16,8 @@ from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.primitives import Messenger
 
 from vi_recipes.model.bound import Arrays
+from vi_recipes.model.density import FlatDensity
 from vi_recipes.model.sites import Site, Sites, read_trace
-from vi_recipes.model.target import Target
 
 MAX_NUMBERS = 2**25
 """Draws times observations, at most: 256 MiB in float64."""
@@ -27,7 +27,7 @@ BLOCK = 2**21
 """Numbers that one call of compiled code returns."""
 
 
-def log_likelihood_at(target: Target, samples: Mapping[str, np.ndarray]) -> Sites:
+def log_likelihood_at(target: FlatDensity, samples: Mapping[str, np.ndarray]) -> Sites:
     """Return the pointwise log-likelihood at draws shaped (chain, draw, *site shape)."""
 
     def evaluate(latents: dict[str, jax.Array], _: jax.Array, arrays: Arrays) -> Any:
@@ -37,7 +37,7 @@ def log_likelihood_at(target: Target, samples: Mapping[str, np.ndarray]) -> Site
     return _in_blocks("log_likelihood", evaluate, target, samples, jax.random.key(0))
 
 
-def replicate_at(target: Target, samples: Mapping[str, np.ndarray], key: jax.Array) -> Sites:
+def replicate_at(target: FlatDensity, samples: Mapping[str, np.ndarray], key: jax.Array) -> Sites:
     """Return replications at draws shaped (chain, draw, *site shape)."""
     names = list(observed_sites(target))
     if not names:
@@ -79,7 +79,7 @@ class _Whole(Messenger):  # type: ignore[misc]
 # -- the data --------------------------------------------------------------------------------
 
 
-def observed_sites(target: Target) -> dict[str, Site]:
+def observed_sites(target: FlatDensity) -> dict[str, Site]:
     """Return the observed sites by name, of a model whose discrete variables are summed out too."""
     if target.observed or target.complete_model is target.model:
         return {site.name: site for site in target.observed}
@@ -89,7 +89,7 @@ def observed_sites(target: Target) -> dict[str, Site]:
     return {name: s for name, s in read_trace(trace).items() if s.kind == "observed"}
 
 
-def observed_data(target: Target) -> Sites:
+def observed_data(target: FlatDensity) -> Sites:
     """Return what the model observes, by site: the data as they reach their distributions."""
     names = list(observed_sites(target))
 
@@ -101,7 +101,7 @@ def observed_data(target: Target) -> Sites:
         return {name: np.asarray(v) for name, v in jax.jit(values)(target.arrays()).items()}
 
 
-def _trace(target: Target, arrays: Arrays) -> dict[str, Any]:
+def _trace(target: FlatDensity, arrays: Arrays) -> dict[str, Any]:
     """Return a trace of the model as it was given."""
     # init_to_uniform, because improper distributions cannot be sampled
     seeded = handlers.seed(target.complete_model.function, jax.random.key(0))
@@ -117,7 +117,7 @@ def _trace(target: Target, arrays: Arrays) -> dict[str, Any]:
 def _in_blocks(
     name: str,
     function: Callable[..., Any],
-    target: Target,
+    target: FlatDensity,
     samples: Mapping[str, np.ndarray],
     key: jax.Array,
 ) -> Sites:

@@ -14,7 +14,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from vi_recipes.model.bound import Arrays
-from vi_recipes.model.target import Target
+from vi_recipes.model.density import FlatDensity
 
 
 @dataclass
@@ -45,7 +45,7 @@ class SiteInputs:
     total: jax.Array
 
 
-def trace_sites(target: Target, z: jax.Array, arrays: Arrays) -> dict[str, SiteInputs]:
+def trace_sites(target: FlatDensity, z: jax.Array, arrays: Arrays) -> dict[str, SiteInputs]:
     """Return the sample sites of the model at ``z``, taken apart; pure, to be transformed."""
     unconstrained = target.unravel(z)
     values = target.constrain_fn(z, arrays)

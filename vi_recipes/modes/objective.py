@@ -142,8 +142,9 @@ class Objective:
         What the plates suggest is verified by a Hessian-vector product in a random direction.
         """
         target = self.target
-        if target.structure is not None:
-            self.use(target.structure)
+        known = target.compiled_once.get(LocalStructure)
+        if known is not None:
+            self.use(known)
             return ""
         rng = np.random.default_rng(5)
         reasons = []
@@ -159,7 +160,7 @@ class Objective:
             products = self.structured(z + 0.1 * rng.standard_normal(z.size))[2]
             error = structure.error(products)
             if np.isfinite(error).all() and error.max() <= VERIFIED:
-                target.structure = structure
+                target.compiled_once.keep(LocalStructure, structure)
                 return ""
             self.structure = None
             names = [n for n, place in target.slices.items() if not error[place].max() <= VERIFIED]
