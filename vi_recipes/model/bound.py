@@ -48,8 +48,9 @@ class BoundModel:
         """Code that methods have compiled for this target."""
         self.compiled_once = MadeOnce()
         """``(key, make) -> made``: compiled code, and what was found out, once a target."""
-        self._compiled_for_any_data = MadeOnce()
-        # like compiled_once, for code that takes the data as arguments: with_data passes it on
+        self.compiled_for_any_data = MadeOnce()
+        """Like :attr:`compiled_once`, for code that takes the data as arguments from
+        :meth:`arrays`: :meth:`with_data` passes it on."""
         leaves = jax.tree.leaves_with_path(self.data, is_leaf=_is_none)
         self._paths = [path for path, _ in leaves]
         self._leaves = [leaf for _, leaf in leaves]

@@ -46,7 +46,7 @@ class DensityByCoordinate(DensityWithStart):
         coordinates: dict[str, np.ndarray] = {}
         with jax.enable_x64(True):
             arrays = self.arrays()
-            compiled = self._compiled_for_any_data(
+            compiled = self.compiled_for_any_data(
                 "slopes in three directions",
                 lambda: Timing().compile(
                     probe, jnp.zeros(self.dim), jnp.zeros((3, self.dim)), arrays
@@ -75,7 +75,7 @@ class DensityByCoordinate(DensityWithStart):
         def along_ones(z: Array, arrays: Arrays) -> dict[str, Array]:
             return jax.jvp(lambda z: self.constrain_fn(z, arrays), (z,), (jnp.ones(self.dim),))[1]
 
-        compiled = self._compiled_for_any_data("slopes", lambda: jax.jit(along_ones))
+        compiled = self.compiled_for_any_data("slopes", lambda: jax.jit(along_ones))
         with jax.enable_x64(True):
             slopes = compiled(jnp.asarray(z, float), self.arrays())
         return {name: np.asarray(value) for name, value in slopes.items()}

@@ -118,7 +118,7 @@ class FlatDensity(TracedModel):
         def density(z: Array, arrays: Arrays) -> Array:
             return self.log_density_fn(z, arrays, jacobian=jacobian)
 
-        compiled = self._compiled_for_any_data(("log density", jacobian), lambda: jax.jit(density))
+        compiled = self.compiled_for_any_data(("log density", jacobian), lambda: jax.jit(density))
         with jax.enable_x64(True):
             return float(compiled(jnp.asarray(z, float), self.arrays()))
 
@@ -146,13 +146,13 @@ class FlatDensity(TracedModel):
         def at_rows(rows: Array, arrays: Arrays) -> Array:
             return jax.lax.map(lambda z: function(z, arrays), rows, batch_size=at_once)
 
-        compiled = self._compiled_for_any_data(name, lambda: jax.jit(at_rows))
+        compiled = self.compiled_for_any_data(name, lambda: jax.jit(at_rows))
         with jax.enable_x64(True):
             return np.asarray(compiled(jnp.asarray(z, float), self.arrays()))
 
     def _value_and_grad(self, z: np.ndarray) -> tuple[Any, Any]:
         """Return the log joint density and its gradient at ``z``, unconstrained scale."""
-        compiled = self._compiled_for_any_data(
+        compiled = self.compiled_for_any_data(
             "value and gradient", lambda: jax.jit(jax.value_and_grad(self.log_density_fn))
         )
         with jax.enable_x64(True):
@@ -168,7 +168,7 @@ class FlatDensity(TracedModel):
             If the likelihood lives only in ``numpyro.factor`` terms, which have no points.
         """
         self.check_pointwise()
-        compiled = self._compiled_for_any_data(
+        compiled = self.compiled_for_any_data(
             "log likelihood", lambda: jax.jit(self.log_likelihood_fn)
         )
         with jax.enable_x64(True):
@@ -198,7 +198,7 @@ class FlatDensity(TracedModel):
                 if site["type"] == "sample"
             }
 
-        compiled = self._compiled_for_any_data("site log densities", lambda: jax.jit(terms))
+        compiled = self.compiled_for_any_data("site log densities", lambda: jax.jit(terms))
         with jax.enable_x64(True):
             result = compiled(jnp.asarray(z, float), self.arrays())
         return {name: float(value) for name, value in result.items()}
@@ -215,7 +215,7 @@ class FlatDensity(TracedModel):
         def at_rows(rows: Array, arrays: Arrays) -> dict[str, Array]:
             return jax.lax.map(lambda z: self.constrain_fn(z, arrays), rows)
 
-        compiled = self._compiled_for_any_data("constrain", lambda: jax.jit(at_rows))
+        compiled = self.compiled_for_any_data("constrain", lambda: jax.jit(at_rows))
         z = np.asarray(z, float)
         rows = z.reshape(-1, self.dim)
         blocks = []
@@ -245,7 +245,7 @@ class FlatDensity(TracedModel):
 
         Every value of ``latents`` has one leading dimension of draws.
         """
-        compiled = self._compiled_for_any_data(
+        compiled = self.compiled_for_any_data(
             "unconstrain rows", lambda: jax.jit(jax.vmap(self._unconstrain_fn, in_axes=(0, None)))
         )
         with jax.enable_x64(True):
@@ -266,7 +266,7 @@ class FlatDensity(TracedModel):
             shape = np.shape(values[site.name])
             if shape != site.shape:
                 raise ValueError(f"site '{site.name}': got shape {shape}, expected {site.shape}")
-        compiled = self._compiled_for_any_data("unconstrain", lambda: jax.jit(self._unconstrain_fn))
+        compiled = self.compiled_for_any_data("unconstrain", lambda: jax.jit(self._unconstrain_fn))
         with jax.enable_x64(True):
             latent = {s.name: jnp.asarray(values[s.name], float) for s in self.latents}
             z = np.asarray(compiled(latent, self.arrays()))

@@ -98,7 +98,7 @@ class DensityWithStart(FlatDensity):
 
         # it runs a few times only: half the time to compile is worth more than speed
         options = {"xla_backend_optimization_level": 0}
-        return self._compiled_for_any_data(
+        return self.compiled_for_any_data(
             ("initial values", uniform), lambda: jax.jit(draw, compiler_options=options)
         )
 
@@ -143,7 +143,7 @@ class DensityWithStart(FlatDensity):
 
         JAX would quietly clamp it.
         """
-        errors = self._compiled_for_any_data(
+        errors = self.compiled_for_any_data(
             "index errors",
             lambda: jax.jit(checkify.checkify(self.log_density_fn, errors=checkify.index_checks)),
         )
