@@ -17,8 +17,8 @@ from numpyro.contrib.control_flow import scan
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.fit import predictions as predictive
-from vi_recipes.model.replicate import observed_data
+from vi_recipes.fit import draws
+from vi_recipes.model import observed_data, replicate
 from vi_recipes.posterior.draws import MomentsPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
 
@@ -56,7 +56,7 @@ def test_log_likelihoods_are_scipys(name: str) -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = vr.log_likelihood(effects.laplace(), effects.target(), num_draws=23)["y"]
-    monkeypatch.setattr(predictive, "BLOCK", 60)  # five draws at a time, and three are left
+    monkeypatch.setattr(replicate, "BLOCK", 60)  # five draws at a time, and three are left
     parts = vr.log_likelihood(effects.laplace(), effects.target(), num_draws=23)["y"]
     np.testing.assert_allclose(parts, whole, rtol=1e-12)
     assert len(np.unique(parts[0, :, 0])) == 23
@@ -77,7 +77,7 @@ def test_every_kth_draw_of_a_chain_in_all_groups() -> None:
 
 
 def test_as_many_draws_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictive, "MAX_NUMBERS", 12 * 150)
+    monkeypatch.setattr(draws, "MAX_NUMBERS", 12 * 150)
     shapes = [
         vr.log_likelihood(fit, effects.target())["y"].shape
         for fit in (effects.laplace(), effects.nuts())

@@ -11,7 +11,7 @@ import numpy as np
 
 from vi_recipes.algebra import VERIFIED, BlockArrow, Dense, LocalStructure
 from vi_recipes.core import Timing
-from vi_recipes.model import Target, candidates, trace_sites
+from vi_recipes.model import Target, candidates, site_terms
 
 MAX_BORDER = 300
 """Largest border of a Hessian with local structure that is recovered at every step."""
@@ -130,7 +130,7 @@ class Objective:
 
         def bend(z: jax.Array, direction: jax.Array, weight: jax.Array, arrays: Any) -> jax.Array:
             def own(z: jax.Array) -> jax.Array:
-                return trace_sites(self.target, z, arrays)[site].total
+                return site_terms(self.target, z, arrays)[site].total
 
             return jax.jvp(jax.grad(own), (z,), (direction,))[1]
 
