@@ -18,8 +18,7 @@ from scipy import stats
 
 import vi_recipes as vr
 from vi_recipes.fit import draws
-from vi_recipes.model import replicate
-from vi_recipes.model.replicate import observed_data
+from vi_recipes.model import observed_data, replicate
 from vi_recipes.posterior.draws import MomentsPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from models_for_tests import CASES, case, target
 from scipy import stats
 
 import vi_recipes as vr
+from vi_recipes.model import log_likelihood_at, observed_data, replicate_at
 
 
 def somewhere(name: str, seed: int = 0, spread: float = 0.5) -> np.ndarray:
@@ -244,6 +246,54 @@ def test_fingerprint_depends_on_the_data_alone() -> None:
     changed = {**again, "y": again["y"] + 1e-12}
     assert vr.Target(model, **again).fingerprint == target("linear_regression").fingerprint
     assert vr.Target(model, **changed).fingerprint != target("linear_regression").fingerprint
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda this, z: this.log_density(z),
+        lambda this, z: this.log_densities(z[None]),
+        lambda this, z: this.scores(z[None]),
+        lambda this, z: this.constrain(z),
+        lambda this, z: this.complete({"mu": z[:1], "tau": np.exp(z[1:])}),
+        lambda this, z: this.unconstrain({"mu": z[0], "tau": np.exp(z[1])}),
+        lambda this, z: this.log_likelihood(z),
+        lambda this, z: this.site_log_densities(z),
+        lambda this, z: this.slopes(z),
+        lambda this, z: this.start(jax.random.key(0), scatter=float(z[0])),
+        lambda this, z: this.check_indices(this.arrays()),
+        lambda this, z: this.coordinate_of,
+        lambda this, z: observed_data(this),
+        lambda this, z: log_likelihood_at(this, {"mu": z[None, :1], "tau": np.exp(z[None, 1:])}),
+        lambda this, z: replicate_at(
+            this, {"mu": z[None, :1], "tau": np.exp(z[None, 1:])}, jax.random.key(0)
+        ),
+    ],
+    ids=["log_density", "log_densities", "scores", "constrain", "complete", "unconstrain",
+         "log_likelihood", "site_log_densities", "slopes", "start", "check_indices",
+         "coordinate_of", "observed_data", "log_likelihood_at", "replicate_at"],
+)  # fmt: skip
+def test_the_model_is_compiled_once(use: Callable[[vr.Target, np.ndarray], object]) -> None:
+    calls = 0
+
+    def counted(y: Any) -> None:
+        nonlocal calls
+        calls += 1
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Normal(mu, tau**-0.5), obs=y)
+
+    this = vr.Target(counted, y=np.arange(4.0))
+    before = calls
+    use(this, np.array([0.5, 0.2]))
+    known = calls
+    assert known > before
+    use(this, np.array([1.5, -0.2]))
+    assert calls == known
+    # data of the same form are an argument of the same code
+    use(this.with_data(y=np.array([3.0, 1.0, 4.0, 1.0])), np.array([1.5, -0.2]))
+    assert calls == known
 
 
 # -- which coordinate a scalar depends on ------------------------------------------------------

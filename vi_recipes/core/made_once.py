@@ -26,6 +26,14 @@ class MadeOnce:
         made: T = self._made[key]
         return made
 
+    def get(self, key: Hashable) -> Any:
+        """Return what ``key`` stands for, or ``None`` where it was not made yet."""
+        return self._made.get(key)
+
+    def keep(self, key: Hashable, made: Any) -> None:
+        """Let ``key`` stand for what was made elsewhere, from now on."""
+        self._made[key] = made
+
     def __len__(self) -> int:
         return len(self._made)
 

@@ -26,7 +26,7 @@ from vi_recipes.elbo.plan import (
     Single,
     fixed_index,
 )
-from vi_recipes.model import Arrays, Target, trace_sites
+from vi_recipes.model import Arrays, Target, site_terms
 
 FEW = 256
 """Sites of up to so many elements are differentiated as they are written: quicker to compile."""
@@ -260,7 +260,7 @@ class Expectation:
 
         def one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
             z, log_weight = self.factors.place(eta, x)
-            sites = trace_sites(self.target, z, arrays)
+            sites = site_terms(self.target, z, arrays)
             value = sum((sites[name].total for name in self.drawn), jnp.zeros(()))
             return value, jnp.sum(log_weight)
 
@@ -285,7 +285,7 @@ class Expectation:
         def at(x: jax.Array) -> jax.Array:
             placed, log_weight = self.factors.place(eta, jnp.zeros_like(m).at[where].set(x))
             z = start.at[where].set(placed[where])
-            value = trace_sites(self.target, z, arrays)[plan.name].total
+            value = site_terms(self.target, z, arrays)[plan.name].total
             return value * jnp.exp(jnp.sum(log_weight[where]))
 
         return jnp.sum(w * jax.vmap(at)(x)) if where.size else at(x[0])
@@ -341,7 +341,7 @@ class Expectation:
         shape = plan.shape or ()
 
         def look(z: jax.Array) -> jax.Array:
-            leaves = trace_sites(self.target, z, arrays)[plan.name].leaves
+            leaves = site_terms(self.target, z, arrays)[plan.name].leaves
             less = 0.0 if source.minus is None else leaves[source.minus]
             return jnp.broadcast_to(leaves[source.leaf] - less, shape)
 
@@ -391,13 +391,13 @@ class Expectation:
             own = jnp.stack([p, q], axis=1)
             placed, ratio = laws.place(own, jnp.full(p.shape, x[k]))
             z = start.at[place].set(placed)
-            leaves = trace_sites(self.target, z, arrays)[plan.name].leaves
+            leaves = site_terms(self.target, z, arrays)[plan.name].leaves
             for j in source.leaves:
                 moved[j] = jnp.broadcast_to(leaves[j], shape)
             if not laws.gaussian.all():
                 mine = ratio[fixed_index(plan, k)]
                 log_weight = mine if log_weight is None else log_weight + mine
-        site = trace_sites(self.target, start, arrays)[plan.name]
+        site = site_terms(self.target, start, arrays)[plan.name]
         leaves = [
             moved[j] if j in moved else fixed[j] if j in fixed else site.leaves[j]
             for j in range(len(site.leaves))

@@ -20,7 +20,7 @@ from vi_recipes.elbo.plan import (
     _Leaf,
     _subtract,
 )
-from vi_recipes.model import Arrays, SiteInputs, Target, one_coordinate, trace_sites
+from vi_recipes.model import Arrays, SiteTerm, Target, one_coordinate, site_terms
 
 MAX_UNITS = 24
 """Sites of up to this many coordinates are probed one coordinate at a time."""
@@ -62,17 +62,17 @@ def make_plans(
 
     def probe(z: jax.Array, tangents: jax.Array, arrays: Arrays) -> Any:
         def look(z: jax.Array) -> Any:
-            sites = trace_sites(target, z, arrays)
+            sites = site_terms(target, z, arrays)
             return {n: (s.leaves, s.weight, s.total) for n, s in sites.items()}
 
         here, push = jax.linearize(look, z)
         return here, jax.lax.map(push, tangents)
 
     arrays = target.arrays()
-    shapes: dict[str, SiteInputs] = {}
+    shapes: dict[str, SiteTerm] = {}
 
     def shape_of(z: jax.Array) -> None:
-        shapes.update(trace_sites(target, z, arrays))
+        shapes.update(site_terms(target, z, arrays))
 
     jax.eval_shape(shape_of, jnp.asarray(start))
     compiled = compiler(probe, jnp.asarray(start), jnp.asarray(tangents), arrays)
@@ -195,7 +195,7 @@ def _read_leaf(
 def _plan(
     target: Target,
     factors: Factors,
-    site: SiteInputs,
+    site: SiteTerm,
     leaves: list[_Leaf],
     totals: list[tuple[np.ndarray, np.ndarray]],
     units: dict[str, slice],
@@ -270,7 +270,7 @@ def _add_single(target: Target, plan: Plan, leaf: _Leaf, j: int) -> None:
 def _note_forms(
     target: Target,
     plans: list[Plan],
-    sites: dict[str, SiteInputs],
+    sites: dict[str, SiteTerm],
     start: np.ndarray,
     points: list[np.ndarray],
     compiler: Callable[..., Callable[..., Any]],
@@ -284,7 +284,7 @@ def _note_forms(
         return jnp.broadcast_to(leaf, shape).reshape(-1)[:NUM_SAMPLED]
 
     def forms(z: jax.Array, arrays: Arrays) -> dict[str, Any]:
-        traced = trace_sites(target, z, arrays)
+        traced = site_terms(target, z, arrays)
         out = {}
         for plan in wanted:
             site = traced[plan.name]
@@ -293,7 +293,7 @@ def _note_forms(
             leaves = [rows(leaf, site.shape) for leaf in site.leaves]
             affine = [s.leaf for s in plan.sources if isinstance(s, Affine)]
 
-            def at(moves: dict[int, Any], site: SiteInputs = site, base: Any = leaves) -> Any:
+            def at(moves: dict[int, Any], site: SiteTerm = site, base: Any = leaves) -> Any:
                 return site.rebuild([v + moves.get(j, 0.0) for j, v in enumerate(base)])
 
             # nearby, and far enough to see kinks and the far side of a saturated link

@@ -23,7 +23,7 @@ from vi_recipes.latent.states import (
     _discrete,
     _verify_discrete,
 )
-from vi_recipes.model import Arrays, Target, anywhere, candidates, one_coordinate
+from vi_recipes.model import Arrays, Target, candidates, one_coordinate, shared_members
 
 SPREADS = (0.3, 0.3, 2.0)
 """Distances from the start at which it is verified which member an element belongs to."""
@@ -154,23 +154,8 @@ def _by_plates(bare: Split, names: Sequence[str]) -> Split | None:
     A site that is in no plate has the members of its first axis, if the sites agree on its length.
     """
     target = bare.target
-    sites = [target.sites[n] for n in names]
-    shared = set.intersection(*({name for name, _, _ in s.plates} for s in sites))
-    blocks = []
-    for site in sites:
-        place = target.slices[site.name]
-        index = np.arange(place.start, place.stop).reshape(site.unconstrained_shape)
-        axes = [axis for name, _, axis in site.plates if name in shared]
-        if not shared:
-            axes = [0] if site.unconstrained_shape else []
-        if not axes or max(axes) >= index.ndim:
-            return None
-        front = np.moveaxis(index, axes, range(len(axes)))
-        blocks.append(front.reshape(int(np.prod(front.shape[: len(axes)])), -1))
-    if len({len(block) for block in blocks}) > 1:
-        return None
-    ordered = [name for name, _, _ in sites[0].plates if name in shared]
-    return _continuous(bare, names, np.concatenate(blocks, axis=1), " x ".join(ordered))
+    shared = shared_members([target.sites[n] for n in names], target.slices)
+    return None if shared is None else _continuous(bare, names, *shared)
 
 
 def _whole(bare: Split, names: Sequence[str]) -> Split:
@@ -185,7 +170,7 @@ def _hierarchical(bare: Split, names: Sequence[str]) -> set[str]:
     if not names:
         return set()
     target = bare.target
-    start, arrays = anywhere(target), target.arrays()
+    start, arrays = target.anywhere(), target.arrays()
 
     def slopes(z: jax.Array) -> dict[str, jax.Array]:
         def own(z: jax.Array) -> dict[str, jax.Array]:
@@ -233,7 +218,7 @@ def _verify_continuous(this: Split) -> Split | str:
         push = jax.linearize(lambda z: this.elements(theta, z, arrays), z)[1]
         return jax.lax.map(push, tangents)
 
-    start, arrays = anywhere(target), target.arrays()
+    start, arrays = target.anywhere(), target.arrays()
     compiled = jax.jit(probe, compiler_options={"xla_backend_optimization_level": 0})
     seen: dict[str, list[np.ndarray]] = {}
     for spread in SPREADS:

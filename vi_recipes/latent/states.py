@@ -15,7 +15,7 @@ from numpyro import handlers
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.chains import IMPOSSIBLE, pairs, swinging
 from vi_recipes.latent.split import Elements, Split
-from vi_recipes.model import Site, Target, anywhere
+from vi_recipes.model import Site, Target
 
 MAX_STATES = 1_024
 """Combined states of one member's discrete latent variables that are summed over."""
@@ -126,7 +126,7 @@ def _probe(
     this: Split, rng: np.random.Generator
 ) -> tuple[jax.Array, Callable[[np.ndarray], dict[str, np.ndarray]]]:
     """Return random parameters, and what gives the elements there for states of all members."""
-    start, arrays = anywhere(this.target), this.target.arrays()
+    start, arrays = this.target.anywhere(), this.target.arrays()
     theta = jnp.asarray(start + 0.3 * rng.standard_normal(start.size))
     table = jnp.asarray(this.states)
     evaluate = jax.jit(

@@ -15,7 +15,7 @@ from vi_recipes.elbo import KL, Family, Optimum
 from vi_recipes.latent import latent_moments, local_sites, parameter_densities
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
-from vi_recipes.model import Target, trace_sites
+from vi_recipes.model import Target, site_terms
 from vi_recipes.posterior import PointPosterior, ResponsePosterior
 
 FLAT = 10.0
@@ -149,7 +149,7 @@ class LogLikelihoodBound(KL):
 
     @override
     def leave_out(self, eta: jax.Array, arrays: Any) -> jax.Array:
-        sites = trace_sites(self.target, eta[:, 0], arrays)
+        sites = site_terms(self.target, eta[:, 0], arrays)
         return sum((sites[name].total for name in _points(self)), jnp.zeros(()))
 
 
@@ -158,7 +158,7 @@ class LogPosteriorBound(KL):
 
     @override
     def leave_out(self, eta: jax.Array, arrays: Any) -> jax.Array:
-        sites = trace_sites(self.target, eta[:, 0], arrays)
+        sites = site_terms(self.target, eta[:, 0], arrays)
         constrained = parameter_densities(self.target, eta[:, 0], arrays)
         return sum((sites[n].total - constrained[n] for n in _points(self)), jnp.zeros(()))
 

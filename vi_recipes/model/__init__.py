@@ -6,7 +6,7 @@ from vi_recipes.model.bound import Arrays
 from vi_recipes.model.coordinates import one_coordinate
 from vi_recipes.model.load import load_model
 from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
-from vi_recipes.model.plates import candidates, find_families
+from vi_recipes.model.plates import candidates, find_families, shared_members
 from vi_recipes.model.replicate import (
     MAX_NUMBERS,
     log_likelihood_at,
@@ -15,9 +15,9 @@ from vi_recipes.model.replicate import (
     replicate_at,
 )
 from vi_recipes.model.sites import Site, Sites, site_labels
-from vi_recipes.model.start import NUM_ATTEMPTS, anywhere
+from vi_recipes.model.start import NUM_ATTEMPTS
 from vi_recipes.model.target import Target
-from vi_recipes.model.terms import SiteInputs, trace_sites
+from vi_recipes.model.terms import SiteTerm, site_terms
 
 __all__ = [
     "MAX_NUMBERS",
@@ -28,11 +28,10 @@ __all__ = [
     "Model",
     "PartialEStep",
     "Site",
-    "SiteInputs",
+    "SiteTerm",
     "Sites",
     "Target",
     "VBSteps",
-    "anywhere",
     "candidates",
     "find_families",
     "load_model",
@@ -41,6 +40,7 @@ __all__ = [
     "observed_sites",
     "one_coordinate",
     "replicate_at",
+    "shared_members",
     "site_labels",
-    "trace_sites",
+    "site_terms",
 ]

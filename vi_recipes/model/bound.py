@@ -2,12 +2,166 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vi_recipes.core import MadeOnce
+from vi_recipes.data import bind, fingerprint, normalise
 from vi_recipes.model.model import Model
 
 Arrays = tuple[Any, ...]
+"""The traced data of a target, as JAX arrays; see :meth:`BoundModel.arrays`."""
+
+
+class BoundModel:
+    """A NumPyro model function and its data.
+
+    Parameters
+    ----------
+    model
+        A :class:`Model`, or any NumPyro model function.
+    data
+        Its keyword arguments.
+    """
+
+    def __init__(self, model: Model | Callable[..., Any], data: dict[str, Any]) -> None:
+        if not isinstance(model, Model):
+            if not callable(model):
+                raise ValueError(
+                    f"model: got {type(model).__name__}, expected a vi_recipes.Model or a NumPyro "
+                    "model function"
+                )
+            model = Model(function=model, name=getattr(model, "__name__", "model"))
+        self.model = model
+        self.complete_model = model
+        """The model as it was given, with its discrete latent variables where it has some."""
+        self.name = model.name
+        self.data = bind(model.function, _with_defaults(model, data))
+        self.fingerprint = fingerprint(self.data)
+        self.compiled: dict[Any, Any] = {}
+        """Code that methods have compiled for this target."""
+        self.compiled_once = MadeOnce()
+        """``(key, make) -> made``: compiled code, and what was found out, once a target."""
+        self.compiled_for_any_data = MadeOnce()
+        """Like :attr:`compiled_once`, for code that takes the data as arguments from
+        :meth:`arrays`: :meth:`with_data` passes it on."""
+        leaves = jax.tree.leaves_with_path(self.data, is_leaf=_is_none)
+        self._paths = [path for path, _ in leaves]
+        self._leaves = [leaf for _, leaf in leaves]
+        self._treedef = jax.tree.structure(self.data, is_leaf=_is_none)
+        self._trace_leaves([isinstance(leaf, np.ndarray) for leaf in self._leaves])
+
+    def _trace_leaves(self, is_traced: Sequence[bool]) -> None:
+        """Say which leaves of the data are traced; the others are constants of compiled code."""
+        self._is_traced = is_traced
+        self._arrays = tuple(x for t, x in zip(is_traced, self._leaves, strict=True) if t)
+        self._on_device: dict[bool, Arrays] = {}
+
+    def arrays(self) -> Arrays:
+        """Return the traced data as JAX arrays of the precision in force."""
+        double = bool(jax.config.jax_enable_x64)
+        if double not in self._on_device:
+            with jax.ensure_compile_time_eval():  # arrays, also while something is traced
+                self._on_device[double] = tuple(jnp.asarray(a) for a in self._arrays)
+        return self._on_device[double]
+
+    def keywords(self, arrays: Arrays) -> dict[str, Any]:
+        """Return the model's keyword arguments with ``arrays`` in the traced places."""
+        traced = iter(arrays)
+        leaves = [
+            next(traced) if is_traced else leaf
+            for leaf, is_traced in zip(self._leaves, self._is_traced, strict=True)
+        ]
+        return dict(jax.tree.unflatten(self._treedef, leaves))
+
+    @property
+    def traced_arguments(self) -> tuple[str, ...]:
+        """Arguments of the model that :meth:`arrays` holds, in its order; the outer ones' names.
+
+        An array that is not among them fixes shapes by its values, such as the codes of groups
+        where the model counts the groups itself.
+        """
+        pairs = zip(self._paths, self._is_traced, strict=True)
+        return tuple(str(path[0].key) for path, traced in pairs if traced)
+
+    def place_of(self, argument: str) -> int:
+        """Return where in :meth:`arrays` a floating-point argument of the model is.
+
+        Raises
+        ------
+        ValueError
+            For an argument that is not one array of floating-point numbers.
+        """
+        places = {
+            name: sum(self._is_traced[:leaf])
+            for name, leaf in self._traced_leaf_of().items()
+            if self._leaves[leaf].dtype.kind == "f"
+        }
+        if argument not in places:
+            raise ValueError(
+                f"argument: got '{argument}', expected a floating-point array among the model's "
+                f"arguments: {', '.join(places) or 'there is none'}"
+            )
+        return places[argument]
+
+    def with_data(self, **values: Any) -> Self:
+        """Return the same model conditioned on other values of some arguments.
+
+        The two share what was traced and compiled, so this costs next to nothing. Nothing that was
+        found out about the old values is kept.
+
+        Parameters
+        ----------
+        **values
+            Argument -> array of the shape and kind that it has here.
+
+        Raises
+        ------
+        ValueError
+            For an argument that :attr:`traced_arguments` does not list, another shape or kind of
+            number, NaN or infinity.
+        """
+        places = self._traced_leaf_of()
+        leaves = list(self._leaves)
+        for name, value in values.items():
+            if name not in places:
+                raise ValueError(
+                    f"argument: got '{name}', expected an array that the model reads no sizes off: "
+                    f"{', '.join(places) or 'there is none'}. Make a new Target to change others"
+                )
+            old, new = leaves[places[name]], np.asarray(normalise(name, value))
+            if new.shape != old.shape or new.dtype.kind != old.dtype.kind:
+                raise ValueError(
+                    f"argument '{name}': got {new.dtype} of shape {new.shape}, expected "
+                    f"{old.dtype} of shape {old.shape}. Make a new Target for data of another form"
+                )
+            leaves[places[name]] = new.astype(old.dtype)
+        other = copy.copy(self)
+        other._leaves = leaves
+        other._trace_leaves(self._is_traced)
+        other.data = jax.tree.unflatten(self._treedef, leaves)
+        other.fingerprint = fingerprint(other.data)
+        other.compiled = {}
+        other.compiled_once = MadeOnce()
+        return other
+
+    def _traced_leaf_of(self) -> dict[str, int]:
+        """Return which leaf of the data every argument is that is one traced array."""
+        return {
+            str(path[0].key): leaf
+            for leaf, (path, traced) in enumerate(zip(self._paths, self._is_traced, strict=True))
+            if traced and len(path) == 1
+        }
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None  # an argument that is None is a leaf
 
 
 def _with_defaults(model: Model, data: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,137 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vi_recipes.core import Timing
+from vi_recipes.model.bound import Arrays
+from vi_recipes.model.start import DensityWithStart
+
+FAR = (1.0,) * 6 + (3.0,) * 6
+"""Spreads of the points, far from the start, where it is verified which coordinate it is."""
 
 
-def one_coordinate(slopes: list[np.ndarray], random: np.ndarray, size: int) -> np.ndarray | None:
+class DensityByCoordinate(DensityWithStart):
+    """A flat density that knows which coordinates its scalars and supports depend on."""
+
+    @property
+    def coordinate_of(self) -> dict[str, np.ndarray]:
+        """Which single coordinate of ``z`` each reported scalar depends on.
+
+        Site name -> integer array of the site's shape; -1 where a scalar depends on none or on
+        several. Found from three Jacobian-vector products of the constraining map at each of some
+        random points: along ones, f'; along the coordinates' indices, j f'; and along a random
+        direction, which verifies the index j. The points lie near the start and far from it, where
+        max(a, b) or where(a > 0, b, c) may depend on another coordinate.
+        """
+        return self.compiled_once("coordinate of every scalar", self._find_coordinates)
+
+    def _find_coordinates(self) -> dict[str, np.ndarray]:
+        def probe(z: Array, directions: Array, arrays: Arrays) -> dict[str, Array]:
+            def along(direction: Array) -> dict[str, Array]:
+                return jax.jvp(lambda v: self.constrain_fn(v, arrays), (z,), (direction,))[1]
+
+            return jax.vmap(along)(directions)
+
+        rng = np.random.default_rng(0)
+        index = np.arange(1.0, self.dim + 1)
+        start = self.anywhere()
+        coordinates: dict[str, np.ndarray] = {}
+        with jax.enable_x64(True):
+            arrays = self.arrays()
+            compiled = self.compiled_for_any_data(
+                "slopes in three directions",
+                lambda: Timing().compile(
+                    probe, jnp.zeros(self.dim), jnp.zeros((3, self.dim)), arrays
+                ),
+            )
+            for spread in (0.1, 0.1, *FAR):
+                z = jnp.asarray(start + spread * rng.standard_normal(self.dim))
+                direction = rng.standard_normal(self.dim)
+                directions = jnp.asarray(np.stack([np.ones(self.dim), index, direction]))
+                for name, slopes in compiled(z, directions, arrays).items():
+                    slopes = np.asarray(slopes)
+                    j = _one_coordinate_here(slopes, direction)
+                    known = coordinates.get(name, j)
+                    # far out a slope may overflow, which says nothing
+                    mute = (spread in FAR) & ~np.isfinite(slopes).all(axis=0)
+                    coordinates[name] = np.where((known == j) | mute, known, -1)
+        return coordinates
+
+    def slopes(self, z: Any) -> dict[str, np.ndarray]:
+        """Return the derivative of every scalar in the one coordinate that it depends on, at ``z``.
+
+        Site -> constrained scalar by unconstrained coordinate, shape of the site; of a scalar that
+        depends on several coordinates, the sum of its derivatives (see :meth:`coordinate_of`).
+        """
+
+        def along_ones(z: Array, arrays: Arrays) -> dict[str, Array]:
+            return jax.jvp(lambda z: self.constrain_fn(z, arrays), (z,), (jnp.ones(self.dim),))[1]
+
+        compiled = self.compiled_for_any_data("slopes", lambda: jax.jit(along_ones))
+        with jax.enable_x64(True):
+            slopes = compiled(jnp.asarray(z, float), self.arrays())
+        return {name: np.asarray(value) for name, value in slopes.items()}
+
+    @property
+    def moving_supports(self) -> tuple[str, ...]:
+        """Latent sites whose support depends on other latent sites, such as Uniform(lo, 5)."""
+        return self.compiled_once("moving supports", self._find_moving_supports)
+
+    def _find_moving_supports(self) -> tuple[str, ...]:
+        rng = np.random.default_rng(0)
+        here, elsewhere = rng.standard_normal((2, self.dim))
+        rows = [here]
+        for site in self.latents:
+            row = elsewhere.copy()
+            row[self.slices[site.name]] = here[self.slices[site.name]]
+            rows.append(row)
+        values = self.constrain(np.stack(rows))
+        return tuple(
+            site.name
+            for k, site in enumerate(self.latents, start=1)
+            if not np.allclose(values[site.name][k], values[site.name][0], equal_nan=True)
+        )
+
+    def sites_along(self, direction: Float[np.ndarray, " dim"]) -> list[str]:
+        """Return the latent sites that carry most of a direction of the flat vector."""
+        size = np.abs(direction)
+        return [name for name, place in self.slices.items() if size[place].max() > 0.5 * size.max()]
+
+
+def _one_coordinate_here(
+    slopes: Float[np.ndarray, " 3 *shape"], random: Float[np.ndarray, " dim"]
+) -> Int[np.ndarray, "*shape"]:
+    """Return the one coordinate that each scalar depends on at this point; -1 if none or several.
+
+    ``slopes`` are those along ones, along the coordinates' index (from one) and along ``random``.
+    """
+    by_one, by_index, by_random = slopes
+    dim = random.size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = by_index / by_one
+    guess = np.nan_to_num(np.round(ratio), nan=0, posinf=0, neginf=0).astype(int)
+    inside = (guess >= 1) & (guess <= dim) & np.isfinite(ratio)
+    j = np.where(inside, guess - 1, 0)
+    scale = np.abs(by_one)
+    with np.errstate(invalid="ignore"):
+        fits = (np.abs(by_index - (j + 1) * by_one) <= 1e-8 * dim * scale) & (
+            np.abs(by_random - random[j] * by_one) <= 1e-8 * scale
+        )
+    return np.where(inside & fits & (scale > 0), j, -1)
+
+
+def one_coordinate(
+    slopes: Sequence[Float[np.ndarray, " 3 *elements"]],
+    random: Float[np.ndarray, " size"],
+    size: int,
+) -> Int[np.ndarray, "*elements"] | None:
     """Return the one coordinate of a site that each element depends on; ``None`` if several.
 
     Parameters

@@ -2,9 +2,275 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro import handlers
+from numpyro.distributions.transforms import biject_to
+from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
+
+from vi_recipes.model.bound import Arrays
+from vi_recipes.model.model import Model
+from vi_recipes.model.tracing import TracedModel
+
 BATCH = 128
 """Points that are constrained in one call of compiled code."""
 
 
 MAX_AT_ONCE = 2**23
 """Coordinates of all of them together, at most."""
+
+
+class FlatDensity(TracedModel):
+    """A traced model as a log density over one flat unconstrained vector.
+
+    The vector ``z`` has length :attr:`dim`: the latent sites in model order, each raveled in C
+    order, as NumPyro's automatic guides order them.
+    """
+
+    def __init__(self, model: Model | Callable[..., Any], data: dict[str, Any]) -> None:
+        super().__init__(model, data)
+        sizes = [int(np.prod(s.unconstrained_shape, dtype=int)) for s in self.latents]
+        self.dim = sum(sizes)
+        """Length of the flat vector."""
+        ends = np.cumsum(sizes)
+        self.slices: dict[str, slice] = {
+            s.name: slice(int(end - size), int(end))
+            for s, size, end in zip(self.latents, sizes, ends, strict=True)
+        }
+        """Latent site -> its place in the flat vector."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in the data and in the flat vector, about what one density reads."""
+        return sum(np.size(a) for a in self._arrays) + self.dim
+
+    # -- pure functions, to be transformed and compiled ----------------------------------------
+
+    def unravel(self, z: Float[Array, " dim"]) -> dict[str, Array]:
+        """Return the flat vector as unconstrained site values."""
+        return {s.name: z[self.slices[s.name]].reshape(s.unconstrained_shape) for s in self.latents}
+
+    def ravel(self, sites: Mapping[str, Any]) -> Array:
+        """Return unconstrained site values, or what has their shapes, as the flat vector."""
+        return jnp.concatenate([jnp.ravel(jnp.asarray(sites[s.name])) for s in self.latents])
+
+    def log_density_fn(
+        self, z: Float[Array, " dim"], arrays: Arrays, *, jacobian: bool = True
+    ) -> Float[Array, ""]:
+        """Return the log joint density at ``z``.
+
+        Parameters
+        ----------
+        z
+            Flat unconstrained vector.
+        arrays
+            The data, from :meth:`arrays`.
+        jacobian
+            Whether to add the log Jacobian determinant of the constraining transform: with it this
+            is a density over the unconstrained scale, without it over the constrained scale.
+        """
+        sites = self.unravel(z)
+        data = self.keywords(arrays)
+        if jacobian:
+            return -potential_energy(self.seeded, (), data, sites)
+        values = constrain_fn(self.seeded, (), data, sites)
+        with jax.numpy_rank_promotion("allow"):
+            value, _ = log_density(self.seeded, (), data, values)
+        return value
+
+    def constrain_fn(self, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, Any]:
+        """Return latent and deterministic values on the constrained scale."""
+        values = constrain_fn(
+            self.seeded, (), self.keywords(arrays), self.unravel(z), return_deterministic=True
+        )
+        return {site.name: values[site.name] for site in self.quantities}
+
+    def log_likelihood_fn(self, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, Array]:
+        """Return the pointwise log-likelihood, observed site -> array."""
+        values = self.constrain_fn(z, arrays)
+        latent = {s.name: values[s.name] for s in self.latents}
+        result: dict[str, Array] = log_likelihood(
+            handlers.seed(self.seeded, jax.random.key(0)),
+            latent,
+            batch_ndims=0,
+            **self.keywords(arrays),
+        )
+        return {s.name: result[s.name] for s in self.observed}
+
+    def _unconstrain_fn(self, values: dict[str, Array], arrays: Arrays) -> Float[Array, " dim"]:
+        model = handlers.substitute(self.seeded, data=values)
+        trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+        sites = {
+            s.name: biject_to(trace[s.name]["fn"].support).inv(values[s.name]) for s in self.latents
+        }
+        return self.ravel(sites)
+
+    # -- values, in float64 --------------------------------------------------------------------
+
+    def log_density(self, z: Any, *, jacobian: bool = True) -> float:
+        """Return the log joint density at ``z`` (see :meth:`log_density_fn`)."""
+
+        def density(z: Array, arrays: Arrays) -> Array:
+            return self.log_density_fn(z, arrays, jacobian=jacobian)
+
+        compiled = self.compiled_for_any_data(("log density", jacobian), lambda: jax.jit(density))
+        with jax.enable_x64(True):
+            return float(compiled(jnp.asarray(z, float), self.arrays()))
+
+    def log_densities(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, " rows"]:
+        """Return the log joint densities of the rows of ``z``, unconstrained scale.
+
+        Minus infinity where one is not a number.
+        """
+        values = self._at_rows("log densities", self.log_density_fn, z)
+        return np.where(np.isnan(values), -np.inf, values)
+
+    def scores(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
+        """Return the gradients of the log joint density at the rows of ``z``, shape (rows, dim).
+
+        On the unconstrained scale; NaN where there is none.
+        """
+        return self._at_rows("scores", jax.grad(self.log_density_fn), z)
+
+    def _at_rows(
+        self, name: str, function: Callable[..., Array], z: Float[np.ndarray, "rows dim"]
+    ) -> np.ndarray:
+        """Return ``function(z, arrays)`` at every row, some of them side by side."""
+        at_once = max(1, min(BATCH, MAX_AT_ONCE // (8 * self.size)))
+
+        def at_rows(rows: Array, arrays: Arrays) -> Array:
+            return jax.lax.map(lambda z: function(z, arrays), rows, batch_size=at_once)
+
+        compiled = self.compiled_for_any_data(name, lambda: jax.jit(at_rows))
+        with jax.enable_x64(True):
+            return np.asarray(compiled(jnp.asarray(z, float), self.arrays()))
+
+    def _value_and_grad(self, z: np.ndarray) -> tuple[Any, Any]:
+        """Return the log joint density and its gradient at ``z``, unconstrained scale."""
+        compiled = self.compiled_for_any_data(
+            "value and gradient", lambda: jax.jit(jax.value_and_grad(self.log_density_fn))
+        )
+        with jax.enable_x64(True):
+            value, gradient = compiled(jnp.asarray(z), self.arrays())
+            return float(value), np.asarray(gradient)
+
+    def log_likelihood(self, z: Any) -> dict[str, np.ndarray]:
+        """Return the pointwise log-likelihood at ``z``.
+
+        Raises
+        ------
+        ValueError
+            If the likelihood lives only in ``numpyro.factor`` terms, which have no points.
+        """
+        self.check_pointwise()
+        compiled = self.compiled_for_any_data(
+            "log likelihood", lambda: jax.jit(self.log_likelihood_fn)
+        )
+        with jax.enable_x64(True):
+            result = compiled(jnp.asarray(z, float), self.arrays())
+        return {name: np.asarray(value) for name, value in result.items()}
+
+    def check_pointwise(self) -> None:
+        """Raise a :class:`ValueError` if the model has no pointwise likelihood."""
+        if not self.observed:
+            raise ValueError(
+                f"model '{self.name}' has no pointwise likelihood: its likelihood lives in "
+                "numpyro.factor terms, or sums over discrete latent variables. Give the model "
+                "an observed site (obs=...) to have one"
+            )
+
+    def site_log_densities(self, z: Any) -> dict[str, float]:
+        """Return the log density of every sample site at ``z``, constrained scale."""
+
+        def terms(z: Array, arrays: Arrays) -> dict[str, Array]:
+            data = self.keywords(arrays)
+            values = constrain_fn(self.seeded, (), data, self.unravel(z))
+            model = handlers.substitute(self.seeded, data=values)
+            trace = handlers.trace(model).get_trace(**data)
+            return {
+                name: jnp.sum(site["fn"].log_prob(site["value"]))
+                for name, site in trace.items()
+                if site["type"] == "sample"
+            }
+
+        compiled = self.compiled_for_any_data("site log densities", lambda: jax.jit(terms))
+        with jax.enable_x64(True):
+            result = compiled(jnp.asarray(z, float), self.arrays())
+        return {name: float(value) for name, value in result.items()}
+
+    # -- from one scale to the other, in float64 -----------------------------------------------
+
+    def constrain(self, z: Any) -> dict[str, np.ndarray]:
+        """Return latent and deterministic values on the constrained scale, from the flat vector.
+
+        ``z`` has shape (..., dim); the leading dimensions lead every value.
+        """
+
+        # one point at a time: side by side, what the model makes of its data would be held for each
+        def at_rows(rows: Array, arrays: Arrays) -> dict[str, Array]:
+            return jax.lax.map(lambda z: self.constrain_fn(z, arrays), rows)
+
+        compiled = self.compiled_for_any_data("constrain", lambda: jax.jit(at_rows))
+        z = np.asarray(z, float)
+        rows = z.reshape(-1, self.dim)
+        blocks = []
+        with jax.enable_x64(True):
+            arrays = self.arrays()
+            size = max(1, min(BATCH, MAX_AT_ONCE // max(self.dim, 1)))
+            for first in range(0, len(rows), size):
+                block = rows[first : first + size]
+                # one shape, so one compilation: short blocks are padded with their last row
+                padded = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
+                values = compiled(jnp.asarray(padded), arrays)
+                blocks.append({n: np.asarray(v)[: len(block)] for n, v in values.items()})
+        return {
+            s.name: np.concatenate([b[s.name] for b in blocks]).reshape(z.shape[:-1] + s.shape)
+            for s in self.quantities
+        }
+
+    def complete(self, latents: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return all reported quantities of draws of the latent sites, constrained scale.
+
+        Every value of ``latents`` has one leading dimension of draws.
+        """
+        return self.constrain(self.unconstrain_rows(latents))
+
+    def unconstrain_rows(self, latents: Mapping[str, Any]) -> Float[np.ndarray, "draws dim"]:
+        """Return the flat vectors of draws of the latent sites, shape (num_draws, dim).
+
+        Every value of ``latents`` has one leading dimension of draws.
+        """
+        compiled = self.compiled_for_any_data(
+            "unconstrain rows", lambda: jax.jit(jax.vmap(self._unconstrain_fn, in_axes=(0, None)))
+        )
+        with jax.enable_x64(True):
+            values = {s.name: jnp.asarray(latents[s.name], float) for s in self.latents}
+            return np.asarray(compiled(values, self.arrays()))
+
+    def unconstrain(self, values: Mapping[str, Any]) -> Float[np.ndarray, " dim"]:
+        """Return the flat vector of constrained latent values.
+
+        Raises
+        ------
+        ValueError
+            For a missing site, a wrong shape, or a value outside the support.
+        """
+        for site in self.latents:
+            if site.name not in values:
+                raise ValueError(f"values: latent site '{site.name}' is missing")
+            shape = np.shape(values[site.name])
+            if shape != site.shape:
+                raise ValueError(f"site '{site.name}': got shape {shape}, expected {site.shape}")
+        compiled = self.compiled_for_any_data("unconstrain", lambda: jax.jit(self._unconstrain_fn))
+        with jax.enable_x64(True):
+            latent = {s.name: jnp.asarray(values[s.name], float) for s in self.latents}
+            z = np.asarray(compiled(latent, self.arrays()))
+        if not np.isfinite(z).all():
+            bad = [s.name for s in self.latents if not np.isfinite(z[self.slices[s.name]]).all()]
+            raise ValueError(f"values outside the support of site(s) {', '.join(bad)}")
+        return z

@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jaxtyping import Array
 from numpyro import handlers
 from numpyro.infer import Predictive, init_to_uniform
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.primitives import Messenger
 
 from vi_recipes.model.bound import Arrays
+from vi_recipes.model.density import FlatDensity
 from vi_recipes.model.sites import Site, Sites, read_trace
-from vi_recipes.model.target import Target
 
 MAX_NUMBERS = 2**25
 """Draws times observations, at most: 256 MiB in float64."""
@@ -27,17 +28,17 @@ BLOCK = 2**21
 """Numbers that one call of compiled code returns."""
 
 
-def log_likelihood_at(target: Target, samples: Mapping[str, np.ndarray]) -> Sites:
+def log_likelihood_at(target: FlatDensity, samples: Mapping[str, np.ndarray]) -> Sites:
     """Return the pointwise log-likelihood at draws shaped (chain, draw, *site shape)."""
 
-    def evaluate(latents: dict[str, jax.Array], _: jax.Array, arrays: Arrays) -> Any:
-        found = numpyro_log_likelihood(target.seeded, latents, **target.keywords(arrays))
-        return {site.name: found[site.name] for site in target.observed}
+    def evaluate(latents: dict[str, Array], _: Array, arrays: Arrays) -> dict[str, Array]:
+        pointwise = numpyro_log_likelihood(target.seeded, latents, **target.keywords(arrays))
+        return {site.name: pointwise[site.name] for site in target.observed}
 
     return _in_blocks("log_likelihood", evaluate, target, samples, jax.random.key(0))
 
 
-def replicate_at(target: Target, samples: Mapping[str, np.ndarray], key: jax.Array) -> Sites:
+def replicate_at(target: FlatDensity, samples: Mapping[str, np.ndarray], key: jax.Array) -> Sites:
     """Return replications at draws shaped (chain, draw, *site shape)."""
     names = list(observed_sites(target))
     if not names:
@@ -47,9 +48,9 @@ def replicate_at(target: Target, samples: Mapping[str, np.ndarray], key: jax.Arr
         )
     fresh = handlers.uncondition(_Whole(target.complete_model.function))
 
-    def replicate(latents: dict[str, jax.Array], key: jax.Array, arrays: Arrays) -> Any:
+    def replicate(latents: dict[str, Array], key: Array, arrays: Arrays) -> dict[str, Array]:
         predict = Predictive(fresh, latents, return_sites=names)
-        return predict(key, **target.keywords(arrays))
+        return dict(predict(key, **target.keywords(arrays)))
 
     try:
         return _in_blocks("posterior_predictive", replicate, target, samples, key)
@@ -79,29 +80,34 @@ class _Whole(Messenger):  # type: ignore[misc]
 # -- the data --------------------------------------------------------------------------------
 
 
-def observed_sites(target: Target) -> dict[str, Site]:
+def observed_sites(target: FlatDensity) -> dict[str, Site]:
     """Return the observed sites by name, of a model whose discrete variables are summed out too."""
     if target.observed or target.complete_model is target.model:
         return {site.name: site for site in target.observed}
+    return target.compiled_for_any_data("observed sites", lambda: _trace_observed_sites(target))
+
+
+def _trace_observed_sites(target: FlatDensity) -> dict[str, Site]:
     trace: dict[str, Any] = {}
     with jax.enable_x64(True):
         jax.eval_shape(lambda arrays: trace.update(_trace(target, arrays)), target.arrays())
     return {name: s for name, s in read_trace(trace).items() if s.kind == "observed"}
 
 
-def observed_data(target: Target) -> Sites:
+def observed_data(target: FlatDensity) -> Sites:
     """Return what the model observes, by site: the data as they reach their distributions."""
     names = list(observed_sites(target))
 
-    def values(arrays: Arrays) -> dict[str, jax.Array]:
+    def values(arrays: Arrays) -> dict[str, Array]:
         trace = _trace(target, arrays)
         return {name: jnp.asarray(trace[name]["value"]) for name in names}
 
+    compiled = target.compiled_for_any_data("observed data", lambda: jax.jit(values))
     with jax.enable_x64(True):
-        return {name: np.asarray(v) for name, v in jax.jit(values)(target.arrays()).items()}
+        return {name: np.asarray(v) for name, v in compiled(target.arrays()).items()}
 
 
-def _trace(target: Target, arrays: Arrays) -> dict[str, Any]:
+def _trace(target: FlatDensity, arrays: Arrays) -> dict[str, Any]:
     """Return a trace of the model as it was given."""
     # init_to_uniform, because improper distributions cannot be sampled
     seeded = handlers.seed(target.complete_model.function, jax.random.key(0))
@@ -116,8 +122,8 @@ def _trace(target: Target, arrays: Arrays) -> dict[str, Any]:
 
 def _in_blocks(
     name: str,
-    function: Callable[..., Any],
-    target: Target,
+    function: Callable[..., dict[str, Array]],
+    target: FlatDensity,
     samples: Mapping[str, np.ndarray],
     key: jax.Array,
 ) -> Sites:
@@ -132,11 +138,11 @@ def _in_blocks(
     block = min(max(BLOCK // max(size, 1), 1), total)
     parts = []
     with jax.enable_x64(True):
-        compiled = target.compiled.setdefault((name, block), jax.jit(function))
+        compiled = target.compiled_for_any_data((name, block), lambda: jax.jit(function))
         for first in range(0, total, block):
             rows = np.minimum(np.arange(first, first + block), total - 1)
             latents = {n: jnp.asarray(v[rows], float) for n, v in flat.items()}
-            found = compiled(latents, jax.random.fold_in(key, first), target.arrays())
-            parts.append({n: np.asarray(v)[: total - first] for n, v in found.items()})
+            values = compiled(latents, jax.random.fold_in(key, first), target.arrays())
+            parts.append({n: np.asarray(v)[: total - first] for n, v in values.items()})
     joined = {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
     return {n: v.reshape(chains, draws, *v.shape[1:]) for n, v in joined.items()}

@@ -1,20 +1,163 @@
-"""Points of finite density to start from."""
+"""Points of finite density to start from, and indices that stay inside their arrays."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
+from jaxtyping import Float
+from numpyro import handlers
+from numpyro.infer import init_to_median, init_to_uniform
 
-if TYPE_CHECKING:
-    from vi_recipes.model.target import Target
-
+from vi_recipes.core import ModelError
+from vi_recipes.model.bound import Arrays
+from vi_recipes.model.density import FlatDensity
 
 NUM_ATTEMPTS = 20
 """Starting points that are tried before giving up."""
 
 
-def anywhere(target: Target) -> np.ndarray:
-    """Return a point to differentiate at, unconstrained: its density need not be finite."""
-    return target.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
+class DensityWithStart(FlatDensity):
+    """A flat density that knows where it is finite, and checks what its model reads."""
+
+    # -- starting points -----------------------------------------------------------------------
+
+    def start(
+        self,
+        key: jax.Array,
+        *,
+        scatter: float = 0.0,
+        value_and_grad: Callable[[np.ndarray], tuple[Any, Any]] | None = None,
+    ) -> Float[np.ndarray, " dim"]:
+        """Return a point of finite density, unconstrained: the model's ``init`` or prior medians.
+
+        Parameters
+        ----------
+        key
+            Seeds the model's ``init``, the prior draws and the scatter.
+        scatter
+            Half-width of the uniform noise added to every coordinate. With scatter and without a
+            model ``init`` the centre is 0, which is NumPyro's ``init_to_uniform``.
+        value_and_grad
+            The caller's own compiled log density and gradient, to spare a compilation.
+
+        Raises
+        ------
+        ValueError
+            If no finite density is found, naming the sites to blame.
+        """
+        # once for these data; what it raises is raised again
+        self.compiled_once("indices checked", self._check_own_indices)
+        evaluate = value_and_grad or self._value_and_grad
+        z = np.zeros(self.dim)
+        for attempt in range(NUM_ATTEMPTS):
+            with warnings.catch_warnings():
+                # data outside their support are named below, after the density was tried
+                warnings.simplefilter("ignore", UserWarning)
+                with jax.enable_x64(True):
+                    z = self._propose(jax.random.fold_in(key, attempt), scatter, attempt)
+                value, gradient = evaluate(z)  # in the caller's precision
+            if np.isfinite(value) and np.isfinite(gradient).all():
+                return z
+        raise ModelError(self._explain_no_density(z))
+
+    def anywhere(self) -> Float[np.ndarray, " dim"]:
+        """Return a point to differentiate at, unconstrained: its density need not be finite."""
+        return self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
+
+    def _propose(self, key: jax.Array, scatter: float, attempt: int) -> Float[np.ndarray, " dim"]:
+        centre_key, noise_key = jax.random.split(key)
+        given = self.model.init(centre_key, **self.data) if self.model.init else {}
+        if scatter and not given:
+            centre = np.zeros(self.dim)
+        elif len(given) == len(self.latents):
+            centre = self.unconstrain(given)
+        else:
+            draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
+            centre = self.unconstrain(draw(centre_key, self.arrays()) | dict(given))
+        if scatter:
+            noise = jax.random.uniform(noise_key, (self.dim,), float, -scatter, scatter)
+            centre = centre + np.asarray(noise)
+        return np.asarray(centre)
+
+    def _initial_values(self, uniform: bool) -> Callable[..., Any]:
+        """Return a compiled ``(key, arrays) -> values``: prior medians, or uniform near 0."""
+        strategy = init_to_uniform() if uniform else init_to_median(num_samples=15)
+
+        def draw(key: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+            seeded = handlers.seed(self.model.function, key)
+            model = handlers.substitute(seeded, substitute_fn=strategy)
+            trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+            return {s.name: trace[s.name]["value"] for s in self.latents}
+
+        # it runs a few times only: half the time to compile is worth more than speed
+        options = {"xla_backend_optimization_level": 0}
+        return self.compiled_for_any_data(
+            ("initial values", uniform), lambda: jax.jit(draw, compiler_options=options)
+        )
+
+    def _explain_no_density(self, z: np.ndarray) -> str:
+        terms = self.site_log_densities(z)
+        bad = {name: value for name, value in terms.items() if not np.isfinite(value)}
+        if not bad:
+            return (
+                f"model '{self.name}': the gradient of the log density is not finite at any of "
+                f"{NUM_ATTEMPTS} starting points; look for sqrt, log or division at zero, and "
+                "jnp.where guarding only the value"
+            )
+        listed = ", ".join(f"'{name}' (log density {value})" for name, value in bad.items())
+        return (
+            f"model '{self.name}': no finite density at any of {NUM_ATTEMPTS} starting points; to "
+            f"blame: site {listed}. Check that the data lie in the support of the likelihood, or "
+            "give Model(init=...) a feasible starting point"
+        )
+
+    # -- indices -------------------------------------------------------------------------------
+
+    @cached_property
+    def closes_over_arrays(self) -> bool:
+        """Whether the model reads floating-point arrays that are not among its arguments."""
+
+        def constants() -> list[Any]:
+            def fresh(z: jax.Array, arrays: Arrays) -> jax.Array:  # unknown to JAX's caches
+                return self.log_density_fn(z, arrays)
+
+            return list(jax.make_jaxpr(fresh)(jnp.zeros(self.dim), self.arrays()).consts)
+
+        with jax.enable_x64(True):
+            # what the model makes anew each time is harmless; what it holds on to is not
+            pairs = zip(constants(), constants(), strict=True)
+            return any(
+                a is b and np.ndim(a) > 0 and jnp.issubdtype(a.dtype, jnp.floating)
+                for a, b in pairs
+            )
+
+    def check_indices(self, arrays: Arrays) -> None:
+        """Raise a :class:`ModelError` if the model reads an index out of bounds in ``arrays``.
+
+        JAX would quietly clamp it.
+        """
+        errors = self.compiled_for_any_data(
+            "index errors",
+            lambda: jax.jit(checkify.checkify(self.log_density_fn, errors=checkify.index_checks)),
+        )
+        with jax.enable_x64(True):
+            error, _ = errors(jnp.zeros(self.dim), arrays)
+        if message := error.get():
+            raise ModelError(
+                f"model '{self.name}' reads {message.split(' at ')[0].rstrip('. ')}. Group codes "
+                "must run from 0 to the number of groups less one"
+            )
+
+    def _check_own_indices(self) -> None:
+        if self.closes_over_arrays:
+            # the caller may have used them in float32, which JAX remembers
+            jax.clear_caches()  # type: ignore[no-untyped-call]
+        with jax.enable_x64(True):
+            self.check_indices(self.arrays())

@@ -1,4 +1,8 @@
-"""What each site's log density takes in: its value and its distribution's parameters, as arrays."""
+"""The terms of the log density, site by site: each one's value, its distribution's arrays, its law.
+
+A model's log joint density is a sum over its sample sites. What a site adds is a function of few
+arrays, its leaves: the site's value and its distribution's own parameters, as the model makes them.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
 from vi_recipes.model.bound import Arrays
-from vi_recipes.model.target import Target
+from vi_recipes.model.density import FlatDensity
 
 
 @dataclass
-class SiteInputs:
-    """One sample site of a trace, taken apart.
+class SiteTerm:
+    """What one sample site adds to the log density, taken apart.
 
     Parameters
     ----------
@@ -38,15 +43,19 @@ class SiteInputs:
     """
 
     name: str
-    leaves: list[jax.Array]
+    leaves: list[Array]
     shape: tuple[int, ...] | None
-    rebuild: Callable[[list[jax.Array]], jax.Array]
-    weight: jax.Array
-    total: jax.Array
+    rebuild: Callable[[list[Array]], Array]
+    weight: Array
+    total: Float[Array, ""]
 
 
-def trace_sites(target: Target, z: jax.Array, arrays: Arrays) -> dict[str, SiteInputs]:
-    """Return the sample sites of the model at ``z``, taken apart; pure, to be transformed."""
+def site_terms(target: FlatDensity, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, SiteTerm]:
+    """Return the terms of the log density at ``z``; pure, to be transformed.
+
+    Sample site -> its term, observed sites and factors among them. Their totals add up to the log
+    joint density over the unconstrained scale.
+    """
     unconstrained = target.unravel(z)
     values = target.constrain_fn(z, arrays)
     latent = {site.name: values[site.name] for site in target.latents}
@@ -60,7 +69,7 @@ def trace_sites(target: Target, z: jax.Array, arrays: Arrays) -> dict[str, SiteI
         }
 
 
-def _take_apart(name: str, site: dict[str, Any], z: jax.Array | None) -> SiteInputs:
+def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     value, scale = site["value"], site["scale"]
     shape: tuple[int, ...] | None = tuple(jnp.shape(value))
     weight = jnp.asarray(1.0 if scale is None else scale)
@@ -87,14 +96,14 @@ def _take_apart(name: str, site: dict[str, Any], z: jax.Array | None) -> SiteInp
         and all(_fits(jnp.shape(leaf), shape) for leaf in leaves)
     )
     if not elementwise:
-        return SiteInputs(name, [], None, lambda leaves: total, jnp.asarray(1.0), total)
+        return SiteTerm(name, [], None, lambda leaves: total, jnp.asarray(1.0), total)
     weight = weight.reshape(weight.shape + (1,) * (site["fn"].event_dim if weight.ndim else 0))
     for mask in masks:
         weight = weight * mask
     base = None if z is None else biject_to(fn.support)
     leaves = [value if z is None else z, *leaves]
 
-    def rebuild(leaves: list[jax.Array]) -> jax.Array:
+    def rebuild(leaves: list[Array]) -> Array:
         law = jax.tree.unflatten(tree, leaves[1:])
         with jax.numpy_rank_promotion("allow"):
             if base is None:
@@ -102,7 +111,7 @@ def _take_apart(name: str, site: dict[str, Any], z: jax.Array | None) -> SiteInp
             x = base(leaves[0])
             return jnp.asarray(law.log_prob(x) + base.log_abs_det_jacobian(leaves[0], x))
 
-    return SiteInputs(name, leaves, shape, rebuild, weight, total)
+    return SiteTerm(name, leaves, shape, rebuild, weight, total)
 
 
 def _fits(leaf: tuple[int, ...], shape: tuple[int, ...] | None) -> bool:

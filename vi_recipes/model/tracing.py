@@ -1,8 +1,24 @@
-"""The model traced: its sites, read off once."""
+"""The model traced once: its sites, discrete latent variables summed out."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.infer import init_to_uniform
+from numpyro.infer.util import constrain_fn
+
+from vi_recipes.core import ModelError
+from vi_recipes.model.bound import Arrays, BoundModel
+from vi_recipes.model.enumeration import marginalise
+from vi_recipes.model.model import Model
+from vi_recipes.model.sites import ScanWatch, Site, observed_names, plate_depth, read_trace
 
 _NEEDS_CONCRETE = (
     jax.errors.ConcretizationTypeError,
@@ -11,6 +27,141 @@ _NEEDS_CONCRETE = (
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
+
+
+class TracedModel(BoundModel):
+    """A model with its data, and the sites that one abstract trace of it has.
+
+    Raises
+    ------
+    ValueError
+        For a model that cannot be fitted; names the site and the cure.
+    """
+
+    def __init__(self, model: Model | Callable[..., Any], data: dict[str, Any]) -> None:
+        super().__init__(model, data)
+        self.seeded = handlers.seed(self.model.function, jax.random.key(0))
+        """The model function, with a key for what it draws."""
+        self.sites = self._trace_with_least_constants()
+        """Site name -> site, in model order."""
+        discrete = {n: site for n, site in self.sites.items() if site.kind == "discrete"}
+        if discrete:
+            self._sum_out(discrete)
+        self._name_dims()
+
+    @property
+    def latents(self) -> tuple[Site, ...]:
+        """Latent sites, in the order of the flat vector."""
+        return tuple(s for s in self.sites.values() if s.kind == "latent")
+
+    @property
+    def quantities(self) -> tuple[Site, ...]:
+        """What fits report: latent sites, then deterministic ones, in model order."""
+        return self.latents + tuple(s for s in self.sites.values() if s.kind == "deterministic")
+
+    @property
+    def observed(self) -> tuple[Site, ...]:
+        """Observed sites that have a distribution; ``numpyro.factor`` terms are not among them."""
+        return tuple(s for s in self.sites.values() if s.kind == "observed")
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether ``numpyro.factor`` terms, or sums over discrete variables, are in the density."""
+        return len(self._observed_names) > len(self.observed)
+
+    def _trace_with_least_constants(self) -> dict[str, Site]:
+        """Trace the model, keeping as much of the data traced as the model allows."""
+        is_array = [isinstance(leaf, np.ndarray) for leaf in self._leaves]
+        is_float = [a and x.dtype.kind == "f" for a, x in zip(is_array, self._leaves, strict=True)]
+        # A model may read sizes off integer data (len(np.unique(group))), or off any data: those
+        # arrays are then bound as constants instead of traced.
+        for is_traced in (is_array, is_float):
+            self._trace_leaves(is_traced)
+            try:
+                return self._trace()
+            except _NEEDS_CONCRETE:
+                if not any(is_traced):
+                    raise
+        self._trace_leaves([False] * len(is_array))
+        return self._trace()
+
+    def _sum_out(self, discrete: dict[str, Site]) -> None:
+        """Put the marginal over the discrete latent variables in the model's place."""
+        kinds = {name: site.support for name, site in discrete.items()}
+        marginal = marginalise(self.model.function, kinds, self._observed_names, self._plate_depth)
+        self.model = replace(self.model, function=marginal)
+        self.seeded = handlers.seed(marginal, jax.random.key(0))
+        self.sites = self._trace() | discrete
+        if not any(site.kind == "deterministic" for site in self.sites.values()):
+            return
+        with jax.enable_x64(True):
+            zeros = {s.name: jnp.zeros(s.unconstrained_shape) for s in self.latents}
+            first, *others = (
+                constrain_fn(
+                    handlers.seed(marginal, jax.random.key(seed)),
+                    (),
+                    self.keywords(self.arrays()),
+                    zeros,
+                    return_deterministic=True,
+                )
+                for seed in range(4)
+            )
+        for name in (n for n, site in self.sites.items() if site.kind == "deterministic"):
+            if any(not np.array_equal(first[name], other[name]) for other in others):
+                raise ModelError(
+                    f"deterministic site '{name}' depends on a discrete latent variable "
+                    f"({', '.join(discrete)}), which is summed out: it has no one value. Leave it "
+                    "out of the model"
+                )
+
+    def _trace(self) -> dict[str, Site]:
+        """Trace the model abstractly; needs no memory for its arrays."""
+        sites: dict[str, Site] = {}
+
+        def run(key: jax.Array, arrays: Arrays) -> None:
+            # init_to_uniform, because improper distributions cannot be sampled
+            seeded = handlers.seed(self.model.function, key)
+            model = handlers.substitute(seeded, substitute_fn=init_to_uniform())
+            watch = ScanWatch()
+            with watch:
+                trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+            self.has_scan = watch.found
+            sites.update(read_trace(trace))
+            self._observed_names = observed_names(trace)
+            self._plate_depth = plate_depth(trace)
+
+        try:
+            with warnings.catch_warnings(), jax.enable_x64(True):
+                warnings.simplefilter("ignore")
+                jax.eval_shape(run, jax.random.key(0), self.arrays())
+        except (ModelError, *_NEEDS_CONCRETE):
+            raise
+        except Exception as error:
+            shapes = {n: getattr(v, "shape", v) for n, v in self.data.items()}
+            raise ModelError(
+                f"model '{self.name}' raised {type(error).__name__} on data with shapes {shapes}: "
+                f"{_first_line(error)}. Check that the lengths of the arguments agree"
+            ) from error
+        if not any(site.kind == "latent" for site in sites.values()):
+            raise ModelError(
+                f"model '{self.name}' has no latent site: every numpyro.sample is observed, so "
+                "there is nothing to fit. Remove obs=... from the parameters, or check that the "
+                "model function was passed and not a conditioned one"
+            )
+        return sites
+
+    def _name_dims(self) -> None:
+        """Give sites the names of dimensions that the model declares."""
+        for name, dims in self.model.dims.items():
+            site = self.sites.get(name)
+            if site is None:
+                raise ValueError(
+                    f"dims of model '{self.name}' name site '{name}', which it does not have; "
+                    f"its sites are {', '.join(self.sites)}"
+                )
+            if len(dims) != len(site.shape):
+                raise ValueError(f"dims['{name}'] is {dims}, but the site has shape {site.shape}")
+            self.sites[name] = replace(site, dims=tuple(dims))
 
 
 def _first_line(error: Exception) -> str:

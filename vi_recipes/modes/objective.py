@@ -11,7 +11,7 @@ import numpy as np
 
 from vi_recipes.algebra import VERIFIED, BlockArrow, Dense, LocalStructure
 from vi_recipes.core import Timing
-from vi_recipes.model import Target, candidates, trace_sites
+from vi_recipes.model import Target, candidates, site_terms
 
 MAX_BORDER = 300
 """Largest border of a Hessian with local structure that is recovered at every step."""
@@ -130,7 +130,7 @@ class Objective:
 
         def bend(z: jax.Array, direction: jax.Array, weight: jax.Array, arrays: Any) -> jax.Array:
             def own(z: jax.Array) -> jax.Array:
-                return trace_sites(self.target, z, arrays)[site].total
+                return site_terms(self.target, z, arrays)[site].total
 
             return jax.jvp(jax.grad(own), (z,), (direction,))[1]
 
@@ -142,8 +142,9 @@ class Objective:
         What the plates suggest is verified by a Hessian-vector product in a random direction.
         """
         target = self.target
-        if target.structure is not None:
-            self.use(target.structure)
+        known = target.compiled_once.get(LocalStructure)
+        if known is not None:
+            self.use(known)
             return ""
         rng = np.random.default_rng(5)
         reasons = []
@@ -159,7 +160,7 @@ class Objective:
             products = self.structured(z + 0.1 * rng.standard_normal(z.size))[2]
             error = structure.error(products)
             if np.isfinite(error).all() and error.max() <= VERIFIED:
-                target.structure = structure
+                target.compiled_once.keep(LocalStructure, structure)
                 return ""
             self.structure = None
             names = [n for n, place in target.slices.items() if not error[place].max() <= VERIFIED]
