@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import block
+from vi_recipes.core import write_whole
 from vi_recipes.fit import Fit
 from vi_recipes.report import FOLDER, Cell, Exhibit, Table, format_number, latex, write_exhibits
 
@@ -207,7 +208,7 @@ def _write_header(comparison: Fits, directory: Path) -> None:
             {"name": e.name, "title": e.title, "caption": e.caption} for e in comparison.exhibits
         ],
     }
-    (directory / HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+    write_whole(directory / HEADER, json.dumps(header, indent=2) + "\n")
 
 
 def _fit_path(directory: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing
+from vi_recipes.core import Status, Timing, write_whole
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Moments, Provenance
@@ -51,11 +51,7 @@ def save(fit: Fitted, path: Path) -> Path:
     if fit.assessment is not None:
         write_assessment(tree, fit.assessment)
     tree.attrs["vi_recipes_fit"] = json.dumps(_header(fit), default=_plain)
-    # whole or not at all: an interrupt leaves no half a file, and readers keep the old one
-    partial = path.with_name(f".{path.name}.partial")
-    tree.to_netcdf(partial, engine="h5netcdf")
-    partial.replace(path)
-    return path
+    return write_whole(path, lambda beside: tree.to_netcdf(beside, engine="h5netcdf"))
 
 
 def _header(fit: Fitted) -> dict[str, Any]:
