@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,7 +202,7 @@ def _write_header(comparison: Fits, directory: Path) -> None:
         "notes": comparison.notes,
         "interrupted": comparison.interrupted,
         "description": comparison.description,
-        "quadrature": comparison.quadrature and asdict(comparison.quadrature),
+        "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
         "exhibits": [
             {"name": e.name, "title": e.title, "caption": e.caption} for e in comparison.exhibits
         ],
