@@ -34,7 +34,7 @@ from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.records import Provenance
-from vi_recipes.importance.bounds import LogEvidence
+from vi_recipes.importance.bounds import Bound, LogEvidence
 from vi_recipes.model.sites import Site
 from vi_recipes.posterior.base import Posterior
 from vi_recipes.posterior.draws import DrawsPosterior, MomentsPosterior, PointPosterior
@@ -133,7 +133,7 @@ class World:
         return self.fit(
             "svi",
             self.gaussian(shift=0.9, scale=0.5),
-            log_evidence=LogEvidence(-101.234, 0.05, "lower bound (ELBO)"),
+            log_evidence=LogEvidence(-101.234, 0.05, Bound.LOWER, "ELBO"),
             trace={"elbo": elbo, "elbo_step": step},
             **options,
         )

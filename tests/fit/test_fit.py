@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -169,6 +171,15 @@ def test_representations() -> None:
     assert "contrast" in html
     assert "<table" in html
     assert laplace().renamed("other").method == "other"
+
+
+@pytest.mark.parametrize("kind", [vr.Fit, vr.Calibration, vr.Assessment, vr.Provenance])
+def test_help_lists_the_fields(kind: type) -> None:
+    """Those inherited from a base below too: users see the face alone."""
+    text = inspect.getdoc(kind) or ""
+    explained = re.findall(r"^(\w+(?:, \w+)*)\n    \S", text, re.MULTILINE)
+    names = {name for line in explained for name in line.split(", ")}
+    assert names == {field.name for field in fields(kind)}
 
 
 def test_keys() -> None:

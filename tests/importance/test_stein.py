@@ -47,7 +47,7 @@ def test_the_value_is_the_mean_over_pairs() -> None:
             total += 0.0 if i == j else pair[0, 1]
     assert found.value == pytest.approx(np.sqrt(total / (40 * 39)))
     assert found.num_draws == 40
-    assert found.applies
+    assert not found.reason
     assert found.value > found.limit
     assert found.p_value < 0.05
 
@@ -124,7 +124,6 @@ def test_what_cannot_be_had_is_said() -> None:
     assert few.reason == "19 draws are too few, it takes 20"
     assert "no finite gradient at " in nowhere.reason
     for found in (few, nowhere):
-        assert not found.applies
         assert np.isnan([found.value, found.limit, found.p_value]).all()
 
 

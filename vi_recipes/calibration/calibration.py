@@ -11,9 +11,30 @@ from vi_recipes.calibration.ranked import Ranked
 
 @dataclass(frozen=True, repr=False)
 class Calibration(Ranked):
-    """Ranks of simulated truths among a method's draws, with tables, a verdict and a report.
+    """The ranks of true parameters among a method's draws, over data simulated from the model.
 
-    Fields, and what is read off them, are those of :class:`Ranked`.
+    Made by :func:`~vi_recipes.calibrate`. ``verdict`` says in words what the ranks show,
+    ``calibrated`` whether all is well, ``table()`` has a row a quantity, ``warnings`` is what to
+    know first; ``report(path)`` writes all of it, with figures.
+
+    Parameters
+    ----------
+    model, method
+        Their names.
+    config
+        The method's options.
+    num_simulations, num_draws
+        Simulations asked for, and draws among which the truth was ranked.
+    labels
+        The scalars, and the joint log likelihood.
+    outcomes
+        Number of a simulation -> what it came to.
+    notes
+        On what was simulated and what has no ranks.
+    provenance
+        Seed, versions, device, dtype, fingerprint of the covariates.
+    interrupted
+        Whether simulations are missing because the run was stopped.
     """
 
     def report(self, path: str | Path) -> Path:

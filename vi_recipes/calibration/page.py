@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vi_recipes.core import write_whole
 from vi_recipes.report import DASH, Cell, Document, Table, format_number, format_seconds
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def write(calibration: Ranked, directory: Path) -> Path:
     calibration.table().to_csv(directory / "tables" / "quantities.csv", index=False)
     text = latex(quantities(calibration), label="quantities")
     (directory / "tables" / "quantities.tex").write_text(text, encoding="utf-8")
-    (directory / "result.json").write_text(dumps(calibration), encoding="utf-8")
+    write_whole(directory / "result.json", dumps(calibration))
     done, failed = len(calibration.outcomes), len(calibration.failures)
     document = Document(
         title=f"{calibration.model}: calibration of {calibration.method}",
@@ -57,8 +58,8 @@ def write(calibration: Ranked, directory: Path) -> Path:
         record=[options(calibration), provenance(calibration)],
         notes=list(calibration.notes),
     )
-    (directory / "report.md").write_text(markdown.render(document), encoding="utf-8")
-    (directory / "report.html").write_text(html.render(document), encoding="utf-8")
+    write_whole(directory / "report.md", markdown.render(document))
+    write_whole(directory / "report.html", html.render(document))
     return directory
 
 

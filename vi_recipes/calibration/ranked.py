@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,17 @@ FEW_SIMULATIONS = 100
 """Below so many only gross errors show."""
 
 
+class Fault(Enum):
+    """What is wrong with a method's draws of a quantity. The value is how it is put."""
+
+    TOO_NARROW = "too narrow"
+    TOO_WIDE = "too wide"
+    TOO_LOW = "too low"
+    TOO_HIGH = "too high"
+    UNEVEN = "not uniform"
+    """Nothing of the above, and still the ranks are not uniform."""
+
+
 @dataclass(frozen=True)
 class Judgement:
     """How even the ranks of one quantity are.
@@ -54,8 +66,8 @@ class Judgement:
         z-score of the mean squared distance from the middle: positive where draws are too narrow.
     symmetry
         p-value of the test that the draws' bias is zero, whatever their spread.
-    verdict
-        In words: uniform, or too narrow, too wide, too low, too high, not uniform.
+    faults
+        What makes the ranks uneven; none where they are uniform, up to chance.
     """
 
     label: str
@@ -64,7 +76,12 @@ class Judgement:
     shift: float
     spread: float
     symmetry: float
-    verdict: str
+    faults: tuple[Fault, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The faults in words, or ``"uniform"``."""
+        return ", ".join(fault.value for fault in self.faults) or "uniform"
 
     @property
     def outside(self) -> bool:
@@ -74,26 +91,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The ranks of true parameters among a method's draws, over simulated data.
+    """The ranks of true parameters among a method's draws, over simulated data, and what they say.
 
-    Parameters
-    ----------
-    model, method
-        Their names.
-    config
-        The method's options.
-    num_simulations, num_draws
-        Simulations asked for, and draws among which the truth was ranked.
-    labels
-        The scalars, and the joint log likelihood.
-    outcomes
-        Number of a simulation -> what it came to.
-    notes
-        On what was simulated and what has no ranks.
-    provenance
-        Seed, versions, device, dtype, fingerprint of the covariates.
-    interrupted
-        Whether simulations are missing because the run was stopped.
+    Its fields are explained where users meet them, in
+    :class:`~vi_recipes.calibration.calibration.Calibration`, which adds the report.
     """
 
     model: str
@@ -170,8 +171,8 @@ class Ranked:
                 lead += f" ({_listed(outside)}), none beyond what their number explains"
             reach = f"ECDFs of ranks may still be off by {self.band.half_width:.2f} unseen"
             return f"{lead}. {reach}."
-        kinds = Counter(part for j in sure for part in j.verdict.split(", "))
-        what = ", ".join(f"{kind} ({number})" for kind, number in kinds.most_common())
+        faults = Counter(fault for j in sure for fault in j.faults)
+        what = ", ".join(f"{fault.value} ({number})" for fault, number in faults.most_common())
         return (
             f"Not calibrated: {count}, {len(sure)} of them by more than their number explains. "
             f"{what[0].upper()}{what[1:]}: {_listed(sure)}."
@@ -180,26 +181,30 @@ class Ranked:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before the verdict."""
-        found = []
+        sentences = []
         done, failed, n = len(self.outcomes), len(self.failures), len(self.ranks)
         if self.interrupted:
-            found.append(f"Interrupted: {done} of {self.num_simulations} simulations were done.")
+            sentences.append(
+                f"Interrupted: {done} of {self.num_simulations} simulations were done."
+            )
         if failed > FEW_FAILURES * max(done, 1):
-            found.append(
+            sentences.append(
                 f"{failed} of {done} fits have no result. The verdict is on the others, and holds "
                 "for data on which the method succeeds: they are not the data that the prior "
                 "makes, so their ranks need not be uniform even where every fit is exact."
             )
-        thin = sum("effective draws" in reason for reason in self.doubts.values())
+        thin = sum(o.ranks is not None and o.ess < self.num_draws for o in self.outcomes.values())
         if thin:
-            found.append(
+            sentences.append(
                 f"{thin} of {n} fits have fewer effective draws than the {self.num_draws} among "
                 "which the truth is ranked, so that ranks at both ends are too many. Raise the "
                 "sampler's num_samples, or lower the number of draws."
             )
         if 0 < n < FEW_SIMULATIONS:
-            found.append(f"{n} simulations show gross errors only; 200 or more show finer ones.")
-        return found
+            sentences.append(
+                f"{n} simulations show gross errors only; 200 or more show finer ones."
+            )
+        return sentences
 
     def table(self) -> pd.DataFrame:
         """Return a row a quantity: verdict, p-values, and z-scores of shift and spread."""
@@ -272,17 +277,24 @@ def _judge(
 ) -> Judgement:
     moved, wide = shift(ranks, num_draws), spread(ranks, num_draws)
     symmetry = symmetry_p_value(ranks, num_draws)
-    words = []
+    faults = []
     if wide > NOTABLE and spread_about_mean(ranks, num_draws) > NOTABLE:
-        words.append("too narrow")
+        faults.append(Fault.TOO_NARROW)
     if wide < -NOTABLE:
-        words.append("too wide")
-    if (
-        symmetry < 1 - LEVEL
-    ):  # too narrow draws would make a mean rank that is off by chance more so
-        words.append("too low" if moved > 0 else "too high")
-    verdict = "uniform" if p_value >= 1 - LEVEL else ", ".join(words) or "not uniform"
-    return Judgement(label, float(p_value), float(adjusted), moved, wide, symmetry, verdict)
+        faults.append(Fault.TOO_WIDE)
+    # not by the mean rank: draws that are too narrow make one that is off by chance more so
+    if symmetry < 1 - LEVEL:
+        faults.append(Fault.TOO_LOW if moved > 0 else Fault.TOO_HIGH)
+    uneven = tuple(faults) or (Fault.UNEVEN,)
+    return Judgement(
+        label=label,
+        p_value=float(p_value),
+        holm=float(adjusted),
+        shift=moved,
+        spread=wide,
+        symmetry=symmetry,
+        faults=() if p_value >= 1 - LEVEL else uneven,
+    )
 
 
 def _listed(judgements: Sequence[Judgement], most: int = 6) -> str:

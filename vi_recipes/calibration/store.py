@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 
 from vi_recipes.calibration.ranks import Outcome
-from vi_recipes.core import CheckpointError
+from vi_recipes.core import CheckpointError, KeptFile, KeptWords
 
 FILE = "calibration.npz"
-FORMAT = 1
 SECONDS = 5.0
 """Between two writings."""
 
-WIDTH = 200
-"""Characters of a description that a message shows."""
+WORDS = KeptWords(
+    argument="path",
+    damaged="is no file of simulations that can be read",
+    other="has simulations of something else",
+    elsewhere="another folder",
+    going_on="calibrate what the file is of",
+)
 
 
 class Store:
@@ -44,19 +44,19 @@ class Store:
     def __init__(self, path: str | Path | None, identity: Mapping[str, str]) -> None:
         self.outcomes: dict[int, Outcome] = {}
         """What is there already, and what was added."""
-        self._identity = dict(identity)
-        self._path = None if path is None else Path(path) / FILE
+        self._file: KeptFile | None = None
         self._written = time.monotonic()
-        if self._path is None:
+        if path is None:
             return
+        self._file = KeptFile(Path(path) / FILE, dict(identity), WORDS)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
                 f"path: '{path}' is no folder that can be written to ({error}); give another"
             ) from None
-        if self._path.exists():
-            self._read(self._path)
+        if self._file.path.exists():
+            self.outcomes = _read(self._file)
 
     def add(self, number: int, outcome: Outcome) -> None:
         """Keep one outcome; it is on disk within seconds."""
@@ -65,7 +65,7 @@ class Store:
 
     def save(self, *, now: bool = False) -> None:
         """Write the file, unless that was done a moment ago; ``now`` writes in any case."""
-        if self._path is None or not self.outcomes:
+        if self._file is None or not self.outcomes:
             return
         if not now and time.monotonic() - self._written < SECONDS:
             return
@@ -74,50 +74,25 @@ class Store:
             str(k): [o.reason, o.seconds, o.compile_seconds, None if np.isnan(o.ess) else o.ess]
             for k, o in sorted(self.outcomes.items())
         }
-        header = {"format": FORMAT, "identity": self._identity, "outcomes": told}
-        beside = self._path.with_name(f".{FILE}.{os.getpid()}")
-        try:
-            with beside.open("wb") as file:
-                np.savez(
-                    file,
-                    allow_pickle=False,
-                    header=np.array(json.dumps(header)),
-                    numbers=np.array(list(ranked), int),
-                    ranks=np.array(list(ranked.values()), int),
-                )
-            beside.replace(self._path)
-        except OSError as error:
-            raise CheckpointError(
-                f"path: '{self._path}' cannot be written ({error}); make room, or give another"
-            ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
+        arrays = {
+            "numbers": np.array(list(ranked), int),
+            "ranks": np.array(list(ranked.values()), int),
+        }
+        self._file.write_arrays({"outcomes": told}, arrays)
         self._written = time.monotonic()
 
-    def _read(self, path: Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                header = json.loads(str(archive["header"]))
-                ranks = dict(zip(archive["numbers"].tolist(), archive["ranks"], strict=True))
-            if header["format"] != FORMAT:
-                raise ValueError(f"format {header['format']}, expected {FORMAT}")
-            found = {
-                int(k): Outcome(ranks.get(int(k)), reason, own, part, np.nan if e is None else e)
-                for k, (reason, own, part, e) in header["outcomes"].items()
-            }
-            theirs = dict(header["identity"])
-        except Exception as error:  # a damaged archive raises whatever it likes
-            raise CheckpointError(
-                f"path: '{path}' is no file of simulations that can be read "
-                f"({type(error).__name__}: {error}); delete it, or give another folder"
-            ) from None
-        for name, mine in self._identity.items():
-            if theirs.get(name) != mine:
-                raise CheckpointError(
-                    f"path: '{path}' has simulations of something else: its {name} is "
-                    f"{shorten(str(theirs.get(name)), WIDTH)}, and here it is "
-                    f"{shorten(mine, WIDTH)}. To begin anew, delete the file or give another "
-                    "folder; to go on, calibrate what the file is of"
-                )
-        self.outcomes = found
+
+def _read(file: KeptFile) -> dict[int, Outcome]:
+    header, arrays = file.read_arrays()
+    with file.reading():
+        ranks = dict(zip(arrays["numbers"].tolist(), arrays["ranks"], strict=True))
+        return {
+            int(number): Outcome(
+                ranks.get(int(number)),
+                reason,
+                seconds,
+                compile_seconds,
+                np.nan if ess is None else ess,
+            )
+            for number, (reason, seconds, compile_seconds, ess) in header["outcomes"].items()
+        }

@@ -17,9 +17,9 @@ from vi_recipes.comparison.folder import (
     _write_header,
     save_fit,
 )
-from vi_recipes.core import ProgressFactory, Status, silent
+from vi_recipes.core import MethodFailure, ProgressFactory, Status, silent
 from vi_recipes.fit import Fit
-from vi_recipes.importance import LogEvidence
+from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods import Method
 from vi_recipes.model import Target
 from vi_recipes.posterior import PermutedPosterior, match
@@ -164,10 +164,10 @@ def _checked_reference(
 def _by_quadrature(target: Target) -> LogEvidence:
     from vi_recipes.trust import quadrature
 
-    found = quadrature(target)
-    if isinstance(found, str):
-        return LogEvidence(float("nan"), float("nan"), f"not available ({found})")
-    return found
+    try:
+        return quadrature(target)
+    except MethodFailure as failure:
+        return LogEvidence(float("nan"), float("nan"), Bound.MISSING, failure.message)
 
 
 def _align(comparison: Comparison, target: Target) -> Comparison:

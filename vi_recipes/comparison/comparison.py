@@ -107,7 +107,9 @@ class Comparison(Fits):
             notes=header["notes"],
             interrupted=header["interrupted"],
             description=header["description"],
-            quadrature=LogEvidence(**found) if (found := header.get("quadrature")) else None,
+            quadrature=LogEvidence.from_dict(found)
+            if (found := header.get("quadrature"))
+            else None,
             exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
         )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import block
+from vi_recipes.core import write_whole
 from vi_recipes.fit import Fit
 from vi_recipes.report import FOLDER, Cell, Exhibit, Table, format_number, latex, write_exhibits
 
@@ -202,12 +202,12 @@ def _write_header(comparison: Fits, directory: Path) -> None:
         "notes": comparison.notes,
         "interrupted": comparison.interrupted,
         "description": comparison.description,
-        "quadrature": comparison.quadrature and asdict(comparison.quadrature),
+        "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
         "exhibits": [
             {"name": e.name, "title": e.title, "caption": e.caption} for e in comparison.exhibits
         ],
     }
-    (directory / HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+    write_whole(directory / HEADER, json.dumps(header, indent=2) + "\n")
 
 
 def _fit_path(directory: Path, name: str) -> Path:

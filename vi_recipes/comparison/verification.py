@@ -14,7 +14,7 @@ import numpy as np
 
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
-from vi_recipes.core import ProgressFactory, Status, find
+from vi_recipes.core import KeptFile, KeptWords, ProgressFactory, Status, find
 from vi_recipes.fit import Fit, differences, load_reference, moments_of
 from vi_recipes.methods import SVI, Method, default_methods, make_method
 from vi_recipes.model import Target, load_model
@@ -28,6 +28,14 @@ Problem = Callable[[], tuple[Target, Fit]]
 
 TRUTHS = ["right", "between", "wrong"]
 FORMAT = 1
+
+WORDS = KeptWords(
+    argument="path",
+    damaged="is not the rows of a verification",
+    other="has the rows of another verification",
+    elsewhere="another folder",
+    going_on="verify with what the file is of",
+)
 
 
 @dataclass(frozen=True)
@@ -202,40 +210,32 @@ def verify(
     Raises
     ------
     ValueError
-        For a folder with rows of another seed, or of other methods.
+        For a folder with rows of another seed or of other methods, and one that cannot be written.
     """
-    header = {"format": FORMAT, "seed": seed, "methods": dict(methods) if methods else None}
+    identity = {"format": FORMAT, "seed": seed, "methods": dict(methods) if methods else None}
     rows: list[Row] = []
     for name, problem in chosen.items():
-        file = None if path is None else path / f"{name}.json"
-        own = None if file is None else _kept(file, header)
-        if own is None:
-            own = _verify_one(name, problem, methods, seed, progress)
+        file = None if path is None else KeptFile(path / f"{name}.json", identity, WORDS)
+        answers = None if file is None else _kept(file)
+        if answers is None:
+            answers = _verify_one(name, problem, methods, seed, progress)
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                kept = {**header, "rows": [asdict(row) for row in own]}
-                file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        rows += own
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+                kept = {**identity, "rows": [asdict(row) for row in answers]}
+                file.write(json.dumps(kept, indent=1) + "\n")
+        rows += answers
         if done is not None:
-            done(name, own)
+            done(name, answers)
     return rows
 
 
-def _kept(file: Path, header: Mapping[str, Any]) -> list[Row] | None:
-    if not file.is_file():
+def _kept(file: KeptFile) -> list[Row] | None:
+    if not file.path.is_file():
         return None
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+    with file.reading():
+        kept = json.loads(file.path.read_text(encoding="utf-8"))
         rows = [Row(**row) for row in kept.pop("rows")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file}: not the rows of a verification ({error}); remove it, or use another folder"
-        ) from None
-    if kept != header:
-        raise ValueError(
-            f"{file}: made with {kept}, and now wanted with {dict(header)}; remove it, or use "
-            "another folder"
-        )
+    file.check(kept)
     return rows
 
 

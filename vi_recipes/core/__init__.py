@@ -18,6 +18,7 @@ from vi_recipes.core.content import (
     only,
     public_functions,
 )
+from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, precision
 from vi_recipes.core.made_once import MadeOnce
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
@@ -28,6 +29,8 @@ from vi_recipes.core.timing import Timing
 __all__ = [
     "CheckpointError",
     "FitError",
+    "KeptFile",
+    "KeptWords",
     "MadeOnce",
     "MethodFailure",
     "ModelError",
@@ -52,4 +55,5 @@ __all__ = [
     "require",
     "silent",
     "unknown",
+    "write_whole",
 ]

@@ -44,7 +44,7 @@ class FitError(RuntimeError):
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, cannot be read, or is of another fit."""
+    """A kept file, such as a checkpoint, that cannot be written, read, or is of something else."""
 
 
 class MethodFailure(Exception):

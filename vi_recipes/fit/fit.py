@@ -17,9 +17,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Fit(Fitted):
-    """The result of one method on one target, to be exchanged and kept.
+    """The result of one method on one target.
 
-    Fields, and the moments they give, are those of :class:`Fitted`.
+    Every mean, sd and covariance is on the constrained scale, as the model names its sites; where
+    a method returns a point, ``mean()`` is that point and ``sd()`` is NaN. A fit whose status says
+    it has no result raises :class:`FitError` when its numbers are asked for.
+
+    Parameters
+    ----------
+    method
+        Name of the fit within its comparison.
+    kind
+        Name of the method itself, such as ``"svi"``.
+    status
+        How it ended.
+    message, advice
+        What happened, and what to try.
+    config
+        The method's options.
+    sites
+        The reported sites, latent then deterministic.
+    coords
+        Dimension name -> labels.
+    posterior
+        What is known of the posterior; ``None`` when the fit has no result.
+    timing
+        Seconds and evaluation counts.
+    trace
+        Name -> series over iterations, such as ``"elbo"`` beside ``"elbo_step"``.
+    diagnostics
+        Name -> number, convergence measures of the method.
+    log_evidence, log_likelihood
+        log p(y) and the maximised log-likelihood, where the method gives them.
+    sample_stats
+        Sampler statistics, shaped (chain, draw), named as ArviZ names them.
+    latents
+        What EM and the marginal likelihood know of the latent variables at the estimate, theta held
+        there: ``u_mean`` and ``u_sd`` on the unconstrained scale, or ``z_probability``, members by
+        states.
+    assessment
+        What its own draws say of how far it can be trusted; ``None`` if they were not asked.
+    provenance
+        Seed, versions, device, dtype, data fingerprint.
     """
 
     def to_arviz(

@@ -17,7 +17,21 @@ MAX_STORED_COV = 200
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a fit came from; recorded in every report."""
+    """Where a fit came from; recorded in every report.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    seed
+        The integer that seeded it; ``None`` where nothing was random, or a key was given.
+    data_fingerprint
+        Mark of the data that it was fitted to.
+    device, dtype
+        Where, and in which precision.
+    versions
+        Package -> version.
+    """
 
     model: str = ""
     seed: int | None = None
@@ -45,7 +59,15 @@ def provenance(target: Target, *, seed: int | None, dtype: str) -> Provenance:
 
 @dataclass(frozen=True)
 class Moments:
-    """Means and sds on the constrained scale with their Monte Carlo errors, by site."""
+    """Means and sds on the constrained scale with their Monte Carlo errors, by site.
+
+    Parameters
+    ----------
+    mean, sd
+        Of the site's shape.
+    mcse_mean, mcse_sd
+        Monte Carlo standard errors of both.
+    """
 
     mean: Sites
     sd: Sites
@@ -139,17 +161,17 @@ class Assessment:
 
     def numbers(self) -> dict[str, float]:
         """Return the single numbers by name, for tables of diagnostics."""
-        found = {}
+        numbers = {}
         if self.num_draws:
-            found["khat"] = self.khat
+            numbers["khat"] = self.khat
         if self.block_khat:
-            found["khat_worst_site"] = max(self.block_khat.values())
+            numbers["khat_worst_site"] = max(self.block_khat.values())
         if self.correction is not None:
-            found["khat_corrected"] = self.correction.khat
-            found["ess_corrected"] = self.correction.ess
+            numbers["khat_corrected"] = self.correction.khat
+            numbers["ess_corrected"] = self.correction.ess
         if self.bounds is not None:
-            found["mean_error_bound"] = self.bounds.mean_error
-            found["sd_error_bound"] = self.bounds.sd_error
+            numbers["mean_error_bound"] = self.bounds.mean_error
+            numbers["sd_error_bound"] = self.bounds.sd_error
         if self.stein is not None:
-            found["stein_p_value"] = self.stein.p_value
-        return found
+            numbers["stein_p_value"] = self.stein.p_value
+        return numbers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing
+from vi_recipes.core import Status, Timing, write_whole
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Moments, Provenance
@@ -51,11 +51,7 @@ def save(fit: Fitted, path: Path) -> Path:
     if fit.assessment is not None:
         write_assessment(tree, fit.assessment)
     tree.attrs["vi_recipes_fit"] = json.dumps(_header(fit), default=_plain)
-    # whole or not at all: an interrupt leaves no half a file, and readers keep the old one
-    partial = path.with_name(f".{path.name}.partial")
-    tree.to_netcdf(partial, engine="h5netcdf")
-    partial.replace(path)
-    return path
+    return write_whole(path, lambda beside: tree.to_netcdf(beside, engine="h5netcdf"))
 
 
 def _header(fit: Fitted) -> dict[str, Any]:
@@ -70,7 +66,7 @@ def _header(fit: Fitted) -> dict[str, Any]:
         "coords": {name: np.asarray(v).tolist() for name, v in fit.coords.items()},
         "timing": fit.timing.to_dict(),
         "diagnostics": dict(fit.diagnostics),
-        "log_evidence": asdict(fit.log_evidence) if fit.log_evidence else None,
+        "log_evidence": fit.log_evidence and fit.log_evidence.to_dict(),
         "log_likelihood": fit.log_likelihood,
         "provenance": asdict(fit.provenance),
     }
@@ -109,7 +105,7 @@ def read(path: str | Path) -> dict[str, Any]:
         "diagnostics": {
             k: float("nan") if v is None else v for k, v in header["diagnostics"].items()
         },
-        "log_evidence": LogEvidence(**evidence) if evidence else None,
+        "log_evidence": evidence and LogEvidence.from_dict(evidence),
         "log_likelihood": header["log_likelihood"],
         "sample_stats": read_group(tree, "sample_stats"),
         "latents": read_group(tree, "latents"),
@@ -158,7 +154,7 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         "num_draws": assessment.num_draws,
         "khat": assessment.khat,
         "block_khat": dict(assessment.block_khat),
-        "evidence": [asdict(e) for e in assessment.evidence],
+        "evidence": [e.to_dict() for e in assessment.evidence],
         "bounds": assessment.bounds and asdict(assessment.bounds),
         "stein": assessment.stein and asdict(assessment.stein),
         "unknown": dict(assessment.unknown),
@@ -185,7 +181,7 @@ def read_assessment(tree: xr.DataTree) -> Assessment | None:
         correction = Correction(moments, about["khat"], about["ess"], about["rounds"])
     bounds, stein = header.pop("bounds"), header.pop("stein")
     return Assessment(
-        **{**header, "evidence": tuple(LogEvidence(**e) for e in header["evidence"])},
+        **{**header, "evidence": tuple(map(LogEvidence.from_dict, header["evidence"]))},
         correction=correction,
         bounds=WassersteinBounds(**bounds) if bounds else None,
         stein=KernelStein(**stein) if stein else None,

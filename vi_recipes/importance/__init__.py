@@ -5,6 +5,7 @@ from __future__ import annotations
 from vi_recipes.importance.adapt import DEGREES, Proposal, adapt, make_round, root_of
 from vi_recipes.importance.bounds import (
     NUM_PARTICLES,
+    Bound,
     LogEvidence,
     elbo,
     importance_sampled,
@@ -31,6 +32,7 @@ __all__ = [
     "MIN_DRAWS",
     "MIN_PER_COORDINATE",
     "NUM_PARTICLES",
+    "Bound",
     "KernelStein",
     "LogEvidence",
     "Proposal",

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import logsumexp
 
 from vi_recipes.importance.weights import FINITE_VARIANCE, MIN_DRAWS, khat, log_mean, smooth
+
+
+class Bound(Enum):
+    """What a number is to log p(y). The value is how it is put."""
+
+    EXACT = "exact"
+    ESTIMATE = "estimate"
+    LOWER = "lower bound"
+    APPROXIMATION = "approximation"
+    """Of unknown error."""
+    UNRELIABLE = "unreliable estimate"
+    MISSING = "not available"
 
 
 @dataclass(frozen=True)
@@ -21,13 +35,38 @@ class LogEvidence:
         In nats.
     se
         Monte Carlo standard error, or the numerical error of a quadrature; 0 when there is none.
-    kind
-        What it is, in words: ``"Laplace approximation"``, ``"lower bound (ELBO)"``.
+    bound
+        What it is to log p(y).
+    how
+        What it was had by, such as ``"ELBO"`` or ``"bridge sampling"``; why there is none where it
+        is not available.
     """
 
     value: float
     se: float
-    kind: str
+    bound: Bound
+    how: str
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words: ``"Laplace approximation"``, ``"lower bound (ELBO)"``."""
+        if self.bound is Bound.APPROXIMATION:
+            return f"{self.how} {self.bound.value}"
+        return f"{self.bound.value} ({self.how})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return value, error and kind, as files keep them."""
+        return {"value": self.value, "se": self.se, "kind": self.kind}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_dict` was made of."""
+        lead, _, rest = stored["kind"].partition(" (")
+        for bound in Bound:
+            if lead == bound.value:
+                return cls(stored["value"], stored["se"], bound, rest.removesuffix(")"))
+        how = stored["kind"].removesuffix(f" {Bound.APPROXIMATION.value}")
+        return cls(stored["value"], stored["se"], Bound.APPROXIMATION, how)
 
 
 NUM_PARTICLES = 10
@@ -54,7 +93,7 @@ def elbo(log_ratios: Any) -> LogEvidence:
         For fewer than 2 draws, or ratios that are NaN or plus infinity.
     """
     values = _checked(log_ratios, 2)
-    return LogEvidence(*_mean(values), "lower bound (ELBO)")
+    return LogEvidence(*_mean(values), Bound.LOWER, "ELBO")
 
 
 def importance_weighted(log_ratios: Any, *, num_particles: int = NUM_PARTICLES) -> LogEvidence:
@@ -90,7 +129,8 @@ def importance_weighted(log_ratios: Any, *, num_particles: int = NUM_PARTICLES) 
     values = _checked(log_ratios, 2 * num_particles)
     groups = values[: values.size // num_particles * num_particles].reshape(-1, num_particles)
     bounds = logsumexp(groups, axis=1) - np.log(num_particles)
-    return LogEvidence(*_mean(bounds), f"lower bound (importance-weighted, k = {num_particles})")
+    how = f"importance-weighted, k = {num_particles}"
+    return LogEvidence(*_mean(bounds), Bound.LOWER, how)
 
 
 def importance_sampled(log_ratios: Any) -> LogEvidence:
@@ -105,7 +145,7 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
     -------
     LogEvidence
         Its error is by the delta method. From a k-hat of 0.5 the weights have no finite variance
-        and that error is too small; the kind then calls the estimate unreliable. From 0.7 neither
+        and that error is too small; the estimate is then called unreliable. From 0.7 neither
         says much. Nothing warns of a part of the posterior where q has no draws.
 
     Raises
@@ -122,8 +162,8 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
     if np.isneginf(values.max()):
         raise ValueError("log_ratios: all are minus infinity: p has no density at any draw")
     shape = khat(values)
-    lead = "estimate" if shape < FINITE_VARIANCE else "unreliable estimate"
-    kind = f"{lead} (importance sampling, k-hat {shape:.2f})"
+    bound = Bound.ESTIMATE if shape < FINITE_VARIANCE else Bound.UNRELIABLE
+    how = f"importance sampling, k-hat {shape:.2f}"
     # at most a fifth of the draws are smoothed: the next one below keeps its weight, which tells
     # the scale of all, as they add up to one
     place = int(np.argsort(values)[-(values.size // 5) - 1])
@@ -131,8 +171,9 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
         weights = smooth(values).values
         if weights[place] > 0:
             value = float(values[place] - np.log(weights[place]) - np.log(values.size))
-            return LogEvidence(value, float(weights.std(ddof=1) * np.sqrt(values.size)), kind)
-    return LogEvidence(*log_mean(values), kind)
+            se = float(weights.std(ddof=1) * np.sqrt(values.size))
+            return LogEvidence(value, se, bound, how)
+    return LogEvidence(*log_mean(values), bound, how)
 
 
 def _checked(log_ratios: Any, fewest: int) -> np.ndarray:

@@ -49,11 +49,6 @@ class KernelStein:
     num_draws: int
     reason: str = ""
 
-    @property
-    def applies(self) -> bool:
-        """Whether there is a discrepancy."""
-        return not self.reason
-
 
 def kernel_stein(z: Any, scores: Any, scale: Any, key: jax.Array | int = 0) -> KernelStein:
     """Return the kernel Stein discrepancy with the inverse multiquadric kernel, and a test of it.

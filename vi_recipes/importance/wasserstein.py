@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.importance.bounds import LogEvidence, elbo
+from vi_recipes.importance.bounds import elbo
 from vi_recipes.importance.weights import FINITE_VARIANCE, MIN_DRAWS, khat, log_mean
 
 NUM_SE = 2.0
@@ -47,11 +47,6 @@ class WassersteinBounds:
     cov_error: float = UNKNOWN
     khat: float = UNKNOWN
     reason: str = field(default="", kw_only=True)
-
-    @property
-    def applies(self) -> bool:
-        """Whether there are bounds."""
-        return not self.reason
 
 
 def wasserstein_bounds(
@@ -116,11 +111,7 @@ def wasserstein_bounds(
         return WassersteinBounds(
             reason=f"{len(points)} draws are too few to judge weights by, which takes {MIN_DRAWS}"
         )
-    lower = elbo(ratios)  # which raises on bad ratios
-    if log_evidence is not None:
-        if not np.isfinite(log_evidence):
-            raise ValueError(f"log_evidence: got {log_evidence}, expected a number")
-        lower = LogEvidence(float(log_evidence), 0.0, "given")
+    lower, lower_se = _lower_bound(ratios, log_evidence)
     if np.isneginf(ratios.max()):
         return WassersteinBounds(reason="the posterior has no density at any draw")
     shape = khat(ratios)
@@ -132,13 +123,13 @@ def wasserstein_bounds(
     scale = points.std(axis=0)
     if not (scale > 1e-12 * (1 + np.abs(points).max(axis=0))).all():
         return WassersteinBounds(khat=shape, reason="a coordinate does not vary under q")
-    if np.isneginf(lower.value):
+    if np.isneginf(lower):
         return WassersteinBounds(
             khat=shape,
             reason="the ELBO is minus infinity: q has draws where the posterior has no density",
         )
     square, square_se = log_mean(2 * ratios)  # twice the CUBO
-    d2, d2_se = square - 2 * lower.value, float(np.hypot(square_se, 2 * lower.se))
+    d2, d2_se = square - 2 * lower, float(np.hypot(square_se, 2 * lower_se))
     c = float(np.sqrt(np.expm1(max(0.0, d2 + NUM_SE * d2_se))))
     away = (points - points.mean(axis=0)) / scale
     length = (away**2).sum(axis=1)
@@ -155,6 +146,16 @@ def wasserstein_bounds(
         cov_error=w2 * (2 * largest + w2),
         khat=shape,
     )
+
+
+def _lower_bound(ratios: np.ndarray, log_evidence: float | None) -> tuple[float, float]:
+    """Return a lower bound on log p(y), or its value where that is given, and its error."""
+    bound = elbo(ratios)  # which raises on bad ratios
+    if log_evidence is None:
+        return bound.value, bound.se
+    if not np.isfinite(log_evidence):
+        raise ValueError(f"log_evidence: got {log_evidence}, expected a number")
+    return float(log_evidence), 0.0
 
 
 def _sd_error(away: np.ndarray, c: float) -> float:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
-from vi_recipes.importance import LogEvidence
+from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.latent import (
     Ascent,
     Cached,
@@ -127,7 +127,7 @@ class CAVI(Method):
                 "restarts": float(self.num_restarts),
                 **{name: float(value) for name, value in diagnostics.items()},
             },
-            log_evidence=LogEvidence(float(path[-1, best]), 0.0, "lower bound (ELBO)"),
+            log_evidence=LogEvidence(float(path[-1, best]), 0.0, Bound.LOWER, "ELBO"),
         )
 
     def _posterior(self, steps: VBSteps, target: Target, eta: Any) -> DrawsPosterior:

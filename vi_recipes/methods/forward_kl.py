@@ -13,6 +13,7 @@ from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
 from vi_recipes.fit import Fit
 from vi_recipes.importance import (
     KHAT_LIMIT,
+    Bound,
     LogEvidence,
     Proposal,
     Weights,
@@ -222,7 +223,9 @@ class ForwardKL(Method):
                 "khat": weights.khat,
                 "num_rounds": float(len(shares)),
             },
-            log_evidence=LogEvidence(value, se, "estimate (importance sampling)") if good else None,
+            log_evidence=LogEvidence(value, se, Bound.ESTIMATE, "importance sampling")
+            if good
+            else None,
         )
 
     def _posterior(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
-from vi_recipes.importance import LogEvidence
+from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target, candidates
 from vi_recipes.modes import MAX_BORDER, NoMode, Objective, Solver, check_search, expand, find_mode
@@ -127,5 +127,7 @@ class Laplace(Method):
                 "smallest_eigenvalue": curvature.smallest,
                 "largest_eigenvalue": curvature.largest,
             },
-            log_evidence=LogEvidence(float(log_volume - mode.value), 0.0, "Laplace approximation"),
+            log_evidence=LogEvidence(
+                float(log_volume - mode.value), 0.0, Bound.APPROXIMATION, "Laplace"
+            ),
         )

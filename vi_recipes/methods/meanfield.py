@@ -11,7 +11,7 @@ import numpy as np
 
 from vi_recipes.core import Progress, Status, Timing, require
 from vi_recipes.elbo import DRAW_ERROR, KL, MAX_NODES, NODE_ERROR, Family, Optimum, make_factors
-from vi_recipes.importance import LogEvidence
+from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
 from vi_recipes.posterior import FactorPosterior
@@ -113,7 +113,7 @@ class MeanField(Method):
                 "num_nodes": float(optimum.num_nodes),
                 "num_pairs": float(optimum.num_pairs),
             },
-            log_evidence=LogEvidence(optimum.elbo, optimum.elbo_error, "lower bound (ELBO)"),
+            log_evidence=LogEvidence(optimum.elbo, optimum.elbo_error, Bound.LOWER, "ELBO"),
         )
 
     def optimise(

@@ -15,7 +15,7 @@ from scipy.special import expit, logsumexp
 from vi_recipes.algebra import MAX_DENSE
 from vi_recipes.core import MethodFailure, Status, as_key
 from vi_recipes.fit import Fit
-from vi_recipes.importance import MIN_PER_COORDINATE, LogEvidence
+from vi_recipes.importance import MIN_PER_COORDINATE, Bound, LogEvidence
 from vi_recipes.model import Sites, Target
 from vi_recipes.posterior import per_scalar
 
@@ -127,8 +127,8 @@ def bridge(
             Status.DIVERGED, "the posterior has no density at any draw of the proposal", "draw more"
         )
     value, se = _solve(ours.reshape(second.shape[:2]), theirs)
-    lead = "estimate" if fit.status.ok else "unreliable estimate"
-    return LogEvidence(value, se, f"{lead} (bridge sampling)")
+    bound = Bound.ESTIMATE if fit.status.ok else Bound.UNRELIABLE
+    return LogEvidence(value, se, bound, "bridge sampling")
 
 
 def _chains(target: Target, fit: Fit) -> np.ndarray:

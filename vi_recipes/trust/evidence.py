@@ -14,6 +14,7 @@ from vi_recipes.fit import Fit
 from vi_recipes.importance import (
     MIN_DRAWS,
     NUM_PARTICLES,
+    Bound,
     LogEvidence,
     elbo,
     importance_sampled,
@@ -22,29 +23,13 @@ from vi_recipes.importance import (
 from vi_recipes.model import Target
 from vi_recipes.posterior import WeighedDraws
 from vi_recipes.trust.bridge import bridge
-from vi_recipes.trust.quadrature import quadrature
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-__all__ = [
-    "bridge",
-    "elbo",
-    "evidence_table",
-    "evidences",
-    "importance_sampled",
-    "importance_weighted",
-    "quadrature",
-]
-
-
-RANKS = ("exact", "estimate", "lower bound")
+RANKS = (Bound.EXACT, Bound.ESTIMATE, Bound.LOWER)
 """What the others are compared with, the first that there is."""
-
-
-OTHERS = ("unreliable estimate", "not available")
-"""How the kinds of the rest begin."""
 
 
 def evidences(
@@ -79,27 +64,27 @@ def evidences(
     -------
     list
         Empty for a fit without a result, and for points. What applies and fails has NaN for a
-        value, and says why in its kind.
+        value, and says why.
     """
     if not fit.has_result:
         return []
-    found: list[LogEvidence] = []
+    several: list[LogEvidence] = []
     if drawn is not None and log_p is not None:
         ratios = np.asarray(log_p, float) - drawn.log_q
         if ratios.size >= 2 * NUM_PARTICLES:
-            found += [elbo(ratios), importance_weighted(ratios)]
+            several += [elbo(ratios), importance_weighted(ratios)]
         if ratios.size >= MIN_DRAWS and np.isfinite(ratios).any() and not target.exchangeable:
-            found.append(importance_sampled(ratios))
-    own = fit.log_evidence
-    if own is not None and own.kind not in [e.kind for e in found]:
-        found.insert(0, own)
+            several.append(importance_sampled(ratios))
+    reported = fit.log_evidence
+    if reported is not None and reported.kind not in [e.kind for e in several]:
+        several.insert(0, reported)
     if fit.is_sampler:
         try:
-            found.append(bridge(target, fit, key=key))
+            several.append(bridge(target, fit, key=key))
         except MethodFailure as failure:
-            reason = f"not available (bridge sampling: {failure.message})"
-            found.append(LogEvidence(float("nan"), float("nan"), reason))
-    return found
+            nan, reason = float("nan"), f"bridge sampling: {failure.message}"
+            several.append(LogEvidence(nan, nan, Bound.MISSING, reason))
+    return several
 
 
 def evidence_table(found: Mapping[str, Sequence[LogEvidence]]) -> pd.DataFrame:
@@ -109,7 +94,7 @@ def evidence_table(found: Mapping[str, Sequence[LogEvidence]]) -> pd.DataFrame:
     ----------
     found
         Name of a method -> what it says, as from :func:`evidences`; what belongs to the target and
-        no method, such as :func:`quadrature`, under a name of its own.
+        no method, such as :func:`~vi_recipes.quadrature`, under a name of its own.
 
     Returns
     -------
@@ -131,7 +116,8 @@ def evidence_table(found: Mapping[str, Sequence[LogEvidence]]) -> pd.DataFrame:
         if best is not None and np.isfinite(value):
             gap = value - best.evidence.value
             gap_se = 0.0 if row is best else float(np.hypot(se, best.evidence.se))
-        data.append([row.method, row.evidence.kind, row.bound, value, se, gap, gap_se])
+        about = [row.method, row.evidence.kind, row.evidence.bound.value]
+        data.append([*about, value, se, gap, gap_se])
     return pd.DataFrame(data, columns=columns)
 
 
@@ -140,19 +126,14 @@ class _Row:
     method: str
     evidence: LogEvidence
 
-    @property
-    def bound(self) -> str:
-        kind = self.evidence.kind
-        return next((b for b in (*RANKS, *OTHERS) if kind.startswith(b)), "approximation")
-
 
 def _best(rows: Sequence[_Row]) -> _Row | None:
     """Return the row that the others are compared with; ``None`` where none will do."""
     for bound in RANKS:
-        some = [r for r in rows if r.bound == bound and np.isfinite(r.evidence.value)]
+        some = [r for r in rows if r.evidence.bound is bound and np.isfinite(r.evidence.value)]
         if not some:
             continue
-        if bound == "lower bound":
+        if bound is Bound.LOWER:
             return max(some, key=lambda r: r.evidence.value)
         return min(some, key=lambda r: r.evidence.se)
     return None

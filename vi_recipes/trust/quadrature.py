@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 from vi_recipes.algebra import trust_region_newton
 from vi_recipes.core import MethodFailure, Status, Timing
-from vi_recipes.importance import LogEvidence
+from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.latent import CLOSE, EStep, Marginal, MarginalObjective, marginal_of, starting_point
 from vi_recipes.model import Arrays, Target
 from vi_recipes.modes import Objective
@@ -92,8 +92,8 @@ class _Integrand:
     about: str
 
 
-def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence | str:
-    """Return log p(y) by the trapezoidal rule over up to five coordinates, or why it cannot be had.
+def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence:
+    """Return log p(y) by the trapezoidal rule over up to five coordinates.
 
     Latent variables whose members do not touch one another given the rest are integrated out first:
     exactly where the log joint is quadratic in them, else by adaptive Gauss-Hermite (see
@@ -114,7 +114,7 @@ def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence | str:
 
     Returns
     -------
-    LogEvidence or str
+    LogEvidence
         Its ``se`` is the numerical error, not a standard error. Modes that are separated by valleys
         more than 13 nats deep are not found; models with exchangeable components, whose labellings
         are such modes, are refused.
@@ -123,6 +123,10 @@ def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence | str:
     ------
     ValueError
         For fewer than 5 nodes.
+    MethodFailure
+        ``NOT_APPLICABLE``, saying why log p(y) cannot be had so: exchangeable components, more than
+        five coordinates left, no mode to begin from, a density that does not drop all around, or
+        lattices that do not agree.
 
     References
     ----------
@@ -134,12 +138,11 @@ def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence | str:
     if num_nodes <= FEWER:
         raise ValueError(f"num_nodes: got {num_nodes}, expected an integer above {FEWER}")
     if target.exchangeable:
-        return "components are exchangeable: a lattice around one mode misses those of the others"
-    try:
-        with jax.enable_x64(True):
-            return _integrate(_integrand(target, num_nodes))
-    except MethodFailure as failure:
-        return failure.message
+        raise _refusal(
+            "components are exchangeable: a lattice around one mode misses those of the others"
+        )
+    with jax.enable_x64(True):
+        return _integrate(_integrand(target, num_nodes))
 
 
 def _integrate(integrand: _Integrand) -> LogEvidence:
@@ -158,8 +161,7 @@ def _integrate(integrand: _Integrand) -> LogEvidence:
         raise _refusal(f"the search for a mode of the density over {integrand.about} ended: {why}")
     root = bend.vectors / np.sqrt(bend.values)
     for _ in range(NUM_ADAPTED):
-        found = _sum(densities, centre, root, ADAPT)
-        centre, cov = found.moments()
+        centre, cov = _sum(densities, centre, root, ADAPT).moments()
         before = np.linalg.inv(root)
         root = np.linalg.cholesky(cov)
         if np.abs(np.log(np.linalg.eigvalsh(before @ cov @ before.T))).max() < STEADY:
@@ -179,7 +181,8 @@ def _integrate(integrand: _Integrand) -> LogEvidence:
         error += abs(float(logsumexp(integrand.coarse(fine.nodes)) - logsumexp(fine.log_p)))
     if not error <= MAX_ERROR:
         raise _refusal(f"lattices over {integrand.about} differ by {error:.2g} nats")
-    return LogEvidence(fine.value, float(error), f"exact (quadrature over {integrand.about})")
+    how = f"quadrature over {integrand.about}"
+    return LogEvidence(fine.value, float(error), Bound.EXACT, how)
 
 
 @dataclass(frozen=True)
@@ -274,21 +277,21 @@ def _integrand(target: Target, num_nodes: int) -> _Integrand:
         objective = Objective(target, timing, jacobian=True)
         about = ", ".join(s.name for s in target.latents)
         return _Integrand(objective, start, _padded(target.log_densities), None, about)
-    found = marginal_of(target, None, "auto", num_nodes, True, timing)
-    split = found.split
+    given = marginal_of(target, None, "auto", num_nodes, True, timing)
+    split = given.split
     if split.border.size > MAX_COORDINATES:
         raise _refusal(
             f"{split.border.size} coordinates are left when latent variables are integrated out, "
             f"or cannot be; at most {MAX_COORDINATES}"
         )
     flat = starting_point(target, jax.random.key(0), 0)
-    marginal = _Flat(split, found.rule, num_nodes, True)
+    marginal = _Flat(split, given.rule, num_nodes, True)
     objectives = [MarginalObjective(marginal, timing, flat[split.local])]
-    if found.rule == "quadrature":
+    if given.rule == "quadrature":
         fewer = replace(marginal, num_nodes=num_nodes - FEWER)
         objectives.append(MarginalObjective(fewer, timing, flat[split.local]))
     densities = [_padded(_rows_of(o)) for o in objectives]
-    about = f"{', '.join(split.parameters)}; {found.describe()}"
+    about = f"{', '.join(split.parameters)}; {given.describe()}"
     coarse = densities[1] if len(densities) > 1 else None
     return _Integrand(objectives[0], flat[split.border], densities[0], coarse, about)
 
@@ -302,8 +305,8 @@ def _rows_of(objective: MarginalObjective) -> Densities:
 
     def densities(rows: jax.Array, modes: jax.Array, arrays: Arrays) -> jax.Array:
         def at(theta: jax.Array) -> jax.Array:
-            found, missed = marginal.seek(theta, modes, arrays)
-            value = marginal.value(theta, found, arrays, order=1)
+            there, missed = marginal.seek(theta, modes, arrays)
+            value = marginal.value(theta, there, arrays, order=1)
             return jnp.where(missed < CLOSE, value, jnp.nan)
 
         return jax.lax.map(at, rows, batch_size=at_once)

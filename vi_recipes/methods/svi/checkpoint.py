@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,7 +13,7 @@ import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core import CheckpointError
+from vi_recipes.core import CheckpointError, KeptFile, KeptWords
 from vi_recipes.methods.svi.chunks import Chunk, Run
 from vi_recipes.methods.svi.stopping import Stationarity
 from vi_recipes.model import Target
@@ -25,25 +21,28 @@ from vi_recipes.model import Target
 if TYPE_CHECKING:
     from vi_recipes.methods.svi.svi import SVI
 
-FORMAT = 1
 SECONDS = 5.0
 """Between two writings."""
 
 SHARE = 0.02
 """Share of the time that writing may take."""
 
-WIDTH = 200
-"""Characters of a description that a message shows."""
-
 PROBES = (0, 1, 10, 100, 1_000, 10_000, 100_000)
 """Steps at which schedules of step sizes are compared."""
+
+WORDS = KeptWords(
+    argument="checkpoint",
+    damaged="is no checkpoint of SVI that can be read",
+    other="is of another fit",
+    elsewhere="another path",
+    going_on="fit with what the file is of",
+)
 
 
 class Checkpoint:
     """A file that holds what the runs of a fit have done.
 
-    It is written beside itself and then put in place, so it is whole at any moment. It holds arrays
-    and JSON: reading it runs no code.
+    It is whole at any moment. It holds arrays and JSON: reading it runs no code.
 
     Parameters
     ----------
@@ -67,7 +66,7 @@ class Checkpoint:
         numbers: Mapping[str, Sequence[float]],
     ) -> None:
         self.path = Path(path)
-        self._identity = dict(identity)
+        self._file = KeptFile(self.path, dict(identity), WORDS)
         self._numbers = {name: [float(v) for v in values] for name, values in numbers.items()}
         self.header: dict[str, Any] = {}
         """What the file says of itself; empty where there is none yet."""
@@ -79,41 +78,17 @@ class Checkpoint:
                 f"make '{self.path.parent}', or give another path"
             )
         if self.path.exists():
-            self._read()
+            self.header, self._stored = self._file.read_arrays()
             self._compare()
 
-    def _read(self) -> None:
-        try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                self._stored = {name: archive[name] for name in archive.files}
-            self.header = json.loads(str(self._stored.pop("header")))
-            if self.header["format"] != FORMAT:
-                raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
-        except Exception as error:  # a damaged archive raises whatever it likes
-            raise CheckpointError(
-                f"checkpoint: '{self.path}' is no checkpoint of SVI that can be read "
-                f"({type(error).__name__}: {error}); delete it, or give another path"
-            ) from None
-
     def _compare(self) -> None:
-        for name, mine in self._identity.items():
-            theirs = self.header["identity"].get(name)
-            if theirs != mine:
-                raise self._refusal(name, str(theirs), mine)
         for name, values in self._numbers.items():
             theirs = self.header["numbers"].get(name, [])
             same = len(theirs) == len(values) and np.allclose(
                 theirs, values, rtol=1e-5, atol=1e-8, equal_nan=True
             )
             if not same:
-                raise self._refusal(name, _listed(theirs), _listed(values))
-
-    def _refusal(self, what: str, theirs: str, mine: str) -> CheckpointError:
-        return CheckpointError(
-            f"checkpoint: '{self.path}' is of another fit: its {what} is {shorten(theirs, WIDTH)}, "
-            f"and here it is {shorten(mine, WIDTH)}. To begin anew, delete the file or give "
-            "another path; to go on, fit with what the file is of"
-        )
+                raise self._file.refusal(name, _listed(theirs), _listed(values))
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -186,31 +161,10 @@ class Checkpoint:
                     "diverged": run.diverged is not None,
                 }
             )
-        header = {
-            "format": FORMAT,
-            "identity": self._identity,
-            "numbers": self._numbers,
-            **facts,
-            "runs": described,
-        }
-        self._write({"header": np.array(json.dumps(header)), **arrays})
+        header = {"numbers": self._numbers, **facts, "runs": described}
+        self._file.write_arrays(header, arrays)
         self._written = time.monotonic()
         self._cost = self._written - start
-
-    def _write(self, arrays: Mapping[str, np.ndarray]) -> None:
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            with beside.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            beside.replace(self.path)
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoint: '{self.path}' cannot be written ({error}); make room, or give "
-                "another path"
-            ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
 
     def _unflatten(self, prefix: str, like: Any) -> Any:
         leaves, tree = jax.tree.flatten(like)

@@ -131,7 +131,7 @@ class Objective:
     title
         What messages call it.
     bound
-        What it is to the log evidence, in words, if it is reported as such.
+        What it bounds the log evidence from below by, in words, if it is reported.
     """
 
     make: Callable[[int, float], ELBO]
@@ -150,7 +150,7 @@ OBJECTIVES: dict[str, Objective] = {
         1,
         "elbo",
         "ELBO",
-        "lower bound (ELBO)",
+        "ELBO",
     ),
     "sticking": Objective(
         lambda n, _: StickingELBO(num_particles=n),
@@ -159,7 +159,7 @@ OBJECTIVES: dict[str, Objective] = {
         1,
         "elbo",
         "ELBO",
-        "lower bound (ELBO)",
+        "ELBO",
     ),
     "score": Objective(
         lambda n, _: ScoreELBO(num_particles=n),
@@ -168,7 +168,7 @@ OBJECTIVES: dict[str, Objective] = {
         10,
         "elbo",
         "ELBO",
-        "lower bound (ELBO)",
+        "ELBO",
     ),
     "renyi": Objective(
         lambda n, alpha: RenyiELBO(alpha=alpha, num_particles=n),
@@ -187,7 +187,7 @@ OBJECTIVES: dict[str, Objective] = {
         10,
         "iwae_bound",
         "importance-weighted bound",
-        "lower bound (importance-weighted)",
+        "importance-weighted",
     ),
 }
 """Name -> objective."""

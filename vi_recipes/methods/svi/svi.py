@@ -18,7 +18,7 @@ from numpyro.infer import autoguide
 
 from vi_recipes.core import Progress, Status, Timing
 from vi_recipes.data import Batches
-from vi_recipes.importance import LogEvidence, khat
+from vi_recipes.importance import Bound, LogEvidence, khat
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.guides.families import GUIDES, default_step_size
 from vi_recipes.methods.guides.posterior import flat_order, read_guide
@@ -388,7 +388,7 @@ class SVI(Method):
                 **({"step_size": last_step_size(best.run)} if self._falling else {}),
                 **({"restarts": float(self.num_restarts)} if self.num_restarts else {}),
             },
-            log_evidence=LogEvidence(best.value, best.se, self._objective.bound)
+            log_evidence=LogEvidence(best.value, best.se, Bound.LOWER, self._objective.bound)
             if bounds
             else None,
         )
