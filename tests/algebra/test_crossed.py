@@ -12,7 +12,10 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.methods import meanfield
+from vi_recipes.algebra.block_arrow import BlockArrow
+from vi_recipes.algebra.crossed import Crossed, Families, steihaug
+from vi_recipes.algebra.local_structure import LocalStructure
+from vi_recipes.elbo import curvature
 from vi_recipes.model.plates import find_families
 
 NUM_STUDENTS, NUM_LECTURERS = 45, 36
@@ -51,8 +54,8 @@ def data(binary: bool) -> dict[str, Any]:
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a border of either family too large."""
-    monkeypatch.setattr(meanfield, "MAX_BORDER", 12)
-    monkeypatch.setattr(meanfield, "MAX_DENSE_PARAMETERS", 12)
+    monkeypatch.setattr(curvature, "MAX_BORDER", 12)
+    monkeypatch.setattr(curvature, "MAX_DENSE_PARAMETERS", 12)
 
 
 def test_families() -> None:
@@ -62,6 +65,46 @@ def test_families() -> None:
     assert families.sizes == (NUM_STUDENTS, NUM_LECTURERS)
     assert families.structure.border.tolist() == [0]
     assert families.structure.sites == ("s", "d")
+
+
+def crossed_matrix() -> tuple[np.ndarray, Crossed]:
+    """Return a random positive-definite matrix of two crossed families, dense and as crossed."""
+    rng = np.random.default_rng(4)
+    first, second = np.arange(1, 5), np.arange(5, 8)
+    border = np.array([0])
+    families = Families(
+        LocalStructure(border, np.concatenate([first, second])[:, None], ("s", "d"), "both"), (4, 3)
+    )
+    dense = np.diag(rng.uniform(4.0, 6.0, 8))
+    dense[0, 1:] = dense[1:, 0] = 0.5 * rng.standard_normal(7)
+    dense[np.ix_(first, second)] = 0.5 * rng.standard_normal((4, 3))
+    dense[np.ix_(second, first)] = dense[np.ix_(first, second)].T
+    matrix, error = families.assemble(families.basis() @ dense, np.ones(8))
+    assert isinstance(matrix, BlockArrow)
+    assert error < 1e-12
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        return dense @ vector
+
+    def run(gradient: np.ndarray, inverse: Any, radius: float) -> Any:
+        with jax.enable_x64(True):
+            args = jax.tree.map(lambda a: jnp.asarray(a, float), (gradient, inverse, radius))
+            return steihaug(lambda v: jnp.asarray(dense) @ v, families.structure, *args)
+
+    return dense, Crossed(matrix, product, run)
+
+
+def test_a_crossed_matrix_times_any_vector() -> None:
+    """Before there is a step, after one, and for the step itself, also as another array."""
+    dense, bend = crossed_matrix()
+    rng = np.random.default_rng(5)
+    vector, gradient = rng.standard_normal((2, 8))
+    np.testing.assert_allclose(bend.dot(vector), dense @ vector, rtol=1e-12)
+    for radius in (0.1, 100.0):
+        step = bend.step(gradient, radius)
+        for other in (vector, step, step.copy(), 2 * step):
+            np.testing.assert_allclose(bend.dot(other), dense @ other, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(bend.solve(gradient), np.linalg.solve(dense, gradient), rtol=1e-4)
 
 
 @pytest.mark.usefixtures("no_room")
@@ -89,8 +132,8 @@ def test_a_normal_posterior_is_exact() -> None:
 def test_it_ends_where_the_structured_method_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     method = vr.LinearResponse(base=vr.MeanField(tolerance=1e-7))
     whole = method.fit(vr.Target(votes, **data(binary=True)), key=0, throw=True)
-    monkeypatch.setattr(meanfield, "MAX_BORDER", 12)
-    monkeypatch.setattr(meanfield, "MAX_DENSE_PARAMETERS", 12)
+    monkeypatch.setattr(curvature, "MAX_BORDER", 12)
+    monkeypatch.setattr(curvature, "MAX_DENSE_PARAMETERS", 12)
     crossed = method.fit(vr.Target(votes, **data(binary=True)), key=0, throw=True)
     np.testing.assert_allclose(crossed.flat(crossed.mean()), whole.flat(whole.mean()), atol=1e-6)
     np.testing.assert_allclose(crossed.flat(crossed.sd()), whole.flat(whole.sd()), rtol=1e-6)
@@ -98,7 +141,7 @@ def test_it_ends_where_the_structured_method_ends(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("no_room")
 def test_no_memory_for_the_covariances(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meanfield, "MAX_BYTES", 1_000)
+    monkeypatch.setattr(curvature, "MAX_BYTES", 1_000)
     target = vr.Target(ratings, **data(binary=False))
     fit = vr.LinearResponse().fit(target, key=0)
     assert fit.status is vr.Status.NOT_APPLICABLE

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, LocalStructure, dense_structure
+from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
 from vi_recipes.algebra.crossed import (
     MIN_FAMILY,
     MULTIPLE,
     Crossed,
+    Entries,
     Families,
     Push,
+    TruncatedStep,
     pad,
     steihaug,
     verified,
 )
 from vi_recipes.algebra.derivatives import second_order
+from vi_recipes.algebra.factorised import InverseParts
 from vi_recipes.algebra.forward_backward import smooth
+from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import Dense, trust_region_newton
 from vi_recipes.algebra.normals import MAX_DENSE, block_normal, log_dense_normal, log_normal
 
@@ -26,14 +30,18 @@ __all__ = [
     "BlockArrow",
     "Crossed",
     "Dense",
+    "Entries",
     "Families",
+    "InverseParts",
     "LocalStructure",
     "Push",
+    "TruncatedStep",
     "block_normal",
     "dense_structure",
     "log_dense_normal",
     "log_normal",
     "pad",
+    "recovery_error",
     "second_order",
     "smooth",
     "steihaug",

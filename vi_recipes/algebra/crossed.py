@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 from scipy.sparse import csr_array
 
-from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, LocalStructure
+from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow
+from vi_recipes.algebra.factorised import InverseParts
+from vi_recipes.algebra.local_structure import LocalStructure
 
 MIN_FAMILY = 32
 """Members from which a plate is a family; smaller ones go into the border."""
@@ -34,6 +37,41 @@ MULTIPLE = 16
 
 
 Push = Callable[[jax.Array], jax.Array]
+"""x -> Hx, inside compiled code."""
+
+
+class Entries(NamedTuple):
+    """Entries of a sparse matrix, in arrays of one shape.
+
+    Parameters
+    ----------
+    rows, columns
+        Where they are.
+    values
+        What they are.
+    """
+
+    rows: Int[np.ndarray, "*shape"]
+    columns: Int[np.ndarray, "*shape"]
+    values: Float[np.ndarray, "*shape"]
+
+
+class TruncatedStep(NamedTuple):
+    """A step that conjugate gradients ended at.
+
+    Parameters
+    ----------
+    step
+        x, shape (dim,).
+    product
+        Hx, shape (dim,).
+    curved
+        Whether a direction of negative curvature was met.
+    """
+
+    step: jax.Array
+    product: jax.Array
+    curved: jax.Array
 
 
 @dataclass(frozen=True)
@@ -55,7 +93,7 @@ class Families:
         """Return the families of a vector that holds ``copies`` parameters per coordinate."""
         return Families(self.structure.widened(copies), self.sizes)
 
-    def basis(self) -> np.ndarray:
+    def basis(self) -> Float[np.ndarray, "directions dim"]:
         """Return directions: the border's, each family's own coordinates, and random ones.
 
         Every family has as many directions as a member has coordinates, and a random one.
@@ -67,14 +105,16 @@ class Families:
         rows = [units]
         rng = np.random.default_rng(3)
         for members in self._members():
-            own = np.zeros((width + 1, structure.dim))
+            directions = np.zeros((width + 1, structure.dim))
             for k in range(width):
-                own[k, members[:, k]] = 1.0
-            own[-1, members.ravel()] = rng.standard_normal(members.size)
-            rows.append(own)
+                directions[k, members[:, k]] = 1.0
+            directions[-1, members.ravel()] = rng.standard_normal(members.size)
+            rows.append(directions)
         return pad(np.concatenate(rows))
 
-    def assemble(self, products: np.ndarray, metric: np.ndarray) -> tuple[BlockArrow, float]:
+    def assemble(
+        self, products: Float[np.ndarray, "directions dim"], metric: Float[np.ndarray, " dim"]
+    ) -> tuple[BlockArrow, float]:
         """Return the matrix without the coupling of families, and the error of that within one."""
         structure = self.structure
         size, width = structure.border.size, structure.local.shape[1]
@@ -82,12 +122,12 @@ class Families:
         blocks, error = [], 0.0
         first = size
         for members in self._members():
-            own = np.moveaxis(products[first : first + width][:, members], 0, -1)
-            blocks.append((own + np.swapaxes(own, -1, -2)) / 2)
-            found = products[first + width][members]
-            expected = np.einsum("tij,tj->ti", own, basis[first + width][members])
-            scale = max(float(np.abs(found).max()), 1e-300)
-            error = max(error, float(np.abs(found - expected).max()) / scale)
+            block = np.moveaxis(products[first : first + width][:, members], 0, -1)
+            blocks.append((block + np.swapaxes(block, -1, -2)) / 2)
+            product = products[first + width][members]
+            expected = np.einsum("tij,tj->ti", block, basis[first + width][members])
+            scale = max(float(np.abs(product).max()), 1e-300)
+            error = max(error, float(np.abs(product - expected).max()) / scale)
             first += width + 1
         corner = products[:size, structure.border]
         edge = products[:size][:, structure.local]
@@ -97,7 +137,7 @@ class Families:
         return matrix, error
 
     def full(
-        self, products: np.ndarray, couplings: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+        self, products: Float[np.ndarray, "directions dim"], couplings: Sequence[Entries]
     ) -> csr_array:
         """Return the whole matrix, sparse.
 
@@ -106,8 +146,8 @@ class Families:
         products
             Along :meth:`basis`.
         couplings
-            Row, column and value of the entries between members of unlike families, each once;
-            those of one family are left out, and equal places are added up.
+            The entries between members of unlike families, each once; those of one family are
+            left out, and equal places are added up.
         """
         structure = self.structure
         size, width = structure.border.size, structure.local.shape[1]
@@ -128,8 +168,8 @@ class Families:
         first = size
         for number, members in enumerate(self._members()):
             family[members] = number
-            own = np.moveaxis(products[first : first + width][:, members], 0, -1)
-            add(members[:, :, None], members[:, None, :], own)
+            block = np.moveaxis(products[first : first + width][:, members], 0, -1)
+            add(members[:, :, None], members[:, None, :], block)
             first += width + 1
         for i, j, v in couplings:
             apart = (family[i] != family[j]) & (family[i] >= 0) & (family[j] >= 0)
@@ -139,10 +179,11 @@ class Families:
         return csr_array(entries, shape=(structure.dim, structure.dim))
 
     def _members(self) -> list[np.ndarray]:
+        """Return every family's part of the local coordinates."""
         return np.split(self.structure.local, np.cumsum(self.sizes)[:-1])
 
 
-def pad(rows: np.ndarray) -> np.ndarray:
+def pad(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "padded dim"]:
     """Return ``rows`` with rows of zeros, up to a multiple of :data:`MULTIPLE`."""
     missing = -len(rows) % MULTIPLE
     return np.concatenate([rows, np.zeros((missing, rows.shape[1]))])
@@ -155,18 +196,22 @@ class Crossed:
     ----------
     preconditioner
         The matrix without the coupling of families.
+    product
+        x -> Hx.
     run
-        ``run(gradient, inverse, radius) -> (step, product, curved)``: compiled conjugate gradients
-        from :func:`steihaug` at the point in question.
+        ``run(gradient, inverse, radius)``: compiled conjugate gradients from :func:`steihaug` at
+        the point in question.
     """
 
     def __init__(
         self,
         preconditioner: BlockArrow,
-        run: Callable[[np.ndarray, Any, float], tuple[Any, Any, Any]],
+        product: Callable[[np.ndarray], np.ndarray],
+        run: Callable[[np.ndarray, InverseParts, float], TruncatedStep],
     ) -> None:
-        self._matrix, self._run = preconditioner, run
-        self._known: tuple[bytes, np.ndarray, np.ndarray, bool] | None = None
+        self._matrix, self._product, self._run = preconditioner, product, run
+        self._newton_of: tuple[bytes, _Taken] | None = None
+        self._last: _Taken | None = None
 
     @cached_property
     def _shift(self) -> float:
@@ -177,54 +222,86 @@ class Crossed:
         return shift
 
     @cached_property
-    def _inverse(self) -> tuple[np.ndarray, ...]:
+    def _inverse(self) -> InverseParts:
         return self._matrix.inverse_parts(self._shift)
 
-    def _newton(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    def _take(self, gradient: np.ndarray, radius: float) -> _Taken:
+        taken = self._run(gradient, self._inverse, radius)
+        return _Taken(np.asarray(taken.step), np.asarray(taken.product), bool(taken.curved))
+
+    def _newton(self, gradient: np.ndarray) -> _Taken:
+        """Return the step without a radius; remembers that of the last gradient."""
         key = gradient.tobytes()
-        if self._known is None or self._known[0] != key:
-            step, product, curved = self._run(gradient, self._inverse, np.inf)
-            self._known = key, np.asarray(step), np.asarray(product), bool(curved)
-        return self._known[1:]
+        if self._newton_of is None or self._newton_of[0] != key:
+            self._newton_of = key, self._take(gradient, np.inf)
+        return self._newton_of[1]
 
-    def step(self, gradient: np.ndarray, radius: float) -> np.ndarray:
+    def step(self, gradient: Float[np.ndarray, " dim"], radius: float) -> Float[np.ndarray, " dim"]:
         """Return a step that lowers the quadratic model as far as truncated gradients do."""
-        step, product, curved = self._newton(gradient)
-        if curved or self.norm(step) > radius:
-            found, product, _ = self._run(gradient, self._inverse, radius)
-            step = np.asarray(found)
-        self._product = step, np.asarray(product)
-        return step
+        taken = self._newton(gradient)
+        if taken.curved or self.norm(taken.step) > radius:
+            taken = self._take(gradient, radius)
+        self._last = taken
+        return taken.step
 
-    def dot(self, vector: np.ndarray) -> np.ndarray:
-        """Return H times the last step."""
-        assert vector is self._product[0]
-        return self._product[1]
+    def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+        """Return H times a vector; that of the last step was found along with it."""
+        if self._last is not None and np.array_equal(vector, self._last.step):
+            return self._last.product
+        return self._product(vector)
 
-    def norm(self, vector: np.ndarray) -> float:
+    def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
         """Return the length in the preconditioner's norm."""
         shifted = self._matrix.dot(vector) + self._shift * self._matrix.metric * vector
         return float(np.sqrt(max(vector @ shifted, 0.0)))
 
-    def solve(self, vector: np.ndarray) -> np.ndarray:
+    def solve(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H^-1 times a vector, for positive-definite H."""
-        return -self._newton(vector)[0]
+        return -self._newton(vector).step
 
-    def decrement(self, gradient: np.ndarray) -> float:
+    def decrement(self, gradient: Float[np.ndarray, " dim"]) -> float:
         """Return sqrt(g' H^-1 g); infinite where a direction of negative curvature was met."""
         if not gradient.any():
             return 0.0
-        step, _, curved = self._newton(gradient)
-        return float("inf") if curved else float(np.sqrt(max(-gradient @ step, 0.0)))
+        newton = self._newton(gradient)
+        return float("inf") if newton.curved else float(np.sqrt(max(-gradient @ newton.step, 0.0)))
+
+
+class _Taken(NamedTuple):
+    """A :class:`TruncatedStep` outside compiled code."""
+
+    step: np.ndarray
+    product: np.ndarray
+    curved: bool
+
+
+class _State(NamedTuple):
+    """Where conjugate gradients are: P is the preconditioner, whose norm lengths are in."""
+
+    x: jax.Array
+    hx: jax.Array
+    residual: jax.Array
+    direction: jax.Array
+    residual_square: jax.Array
+    """r' P^-1 r."""
+    x_square: jax.Array
+    """x'Px."""
+    x_direction: jax.Array
+    """x'Pp of the direction p."""
+    direction_square: jax.Array
+    """p'Pp."""
+    iteration: int | jax.Array
+    done: jax.Array
+    curved: jax.Array
 
 
 def steihaug(
     push: Push,
     structure: LocalStructure,
-    gradient: jax.Array,
-    inverse: tuple[jax.Array, ...],
-    radius: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    gradient: Float[Array, " dim"],
+    inverse: InverseParts,
+    radius: Float[Array, ""],
+) -> TruncatedStep:
     """Minimise g'x + x'Hx / 2 by preconditioned conjugate gradients, stopping at the radius.
 
     Parameters
@@ -236,11 +313,6 @@ def steihaug(
     gradient, radius
         g, and the radius in the preconditioner's norm.
 
-    Returns
-    -------
-    tuple
-        x, Hx, and whether negative curvature was met.
-
     References
     ----------
     Steihaug, T. (1983). The conjugate gradient method and trust regions in large scale
@@ -249,7 +321,7 @@ def steihaug(
     blocks, edge, corner = inverse
     border, local = structure.border, structure.local
 
-    def precondition(v: jax.Array) -> jax.Array:
+    def precondition(v: Float[Array, " dim"]) -> Float[Array, " dim"]:
         turned = jnp.einsum("tij,tj->ti", blocks, v[local])
         solved = corner @ (v[border] - jnp.einsum("gti,ti->g", edge, turned))
         back = turned - jnp.einsum("tij,tj->ti", blocks, jnp.einsum("gti,g->ti", edge, solved))
@@ -258,47 +330,56 @@ def steihaug(
     y = precondition(gradient)
     zero = jnp.zeros_like(gradient)
     first = gradient @ y
-    # x, Hx, r, p, r'y, x'Px, x'Pp, p'Pp, iteration, done, curved
-    state = (
-        zero,
-        zero,
-        gradient,
-        -y,
-        first,
-        0.0 * first,
-        0.0 * first,
-        first,
-        0,
-        zero[0] != 0,
-        zero[0] != 0,
+    no = zero[0] != 0
+    start = _State(
+        x=zero,
+        hx=zero,
+        residual=gradient,
+        direction=-y,
+        residual_square=first,
+        x_square=0.0 * first,
+        x_direction=0.0 * first,
+        direction_square=first,
+        iteration=0,
+        done=no,
+        curved=no,
     )
 
-    def going(state: Any) -> jax.Array:
-        small = state[4] <= CG_TOLERANCE**2 * first
-        return ~state[9] & ~small & (state[8] < MAX_ITERATIONS)
+    def going(at: _State) -> Bool[Array, ""]:
+        small = at.residual_square <= CG_TOLERANCE**2 * first
+        return ~at.done & ~small & (at.iteration < MAX_ITERATIONS)
 
-    def body(state: Any) -> Any:
-        x, hx, r, p, ry, xx, xp, pp, i, _, _ = state
+    def body(at: _State) -> _State:
+        p, xx, xp, pp = at.direction, at.x_square, at.x_direction, at.direction_square
         hp = push(p)
         curvature = p @ hp
         curved = curvature <= 0
-        alpha = ry / jnp.where(curved, 1.0, curvature)
+        alpha = at.residual_square / jnp.where(curved, 1.0, curvature)
         longer = xx + 2 * alpha * xp + alpha**2 * pp
         stop = curved | (longer >= radius**2)
         bounded = jnp.where(jnp.isfinite(radius), radius, jnp.sqrt(xx + pp))
         root = jnp.sqrt(jnp.maximum(xp**2 + pp * (bounded**2 - xx), 0.0))
         length = jnp.where(stop, (root - xp) / pp, alpha)
-        x, hx, r = x + length * p, hx + length * hp, r + length * hp
-        y = precondition(r)
-        new = r @ y
-        beta = new / ry
-        xx = xx + 2 * length * xp + length**2 * pp
-        xp = beta * (xp + length * pp)
-        pp = new + beta**2 * pp
-        return x, hx, r, -y + beta * p, new, xx, xp, pp, i + 1, stop, curved
+        residual = at.residual + length * hp
+        y = precondition(residual)
+        new = residual @ y
+        beta = new / at.residual_square
+        return _State(
+            x=at.x + length * p,
+            hx=at.hx + length * hp,
+            residual=residual,
+            direction=-y + beta * p,
+            residual_square=new,
+            x_square=xx + 2 * length * xp + length**2 * pp,
+            x_direction=beta * (xp + length * pp),
+            direction_square=new + beta**2 * pp,
+            iteration=at.iteration + 1,
+            done=stop,
+            curved=curved,
+        )
 
-    x, hx, *_, curved = jax.lax.while_loop(going, body, state)
-    return x, hx, curved
+    end = jax.lax.while_loop(going, body, start)
+    return TruncatedStep(end.x, end.hx, end.curved)
 
 
 def verified(error: float) -> bool:

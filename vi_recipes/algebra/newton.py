@@ -1,4 +1,4 @@
-"""A trust-region Newton method, for a dense Hessian or one with local structure."""
+"""A trust-region Newton method, and its steps by a dense Hessian or one that takes a shift."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 SHRINK, GROW = 0.25, 2.0
 ACCEPT, GOOD = 1e-4, 0.75
 NUM_BISECTIONS = 60
+
+NUM_SHIFTS = 40
+"""Factorisations tried for one trust-region step."""
 
 
 @runtime_checkable
@@ -29,6 +33,25 @@ class Curvature(Protocol):
         """Return sqrt(g' H^-1 g); infinite unless H is positive definite."""
 
 
+class Shiftable(Protocol):
+    """A Hessian H that can be factorised with a multiple of a diagonal metric M added."""
+
+    metric: np.ndarray
+
+    @property
+    def positive(self) -> bool:
+        """Whether H is positive definite."""
+
+    def dot(self, vector: np.ndarray) -> np.ndarray:
+        """Return H times a vector."""
+
+    def shifted_factor(self, shift: float) -> np.ndarray | None:
+        """Return what :meth:`shifted_solve` needs; ``None`` if H + shift M is not positive."""
+
+    def shifted_solve(self, shift: float, factor: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """Return (H + shift M)^-1 times a vector, in the metric: M^(1/2) times it."""
+
+
 class Dense:
     """A dense Hessian; M is the identity.
 
@@ -36,33 +59,33 @@ class Dense:
     multiplier.
     """
 
-    def __init__(self, hessian: np.ndarray) -> None:
+    def __init__(self, hessian: Float[np.ndarray, "dim dim"]) -> None:
         self.values, self.vectors = np.linalg.eigh(hessian)
 
-    def step(self, gradient: np.ndarray, radius: float) -> np.ndarray:
+    def step(self, gradient: Float[np.ndarray, " dim"], radius: float) -> Float[np.ndarray, " dim"]:
         """Return the minimiser of the quadratic model in the ball."""
         slope = self.vectors.T @ gradient
         return np.asarray(self.vectors @ _step(self.values, slope, radius))
 
-    def dot(self, vector: np.ndarray) -> np.ndarray:
+    def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a vector."""
         return np.asarray(self.vectors @ (self.values * (self.vectors.T @ vector)))
 
-    def norm(self, vector: np.ndarray) -> float:
+    def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
         """Return the Euclidean length."""
         return float(np.linalg.norm(vector))
 
-    def decrement(self, gradient: np.ndarray) -> float:
+    def decrement(self, gradient: Float[np.ndarray, " dim"]) -> float:
         """Return the Newton decrement sqrt(g' H^-1 g); infinite unless H is positive definite."""
         if self.values[0] <= 0:
             return float("inf")
         return float(np.sqrt(((self.vectors.T @ gradient) ** 2 / self.values).sum()))
 
-    def diagonal(self) -> np.ndarray:
+    def diagonal(self) -> Float[np.ndarray, " dim"]:
         """Return the diagonal of H."""
         return np.asarray((self.vectors**2 * self.values).sum(axis=1))
 
-    def extreme_eigenvalues(self) -> tuple[float, float, np.ndarray]:
+    def extreme_eigenvalues(self) -> tuple[float, float, Float[np.ndarray, " dim"]]:
         """Return the smallest and largest eigenvalue, and the vector of the smallest."""
         return float(self.values[0]), float(self.values[-1]), self.vectors[:, 0]
 
@@ -70,13 +93,13 @@ class Dense:
 def trust_region_newton(
     value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]],
     curvature: Callable[[np.ndarray], Curvature | None],
-    start: np.ndarray,
+    start: Float[np.ndarray, " dim"],
     *,
     max_steps: int,
     tolerance: float,
     callback: Callable[[np.ndarray], bool],
     radius: float = 1.0,
-) -> tuple[np.ndarray, str]:
+) -> tuple[Float[np.ndarray, " dim"], str]:
     """Minimise a smooth function; every accepted step lowers it.
 
     It always ends, also where the Hessian is indefinite or the function has no bound.
@@ -142,7 +165,9 @@ def trust_region_newton(
     return z, "max_steps reached"
 
 
-def _step(eigenvalues: np.ndarray, slope: np.ndarray, radius: float) -> np.ndarray:
+def _step(
+    eigenvalues: Float[np.ndarray, " dim"], slope: Float[np.ndarray, " dim"], radius: float
+) -> Float[np.ndarray, " dim"]:
     """Return the minimiser of the quadratic model in the ball, in the eigenvectors' coordinates."""
     if eigenvalues[0] > 0:
         newton = -slope / eigenvalues
@@ -163,3 +188,73 @@ def _step(eigenvalues: np.ndarray, slope: np.ndarray, radius: float) -> np.ndarr
         # the gradient has nothing along the most negative curvature: go along it to the boundary
         step[0] += np.copysign(np.sqrt(missing), step[0])
     return np.asarray(step)
+
+
+def shifted_step(
+    hessian: Shiftable, gradient: Float[np.ndarray, " dim"], radius: float
+) -> Float[np.ndarray, " dim"]:
+    """Return the minimiser of g'x + x'Hx / 2 among |x| <= radius in the metric of H, nearly.
+
+    The multiplier of the constraint is found by bisection, with one factorisation each.
+    """
+    root = np.sqrt(hessian.metric)
+
+    def attempt(shift: float) -> np.ndarray | None:
+        factor = hessian.shifted_factor(shift)
+        return None if factor is None else -hessian.shifted_solve(shift, factor, gradient)
+
+    tried = attempt(0.0) if hessian.positive else None
+    if tried is not None and np.linalg.norm(tried) <= radius:
+        return np.asarray(tried / root)
+    low = 0.0
+    high = max(float(np.linalg.norm(gradient / root)) / radius, 1e-8)
+    best = None
+    for _ in range(NUM_SHIFTS):
+        tried = attempt(high)
+        if tried is not None and np.linalg.norm(tried) <= radius:
+            best = tried
+            break
+        low, high = high, 4 * high
+    if best is None:
+        return np.zeros_like(gradient)
+    low = max(low, 1e-12 * high)
+    for _ in range(NUM_SHIFTS):
+        if np.linalg.norm(best) >= 0.9 * radius or high < 1.001 * low:
+            break
+        middle = float(np.sqrt(low * high))
+        tried = attempt(middle)
+        if tried is not None and np.linalg.norm(tried) <= radius:
+            best, high = tried, middle
+        else:
+            low = middle
+    if np.linalg.norm(best) < 0.9 * radius and not hessian.positive:
+        best = best + _outward(hessian, gradient / root, best, high, radius)
+    return np.asarray(best / root)
+
+
+def _outward(
+    hessian: Shiftable,
+    gradient: Float[np.ndarray, " dim"],
+    step: Float[np.ndarray, " dim"],
+    shift: float,
+    radius: float,
+) -> Float[np.ndarray, " dim"]:
+    """Return what takes a step to the boundary along the most negative curvature.
+
+    In the metric. The gradient has hardly anything along it, so no multiplier gets there.
+    """
+    root = np.sqrt(hessian.metric)
+    factor = hessian.shifted_factor(shift)
+    assert factor is not None
+    along = np.random.default_rng(0).standard_normal(step.size)
+    for _ in range(8):
+        along = hessian.shifted_solve(shift, factor, along * root)
+        along /= np.linalg.norm(along)
+    inner = float(step @ along)
+    size = np.sqrt(max(inner**2 + radius**2 - float(step @ step), 0.0))
+
+    def value(length: float) -> float:
+        x = (step + length * along) / root
+        return float(gradient * root @ x + x @ hessian.dot(x) / 2)
+
+    return np.asarray(min((size - inner, -size - inner), key=value) * along)

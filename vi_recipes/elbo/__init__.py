@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vi_recipes.elbo.curvature import CurvedKL
 from vi_recipes.elbo.factors import (
     BETA,
     GAMMA,
@@ -13,20 +14,22 @@ from vi_recipes.elbo.factors import (
     make_factors,
 )
 from vi_recipes.elbo.kl import KL
-from vi_recipes.elbo.minimise import DRAW_ERROR, MAX_NODES, NODE_ERROR, Optimum
+from vi_recipes.elbo.minimise import MAX_NODES, Limits, Optimum, find_optimum, search
 
 __all__ = [
     "BETA",
-    "DRAW_ERROR",
     "GAMMA",
     "KL",
     "MAX_NODES",
-    "NODE_ERROR",
     "POINT",
     "SUPPORTS",
+    "CurvedKL",
     "Factors",
     "Family",
+    "Limits",
     "Optimum",
     "check_support",
+    "find_optimum",
     "make_factors",
+    "search",
 ]

@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vi_recipes.algebra import (
+    MULTIPLE,
+    VERIFIED,
+    BlockArrow,
+    Crossed,
+    Entries,
+    Families,
+    InverseParts,
+    LocalStructure,
+    Push,
+    TruncatedStep,
+    dense_structure,
+    pad,
+    recovery_error,
+    steihaug,
+    verified,
+)
+from vi_recipes.core import MethodFailure, Status
+from vi_recipes.elbo.held import Held
+from vi_recipes.elbo.kl import KL
+from vi_recipes.model import candidates, find_families
+
 MAX_BORDER = 600
 """Largest border, in parameters of the factors, whose Hessian is recovered at every step."""
 
@@ -12,3 +39,230 @@ MAX_DENSE_PARAMETERS = 2_000
 
 MAX_BYTES = 6_000_000_000
 """Most memory that the covariances of crossed families may take."""
+
+
+class CurvedKL(KL):
+    """Minus the ELBO with its Hessian, in the cheapest form that the model's plates allow.
+
+    Parameters
+    ----------
+    target, factors, expectations, key, timing
+        As for :class:`KL`.
+
+    Attributes
+    ----------
+    structure
+        The local structure of the Hessian, in parameters of the factors; all border where it has
+        none.
+    families
+        The crossed families in its place, where no structure has a border that is affordable.
+    """
+
+    structure: LocalStructure | None = None
+    families: Families | None = None
+
+    # -- in the optimiser's form -----------------------------------------------------------------
+
+    def hessian(self, flat: Float[np.ndarray, " params"]) -> BlockArrow | Crossed | None:
+        """Return the Hessian, with steps measured by the factors' Fisher information.
+
+        ``None`` where it is not finite.
+        """
+        rows = self.products(flat, self._basis)
+        if not np.isfinite(rows).all():
+            return None
+        metric = self._metric(flat)
+        if self.families is None:
+            assert self.structure is not None
+            return BlockArrow.recover(self.structure, rows, metric)
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            return self.products(flat, pad(vector[None]))[0]
+
+        def run(gradient: np.ndarray, inverse: InverseParts, radius: float) -> TruncatedStep:
+            args = jax.tree.map(lambda a: jnp.asarray(a, float), (gradient, inverse, radius))
+            taken: TruncatedStep = self._run(self._truncated, self._push(flat), *args)
+            return taken
+
+        return Crossed(self.families.assemble(rows, metric)[0], product, run)
+
+    def _metric(self, flat: Float[np.ndarray, " params"]) -> Float[np.ndarray, " params"]:
+        # factors that run off or collapse are reported; they need not overflow on the way
+        with np.errstate(over="ignore"):
+            metric = self.factors.metric(flat.reshape(-1, 2)).ravel()
+        return np.clip(metric, 1e-200, 1e200)
+
+    def _truncated(
+        self,
+        push: Push,
+        gradient: Float[Array, " params"],
+        inverse: InverseParts,
+        radius: Float[Array, ""],
+    ) -> TruncatedStep:
+        """Return a truncated Newton step, for crossed families."""
+        assert self.families is not None
+        return steihaug(push, self.families.structure, gradient, inverse, radius)
+
+    # -- in a form that has an inverse -----------------------------------------------------------
+
+    def full_hessian(self, flat: Float[np.ndarray, " params"]) -> BlockArrow:
+        """Return the Hessian in block-arrow form, whatever the optimiser made do with.
+
+        Raises
+        ------
+        MethodFailure
+            ``NOT_APPLICABLE`` where that takes too much memory, or there is no such form.
+        """
+        if self.families is None:
+            hessian = self.hessian(flat)
+            assert isinstance(hessian, BlockArrow)
+            return hessian
+        structure = candidates(self.target.latents, self.target.slices)[0].widened(2)
+        if structure.num_bytes > MAX_BYTES:
+            raise MethodFailure(
+                Status.NOT_APPLICABLE,
+                f"with {', '.join(structure.sites)} as blocks the covariances of the other "
+                f"{structure.border.size} parameters take {structure.num_bytes / 1e9:.1f} GB "
+                f"(limit {MAX_BYTES / 1e9:.1f})",
+                "use MeanField alone, or NUTS",
+            )
+        if (quick := self._gathered_hessian(flat, structure)) is not None:
+            return quick
+        basis, rows = structure.basis(), []
+        for first in range(0, len(basis), MULTIPLE):
+            chunk = pad(basis[first : first + MULTIPLE])
+            rows.append(self.products(flat, chunk))
+        products = np.concatenate(rows)[: len(basis)]
+        error = recovery_error(structure, products)
+        if not error.max() <= VERIFIED:
+            raise MethodFailure(
+                Status.NOT_APPLICABLE,
+                f"members of plate {structure.plate} are coupled (relative error "
+                f"{error.max():.2g}), so the Hessian has no structure to invert it by",
+                "use MeanField alone, or NUTS",
+            )
+        return BlockArrow.recover(structure, products, self._metric(flat))
+
+    def _gathered_hessian(
+        self, flat: Float[np.ndarray, " params"], structure: LocalStructure
+    ) -> BlockArrow | None:
+        """Return the Hessian of crossed families that meet only in inputs which gather both.
+
+        ``None`` where a product along a random direction says that they meet elsewhere too.
+        """
+        assert self.families is not None
+        couplings = []
+        blocks = self._run(self._couplings, jnp.asarray(flat, float), self.held)
+        for (i, j), block in zip(self.expectation.gathered_pairs, blocks, strict=True):
+            step = np.arange(2)
+            rows = np.broadcast_to(2 * i[:, None, None] + step[:, None], block.shape)
+            columns = np.broadcast_to(2 * j[:, None, None] + step, block.shape)
+            couplings.append(Entries(rows, columns, -np.asarray(block)))
+        whole = self.families.full(self.products(flat, self._basis), couplings)
+        direction = np.random.default_rng(4).standard_normal(structure.dim)
+        product = self.products(flat, pad(direction[None]))[0]
+        error = np.abs(whole @ direction - product).max() / np.abs(product).max()
+        if not error <= VERIFIED:
+            return None
+        return BlockArrow.from_sparse(structure, whole, self._metric(flat))
+
+    def _couplings(
+        self, flat: Float[Array, " params"], held: Held
+    ) -> list[Float[Array, "elements 2 2"]]:
+        return self.expectation.couplings(flat.reshape(-1, 2), held)
+
+    # -- its structure ---------------------------------------------------------------------------
+
+    def find_structure(self, key: jax.Array) -> Float[np.ndarray, " params"]:
+        """Find and verify the Hessian's structure; return a starting point of finite value.
+
+        Raises
+        ------
+        MethodFailure
+            ``NOT_APPLICABLE`` where the Hessian has no affordable form.
+        """
+        known = self.structure or self.families
+        if known is not None:
+            self._use(known)
+            return self._start(key)
+        suggested = [s.widened(2) for s in candidates(self.target.latents, self.target.slices)]
+        families = find_families(self.target.latents, self.target.slices)
+        reasons: list[str] = []
+        for form in [*suggested, families, dense_structure(2 * self.target.dim)]:
+            if isinstance(form, LocalStructure):
+                start = self._try_structure(form, key, reasons)
+            else:
+                start = None if form is None else self._try_families(form, key, reasons)
+            if start is not None:
+                return start
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"the Hessian in {2 * self.target.dim} parameters has no form that is affordable: "
+            + "; ".join(reasons),
+            "use SVI with guide='normal'",
+        )
+
+    def _try_structure(
+        self, structure: LocalStructure, key: jax.Array, reasons: list[str]
+    ) -> Float[np.ndarray, " params"] | None:
+        """Use a structure if it holds and return a start, or add to the reasons why it does not."""
+        limit = MAX_BORDER if structure.local.size else MAX_DENSE_PARAMETERS
+        if structure.border.size > limit:
+            blocks = f"with {', '.join(structure.sites)} as blocks"
+            what = blocks if structure.sites else "dense"
+            gigabytes = structure.num_bytes / 1e9
+            reasons.append(
+                f"{what}: {structure.border.size} coupled parameters, {gigabytes:.2g} GB"
+            )
+            return None
+        self._use(structure)
+        start = self._start(key)
+        errors = recovery_error(structure, self._moved_products(start))
+        if np.isfinite(errors).all() and errors.max() <= VERIFIED:
+            return start
+        by_site = errors.reshape(-1, 2).max(axis=1)
+        names = [n for n, p in self.target.slices.items() if not by_site[p].max() <= VERIFIED]
+        reasons.append(f"members of plate {structure.plate} couple through {', '.join(names)}")
+        self.structure = None
+        return None
+
+    def _try_families(
+        self, families: Families, key: jax.Array, reasons: list[str]
+    ) -> Float[np.ndarray, " params"] | None:
+        """Use crossed families if they hold and return a start, or add to the reasons why not."""
+        if families.structure.border.size > MAX_BORDER // 2:
+            return None
+        wide = families.widened(2)
+        self._use(wide)
+        start = self._start(key)
+        error = wide.assemble(self._moved_products(start), np.ones(start.size))[1]
+        if verified(error):
+            return start
+        self.families = None
+        reasons.append(f"members within a plate of {families.structure.plate} couple")
+        return None
+
+    def _use(self, form: LocalStructure | Families) -> None:
+        self.structure = self.families = None
+        if isinstance(form, Families):
+            self.families = form
+        else:
+            self.structure = form
+        self._basis = form.basis()
+        self._forget()
+
+    def _start(self, key: jax.Array) -> Float[np.ndarray, " params"]:
+        """Return parameters of finite value, of laws that are narrow."""
+
+        def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
+            return self.evaluate(self.factors.start(z, 0.1).ravel())
+
+        z = self.target.start(key, value_and_grad=evaluate)
+        return self.factors.start(z, 0.1).ravel()
+
+    def _moved_products(
+        self, start: Float[np.ndarray, " params"]
+    ) -> Float[np.ndarray, "directions params"]:
+        """Return the products along the basis a little way off a start."""
+        noise = np.random.default_rng(5).standard_normal(start.size)
+        return self.products(start + 0.1 * noise, self._basis)

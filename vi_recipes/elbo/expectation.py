@@ -9,38 +9,23 @@ vectorised over elements. What fits neither is averaged over fixed draws in anti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
+from vi_recipes.elbo.elements import ElementIntegral, GatherPlace, Move, Placed
 from vi_recipes.elbo.factors import Factors
-from vi_recipes.elbo.integral import _integral
-from vi_recipes.elbo.plan import (
-    Affine,
-    Plan,
-    Single,
-    fixed_index,
-)
+from vi_recipes.elbo.held import AffineArrays, Held, Nodes, SingleArrays, SiteArrays
+from vi_recipes.elbo.plan import Affine, Gather, Plan, Single
 from vi_recipes.model import Arrays, Target, site_terms
-
-FEW = 256
-"""Sites of up to so many elements are differentiated as they are written: quicker to compile."""
-
 
 CHECK_NODES = 6
 """Nodes by which it is checked that two were exact."""
-
-
-Moves = Mapping[tuple[int, int], tuple[jax.Array, jax.Array]]
-"""(source, gather) -> what is added to the location and the log scale of every element's own."""
-
-
-# -- taking it -------------------------------------------------------------------------------------
 
 
 class Expectation:
@@ -55,41 +40,38 @@ class Expectation:
     """
 
     def __init__(
-        self, target: Target, factors: Factors, plans: list[Plan], start: np.ndarray
+        self,
+        target: Target,
+        factors: Factors,
+        plans: Sequence[Plan],
+        start: Float[np.ndarray, " dim"],
     ) -> None:
         self.target, self.factors, self.plans = target, factors, plans
         self.start = start
+        self._elementwise = {p.name: ElementIntegral(target, factors, p) for p in plans}
 
     @property
     def drawn(self) -> list[str]:
         """Sites whose expectation is taken over draws."""
         return [plan.name for plan in self.plans if plan.draws]
 
-    def constants(self) -> dict[str, Any]:
-        """Return the arrays that the plans hold, to be passed to :meth:`__call__`."""
-        out: dict[str, Any] = {}
-        for plan in self.plans:
-            if plan.draws:
-                continue
-            sources: list[Any] = []
-            for source in plan.sources:
-                if isinstance(source, Affine):
-                    slopes = (
-                        np.stack([np.broadcast_to(s, plan.shape or ()) for s in source.slopes])
-                        if source.slopes
-                        else np.zeros((0,))
-                    )
-                    gathers = [(_scalar(c), np.asarray(i)) for c, i in source.gathers]
-                    sources.append((source.offset, slopes, gathers))
-                else:
-                    sources.append((np.asarray(source.index),))
-            out[plan.name] = (plan.constants, sources, plan.weight, self.start)
-        return out
+    # -- what it takes in --------------------------------------------------------------------------
 
-    def nodes(
-        self, num_nodes: int, room: int, exact_nodes: int = 2
-    ) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-        """Return nodes, weights and their number for every site.
+    def site_arrays(self) -> dict[str, SiteArrays]:
+        """Return the arrays of the sites that are integrated by quadrature."""
+        return {
+            plan.name: SiteArrays(
+                {j: jnp.asarray(leaf) for j, leaf in plan.constants.items()},
+                [_source_arrays(source, plan.shape or ()) for source in plan.sources],
+                jnp.asarray(plan.weight),
+                jnp.asarray(self.start),
+            )
+            for plan in self.plans
+            if not plan.draws
+        }
+
+    def nodes(self, num_nodes: int, room: int, exact_nodes: int = 2) -> dict[str, Nodes]:
+        """Return the nodes of every site that is integrated by quadrature.
 
         ``num_nodes`` per source that needs them, two for one in which the density is quadratic,
         which is exact (more, to check that it is), and one for what has no spread. The arrays have
@@ -113,7 +95,7 @@ class Expectation:
             x, w = np.zeros((most, len(counts))), np.zeros(most)
             x[:used] = np.stack([g.ravel() for g in grids], axis=1) if counts else 0.0
             w[:used] = np.prod([g.ravel() for g in weights], axis=0) if counts else 1.0
-            out[plan.name] = x, w, used
+            out[plan.name] = Nodes(jnp.asarray(x), jnp.asarray(w), jnp.asarray(used))
         return out
 
     def _counts(
@@ -131,39 +113,30 @@ class Expectation:
             return exact_nodes, CHECK_NODES
         return num_nodes, room
 
+    # -- taking it ---------------------------------------------------------------------------------
+
     def __call__(
-        self,
-        eta: jax.Array,
-        constants: dict[str, Any],
-        nodes: dict[str, tuple[jax.Array, jax.Array, jax.Array]],
-        arrays: Arrays,
-        live: bool = False,
-    ) -> jax.Array:
-        """Return the part of E_q[log p(y, z)] that is taken by quadrature."""
-        m, s = self.factors.placement(eta)
+        self, eta: Float[Array, "dim 2"], held: Held, *, live: bool = False
+    ) -> Float[Array, ""]:
+        """Return the part of E_q[log p(y, z)] that is taken by quadrature.
+
+        ``live`` makes it differentiable in the data too.
+        """
+        placed = self._placed(eta)
         total = jnp.zeros(())
         for plan in self.plans:
             if plan.draws:
                 continue
-            x, w, count = nodes[plan.name]
             if plan.whole or not plan.sources:
-                total = total + self._whole(plan, eta, m, constants[plan.name][-1], x, w, arrays)
+                total = total + self._whole(plan, placed, held)
             else:
-                elements = self._elements(
-                    plan, eta, m, s, constants[plan.name], x, w, count, arrays, live
-                )
-                total = total + jnp.sum(elements)
+                total = total + jnp.sum(self._elementwise[plan.name](placed, held, live=live))
         return total
 
-    def elements(
-        self,
-        name: str,
-        eta: jax.Array,
-        constants: dict[str, Any],
-        nodes: dict[str, tuple[jax.Array, jax.Array, jax.Array]],
-        noise: jax.Array,
-        arrays: Arrays,
-    ) -> jax.Array:
+    def _placed(self, eta: jax.Array) -> Placed:
+        return Placed(eta, *self.factors.placement(eta))
+
+    def elements(self, name: str, eta: Float[Array, "dim 2"], held: Held) -> Float[Array, "*shape"]:
         """Return the expected log density of every element of one site.
 
         Raises
@@ -171,11 +144,9 @@ class Expectation:
         ValueError
             For a site whose density is not a sum over elements.
         """
-        m, s = self.factors.placement(eta)
         plan = next(plan for plan in self.plans if plan.name == name)
         if plan.sources:
-            x, w, count = nodes[name]
-            return self._elements(plan, eta, m, s, constants[name], x, w, count, arrays)
+            return self._elementwise[name](self._placed(eta), held)
         if not plan.draws:
             raise ValueError(f"site '{name}' is integrated as a whole, and has no elements")
 
@@ -183,79 +154,15 @@ class Expectation:
             parts = []
             for sign in (1.0, -1.0):
                 z, log_weight = self.factors.place(eta, sign * x)
-                value = self.target.log_likelihood_fn(z, arrays)[name]
+                value = self.target.log_likelihood_fn(z, held.arrays)[name]
                 parts.append(value * jnp.exp(jnp.sum(log_weight)))
             return (parts[0] + parts[1]) / 2
 
-        return jnp.mean(jax.lax.map(pair, noise), axis=0)
+        return jnp.mean(jax.lax.map(pair, held.noise), axis=0)
 
-    def couplings(
-        self,
-        eta: jax.Array,
-        constants: dict[str, Any],
-        nodes: dict[str, tuple[jax.Array, jax.Array, jax.Array]],
-        arrays: Arrays,
-    ) -> list[jax.Array]:
-        """Return the second derivatives between coordinates that elements gather, element-wise.
-
-        One array of shape (elements, 2, 2) for each of :attr:`gathered_pairs`.
-        """
-        m, s = self.factors.placement(eta)
-        found = []
-        for plan, first, second in self._gathered_pairs():
-            x, w, count = nodes[plan.name]
-            shape = plan.shape or ()
-
-            def value(a: Any, b: Any, plan: Plan = plan, first: Any = first, second: Any = second,
-                      x: Any = x, w: Any = w, count: Any = count) -> jax.Array:  # fmt: skip
-                moves = {first: a, second: b}
-                held = constants[plan.name]
-                return self._elements(plan, eta, m, s, held, x, w, count, arrays, False, moves)
-
-            zero = jnp.zeros(shape)
-            ones = jnp.ones(shape)
-
-            def bend(c: int, d: int, value: Any = value, zero: Any = zero, ones: Any = ones) -> Any:
-                def by_second(a: jax.Array) -> jax.Array:
-                    here = tuple(a if k == c else zero for k in range(2))
-
-                    def of(b: jax.Array) -> jax.Array:
-                        return value(here, tuple(b if k == d else zero for k in range(2)))
-
-                    return jax.jvp(of, (zero,), (ones,))[1]
-
-                return jax.jvp(by_second, (zero,), (ones,))[1].ravel()
-
-            block = [jnp.stack([bend(c, d) for d in range(2)], axis=-1) for c in range(2)]
-            found.append(jnp.stack(block, axis=-2))
-        return found
-
-    @property
-    def gathered_pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of coordinates, one of each array, that an element of a site gathers."""
-        found = []
-        for plan, *places in self._gathered_pairs():
-            pair = []
-            for k, j in places:
-                source = plan.sources[k]
-                assert isinstance(source, Affine)
-                pair.append(np.broadcast_to(source.gathers[j][1], plan.shape or ()).ravel())
-            found.append((pair[0], pair[1]))
-        return found
-
-    def _gathered_pairs(self) -> list[tuple[Plan, tuple[int, int], tuple[int, int]]]:
-        found = []
-        for plan in self.plans:
-            places = [
-                (k, j)
-                for k, source in enumerate(plan.sources)
-                if isinstance(source, Affine)
-                for j in range(len(source.gathers))
-            ]
-            found += [(plan, a, b) for a, b in combinations(places, 2)]
-        return found
-
-    def pair(self, eta: jax.Array, noise: jax.Array, arrays: Arrays) -> jax.Array:
+    def pair(
+        self, eta: Float[Array, "dim 2"], noise: Float[Array, " dim"], arrays: Arrays
+    ) -> Float[Array, ""]:
         """Return the log density of the other sites, averaged over an antithetic pair."""
 
         def one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -269,169 +176,101 @@ class Expectation:
             return (a + b) / 2
         return (a * jnp.exp(log_a) + b * jnp.exp(log_b)) / 2
 
-    def _whole(
-        self,
-        plan: Plan,
-        eta: jax.Array,
-        m: jax.Array,
-        start: jax.Array,
-        x: jax.Array,
-        w: jax.Array,
-        arrays: Arrays,
-    ) -> jax.Array:
+    def _whole(self, plan: Plan, placed: Placed, held: Held) -> Float[Array, ""]:
         """Integrate a site's whole density over the scalars it depends on."""
         where = np.asarray(plan.whole, int)
+        start, nodes = held.sites[plan.name].start, held.nodes[plan.name]
+        nothing = jnp.zeros_like(placed.centre)
 
         def at(x: jax.Array) -> jax.Array:
-            placed, log_weight = self.factors.place(eta, jnp.zeros_like(m).at[where].set(x))
-            z = start.at[where].set(placed[where])
-            value = site_terms(self.target, z, arrays)[plan.name].total
+            points, log_weight = self.factors.place(placed.eta, nothing.at[where].set(x))
+            z = start.at[where].set(points[where])
+            value = site_terms(self.target, z, held.arrays)[plan.name].total
             return value * jnp.exp(jnp.sum(log_weight[where]))
 
-        return jnp.sum(w * jax.vmap(at)(x)) if where.size else at(x[0])
+        return jnp.sum(nodes.w * jax.vmap(at)(nodes.x)) if where.size else at(nodes.x[0])
 
-    def _elements(
-        self,
-        plan: Plan,
-        eta: jax.Array,
-        m: jax.Array,
-        s: jax.Array,
-        constants: Any,
-        x: jax.Array,
-        w: jax.Array,
-        count: jax.Array,
-        arrays: Arrays,
-        live: bool = False,
-        moves: Moves | None = None,
-    ) -> jax.Array:
-        """Integrate an elementwise density over its sources.
+    # -- where elements couple coordinates ---------------------------------------------------------
 
-        ``live`` reads inputs and their slopes off the model again, so that they can be
-        differentiated in the data. ``moves`` are added to the parameters that a source gathers.
+    def couplings(
+        self, eta: Float[Array, "dim 2"], held: Held
+    ) -> list[Float[Array, "elements 2 2"]]:
+        """Return the second derivatives between coordinates that elements gather, element-wise.
+
+        One array of shape (elements, 2, 2) for each of :attr:`gathered_pairs`.
         """
-        fixed, held, weight, start = constants
-        shape = plan.shape or ()
-        if live:
-            fixed = {}
-        params: list[tuple[jax.Array, jax.Array]] = []
-        lifts: list[jax.Array | None] = []
-        for k, (source, arrays_held) in enumerate(zip(plan.sources, held, strict=True)):
-            if isinstance(source, Affine):
-                if live:
-                    arrays_held = self._read_again(plan, source, m, arrays)
-                moved = {j: move for (i, j), move in (moves or {}).items() if i == k}
-                params.append(_affine_moments(source, arrays_held, m, s, shape, moved))
-                lifts.append(None)
-            else:
-                place = self.target.slices[source.site]
-                params.append((eta[place, 0], eta[place, 1]))
-                lifts.append(arrays_held[0])
-        # its derivatives are taken of one traced function, not of the model again and again
-        raw = jax.jit(partial(self._raw, plan, shape))
-        if np.prod(shape, dtype=int) <= FEW:
-            value = jnp.tensordot(
-                w, jax.vmap(lambda x: raw(params, x, (fixed, start, arrays)))(x), axes=1
-            )
-        else:
-            value = _integral(raw, params, lifts, (fixed, start, arrays), x, w, count, shape)
-        return weight * value
-
-    def _read_again(self, plan: Plan, source: Affine, m: jax.Array, arrays: Arrays) -> Any:
-        """Return what :meth:`constants` holds of an affine source, as a function of the data."""
-        shape = plan.shape or ()
-
-        def look(z: jax.Array) -> jax.Array:
-            leaves = site_terms(self.target, z, arrays)[plan.name].leaves
-            less = 0.0 if source.minus is None else leaves[source.minus]
-            return jnp.broadcast_to(leaves[source.leaf] - less, shape)
-
-        def along(direction: np.ndarray) -> jax.Array:
-            return jax.jvp(look, (m,), (jnp.asarray(direction),))[1]
-
-        units = np.zeros((len(source.columns), m.size))
-        units[np.arange(len(units)), source.columns] = 1.0
-        slopes = jax.lax.map(along, units) if len(units) else jnp.zeros((0,))
-        gathers = []
-        places = list(self.target.slices.values())
-        homes = [
-            next(p for p in places if p.start <= i.flat[0] < p.stop) for _, i in source.gathers
+        placed = self._placed(eta)
+        return [
+            self._coupling(plan, first, second, placed, held)
+            for plan, first, second in self._gathered_places()
         ]
-        for (slope, index), home in zip(source.gathers, homes, strict=True):
-            if homes.count(home) == 1:
-                direction = np.zeros(m.size)
-                direction[home] = 1.0
-                gathers.append((along(direction), index))
-            else:  # two scalars of one site: their slopes cannot be told apart by one direction
-                gathers.append((jnp.asarray(slope), index))
-        # the offset is what makes the mean at m that of the model itself
-        zero = (jnp.zeros(shape), slopes, gathers)
-        mean, _ = _affine_moments(source, zero, m, jnp.ones_like(m), shape)
-        return look(m) - mean, slopes, gathers
 
-    def _raw(
+    def _coupling(
+        self, plan: Plan, first: GatherPlace, second: GatherPlace, placed: Placed, held: Held
+    ) -> Float[Array, "elements 2 2"]:
+        zero, ones = jnp.zeros(plan.shape or ()), jnp.ones(plan.shape or ())
+
+        def move(parameter: int, by: jax.Array) -> Move:
+            return Move(by, zero) if parameter == 0 else Move(zero, by)
+
+        def bend(c: int, d: int) -> jax.Array:
+            def by_second(a: jax.Array) -> jax.Array:
+                def value(b: jax.Array) -> jax.Array:
+                    moves = {first: move(c, a), second: move(d, b)}
+                    return self._elementwise[plan.name](placed, held, moves=moves)
+
+                return jax.jvp(value, (zero,), (ones,))[1]
+
+            return jax.jvp(by_second, (zero,), (ones,))[1].ravel()
+
+        block = [jnp.stack([bend(c, d) for d in range(2)], axis=-1) for c in range(2)]
+        return jnp.stack(block, axis=-2)
+
+    @property
+    def gathered_pairs(
         self,
-        plan: Plan,
-        shape: tuple[int, ...],
-        params: list[tuple[jax.Array, jax.Array]],
-        x: jax.Array,
-        extra: Any,
-    ) -> jax.Array:
-        """Return the elementwise log density at one node."""
-        fixed, start, arrays = extra
-        moved: dict[int, jax.Array] = {}
-        log_weight: jax.Array | None = None
-        for k, (source, (p, q)) in enumerate(zip(plan.sources, params, strict=True)):
-            if isinstance(source, Affine):
-                moved[source.leaf] = p + q * x[k]
-                if source.minus is not None:
-                    moved[source.minus] = jnp.zeros(shape)
-                continue
-            place = self.target.slices[source.site]
-            laws = Factors(self.factors.code[place], self.factors.offset[place])
-            own = jnp.stack([p, q], axis=1)
-            placed, ratio = laws.place(own, jnp.full(p.shape, x[k]))
-            z = start.at[place].set(placed)
-            leaves = site_terms(self.target, z, arrays)[plan.name].leaves
-            for j in source.leaves:
-                moved[j] = jnp.broadcast_to(leaves[j], shape)
-            if not laws.gaussian.all():
-                mine = ratio[fixed_index(plan, k)]
-                log_weight = mine if log_weight is None else log_weight + mine
-        site = site_terms(self.target, start, arrays)[plan.name]
-        leaves = [
-            moved[j] if j in moved else fixed[j] if j in fixed else site.leaves[j]
-            for j in range(len(site.leaves))
+    ) -> list[tuple[Int[np.ndarray, " elements"], Int[np.ndarray, " elements"]]]:
+        """Pairs of coordinates, one of each array, that an element of a site gathers."""
+        return [
+            (_gathered(plan, first), _gathered(plan, second))
+            for plan, first, second in self._gathered_places()
         ]
-        value = jnp.broadcast_to(site.rebuild(leaves), shape)
-        return value if log_weight is None else value * jnp.exp(log_weight)
+
+    def _gathered_places(self) -> list[tuple[Plan, GatherPlace, GatherPlace]]:
+        pairs = []
+        for plan in self.plans:
+            places = [
+                GatherPlace(k, j)
+                for k, source in enumerate(plan.sources)
+                if isinstance(source, Affine)
+                for j in range(len(source.gathers))
+            ]
+            pairs += [(plan, a, b) for a, b in combinations(places, 2)]
+        return pairs
 
 
-def _scalar(values: np.ndarray) -> np.ndarray:
+def _gathered(plan: Plan, place: GatherPlace) -> np.ndarray:
+    """Return which coordinate every element of a site gathers."""
+    source = plan.sources[place.source]
+    assert isinstance(source, Affine)
+    return np.broadcast_to(source.gathers[place.gather].coordinate, plan.shape or ()).ravel()
+
+
+def _source_arrays(source: Affine | Single, shape: tuple[int, ...]) -> AffineArrays | SingleArrays:
+    if isinstance(source, Single):
+        return SingleArrays(jnp.asarray(source.index))
+    slopes = (
+        np.stack([np.broadcast_to(s, shape) for s in source.slopes])
+        if source.slopes
+        else np.zeros((0,))
+    )
+    gathers = [
+        Gather(jnp.asarray(_scalar(g.slope)), jnp.asarray(g.coordinate)) for g in source.gathers
+    ]
+    return AffineArrays(jnp.asarray(source.offset), jnp.asarray(slopes), gathers)
+
+
+def _scalar(values: Any) -> Any:
     """Return one number for an array of equal ones."""
     flat = np.asarray(values)
     return flat.flat[0] if flat.size and (flat == flat.flat[0]).all() else flat
-
-
-def _affine_moments(
-    source: Affine,
-    held: Any,
-    m: jax.Array,
-    s: jax.Array,
-    shape: tuple[int, ...],
-    moves: Mapping[int, tuple[jax.Array, jax.Array]] | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    offset, slopes, gathers = held
-    mean = jnp.broadcast_to(offset, shape)
-    variance = jnp.zeros(shape)
-    if source.columns:
-        columns = np.asarray(source.columns)
-        mean = mean + jnp.tensordot(m[columns], slopes, axes=1)
-        variance = variance + jnp.tensordot(s[columns] ** 2, slopes**2, axes=1)
-    for k, (slope, index) in enumerate(gathers):
-        here, spread = m[index], s[index]
-        if moves and k in moves:
-            here, spread = here + moves[k][0], spread * jnp.exp(moves[k][1])
-        mean = mean + slope * here
-        variance = variance + slope**2 * spread**2
-    positive = variance > 0
-    return mean, jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)

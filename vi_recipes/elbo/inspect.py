@@ -13,12 +13,13 @@ from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.plan import (
     MAX_WHOLE,
     Affine,
+    Gather,
+    Leaf,
     Plan,
     Single,
-    _all_normal,
-    _check_sources,
-    _Leaf,
-    _subtract,
+    all_normal,
+    check_sources,
+    subtract,
 )
 from vi_recipes.model import Arrays, SiteTerm, Target, one_coordinate, site_terms
 
@@ -98,7 +99,7 @@ def make_plans(
         plans.append(_plan(target, factors, site, leaves, totals, units, weight, overrides))
     _note_forms(target, plans, shapes, start, points, compiler)
     for plan in plans:
-        _check_sources(target, factors, plan, overrides)
+        check_sources(target, factors, plan, overrides)
     return plans
 
 
@@ -132,9 +133,9 @@ def _read_leaf(
     points: list[np.ndarray],
     seen: list[tuple[np.ndarray, np.ndarray]],
     shape: tuple[int, ...] | None,
-) -> _Leaf:
+) -> Leaf:
     """Find how a leaf depends on the latent sites, from its tangents at two points."""
-    leaf = _Leaf(seen[0][0])
+    leaf = Leaf(seen[0][0])
     if leaf.value.dtype.kind != "f" or not any((t != 0).any() for _, t in seen):
         return leaf
     leaf.dependent = True
@@ -182,7 +183,7 @@ def _read_leaf(
             return leaf
         singles.append((name, index))
         if linear:
-            leaf.gathers.append((np.array(a[0]), place.start + index))
+            leaf.gathers.append(Gather(np.array(a[0]), place.start + index))
             offset -= a[0] * points[0][place.start + index]
     leaf.offset = offset
     if len(singles) == 1 and singles[0][0]:
@@ -196,7 +197,7 @@ def _plan(
     target: Target,
     factors: Factors,
     site: SiteTerm,
-    leaves: list[_Leaf],
+    leaves: list[Leaf],
     totals: list[tuple[np.ndarray, np.ndarray]],
     units: dict[str, slice],
     weight: np.ndarray,
@@ -214,7 +215,7 @@ def _plan(
         elif leaf.trouble:
             plan.draws, plan.reason = True, leaf.trouble
             return plan
-        elif leaf.affine and _all_normal(factors, leaf):
+        elif leaf.affine and all_normal(factors, leaf):
             plan.sources.append(
                 Affine(j, None, leaf.offset, leaf.columns, leaf.slopes, leaf.gathers)
             )
@@ -251,7 +252,7 @@ def _plan_whole(
     return plan
 
 
-def _add_single(target: Target, plan: Plan, leaf: _Leaf, j: int) -> None:
+def _add_single(target: Target, plan: Plan, leaf: Leaf, j: int) -> None:
     assert leaf.single is not None
     name, index = leaf.single
     if index.size and (index == index.flat[0]).all():
@@ -331,5 +332,5 @@ def _note_forms(
             here, there = shifts[source.leaf]
             same = np.abs(here - there).max() <= 1e-10 * max(np.abs(here).max(), 1.0)
             if value is not None and same and value.minus is None:
-                _subtract(value, source)
+                subtract(value, source)
                 plan.sources.remove(source)

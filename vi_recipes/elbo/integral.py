@@ -3,35 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vi_recipes.elbo.held import Nodes
+from vi_recipes.model import Arrays
 
 
-def _integral(
-    raw: Callable[..., jax.Array],
-    params: list[tuple[jax.Array, jax.Array]],
-    lifts: list[jax.Array | None],
-    extra: Any,
-    x: jax.Array,
-    w: jax.Array,
-    count: jax.Array,
+class Source(NamedTuple):
+    """One source of randomness of a site's elements.
+
+    Parameters
+    ----------
+    first, second
+        The two parameters of its law: mean and sd of every element, in the site's shape, or those
+        of all coordinates of a latent site, shape (size,).
+    coordinate
+        Which of those is every element's; ``None`` where the parameters are its own.
+    """
+
+    first: jax.Array
+    second: jax.Array
+    coordinate: jax.Array | None
+
+
+class Outside(NamedTuple):
+    """What a site's density takes besides its sources.
+
+    Parameters
+    ----------
+    leaves
+        Inputs that depend on no latent site, by their place.
+    start
+        Where the other latents stand, shape (dim,).
+    arrays
+        The model's data.
+    """
+
+    leaves: dict[int, jax.Array]
+    start: jax.Array
+    arrays: Arrays
+
+
+AtNode = Callable[[list[tuple[jax.Array, jax.Array]], jax.Array, Outside], jax.Array]
+"""(parameters of the sources, node, what is outside) -> log density of every element there."""
+
+
+def integrate(
+    at_node: AtNode,
+    sources: list[Source],
+    outside: Outside,
+    nodes: Nodes,
     shape: tuple[int, ...],
-) -> jax.Array:
-    """Return the elementwise Gauss-Hermite sum of ``raw`` with its first two derivatives.
+) -> Float[Array, "*shape"]:
+    """Return the elementwise Gauss-Hermite sum of ``at_node`` with its first two derivatives.
 
     An element depends on its own value of every parameter only, so its derivatives are few; they
     are summed over the nodes along with the value. Automatic differentiation then never holds the
     nodes of all elements, and a Hessian-vector product costs no more than a few multiplications.
     """
-    flat = [value for pair in params for value in pair]
-    lift = [index for index in lifts for _ in range(2)]
+    flat = [value for source in sources for value in (source.first, source.second)]
+    lift = [source.coordinate for source in sources for _ in range(2)]
     size = len(flat)
     pairs = [(k, j) for k in range(size) for j in range(k, size)]
 
-    def node(flat: list[jax.Array], x: jax.Array, extra: Any) -> jax.Array:
-        return raw(list(zip(flat[::2], flat[1::2], strict=True)), x, extra)
+    def node(flat: list[jax.Array], x: jax.Array, outside: Outside) -> jax.Array:
+        return at_node(list(zip(flat[::2], flat[1::2], strict=True)), x, outside)
 
     def along(k: int, function: Callable[..., jax.Array], flat: list[jax.Array]) -> jax.Array:
         def moved(value: jax.Array) -> jax.Array:
@@ -39,22 +79,22 @@ def _integral(
 
         return jax.jvp(moved, (flat[k],), (jnp.ones_like(flat[k]),))[1]
 
-    def slope(k: int, flat: list[jax.Array], x: jax.Array, extra: Any) -> jax.Array:
-        return along(k, lambda f: node(f, x, extra), flat)
+    def slope(k: int, flat: list[jax.Array], x: jax.Array, outside: Outside) -> jax.Array:
+        return along(k, lambda f: node(f, x, outside), flat)
 
-    def bend(k: int, j: int, flat: list[jax.Array], x: jax.Array, extra: Any) -> jax.Array:
-        return along(j, lambda f: slope(k, f, x, extra), flat)
+    def bend(k: int, j: int, flat: list[jax.Array], x: jax.Array, outside: Outside) -> jax.Array:
+        return along(j, lambda f: slope(k, f, x, outside), flat)
 
     def summed(parts: Callable[..., list[jax.Array]], number: int) -> Callable[..., Any]:
-        def total(flat: list[jax.Array], held: Any) -> list[jax.Array]:
-            extra, x, w, count = held
+        def total(flat: list[jax.Array], held: tuple[Outside, Nodes]) -> list[jax.Array]:
+            outside, nodes = held
 
             def body(i: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-                found = parts(flat, x[i], extra)
-                return [a + w[i] * v for a, v in zip(sums, found, strict=True)]
+                here = parts(flat, nodes.x[i], outside)
+                return [a + nodes.w[i] * v for a, v in zip(sums, here, strict=True)]
 
             zeros = [jnp.zeros(shape) for _ in range(number)]
-            return jax.lax.fori_loop(0, count, body, zeros)
+            return jax.lax.fori_loop(0, nodes.used, body, zeros)
 
         return total
 
@@ -63,8 +103,8 @@ def _integral(
     bends = summed(lambda f, x, e: [bend(k, j, f, x, e) for k, j in pairs], len(pairs))
 
     def lifted(k: int, tangent: jax.Array) -> jax.Array:
-        index = lift[k]
-        return tangent if index is None else tangent[index]
+        coordinate = lift[k]
+        return tangent if coordinate is None else tangent[coordinate]
 
     @jax.custom_jvp
     def gradient(flat: list[jax.Array], held: Any) -> list[jax.Array]:
@@ -91,4 +131,4 @@ def _integral(
         out = sum(g * lifted(k, t) for k, (g, t) in enumerate(zip(first, tangents[0], strict=True)))
         return value(flat, held), out
 
-    return jnp.asarray(value(flat, (extra, x, w, count)))
+    return jnp.asarray(value(flat, (outside, nodes)))

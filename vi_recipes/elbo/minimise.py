@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
+from jaxtyping import Float
 
-from vi_recipes.algebra import BlockArrow, Crossed
-from vi_recipes.core import Status
-
-if TYPE_CHECKING:
-    from vi_recipes.elbo.kl import KL
+from vi_recipes.algebra import BlockArrow, Crossed, trust_region_newton
+from vi_recipes.core import MethodFailure, Progress, Status
+from vi_recipes.elbo.curvature import CurvedKL
+from vi_recipes.elbo.expectation import CHECK_NODES
 
 MAX_NODES = 64
+"""Nodes per dimension up to which they are doubled, the doubled ones to check by included."""
 
 RUNAWAY = 25.0
 """A location that has moved this far from where it began, unconverged, has no optimum."""
@@ -27,12 +28,63 @@ DRAW_ERROR = 0.05
 """Standard error of a location, in sds of its factor, up to which fixed draws are enough."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far the optimum is searched for.
+
+    Parameters
+    ----------
+    num_nodes
+        Nodes per dimension of quadrature to begin with.
+    num_pairs, max_pairs
+        Antithetic pairs of draws to begin with, and at most.
+    max_steps
+        Newton steps allowed for each set of nodes and draws.
+    tolerance
+        Newton decrement to reach: the length of the Newton step in sds of the optimum.
+    """
+
+    num_nodes: int
+    num_pairs: int
+    max_pairs: int
+    max_steps: int
+    tolerance: float
+
+
 @dataclass
 class Optimum:
-    """Where the optimisation of the ELBO ended."""
+    """Where the optimisation of the ELBO ended.
 
-    kl: KL
-    eta: np.ndarray
+    Parameters
+    ----------
+    kl
+        The objective.
+    eta
+        The factors' parameters, shape (dim, 2).
+    elbo
+        Its value there.
+    decrement
+        Newton decrement there.
+    hessian
+        Of the objective, as the optimiser had it; ``None`` where it did not converge.
+    trace
+        The ELBO after every step, over all sets of nodes and draws.
+    status, message, advice
+        How it went, and what to try.
+    num_nodes, num_pairs
+        Nodes and antithetic pairs at the end.
+    node_error
+        Length of the Newton step, in sds of the optimum, that twice the nodes would cause.
+    draw_error
+        The largest standard error of a location that the fixed draws leave, in sds.
+    elbo_error
+        Standard error of the ELBO.
+    standard_error
+        Of every parameter, shape (dim, 2); ``None`` without draws.
+    """
+
+    kl: CurvedKL
+    eta: Float[np.ndarray, "dim 2"]
     elbo: float
     decrement: float
     hessian: BlockArrow | Crossed | None
@@ -46,3 +98,181 @@ class Optimum:
     draw_error: float = 0.0
     elbo_error: float = 0.0
     standard_error: np.ndarray | None = None
+
+
+def find_optimum(kl: CurvedKL, key: jax.Array, limits: Limits, progress: Progress) -> Optimum:
+    """Minimise ``kl``, with more nodes and draws until that changes nothing.
+
+    Its timing is charged.
+
+    Raises
+    ------
+    MethodFailure
+        ``DEGENERATE`` where there is no optimum, ``NOT_APPLICABLE`` where the Hessian is too large
+        and has no structure.
+    """
+    with kl.timing.running_compiled():
+        kl.use_nodes(limits.num_nodes)
+        kl.use_pairs(limits.num_pairs)
+        start = kl.find_structure(key)
+        optimum = search(kl, start, limits, progress)
+        while optimum.status is Status.OK and (more := _refine(optimum, limits)):
+            kl.use_nodes(more[0])
+            kl.use_pairs(more[1])
+            optimum = search(kl, optimum.eta.ravel(), limits, progress, optimum.trace)
+        _judge_errors(optimum)
+    return optimum
+
+
+# -- the search --------------------------------------------------------------------------------
+
+
+def search(
+    kl: CurvedKL,
+    start: Float[np.ndarray, " params"],
+    limits: Limits,
+    progress: Progress,
+    trace: list[float] | None = None,
+) -> Optimum:
+    """Minimise ``kl`` from ``start`` with the nodes and draws it has, and judge the outcome.
+
+    Parameters
+    ----------
+    kl
+        Of known structure, :meth:`CurvedKL.find_structure`.
+    start
+        Parameters of finite value.
+    limits
+        Of which the steps and the tolerance count here.
+    progress
+        Told of every step.
+    trace
+        The steps before, which this search adds to.
+
+    Raises
+    ------
+    MethodFailure
+        ``DEGENERATE`` where factors run off or collapse.
+    """
+    trace = [] if trace is None else trace
+    begin, _ = kl.location_scale(start)
+
+    def callback(flat: np.ndarray) -> bool:
+        trace.append(-kl.evaluate(flat)[0])
+        progress(len(trace), limits.max_steps, f"ELBO {trace[-1]:.6g}")
+        location, scale = kl.location_scale(flat)
+        return bool((np.abs(location - begin) > 1e6 * (1 + scale)).any())
+
+    with np.errstate(all="ignore"):
+        flat, why = trust_region_newton(
+            kl.evaluate,
+            kl.hessian,
+            start,
+            max_steps=limits.max_steps,
+            tolerance=limits.tolerance / 10,
+            callback=callback,
+            radius=float(np.sqrt(start.size)),
+        )
+    value, gradient = kl.evaluate(flat)
+    hessian = kl.hessian(flat)
+    decrement = float("inf") if hessian is None else hessian.decrement(gradient)
+    converged = decrement <= limits.tolerance
+    optimum = Optimum(
+        kl=kl,
+        eta=flat.reshape(-1, 2),
+        elbo=-value,
+        decrement=decrement,
+        hessian=hessian if converged else None,
+        trace=trace,
+        status=Status.OK if converged else Status.UNCONVERGED,
+        message=f"Newton decrement {decrement:.2g} after {len(trace)} steps; {kl.describe()}",
+        num_nodes=kl.num_nodes,
+        num_pairs=kl.num_pairs,
+    )
+    if not converged:
+        _explain(optimum, why, begin)
+        return optimum
+    assert hessian is not None
+    doubled = kl.nodes(2 * kl.num_nodes, CHECK_NODES)
+    optimum.node_error = hessian.decrement(kl.evaluate(flat, doubled)[1] - gradient)
+    if kl.expectation.drawn:
+        _note_draw_error(optimum, hessian)
+    return optimum
+
+
+def _explain(optimum: Optimum, why: str, begin: Float[np.ndarray, " dim"]) -> None:
+    """Say why a search did not converge, or raise where there is no optimum to be found."""
+    kl, flat = optimum.kl, optimum.eta.ravel()
+    location, scale = kl.location_scale(flat)
+    far = ~(np.abs(location - begin) <= RUNAWAY * np.clip(scale, 1.0, 1e6)) | (scale > 1e12)
+    narrow = (scale < 1e-6) & ~kl.factors.points
+    if far.any() or narrow.any():
+        gone = [n for n, p in kl.target.slices.items() if (far | narrow)[p].any()]
+        raise MethodFailure(
+            Status.DEGENERATE,
+            f"the ELBO still rises (now {optimum.elbo:.6g}) as the factors of "
+            f"{', '.join(gone)} run off or collapse",
+            "check that the posterior is proper there",
+        )
+    hessian = kl.hessian(flat)
+    if isinstance(hessian, BlockArrow) and not hessian.positive:
+        why = f"the Hessian of the KL divergence is not positive definite; {why}"
+    optimum.message = f"{why}; {optimum.message}"
+    optimum.advice = "raise max_steps, or start elsewhere with Model(init=...)"
+
+
+def _note_draw_error(optimum: Optimum, hessian: BlockArrow | Crossed) -> None:
+    """Estimate the error that the fixed draws leave, from the spread of their gradients."""
+    kl, flat = optimum.kl, optimum.eta.ravel()
+    values, gradients = kl.pair_gradients(flat)
+    pairs = len(values)
+    if pairs < 2:
+        optimum.draw_error = float("inf")
+        return
+    moves = np.stack([hessian.solve(g) for g in gradients - gradients.mean(axis=0)])
+    error = moves.std(axis=0, ddof=1) / np.sqrt(pairs)
+    optimum.standard_error = error.reshape(-1, 2)
+    # a location's error counts in sds of the corrected posterior, where they are known
+    spread = kl.location_scale(flat)[1]
+    if isinstance(hessian, BlockArrow):
+        spread = np.sqrt(hessian.variances()).reshape(-1, 2)[:, 0]
+    share = optimum.standard_error[:, 0] / spread
+    optimum.draw_error = float(share[kl.factors.gaussian].max(initial=0.0))
+    optimum.elbo_error = float(values.std(ddof=1) / np.sqrt(pairs))
+
+
+# -- more nodes and draws ------------------------------------------------------------------------
+
+
+def _refine(optimum: Optimum, limits: Limits) -> tuple[int, int] | None:
+    """Return more nodes or pairs, if the optimum depends on their number."""
+    nodes, pairs = optimum.num_nodes, optimum.num_pairs
+    if optimum.node_error > NODE_ERROR and 2 * nodes <= MAX_NODES // 2:
+        nodes *= 2
+    if optimum.draw_error > DRAW_ERROR and 2 * pairs <= limits.max_pairs:
+        # the error falls with the root of the number; that of one pair is not known
+        known = optimum.draw_error if np.isfinite(optimum.draw_error) else 0.0
+        grown = pairs * (max(known, DRAW_ERROR) / DRAW_ERROR) ** 2
+        pairs = int(min(max(2 * pairs, 2 ** np.ceil(np.log2(grown))), limits.max_pairs))
+    changed = (nodes, pairs) != (optimum.num_nodes, optimum.num_pairs)
+    return (nodes, pairs) if changed else None
+
+
+def _judge_errors(optimum: Optimum) -> None:
+    """Say where the nodes or draws are still too few."""
+    if optimum.status is not Status.OK:
+        return
+    if optimum.node_error > NODE_ERROR:
+        optimum.status = Status.UNCONVERGED
+        optimum.message += (
+            f"; doubling {optimum.num_nodes} nodes still moves the optimum by "
+            f"{optimum.node_error:.2g} sd"
+        )
+        optimum.advice = "raise num_nodes, or take the site's expectation over draws"
+    if optimum.draw_error > 2 * DRAW_ERROR:
+        optimum.status = Status.UNCONVERGED
+        optimum.message += (
+            f"; with {optimum.num_pairs} pairs of draws locations are known to "
+            f"{optimum.draw_error:.2g} sd only"
+        )
+        optimum.advice = "raise max_pairs"

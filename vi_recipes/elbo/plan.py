@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, product
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.model import Target
@@ -19,6 +21,21 @@ MAX_WHOLE = 2
 """Scalars that a whole site may depend on to be integrated over them directly."""
 
 
+class Gather(NamedTuple):
+    """A coordinate that every element of a site takes its own of, times a slope.
+
+    Parameters
+    ----------
+    slope
+        A number, or one for every element.
+    coordinate
+        Which one of the flat vector each element takes.
+    """
+
+    slope: Float[Array | np.ndarray, "*shape"]
+    coordinate: Int[Array | np.ndarray, "*shape"]
+
+
 @dataclass
 class Affine:
     """A source that is affine in normal factors: offset + sum of slopes times coordinates."""
@@ -29,13 +46,12 @@ class Affine:
     offset: np.ndarray = field(default_factory=lambda: np.zeros(()))
     columns: list[int] = field(default_factory=list)
     slopes: list[np.ndarray] = field(default_factory=list)
-    gathers: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    """Pairs of slope and coordinate index of every element."""
+    gathers: list[Gather] = field(default_factory=list)
     quadratic: bool = False
 
     def coordinates(self) -> list[np.ndarray]:
         """Return the coordinates it depends on."""
-        return [np.asarray(self.columns, int), *(np.ravel(index) for _, index in self.gathers)]
+        return [np.asarray(self.columns, int), *(np.ravel(g.coordinate) for g in self.gathers)]
 
 
 @dataclass
@@ -83,7 +99,7 @@ class Plan:
 
 
 @dataclass
-class _Leaf:
+class Leaf:
     """What is known of how one leaf depends on the latent sites."""
 
     value: np.ndarray
@@ -92,17 +108,18 @@ class _Leaf:
     offset: np.ndarray = field(default_factory=lambda: np.zeros(()))
     columns: list[int] = field(default_factory=list)
     slopes: list[np.ndarray] = field(default_factory=list)
-    gathers: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    gathers: list[Gather] = field(default_factory=list)
     single: tuple[str, np.ndarray] | None = None
     trouble: str = ""
 
 
-def _all_normal(factors: Factors, leaf: _Leaf) -> bool:
-    used = [np.asarray(leaf.columns, int), *(index.ravel() for _, index in leaf.gathers)]
+def all_normal(factors: Factors, leaf: Leaf) -> bool:
+    """Whether all coordinates that a leaf depends on have normal laws."""
+    used = [np.asarray(leaf.columns, int), *(np.ravel(g.coordinate) for g in leaf.gathers)]
     return all(factors.gaussian[u].all() for u in used)
 
 
-def _subtract(value: Affine, other: Affine) -> None:
+def subtract(value: Affine, other: Affine) -> None:
     """Make ``value`` the difference of two affine sources."""
     value.minus = other.leaf
     value.offset = value.offset - other.offset
@@ -114,19 +131,19 @@ def _subtract(value: Affine, other: Affine) -> None:
         else:
             value.columns.append(column)
             value.slopes.append(-slope)
-    value.gathers = [*value.gathers, *((-c, index) for c, index in other.gathers)]
-    merged: list[tuple[np.ndarray, np.ndarray]] = []
-    for slope, index in value.gathers:
-        for k, (known_slope, known) in enumerate(merged):
-            if np.array_equal(known, index):
-                merged[k] = (known_slope + slope, known)
+    value.gathers = [*value.gathers, *(Gather(-g.slope, g.coordinate) for g in other.gathers)]
+    merged: list[Gather] = []
+    for gather in value.gathers:
+        for k, known in enumerate(merged):
+            if np.array_equal(known.coordinate, gather.coordinate):
+                merged[k] = Gather(known.slope + gather.slope, known.coordinate)
                 break
         else:
-            merged.append((slope, index))
+            merged.append(gather)
     value.gathers = merged
 
 
-def _check_sources(
+def check_sources(
     target: Target, factors: Factors, plan: Plan, overrides: Mapping[str, str]
 ) -> None:
     """Send a site to draws where its sources are too many or not independent."""
@@ -143,11 +160,12 @@ def _check_sources(
 
 
 def _clash(plan: Plan, factors: Factors) -> str:
+    """Say why a site's sources are not independent; nothing where they are."""
     shape = plan.shape or ()
     random = ~np.append(factors.points, True)  # what is fixed is independent of everything
     for source in plan.sources:
         if isinstance(source, Affine):
-            for (_, a), (_, b) in pairwise(source.gathers):
+            for a, b in pairwise(gather.coordinate for gather in source.gathers):
                 if ((a == b) & random[a]).any():
                     return "an input sees one scalar in two ways"
     used = []
@@ -157,7 +175,10 @@ def _clash(plan: Plan, factors: Factors) -> str:
                 np.where(np.broadcast_to(s, shape) != 0, c, -1)
                 for c, s in zip(source.columns, source.slopes, strict=True)
             ]
-            mine += [np.where(np.broadcast_to(c, shape) != 0, i, -1) for c, i in source.gathers]
+            mine += [
+                np.where(np.broadcast_to(g.slope, shape) != 0, g.coordinate, -1)
+                for g in source.gathers
+            ]
         else:
             mine = [np.broadcast_to(source.first + source.index, shape)]
         used.append(mine)
@@ -166,10 +187,3 @@ def _clash(plan: Plan, factors: Factors) -> str:
             if any(((a == b) & (a >= 0) & random[a]).any() for a, b in product(mine, theirs)):
                 return "two inputs share a scalar"
     return ""
-
-
-def fixed_index(plan: Plan, k: int) -> np.ndarray:
-    """Return the index of the k-th source, which is a scalar latent per element."""
-    source = plan.sources[k]
-    assert isinstance(source, Single)
-    return source.index

@@ -9,8 +9,16 @@ from typing import ClassVar, Literal, override
 import jax
 import numpy as np
 
-from vi_recipes.core import Progress, Status, Timing, require
-from vi_recipes.elbo import DRAW_ERROR, KL, MAX_NODES, NODE_ERROR, Family, Optimum, make_factors
+from vi_recipes.core import Progress, Timing, require
+from vi_recipes.elbo import (
+    MAX_NODES,
+    CurvedKL,
+    Family,
+    Limits,
+    Optimum,
+    find_optimum,
+    make_factors,
+)
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
@@ -127,41 +135,32 @@ class MeanField(Method):
             ``DEGENERATE`` where it has no maximum, ``NOT_APPLICABLE`` where the Hessian is too
             large and has no structure.
         """
-        kl = self.objective(target, key, timing, KL, self.factors)
-        return self.climb(kl, key, timing, progress)
+        kl = self.objective(target, key, timing, CurvedKL, self.factors)
+        return find_optimum(kl, key, self.limits, progress)
 
-    def climb(self, kl: KL, key: jax.Array, timing: Timing, progress: Progress) -> Optimum:
-        """Minimise ``kl``, with more nodes and draws until that changes nothing.
+    @property
+    def limits(self) -> Limits:
+        """How far the optimum is searched for."""
+        return Limits(
+            num_nodes=self.num_nodes,
+            num_pairs=self.num_pairs,
+            max_pairs=self.max_pairs,
+            max_steps=self.max_steps,
+            tolerance=self.tolerance,
+        )
 
-        Raises
-        ------
-        MethodFailure
-            As :meth:`optimise`.
-        """
-        with timing.running_compiled():
-            kl.use_nodes(self.num_nodes)
-            kl.use_pairs(self.num_pairs)
-            start = kl.find_structure(key)
-            optimum = kl.minimise(start, self, progress)
-            while optimum.status is Status.OK and (better := self._refine(optimum)):
-                kl.use_nodes(better[0])
-                kl.use_pairs(better[1])
-                optimum = kl.minimise(optimum.eta, self, progress, optimum.trace)
-            self._judge_error(optimum)
-        return optimum
-
-    def objective(
+    def objective[T: CurvedKL](
         self,
         target: Target,
         key: jax.Array,
         timing: Timing,
-        kind: type[KL],
+        kind: type[T],
         families: Mapping[str, Family],
-    ) -> KL:
+    ) -> T:
         """Return the objective, which the target keeps for the next fit of the same kind."""
         settings = tuple(sorted(families.items())), tuple(sorted(self.expectations.items()))
-        known: KL | None = target.compiled.get((kind, settings))
-        if known is None:
+
+        def make() -> T:
             factors = make_factors(target, families)
             unknown = [n for n in self.expectations if n not in target.sites]
             require(
@@ -171,39 +170,8 @@ class MeanField(Method):
                 f"sites of the model: {', '.join(target.sites)}",
             )
             with timing.running_compiled():
-                known = kind(target, factors, self.expectations, key, timing)
-            target.compiled[kind, settings] = known
-        known.timing = timing
-        return known
+                return kind(target, factors, self.expectations, key, timing)
 
-    def _refine(self, optimum: Optimum) -> tuple[int, int] | None:
-        """Return more nodes or pairs, if the optimum depends on their number."""
-        kl = optimum.kl
-        nodes, pairs = optimum.num_nodes, optimum.num_pairs
-        if optimum.node_error > NODE_ERROR and 2 * nodes <= MAX_NODES // 2:
-            nodes *= 2
-        if optimum.draw_error > DRAW_ERROR and 2 * pairs <= self.max_pairs:
-            # the error falls with the root of the number; that of one pair is not known
-            known = optimum.draw_error if np.isfinite(optimum.draw_error) else 0.0
-            grown = pairs * (max(known, DRAW_ERROR) / DRAW_ERROR) ** 2
-            pairs = int(min(max(2 * pairs, 2 ** np.ceil(np.log2(grown))), self.max_pairs))
-        changed = (nodes, pairs) != (optimum.num_nodes, optimum.num_pairs)
-        return (nodes, pairs if kl.expectation.drawn else optimum.num_pairs) if changed else None
-
-    def _judge_error(self, optimum: Optimum) -> None:
-        if optimum.status is not Status.OK:
-            return
-        if optimum.node_error > NODE_ERROR:
-            optimum.status = Status.UNCONVERGED
-            optimum.message += (
-                f"; doubling {optimum.num_nodes} nodes still moves the optimum by "
-                f"{optimum.node_error:.2g} sd"
-            )
-            optimum.advice = "raise num_nodes, or take the site's expectation over draws"
-        if optimum.draw_error > 2 * DRAW_ERROR:
-            optimum.status = Status.UNCONVERGED
-            optimum.message += (
-                f"; with {optimum.num_pairs} pairs of draws locations are known to "
-                f"{optimum.draw_error:.2g} sd only"
-            )
-            optimum.advice = "raise max_pairs"
+        kl = target.compiled_once((kind, settings), make)
+        kl.timing = timing
+        return kl

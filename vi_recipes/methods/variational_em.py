@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, override
+from typing import ClassVar, Literal, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
-from vi_recipes.elbo import KL, Family, Optimum
+from vi_recipes.elbo import KL, CurvedKL, Family, Optimum, find_optimum
 from vi_recipes.latent import latent_moments, local_sites, parameter_densities
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
-from vi_recipes.model import Target, site_terms
+from vi_recipes.model import Arrays, Target, site_terms
 from vi_recipes.posterior import PointPosterior, ResponsePosterior
 
 FLAT = 10.0
@@ -95,15 +95,15 @@ class VariationalEM(Method):
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         names = local_sites(target, self.latent)
         theta = [s.name for s in target.latents if s.name not in names]
-        if own := [n for n in self.base.factors if n in theta]:
+        if estimated := [n for n in self.base.factors if n in theta]:
             raise ValueError(
-                f"base.factors: got a family for {', '.join(own)}, which is estimated, expected "
-                f"latent sites only: {', '.join(names)}"
+                f"base.factors: got a family for {', '.join(estimated)}, which is estimated, "
+                f"expected latent sites only: {', '.join(names)}"
             )
         families: Mapping[str, Family] = {**self.base.factors, **dict.fromkeys(theta, "point")}
         kind = LogLikelihoodBound if self.objective == "mle" else LogPosteriorBound
         kl = self.base.objective(target, key, timing, kind, families)
-        optimum = self.base.climb(kl, key, timing, progress)
+        optimum = find_optimum(kl, key, self.base.limits, progress)
         if optimum.hessian is None:
             raise MethodFailure(optimum.status, optimum.message, optimum.advice)
         with timing.running_compiled():
@@ -144,20 +144,20 @@ class VariationalEM(Method):
         )
 
 
-class LogLikelihoodBound(KL):
+class LogLikelihoodBound(CurvedKL):
     """Minus the free energy without the priors of the parameters that are points."""
 
     @override
-    def leave_out(self, eta: jax.Array, arrays: Any) -> jax.Array:
+    def leave_out(self, eta: jax.Array, arrays: Arrays) -> jax.Array:
         sites = site_terms(self.target, eta[:, 0], arrays)
         return sum((sites[name].total for name in _points(self)), jnp.zeros(()))
 
 
-class LogPosteriorBound(KL):
+class LogPosteriorBound(CurvedKL):
     """Minus the free energy with their priors as densities of the parameters as they are named."""
 
     @override
-    def leave_out(self, eta: jax.Array, arrays: Any) -> jax.Array:
+    def leave_out(self, eta: jax.Array, arrays: Arrays) -> jax.Array:
         sites = site_terms(self.target, eta[:, 0], arrays)
         constrained = parameter_densities(self.target, eta[:, 0], arrays)
         return sum((sites[n].total - constrained[n] for n in _points(self)), jnp.zeros(()))

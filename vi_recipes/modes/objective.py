@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.algebra import VERIFIED, BlockArrow, Dense, LocalStructure
+from vi_recipes.algebra import VERIFIED, BlockArrow, Dense, LocalStructure, recovery_error
 from vi_recipes.core import Timing
 from vi_recipes.model import Target, candidates, site_terms
 
@@ -119,7 +119,7 @@ class Objective:
         """Return the Hessian, dense or by its structure; ``None`` where it is not finite."""
         if self.structure is not None:
             rows = self.structured(z)[2]
-            return self.structure.assemble(rows) if np.isfinite(rows).all() else None
+            return BlockArrow.recover(self.structure, rows) if np.isfinite(rows).all() else None
         hessian = self.hessian(z)
         return Dense(hessian) if np.isfinite(hessian).all() else None
 
@@ -158,7 +158,7 @@ class Objective:
             self.use(structure)
             z = target.start(jax.random.key(0), value_and_grad=self.value_and_grad)
             products = self.structured(z + 0.1 * rng.standard_normal(z.size))[2]
-            error = structure.error(products)
+            error = recovery_error(structure, products)
             if np.isfinite(error).all() and error.max() <= VERIFIED:
                 target.compiled_once.keep(LocalStructure, structure)
                 return ""

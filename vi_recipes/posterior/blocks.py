@@ -41,8 +41,8 @@ class BlockPosterior(FactorPosterior):
     def _gaussian(self) -> GaussianPosterior:
         """The normal coordinates; the others stand beside them as independent normals."""
         m, s = self.location_scale
-        own = self.factors.gaussian & ~self.factors.points
-        return GaussianPosterior(self.target, m, self.root, np.where(own, self.diagonal, s))
+        normal = self.factors.gaussian & ~self.factors.points
+        return GaussianPosterior(self.target, m, self.root, np.where(normal, self.diagonal, s))
 
     @override
     def _mean_errors(self, slopes: np.ndarray, j: np.ndarray) -> np.ndarray:
@@ -60,8 +60,8 @@ class BlockPosterior(FactorPosterior):
 
     @override
     def _factor_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
-        own_key, normal_key = jax.random.split(key)
-        z = super()._factor_draws(num_draws, own_key)
+        other_key, normal_key = jax.random.split(key)
+        z = super()._factor_draws(num_draws, other_key)
         normal = self.factors.gaussian
         half = self._gaussian.unconstrained_draws(-(-num_draws // 2), normal_key)
         mirrored = np.concatenate([half, 2 * self._gaussian.loc - half])[:num_draws]

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, override
+from typing import override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.elbo import GAMMA, Factors
-from vi_recipes.model import Sites
+from vi_recipes.elbo import GAMMA, CurvedKL, Factors
+from vi_recipes.model import Sites, Target
 from vi_recipes.posterior.base import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, WeighedDraws
-
-if TYPE_CHECKING:
-    from vi_recipes.elbo import KL
-    from vi_recipes.model import Target
-
 
 NUM_BATCHES = 4
 
@@ -49,7 +44,7 @@ class FactorPosterior(Posterior):
     factors: Factors
     eta: np.ndarray
     eta_mcse: np.ndarray | None = None
-    kl: KL | None = None
+    kl: CurvedKL | None = None
 
     @cached_property
     def location_scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -74,16 +69,16 @@ class FactorPosterior(Posterior):
         if other.any():
             laws = Factors(self.factors.code[other], self.factors.offset[other])
             with jax.enable_x64(True):
-                own = jnp.asarray(self.eta[other])
-                nodes = jnp.repeat(jnp.asarray(x)[:, None], len(own), axis=1)
-                z[:, other], ratio = jax.vmap(lambda v: laws.place(own, v))(nodes)
+                eta = jnp.asarray(self.eta[other])
+                nodes = jnp.repeat(jnp.asarray(x)[:, None], len(eta), axis=1)
+                z[:, other], ratio = jax.vmap(lambda v: laws.place(eta, v))(nodes)
                 tilted = np.asarray(jnp.exp(ratio)) * weights[:, other]
                 weights[:, other] = tilted / tilted.sum(axis=0)
 
                 def total(eta: jax.Array, z: jax.Array) -> jax.Array:
                     return jnp.sum(laws.log_density(eta, z))
 
-                slopes = jax.vmap(jax.grad(total), (None, 0))(own, jnp.asarray(z[:, other]))
+                slopes = jax.vmap(jax.grad(total), (None, 0))(eta, jnp.asarray(z[:, other]))
             scores[:, other] = np.asarray(slopes)
         return self.target.constrain(z), weights, scores
 
@@ -246,6 +241,6 @@ class FactorPosterior(Posterior):
 
     @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
-        shuffle, own = jax.random.split(key)
-        z = self.unconstrained_draws(num_draws, own)
+        shuffle, draw_key = jax.random.split(key)
+        z = self.unconstrained_draws(num_draws, draw_key)
         return self.target.constrain(z[np.asarray(jax.random.permutation(shuffle, num_draws))])

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, override
+from typing import override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.algebra import MAX_DENSE, block_normal, log_dense_normal
+from vi_recipes.algebra import MAX_DENSE, BlockArrow, block_normal, log_dense_normal
 from vi_recipes.model import Sites
 from vi_recipes.posterior.factors import NUM_BATCHES, NUM_SLOPE_DRAWS, FactorPosterior
-
-if TYPE_CHECKING:
-    from vi_recipes.algebra import BlockArrow
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,9 @@ class ResponsePosterior(FactorPosterior):
         rows: list[tuple[np.ndarray, np.ndarray]] = []
         for name in sites:
             j = self.target.coordinate_of[name].ravel()
-            own = self._own_slopes(name).reshape(-1, 2)
+            single = self._own_slopes(name).reshape(-1, 2)
             joint = iter(self._joint_slopes[name].mean(axis=0)) if (j < 0).any() else iter(())
-            for k, slope in zip(j, own, strict=True):
+            for k, slope in zip(j, single, strict=True):
                 if k >= 0:
                     rows.append((np.array([2 * k, 2 * k + 1]), slope))
                 else:
@@ -93,12 +90,12 @@ class ResponsePosterior(FactorPosterior):
             half = jax.random.normal(jax.random.key(3), shape, float)
             noise = jnp.concatenate([half, -half], axis=1)
             compiled = jax.jit(average)
-            found = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
+            batches = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
         # in terms of the laws' own parameters: (mean, log sd) -> eta
-        found = np.einsum("brdk,dkl->brdl", found, self._law_slopes)
-        found = found.reshape(*found.shape[:2], -1)
+        batches = np.einsum("brdk,dkl->brdl", batches, self._law_slopes)
+        batches = batches.reshape(*batches.shape[:2], -1)
         ends = np.cumsum([len(where[n]) for n in names])
-        return dict(zip(names, np.split(found, ends[:-1], axis=1), strict=True))
+        return dict(zip(names, np.split(batches, ends[:-1], axis=1), strict=True))
 
     @property
     def location_slopes(self) -> np.ndarray:
@@ -131,16 +128,16 @@ class ResponsePosterior(FactorPosterior):
     @cached_property
     def _response_sd(self) -> Sites:
         pairs = self.hessian.pair_covariances()
-        found = {}
+        sds = {}
         for site in self.target.quantities:
             j = self.target.coordinate_of[site.name]
-            own = self._own_slopes(site.name)
-            own_pairs = pairs[np.maximum(j, 0)]
-            variance = np.array(np.einsum("...k,...kl,...l->...", own, own_pairs, own))
+            slopes = self._own_slopes(site.name)
+            cov = pairs[np.maximum(j, 0)]
+            variance = np.array(np.einsum("...k,...kl,...l->...", slopes, cov, slopes))
             if (j < 0).any():
                 variance[j < 0] = self._joint_variances(self._joint_slopes[site.name].mean(axis=0))
-            found[site.name] = np.sqrt(np.maximum(variance, 0.0))
-        return found
+            sds[site.name] = np.sqrt(np.maximum(variance, 0.0))
+        return sds
 
     def _joint_variances(self, slopes: np.ndarray) -> np.ndarray:
         rows = [(np.flatnonzero(full), full[full != 0]) for full in slopes]
@@ -194,5 +191,5 @@ class ResponsePosterior(FactorPosterior):
         if not self._has_density or self.factors.points.any():
             return None
         rows = np.arange(m.size)[place]
-        own = np.linalg.inv(self._location_cov)[np.ix_(rows, rows)]
-        return block_normal(m, rows, own, num_draws, key)
+        precision = np.linalg.inv(self._location_cov)[np.ix_(rows, rows)]
+        return block_normal(m, rows, precision, num_draws, key)

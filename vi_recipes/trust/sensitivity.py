@@ -62,12 +62,10 @@ def case_sensitivity(
     name = observed
 
     def along(flat: jax.Array, directions: jax.Array) -> jax.Array:
-        constants, nodes, noise, arrays = kl.held
+        held = kl.held
 
         def elements(flat: jax.Array) -> jax.Array:
-            eta = flat.reshape(-1, 2)
-            found = kl.expectation.elements(name, eta, constants, nodes, noise, arrays)
-            return jnp.ravel(found)
+            return jnp.ravel(kl.expectation.elements(name, flat.reshape(-1, 2), held))
 
         return jax.lax.map(lambda d: jax.jvp(elements, (flat,), (d,))[1], directions)
 
@@ -118,7 +116,7 @@ def data_sensitivity(fit: Fit, argument: str, sites: Sequence[str] | None = None
     def along(flat: jax.Array, direction: jax.Array, value: jax.Array) -> jax.Array:
         def slope(value: jax.Array) -> jax.Array:
             changed = (*arrays[:place], value, *arrays[place + 1 :])
-            held = (*kl.held[:3], changed)
+            held = kl.held._replace(arrays=changed)
             return jax.jvp(lambda f: kl.value(f, held, live=True), (flat,), (direction,))[1]
 
         # minus the ELBO is minimised, so the optimum moves against its mixed derivative

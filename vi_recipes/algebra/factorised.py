@@ -1,0 +1,236 @@
+"""A block-arrow matrix factorised: blocks by eigenvectors, the border by a Schur complement."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import cho_solve
+from scipy.sparse import csr_array, diags_array
+
+from vi_recipes.algebra.local_structure import LocalStructure
+
+WIDE = 200
+
+SPARSE = 0.1
+"""An edge of so many rows, and at most this share of entries that are not zero, is sparse."""
+
+
+class InverseParts(NamedTuple):
+    """What solves with a block-arrow matrix inside compiled code.
+
+    Parameters
+    ----------
+    blocks
+        The inverse of every member's block, shape (T, d, d).
+    edge
+        Border with local, shape (G, T, d).
+    schur
+        The inverse Schur complement of the blocks, shape (G, G).
+    """
+
+    blocks: np.ndarray
+    edge: np.ndarray
+    schur: np.ndarray
+
+
+class Factorised:
+    """A symmetric block-arrow matrix H, in a form that is quick to solve with.
+
+    Parameters
+    ----------
+    structure
+        Where its parts belong.
+    corner
+        Border with border, shape (G, G).
+    edge
+        Border with local, shape (G, T, d).
+    blocks
+        Local with local, shape (T, d, d).
+    metric
+        Diagonal of the matrix M that measures steps, shape (dim,): |x|^2 = x' M x.
+    """
+
+    def __init__(
+        self,
+        structure: LocalStructure,
+        corner: Float[np.ndarray, "border border"],
+        edge: Float[np.ndarray, "border members width"],
+        blocks: Float[np.ndarray, "members width width"],
+        metric: Float[np.ndarray, " dim"],
+    ) -> None:
+        self.structure = structure
+        self.corner, self.edge, self.blocks, self.metric = corner, edge, blocks, metric
+
+    # -- the matrix itself -----------------------------------------------------------------------
+
+    def split(
+        self, vector: Float[np.ndarray, " dim"]
+    ) -> tuple[Float[np.ndarray, " border"], Float[np.ndarray, "members width"]]:
+        """Return the border's part, shape (G,), and the local part, (T, d), of a flat vector."""
+        return vector[self.structure.border], vector[self.structure.local]
+
+    def join(
+        self, border: Float[np.ndarray, " border"], local: Float[np.ndarray, "members width"]
+    ) -> Float[np.ndarray, " dim"]:
+        """Return the flat vector of its two parts."""
+        vector = np.empty(self.structure.dim)
+        vector[self.structure.border], vector[self.structure.local] = border, local
+        return vector
+
+    def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+        """Return H times a flat vector."""
+        border, local = self.split(vector)
+        size = border.size
+        flat = self.edge.reshape(size, local.size)
+        return self.join(
+            self.corner @ border + flat @ local.ravel(),
+            (border @ flat).reshape(local.shape) + np.einsum("tij,tj->ti", self.blocks, local),
+        )
+
+    def diagonal(self) -> Float[np.ndarray, " dim"]:
+        """Return the diagonal of H."""
+        return self.join(np.diag(self.corner), np.einsum("tii->ti", self.blocks))
+
+    def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
+        """Return the length of a flat vector in the metric."""
+        return float(np.sqrt((self.metric * vector**2).sum()))
+
+    # -- its factorisation ---------------------------------------------------------------------
+
+    @cached_property
+    def spectral(
+        self,
+    ) -> tuple[
+        Float[np.ndarray, "members width"],
+        Float[np.ndarray, "members width width"],
+        Float[np.ndarray, "border members width"],
+    ]:
+        """Eigenvalues (T, d) and vectors of the blocks, and the edge turned to them.
+
+        All in the metric: of M^(-1/2) H M^(-1/2).
+        """
+        border, local = self.split(1 / np.sqrt(self.metric))
+        if not local.size:
+            return local, np.zeros((*local.shape, local.shape[1])), self.edge
+        blocks = self.blocks * local[:, :, None] * local[:, None, :]
+        if local.shape[1] == 1:
+            values, vectors = blocks[:, :, 0], np.ones_like(blocks)
+        else:
+            values, vectors = np.linalg.eigh(blocks)
+        edge = self.edge * border[:, None, None] * local
+        return values, vectors, np.einsum("gti,tij->gtj", edge, vectors)
+
+    @cached_property
+    def _corner_in_metric(self) -> np.ndarray:
+        border = 1 / np.sqrt(self.metric[self.structure.border])
+        return np.asarray(self.corner * np.outer(border, border))
+
+    def schur(self, shift: float) -> Float[np.ndarray, "border border"]:
+        """Return the Schur complement of the blocks in M^(-1/2) H M^(-1/2) + shift I."""
+        values, _, edge = self.spectral
+        size = self.structure.border.size
+        flat = edge.reshape(size, values.size)
+        if self._sparse_edge is None:
+            removed = (flat / (values.ravel() + shift)) @ flat.T
+        else:
+            sparse = self._sparse_edge
+            removed = (sparse @ (diags_array(1 / (values.ravel() + shift)) @ sparse.T)).toarray()
+        schur = self._corner_in_metric - removed
+        schur[np.diag_indices(size)] += shift
+        return schur
+
+    @cached_property
+    def _sparse_edge(self) -> csr_array | None:
+        """The edge in the metric as a sparse matrix, where it is large and nearly empty."""
+        _, _, edge = self.spectral
+        if len(edge) < WIDE or np.count_nonzero(edge) > SPARSE * edge.size:
+            return None
+        return csr_array(edge.reshape(len(edge), -1))
+
+    def shifted_factor(self, shift: float) -> Float[np.ndarray, "border border"] | None:
+        """Return the lower Cholesky factor of :meth:`schur`; ``None`` if H + shift M is not > 0."""
+        values = self.spectral[0]
+        if values.size and values.min() + shift <= 0:
+            return None
+        try:
+            factor = np.linalg.cholesky(self.schur(shift))
+        except np.linalg.LinAlgError:
+            return None
+        return factor if np.isfinite(factor).all() else None
+
+    def shifted_solve(
+        self,
+        shift: float,
+        factor: Float[np.ndarray, "border border"],
+        vector: Float[np.ndarray, " dim"],
+    ) -> Float[np.ndarray, " dim"]:
+        """Return (H + shift M)^-1 times a flat vector, in the metric: M^(1/2) times it.
+
+        ``factor`` is that of :meth:`shifted_factor`.
+        """
+        values, vectors, edge = self.spectral
+        border, local = self.split(vector / np.sqrt(self.metric))
+        flat = edge.reshape(border.size, local.size)
+        turned = np.einsum("tij,ti->tj", vectors, local) / (values + shift)
+        solved = cho_solve((factor, True), border - flat @ turned.ravel())
+        turned = turned - (solved @ flat).reshape(local.shape) / (values + shift)
+        return self.join(solved, np.einsum("tij,tj->ti", vectors, turned))
+
+    @cached_property
+    def factor(self) -> Float[np.ndarray, "border border"] | None:
+        """Lower Cholesky factor of the Schur complement in the metric; ``None`` if H is not > 0."""
+        return self.shifted_factor(0.0)
+
+    @property
+    def positive(self) -> bool:
+        """Whether H is positive definite."""
+        return self.factor is not None
+
+    @property
+    def positive_factor(self) -> Float[np.ndarray, "border border"]:
+        """The factor of a positive-definite H.
+
+        Raises
+        ------
+        ValueError
+            For an H that is not.
+        """
+        if self.factor is None:
+            raise ValueError("the matrix is not positive definite")
+        return self.factor
+
+    def positive_with(self, shift: float) -> bool:
+        """Whether H + shift M is positive definite."""
+        return self.shifted_factor(shift) is not None
+
+    def inverse_parts(self, shift: float) -> InverseParts:
+        """Return what solves with H + shift M, for positive-definite ones.
+
+        Raises
+        ------
+        ValueError
+            For one that is not.
+        """
+        values, vectors, _ = self.spectral
+        border, local = self.split(self.metric**-0.5)
+        blocks = np.einsum("tij,tj,tkj->tik", vectors, 1 / (values + shift), vectors)
+        blocks = blocks * local[:, :, None] * local[:, None, :]
+        factor = self.shifted_factor(shift)
+        if factor is None:
+            raise ValueError("the matrix is not positive definite")
+        schur = cho_solve((factor, True), np.eye(len(factor)))
+        return InverseParts(blocks, self.edge, schur * np.outer(border, border))
+
+    def solve(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+        """Return H^-1 times a flat vector, for positive-definite H."""
+        solved = self.shifted_solve(0.0, self.positive_factor, vector)
+        return np.asarray(solved / np.sqrt(self.metric))
+
+    def decrement(self, gradient: Float[np.ndarray, " dim"]) -> float:
+        """Return the Newton decrement sqrt(g' H^-1 g); infinite unless H is positive definite."""
+        if not self.positive:
+            return float("inf")
+        return float(np.sqrt(max(gradient @ self.solve(gradient), 0.0)))

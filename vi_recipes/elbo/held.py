@@ -1,0 +1,101 @@
+"""What the objective holds fixed while the factors' parameters move: arrays for compiled code."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+from vi_recipes.elbo.plan import Gather
+from vi_recipes.model import Arrays
+
+
+class AffineArrays(NamedTuple):
+    """The arrays of a source that is affine in normal factors.
+
+    Parameters
+    ----------
+    offset
+        What the source is where all coordinates are zero; broadcasts to the site's shape.
+    slopes
+        Slopes in single coordinates, shape (columns, *shape); (0,) where there are none.
+    gathers
+        The coordinates of which every element takes its own.
+    """
+
+    offset: jax.Array
+    slopes: jax.Array
+    gathers: list[Gather]
+
+
+class SingleArrays(NamedTuple):
+    """The arrays of a source that is one scalar latent per element.
+
+    Parameters
+    ----------
+    coordinate
+        Coordinate within its site of every element; a scalar for all of them alike.
+    """
+
+    coordinate: jax.Array
+
+
+class SiteArrays(NamedTuple):
+    """The arrays by which a site's density is integrated.
+
+    Parameters
+    ----------
+    leaves
+        Those of the site's inputs that depend on no latent site, by their place.
+    sources
+        One for each of the plan's sources.
+    weight
+        Of the log density, from masks and scales; broadcasts to the site's shape.
+    start
+        Where latents stand that an input does not depend on, shape (dim,).
+    """
+
+    leaves: dict[int, jax.Array]
+    sources: list[AffineArrays | SingleArrays]
+    weight: jax.Array
+    start: jax.Array
+
+
+class Nodes(NamedTuple):
+    """The nodes of one site's quadrature, with room for more than are used.
+
+    Parameters
+    ----------
+    x
+        Standard-normal nodes of every source, shape (room, sources).
+    w
+        Their weights, shape (room,); zero beyond those that are used.
+    used
+        How many are.
+    """
+
+    x: jax.Array
+    w: jax.Array
+    used: jax.Array
+
+
+class Held(NamedTuple):
+    """All that the objective takes besides the factors' parameters.
+
+    Parameters
+    ----------
+    sites
+        The arrays of the sites that are integrated by quadrature.
+    nodes
+        Their nodes.
+    noise
+        Standard-normal draws, one of each antithetic pair, for the other sites; shape
+        (pairs, dim).
+    arrays
+        The model's data, as :meth:`Target.arrays` has it.
+    """
+
+    sites: dict[str, SiteArrays]
+    nodes: dict[str, Nodes]
+    noise: jax.Array
+    arrays: Arrays
