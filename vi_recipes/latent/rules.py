@@ -64,7 +64,7 @@ def choose(
     split
         Parameters and latent variables.
     e_step
-        ``"auto"``, ``"enumerate"``, ``"forward_backward"``, ``"gaussian"`` or ``"quadrature"``.
+        A rule of :data:`RULES`, or ``"auto"``.
     num_nodes, with_prior
         See :class:`Marginal`.
     start

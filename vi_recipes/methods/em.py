@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, override
+from typing import Any, ClassVar, Literal, get_args, override
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,12 @@ import numpy as np
 from vi_recipes.core import Progress, Status, Timing, require
 from vi_recipes.latent import (
     MAX_DENSE,
+    RULES,
     Ascent,
     Cached,
     ClosedForm,
     Compressed,
+    EStepRule,
     Marginal,
     MarginalObjective,
     OwnLikelihood,
@@ -47,6 +49,8 @@ from vi_recipes.methods.marginal_mle import (
     why_not,
 )
 from vi_recipes.model import EMSteps, Target
+
+Rule = Literal["auto", "closed_form", EStepRule]
 
 CHUNK = 50
 """Iterations of closed forms in one call of compiled code."""
@@ -130,10 +134,16 @@ class EM(Method):
         "Gaussian or quadrature E-steps; standard errors from the observed information"
     )
 
+    rules: ClassVar[Mapping[str, str]] = {
+        "closed_form": (
+            "the model supplies its own E-step and M-step, Model(em=EMSteps(...)), and latent is "
+            "left as it is"
+        ),
+        **RULES,
+    }
+
     latent: tuple[str, ...] | None = None
-    e_step: Literal[
-        "auto", "closed_form", "enumerate", "forward_backward", "gaussian", "quadrature"
-    ] = "auto"
+    e_step: Rule = "auto"
     num_nodes: int = 9
     objective: Literal["mle", "map"] = "mle"
     max_steps: int = 2_000
@@ -145,9 +155,7 @@ class EM(Method):
 
     def __post_init__(self) -> None:
         check_options(self)
-        rules = (
-            "auto", "closed_form", "enumerate", "forward_backward", "gaussian", "quadrature"
-        )  # fmt: skip
+        rules = get_args(Rule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
         require(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, override
+from typing import Any, ClassVar, Literal, get_args, override
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
 from vi_recipes.latent import (
     MAX_DENSE,
     RULES,
+    EStepRule,
     Estimate,
     Law,
     Marginal,
@@ -32,7 +33,7 @@ from vi_recipes.latent import (
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Arrays, Target
 
-Rule = Literal["auto", "enumerate", "forward_backward", "gaussian", "quadrature"]
+Rule = Literal["auto", EStepRule]
 
 FAR = 40.0
 """A coordinate that has moved this far on the unconstrained scale has run away."""
@@ -100,7 +101,7 @@ class MarginalMLE(Method):
     def __post_init__(self) -> None:
         check_options(self)
         require(self.ascent in ("theta", "joint"), "ascent", self.ascent, "'theta' or 'joint'")
-        rules = ("auto", "enumerate", "gaussian", "quadrature")
+        rules = get_args(Rule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         solvers = ("auto", "newton", "l-bfgs")
         require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")
@@ -122,7 +123,7 @@ class MarginalMLE(Method):
             marginal = marginal_of(
                 target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
             )
-        best: tuple[float, np.ndarray, np.ndarray, str] | None = None
+        best: tuple[list[float], np.ndarray, np.ndarray, str] | None = None
         paths = []
         for restart in range(self.num_restarts + 1):
             with timing.running_compiled():
@@ -132,10 +133,10 @@ class MarginalMLE(Method):
                 climb = self._climb if self.ascent == "theta" else self._climb_jointly
                 path, theta, why = climb(objective, border, progress)
             paths.append(path)
-            if best is None or path[-1] > best[0]:
-                best = path[-1], theta, objective.modes, why
+            if best is None or path[-1] > best[0][-1]:
+                best = path, theta, objective.modes, why
         assert best is not None
-        _, theta, modes, why = best
+        path, theta, modes, why = best
         with timing.running_compiled():
             objective = MarginalObjective(marginal, timing, modes)
             estimate = judge_estimate(objective, theta)
