@@ -73,8 +73,8 @@ class MarginalMLE(Method):
         ``"auto"``.
     max_steps
         Iterations allowed in each run.
-    num_restarts
-        Runs from scattered starting points besides the first.
+    num_starts
+        Starting points in all; those after the first are scattered.
 
     References
     ----------
@@ -96,7 +96,7 @@ class MarginalMLE(Method):
     ascent: Literal["theta", "joint"] = "theta"
     solver: Literal["auto", "newton", "l-bfgs"] = "auto"
     max_steps: int = 500
-    num_restarts: int = 0
+    num_starts: int = 1
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -105,7 +105,7 @@ class MarginalMLE(Method):
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         solvers = ("auto", "newton", "l-bfgs")
         require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")
-        require(self.num_restarts >= 0, "num_restarts", self.num_restarts, "a non-negative integer")
+        require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
 
     @property
     @override
@@ -125,9 +125,9 @@ class MarginalMLE(Method):
             )
         best: tuple[list[float], np.ndarray, np.ndarray, str] | None = None
         paths = []
-        for restart in range(self.num_restarts + 1):
+        for number in range(self.num_starts):
             with timing.running_compiled():
-                flat = starting_point(target, jax.random.fold_in(key, restart), restart)
+                flat = starting_point(target, jax.random.fold_in(key, number), number)
                 border, local = flat[marginal.split.border], flat[marginal.split.local]
                 objective = MarginalObjective(marginal, timing, local)
                 climb = self._climb if self.ascent == "theta" else self._climb_jointly
