@@ -97,7 +97,7 @@ def general() -> list[tuple[str, ...]]:
         target = vr.Target(module("gmm").gmm(K, labels=True), y=y)
 
         def spent(steps: int, target: vr.Target = target, **options: Any) -> tuple[float, vr.Fit]:
-            method = vr.EM(num_restarts=1, max_steps=steps, tolerance=1e-15, **options)
+            method = vr.EM(num_starts=1, max_steps=steps, tolerance=1e-15, **options)
             method.fit(target, key=0)
             start = time.perf_counter()
             fit = method.fit(target, key=0)
@@ -190,7 +190,7 @@ def factors() -> list[tuple[str, ...]]:
     peer = time.perf_counter() - start
     fa = module("factor_analysis")
     target = vr.Target(fa.without_scores(fa.build(k)), y=y)
-    method = vr.EM(num_restarts=1, tolerance=1e-9)
+    method = vr.EM(num_starts=1, tolerance=1e-9)
     method.fit(target, key=0)
     fit = method.fit(target, key=0, throw=True)
     mine = fit.timing.run_seconds

@@ -238,8 +238,8 @@ STUDY = vr.Study(
     name="em_is_vi",
     model="times_deaths",
     methods={
-        "em": vr.EM(num_restarts=1, tolerance=1e-13, max_steps=3_000),
-        "em_squarem": vr.EM(num_restarts=1, tolerance=1e-13, accelerate=True),
+        "em": vr.EM(num_starts=1, tolerance=1e-13, max_steps=3_000),
+        "em_squarem": vr.EM(num_starts=1, tolerance=1e-13, accelerate=True),
         "marginal_mle": vr.MarginalMLE(),
         "joint": vr.MarginalMLE(ascent="joint"),
         "map": vr.MAP(),

@@ -15,7 +15,7 @@ from vi_recipes.core import Progress
 from vi_recipes.report import COLOURS, GREY
 
 NUM_COMPONENTS = (1, 2, 3, 4, 5, 6)
-NUM_RESTARTS = 10
+NUM_STARTS = 10
 NUM_DRAWS = 40
 """Draws of every component that are drawn as ellipses."""
 
@@ -42,12 +42,12 @@ def exhibits(
     for done, k in enumerate(NUM_COMPONENTS):
         progress(done, len(NUM_COMPONENTS), f"CAVI with {k} component(s)")
         bigger = vr.Target(target.model, **{**target.data, "num_components": k})
-        fits.append(vr.CAVI(num_restarts=NUM_RESTARTS).fit(bigger, key=seed, throw=True))
+        fits.append(vr.CAVI(num_starts=NUM_STARTS).fit(bigger, key=seed, throw=True))
     yield vr.Exhibit(
         name="choice_of_k",
         title="How many components",
         caption=(
-            f"Coordinate-ascent VB with K components from {NUM_RESTARTS} starts. Left: the ELBO "
+            f"Coordinate-ascent VB with K components from {NUM_STARTS} starts. Left: the ELBO "
             "each start ended at (circles), and the best plus log K! (line), as the K! "
             "relabellings of a solution are equally good and the factors hold one of them. Right: "
             "the effective number of components at the best, the exponential of the entropy of "
@@ -127,11 +127,11 @@ STUDY = vr.Study(
     name="gmm",
     model="gmm",
     methods={
-        "em": vr.EM(num_restarts=10),
-        "em_map": vr.EM(objective="map", num_restarts=10),
+        "em": vr.EM(num_starts=10),
+        "em_map": vr.EM(objective="map", num_starts=10),
         "map": vr.MAP(),
         "laplace": vr.Laplace(),
-        "cavi": vr.CAVI(num_restarts=10),
+        "cavi": vr.CAVI(num_starts=10),
         "svi": vr.SVI(),
         "svi_full": vr.SVI(guide="multivariate_normal"),
         "nuts": vr.NUTS(num_samples=2_000),

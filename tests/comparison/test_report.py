@@ -140,7 +140,7 @@ class World:
 
     def em(self) -> Fit:
         trace = np.cumsum(self.rng.random((3, 40)) / np.arange(1, 41) ** 2, axis=1)
-        trace[0, 30:] = np.nan  # that restart was done earlier
+        trace[0, 30:] = np.nan  # that run was done earlier
         return self.fit(
             "em",
             PointPosterior(self.split(self.mean)),

@@ -189,8 +189,8 @@ def test_neyman_scotts_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_mixtures_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("gmm")
-    methods = {"em": vr.EM(num_restarts=1), "map": vr.MAP()}
-    constants = {"NUM_COMPONENTS": (1, 2), "NUM_RESTARTS": 1, "NUM_DRAWS": 3}
+    methods = {"em": vr.EM(num_starts=1), "map": vr.MAP()}
+    constants = {"NUM_COMPONENTS": (1, 2), "NUM_STARTS": 1, "NUM_DRAWS": 3}
     components, choice = made(study, study.target(), methods, constants, monkeypatch)
     assert isinstance(components.content, Figure)
     lines = [len(axes.lines) for axes in components.content.axes]

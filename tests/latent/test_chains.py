@@ -80,7 +80,7 @@ def test_against_the_hidden_markov_models_own_recursion() -> None:
     module: Any = import_file(find("models")["hmm"])
     y = module.simulate(num_times=60)["y"]
     states, summed = vr.Target(module.STATES, y=y), vr.Target(module.MODEL, y=y)
-    em = vr.EM(e_step="forward_backward", objective="map", num_restarts=1).fit(states, throw=True)
+    em = vr.EM(e_step="forward_backward", objective="map", num_starts=1).fit(states, throw=True)
     mode = vr.MAP().fit(summed, throw=True)
     assert em.status is vr.Status.OK
     assert "forward-backward over 60 times of z, 3 states" in em.message

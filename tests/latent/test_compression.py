@@ -77,8 +77,8 @@ def test_em_of_many_rows_is_that_of_the_closed_form() -> None:
     gmm = import_file(find("models")["gmm"])
     y = np.column_stack([Y, 0.5 * Y + RNG.standard_normal(len(Y))])
     this = vr.Target(gmm.gmm(2, labels=True), y=y)
-    closed = vr.EM(num_restarts=1).fit(this, key=1, throw=True)
-    fit = vr.EM(num_restarts=1, e_step="enumerate", m_step="newton").fit(this, key=1, throw=True)
+    closed = vr.EM(num_starts=1).fit(this, key=1, throw=True)
+    fit = vr.EM(num_starts=1, e_step="enumerate", m_step="newton").fit(this, key=1, throw=True)
     found = [v for v in this.compiled.values() if isinstance(v, Compressed)]
     assert [v.coefficients.shape[1] for v in found] == [6]
     paths = (f.trace["log_likelihood"][:, :10] for f in (fit, closed))
@@ -102,8 +102,8 @@ def test_few_members_are_left_as_they_are() -> None:
 
 def test_a_compression_that_fails_at_the_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     this = vr.Target(labelled, y=Y)
-    right = vr.EM(num_restarts=1).fit(this, throw=True)
+    right = vr.EM(num_starts=1).fit(this, throw=True)
     monkeypatch.setattr("vi_recipes.methods.em.agree", lambda *_: False)
-    fit = vr.EM(num_restarts=1).fit(this, throw=True)
+    fit = vr.EM(num_starts=1).fit(this, throw=True)
     assert fit.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-6)
     assert fit.latents["z_probability"].shape == (len(Y), 2)

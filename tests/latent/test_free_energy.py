@@ -87,7 +87,7 @@ def ascend(F: vr.FreeEnergy, q: Law, theta: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", ["radon", "times_deaths"])
 def test_three_ways_up_reach_one_maximum(name: str) -> None:
     ways = {
-        "em": vr.EM(num_restarts=1, accelerate=True),
+        "em": vr.EM(num_starts=1, accelerate=True),
         "theta": vr.MarginalMLE(),
         "joint": vr.MarginalMLE(ascent="joint"),
     }

@@ -26,7 +26,7 @@ def target(num_components: int) -> vr.Target:
 
 @cache
 def fitted(num_components: int) -> vr.Fit:
-    return vr.CAVI(num_restarts=6).fit(target(num_components), key=0, throw=True)
+    return vr.CAVI(num_starts=6).fit(target(num_components), key=0, throw=True)
 
 
 def test_the_bound_of_one_component_is_the_evidence() -> None:
@@ -165,7 +165,7 @@ def test_nan_in_the_data() -> None:
         vr.CAVI().fit(vr.Target(GMM.gmm(2), y=y))
 
 
-@pytest.mark.parametrize("option", ["max_steps", "num_restarts", "tolerance"])
+@pytest.mark.parametrize("option", ["max_steps", "num_starts", "tolerance"])
 def test_bad_options(option: str) -> None:
     with pytest.raises(ValueError, match=option):
         vr.CAVI(**{option: 0})

@@ -122,7 +122,7 @@ ALL_TYPES = [
 @pytest.mark.parametrize("objective", ["mle", "map"])
 @pytest.mark.parametrize("covariance", ALL_TYPES)
 def test_no_iteration_loses_ground(covariance: str, objective: Any) -> None:
-    fit = vr.EM(objective=objective, num_restarts=3).fit(old_faithful(covariance, 3))
+    fit = vr.EM(objective=objective, num_starts=3).fit(old_faithful(covariance, 3))
     trace = fit.trace["log_likelihood" if objective == "mle" else "log_posterior"]
     assert trace.shape[0] == 3
     assert np.diff(trace, axis=1).min() > -1e-9 * abs(trace[:, -1]).max()
@@ -130,7 +130,7 @@ def test_no_iteration_loses_ground(covariance: str, objective: Any) -> None:
 
 
 def test_the_best_start_is_kept() -> None:
-    fit = vr.EM(num_restarts=8).fit(old_faithful("full", 4), key=3, throw=True)
+    fit = vr.EM(num_starts=8).fit(old_faithful("full", 4), key=3, throw=True)
     final = fit.trace["log_likelihood"][:, -1]
     assert np.ptp(final) > 1e-3  # the starts end at different maxima
     assert fit.log_likelihood is not None
@@ -140,7 +140,7 @@ def test_the_best_start_is_kept() -> None:
 
 def test_seeds() -> None:
     a, b, c = (
-        vr.EM(num_restarts=1, max_steps=50).fit(target("mixture"), key=k).trace["log_likelihood"]
+        vr.EM(num_starts=1, max_steps=50).fit(target("mixture"), key=k).trace["log_likelihood"]
         for k in (1, 1, 2)
     )
     np.testing.assert_array_equal(a, b)
@@ -179,7 +179,7 @@ def test_collapse_is_degenerate_not_an_infinite_likelihood() -> None:
 def test_a_start_that_collapses_does_not_spoil_the_others() -> None:
     # found by search: in this sample some starts collapse, until nothing of them is finite
     y = np.random.default_rng(6).standard_normal((12, 2))
-    fit = vr.EM(num_restarts=8, max_steps=1_000).fit(vr.Target(GMM.gmm(3, "full"), y=y), key=6)
+    fit = vr.EM(num_starts=8, max_steps=1_000).fit(vr.Target(GMM.gmm(3, "full"), y=y), key=6)
     assert fit.status is vr.Status.OK
     collapsed = ~np.isfinite(fit.trace["log_likelihood"][:, -1])
     assert collapsed.any()
@@ -196,7 +196,7 @@ def test_steps_that_do_not_belong_together_are_found_out() -> None:
         return {"mu": stats[1] / stats[0] + 0.5}
 
     broken = replace(model, em=replace(model.em, m_step=drifts))
-    fit = vr.EM(num_restarts=1).fit(vr.Target(broken, **case("mixture").data))
+    fit = vr.EM(num_starts=1).fit(vr.Target(broken, **case("mixture").data))
     assert fit.status is vr.Status.FAILED
     assert "the objective fell by" in fit.message
     assert "do not belong together" in fit.advice
@@ -228,7 +228,7 @@ def test_the_data_are_too_few_for_the_components() -> None:
         ({"objective": "ml"}, "objective: got 'ml', expected 'mle' or 'map'"),
         ({"max_steps": 0}, "max_steps: got 0"),
         ({"tolerance": 0.0}, "tolerance: got 0.0"),
-        ({"num_restarts": 0}, "num_restarts: got 0"),
+        ({"num_starts": 0}, "num_starts: got 0"),
     ],
 )
 def test_bad_options(options: dict[str, Any], match: str) -> None:

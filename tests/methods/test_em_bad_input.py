@@ -49,7 +49,7 @@ def test_more_components_than_rows() -> None:
 
 def test_more_components_than_counts() -> None:
     this = vr.Target(module("times_deaths").build(4), y=np.array([1, 2, 3]))
-    fit = vr.EM(num_restarts=1).fit(this)
+    fit = vr.EM(num_starts=1).fit(this)
     assert fit.status is Status.DEGENERATE
     assert "pi runs to an edge" in fit.message
     assert "fewer components" in fit.advice
@@ -57,14 +57,14 @@ def test_more_components_than_counts() -> None:
 
 @pytest.mark.parametrize("e_step", ROUTES)
 def test_an_observation_that_is_a_component_by_itself(e_step: Any) -> None:
-    fit = vr.EM(e_step=e_step, num_restarts=1, max_steps=100).fit(one_far_off())
+    fit = vr.EM(e_step=e_step, num_starts=1, max_steps=100).fit(one_far_off())
     assert fit.status is Status.DEGENERATE
     assert "a component collapsed in every one of 1 starts" in fit.message
     assert "objective='map'" in fit.advice
 
 
 def test_what_is_advised_works() -> None:
-    fit = vr.EM(objective="map", num_restarts=1).fit(one_far_off(), throw=True)
+    fit = vr.EM(objective="map", num_starts=1).fit(one_far_off(), throw=True)
     assert fit.status is Status.OK
     assert fit.mean()["pi"].min() == pytest.approx(2 / 33, rel=1e-3)  # one row, and the prior
 
@@ -82,7 +82,7 @@ def test_collinear_columns() -> None:
     y = np.column_stack([x, 2 * x])
     with pytest.raises((ValueError, vr.FitError), match=r"2 columns of y, in 40 rows.*rank 1"):
         vr.EM().fit(labelled(y), throw=True)
-    assert vr.EM(num_restarts=1).fit(labelled(y, covariance="diagonal")).has_result
+    assert vr.EM(num_starts=1).fit(labelled(y, covariance="diagonal")).has_result
 
 
 @pytest.mark.parametrize("name", ["gmm", "times_deaths", "hmm", "factor_analysis"])
@@ -98,7 +98,7 @@ def test_nan(name: str) -> None:
 
 def test_a_symbol_that_is_never_seen() -> None:
     y = np.array([0, 1, 0, 1, 1, 0, 0, 2] * 6)
-    fit = vr.EM(num_restarts=2).fit(vr.Target(module("hmm").hmm(2, "categorical", 4), y=y), key=1)
+    fit = vr.EM(num_starts=2).fit(vr.Target(module("hmm").hmm(2, "categorical", 4), y=y), key=1)
     assert fit.has_result
     np.testing.assert_array_equal(fit.mean()["B"][:, 3], 0.0)
     assert "no standard errors" in fit.message
@@ -119,7 +119,7 @@ def test_a_state_that_nothing_visits() -> None:
     }
     model = module("hmm").hmm(3, "poisson")
     begun = replace(model, em=replace(model.em, start=lambda key, y: start))
-    fit = vr.EM(num_restarts=1).fit(vr.Target(begun, y=y))
+    fit = vr.EM(num_starts=1).fit(vr.Target(begun, y=y))
     assert fit.status is Status.DEGENERATE
     assert "state 0 (floor 1)" in fit.message
 

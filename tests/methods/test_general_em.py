@@ -242,7 +242,7 @@ def mixture_target() -> vr.Target:
 
 
 def test_every_iterate_is_the_closed_forms() -> None:
-    fit = vr.EM(num_restarts=1).fit(mixture_target(), throw=True)
+    fit = vr.EM(num_starts=1).fit(mixture_target(), throw=True)
     assert "enumeration of 2 states of z in each of 150 members of row" in fit.message
     y = mixture_target().data["y"]
     path = fit.trace["log_likelihood"][0]
@@ -255,8 +255,8 @@ def test_every_iterate_is_the_closed_forms() -> None:
 
 
 def test_an_m_step_by_l_bfgs_ends_at_the_same_maximum() -> None:
-    newton = vr.EM(num_restarts=1).fit(mixture_target(), throw=True)
-    fit = vr.EM(num_restarts=1, m_step="l-bfgs").fit(mixture_target(), throw=True)
+    newton = vr.EM(num_starts=1).fit(mixture_target(), throw=True)
+    fit = vr.EM(num_starts=1, m_step="l-bfgs").fit(mixture_target(), throw=True)
     assert fit.status is Status.OK
     assert fit.log_likelihood == pytest.approx(newton.log_likelihood, abs=1e-6)
     path = fit.trace["log_likelihood"][0]
@@ -279,7 +279,7 @@ def test_more_parameters_than_a_hessian_is_formed_for() -> None:
 
     start = {"pi": np.full(2, 0.5), "mu": np.outer([0.3, -0.3], np.ones(160))}
     this = vr.Target(vr.Model(function=model, name="wide", init=lambda key, **_: start), y=y)
-    fit = vr.EM(num_restarts=1).fit(this, throw=True)
+    fit = vr.EM(num_starts=1).fit(this, throw=True)
     assert fit.status is Status.OK
     assert "321 parameters (at most 300)" in fit.message
     pi, mu = start["pi"], start["mu"]
@@ -294,7 +294,7 @@ def test_more_parameters_than_a_hessian_is_formed_for() -> None:
 
 def test_louis_identity_gives_the_information() -> None:
     """I(theta) = E[-complete Hessian | y] - Var[complete score | y], in (logit pi, mu, sigma)."""
-    fit = vr.EM(num_restarts=1, tolerance=1e-14).fit(mixture_target(), throw=True)
+    fit = vr.EM(num_starts=1, tolerance=1e-14).fit(mixture_target(), throw=True)
     y = jnp.asarray(mixture_target().data["y"])
     r = np.asarray(fit.latents["z_probability"])
 
@@ -329,9 +329,9 @@ def test_the_models_own_closed_forms_are_walked_in_step(covariance: str) -> None
     """From the same k-means, and with labels in the model: the same iterates and the same end."""
     gmm = import_file(find("models")["gmm"])
     this = vr.Target(gmm.gmm(2, covariance, labels=True))
-    closed = vr.EM(num_restarts=2).fit(this, key=1, throw=True)
+    closed = vr.EM(num_starts=2).fit(this, key=1, throw=True)
     assert "closed-form steps" in closed.message
-    fit = vr.EM(e_step="enumerate", num_restarts=2).fit(this, key=1, throw=True)
+    fit = vr.EM(e_step="enumerate", num_starts=2).fit(this, key=1, throw=True)
     assert "enumeration of 2 states of z in each of 272 members" in fit.message
     paths = (f.trace["log_likelihood"][:, :10] for f in (fit, closed))
     np.testing.assert_allclose(*paths, rtol=1e-11)
@@ -362,7 +362,7 @@ def test_a_component_on_one_observation_is_degenerate() -> None:
     y = np.array([0.0, 0.1, -0.2, 0.15, 9.0])
     start = {"pi": np.array([0.8, 0.2]), "mu": np.array([0.0, 9.0]), "sigma": np.array([1.0, 0.5])}
     model = vr.Model(function=labelled, name="labelled", init=lambda key, **_: start)
-    fit = vr.EM(num_restarts=1).fit(vr.Target(model, y=y))
+    fit = vr.EM(num_starts=1).fit(vr.Target(model, y=y))
     assert fit.status in (Status.DEGENERATE, Status.DIVERGED)
     assert not fit.has_result
     assert fit.advice

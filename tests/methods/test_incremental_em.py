@@ -81,7 +81,7 @@ def responsibilities(y: np.ndarray, theta: dict[str, Any]) -> np.ndarray:
 def test_the_free_energy_is_that_of_the_table_of_responsibilities_and_rises() -> None:
     """By hand, block by block: theta from weighted means and covariances of the whole table."""
     y = np.asarray(eruptions().data["y"])
-    fit = vr.EM(num_blocks=NUM_BLOCKS, num_restarts=1).fit(eruptions(), key=2, throw=True)
+    fit = vr.EM(num_blocks=NUM_BLOCKS, num_starts=1).fit(eruptions(), key=2, throw=True)
     steps = eruptions().model.em
     assert steps is not None
     with jax.enable_x64(True):
@@ -134,7 +134,7 @@ def test_statistics_that_do_not_belong_to_their_block_are_found_out() -> None:
         return stats._replace(totals=0.9 * stats.totals), log_likelihood
 
     wrong = replace(model, em=replace(model.em, partial=replace(model.em.partial, e_step=stale)))
-    fit = vr.EM(num_blocks=3, num_restarts=1).fit(vr.Target(wrong))
+    fit = vr.EM(num_blocks=3, num_starts=1).fit(vr.Target(wrong))
     assert fit.status is vr.Status.FAILED
     assert "the free energy fell" in fit.message
 

@@ -155,7 +155,7 @@ def test_too_many_dimensions() -> None:
         ({"tolerance": 0.0}, "tolerance: got 0.0"),
         ({"solver": "sgd"}, "solver: got 'sgd'"),
         ({"max_steps": 0}, "max_steps: got 0"),
-        ({"num_restarts": -1}, "num_restarts: got -1"),
+        ({"num_starts": 0}, "num_starts: got 0"),
     ],
 )
 def test_bad_options(options: dict[str, Any], match: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpyro.distributions as dist
 import pytest
 from models_for_tests import case
 from models_for_tests import target as shared_target
+from numpyro.contrib.control_flow import scan
 from scipy import stats
 
 import vi_recipes as vr
@@ -41,7 +42,7 @@ TARGET = vr.Target(logistic, group=GROUP, y=APART)
 def test_em_newton_and_l_bfgs_reach_one_optimum() -> None:
     fits = {
         "newton": vr.MarginalMLE().fit(TARGET, throw=True),
-        "l-bfgs": vr.MarginalMLE(solver="l-bfgs", num_restarts=1).fit(TARGET, throw=True),
+        "l-bfgs": vr.MarginalMLE(solver="l-bfgs", num_starts=2).fit(TARGET, throw=True),
         "em": vr.EM().fit(TARGET, throw=True),
         "squarem": vr.EM(accelerate=True).fit(TARGET, throw=True),
     }
@@ -110,7 +111,7 @@ def test_a_flat_likelihood_is_said() -> None:
     assert vr.MarginalMLE(objective="map").fit(this).status is Status.OK
 
 
-def test_restarts_find_the_higher_of_two_maxima() -> None:
+def test_several_starts_find_the_higher_of_two_maxima() -> None:
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 10))
         numpyro.sample("y", dist.Cauchy(mu, 1.0), obs=y)
@@ -123,9 +124,61 @@ def test_restarts_find_the_higher_of_two_maxima() -> None:
         name="cauchy",
         init=lambda key, **_: {"mu": 15 * jax.random.normal(key)},
     )
-    fit = vr.MarginalMLE(num_restarts=9).fit(vr.Target(anywhere, y=y))
+    fit = vr.MarginalMLE(num_starts=10).fit(vr.Target(anywhere, y=y))
     assert fit.mean()["mu"] > 0
     assert fit.trace["log_likelihood"].shape[0] == 10
+
+
+def test_the_message_tells_of_the_best_run() -> None:
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        numpyro.sample("y", dist.Cauchy(mu, 1.0), obs=y)
+
+    y = np.array([-10.0, 10.0, 10.5])
+    this = vr.Target(
+        vr.Model(
+            function=model,
+            name="cauchy",
+            init=lambda key, **_: {"mu": 15 * jax.random.normal(key)},
+        ),
+        y=y,
+    )
+    alone = vr.MarginalMLE().fit(this, key=4)
+    fit = vr.MarginalMLE(num_starts=2).fit(this, key=4)
+    first, second = fit.trace["log_likelihood"]
+    assert first[-1] > second[-1] + 0.1
+    assert len(np.unique(first)) != len(np.unique(second))
+    assert fit.message == alone.message
+
+
+@pytest.mark.parametrize("method", [vr.EM, vr.MarginalMLE])
+def test_every_rule_that_the_type_names_may_be_asked_for(method: type[vr.Method]) -> None:
+    choices = get_args(get_type_hints(method)["e_step"])
+    for rule in choices:
+        assert method(e_step=rule).options()["e_step"] == rule  # type: ignore[call-arg]
+    assert "forward_backward" in choices
+    assert {*method.rules, "auto"} == {*choices, "else"}
+
+
+def test_a_chain_by_forward_backward_as_asked() -> None:
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 3))
+        stay = numpyro.sample("stay", dist.Beta(2, 2))
+
+        def step(before, seen):
+            z = numpyro.sample("z", dist.Bernoulli(jnp.where(before == 1, stay, 1 - stay)))
+            numpyro.sample("y", dist.Normal(mu * (2 * z - 1), 1.0), obs=seen)
+            return z, None
+
+        scan(step, 0, y)
+
+    this = vr.Target(model, y=np.array([-2.0, -1.4, 1.2, 2.9, 1.1, -1.0, -2.2, 1.7]))
+    fits = [
+        vr.MarginalMLE(e_step=rule, objective="map").fit(this, throw=True)
+        for rule in ("auto", "forward_backward")
+    ]
+    assert "forward-backward over 8 times" in fits[1].message
+    assert fits[0].log_likelihood == fits[1].log_likelihood
 
 
 @pytest.mark.parametrize(
@@ -134,7 +187,7 @@ def test_restarts_find_the_higher_of_two_maxima() -> None:
         ({"e_step": "closed_form"}, "e_step: got 'closed_form'"),
         ({"solver": "adam"}, "solver: got 'adam'"),
         ({"objective": "reml"}, "objective: got 'reml'"),
-        ({"num_restarts": -1}, "num_restarts: got -1"),
+        ({"num_starts": 0}, "num_starts: got 0"),
         ({"max_steps": 0}, "max_steps: got 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Runs of SVI: where they begin, restarts, and checkpoints."""
+"""Runs of SVI: where they begin, several starts, and checkpoints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_without_a_map_the_default_start_stands_in_and_the_message_says_so() -> 
     assert "began" not in default.message
 
 
-# -- restarts -----------------------------------------------------------------------------------
+# -- several starts ------------------------------------------------------------------------------
 
 
 @cache
@@ -79,7 +79,7 @@ def restarted() -> tuple[vr.Fit, int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Timing, "compile", counting)
-        fit = vr.SVI(num_restarts=5, num_steps=800, tolerance=None).fit(two_modes(), throw=True)
+        fit = vr.SVI(num_starts=6, num_steps=800, tolerance=None).fit(two_modes(), throw=True)
     return fit, compiled.count("chunk")
 
 
@@ -101,24 +101,24 @@ def test_the_best_of_several_runs_is_kept() -> None:
     assert found
     assert int(found[1]) == good.sum()
     assert float(found[2]) == pytest.approx(fit.diagnostics["elbo"], rel=1e-4)
-    assert fit.diagnostics["restarts"] == 5
+    assert fit.diagnostics["starts"] == 6
     assert fit.timing.gradient_evaluations == 6 * (800 + 2 * NUM_ELBO_DRAWS)
 
 
-def test_the_first_of_several_runs_is_the_run_without_restarts() -> None:
+def test_the_first_of_several_runs_is_the_run_from_one_start() -> None:
     alone = vr.SVI(num_steps=800, tolerance=None).fit(two_modes())
     rows = restarted()[0].trace["elbo"]
     assert (rows == alone.trace["elbo"]).all(axis=1).sum() == 1
 
 
-def test_a_restart_that_diverges_leaves_the_others() -> None:
+def test_a_start_that_diverges_leaves_the_others() -> None:
     def model() -> None:
-        # no density beyond 0.5 either way, near which no run but a restart begins
+        # no density beyond 0.5 either way, near which no run but a scattered one begins
         x = numpyro.sample("x", dist.Normal(0.0, 1.0))
         numpyro.factor("f", jnp.where(jnp.abs(x) > 0.5, jnp.nan, 0.0))
 
     start = vr.Model(function=model, name="cliff", init=lambda key: {"x": 0.0})
-    fit = vr.SVI(num_restarts=4, num_steps=60, step_size=1e-6).fit(vr.Target(start), key=3)
+    fit = vr.SVI(num_starts=5, num_steps=60, step_size=1e-6).fit(vr.Target(start), key=3)
     assert fit.has_result
     found = re.search(r"of 5 runs reached .*; (\d) diverged: the ELBO became nan at", fit.message)
     assert found
@@ -144,8 +144,8 @@ def assert_same(a: vr.Fit, b: vr.Fit) -> None:
     ("options", "share"),
     [
         ({"num_steps": 8_000, "tolerance": 0.2}, 0.6),
-        ({"num_steps": 400, "num_restarts": 1, "dtype": "float32", "init": "map"}, 0.7),
-        ({"num_steps": 400, "num_restarts": 1, "batch_size": 2}, 0.7),
+        ({"num_steps": 400, "num_starts": 2, "dtype": "float32", "init": "map"}, 0.7),
+        ({"num_steps": 400, "num_starts": 2, "batch_size": 2}, 0.7),
     ],
 )
 def test_an_interrupted_fit_goes_on_to_the_same_answer(
@@ -400,7 +400,7 @@ def test_a_schedule_of_step_sizes() -> None:
     ("options", "match"),
     [
         ({"init": "mpa"}, "unknown init 'mpa'; did you mean 'map'"),
-        ({"num_restarts": -1}, "num_restarts: got -1, expected a non-negative integer"),
+        ({"num_starts": 0}, "num_starts: got 0, expected a positive integer"),
         ({"step_size": "0.1"}, "step_size: got '0.1', expected a positive number"),
         ({"step_size": lambda: 0.1}, "step_size: got .* expected a positive number, or an optax"),
         ({"step_size": lambda step: np.nan}, "step_size: got"),
@@ -412,9 +412,9 @@ def test_bad_options(options: dict[str, Any], match: str) -> None:
 
 
 def test_the_command_line_takes_them() -> None:
-    texts = {"init": "map", "num_restarts": "3", "checkpoint": "runs/a.npz", "step_size": "0.1"}
+    texts = {"init": "map", "num_starts": "3", "checkpoint": "runs/a.npz", "step_size": "0.1"}
     method = set_options(vr.SVI(), "svi", texts)
     assert isinstance(method, vr.SVI)
-    assert (method.init, method.num_restarts, method.step_size) == ("map", 3, 0.1)
+    assert (method.init, method.num_starts, method.step_size) == ("map", 3, 0.1)
     assert method.checkpoint == Path("runs/a.npz")
     assert method.options()["checkpoint"] == str(Path("runs/a.npz"))

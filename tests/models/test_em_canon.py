@@ -28,7 +28,7 @@ def module(name: str) -> Any:
 
 
 def fitted(model: vr.Model, data: dict[str, Any] | None = None, **options: Any) -> vr.Fit:
-    method = vr.EM(num_restarts=5, max_steps=20_000, **options)
+    method = vr.EM(num_starts=5, max_steps=20_000, **options)
     return method.fit(vr.Target(model, **(data or {})), key=1, throw=True)
 
 
@@ -106,7 +106,7 @@ def test_more_states_than_values() -> None:
 
 def test_a_state_that_collapses_on_one_value() -> None:
     y = np.concatenate([np.zeros(30), np.random.default_rng(0).standard_normal(30) + 8, [3.0, 30]])
-    fit = vr.EM(num_restarts=2).fit(vr.Target(module("hmm").hmm(2), y=y))
+    fit = vr.EM(num_starts=2).fit(vr.Target(module("hmm").hmm(2), y=y))
     assert fit.status is vr.Status.DEGENERATE
     assert "sigma" in fit.message
 
@@ -185,7 +185,7 @@ def test_linkage_is_dempster_laird_and_rubins(references: Path) -> None:
             state, _ = step(state, this.arrays())
     np.testing.assert_allclose(iterates, right["first_iterates"], atol=1e-8)
 
-    fit = vr.EM(num_restarts=1, tolerance=1e-15).fit(this, throw=True)  # from the prior's median
+    fit = vr.EM(num_starts=1, tolerance=1e-15).fit(this, throw=True)  # from the prior's median
     assert fit.mean()["theta"] == pytest.approx(right["theta"], abs=1e-8)
     assert fit.sd()["theta"] == pytest.approx(right["sd"], rel=1e-6)
     # near the maximum the log-likelihood has twice the rate of theta
@@ -198,7 +198,7 @@ def test_linkage_is_dempster_laird_and_rubins(references: Path) -> None:
 def test_times_deaths_is_hasselblads(references: Path) -> None:
     right = json.loads((references / "em.json").read_text(encoding="utf-8"))["times_deaths"]
     this = vr.Target(module("times_deaths").MODEL)
-    fit = vr.EM(num_restarts=1, tolerance=1e-15, accelerate=True).fit(this, throw=True)
+    fit = vr.EM(num_starts=1, tolerance=1e-15, accelerate=True).fit(this, throw=True)
     assert fit.log_likelihood == pytest.approx(right["loglik"], abs=1e-5)
     np.testing.assert_allclose(fit.mean()["pi"], right["weights"], atol=1e-5)
     np.testing.assert_allclose(fit.mean()["lam"], right["lam"], atol=1e-5)
@@ -210,7 +210,7 @@ def test_times_deaths_is_hasselblads(references: Path) -> None:
 def test_it_goes_on_until_it_is_close_to_the_maximum() -> None:
     """EM of factor analysis creeps: its rise is small long before the maximum is near."""
     this = vr.Target(module("factor_analysis").MARGINAL)
-    fit = vr.EM(num_restarts=1, tolerance=1e-4).fit(this, throw=True)
+    fit = vr.EM(num_starts=1, tolerance=1e-4).fit(this, throw=True)
     path = fit.trace["log_likelihood"][0]
     assert fit.status is vr.Status.OK
     assert fit.diagnostics["newton_decrement"] <= 1e-2
@@ -220,7 +220,7 @@ def test_it_goes_on_until_it_is_close_to_the_maximum() -> None:
     gap = fit.diagnostics["newton_decrement"] ** 2 / 2
     assert top - fit.log_likelihood == pytest.approx(gap, rel=0.2)
 
-    short = vr.EM(num_restarts=1, max_steps=100).fit(this)
+    short = vr.EM(num_starts=1, max_steps=100).fit(this)
     assert short.status is vr.Status.UNCONVERGED
     assert "0.24 standard errors from the maximum" in short.message
     assert "MarginalMLE" in short.advice
@@ -232,7 +232,7 @@ def test_loadings_that_the_data_do_not_settle() -> None:
     y = rng.standard_normal((400, 2)) @ rng.standard_normal((2, 3))
     y = y + 1.5 * rng.standard_normal(y.shape)
     fa = module("factor_analysis")
-    fit = vr.EM(num_restarts=2).fit(vr.Target(fa.without_scores(fa.build(2)), y=y))
+    fit = vr.EM(num_starts=2).fit(vr.Target(fa.without_scores(fa.build(2)), y=y))
     assert fit.status is vr.Status.UNCONVERGED
     assert "the log-likelihood is flat along" in fit.message
     assert np.isnan(fit.sd()["psi"]).all()

@@ -24,7 +24,7 @@ def module() -> Any:
 @cache
 def fitted(num_topics: int) -> vr.Fit:
     target = vr.Target(module().build(num_topics))
-    return vr.CAVI(num_restarts=4).fit(target, key=0, throw=True)
+    return vr.CAVI(num_starts=4).fit(target, key=0, throw=True)
 
 
 def test_density() -> None:
@@ -112,7 +112,7 @@ def scikit_learns_perplexity() -> float:
 @pytest.mark.parametrize(
     "method",
     [
-        vr.CAVI(num_restarts=2, tolerance=1e-7),
+        vr.CAVI(num_starts=2, tolerance=1e-7),
         vr.SVI(num_steps=1_500, step_size=0.05),
     ],
     ids=["cavi", "svi"],
@@ -134,7 +134,7 @@ def test_the_bound_prefers_the_topics_there_are() -> None:
 
 @pytest.mark.slow
 def test_nuts_is_wider() -> None:
-    methods = [vr.CAVI(num_restarts=4), vr.NUTS(num_chains=1, num_warmup=500, num_samples=1_000)]
+    methods = [vr.CAVI(num_starts=4), vr.NUTS(num_chains=1, num_warmup=500, num_samples=1_000)]
     compared = vr.compare(vr.Target(module().MODEL), methods, reference="nuts")
     table = compared.accuracy().xs("cavi", level="method")
     rows = table.loc[[str(name).startswith("phi") for name in table.index.get_level_values(-1)]]

@@ -90,7 +90,7 @@ def test_laplace_and_map_on_radon(references: Path) -> None:
 def test_em_reaches_mclust(key: str, components: int, covariance: str, references: Path) -> None:
     expected = read(references / "em.json")[key]
     gmm = import_file(find("models")["gmm"])
-    fit = vr.EM(num_restarts=20).fit(vr.Target(gmm.gmm(components, covariance)), throw=True)
+    fit = vr.EM(num_starts=20).fit(vr.Target(gmm.gmm(components, covariance)), throw=True)
     assert fit.status is vr.Status.OK
     assert fit.log_likelihood is not None
     # mclust stops at a relative tolerance of 1e-5, 0.01 in all: it may be below the maximum, and

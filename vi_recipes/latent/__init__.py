@@ -32,7 +32,7 @@ from vi_recipes.latent.free_energy import (
     vector_of,
 )
 from vi_recipes.latent.judge import Estimate, is_close, judge_estimate
-from vi_recipes.latent.marginal import EStep, Marginal
+from vi_recipes.latent.marginal import EStep, EStepRule, Marginal
 from vi_recipes.latent.members import local_sites, split
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.rules import RULES, marginal_of, starting_point
@@ -48,6 +48,7 @@ __all__ = [
     "ClosedForm",
     "Compressed",
     "EStep",
+    "EStepRule",
     "Estimate",
     "FreeEnergy",
     "Law",

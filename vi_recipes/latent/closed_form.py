@@ -148,8 +148,7 @@ class ClosedForm:
         """
         count = len(final)
         why = [
-            collapsed(self.target, jax.tree.map(lambda v, r=restart: v[r], theta))
-            for restart in range(count)
+            collapsed(self.target, jax.tree.map(lambda v, r=r: v[r], theta)) for r in range(count)
         ]
         alive = [r for r in range(count) if not why[r] and np.isfinite(final[r])]
         if not alive:
@@ -215,14 +214,14 @@ def degenerate(count: int, reason: str) -> MethodFailure:
     )
 
 
-def general_start(target: Target, key: jax.Array, restart: int) -> np.ndarray:
+def general_start(target: Target, key: jax.Array, number: int) -> np.ndarray:
     """Return where the general route begins: at the model's own start of EM, if it has one.
 
     On the unconstrained scale. Sites that EM's start says nothing of begin as elsewhere.
     """
     steps = target.complete_model.em
     if steps is None:
-        return starting_point(target, key, restart)
+        return starting_point(target, key, number)
     theta = started(steps.start, target, key)
     values = completed(target, theta)
     try:
@@ -230,7 +229,7 @@ def general_start(target: Target, key: jax.Array, restart: int) -> np.ndarray:
             return target.unconstrain(values)
         return target.unconstrain(target.constrain(starting_point(target, key, 0)) | values)
     except ValueError:  # at an edge of a support, or with other sites than the model's
-        return starting_point(target, key, restart)
+        return starting_point(target, key, number)
 
 
 class OwnLikelihood:

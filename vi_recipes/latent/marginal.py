@@ -20,7 +20,15 @@ from vi_recipes.latent.chains import Chains, log_partition, marginals, potential
 from vi_recipes.latent.split import LogJoint, Split
 from vi_recipes.model import Arrays
 
-Rule = Literal["none", "enumerate", "forward_backward", "gaussian", "quadrature"]
+EStepRule = Literal["enumerate", "forward_backward", "gaussian", "quadrature"]
+"""How latent variables are integrated out; what each is for, :data:`vi_recipes.latent.RULES` says.
+
+The one list: what users may ask for is read off it.
+"""
+
+
+Rule = Literal["none", EStepRule]
+"""How z is integrated over, where there may be none."""
 
 
 MAX_QUADRATURE = 2

@@ -64,7 +64,7 @@ def choose(
     split
         Parameters and latent variables.
     e_step
-        ``"auto"``, ``"enumerate"``, ``"forward_backward"``, ``"gaussian"`` or ``"quadrature"``.
+        A rule of :data:`RULES`, or ``"auto"``.
     num_nodes, with_prior
         See :class:`Marginal`.
     start
@@ -190,6 +190,6 @@ def marginal_of(
     return choose(found, rule, num_nodes, with_prior, start, timing.compile)
 
 
-def starting_point(target: Target, key: jax.Array, restart: int) -> np.ndarray:
-    """Return a starting point on the unconstrained scale; the first is not scattered."""
-    return target.start(key, scatter=1.0 if restart else 0.0)
+def starting_point(target: Target, key: jax.Array, number: int) -> np.ndarray:
+    """Return a starting point on the unconstrained scale; number 0 is not scattered."""
+    return target.start(key, scatter=1.0 if number else 0.0)

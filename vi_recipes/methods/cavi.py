@@ -34,7 +34,7 @@ class CAVI(Method):
     """Mean-field VB of a conjugate model: every factor in its turn, in closed form.
 
     q(z) q(theta) maximises the ELBO, the free energy of EM with a distribution over theta in place
-    of a point. All restarts run side by side in one compiled loop; the one of the largest ELBO is
+    of a point. All starts run side by side in one compiled loop; the one of the largest ELBO is
     kept. The ELBO must not fall from one iteration to the next; if it does the fit has failed.
 
     Parameters
@@ -43,8 +43,8 @@ class CAVI(Method):
         Iterations allowed; one updates every factor.
     tolerance
         Rise of the ELBO in one iteration, relative to its size, that counts as none.
-    num_restarts
-        Starts from the model's own ``start``, each with its own seed.
+    num_starts
+        Starting points in all, from the model's own ``start``, each with its own seed.
 
     References
     ----------
@@ -59,12 +59,12 @@ class CAVI(Method):
 
     max_steps: int = 2_000
     tolerance: float = 1e-10
-    num_restarts: int = 5
+    num_starts: int = 5
 
     def __post_init__(self) -> None:
         require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
         require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
-        require(self.num_restarts > 0, "num_restarts", self.num_restarts, "a positive integer")
+        require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
 
     @property
     @override
@@ -92,12 +92,12 @@ class CAVI(Method):
             return steps.step(eta, **target.keywords(arrays))
 
         with timing.running():
-            eta = stacked_starts(steps.start, target, key, self.num_restarts)
+            eta = stacked_starts(steps.start, target, key, self.num_starts)
         with timing.running_compiled():
             eta, path = ascent.run(update, eta, Cached(target, timing, ("cavi",)))
         check_monotone(
             path,
-            list(range(self.num_restarts)),
+            list(range(self.num_starts)),
             "the ELBO",
             "coordinate ascent",
             "the model's step does not update its factors to their optimum: check it",
@@ -105,7 +105,7 @@ class CAVI(Method):
         if not np.isfinite(path[-1]).any():
             raise MethodFailure(
                 Status.FAILED,
-                f"the ELBO is not finite in any of {self.num_restarts} starts",
+                f"the ELBO is not finite in any of {self.num_starts} starts",
                 "check the data for NaN, infinite values and columns that do not vary",
             )
         best = best_of(path[-1])
@@ -124,7 +124,7 @@ class CAVI(Method):
             diagnostics={
                 "elbo": float(path[-1, best]),
                 "iterations": float(len(path)),
-                "restarts": float(self.num_restarts),
+                "starts": float(self.num_starts),
                 **{name: float(value) for name, value in diagnostics.items()},
             },
             log_evidence=LogEvidence(float(path[-1, best]), 0.0, Bound.LOWER, "ELBO"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, override
+from typing import Any, ClassVar, Literal, get_args, override
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,12 @@ import numpy as np
 from vi_recipes.core import Progress, Status, Timing, require
 from vi_recipes.latent import (
     MAX_DENSE,
+    RULES,
     Ascent,
     Cached,
     ClosedForm,
     Compressed,
+    EStepRule,
     Marginal,
     MarginalObjective,
     OwnLikelihood,
@@ -48,6 +50,8 @@ from vi_recipes.methods.marginal_mle import (
 )
 from vi_recipes.model import EMSteps, Target
 
+Rule = Literal["auto", "closed_form", EStepRule]
+
 CHUNK = 50
 """Iterations of closed forms in one call of compiled code."""
 
@@ -57,7 +61,8 @@ FEW = 5
 GENERAL_CHUNK = 10
 """Iterations of the general route in one call of compiled code."""
 
-RESTARTS = 5
+STARTS = 5
+"""Starts where a likelihood has several maxima."""
 
 MORE = "raise max_steps, or let MarginalMLE climb the same likelihood by Newton's method"
 """What to do where EM has not got to the maximum."""
@@ -71,7 +76,7 @@ class EM(Method):
     model: enumeration of discrete latent variables, or forward-backward along chains of them;
     Gaussian cubature, exact where the log joint is quadratic in z (which is checked); or adaptive
     Gauss-Hermite quadrature for one or two scalars a member of a plate. The M-step is the model's
-    closed form, else Newton's method on Q(theta). All restarts run side by side in one compiled
+    closed form, else Newton's method on Q(theta). All starts run side by side in one compiled
     loop; the best is kept. The objective must not fall from one iteration to the next; if it does
     the fit has failed.
 
@@ -96,11 +101,11 @@ class EM(Method):
         Iterations allowed.
     tolerance
         Rise of the objective in one iteration, relative to its size, that counts as none.
-    num_restarts
-        Starts, each with its own seed: those of the model's EM steps (k-means for mixtures), else
-        its ``init`` or prior medians, then points scattered around ``init`` or around 0 on the
-        unconstrained scale. By default 5 where a likelihood has several maxima (closed forms and
-        discrete latent variables), else 1.
+    num_starts
+        Starting points in all, each with its own seed: those of the model's EM steps (k-means for
+        mixtures), else its ``init`` or prior medians, then points scattered around ``init`` or
+        around 0 on the unconstrained scale. By default 5 where a likelihood has several maxima
+        (closed forms and discrete latent variables), else 1.
     accelerate
         Extrapolate by SQUAREM; what loses ground is not kept. An iteration then is three.
     num_blocks
@@ -130,30 +135,34 @@ class EM(Method):
         "Gaussian or quadrature E-steps; standard errors from the observed information"
     )
 
+    rules: ClassVar[Mapping[str, str]] = {
+        "closed_form": (
+            "the model supplies its own E-step and M-step, Model(em=EMSteps(...)), and latent is "
+            "left as it is"
+        ),
+        **RULES,
+    }
+
     latent: tuple[str, ...] | None = None
-    e_step: Literal[
-        "auto", "closed_form", "enumerate", "forward_backward", "gaussian", "quadrature"
-    ] = "auto"
+    e_step: Rule = "auto"
     num_nodes: int = 9
     objective: Literal["mle", "map"] = "mle"
     max_steps: int = 2_000
     tolerance: float = 1e-10
-    num_restarts: int | None = None
+    num_starts: int | None = None
     accelerate: bool = False
     num_blocks: int = 1
     m_step: Literal["auto", "newton", "l-bfgs"] = "auto"
 
     def __post_init__(self) -> None:
         check_options(self)
-        rules = (
-            "auto", "closed_form", "enumerate", "forward_backward", "gaussian", "quadrature"
-        )  # fmt: skip
+        rules = get_args(Rule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
         require(
-            self.num_restarts is None or self.num_restarts > 0,
-            "num_restarts",
-            self.num_restarts,
+            self.num_starts is None or self.num_starts > 0,
+            "num_starts",
+            self.num_starts,
             "a positive integer, or None",
         )
         ways = ("auto", "newton", "l-bfgs")
@@ -237,7 +246,7 @@ class EM(Method):
                 target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
             )
             found = marginal.split
-            count = self.num_restarts or (RESTARTS if found.kind == "discrete" else 1)
+            count = self.num_starts or (STARTS if found.kind == "discrete" else 1)
             flat = np.stack(
                 [general_start(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
             )
@@ -269,7 +278,7 @@ class EM(Method):
         made.diagnostics = {
             **made.diagnostics,
             "iterations": float(ascent.count(path[:, best])),
-            "restarts": float(count),
+            "starts": float(count),
         }
         return made
 
@@ -302,7 +311,7 @@ class EM(Method):
         timing: Timing,
         progress: Progress,
     ) -> Result:
-        count = self.num_restarts or RESTARTS
+        count = self.num_starts or STARTS
         closed = ClosedForm(target, steps, self.objective)
         compiler = Cached(target, timing, ("closed form", self.objective))
         with timing.running():
@@ -354,7 +363,7 @@ class EM(Method):
                 "log_likelihood": log_likelihood,
                 "newton_decrement": estimate.decrement,
                 "iterations": float(num_passes + ascent.count(path[:, best])),
-                "restarts": float(count),
+                "starts": float(count),
             },
             log_likelihood=log_likelihood,
             latents=estimate.latents,

@@ -24,7 +24,7 @@ class Laplace(Method):
 
     Parameters
     ----------
-    solver, max_steps, tolerance, num_restarts
+    solver, max_steps, tolerance, num_starts
         How the mode is found; see :class:`MAP`.
     max_dim
         Largest dimension for which the dense Hessian is formed (8 * dim^2 bytes, several times).
@@ -46,7 +46,7 @@ class Laplace(Method):
     solver: Solver = "auto"
     max_steps: int = 2_000
     tolerance: float = 1e-4
-    num_restarts: int = 0
+    num_starts: int = 1
     max_dim: int = 2_000
     condition_limit: float = 1e9
 
@@ -55,7 +55,7 @@ class Laplace(Method):
         require(
             self.condition_limit > 1, "condition_limit", self.condition_limit, "a number above 1"
         )
-        check_search(self.solver, self.max_steps, self.tolerance, self.num_restarts)
+        check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)
 
     @property
     @override
@@ -91,7 +91,7 @@ class Laplace(Method):
                 solver=self.solver,
                 max_steps=self.max_steps,
                 tolerance=self.tolerance,
-                num_restarts=self.num_restarts,
+                num_starts=self.num_starts,
                 progress=progress,
             )
         except NoMode as failure:

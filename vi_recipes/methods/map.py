@@ -42,8 +42,8 @@ class MAP(Method):
         The Newton decrement sqrt(g' H^-1 g) to reach, which is the length of the Newton step in
         posterior standard deviations; where no Hessian is formed, the largest absolute
         component of the gradient, divided by ``max(1, |log density|)`` at its smaller end.
-    num_restarts
-        Runs from scattered starting points besides the first; the best mode is kept.
+    num_starts
+        Starting points in all; those after the first are scattered, and the best mode is kept.
     """
 
     summary: ClassVar[str] = (
@@ -54,7 +54,7 @@ class MAP(Method):
     solver: Solver = "auto"
     max_steps: int = 2_000
     tolerance: float = 1e-4
-    num_restarts: int = 0
+    num_starts: int = 1
 
     def __post_init__(self) -> None:
         require(
@@ -63,7 +63,7 @@ class MAP(Method):
             self.space,
             "'constrained' or 'unconstrained'",
         )
-        check_search(self.solver, self.max_steps, self.tolerance, self.num_restarts)
+        check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)
 
     @property
     @override
@@ -79,7 +79,7 @@ class MAP(Method):
             solver=self.solver,
             max_steps=self.max_steps,
             tolerance=self.tolerance,
-            num_restarts=self.num_restarts,
+            num_starts=self.num_starts,
             progress=progress,
         )
         with timing.running():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, override
+from typing import Any, ClassVar, Literal, get_args, override
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
 from vi_recipes.latent import (
     MAX_DENSE,
     RULES,
+    EStepRule,
     Estimate,
     Law,
     Marginal,
@@ -32,7 +33,7 @@ from vi_recipes.latent import (
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Arrays, Target
 
-Rule = Literal["auto", "enumerate", "forward_backward", "gaussian", "quadrature"]
+Rule = Literal["auto", EStepRule]
 
 FAR = 40.0
 """A coordinate that has moved this far on the unconstrained scale has run away."""
@@ -72,8 +73,8 @@ class MarginalMLE(Method):
         ``"auto"``.
     max_steps
         Iterations allowed in each run.
-    num_restarts
-        Runs from scattered starting points besides the first.
+    num_starts
+        Starting points in all; those after the first are scattered.
 
     References
     ----------
@@ -95,16 +96,16 @@ class MarginalMLE(Method):
     ascent: Literal["theta", "joint"] = "theta"
     solver: Literal["auto", "newton", "l-bfgs"] = "auto"
     max_steps: int = 500
-    num_restarts: int = 0
+    num_starts: int = 1
 
     def __post_init__(self) -> None:
         check_options(self)
         require(self.ascent in ("theta", "joint"), "ascent", self.ascent, "'theta' or 'joint'")
-        rules = ("auto", "enumerate", "gaussian", "quadrature")
+        rules = get_args(Rule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         solvers = ("auto", "newton", "l-bfgs")
         require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")
-        require(self.num_restarts >= 0, "num_restarts", self.num_restarts, "a non-negative integer")
+        require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
 
     @property
     @override
@@ -122,20 +123,20 @@ class MarginalMLE(Method):
             marginal = marginal_of(
                 target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
             )
-        best: tuple[float, np.ndarray, np.ndarray, str] | None = None
+        best: tuple[list[float], np.ndarray, np.ndarray, str] | None = None
         paths = []
-        for restart in range(self.num_restarts + 1):
+        for number in range(self.num_starts):
             with timing.running_compiled():
-                flat = starting_point(target, jax.random.fold_in(key, restart), restart)
+                flat = starting_point(target, jax.random.fold_in(key, number), number)
                 border, local = flat[marginal.split.border], flat[marginal.split.local]
                 objective = MarginalObjective(marginal, timing, local)
                 climb = self._climb if self.ascent == "theta" else self._climb_jointly
                 path, theta, why = climb(objective, border, progress)
             paths.append(path)
-            if best is None or path[-1] > best[0]:
-                best = path[-1], theta, objective.modes, why
+            if best is None or path[-1] > best[0][-1]:
+                best = path, theta, objective.modes, why
         assert best is not None
-        _, theta, modes, why = best
+        path, theta, modes, why = best
         with timing.running_compiled():
             objective = MarginalObjective(marginal, timing, modes)
             estimate = judge_estimate(objective, theta)

@@ -119,7 +119,7 @@ def _judge(
         Status.UNCONVERGED,
         f"{measure} after {len(trace)} steps, tolerance {tolerance:.2g}; the solver said: "
         f"{message.strip().rstrip('.')}",
-        "raise max_steps or num_restarts, or try another solver",
+        "raise max_steps or num_starts, or try another solver",
     )
 
 

@@ -38,13 +38,13 @@ RUNAWAY = 15.0
 support: exp(15) is 3 million and expit(-15) is 3e-7."""
 
 
-def check_search(solver: str, max_steps: int, tolerance: float, num_restarts: int) -> None:
+def check_search(solver: str, max_steps: int, tolerance: float, num_starts: int) -> None:
     """Check the options that say how a mode is found."""
     solvers = ("auto", "newton", "l-bfgs")
     require(solver in solvers, "solver", solver, f"one of {', '.join(solvers)}")
     require(max_steps > 0, "max_steps", max_steps, "a positive integer")
     require(tolerance > 0, "tolerance", tolerance, "a positive number")
-    require(num_restarts >= 0, "num_restarts", num_restarts, "a non-negative integer")
+    require(num_starts > 0, "num_starts", num_starts, "a positive integer")
 
 
 def find_mode(
@@ -54,7 +54,7 @@ def find_mode(
     solver: Solver,
     max_steps: int,
     tolerance: float,
-    num_restarts: int,
+    num_starts: int,
     progress: Progress,
 ) -> Mode:
     """Minimise ``objective`` from one or more starting points and judge the best.
@@ -72,11 +72,11 @@ def find_mode(
                 solver = "l-bfgs" if objective.discover() else "newton"
     best: Mode | None = None
     failure: MethodFailure | None = None
-    for restart in range(num_restarts + 1):
+    for number in range(num_starts):
         with objective.timing.running_compiled():
             start = target.start(
-                jax.random.fold_in(key, restart),
-                scatter=1.0 if restart else 0.0,
+                jax.random.fold_in(key, number),
+                scatter=1.0 if number else 0.0,
                 value_and_grad=objective.value_and_grad,
             )
         try:

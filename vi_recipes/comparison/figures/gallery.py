@@ -82,7 +82,7 @@ FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
         traces,
         "Traces",
         (
-            "What each method followed as it went, a line per restart. Bands are ± 2 Monte Carlo "
+            "What each method followed as it went, a line per start. Bands are ± 2 Monte Carlo "
             "standard errors, thick lines medians of neighbours. Noisy traces span the later part "
             "of the run and say where they start; the others end once they stop moving."
         ),

@@ -65,7 +65,7 @@ _QUANTITIES = {
 
 @dataclass(frozen=True)
 class _Series:
-    """One trace: a row of ``y`` per restart, and the Monte Carlo error of each value, if any."""
+    """One trace: a row of ``y`` per start, and the Monte Carlo error of each value, if any."""
 
     quantity: str
     x: np.ndarray

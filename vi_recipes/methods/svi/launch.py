@@ -18,14 +18,14 @@ from vi_recipes.modes import Objective as Density
 from vi_recipes.modes import find_mode
 
 SCATTER = 1.0
-"""Half-width, on the unconstrained scale, of what the starts of restarts are scattered over."""
+"""Half-width, on the unconstrained scale, of what all starts but the first are scattered over."""
 
 
-def guide_centre(target: Target, key: jax.Array, restart: int) -> np.ndarray:
-    """Return where a guide is centred by default, unconstrained: for restarts it is scattered."""
+def guide_centre(target: Target, key: jax.Array, number: int) -> np.ndarray:
+    """Return where a guide is centred by default, unconstrained: all but start 0 are scattered."""
     return target.start(
-        jax.random.fold_in(key, restart) if restart else key,
-        scatter=SCATTER if restart else 0.0,
+        jax.random.fold_in(key, number) if number else key,
+        scatter=SCATTER if number else 0.0,
         # the density alone: the guide's own set-up takes gradients
         value_and_grad=lambda z: (target.log_density(z), np.zeros(1)),
     )
@@ -46,7 +46,7 @@ def mode_or_default(
                 solver="auto",
                 max_steps=2_000,
                 tolerance=1e-4,
-                num_restarts=0,
+                num_starts=1,
                 progress=silent,
             )
         except MethodFailure as failure:

@@ -60,8 +60,7 @@ def check_options(method: SVI) -> None:
     )
     if method.init not in ("median", "map"):
         raise ValueError(unknown("init", str(method.init), ("median", "map")))
-    restarts = method.num_restarts
-    require(restarts >= 0, "num_restarts", restarts, "a non-negative integer")
+    require(method.num_starts > 0, "num_starts", method.num_starts, "a positive integer")
     require(
         isinstance(method.checkpoint, str | Path | None),
         "checkpoint",

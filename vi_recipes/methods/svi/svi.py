@@ -74,10 +74,11 @@ class SVI(Method):
         medians; ``"map"`` at the mode of the density over the unconstrained scale, on which guides
         live. Where that has no maximum, or has collapsed, the default stands in and the message
         says so. A guide function, or a guide made by the user, begins where it says itself.
-    num_restarts
-        Runs from scattered starting points besides the first, each with its own seed, one after the
-        other by the same compiled code. The one with the best objective, from fresh draws, is kept;
-        the message says how many came up to it, and the trace has a row for each, the best first.
+    num_starts
+        Starting points in all, the first where ``init`` says and the others scattered, each with
+        its own seed, one run after the other by the same compiled code. The one with the best
+        objective, from fresh draws, is kept; the message says how many came up to it, and the trace
+        has a row for each, the best first.
     num_steps
         Gradient steps of a run, at most. A run of them all has converged when the objective's last
         quarter no longer rises on the one before, beyond its Monte Carlo error (itself at most
@@ -149,7 +150,7 @@ class SVI(Method):
 
     guide: Any = "normal"
     init: Literal["median", "map"] = "median"
-    num_restarts: int = 0
+    num_starts: int = 1
     num_steps: int = 20_000
     tolerance: float | None = 0.05
     step_size: float | Callable[[Any], Any] | None = None
@@ -296,10 +297,10 @@ class SVI(Method):
             "note": facts.get("note", ""),
             "tolerance": self.tolerance,
         }
-        title, total = self._objective.title, (self.num_restarts + 1) * self.num_steps
+        title, total = self._objective.title, self.num_starts * self.num_steps
         interrupted = False
         try:
-            for r in range(self.num_restarts + 1):
+            for r in range(self.num_starts):
                 if r == len(runs):
                     with timing.running():
                         if r:
@@ -386,7 +387,7 @@ class SVI(Method):
                 "num_steps": float(best.run.steps),
                 **({"r_hat": iterates.r_hat} if iterates else {}),
                 **({"step_size": last_step_size(best.run)} if self._falling else {}),
-                **({"restarts": float(self.num_restarts)} if self.num_restarts else {}),
+                **({"starts": float(self.num_starts)} if self.num_starts > 1 else {}),
             },
             log_evidence=LogEvidence(best.value, best.se, Bound.LOWER, self._objective.bound)
             if bounds
