@@ -23,18 +23,21 @@ from vi_recipes.methods.variational_em import VariationalEM
 from vi_recipes.model import Target
 
 METHODS: dict[str, type[Method]] = {
-    "map": MAP,
-    "laplace": Laplace,
-    "em": EM,
-    "marginal_mle": MarginalMLE,
-    "variational_em": VariationalEM,
-    "cavi": CAVI,
-    "meanfield": MeanField,
-    "lrvb": LinearResponse,
-    "svi": SVI,
-    "forward_kl": ForwardKL,
-    "svgd": SVGD,
-    "nuts": NUTS,
+    method.key: method
+    for method in (
+        MAP,
+        Laplace,
+        EM,
+        MarginalMLE,
+        VariationalEM,
+        CAVI,
+        MeanField,
+        LinearResponse,
+        SVI,
+        ForwardKL,
+        SVGD,
+        NUTS,
+    )
 }
 """Name -> method, in the order they are run: fast ones first."""
 

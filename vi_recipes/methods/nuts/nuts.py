@@ -88,6 +88,8 @@ class NUTS(Method):
     Hoffman, M. D. and Gelman, A. (2014). The No-U-Turn Sampler. JMLR 15, 1593-1623.
     """
 
+    key: ClassVar[str] = "nuts"
+
     summary: ClassVar[str] = "Markov chain Monte Carlo: right in the limit; slow, and audited"
 
     num_warmup: int = 1_000
@@ -135,11 +137,6 @@ class NUTS(Method):
         )
         require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
         require(self.scatter > 0, "scatter", self.scatter, "a positive number")
-
-    @property
-    @override
-    def name(self) -> str:
-        return "nuts"
 
     @property
     @override

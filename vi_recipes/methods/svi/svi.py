@@ -135,6 +135,8 @@ class SVI(Method):
     NeurIPS 33.
     """
 
+    key: ClassVar[str] = "svi"
+
     summary: ClassVar[str] = (
         "maximises the ELBO over a guide: scales to anything; as good as its guide and its steps"
     )
@@ -170,15 +172,15 @@ class SVI(Method):
     @override
     def name(self) -> str:
         if self.guide == "normal":
-            return "svi"
+            return self.key
         if isinstance(self.guide, Mapping):
-            return "svi_structured"
+            return f"{self.key}_structured"
         label = (
             self.guide
             if isinstance(self.guide, str)
             else getattr(self.guide, "__name__", type(self.guide).__name__)
         )
-        return f"svi_{label}"
+        return f"{self.key}_{label}"
 
     @property
     def first_step_size(self) -> float | Callable[[Any], Any]:
