@@ -19,13 +19,14 @@ from vi_recipes.core.content import (
     public_functions,
 )
 from vi_recipes.core.keys import as_key, precision
-from vi_recipes.core.made_once import MadeOnce
+from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
 from vi_recipes.core.timing import Timing
 
 __all__ = [
+    "ByIdentity",
     "CheckpointError",
     "FitError",
     "MadeOnce",
@@ -50,6 +51,7 @@ __all__ = [
     "progress_bar",
     "public_functions",
     "require",
+    "shapes_of",
     "silent",
     "unknown",
 ]

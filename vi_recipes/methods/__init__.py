@@ -9,7 +9,8 @@ from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
 from vi_recipes.methods.forward_kl import ForwardKL
 from vi_recipes.methods.guides.amortised import Amortised
-from vi_recipes.methods.guides.families import GUIDES, GuideFamily
+from vi_recipes.methods.guides.families import GUIDES
+from vi_recipes.methods.guides.family import GuideFamily
 from vi_recipes.methods.laplace import Laplace
 from vi_recipes.methods.linear_response import LinearResponse
 from vi_recipes.methods.map import MAP
