@@ -24,7 +24,7 @@ from vi_recipes.data import batch_files
 from vi_recipes.data.batches import draw
 from vi_recipes.methods.minibatch.feed import make_feed
 from vi_recipes.methods.minibatch.rows import Rows
-from vi_recipes.methods.svi.launch import Launcher
+from vi_recipes.methods.svi.starts import Starts
 
 NUM_ROWS, NUM_GROUPS = 60, 7
 COLUMNS = {"y": "y", "X": ["a", "b"], "group": "group"}
@@ -110,14 +110,17 @@ def test_files_add_up_to_all_rows(tmp_path: Path) -> None:
     with jax.enable_x64(True):
         with closing(make_feed(this, Rows(rows, "row", in_memory=False), 4, 7)) as feed:
             z = this.start(jax.random.key(0))
-            feed.verify(z)
-            launcher = Launcher(
-                "normal", feed.shown, lambda g: Engine(logit, g, optax.sgd(1.0), Trace_ELBO()), this
+            feed.view.verify(z)
+            starts = Starts(
+                "normal",
+                feed.view.shown,
+                lambda g: Engine(logit, g, optax.sgd(1.0), Trace_ELBO()),
+                this,
             )
-            state = launcher.state(feed.start(z), jax.random.key(1))
-            engine = launcher.engine
+            state = starts.state(feed.view.start(z), jax.random.key(1))
+            engine = starts.engine
         with closing(make_feed(this, Rows(rows, "row", in_memory=False), 4, 7)) as feed:
-            step = jax.jit(lambda arrays: feed.update(engine, state, arrays, 0)[1])
+            step = jax.jit(lambda arrays: feed.view.update(engine, state, arrays, 0)[1])
             losses = [float(step(arrays)) for arrays in feed.singles(15)]  # two epochs
         loss = engine.update(state, **whole.keywords(whole.arrays()))[1]
     assert np.mean(losses) == pytest.approx(float(loss), rel=1e-9)

@@ -18,8 +18,9 @@ from numpyro.infer import Predictive, Trace_ELBO
 
 import vi_recipes as vr
 from vi_recipes.methods.guides.conditional import AutoConditionalNormal
-from vi_recipes.methods.guides.posterior import read_guide
-from vi_recipes.methods.svi.launch import Launcher
+from vi_recipes.methods.guides.coordinates import FittedGuide
+from vi_recipes.methods.guides.families import read_guide
+from vi_recipes.methods.svi.starts import Starts
 from vi_recipes.posterior.blocks import BlockPosterior
 
 GROUP = np.repeat(np.arange(4), 3)
@@ -128,11 +129,9 @@ def test_conditional_blocks_are_read_as_numpyro_draws_them() -> None:
         "[zb]": "multivariate_normal",
         "t": "gamma",
     }
-    launcher = Launcher(
-        families, this, lambda g: Engine(several, g, optax.adam(0.01), Trace_ELBO())
-    )
-    state = launcher.state(np.zeros(this.dim), jax.random.key(0))
-    engine, rng = launcher.engine, np.random.default_rng(3)
+    starts = Starts(families, this, lambda g: Engine(several, g, optax.adam(0.01), Trace_ELBO()))
+    state = starts.state(np.zeros(this.dim), jax.random.key(0))
+    engine, rng = starts.engine, np.random.default_rng(3)
     # parameters of a guide nobody optimised: every coordinate has its own
     free = jax.tree.map(
         lambda v: v + jnp.asarray(0.4 * rng.standard_normal(v.shape), v.dtype),
@@ -144,7 +143,7 @@ def test_conditional_blocks_are_read_as_numpyro_draws_them() -> None:
     # on z and b together, and on a: not on the gamma law
     slopes = [value for name, value in params.items() if name.endswith("_slope")]
     assert sorted(slope.shape for slope in slopes) == [(3, 2, 4), (3, 4)]
-    found = read_guide(engine.guide, params, this, jax.random.key(1), None)
+    found = read_guide(engine.guide, FittedGuide(params, this, jax.random.key(1)))
     assert isinstance(found, BlockPosterior)
     draw = Predictive(engine.guide, params=params, num_samples=n, parallel=True)
     drawn = draw(jax.random.key(2), **this.keywords(this.arrays()))

@@ -15,6 +15,7 @@ import pytest
 from models_for_tests import CASES, GAUSSIAN, case, target
 
 import vi_recipes as vr
+from vi_recipes.comparison.json import to_json
 from vi_recipes.methods import METHODS
 
 METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -281,3 +282,12 @@ def test_the_same_key_gives_the_same_numbers_and_another_key_others() -> None:
         np.testing.assert_array_equal(a, b)
         assert (a != c).all()
     assert jax.config.jax_enable_x64 is False
+
+
+def test_a_method_goes_by_one_key() -> None:
+    """The table's name, the fit's and, where options make no difference, the comparison's."""
+    for name, method in METHODS.items():
+        assert method.key == method().name == name
+    comparison = vr.compare(target("normal_mean"), {"mine": vr.LinearResponse()})
+    assert comparison["mine"].kind == "lrvb"
+    assert to_json(comparison)["methods"]["mine"]["method"] == "lrvb"

@@ -23,11 +23,12 @@ from numpyro.infer.autoguide import AutoNormal
 import vi_recipes as vr
 from vi_recipes.cli.options import set_options
 from vi_recipes.data.batches import ArrayBatches, Prefetch, draw
-from vi_recipes.methods.guides.posterior import read_guide
+from vi_recipes.methods.guides.coordinates import FittedGuide
+from vi_recipes.methods.guides.families import read_guide
 from vi_recipes.methods.minibatch.feed import Feed, Minibatches, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
-from vi_recipes.methods.svi.launch import Launcher
 from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
+from vi_recipes.methods.svi.starts import Starts
 
 # -- drawing ------------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ def losses_and_gradients(feed: Feed, engine: Engine, state: Any, count: int) -> 
 
     @jax.jit
     def step(arrays: Any) -> Any:
-        after, loss = feed.update(engine, state, arrays, 0)
+        after, loss = feed.view.update(engine, state, arrays, 0)
         end = engine.optim.get_params(after.optim_state)
         return loss, jax.tree.map(jnp.subtract, begin, end)  # gradient descent with step size 1
 
@@ -90,13 +91,16 @@ def compare(this: vr.Target, size: int, plate: str | None = None, guide: Any = "
         rows = find_rows(this, size, plate, None)
         with closing(make_feed(this, rows, 3, 7)) as feed:
             z = this.start(jax.random.key(0))
-            feed.verify(z)
-            function = feed.function
-            launcher = Launcher(
-                guide, feed.shown, lambda g: Engine(function, g, optax.sgd(1.0), Trace_ELBO()), this
+            feed.view.verify(z)
+            function = feed.view.function
+            starts = Starts(
+                guide,
+                feed.view.shown,
+                lambda g: Engine(function, g, optax.sgd(1.0), Trace_ELBO()),
+                this,
             )
-            state = launcher.state(feed.start(z), jax.random.key(1))
-            engine = launcher.engine
+            state = starts.state(feed.view.start(z), jax.random.key(1))
+            engine = starts.engine
             part = losses_and_gradients(feed, engine, state, int(count))
         engine.model = this.model.function
         whole = losses_and_gradients(make_feed(this, None, 3, 7), engine, state, 1)
@@ -244,15 +248,15 @@ def test_an_encoder_is_read_as_it_draws() -> None:
 
     this, count = vr.Target(model, y=rng().standard_normal((5, 2))), 4_000
     families = {"*": vr.Amortised(hidden=(4,))}
-    launcher = Launcher(families, this, lambda g: Engine(model, g, optax.adam(0.01), Trace_ELBO()))
-    state = launcher.state(np.zeros(this.dim), jax.random.key(0))
-    engine = launcher.engine
+    starts = Starts(families, this, lambda g: Engine(model, g, optax.adam(0.01), Trace_ELBO()))
+    state = starts.state(np.zeros(this.dim), jax.random.key(0))
+    engine = starts.engine
     guide = engine.guide
     moved = jax.tree.map(  # parameters of a guide nobody optimised
         lambda v: v + 0.5 * rng().standard_normal(v.shape).astype(v.dtype),
         engine.optim.get_params(state.optim_state),
     )
-    found = read_guide(guide, moved, this, jax.random.key(1), None)
+    found = read_guide(guide, FittedGuide(moved, this, jax.random.key(1)))
     drawn = Predictive(guide, params=moved, num_samples=count)(jax.random.key(2), **this.data)
     for name, shape in {"p": (5, 1, 3), "z": (5, 2)}.items():
         assert found.mean()[name].shape == shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,6 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
-from vi_recipes.methods.nuts.running import _Watch
 
 
 @cache
@@ -204,15 +204,40 @@ def test_an_interrupt_during_warm_up_has_nothing_to_keep() -> None:
         method.fit(target("normal_mean"), progress=InterruptAt(0.05, ctrl_c=False))
 
 
-def test_an_error_in_a_chain_is_a_failure_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-
-    def broken(self: Any, n: int) -> None:
+def test_an_error_in_a_chain_is_a_failure_not_a_hang() -> None:
+    def broken(done: int, total: int, text: str = "") -> None:
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr(_Watch, "advance", broken)
-    fit = vr.NUTS(num_warmup=50, num_samples=50).fit(target("normal_mean"))
+    method = vr.NUTS(num_warmup=50, num_samples=50)
+    fit = method.fit(target("normal_mean"), progress=broken)
     assert fit.status is vr.Status.FAILED
     assert "the disk is full" in fit.message
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"chain_method": "vectorized", "dtype": "float32"}, {"noncentered": ("c",)}]
+)
+def test_a_second_fit_of_a_target_compiles_nothing(options: dict[str, Any]) -> None:
+    traced: list[None] = []
+
+    def model(y: Any) -> None:
+        traced.append(None)
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        with numpyro.plate("row", len(y)):
+            c = numpyro.sample("c", dist.Normal(mu, 1.0))
+            numpyro.sample("y", dist.Normal(c, 1.0), obs=y)
+
+    this = vr.Target(model, y=np.array([0.5, 1.5]))
+    method = vr.NUTS(num_warmup=20, num_samples=20, num_chains=2, **options)
+    first = method.fit(this, key=1, throw=True)
+    assert first.timing.compile_seconds > 0
+    traced.clear()
+    again, other = (method.fit(this, key=key, throw=True) for key in (1, 2))
+    assert not traced
+    assert again.timing.compile_seconds == other.timing.compile_seconds == 0
+    assert again.mean()["mu"] == first.mean()["mu"] != other.mean()["mu"]
+    longer = dataclasses.replace(method, max_tree_depth=3).fit(this, key=1, throw=True)
+    assert longer.timing.compile_seconds > 0
 
 
 # -- labels, precision and options --------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from numpyro.infer.svi import SVIState
 
 from vi_recipes.methods.svi.chunks import Chunk, Run
-from vi_recipes.methods.svi.climb import Climb, last_step_size
+from vi_recipes.methods.svi.running import Runner, last_step_size
 from vi_recipes.methods.svi.stopping import (
     Stationarity,
     average_error,
@@ -96,8 +96,8 @@ def test_the_step_size_falls_where_iterates_do_not_travel(
         return params
 
     scales = {"a": lambda params: 1.0}
-    climb = Climb(None, None, constrain, scales, num_steps, 0.1, falling=True)  # type: ignore[arg-type]
-    climb.look(run)
+    runner = Runner(None, None, constrain, scales, num_steps, 0.1, falling=True)  # type: ignore[arg-type]
+    runner.look(run)
     assert run.iterates is not None
     assert run.chunks[-1].closes == falls
     assert last_step_size(run) == pytest.approx(0.0025 if falls else 0.01)

@@ -18,8 +18,9 @@ from numpyro.infer import Predictive, Trace_ELBO
 
 import vi_recipes as vr
 from vi_recipes.cli.options import set_options
-from vi_recipes.methods.guides.posterior import read_guide
-from vi_recipes.methods.svi.launch import Launcher
+from vi_recipes.methods.guides.coordinates import FittedGuide
+from vi_recipes.methods.guides.families import read_guide
+from vi_recipes.methods.svi.starts import Starts
 from vi_recipes.posterior.blocks import BlockPosterior
 from vi_recipes.posterior.draws import DrawsPosterior
 
@@ -120,11 +121,11 @@ FAMILIES = {
 
 def scattered(this: vr.Target, families: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """Return a guide nobody optimised: every coordinate has a law of its own."""
-    launcher = Launcher(
+    starts = Starts(
         families, this, lambda g: Engine(this.model.function, g, optax.adam(0.01), Trace_ELBO())
     )
-    state = launcher.state(np.zeros(this.dim), jax.random.key(0))
-    engine = launcher.engine
+    state = starts.state(np.zeros(this.dim), jax.random.key(0))
+    engine = starts.engine
     rng = np.random.default_rng(7)
     free = jax.tree.map(
         lambda v: v + jnp.asarray(0.4 * rng.standard_normal(v.shape), v.dtype),
@@ -136,7 +137,7 @@ def scattered(this: vr.Target, families: dict[str, str]) -> tuple[Any, dict[str,
 def test_blocks_are_read_as_numpyro_draws_them() -> None:
     this, n = several(), 10_000
     guide, params = scattered(this, FAMILIES)
-    found = read_guide(guide, params, this, jax.random.key(1), None)
+    found = read_guide(guide, FittedGuide(params, this, jax.random.key(1)))
     assert isinstance(found, BlockPosterior)
     data = this.keywords(this.arrays())
     drawn = Predictive(guide, params=params, num_samples=n, parallel=True)(

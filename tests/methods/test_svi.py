@@ -20,8 +20,9 @@ from numpyro.infer import SVI as Engine
 from numpyro.infer import Trace_ELBO, autoguide
 
 import vi_recipes as vr
-from vi_recipes.methods.guides.families import make_guide, start_values
-from vi_recipes.methods.guides.posterior import read_guide
+from vi_recipes.methods.guides.coordinates import FittedGuide
+from vi_recipes.methods.guides.families import read_guide
+from vi_recipes.methods.guides.making import make_guide, start_values
 from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
 from vi_recipes.posterior.draws import DrawsPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
@@ -159,7 +160,7 @@ def test_gaussian_guides_are_read_as_numpyro_draws_them(family: Any) -> None:
         engine.optim.get_params(state.optim_state),
     )
     params = engine.constrain_fn(free)
-    found = read_guide(guide, params, this, jax.random.key(1), None)
+    found = read_guide(guide, FittedGuide(params, this, jax.random.key(1)))
     assert isinstance(found, GaussianPosterior)
     drawn = guide.sample_posterior(jax.random.key(2), params, sample_shape=(n,))
     values = this.complete({k: np.asarray(v, float) for k, v in drawn.items()})

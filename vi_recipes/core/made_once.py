@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, override
 
 
 class MadeOnce:
@@ -44,3 +45,21 @@ def shapes_of(*args: Any) -> Hashable:
 
     leaves, structure = jax.tree.flatten(args)
     return structure, tuple((jax.typeof(leaf).shape, jax.typeof(leaf).dtype) for leaf in leaves)
+
+
+@dataclass(frozen=True, eq=False)
+class ByIdentity:
+    """An object as part of a key: equal to itself alone, and kept alive by the key.
+
+    Functions, guides and optimisers that a user gives have no other mark.
+    """
+
+    thing: Any
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and self.thing is other.thing
+
+    @override
+    def __hash__(self) -> int:
+        return id(self.thing)

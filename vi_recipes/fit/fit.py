@@ -28,7 +28,7 @@ class Fit(Fitted):
     method
         Name of the fit within its comparison.
     kind
-        Name of the method itself, such as ``"svi"``.
+        Key of the method itself, as at the command line, such as ``"lrvb"``.
     status
         How it ended.
     message, advice

@@ -9,7 +9,8 @@ from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
 from vi_recipes.methods.forward_kl import ForwardKL
 from vi_recipes.methods.guides.amortised import Amortised
-from vi_recipes.methods.guides.families import GUIDES, GuideFamily
+from vi_recipes.methods.guides.families import GUIDES
+from vi_recipes.methods.guides.family import GuideFamily
 from vi_recipes.methods.laplace import Laplace
 from vi_recipes.methods.linear_response import LinearResponse
 from vi_recipes.methods.map import MAP
@@ -23,18 +24,21 @@ from vi_recipes.methods.variational_em import VariationalEM
 from vi_recipes.model import Target
 
 METHODS: dict[str, type[Method]] = {
-    "map": MAP,
-    "laplace": Laplace,
-    "em": EM,
-    "marginal_mle": MarginalMLE,
-    "variational_em": VariationalEM,
-    "cavi": CAVI,
-    "meanfield": MeanField,
-    "lrvb": LinearResponse,
-    "svi": SVI,
-    "forward_kl": ForwardKL,
-    "svgd": SVGD,
-    "nuts": NUTS,
+    method.key: method
+    for method in (
+        MAP,
+        Laplace,
+        EM,
+        MarginalMLE,
+        VariationalEM,
+        CAVI,
+        MeanField,
+        LinearResponse,
+        SVI,
+        ForwardKL,
+        SVGD,
+        NUTS,
+    )
 }
 """Name -> method, in the order they are run: fast ones first."""
 

@@ -51,6 +51,9 @@ class Result:
 class Method(ABC):
     """A way to fit a :class:`Target`: a frozen configuration, without state between fits."""
 
+    key: ClassVar[str]
+    """Its name at the command line and in files; the class's own in lower case if it gives none."""
+
     summary: ClassVar[str]
     """One line: what it computes and what it gets wrong."""
 
@@ -63,10 +66,14 @@ class Method(ABC):
     by_default: ClassVar[bool] = True
     """Whether a comparison that names no methods runs it, where it applies."""
 
+    def __init_subclass__(cls) -> None:
+        if not hasattr(cls, "key"):
+            cls.key = cls.__name__.lower()
+
     @property
-    @abstractmethod
     def name(self) -> str:
-        """Default name within a comparison."""
+        """Default name within a comparison: the key, where options make no difference to it."""
+        return self.key
 
     @property
     def dtype_used(self) -> str:
@@ -154,7 +161,7 @@ class Method(ABC):
         result = _without_infinities(result, target)
         fit = Fit(
             method=name or self.name,
-            kind=type(self).__name__.lower(),
+            kind=self.key,
             config=self.options(),
             sites=target.quantities,
             coords=target.coords,

@@ -52,6 +52,8 @@ class CAVI(Method):
     Bishop, C. M. (2006). Pattern Recognition and Machine Learning, chapter 10.
     """
 
+    key: ClassVar[str] = "cavi"
+
     summary: ClassVar[str] = (
         "mean-field VB of conjugate models in closed form: fast, sds too small where factors lean "
         "on each other; its ELBO chooses the number of components"
@@ -65,11 +67,6 @@ class CAVI(Method):
         require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
         require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
         require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
-
-    @property
-    @override
-    def name(self) -> str:
-        return "cavi"
 
     @override
     def applies(self, target: Target) -> str | None:

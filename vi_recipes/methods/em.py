@@ -130,6 +130,8 @@ class EM(Method):
     sparse, and other variants. doi:10.1007/978-94-011-5014-9_12
     """
 
+    key: ClassVar[str] = "em"
+
     summary: ClassVar[str] = (
         "maximises the likelihood with latent variables summed or integrated out: enumeration, "
         "Gaussian or quadrature E-steps; standard errors from the observed information"
@@ -168,11 +170,6 @@ class EM(Method):
         ways = ("auto", "newton", "l-bfgs")
         require(self.m_step in ways, "m_step", self.m_step, f"one of {', '.join(ways)}")
         require(self.num_blocks > 0, "num_blocks", self.num_blocks, "a positive integer")
-
-    @property
-    @override
-    def name(self) -> str:
-        return "em"
 
     def _closed(self, target: Target) -> bool:
         """Whether the model's own steps are used."""

@@ -64,6 +64,8 @@ class ForwardKL(Method):
     sampling. JMLR 25(72). arXiv:1507.02646.
     """
 
+    key: ClassVar[str] = "forward_kl"
+
     summary: ClassVar[str] = (
         "the normal with the posterior's own moments, KL(p || q): covers all mass; as good as the "
         "draws or the importance weights"
@@ -96,7 +98,7 @@ class ForwardKL(Method):
     @property
     @override
     def name(self) -> str:
-        return "forward_kl" if self.family == "normal" else "forward_kl_multivariate_normal"
+        return self.key if self.family == "normal" else f"{self.key}_{self.family}"
 
     @override
     def applies(self, target: Target) -> str | None:

@@ -39,6 +39,8 @@ class Laplace(Method):
     marginal densities. JASA 81(393). doi:10.1080/01621459.1986.10478240
     """
 
+    key: ClassVar[str] = "laplace"
+
     summary: ClassVar[str] = (
         "Gaussian at the mode: exact for Gaussians; absent where the mode is singular"
     )
@@ -56,11 +58,6 @@ class Laplace(Method):
             self.condition_limit > 1, "condition_limit", self.condition_limit, "a number above 1"
         )
         check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "laplace"
 
     @override
     def applies(self, target: Target) -> str | None:

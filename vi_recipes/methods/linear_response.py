@@ -33,6 +33,8 @@ class LinearResponse(Method):
     Bayes. JMLR 19(51). https://jmlr.org/papers/v19/17-670.html
     """
 
+    key: ClassVar[str] = "lrvb"
+
     summary: ClassVar[str] = (
         "mean-field means with repaired covariances: close to NUTS where the posterior is not "
         "far from normal; one linear solve"
@@ -42,11 +44,6 @@ class LinearResponse(Method):
 
     def __post_init__(self) -> None:
         require(isinstance(self.base, MeanField), "base", self.base, "a MeanField method")
-
-    @property
-    @override
-    def name(self) -> str:
-        return "lrvb"
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

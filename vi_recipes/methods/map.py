@@ -46,6 +46,8 @@ class MAP(Method):
         Starting points in all; those after the first are scattered, and the best mode is kept.
     """
 
+    key: ClassVar[str] = "map"
+
     summary: ClassVar[str] = (
         "joint mode: fast; no spread, and biased or absent where scales can collapse"
     )
@@ -64,11 +66,6 @@ class MAP(Method):
             "'constrained' or 'unconstrained'",
         )
         check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "map"
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

@@ -82,6 +82,8 @@ class MarginalMLE(Method):
     nonlinear mixed-effects model. JCGS 4(1). doi:10.1080/10618600.1995.10474663
     """
 
+    key: ClassVar[str] = "marginal_mle"
+
     summary: ClassVar[str] = (
         "maximises the likelihood with latent variables integrated out; standard errors from the "
         "observed information"
@@ -106,11 +108,6 @@ class MarginalMLE(Method):
         solvers = ("auto", "newton", "l-bfgs")
         require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")
         require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
-
-    @property
-    @override
-    def name(self) -> str:
-        return "marginal_mle"
 
     @override
     def applies(self, target: Target) -> str | None:

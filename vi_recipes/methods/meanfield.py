@@ -57,6 +57,8 @@ class MeanField(Method):
     deterministic objective. JMLR 25(18). https://jmlr.org/papers/v25/23-1015.html
     """
 
+    key: ClassVar[str] = "meanfield"
+
     summary: ClassVar[str] = (
         "independent factors, deterministic: fast; means usually good, sds too small where "
         "coordinates correlate"
@@ -89,11 +91,6 @@ class MeanField(Method):
         require(self.max_pairs >= self.num_pairs, "max_pairs", self.max_pairs, "at least num_pairs")
         require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
         require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
-
-    @property
-    @override
-    def name(self) -> str:
-        return "meanfield"
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

@@ -67,6 +67,8 @@ class SVGD(Method):
     Ba, J. et al. (2022). Understanding the variance collapse of SVGD in high dimensions. ICLR.
     """
 
+    key: ClassVar[str] = "svgd"
+
     summary: ClassVar[str] = (
         "particles that repel each other (Stein): any shape in few dimensions; their spread "
         "collapses in many"
@@ -95,11 +97,6 @@ class SVGD(Method):
             optimizer,
             "an optax gradient transformation",
         )
-
-    @property
-    @override
-    def name(self) -> str:
-        return "svgd"
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

@@ -56,6 +56,8 @@ class VariationalEM(Method):
     Bayes. JMLR 19(51). https://jmlr.org/papers/v19/17-670.html
     """
 
+    key: ClassVar[str] = "variational_em"
+
     summary: ClassVar[str] = (
         "EM with independent factors over the latent variables: also where they are coupled and no "
         "E-step is tractable; scales of their spread come out too small there"
@@ -68,11 +70,6 @@ class VariationalEM(Method):
     def __post_init__(self) -> None:
         require(self.objective in ("mle", "map"), "objective", self.objective, "'mle' or 'map'")
         require(isinstance(self.base, MeanField), "base", self.base, "a MeanField method")
-
-    @property
-    @override
-    def name(self) -> str:
-        return "variational_em"
 
     @override
     def applies(self, target: Target) -> str | None:

@@ -16,6 +16,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer import autoguide
 
 from vi_recipes.core import ModelError, unknown
+from vi_recipes.methods.guides.coordinates import Coordinates
 from vi_recipes.model import Site, Target
 
 INIT_SD = 0.1
@@ -173,10 +174,10 @@ class AutoAmortised(autoguide.AutoGuide):  # type: ignore[misc]
         drawn = {}
         for (name, site), end, width in zip(latents.items(), ends, widths, strict=True):
             shape = (len(loc), *self._shape(site)[1:])
-            own = slice(int(end) - width, int(end))
-            sd = jnp.exp(log_sd[:, own]).reshape(shape)
+            columns = slice(int(end) - width, int(end))
+            sd = jnp.exp(log_sd[:, columns]).reshape(shape)
             event_dim = len(shape) - len(site["fn"].batch_shape)
-            law = dist.Normal(loc[:, own].reshape(shape), sd).to_event(event_dim)
+            law = dist.Normal(loc[:, columns].reshape(shape), sd).to_event(event_dim)
             transform = biject_to(site["fn"].support)
             law = dist.TransformedDistribution(law, transform)
             with ExitStack() as stack:
@@ -229,12 +230,12 @@ class AutoAmortised(autoguide.AutoGuide):  # type: ignore[misc]
             if site["type"] == "sample" and not site["is_observed"]
         ]
         widths = [int(np.prod(site.unconstrained_shape[1:], dtype=int)) for site in sites]
-        found = self._encode(
+        encoded = self._encode(
             target.data,
             sum(widths),
             lambda name, *_: np.asarray(params[f"{self.prefix}_{name}"], float),
         )
-        loc, log_sd = (np.asarray(value, float) for value in found)
+        loc, log_sd = (np.asarray(value, float) for value in encoded)
         ends = np.cumsum(widths)
         return {
             site.name: (
@@ -258,3 +259,9 @@ class AutoAmortised(autoguide.AutoGuide):  # type: ignore[misc]
         many = numpyro.infer.Predictive(guide, num_samples=int(np.prod(sample_shape)) or 1)
         drawn = many(rng_key, *args, **kwargs)
         return {n: v.reshape(*sample_shape, *v.shape[1:]) for n, v in drawn.items()}
+
+
+def place_amortised(part: AutoAmortised, at: Coordinates) -> None:
+    """Read the laws that an encoder gives the rows of the target."""
+    for name, (loc, sd) in part.locate(at.params, at.target).items():
+        at.put_known_normals(at.target.slices[name], loc, sd)

@@ -16,21 +16,22 @@ Ranganath, R., Tran, D. and Blei, D. M. (2016). Hierarchical variational models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, override
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.linalg import solve_triangular
-from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer import autoguide
 
-Parent = tuple[autoguide.AutoGuide, str]
-"""A block that others depend on, and the site of it; no name stands for all its sites together."""
+from vi_recipes.methods.guides.coordinates import Coordinates
+from vi_recipes.methods.guides.family import Params, Scales
+from vi_recipes.methods.guides.sites import block_sites
 
 
 class AutoConditionalNormal(autoguide.AutoNormal):  # type: ignore[misc]
@@ -80,68 +81,31 @@ class AutoConditionalNormal(autoguide.AutoNormal):  # type: ignore[misc]
         raise NotImplementedError("drawn with the other blocks: use numpyro.infer.Predictive")
 
 
-class AutoStructured(autoguide.AutoGuideList):  # type: ignore[misc]
-    """NumPyro's list of blocks, of which some may depend on others.
-
-    Blocks of :class:`AutoConditionalNormal` depend on the sites of blocks of normals, joint or
-    independent, that share no plate with them.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.conditional: list[AutoConditionalNormal] = []
-        super().__init__(*args, **kwargs)
-
-    @override
-    def append(self, part: autoguide.AutoGuide) -> None:
-        """Add a block."""
-        if isinstance(part, AutoConditionalNormal):
-            self.conditional.append(part)
-        else:
-            super().append(part)
-
-    def __iter__(self) -> Iterator[autoguide.AutoGuide]:
-        yield from self._guides
-        yield from self.conditional
-
-    def __len__(self) -> int:
-        return len(self._guides) + len(self.conditional)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Draw all blocks, those that depend on others after these."""
-        with handlers.trace() as trace:
-            drawn: dict[str, Any] = super().__call__(*args, **kwargs)
-        for part in self.conditional:
-            if part.prototype_trace is None:
-                part._setup_prototype(*args, **kwargs)
-            eps = [_standardise(parent, trace) for parent in self.parents(part)]
-            drawn.update(part(jnp.concatenate(eps), *args, **kwargs))
-        return drawn
-
-    def parents(self, part: AutoConditionalNormal) -> list[Parent]:
-        """Return what a block depends on, in the order of its slopes."""
-        own = set().union(*(_plates(part, name) for name in part._init_locs))
-        found: list[Parent] = []
-        for block in self._guides:
-            apart = [name for name in block._init_locs if not own & _plates(block, name)]
-            if isinstance(block, autoguide.AutoNormal):
-                found += [(block, name) for name in apart]
-            elif isinstance(block, autoguide.AutoMultivariateNormal):
-                found += [(block, "")] if len(apart) == len(block._init_locs) else []
-        return found
+# -- what is read off it -----------------------------------------------------------------------
 
 
-def _plates(block: autoguide.AutoGuide, name: str) -> set[str]:
-    return {frame.name for frame in block.prototype_trace[name]["cond_indep_stack"]}
+def place_conditional(part: AutoConditionalNormal, at: Coordinates) -> None:
+    """Read a block after those that it depends on, whose noise it shares."""
+    shared = []
+    for block, name in at.guide.parents(part):
+        key = f"{name}_{block.prefix}" if name else block.prefix
+        shared.append(at.share(key, name))
+    ends = np.cumsum([root.shape[1] for root in shared])[:-1]
+    for name in block_sites(part):
+        key, place = f"{name}_{part.prefix}", at.target.slices[name]
+        at.put_normals(place, f"{key}_loc", at.params[f"{key}_scale"])
+        slope = at.params[f"{key}_slope"]
+        slopes = np.split(slope.reshape(-1, slope.shape[-1]), ends, axis=1)
+        for root, columns in zip(shared, slopes, strict=True):
+            root[place] = columns
 
 
-def _standardise(parent: Parent, trace: Mapping[str, Any]) -> jax.Array:
-    """Return the coordinates of a parent that has been drawn as standard normals."""
-    block, name = parent
-    if not name:
-        loc, root = (trace[f"{block.prefix}_{what}"]["value"] for what in ("loc", "scale_tril"))
-        away = trace[f"_{block.prefix}_latent"]["value"] - loc
-        return solve_triangular(root, away, lower=True)
-    key = f"{name}_{block.prefix}"
-    loc, scale = (trace[f"{key}_{what}"]["value"] for what in ("loc", "scale"))
-    to_support = biject_to(block.prototype_trace[name]["fn"].support)
-    return jnp.ravel((to_support.inv(trace[name]["value"]) - loc) / scale)
+def conditional_scales(guide: AutoConditionalNormal) -> Scales:
+    """Return its locations, with their sds once the global variables are averaged over."""
+    names = [f"{name}_{guide.prefix}" for name in block_sites(guide)]
+    return {f"{name}_loc": partial(_marginal_sd, name) for name in names}
+
+
+def _marginal_sd(key: str, params: Params) -> np.ndarray:
+    scale, slope = (np.asarray(params[f"{key}_{what}"]) for what in ("scale", "slope"))
+    return np.asarray(np.sqrt(scale**2 + (slope**2).sum(axis=-1)))

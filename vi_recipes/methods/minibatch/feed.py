@@ -1,10 +1,4 @@
-"""Minibatches for SVI: rows of a plate are drawn, and the log densities in it scaled up.
-
-With B of N rows drawn, every log density in their plate, of the model and of the guide, counts
-N / B times: the mean of the ELBO's estimate over the minibatches of an epoch is the ELBO of all
-rows. That takes a model in which nothing outside the plate depends on the rows, which is verified,
-but for priors whose parameters do, such as the mean of the data: those are taken from all rows.
-"""
+"""What chunks of SVI's steps take of the data, one after another."""
 
 from __future__ import annotations
 
@@ -15,14 +9,10 @@ from typing import Any, override
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-from numpyro import handlers
-from numpyro.infer import SVI as Engine
 
-from vi_recipes.core import ModelError, unknown
-from vi_recipes.data import Prefetch, draw
-from vi_recipes.methods.minibatch.row_densities import Probe, agree
-from vi_recipes.methods.minibatch.rows import Rows, ScaleUp, axis_of, row_arguments
+from vi_recipes.data import Prefetch
+from vi_recipes.methods.minibatch.rows import Rows
+from vi_recipes.methods.minibatch.view import BatchView, View, view_of
 from vi_recipes.model import Arrays, Target
 
 MAX_STACK = 2**26
@@ -31,17 +21,14 @@ MAX_STACK = 2**26
 ERROR_PER_ROW = 1e-3
 """Monte Carlo error of the last quarters, in nats a row, beyond which flat cannot be told."""
 
-SPREAD = 0.1
-"""Distance from the start, in each coordinate, of the point at which minibatches are verified."""
-
 
 class Feed:
-    """What SVI's steps see of the data: all of them, at every step.
+    """What the chunks of a fit take of the data: all of them, at every step.
 
     Parameters
     ----------
-    target
-        What is fitted.
+    view
+        What a step sees.
     size
         Steps of a chunk.
     """
@@ -49,19 +36,13 @@ class Feed:
     num_rows = 0
     """Number of rows, where they come in minibatches."""
 
-    def __init__(self, target: Target, size: int) -> None:
-        self.target, self.size = target, size
+    def __init__(self, view: View, size: int) -> None:
+        self.view, self.size = view, size
         self._ahead: Any = None
-        self.shown = target
-        """The model conditioned on what one step sees."""
-
-    def function(self, **data: Any) -> None:
-        """Run the model on what a step sees."""
-        self.target.model.function(**data)
 
     @cached_property
     def _all(self) -> Arrays:
-        return self.target.arrays()
+        return self.view.target.arrays()
 
     def take(self) -> Any:
         """Return what another chunk of steps takes."""
@@ -75,8 +56,8 @@ class Feed:
 
     def next(self) -> Any:
         """Return what the next chunk of steps takes."""
-        found, self._ahead = self.peek(), None
-        return found
+        arrays, self._ahead = self.peek(), None
+        return arrays
 
     def skip(self, count: int) -> None:
         """Pass over what the next ``count`` chunks took when they were run, at the same size."""
@@ -84,17 +65,6 @@ class Feed:
     def singles(self, count: int) -> Sequence[Any]:
         """Return what ``count`` chunks of one step each take."""
         return [self._all] * count
-
-    def update(self, engine: Engine, state: Any, arrays: Any, step: Any) -> Any:
-        """Take a step, the one of this number in its chunk; to be traced."""
-        return engine.update(state, **self.target.keywords(arrays))
-
-    def start(self, z: np.ndarray) -> np.ndarray:
-        """Return the coordinates of ``z`` that :attr:`shown` has."""
-        return z
-
-    def verify(self, z: np.ndarray) -> None:
-        """Raise a :class:`ModelError` where what the steps see is not what is fitted."""
 
     @property
     def max_error(self) -> float:
@@ -106,79 +76,31 @@ class Feed:
 
 
 class Minibatches(Feed):
-    """What SVI's steps see of the data: other rows of a plate at every step.
+    """What the chunks of a fit take of the data: other rows of a plate at every step.
 
     Parameters
     ----------
-    target
-        What is fitted. Of rows from elsewhere it need not hold more than a few.
-    rows
-        Where the minibatches come from.
+    view
+        What a step sees.
     size
         Steps of a chunk, at most: minibatches of a chunk are in memory together.
     seed
         Of the order of the rows.
     """
 
-    def __init__(self, target: Target, rows: Rows, size: int, seed: int) -> None:
-        self.rows, self.num_rows = rows, rows.batches.num_rows
-        self.factor = self.num_rows / rows.batches.batch_size
-        if rows.in_memory:
-            arguments = row_arguments(target, self.num_rows)
-            self._places = np.linspace(0, self.num_rows - 1, rows.batches.batch_size).astype(int)
-            first = {name: target.data[name][self._places] for name in arguments}
-        else:
-            # not the order of the steps: what is verified are two minibatches that differ
-            first = dict(next(draw(rows.batches, np.random.default_rng([seed, 1]))))
-            self._places = np.arange(rows.batches.batch_size) % self._check_arguments(target, first)
-        bytes_each = sum(array.nbytes for array in first.values())
-        super().__init__(target, max(1, min(size, MAX_STACK // bytes_each)))
-        self.shown = self._condition(first)
-        self._moved: list[str] = []
-        self._traced: Arrays | None = None
+    def __init__(self, view: BatchView, size: int, seed: int) -> None:
+        super().__init__(view, max(1, min(size, MAX_STACK // view.batch_bytes)))
+        self._view, self._rows, self.num_rows = view, view.rows, view.num_rows
         self._ranges: dict[str, tuple[int, int]] = {}
         self._seed = seed
 
-    def _check_arguments(self, target: Target, first: Mapping[str, np.ndarray]) -> int:
-        """Return how many rows the target has, of the arguments that the batches must have."""
-        for name in first:
-            if name not in target.data:
-                raise ModelError(f"batches: {unknown('argument', name, target.data)}")
-        size = next(
-            size for site in target.observed for name, size, _ in site.plates
-            if name == self.rows.plate
-        )  # fmt: skip
-        if missing := [name for name in row_arguments(target, size) if name not in first]:
-            raise ModelError(
-                f"batches: argument(s) {', '.join(missing)} of model '{target.name}' have one "
-                f"entry for each of the target's {size} rows, and the batches do not have them"
-            )
-        return size
-
-    def _condition(self, first: Mapping[str, np.ndarray]) -> Target:
-        """Return the model conditioned on one minibatch."""
-        target, plate = self.target, self.rows.plate
-        size = self.rows.batches.batch_size
-        try:
-            shown = Target(target.complete_model, **{**target.data, **first})
-        except ModelError as error:
-            raise ModelError(
-                f"batch_size: the model does not run on {size} rows of plate '{plate}': {error}"
-            ) from None
-        for site in target.latents:
-            axis = axis_of(site, plate)
-            expected = tuple(size if k == axis else n for k, n in enumerate(site.shape))
-            if shown.sites[site.name].shape != expected:
-                raise ModelError(
-                    f"site '{site.name}' has shape {site.shape}, and with {size} rows of plate "
-                    f"'{plate}' {shown.sites[site.name].shape}, expected {expected}: its size must "
-                    "not follow from the rows, so pass it as an argument"
-                )
-        return shown
-
     @cached_property
     def _stacks(self) -> Prefetch:
-        return Prefetch(self.rows.batches, self.size, self._seed)
+        return Prefetch(self._rows.batches, self.size, self._seed)
+
+    @cached_property
+    def _fixed(self) -> tuple[Arrays, Arrays | None]:
+        return self._view.fixed()
 
     @override
     def skip(self, count: int) -> None:
@@ -188,76 +110,22 @@ class Minibatches(Feed):
     @override
     def take(self) -> Any:
         stack = next(self._stacks)
-        if not self.rows.in_memory:
+        if not self._rows.in_memory:
             self._check_indices(stack)
         return jnp.int32(0), jax.tree.map(jnp.asarray, stack), self._fixed
 
     @override
     def singles(self, count: int) -> Sequence[Any]:
-        found: list[Any] = []
-        while len(found) < count:
+        arrays: list[Any] = []
+        while len(arrays) < count:
             _, *rest = self.next()
-            found += [(jnp.int32(k), *rest) for k in range(self.size)]
-        return found[:count]
-
-    @override
-    def update(self, engine: Engine, state: Any, arrays: Any, step: Any) -> Any:
-        offset, stack, (fixed, self._traced) = arrays
-        batch = {name: array[offset + step] for name, array in stack.items()}
-        try:
-            with ScaleUp(self.rows.plate, self.factor):
-                return engine.update(state, **self.shown.keywords(self._merge(batch, fixed)))
-        finally:
-            self._traced = None
-
-    @override
-    def function(self, **data: Any) -> None:
-        trace = handlers.trace(self.shown.model.function).get_trace(**data)
-        if not self._moved:
-            return
-        drawn = {
-            site.name: trace[site.name]["value"]
-            for site in self.target.latents
-            if axis_of(site, self.rows.plate) is None
-        }
-        model = handlers.substitute(self.target.seeded, data=drawn)
-        arrays = self.target.arrays() if self._traced is None else self._traced
-        # what only the likelihood of all rows needs, the compiler leaves out
-        with handlers.block():
-            whole = handlers.trace(model).get_trace(**self.target.keywords(arrays))
-        for name in self._moved:
-            laws = whole[name]["fn"], trace[name]["fn"]
-            of_all, of_batch = (law.log_prob(drawn[name]).sum() for law in laws)
-            scale = whole[name]["scale"]
-            change = (of_all - of_batch) * (1.0 if scale is None else scale)
-            numpyro.factor(f"{name}_of_all_rows", change)
-
-    @cached_property
-    def _fixed(self) -> tuple[Arrays, Arrays | None]:
-        """Arrays of which a step takes what it has no rows of, and all rows where priors do."""
-        return self.shown.arrays(), self._all if self._moved else None
-
-    @override
-    def start(self, z: np.ndarray) -> np.ndarray:
-        return self._at(z, self._places)
-
-    def _at(self, z: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Return the coordinates of ``z`` that belong to some rows of the target, or to no row."""
-        parts = []
-        for site in self.target.latents:
-            value = z[self.target.slices[site.name]].reshape(site.unconstrained_shape)
-            axis = axis_of(site, self.rows.plate)
-            parts.append(value.ravel() if axis is None else np.take(value, places, axis).ravel())
-        return np.concatenate(parts)
+            arrays += [(jnp.int32(k), *rest) for k in range(self.size)]
+        return arrays[:count]
 
     @override
     def close(self) -> None:
         if "_stacks" in self.__dict__:
             self._stacks.close()
-
-    def _merge(self, batch: Mapping[str, Any], fixed: Arrays) -> Arrays:
-        names = self.shown.traced_arguments
-        return tuple(batch.get(name, old) for name, old in zip(names, fixed, strict=True))
 
     def _check_indices(self, stack: Mapping[str, np.ndarray]) -> None:
         """Raise on an index out of bounds, which JAX would quietly clamp.
@@ -277,64 +145,15 @@ class Minibatches(Feed):
                     suspects.add(k)
             both = [int(array.min()), int(array.max()), *([low, high] if low <= high else [])]
             self._ranges[name] = min(both), max(both)
+        shown = self._view.shown
         for k in suspects:
             with jax.enable_x64(True):
                 batch = {name: jnp.asarray(array[k]) for name, array in stack.items()}
-                self.shown.check_indices(self._merge(batch, self.shown.arrays()))
-
-    # -- whether the estimate is unbiased ---------------------------------------------------------
-
-    @override
-    def verify(self, z: np.ndarray) -> None:
-        """Raise a :class:`ModelError` unless minibatches add up to the log joint density.
-
-        At ``z`` the log densities of two minibatches are compared with those of all rows, or with
-        each other where the rows are elsewhere. In the plate they must be those of their own rows,
-        and outside it they must not change, but for priors that can be had from all rows.
-        """
-        # at the start itself a coefficient may be zero, and hide what it multiplies
-        z = z + SPREAD * np.random.default_rng(0).standard_normal(z.size)
-        of_batch = Probe(self.shown, self.rows.plate, self.factor)
-        one = of_batch(self.start(z), self.shown.data)
-        if not self.rows.in_memory:
-            another = next(draw(self.rows.batches, np.random.default_rng([self._seed, 2])))
-            data = {**self.shown.data, **another}
-            self._refuse(one.moved(of_batch(self.start(z), data)))
-            return
-        whole = Probe(self.target, self.rows.plate, 1.0)(z, self.target.data)
-        places = (self._places + 1) % self.num_rows
-        names = row_arguments(self.target, self.num_rows)
-        shifted = {n: self.target.data[n][places] for n in names}
-        other = of_batch(self._at(z, places), {**self.shown.data, **shifted})
-        pairs = ((one, self._places), (other, places))
-        moved = {name for densities, _ in pairs for name in densities.moved(whole)}
-        free = {s.name for s in self.target.latents if axis_of(s, self.rows.plate) is None}
-        # a support that moves is known to the guide too
-        fixed = {n for n in free if all(agree(d.values[n], whole.values[n]) for d, _ in pairs)}
-        self._refuse(sorted(moved - fixed))
-        self._moved = sorted(moved)
-        for densities, rows in pairs:
-            for name in densities.inside:
-                own = whole.at(name, rows) * self.factor
-                if not agree(densities.elements[name], own):
-                    raise ModelError(
-                        f"plate: the density of site '{name}' in '{self.rows.plate}' depends on "
-                        "other rows than its own, so that minibatches do not add up to the model; "
-                        "fit all rows"
-                    )
-
-    def _refuse(self, moved: Sequence[str]) -> None:
-        if moved:
-            raise ModelError(
-                f"plate: outside '{self.rows.plate}', the density of site(s) {', '.join(moved)} "
-                "depends on which rows are drawn, so that minibatches do not add up to the model; "
-                "pass what it takes from the rows, such as a mean, as an argument of its own, or "
-                "put the site into the plate"
-            )
+                shown.check_indices(self._view.merge(batch, shown.arrays()))
 
 
 def make_feed(target: Target, rows: Rows | None, size: int, seed: int) -> Feed:
-    """Return what the steps of a run see of the data.
+    """Return what the chunks of a fit take of the data.
 
     Parameters
     ----------
@@ -347,4 +166,5 @@ def make_feed(target: Target, rows: Rows | None, size: int, seed: int) -> Feed:
     seed
         Of the order of the rows.
     """
-    return Feed(target, size) if rows is None else Minibatches(target, rows, size, seed)
+    view = view_of(target, rows, seed)
+    return Minibatches(view, size, seed) if isinstance(view, BatchView) else Feed(view, size)

@@ -12,12 +12,58 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status
-from vi_recipes.model import NUM_ATTEMPTS
+from vi_recipes.model import NUM_ATTEMPTS, Target
 
 Draws = dict[str, np.ndarray]
+"""Name -> array (chain, iteration, ...), or of one chain (iteration, ...)."""
 
 
-def _scattered(
+def start_chains(
+    target: Target,
+    key: jax.Array,
+    num_chains: int,
+    scatter: float,
+    begin: Callable[[jax.Array, np.ndarray], Any],
+    *,
+    whitened: bool,
+) -> list[Any]:
+    """Return the initial state of every chain, each of finite density.
+
+    Parameters
+    ----------
+    target
+        What is sampled.
+    key
+        Seeds the starting points and the chains.
+    num_chains
+        Their number.
+    scatter
+        Half-width of the uniform scatter of the starting points.
+    begin
+        ``(key, z) -> state``.
+    whitened
+        Whether the coordinates are whitened ones, around 0.
+    """
+    keys = jax.random.split(key, 2 * num_chains)
+    states = []
+    for start_key, kernel_key in zip(keys[::2], keys[1::2], strict=True):
+        made: list[Any] = []
+
+        def evaluate(
+            z: np.ndarray, key: jax.Array = kernel_key, made: list[Any] = made
+        ) -> tuple[Any, Any]:
+            made.append(begin(key, z))
+            return made[-1].potential_energy, made[-1].z_grad
+
+        if whitened:
+            _start_whitened(start_key, scatter, target.dim, evaluate)
+        else:
+            target.start(start_key, scatter=scatter, value_and_grad=evaluate)
+        states.append(made[-1])
+    return states
+
+
+def _start_whitened(
     key: jax.Array,
     scatter: float,
     dim: int,
@@ -37,7 +83,7 @@ def _scattered(
     )
 
 
-class _Watch:
+class Watch:
     """Counts iterations over all chains, reports them, and carries the order to stop."""
 
     def __init__(self, progress: Progress, total: int) -> None:
@@ -49,12 +95,15 @@ class _Watch:
 
     @property
     def stopped(self) -> bool:
+        """Whether the chains are to stop."""
         return self._stop.is_set()
 
     def stop(self) -> None:
+        """Have the chains stop after their chunks."""
         self._stop.set()
 
     def advance(self, n: int) -> None:
+        """Take note of ``n`` iterations of a chain."""
         with self._lock:
             self._done += n
             try:
@@ -63,13 +112,13 @@ class _Watch:
                 self.stop()
 
 
-def _run_chains(
+def run_chains(
     run: Callable[[Any, jax.Array], Any],
     states: list[Any],
     num_warmup: int,
     num_samples: int,
     capacity: int,
-    watch: _Watch,
+    watch: Watch,
     *,
     x64: bool,
 ) -> list[list[Draws]]:
@@ -102,7 +151,7 @@ def _run_chains(
         return [future.result() for future in futures]
 
 
-def _merge(parts: list[list[Draws]], vectorized: bool) -> Draws:
+def merge(parts: list[list[Draws]], vectorized: bool) -> Draws:
     """Return arrays (chain, iteration, ...), cut to the shortest chain."""
     if any(not chain for chain in parts):
         raise KeyboardInterrupt

@@ -49,18 +49,7 @@ class Whitening:
 
     def apply(self, e: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
         """Return the unconstrained vector; pure."""
-        centre, root, regression, roots = arrays
-        border, local = self.structure.border, self.structure.local
-        moved = root @ e[border]
-        z = centre.at[border].add(moved)
-        if local.size:
-            shift = jnp.einsum("tdg,g->td", regression, moved)
-            if local.shape[1] == 1:
-                own = roots[:, :, 0] * e[local]
-            else:
-                own = jnp.einsum("tij,tj->ti", roots, e[local])
-            z = z.at[local].add(shift + own)
-        return z
+        return unwhiten(self.structure, e, arrays)
 
     def apply_rows(self, e: np.ndarray) -> np.ndarray:
         """Return the unconstrained vectors of an array (..., dim), in NumPy."""
@@ -73,6 +62,32 @@ class Whitening:
             shift = (moved @ flat.T).reshape(*e.shape[:-1], *local.shape)
             z[..., local] += shift + np.einsum("tij,...tj->...ti", self.roots, e[..., local])
         return z
+
+
+def unwhiten(structure: LocalStructure, e: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+    """Return the unconstrained vector at whitened coordinates; pure.
+
+    Parameters
+    ----------
+    structure
+        Of the map.
+    e
+        The whitened coordinates.
+    arrays
+        From :meth:`Whitening.arrays`.
+    """
+    centre, root, regression, roots = arrays
+    border, local = structure.border, structure.local
+    moved = root @ e[border]
+    z = centre.at[border].add(moved)
+    if local.size:
+        shift = jnp.einsum("tdg,g->td", regression, moved)
+        if local.shape[1] == 1:
+            free = roots[:, :, 0] * e[local]
+        else:
+            free = jnp.einsum("tij,tj->ti", roots, e[local])
+        z = z.at[local].add(shift + free)
+    return z
 
 
 def whiten(posterior: ResponsePosterior) -> Whitening:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,11 @@ import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core import CheckpointError, KeptFile, KeptWords
+from vi_recipes.core import ByIdentity, CheckpointError, KeptFile, KeptWords
 from vi_recipes.methods.svi.chunks import Chunk, Run
+from vi_recipes.methods.svi.options import SVIOptions
 from vi_recipes.methods.svi.stopping import Stationarity
 from vi_recipes.model import Target
-
-if TYPE_CHECKING:
-    from vi_recipes.methods.svi.svi import SVI
 
 SECONDS = 5.0
 """Between two writings."""
@@ -197,7 +195,12 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def checkpoint_of(
-    method: SVI, target: Target, key: jax.Array, start: np.ndarray, engine: Engine, state: Any
+    method: SVIOptions,
+    target: Target,
+    key: jax.Array,
+    start: np.ndarray,
+    engine: Engine,
+    state: Any,
 ) -> Checkpoint | None:
     """Return a method's checkpoint, with what a fit must have in common with it to go on from it.
 
@@ -231,9 +234,12 @@ def checkpoint_of(
         "init": method.init,
         "seed": str(np.asarray(jax.random.key_data(key)).tolist()),
     }
+    moves = target.compiled_once(
+        ("moves of SVI's optimiser", ByIdentity(engine)), lambda: jax.jit(moves_of(engine.optim))
+    )
     numbers = {
         "log density at the start": [target.log_density(start)],
-        "optimizer's way from given gradients": moves_of(engine.optim, params),
+        "optimizer's way from given gradients": [float(v) for v in moves(params)],
     }
     if method.optimizer is None:
         numbers["step_size"] = schedule_of(method.first_step_size)
@@ -248,10 +254,10 @@ def shapes_of(tree: Any) -> str:
     )
 
 
-def moves_of(optimizer: Any, params: Any) -> list[float]:
-    """Return how far each of three steps of NumPyro's ``optimizer`` goes from made-up gradients.
+def moves_of(optimizer: Any) -> Callable[[Any], list[jax.Array]]:
+    """Return ``params -> how far each of three steps goes from made-up gradients``; pure.
 
-    An optimiser is code and has no other mark.
+    An optimiser, here NumPyro's, is code and has no other mark.
     """
 
     def probe(params: Any) -> list[jax.Array]:
@@ -266,7 +272,7 @@ def moves_of(optimizer: Any, params: Any) -> list[float]:
             moves.append(optax.tree.norm(moved))
         return moves
 
-    return [float(v) for v in jax.jit(probe)(params)]
+    return probe
 
 
 def schedule_of(step_size: Any) -> list[float]:

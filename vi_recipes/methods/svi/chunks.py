@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.methods.minibatch.feed import Feed
+from vi_recipes.methods.minibatch.view import View
 from vi_recipes.methods.svi.stopping import Stationarity
 
 NUM_CHUNKS = 40
@@ -24,6 +24,19 @@ taking all costs a fifth of a small model's steps."""
 
 MIN_LEVEL = 8
 """Chunks after which the answer is read at a new step size."""
+
+
+class Taken(NamedTuple):
+    """What the compiled code of a chunk hands back, on the device."""
+
+    state: Any
+    """The engine's after the steps."""
+    losses: Any
+    """Minus the objective at every step; zeros beyond the steps that were asked for."""
+    mean: Any
+    """Of the unconstrained parameters, over every :data:`THIN` steps."""
+    variance: Any
+    """The same, of the parameters watched."""
 
 
 class Chunk(NamedTuple):
@@ -67,7 +80,7 @@ class Run:
     looked: int = 0
     stopped: bool = False
     diverged: np.ndarray | None = None
-    ahead: Any = None
+    ahead: Taken | None = None
 
     def add(self, chunk: Chunk) -> None:
         """Take in a chunk: at once, so that an interrupt finds either all of it or nothing."""
@@ -123,21 +136,31 @@ def chunk_size(num_steps: int) -> int:
     return max(1, min(MAX_CHUNK, -(-num_steps // NUM_CHUNKS)), num_steps // MAX_CHUNKS)
 
 
-def make_chunk(engine: Engine, feed: Feed, watched: Iterable[str]) -> Callable[..., Any]:
-    """Return ``(state, n, arrays) -> (state, losses, means, variances)``; ``arrays`` of the feed.
+def make_chunk(
+    engine: Engine, view: View, size: int, watched: Iterable[str]
+) -> Callable[..., Taken]:
+    """Return ``(state, n, arrays) -> what n steps come to``; ``arrays`` are those of a feed.
 
-    The means are those of the unconstrained parameters after every :data:`THIN` of the ``n`` steps,
-    the variances those of the ``watched`` ones.
+    Parameters
+    ----------
+    engine
+        NumPyro's.
+    view
+        What a step sees of the data.
+    size
+        Steps, at most.
+    watched
+        Parameters whose variances are asked for.
     """
-    names, size = tuple(watched), feed.size
+    names = tuple(watched)
 
-    def chunk(state: Any, n: jax.Array, arrays: Any) -> tuple[Any, jax.Array, Any, Any]:
+    def chunk(state: Any, n: jax.Array, arrays: Any) -> Taken:
         # moments about the first iterate, for the sake of single precision
         origin = engine.optim.get_params(state.optim_state)
 
         def step(i: jax.Array, carry: Any) -> Any:
             state, losses = carry
-            state, loss = feed.update(engine, state, arrays, i)
+            state, loss = view.update(engine, state, arrays, i)
             return state, losses.at[i].set(loss)
 
         def stride(k: jax.Array, carry: Any) -> Any:
@@ -157,6 +180,6 @@ def make_chunk(engine: Engine, feed: Feed, watched: Iterable[str]) -> Callable[.
         variances = {
             name: jnp.maximum(squares[name] / count - away[name] ** 2, 0) for name in names
         }
-        return state, losses, jax.tree.map(jnp.add, origin, away), variances
+        return Taken(state, losses, jax.tree.map(jnp.add, origin, away), variances)
 
     return chunk

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer import ELBO, RenyiELBO, Trace_ELBO
 from numpyro.infer.util import log_density
+
+from vi_recipes.methods.guides.family import GuideFamily
 
 DEFAULT_ALPHA = 0.5
 
@@ -114,7 +116,7 @@ def _is_point(law: Any) -> bool:
     return isinstance(law, dist.Delta)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """What SVI can maximise.
 
@@ -124,70 +126,109 @@ class Objective:
         ``make(num_particles, alpha)`` returns NumPyro's loss.
     about
         What it is, without a full stop.
-    num_particles
-        Draws for each gradient, where the user says nothing.
     quantity
         Name of its trace.
     title
         What messages call it.
     bound
         What it bounds the log evidence from below by, in words, if it is reported.
+    num_particles, fewest_particles
+        Draws for each gradient, where the user says nothing, and at least.
+    takes_alpha
+        Whether it has an order to choose.
+    takes_density, takes_score
+        Whether it works out the guide's density at a draw that is held, and whether its gradient is
+        that of the density alone; guides say whether they have them.
+    weighs
+        Whether it averages importance weights: then it is no sum over rows, and NumPyro takes the
+        weights member by member where a plate holds every site.
     """
 
     make: Callable[[int, float], ELBO]
     about: str
-    num_particles: int
-    quantity: str
-    title: str
+    quantity: str = "elbo"
+    title: str = "ELBO"
     bound: str = ""
+    num_particles: int = 1
+    fewest_particles: int = 1
+    takes_alpha: bool = False
+    takes_density: bool = False
+    takes_score: bool = False
+    weighs: bool = False
+
+    def clash(self, families: Sequence[GuideFamily], enclosing: Sequence[str]) -> str | None:
+        """Return why it does not go with a guide; ``None`` where it does.
+
+        Parameters
+        ----------
+        families
+            Those of the guide.
+        enclosing
+            Plates that hold every site of the model.
+        """
+        for family in families:
+            if self.takes_density and family.no_density:
+                return family.no_density
+            if self.takes_score and family.no_score:
+                return family.no_score
+        if self.weighs and enclosing and any(family.joint for family in families):
+            return (
+                f"plate {', '.join(enclosing)} holds every site of the model, and "
+                "NumPyro then takes importance weights member by member, which a guide that is "
+                "joint over the members has not: use guide='normal' or objective='elbo'"
+            )
+        return None
 
 
-OBJECTIVES: dict[str, Objective] = {
+ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae"]
+
+OBJECTIVES: dict[ObjectiveName, Objective] = {
     "elbo": Objective(
-        lambda n, _: Trace_ELBO(num_particles=n),
-        "E_q[log p - log q], by gradients through the draws (reparametrised). A lower bound on the "
-        "log evidence; its optimum q is too narrow where it cannot be right",
-        1,
-        "elbo",
-        "ELBO",
-        "ELBO",
+        make=lambda n, _: Trace_ELBO(num_particles=n),
+        about="E_q[log p - log q], by gradients through the draws (reparametrised). A lower bound "
+        "on the log evidence; its optimum q is too narrow where it cannot be right",
+        bound="ELBO",
     ),
     "sticking": Objective(
-        lambda n, _: StickingELBO(num_particles=n),
-        "the same bound by gradients through the draws alone (sticking the landing): the less "
-        "noise the closer the guide comes to the posterior, none where it is reached",
-        1,
-        "elbo",
-        "ELBO",
-        "ELBO",
+        make=lambda n, _: StickingELBO(num_particles=n),
+        about="the same bound by gradients through the draws alone (sticking the landing): the "
+        "less noise the closer the guide comes to the posterior, none where it is reached",
+        bound="ELBO",
+        takes_density=True,
     ),
     "score": Objective(
-        lambda n, _: ScoreELBO(num_particles=n),
-        "the same bound by the score-function gradient with a leave-one-out baseline (black-box "
-        "VI): no gradient of the model, at many times the variance",
-        10,
-        "elbo",
-        "ELBO",
-        "ELBO",
+        make=lambda n, _: ScoreELBO(num_particles=n),
+        about="the same bound by the score-function gradient with a leave-one-out baseline "
+        "(black-box VI): no gradient of the model, at many times the variance",
+        bound="ELBO",
+        num_particles=10,
+        fewest_particles=2,
+        takes_density=True,
+        takes_score=True,
     ),
     "renyi": Objective(
-        lambda n, alpha: RenyiELBO(alpha=alpha, num_particles=n),
-        "Renyi's bound of order alpha: log E_q[(p / q)^(1 - alpha)] / (1 - alpha). Below 1 its "
-        "optimum is wider than the ELBO's, above 1 narrower; biased towards the ELBO's by finitely "
-        "many draws, and not reported as a bound",
-        10,
-        "renyi_bound",
-        "Renyi bound",
+        make=lambda n, alpha: RenyiELBO(alpha=alpha, num_particles=n),
+        about="Renyi's bound of order alpha: log E_q[(p / q)^(1 - alpha)] / (1 - alpha). Below 1 "
+        "its optimum is wider than the ELBO's, above 1 narrower; biased towards the ELBO's by "
+        "finitely many draws, and not reported as a bound",
+        quantity="renyi_bound",
+        title="Renyi bound",
+        num_particles=10,
+        fewest_particles=2,
+        takes_alpha=True,
+        weighs=True,
     ),
     "iwae": Objective(
-        lambda n, _: RenyiELBO(alpha=0.0, num_particles=n),
-        "log of the average importance weight of num_particles draws: a lower bound that tightens "
-        "with every draw. Its guide is a proposal, wider than the ELBO's, and the gradient's "
-        "signal to its noise falls with every draw",
-        10,
-        "iwae_bound",
-        "importance-weighted bound",
-        "importance-weighted",
+        make=lambda n, _: RenyiELBO(alpha=0.0, num_particles=n),
+        about="log of the average importance weight of num_particles draws: a lower bound that "
+        "tightens with every draw. Its guide is a proposal, wider than the ELBO's, and the "
+        "gradient's signal to its noise falls with every draw",
+        quantity="iwae_bound",
+        title="importance-weighted bound",
+        bound="importance-weighted",
+        num_particles=10,
+        fewest_particles=2,
+        weighs=True,
     ),
 }
 """Name -> objective."""

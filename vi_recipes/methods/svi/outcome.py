@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import SVI as Engine
-from numpyro.infer import autoguide
 
 from vi_recipes.core import Status
 from vi_recipes.methods.base import Result
-from vi_recipes.methods.svi.chunks import Run, series
+from vi_recipes.methods.guides.families import family_of
+from vi_recipes.methods.svi.chunks import Run, Taken, series
 from vi_recipes.methods.svi.objectives import Objective
 from vi_recipes.methods.svi.stopping import MAX_ERROR, SLACK, average_error, judge_series
 from vi_recipes.model import Target
@@ -24,8 +24,14 @@ from vi_recipes.posterior import DrawsPosterior, Posterior
 NUM_ELBO_DRAWS = 400
 NUM_WINDOWS = 200
 
-POINTS = (autoguide.AutoDelta, autoguide.AutoLaplaceApproximation)
-"""Guides that are fitted as points, whose objective needs no fresh draws."""
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run ended: status, what happened, and what to try."""
+
+    status: Status
+    message: str
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,14 @@ class Candidate:
 
 
 def candidate(
-    run: Run, engine: Engine, key: jax.Array, advance: Callable[..., Any], data: Sequence[Any]
+    run: Run, engine: Engine, key: jax.Array, advance: Callable[..., Taken], data: Sequence[Any]
 ) -> Candidate:
     """Return the average of a run's second half, or its last step where that is better."""
     average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *run.late)
     which = "the average of the second half of the steps"
     if len(run.levels) > 1:
         which += " at the last step size"
-    if isinstance(engine.guide, POINTS):
+    if family_of(engine.guide).fits_point:
         quarter = np.array_split(run.elbo, 4)[-1]
         return Candidate(run, average, float(quarter.mean()), None, which)
     last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
@@ -100,7 +106,7 @@ def _fresh(
     state: Any,
     params: Any,
     key: jax.Array,
-    advance: Callable[..., Any],
+    advance: Callable[..., Taken],
     data: Sequence[Any],
 ) -> np.ndarray:
     """Return estimates of the objective at unconstrained ``params``, each from fresh draws.
@@ -113,8 +119,9 @@ def _fresh(
     state = state._replace(rng_key=key)
     for arrays in data:
         # each step hands on its stream of random numbers, and nothing else
-        state, losses, _, _ = advance(state._replace(optim_state=optim_state), one, arrays)
-        elbos.append(-float(np.asarray(losses)[0]))
+        taken = advance(state._replace(optim_state=optim_state), one, arrays)
+        state = taken.state
+        elbos.append(-float(np.asarray(taken.losses)[0]))
     return np.array(elbos)
 
 
@@ -130,27 +137,28 @@ def pick(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
 
 def judge_run(
     run: Run, title: str, tolerance: float | None, max_error: float, interrupted: bool
-) -> tuple[Status, str, str]:
-    """Return status, message and advice of a run that has not diverged."""
+) -> Verdict:
+    """Return the verdict on a run that has not diverged."""
     elbo, level = run.elbo, series(run.level)
     plateau = judge_series(level)
-    climb = "over the last quarter "
+    gain = "over the last quarter "
     if level.size < elbo.size:
-        climb += f"of the {level.size} at the last step size "
-    climb += f"the {title} gained {plateau.gain:.2g} (Monte Carlo error {plateau.error:.2g})"
-    found = f"{run.iterates}; {climb}" if run.iterates else climb
+        gain += f"of the {level.size} at the last step size "
+    gain += f"the {title} gained {plateau.gain:.2g} (Monte Carlo error {plateau.error:.2g})"
+    seen = f"{run.iterates}; {gain}" if run.iterates else gain
     if interrupted:
-        return Status.INTERRUPTED, f"{elbo.size} steps; {found}", ""
+        return Verdict(Status.INTERRUPTED, f"{elbo.size} steps; {seen}")
     if run.stopped:
-        return Status.OK, f"stopped by its rule after {elbo.size} steps: {found}", ""
-    message = f"all {elbo.size} steps were taken; {found}"
+        return Verdict(Status.OK, f"stopped by its rule after {elbo.size} steps: {seen}")
+    message = f"all {elbo.size} steps were taken; {seen}"
     if elbo.size < 40 or not plateau.flat:
-        return Status.UNCONVERGED, message, "raise num_steps, or step_size"
+        return Verdict(Status.UNCONVERGED, message, "raise num_steps, or step_size")
     if plateau.error > max(MAX_ERROR, max_error):
-        return Status.UNCONVERGED, message, f"lower step_size: the {title} still swings"
+        advice = f"lower step_size: the {title} still swings"
+        return Verdict(Status.UNCONVERGED, message, advice)
     if run.iterates and tolerance is not None and run.iterates.error > tolerance:
-        return Status.UNCONVERGED, message, "raise num_steps, or tolerance"
-    return Status.OK, message, ""
+        return Verdict(Status.UNCONVERGED, message, "raise num_steps, or tolerance")
+    return Verdict(Status.OK, message)
 
 
 def explain_divergence(run: Run, title: str) -> str:

@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.methods.guides.scales import (
-    Params,
-    Scales,
-)
+from vi_recipes.methods.guides.family import Params, Scales
 
 MAX_R_HAT = 1.1
 """Split R-hat of the iterates below which they count as stationary."""
@@ -103,7 +100,7 @@ def judge_iterates(
     Parameters
     ----------
     scales
-        From :func:`location_scales`.
+        From :func:`~vi_recipes.methods.guides.families.location_scales`.
     means, variances
         Of the unconstrained parameters, or at least the locations, by chunk.
     constrain

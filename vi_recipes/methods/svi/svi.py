@@ -2,139 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Literal, override
+from typing import Any, ClassVar, NamedTuple, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
-from numpyro.infer import autoguide
 
-from vi_recipes.core import Progress, Status, Timing
-from vi_recipes.data import Batches
+from vi_recipes.core import Progress, Timing, shapes_of
 from vi_recipes.importance import Bound, LogEvidence, khat
-from vi_recipes.methods.base import Method, Result
-from vi_recipes.methods.guides.families import GUIDES, default_step_size
-from vi_recipes.methods.guides.posterior import flat_order, read_guide
-from vi_recipes.methods.guides.scales import location_scales
-from vi_recipes.methods.guides.structured import BLOCK_FAMILIES, STEADY, is_point, split_sites
+from vi_recipes.methods.base import Result
+from vi_recipes.methods.guides.coordinates import FittedGuide
+from vi_recipes.methods.guides.families import (
+    BLOCK_FAMILIES,
+    GUIDES,
+    family_of,
+    is_point,
+    location_scales,
+    read_guide,
+)
 from vi_recipes.methods.minibatch.feed import Feed, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi import outcome
-from vi_recipes.methods.svi.checkpoint import checkpoint_of
+from vi_recipes.methods.svi.applies import why_not
+from vi_recipes.methods.svi.checkpoint import Checkpoint, checkpoint_of
 from vi_recipes.methods.svi.chunks import Run, chunk_size, make_chunk
-from vi_recipes.methods.svi.climb import Climb, last_step_size
-from vi_recipes.methods.svi.launch import Launcher, guide_centre, mode_or_default
-from vi_recipes.methods.svi.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
-from vi_recipes.methods.svi.options import check_options, clash, no_minibatches
+from vi_recipes.methods.svi.objectives import OBJECTIVES
+from vi_recipes.methods.svi.options import SVIOptions
+from vi_recipes.methods.svi.running import Runner, last_step_size
+from vi_recipes.methods.svi.starts import Starts, guide_centre, mode_or_default
 from vi_recipes.model import Target
-from vi_recipes.modes import Objective as Density
-from vi_recipes.modes import expand
-from vi_recipes.posterior import Posterior
-
-ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SVI(Method):
-    """Maximise the ELBO over a family of guides by stochastic gradients.
+class _Keys(NamedTuple):
+    """What seeds the starts, the engine, the fresh draws of the objective, and reading."""
 
-    The reported guide averages every tenth iterate of the second half of the run (Polyak-Ruppert
-    averaging), whose batch means also give the standard error that the optimiser's noise leaves
-    on every mean; the last iterate stands in where its ELBO is better. The message of a fit says
-    whether its rule ended the run, or the steps did. With the ELBO of one particle the diagnostics
-    have Pareto's ``khat`` of the guide's draws (:func:`vi_recipes.importance.weights.khat`).
+    start: jax.Array
+    init: jax.Array
+    fresh: jax.Array
+    read: jax.Array
 
-    Averages of constant steps keep a bias in the guide's scales. So Adam's step size falls to a
-    quarter once the iterates are stationary, or nearly so after half of the steps, and again while
-    that still gains; the average is then of the last step size. On radon, with independent normals,
-    the mean of sigma_a is 0.84 reference sds off with steps of 0.01 throughout and 0.55 with steps
-    that fall from 0.04, the optimum being 0.34 off in a flat valley of the ELBO.
+
+@dataclass
+class _Session:
+    """A fit under way.
 
     Parameters
     ----------
-    guide
-        A name (``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"delta"``,
-        ``"laplace"``, ``"iaf"``, ``"bnaf"``, ``"dais"``); a mapping of site patterns to families,
-        as in ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
-        autoguide or guide function. Each pattern makes a block of one of the families
-        ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"conditional_normal"``,
-        ``"gamma"``, ``"beta"``, ``"dirichlet"``, ``"delta"`` and ``"amortised"`` (an encoder of
-        rows); sites that no pattern matches are independent normals. Blocks are independent of each
-        other, but for conditional normals: ``{"u": "conditional_normal"}`` lets the means of the
-        local variables u move with the global ones.
-    init
-        Where guides are centred at first: ``"median"`` at the model's ``init``, else at prior
-        medians; ``"map"`` at the mode of the density over the unconstrained scale, on which guides
-        live. Where that has no maximum, or has collapsed, the default stands in and the message
-        says so. A guide function, or a guide made by the user, begins where it says itself.
-    num_starts
-        Starting points in all, the first where ``init`` says and the others scattered, each with
-        its own seed, one run after the other by the same compiled code. The one with the best
-        objective, from fresh draws, is kept; the message says how many came up to it, and the trace
-        has a row for each, the best first.
-    num_steps
-        Gradient steps of a run, at most. A run of them all has converged when the objective's last
-        quarter no longer rises on the one before, beyond its Monte Carlo error (itself at most
-        1 nat) and 0.05 nats, and the averaged locations are known to ``tolerance``.
-    tolerance
-        A run stops sooner once its second half is stationary (split R-hat of the guide's
-        locations below 1.1, the objective no longer rising) and the Monte Carlo error of every
-        averaged location is below this many of the guide's sds. With a falling step size that is
-        asked of the last, whose iterates scatter less: R-hat squared less one may then be larger
-        by as much as the step size is smaller. ``None`` takes all steps at one step size, as
-        guides without locations and scales do: points, flows, functions.
-    step_size
-        Of Adam: a number, from which it falls, or an optax schedule (step -> step size), which is
-        kept to. ``None`` takes 0.04 where it falls, else 0.01, and 0.002 for ``"iaf"``. Ignored
-        with ``optimizer``.
-    optimizer
-        Any optax gradient transformation; Adam by default.
-    objective
-        ``"elbo"`` (default) maximises E_q[log p - log q] by reparametrised gradients;
-        ``"sticking"`` the same without the guide's score, which leaves no noise where the guide is
-        exact; ``"score"`` by score-function gradients with a leave-one-out baseline; ``"renyi"``
-        Renyi's bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of
-        ``num_particles`` draws. Only the ELBO and the importance-weighted bound are reported as
-        lower bounds on the log evidence.
-    alpha
-        Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``.
-    num_particles
-        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and ``"sticking"``, 10 for the
-        others.
-    batch_size
-        Rows of the data in each step, of those in ``plate``; ``None`` takes all. Their log
-        densities are scaled up, so that gradients are unbiased; every row comes once an epoch.
-        Latent sites in the plate need ``"amortised"`` guides.
-    plate
-        Plate whose rows are drawn; ``None`` takes the one that holds all observed sites.
-    batches
-        Rows that need not fit in memory, in place of ``batch_size``: see
-        :func:`batches_from_parquet`. The target then needs to hold a few rows only, and the
-        sizes of what is not drawn.
-    dtype
-        ``"float64"`` or ``"float32"``.
-    checkpoint
-        A file to which the runs are written between chunks, every few seconds, and at the end or on
-        Ctrl-C. A fit whose file exists goes on from there, to the answer that it would have had
-        without the interruption; more steps, or another tolerance, may be asked for. A file of
-        another model, data, guide, objective, optimiser, precision, start or seed is refused by a
-        ``ValueError``.
-
-    References
-    ----------
-    Kucukelbir, A. et al. (2017). Automatic differentiation variational inference. JMLR 18(14).
-    Li, Y. and Turner, R. E. (2016). Renyi divergence variational inference. NeurIPS 29.
-    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. ICLR.
-    Dhaka, A. et al. (2020). Robust, accurate stochastic optimization for variational inference.
-    NeurIPS 33.
+    target, feed, timing, keys
+        What is fitted, what steps take of the data, the clock, and the seeds.
+    starts
+        First states.
+    first
+        That of the first run.
+    runs
+        What has been done, in this fit and before it was interrupted.
+    saved, facts
+        The checkpoint, if there is one, and what its header says beside the runs.
+    runner
+        Takes the runs on.
+    interrupted
+        Whether Ctrl-C has ended the runs.
     """
+
+    target: Target
+    feed: Feed
+    timing: Timing
+    keys: _Keys
+    starts: Starts
+    first: Any
+    runs: list[Run]
+    saved: Checkpoint | None
+    facts: Mapping[str, Any]
+    runner: Runner
+    interrupted: bool = False
+
+    @property
+    def engine(self) -> Engine:
+        """NumPyro's."""
+        return self.starts.engine
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the checkpoint, if there is one and it is time."""
+        if self.saved:
+            self.saved.save(self.runs, self.facts, now=now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVI(SVIOptions):  # noqa: D101
+    __doc__ = SVIOptions.__doc__
 
     summary: ClassVar[str] = (
         "maximises the ELBO over a guide: scales to anything; as good as its guide and its steps"
@@ -143,106 +103,14 @@ class SVI(Method):
     choices: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "Guides": {name: family.about for name, family in GUIDES.items()},
         "Families of blocks, in a mapping of site patterns": {
-            name: family.about for name, family in BLOCK_FAMILIES.items()
+            name: family.about_block for name, family in BLOCK_FAMILIES.items()
         },
         "Objectives": {name: objective.about for name, objective in OBJECTIVES.items()},
     }
 
-    guide: Any = "normal"
-    init: Literal["median", "map"] = "median"
-    num_starts: int = 1
-    num_steps: int = 20_000
-    tolerance: float | None = 0.05
-    step_size: float | Callable[[Any], Any] | None = None
-    optimizer: optax.GradientTransformation | None = None
-    objective: ObjectiveName = "elbo"
-    alpha: float | None = None
-    num_particles: int | None = None
-    batch_size: int | None = None
-    plate: str | None = None
-    batches: Batches | None = None
-    dtype: Literal["float64", "float32"] = "float64"
-    checkpoint: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        check_options(self)
-
-    @property
-    @override
-    def name(self) -> str:
-        if self.guide == "normal":
-            return "svi"
-        if isinstance(self.guide, Mapping):
-            return "svi_structured"
-        label = (
-            self.guide
-            if isinstance(self.guide, str)
-            else getattr(self.guide, "__name__", type(self.guide).__name__)
-        )
-        return f"svi_{label}"
-
-    @property
-    def first_step_size(self) -> float | Callable[[Any], Any]:
-        """Step size, from which it falls where it is a number, or its schedule."""
-        if self.step_size is not None:
-            return self.step_size
-        size = default_step_size(self.guide)
-        return size if self.tolerance is not None else min(size, STEADY)
-
-    @property
-    def _falling(self) -> bool:
-        """Whether the step size falls of itself."""
-        return self.optimizer is None and not callable(self.first_step_size)
-
-    def _optimizer(self) -> optax.GradientTransformation:
-        if not self._falling:
-            return self.optimizer or optax.adam(self.first_step_size)
-        # the step size is then part of the optimiser's state
-        fixed = ("b1", "b2", "eps", "eps_root")
-        return optax.inject_hyperparams(optax.adam, fixed)(learning_rate=self.first_step_size)
-
-    @property
-    def _objective(self) -> Objective:
-        return OBJECTIVES[self.objective]
-
-    @property
-    def draws(self) -> int:
-        """Draws for each gradient."""
-        return self.num_particles or self._objective.num_particles
-
-    @property
-    @override
-    def dtype_used(self) -> str:
-        return self.dtype
-
     @override
     def applies(self, target: Target) -> str | None:
-        flow = self.guide in ("iaf", "bnaf") if isinstance(self.guide, str) else False
-        if flow and target.dim < 2:
-            return "a flow needs two coordinates or more, and the model has one: use guide='normal'"
-        if flow and target.has_scan:
-            return (
-                "NumPyro's scan cannot be replayed under a guide with neural networks: use "
-                "guide='multivariate_normal'"
-            )
-        if isinstance(self.guide, Mapping):
-            split_sites(self.guide, target)  # raises where it cannot
-        by_numpyro = isinstance(self.guide, str | Mapping | type | autoguide.AutoGuide)
-        if by_numpyro and target.moving_supports:
-            return (
-                f"the support of {', '.join(target.moving_supports)} depends on other sites, and "
-                "NumPyro's automatic guides keep supports fixed: write the site as a transform of "
-                "one with a fixed support (x = lo + (hi - lo) * share), or give a guide function"
-            )
-        return clash(self, target) or no_minibatches(self, target) or super().applies(target)
-
-    def _engine(self, feed: Feed, guide: Any) -> Engine:
-        return Engine(
-            feed.function,
-            guide,
-            self._optimizer(),
-            self._objective.make(self.draws, DEFAULT_ALPHA if self.alpha is None else self.alpha),
-        )
+        return why_not(self, target) or super().applies(target)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
@@ -251,145 +119,193 @@ class SVI(Method):
         with timing.running():
             feed = make_feed(target, rows, chunk_size(self.num_steps), seed)
         with closing(feed):
-            return self._run(target, feed, key, timing, progress)
+            session = self._begin(target, feed, key, timing)
+            self._take_steps(session, progress)
+            return self._answer(session)
 
-    def _run(
-        self, target: Target, feed: Feed, key: jax.Array, timing: Timing, progress: Progress
-    ) -> Result:
-        start_key, init_key, elbo_key, read_key = jax.random.split(key, 4)
-        with timing.compiling():
-            default = guide_centre(target, start_key, 0)
-            feed.verify(default)
-            launcher = Launcher(self.guide, feed.shown, partial(self._engine, feed), target)
-            first = launcher.state(feed.start(default), init_key)
-            engine = launcher.engine
-            saved = checkpoint_of(self, target, key, default, engine, first)
-        begun = jax.tree.map(np.asarray, engine.optim.get_params(first.optim_state))
+    # -- before the first step -------------------------------------------------------------------
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        if not self.falling:
+            return self.optimizer or optax.adam(self.first_step_size)
+        # the step size is then part of the optimiser's state
+        fixed = ("b1", "b2", "eps", "eps_root")
+        return optax.inject_hyperparams(optax.adam, fixed)(learning_rate=self.first_step_size)
+
+    def _starts(self, target: Target, feed: Feed) -> Starts:
+        """Return first states: their code, and the engine's, is kept with the target."""
+        view = feed.view
+
+        def engine(guide: Any) -> Engine:
+            objective = self.settings.make(self.draws, self.order)
+            return Engine(view.function, guide, self._optimizer(), objective)
+
+        return target.compiled_once(
+            ("starts of SVI", self.step_key, view.key),
+            lambda: Starts(self.guide, view.shown, engine, target),
+        )
+
+    def _begin(self, target: Target, feed: Feed, key: jax.Array, timing: Timing) -> _Session:
+        keys = _Keys(*jax.random.split(key, 4))
+        starts = self._starts(target, feed)
+        with timing.running() if starts.ready else timing.compiling():
+            default = guide_centre(target, keys.start, 0)
+            feed.view.verify(default)
+            first = starts.state(feed.view.start(default), keys.init)
+            saved = checkpoint_of(self, target, key, default, starts.engine, first)
+        begun = jax.tree.map(np.asarray, starts.engine.optim.get_params(first.optim_state))
         runs = saved.runs(first, begun) if saved else []
         facts = dict(saved.header) if saved else {}
         if self.init == "map" and not runs:
-            start, facts["note"] = mode_or_default(target, start_key, default, timing)
-            with timing.compiling():
-                first = launcher.state(feed.start(start), init_key)
-        scales = location_scales(engine.guide)
+            start, facts["note"] = mode_or_default(target, keys.start, default, timing)
+            with timing.running():
+                first = starts.state(feed.view.start(start), keys.init)
         feed.size = int(facts.get("chunk_size", feed.size))
         feed.skip(sum(len(run.chunks) + (run.diverged is not None) for run in runs))
-        chunk = make_chunk(engine, feed, scales or {})
-        advance = timing.compile(chunk, first, jnp.int32(1), feed.peek())
+        runner = self._runner(target, feed, starts, first, begun, timing)
+        if facts.get("tolerance", self.tolerance) != self.tolerance:
+            for run in runs:  # the rule is asked again
+                run.stopped, run.looked = False, 0
+                runner.look(run)
+        facts = {
+            "chunk_size": feed.size,
+            "note": facts.get("note", ""),
+            "tolerance": self.tolerance,
+        }
+        return _Session(target, feed, timing, keys, starts, first, runs, saved, facts, runner)
+
+    def _runner(
+        self,
+        target: Target,
+        feed: Feed,
+        starts: Starts,
+        first: Any,
+        begun: Any,
+        timing: Timing,
+    ) -> Runner:
+        """Return what takes runs on, with code that is kept with the target.
+
+        ``begun`` are unconstrained parameters, of the form that they all have.
+        """
+        engine, view, arrays = starts.engine, feed.view, feed.peek()
+        scales = location_scales(engine.guide)
+        key = self.step_key, view.key
+        advance = target.compiled_once(
+            ("chunk of SVI", key, feed.size, shapes_of(first, arrays)),
+            lambda: timing.compile(
+                make_chunk(engine, view, feed.size, scales or {}), first, jnp.int32(1), arrays
+            ),
+        )
         constrain = engine.constrain_fn
         if scales:  # the rule asks for it time and again
-            constrain = timing.compile(constrain, begun)
-        climb = Climb(
+            constrain = target.compiled_once(
+                ("constrained parameters of SVI", key, shapes_of(begun)),
+                lambda: timing.compile(engine.constrain_fn, begun),
+            )
+        return Runner(
             advance,
             feed,
             constrain,
             scales,
             self.num_steps,
             self.tolerance,
-            falling=self._falling,
+            falling=self.falling,
         )
-        if facts.get("tolerance", self.tolerance) != self.tolerance:
-            for run in runs:  # the rule is asked again
-                run.stopped, run.looked = False, 0
-                climb.look(run)
-        facts = {
-            "chunk_size": feed.size,
-            "note": facts.get("note", ""),
-            "tolerance": self.tolerance,
-        }
-        title, total = self._objective.title, self.num_starts * self.num_steps
-        interrupted = False
+
+    # -- the steps -------------------------------------------------------------------------------
+
+    def _take_steps(self, session: _Session, progress: Progress) -> None:
+        """Take every run on to its end, or to Ctrl-C."""
+        title, total = self.settings.title, self.num_starts * self.num_steps
+        timing, runner, runs = session.timing, session.runner, session.runs
         try:
             for r in range(self.num_starts):
                 if r == len(runs):
                     with timing.running():
-                        if r:
-                            start = guide_centre(target, start_key, r)
-                            begin_key = jax.random.fold_in(init_key, r)
-                            first = launcher.state(feed.start(start), begin_key)
-                        runs.append(Run(first))
+                        runs.append(Run(self._restart(session, r) if r else session.first))
                 run = runs[r]
-                climb.look(run)  # an interrupt may have come just before
-                while climb.goes_on(run):
+                runner.look(run)  # an interrupt may have come just before
+                while runner.goes_on(run):
                     with timing.running():
-                        taken = climb.step(run)
-                        if saved:
-                            saved.save(runs, facts)
+                        taken = runner.step(run)
+                        session.save()
                     timing.gradient_evaluations += taken * self.draws
                     if run.diverged is None:
                         done = r * self.num_steps + run.steps
                         progress(done, total, f"{title} {run.chunks[-1].elbo.mean():.6g}")
         except KeyboardInterrupt:
-            interrupted = True
-        if saved:
-            with timing.running():
-                saved.save(runs, facts, now=True)
+            session.interrupted = True
+        with timing.running():
+            session.save(now=True)
+
+    def _restart(self, session: _Session, r: int) -> Any:
+        """Return the first state of a run besides the first."""
+        start = guide_centre(session.target, session.keys.start, r)
+        begin_key = jax.random.fold_in(session.keys.init, r)
+        return session.starts.state(session.feed.view.start(start), begin_key)
+
+    # -- the answer ------------------------------------------------------------------------------
+
+    def _answer(self, session: _Session) -> Result:
+        """Return the best run's answer, or why there is none."""
+        runs, engine, timing, feed = session.runs, session.engine, session.timing, session.feed
+        interrupted, saved, title = session.interrupted, session.saved, self.settings.title
         good = [run for run in runs if run.diverged is None and len(run.chunks) > interrupted]
         if interrupted and not good:
             raise KeyboardInterrupt
         if not good:
-            return outcome.diverged(runs, self._objective, saved.path if saved else None)
-        count = 0 if isinstance(engine.guide, outcome.POINTS) else outcome.NUM_ELBO_DRAWS
+            return outcome.diverged(runs, self.settings, saved.path if saved else None)
+        count = 0 if family_of(engine.guide).fits_point else outcome.NUM_ELBO_DRAWS
         with timing.running():
-            data = feed.singles(count)
-            candidates = [outcome.candidate(run, engine, elbo_key, advance, data) for run in good]
+            data, advance = feed.singles(count), session.runner.advance
+            candidates = [
+                outcome.candidate(run, engine, session.keys.fresh, advance, data) for run in good
+            ]
         timing.gradient_evaluations += 2 * count * self.draws * len(good)
         best, reached = outcome.pick(candidates)
-        status, message, advice = outcome.judge_run(
-            best.run, title, self.tolerance, feed.max_error, interrupted
-        )
+        verdict = outcome.judge_run(best.run, title, self.tolerance, feed.max_error, interrupted)
+        message = verdict.message
         message += f"; the answer is {best.which}{outcome.among(runs, best, reached, title)}"
-        if facts["note"]:
-            message += f"; {facts['note']}"
+        if note := session.facts["note"]:
+            message += f"; {note}"
         if interrupted and saved:
             message += f"; '{saved.path}' holds what was done: fit again to go on"
-        return self._result(best, runs, engine, target, timing, read_key, (status, message, advice))
+        result = self._result(best, session)
+        result.status, result.message, result.advice = verdict.status, message, verdict.advice
+        return result
 
-    def _result(
-        self,
-        best: outcome.Candidate,
-        runs: Sequence[Run],
-        engine: Engine,
-        target: Target,
-        timing: Timing,
-        key: jax.Array,
-        verdict: tuple[Status, str, str],
-    ) -> Result:
-        guide, quantity = engine.guide, self._objective.quantity
+    def _result(self, best: outcome.Candidate, session: _Session) -> Result:
+        """Return what the best run says of the posterior; the verdict is still to come."""
+        target, engine = session.target, session.engine
+        guide, quantity = engine.guide, self.settings.quantity
         params = engine.constrain_fn(jax.tree.map(jnp.asarray, best.params))
-        posterior: Posterior
-        if isinstance(guide, autoguide.AutoLaplaceApproximation):
-            # NumPyro's own would zero the covariance of a singular Hessian
-            z = np.asarray(params[f"{guide.prefix}_loc"], float)[flat_order(guide, target)]
-            with jax.enable_x64(True):
-                posterior = expand(Density(target, timing, jacobian=True), z).posterior
-        else:
-            with timing.running():
-                posterior = read_guide(guide, params, target, key, best.noise)
+        posterior = read_guide(
+            guide, FittedGuide(params, target, session.keys.read, best.noise, session.timing)
+        )
         iterates = best.run.iterates
-        others = [run for run in runs if run is not best.run]
+        others: Sequence[Run] = [run for run in session.runs if run is not best.run]
         # with a mass at a point it bounds the density there, not the evidence
         point = is_point(guide) or outcome.draws_points(posterior, target)
-        bounds = best.drawn is not None and not point and bool(self._objective.bound)
-        # then each draw is its own log weight, log p - log q, of all rows
-        all_rows = self.batch_size is None and self.batches is None
-        one = self.objective in ("elbo", "sticking") and self.draws == 1 and all_rows
+        bounds = best.drawn is not None and not point and bool(self.settings.bound)
+        # of one draw and all rows each estimate is a log weight, log p - log q
+        weights = self.draws == 1 and self.batch_size is None and self.batches is None
         return Result(
             posterior,
-            *verdict,
-            trace=outcome.make_trace([best.run, *others], self._objective),
+            trace=outcome.make_trace([best.run, *others], self.settings),
             diagnostics={
                 quantity: best.value,
                 f"{quantity}_se": best.se,
                 **(
-                    {"khat": khat(best.drawn)} if bounds and one and np.isfinite(best.value) else {}
+                    {"khat": khat(best.drawn)}
+                    if bounds and weights and np.isfinite(best.value)
+                    else {}
                 ),
                 "num_steps": float(best.run.steps),
                 **({"r_hat": iterates.r_hat} if iterates else {}),
-                **({"step_size": last_step_size(best.run)} if self._falling else {}),
+                **({"step_size": last_step_size(best.run)} if self.falling else {}),
                 **({"starts": float(self.num_starts)} if self.num_starts > 1 else {}),
             },
-            log_evidence=LogEvidence(best.value, best.se, Bound.LOWER, self._objective.bound)
+            log_evidence=LogEvidence(best.value, best.se, Bound.LOWER, self.settings.bound)
             if bounds
             else None,
         )

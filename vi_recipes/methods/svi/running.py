@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import optax
 
-from vi_recipes.methods.guides.scales import Scales
+from vi_recipes.methods.guides.family import Scales
 from vi_recipes.methods.minibatch.feed import Feed
-from vi_recipes.methods.svi.chunks import Chunk, Run, series
+from vi_recipes.methods.svi.chunks import Chunk, Run, Taken, series
 from vi_recipes.methods.svi.stopping import (
     MIN_CHUNKS,
     MIN_STEPS,
@@ -39,7 +39,7 @@ travel the slower."""
 
 
 @dataclass(frozen=True)
-class Climb:
+class Runner:
     """How runs are taken on.
 
     Parameters
@@ -60,7 +60,7 @@ class Climb:
         Whether the step size may fall: it is the ``learning_rate`` in the optimiser's state.
     """
 
-    advance: Callable[..., Any]
+    advance: Callable[..., Taken]
     feed: Feed
     constrain: Callable[..., Any]
     scales: Scales | None
@@ -79,16 +79,16 @@ class Climb:
         chunk before.
         """
         n = self._steps_from(run.steps)
-        state, losses, mean, variance = run.ahead or self._begin(run.state, n)
+        taken = run.ahead or self._begin(run.state, n)
         self.feed.next()  # what the chunk has taken
         run.ahead = None
         if (more := self._steps_from(run.steps + n)) and not self._asks(run, n):
             # the device goes on while this chunk is read
-            run.ahead = self._begin(state, more)
-        elbo = -np.asarray(losses, float)[:n]
+            run.ahead = self._begin(taken.state, more)
+        elbo = -np.asarray(taken.losses, float)[:n]
         if np.isfinite(elbo).all():
-            mean, variance = jax.tree.map(np.asarray, (mean, variance))
-            run.add(Chunk(state, elbo, mean, variance))
+            mean, variance = jax.tree.map(np.asarray, (taken.mean, taken.variance))
+            run.add(Chunk(taken.state, elbo, mean, variance))
             self.look(run)
         else:
             run.diverged, run.ahead = elbo, None
@@ -98,7 +98,7 @@ class Climb:
         """Return the steps of the chunk that comes after ``done`` steps."""
         return min(self.feed.size, self.num_steps - done)
 
-    def _begin(self, state: Any, n: int) -> Any:
+    def _begin(self, state: Any, n: int) -> Taken:
         """Set off a chunk of ``n`` steps; what is returned may be on its way still."""
         return self.advance(state, np.int32(n), self.feed.peek())
 

@@ -11,8 +11,8 @@ import numpyro.distributions as dist
 from numpyro.infer import SVI as Engine
 
 from vi_recipes.core import MethodFailure, Status, Timing, silent
-from vi_recipes.methods.guides.families import make_guide, start_values
-from vi_recipes.methods.guides.structured import latent_sites
+from vi_recipes.methods.guides.making import families_in, make_guide, start_values
+from vi_recipes.methods.guides.sites import latent_sites
 from vi_recipes.model import Target
 from vi_recipes.modes import Objective as Density
 from vi_recipes.modes import find_mode
@@ -56,13 +56,13 @@ def mode_or_default(
     return mode.z, f"it began at the MAP ({mode.message})"
 
 
-class Launcher:
+class Starts:
     """The engine's first states from any start, by code that is compiled once.
 
     Parameters
     ----------
     spec
-        The guide, as :func:`~vi_recipes.methods.guides.families.make_guide` takes it.
+        The guide, as :func:`~vi_recipes.methods.guides.making.make_guide` takes it.
     target
         What it is for: the model conditioned on what one step sees.
     make_engine
@@ -79,16 +79,25 @@ class Launcher:
         whole: Target | None = None,
     ) -> None:
         self._spec, self._target, self._whole, self._make = spec, target, whole, make_engine
-        self._engines: list[Engine] = []
-        # one operation at a time the set-up takes seconds; but DAIS keeps the model's density and
-        # a user's guide may: no traced values there
-        at_once = isinstance(spec, str | Mapping) and spec != "dais"
+        self._made: Engine | None = None
+        self._engine: Engine | None = None
+        # one operation at a time the set-up takes seconds; but a user's guide may keep the model's
+        # density as some of NumPyro's do: no traced values there
+        at_once = isinstance(spec, str | Mapping) and not any(
+            family.keeps_density for family in families_in(spec)
+        )
         self._begin = jax.jit(self._set_up) if at_once else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an engine: another state then takes no compilation."""
+        return self._engine is not None
 
     @property
     def engine(self) -> Engine:
         """The engine of the first state, which serves all: they differ in their values only."""
-        return self._engines[0]
+        assert self._engine is not None, "a state comes first"
+        return self._engine
 
     def state(self, start: np.ndarray, key: jax.Array) -> Any:
         """Return the first state of a run whose guide is centred at ``start``, unconstrained.
@@ -96,22 +105,22 @@ class Launcher:
         A guide function, or a guide made by the user, begins where it says itself.
         """
         values, arrays = start_values(self._target, start), self._target.arrays()
-        if self._begin is None:
-            return self._set_up(key, values, arrays)[0]
-        first = not self._engines
-        state, supports = self._begin(key, values, arrays)
-        if first:
-            # what traced values are left in the guide are not used again, but for these
-            for site, support in zip(latent_sites(self.engine.guide), supports, strict=True):
-                fn = site["fn"]
-                site["fn"] = dist.ImproperUniform(support, fn.batch_shape, fn.event_shape)
+        state, supports = (self._begin or self._set_up)(key, values, arrays)
+        if self._engine is None:
+            assert self._made is not None
+            if self._begin is not None:
+                # what traced values are left in the guide are not used again, but for these
+                for site, support in zip(latent_sites(self._made.guide), supports, strict=True):
+                    fn = site["fn"]
+                    site["fn"] = dist.ImproperUniform(support, fn.batch_shape, fn.event_shape)
+            self._engine = self._made
         return state
 
     def _set_up(self, key: jax.Array, values: Mapping[str, Any], arrays: Any) -> tuple[Any, Any]:
         guide = make_guide(self._spec, self._target, values, self._whole)
         engine = self._make(guide)
         state = engine.init(key, **self._target.keywords(arrays))
-        self._engines.append(engine)
+        self._made = engine
         if self._begin is None:
             return state, None
         return state, [site["fn"].support for site in latent_sites(guide)]

@@ -1,0 +1,122 @@
+"""NumPyro's No-U-Turn kernel on the flat vector of a target, as code to be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from numpyro.infer import NUTS as Kernel
+
+from vi_recipes.algebra import LocalStructure
+from vi_recipes.methods.nuts.whitening import unwhiten
+from vi_recipes.model import Arrays, Target
+
+
+class Settings(NamedTuple):
+    """What the kernel adapts and stops by."""
+
+    num_warmup: int
+    target_accept_prob: float
+    max_tree_depth: int
+    dense_mass: bool
+
+
+class Inputs(NamedTuple):
+    """Arrays that the compiled code takes."""
+
+    data: Arrays
+    """The target's."""
+    whitening: tuple[jax.Array, ...]
+    """Those of the whitened coordinates; none without."""
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The code of the chains of one configuration.
+
+    What belongs to one fit, such as the numbers of a whitening, is an argument of the code, which
+    so serves all fits of the target.
+
+    Parameters
+    ----------
+    target
+        What is sampled.
+    settings
+        Of the kernel.
+    structure
+        Of the whitened coordinates; ``None`` samples the unconstrained vector itself.
+    """
+
+    target: Target
+    settings: Settings
+    structure: LocalStructure | None
+
+    def kernel(self, z: jax.Array, inputs: Inputs) -> tuple[Kernel, Any]:
+        """Return NumPyro's kernel, and its state at ``z``; to be traced.
+
+        The kernel takes the data from where it is traced, so they stay arguments of the compiled
+        code and are not constants in it.
+        """
+
+        def potential(v: jax.Array) -> jax.Array:
+            if self.structure is not None:
+                v = unwhiten(self.structure, v, inputs.whitening)
+            return -self.target.log_density_fn(v, inputs.data)
+
+        kernel = Kernel(
+            potential_fn=potential,
+            target_accept_prob=self.settings.target_accept_prob,
+            max_tree_depth=self.settings.max_tree_depth,
+            dense_mass=self.settings.dense_mass,
+        )
+        return kernel, kernel.init(jax.random.key(0), self.settings.num_warmup, z)
+
+    def begin(self, key: jax.Array, z: jax.Array, inputs: Inputs) -> Any:
+        """Return the initial state of a chain at ``z``, whose stream of numbers is ``key``'s."""
+        return self.kernel(z, inputs)[1]._replace(rng_key=key)
+
+    def make_chunk(self, capacity: int, vectorized: bool) -> Callable[..., Any]:
+        """Return ``(state, n, inputs) -> (state, n draws in buffers of length capacity)``.
+
+        Parameters
+        ----------
+        capacity
+            Iterations, at most.
+        vectorized
+            Whether the state is that of several chains.
+        """
+
+        def observe(state: Any) -> dict[str, jax.Array]:
+            return {
+                "z": state.z,
+                "potential_energy": state.potential_energy,
+                "energy": state.energy,
+                "num_steps": state.num_steps,
+                "accept_prob": state.accept_prob,
+                "diverging": state.diverging,
+                "step_size": state.adapt_state.step_size,
+            }
+
+        def chunk(state: Any, n: jax.Array, inputs: Inputs) -> tuple[Any, dict[str, jax.Array]]:
+            # Making the kernel sets it up for sampling; its state here is unused and not computed.
+            kernel, _ = self.kernel(jnp.zeros(self.target.dim), inputs)
+
+            def step(state: Any) -> Any:
+                return kernel.sample(state, (), {})
+
+            advance, look = (jax.vmap(step), jax.vmap(observe)) if vectorized else (step, observe)
+
+            def body(i: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+                state, buffers = carry
+                state = advance(state)
+                return state, jax.tree.map(lambda b, v: b.at[i].set(v), buffers, look(state))
+
+            buffers = jax.tree.map(
+                lambda s: jnp.zeros((capacity, *s.shape), s.dtype), jax.eval_shape(look, state)
+            )
+            return jax.lax.fori_loop(0, n, body, (state, buffers))
+
+        return chunk
