@@ -28,7 +28,7 @@ from vi_recipes.comparison.figures.marks import MAX_ROWS
 from vi_recipes.comparison.figures.scatter import agreement
 from vi_recipes.comparison.figures.traces import traces
 from vi_recipes.comparison.folder import write, write_all, write_tables
-from vi_recipes.comparison.page import MAX_TABLE
+from vi_recipes.comparison.sections import MAX_TABLE
 from vi_recipes.comparison.view import MEAN_OFF, block, select
 from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
@@ -38,7 +38,6 @@ from vi_recipes.importance.bounds import LogEvidence
 from vi_recipes.model.sites import Site
 from vi_recipes.posterior.base import Posterior
 from vi_recipes.posterior.draws import DrawsPosterior, MomentsPosterior, PointPosterior
-from vi_recipes.report import latex as files
 from vi_recipes.report.cells import (
     DASH,
     Cell,
@@ -51,6 +50,7 @@ from vi_recipes.report.cells import (
 )
 from vi_recipes.report.document import NUM_OPEN
 from vi_recipes.report.exhibit import Exhibit
+from vi_recipes.report.latex import latex
 
 EVERY_TABLE = (
     tables.means, tables.accuracy, tables.accuracy_summary, tables.timings, tables.diagnostics,
@@ -385,9 +385,9 @@ def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     assert "a[&lt;b&gt;|x]" in html
     markdown = write(c, tmp_path / "r.md").read_text(encoding="utf-8")
     assert r"a\[\<b>\|x\]" in markdown
-    latex = files.latex(tables.means(c), "means")
-    assert r"a[\textless{}b\textgreater{}|x]" in latex
-    assert r"y\_*" in latex
+    printed = latex(tables.means(c), "means")
+    assert r"a[\textless{}b\textgreater{}|x]" in printed
+    assert r"y\_*" in printed
 
 
 def test_long_tables_fold_and_very_long_ones_stop(tmp_path: Path) -> None:
@@ -450,7 +450,7 @@ def test_everything_in_a_folder(full: Comparison, tmp_path: Path) -> None:
 def test_latex_rows_match_their_alignment(full: Comparison) -> None:
     for make in EVERY_TABLE:
         table = make(full)
-        text = files.latex(table, "x")
+        text = latex(table, "x")
         alignment = re.search(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}", text)
         assert alignment is not None
         rows = [line for line in text.splitlines() if line.endswith(r" \\") and "label" not in line]
