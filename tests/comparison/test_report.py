@@ -22,13 +22,13 @@ import pytest
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.figures import gallery as figures
-from vi_recipes.comparison.figures.forest import _panels, _shorten, forest
+from vi_recipes.comparison.figures.forest import forest
 from vi_recipes.comparison.figures.heat_maps import correlations
 from vi_recipes.comparison.figures.marks import MAX_ROWS
 from vi_recipes.comparison.figures.scatter import agreement
 from vi_recipes.comparison.figures.traces import traces
 from vi_recipes.comparison.folder import write, write_all, write_tables
-from vi_recipes.comparison.page import MAX_TABLE
+from vi_recipes.comparison.sections import MAX_TABLE
 from vi_recipes.comparison.view import MEAN_OFF, block, select
 from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
@@ -38,7 +38,6 @@ from vi_recipes.importance.bounds import Bound, LogEvidence
 from vi_recipes.model.sites import Site
 from vi_recipes.posterior.base import Posterior
 from vi_recipes.posterior.draws import DrawsPosterior, MomentsPosterior, PointPosterior
-from vi_recipes.report import latex as files
 from vi_recipes.report.cells import (
     DASH,
     Cell,
@@ -51,6 +50,7 @@ from vi_recipes.report.cells import (
 )
 from vi_recipes.report.document import NUM_OPEN
 from vi_recipes.report.exhibit import Exhibit
+from vi_recipes.report.latex import latex
 
 EVERY_TABLE = (
     tables.means, tables.accuracy, tables.accuracy_summary, tables.timings, tables.diagnostics,
@@ -385,9 +385,9 @@ def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     assert "a[&lt;b&gt;|x]" in html
     markdown = write(c, tmp_path / "r.md").read_text(encoding="utf-8")
     assert r"a\[\<b>\|x\]" in markdown
-    latex = files.latex(tables.means(c), "means")
-    assert r"a[\textless{}b\textgreater{}|x]" in latex
-    assert r"y\_*" in latex
+    printed = latex(tables.means(c), "means")
+    assert r"a[\textless{}b\textgreater{}|x]" in printed
+    assert r"y\_*" in printed
 
 
 def test_long_tables_fold_and_very_long_ones_stop(tmp_path: Path) -> None:
@@ -450,7 +450,7 @@ def test_everything_in_a_folder(full: Comparison, tmp_path: Path) -> None:
 def test_latex_rows_match_their_alignment(full: Comparison) -> None:
     for make in EVERY_TABLE:
         table = make(full)
-        text = files.latex(table, "x")
+        text = latex(table, "x")
         alignment = re.search(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}", text)
         assert alignment is not None
         rows = [line for line in text.splitlines() if line.endswith(r" \\") and "label" not in line]
@@ -502,11 +502,43 @@ def test_figures_survive_numbers_that_cannot_be_drawn(mean: float) -> None:
     assert all(drawing.png for drawing in figures.draw(c))
 
 
+def labelled(labels: list[str], mean: list[float], sd: list[float]) -> Comparison:
+    """Return a comparison of one fit whose scalars have these labels, each a site of its own."""
+    sites, coords = [], {}
+    for k, label in enumerate(labels):
+        name, _, inside = label.partition("[")
+        parts = inside.removesuffix("]").split(", ") if inside else []
+        dims = tuple(f"dim_{k}_{place}" for place in range(len(parts)))
+        coords |= {dim: np.array([part]) for dim, part in zip(dims, parts, strict=True)}
+        shape = (1,) * len(parts)
+        sites.append(Site(name, "latent", shape, shape, (), dims))
+    means, sds = (
+        {site.name: np.full(site.shape, v) for site, v in zip(sites, values, strict=True)}
+        for values in (mean, sd)
+    )
+    cov, order = np.diag(np.square(sd)), tuple(site.name for site in sites)
+    posterior = MomentsPosterior(means, sds, cov, order)
+    fit = Fit("svi", Status.OK, sites=tuple(sites), coords=coords, posterior=posterior)
+    return comparison(fit, reference=None)
+
+
+def drawn_rows(c: Comparison) -> list[list[str]]:
+    """Return the labels beside the rows of a forest plot, panel by panel."""
+    figure = forest(c)
+    assert figure is not None
+    return [[text.get_text() for text in axes.get_yticklabels()] for axes in figure.axes]
+
+
 def test_forest_gives_disparate_scales_an_axis_each() -> None:
-    mean = np.array([[0.5], [0.6], [80.0], [0.55]])
-    sd = np.array([[0.1], [0.05], [1.0], [math.nan]])
-    assert _panels(mean, sd, ["", "", "", ""]) == [[0, 1], [2], [3]]
-    assert _panels(mean[:2], sd[:2], ["", "a"]) == [[0], [1]]
+    c = labelled(["p", "q", "r", "s"], [0.5, 0.6, 80.0, 0.55], [0.1, 0.05, 1.0, math.nan])
+    assert drawn_rows(c) == [["p", "q"], ["r"], ["s"]]
+
+
+def test_forest_gives_a_large_site_an_axis_of_its_own() -> None:
+    world = World()
+    world.mean, world.sd = np.full(13, 1.0), np.full(13, 0.1)
+    rows = drawn_rows(comparison(world.fit("svi", world.gaussian()), reference=None))
+    assert rows == [["sigma", "b[x]", "b[z]"], [f"a[g{i}]" for i in range(10)]]
 
 
 def test_many_parameters_are_left_out_and_counted() -> None:
@@ -548,19 +580,25 @@ def test_agreement_axes_are_equal(full: Comparison) -> None:
         assert axes.get_aspect() == 1.0
 
 
-@pytest.mark.parametrize(
-    ("label", "length", "text"),
-    [
-        ("mu_a", 18, "mu_a"),
-        ("Sigma[0, eruptions, waiting]", 24, "Sigma[0, erupt., waiti.]"),
-        ("a[LAC QUI PARLE COUNTY]", 18, "a[LAC QUI PARLE.]"),
-        ("a_very_long_name_of_a_site[12]", 18, "a_very_l…_site[12]"),
-    ],
-)
-def test_labels_are_cut_where_they_stay_distinct(label: str, length: int, text: str) -> None:
-    shorter = _shorten(label, length)
-    assert shorter == text
-    assert len(shorter) <= length
+def test_labels_are_cut_where_they_stay_distinct() -> None:
+    cut = {
+        "mu_a": "mu_a",
+        "Sigma[0, eruptions, waiting]": "Sigma[0, erupt., waiti.]",
+        "a[LAC QUI PARLE COUNTY]": "a[LAC QUI PARLE COUNTY]",
+        "a_very_long_name_of_a_site[12]": "a_very_long…f_a_site[12]",
+    }
+    figure = correlations(labelled(list(cut), [1.0] * 4, [1.0] * 4))
+    assert figure is not None
+    shown = {text.get_text() for text in figure.axes[0].get_yticklabels()}
+    assert shown == set(cut.values())
+    assert max(map(len, shown)) <= 24
+    # side by side with many others there is less room
+    many = [*cut, *(f"x{i}" for i in range(12))]
+    figure = correlations(labelled(many, [1.0] * 16, [1.0] * 16))
+    assert figure is not None
+    shown = {text.get_text() for text in figure.axes[0].get_yticklabels()}
+    assert {"mu_a", "a[LAC QUI PARLE.]", "a_very_l…_site[12]"} < shown
+    assert max(map(len, shown)) <= 18
 
 
 def test_reports_cost_nothing_until_they_are_written() -> None:

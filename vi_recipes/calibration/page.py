@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vi_recipes.core import write_whole
-from vi_recipes.report import DASH, Cell, Document, Table, format_number, format_seconds
+from vi_recipes.report import (
+    DASH,
+    Cell,
+    Document,
+    Notes,
+    Table,
+    format_number,
+    format_seconds,
+    part,
+)
 
 if TYPE_CHECKING:
     from vi_recipes.calibration.ranked import Ranked
@@ -26,7 +35,7 @@ MAX_REASON = 300
 def write(calibration: Ranked, directory: Path) -> Path:
     """Write ``report.html``, ``report.md``, ``result.json``, ``tables`` and ``figures``."""
     from vi_recipes.calibration.figures import draw
-    from vi_recipes.report import html, latex, markdown
+    from vi_recipes.report import html_page, latex, markdown_page
 
     (directory / "tables").mkdir(parents=True, exist_ok=True)
     (directory / "figures").mkdir(exist_ok=True)
@@ -36,9 +45,22 @@ def write(calibration: Ranked, directory: Path) -> Path:
         (directory / "figures" / f"{drawing.name}.svg").write_bytes(drawing.svg)
     calibration.table().to_csv(directory / "tables" / "quantities.csv", index=False)
     text = latex(quantities(calibration), label="quantities")
-    (directory / "tables" / "quantities.tex").write_text(text, encoding="utf-8")
+    write_whole(directory / "tables" / "quantities.tex", text)
     write_whole(directory / "result.json", dumps(calibration))
     done, failed = len(calibration.outcomes), len(calibration.failures)
+    found_out = tables(calibration)[1:]
+    parts = [
+        part("verdict", verdict(calibration), linked=False),
+        *(part(f"table-{k}", table) for k, table in enumerate(found_out, start=1)),
+        part("figures", *drawings, title="Figures"),
+        part(
+            "record",
+            options(calibration),
+            provenance(calibration),
+            Notes("Notes", calibration.notes),
+            title="How it was made",
+        ),
+    ]
     document = Document(
         title=f"{calibration.model}: calibration of {calibration.method}",
         intro=(
@@ -50,16 +72,10 @@ def write(calibration: Ranked, directory: Path) -> Path:
         ),
         description="",
         warnings=list(calibration.warnings),
-        exhibits=[],
-        verdicts=verdict(calibration),
-        results=[t for t in tables(calibration)[1:] if t.rows],
-        drawings=drawings,
-        evidence=Table("", [], []),
-        record=[options(calibration), provenance(calibration)],
-        notes=list(calibration.notes),
+        parts=[one for one in parts if one is not None],
     )
-    write_whole(directory / "report.md", markdown.render(document))
-    write_whole(directory / "report.html", html.render(document))
+    write_whole(directory / "report.md", markdown_page(document))
+    write_whole(directory / "report.html", html_page(document))
     return directory
 
 
@@ -81,7 +97,7 @@ def tables(calibration: Ranked) -> list[Table]:
 def verdict(calibration: Ranked) -> Table:
     """Return the verdict."""
     rows = [[Cell(calibration.method), Cell(calibration.verdict)]]
-    return Table("Verdict", ["method", "verdict"], rows, left=(0, 1))
+    return Table("Verdict", ["method", "verdict"], rows, left=(0, 1), wraps=True)
 
 
 def quantities(calibration: Ranked) -> Table:
@@ -150,7 +166,9 @@ def times(calibration: Ranked) -> Table:
 def options(calibration: Ranked) -> Table:
     """Return the method's options."""
     rows = [[Cell(name), Cell(str(value))] for name, value in sorted(calibration.config.items())]
-    return Table(f"Options of {calibration.method}", ["option", "value"], rows, left=(0, 1))
+    return Table(
+        f"Options of {calibration.method}", ["option", "value"], rows, left=(0, 1), wraps=True
+    )
 
 
 def provenance(calibration: Ranked) -> Table:
@@ -164,7 +182,7 @@ def provenance(calibration: Ranked) -> Table:
         "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
     }
     rows = [[Cell(name), Cell(value or DASH)] for name, value in values.items()]
-    return Table("Provenance", ["what", "value"], rows, left=(0, 1))
+    return Table("Provenance", ["what", "value"], rows, left=(0, 1), wraps=True)
 
 
 def _count(title: str, told: dict[int, str], note: str) -> Table:

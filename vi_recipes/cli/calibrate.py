@@ -18,7 +18,7 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, tell
-from vi_recipes.cli.output import report_folder, write_json
+from vi_recipes.cli.output import check_json, output_folder, report_folder, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,8 +67,7 @@ def command(
 ) -> None:
     """Check on simulated data that a method's posteriors hold the truth as often as they say."""
     from vi_recipes.cli import options, show
-    from vi_recipes.cli.inputs import prepare
-    from vi_recipes.cli.output import check_json, output_folder
+    from vi_recipes.cli.prepare import prepare
 
     entries = options.parse_methods(method)
     if len(entries) > 1:

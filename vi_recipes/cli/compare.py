@@ -18,7 +18,13 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.group import tell
-from vi_recipes.cli.output import exit_with, report_folder, show_and_write
+from vi_recipes.cli.output import (
+    check_json,
+    exit_with,
+    output_folder,
+    report_folder,
+    show_and_write,
+)
 
 if TYPE_CHECKING:
     from vi_recipes.fit import Fit
@@ -145,8 +151,7 @@ def _fit_and_report(
 ) -> None:
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
-    from vi_recipes.cli.inputs import prepare
-    from vi_recipes.cli.output import check_json, output_folder
+    from vi_recipes.cli.prepare import prepare
     from vi_recipes.core import unknown
     from vi_recipes.fit import load_reference
 

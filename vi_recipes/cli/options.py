@@ -14,8 +14,8 @@ from typing import (
 )
 
 from vi_recipes.cli.values import (
-    _has_text,
     describe,
+    has_text,
     parse_value,
 )
 from vi_recipes.core import unknown
@@ -153,7 +153,7 @@ def model_arguments(model: Model, texts: Mapping[str, str]) -> dict[str, Any]:
             raise ValueError(f"--set: {unknown('argument of the model:', name, parameters)}")
         hint = hints.get(name, Any)
         # an array type has no text form of its own: arrays are JSON lists
-        values[name] = parse_value(text, hint if _has_text(hint) else Any, f"{MODEL}.{name}")
+        values[name] = parse_value(text, hint if has_text(hint) else Any, f"{MODEL}.{name}")
     return values
 
 

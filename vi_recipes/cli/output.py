@@ -59,7 +59,7 @@ def write_json(text: str, path: Path) -> None:
     if str(path) == "-":
         typer.echo(text, nl=False)
     else:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")  # it may be a pipe
 
 
 @contextmanager

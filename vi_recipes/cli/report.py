@@ -11,7 +11,7 @@ from vi_recipes.cli.arguments import (
     DebugOption,
     JsonOption,
 )
-from vi_recipes.cli.output import show_and_write
+from vi_recipes.cli.output import check_json, output_folder, show_and_write
 
 EPILOG = """\b
 Example:
@@ -30,7 +30,6 @@ def command(
     if not directory.is_dir():
         what = "is a file" if directory.exists() else "does not exist"
         raise ValueError(f"{directory} {what}; expected a folder written by compare, fit or run")
-    from vi_recipes.cli.output import check_json, output_folder
     from vi_recipes.comparison import Comparison, write_all
 
     check_json(json)

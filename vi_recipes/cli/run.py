@@ -15,7 +15,13 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.lists import print_list
-from vi_recipes.cli.output import exit_with, report_folder, show_and_write
+from vi_recipes.cli.output import (
+    check_json,
+    exit_with,
+    output_folder,
+    report_folder,
+    show_and_write,
+)
 
 EPILOG = """\b
 Examples:
@@ -41,7 +47,6 @@ def command(
     debug: DebugOption = False,
 ) -> None:
     """Run a study: a scripted comparison. Without a name, list them."""
-    from vi_recipes.cli.output import check_json, output_folder
     from vi_recipes.comparison import load_study
     from vi_recipes.core import list_studies
 

@@ -12,10 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
-    from vi_recipes.report import Cell, Table
-
-MAX_ROWS = 40
-"""Parameters shown on the terminal; reports have them all."""
+    from vi_recipes.report import Block, Cell, Table
 
 _STYLES = {"": "", "inside": "dim", "off": "bold red", "failed": "dim"}
 _PLAIN_WIDTH = 10_000
@@ -30,35 +27,34 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print what a comparison found: means with sds, accuracy, timings, diagnostics, verdicts."""
-    from vi_recipes.comparison import all_fits, tables, weights
+    """Print what a comparison found: its sections, as they are for the terminal."""
+    from vi_recipes.comparison import on_terminal
 
     title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
     console.print(Text(title, style="bold" if _styled(console) else ""))
     for warning in comparison.warnings:
         console.print(Text(f"warning: {warning}", style="bold yellow" if _styled(console) else ""))
-    fits = all_fits(comparison)
-    if any(fit.has_result for fit in fits.values()):
-        show_table(console, tables.means(comparison, limit=MAX_ROWS))
-    for table in (
-        tables.accuracy_summary(comparison),
-        tables.timings(comparison),
-        tables.diagnostics(comparison),
-        weights(comparison),
-        tables.evidence(comparison),
-    ):
-        if table.rows:
-            show_table(console, table)
-    console.print()
-    console.print(Text("Verdicts", style="bold" if _styled(console) else ""))
-    verdicts = comparison.verdicts()
-    width = max(map(len, fits), default=0)
-    for name, fit in fits.items():
-        show_item(console, name, str(verdicts.get(name) or fit.explanation), width)
-    if comparison.notes:
-        console.print()
-    for note in comparison.notes:
-        console.print(Text(f"Note: {note}"))
+    for block in on_terminal(comparison):
+        show_block(console, block)
+
+
+def show_block(console: Console, block: Block) -> None:
+    """Print a table, sentences on names, or remarks."""
+    from vi_recipes.report import Entries, Notes, Table
+
+    match block:
+        case Table():
+            show_table(console, block)
+        case Entries():
+            console.print()
+            console.print(Text(block.title, style="bold" if _styled(console) else ""))
+            width = max((len(name) for name, _ in block.entries), default=0)
+            for name, text in block.entries:
+                show_item(console, name, text, width)
+        case Notes():
+            console.print()
+            for line in block.lines:
+                console.print(Text(f"Note: {line}"))
 
 
 def show_item(console: Console, name: str, text: str, width: int) -> None:

@@ -119,7 +119,8 @@ def _is_container(member: Any) -> bool:
     return (get_origin(member) or member) in _LISTS + _MAPPINGS
 
 
-def _has_text(annotation: Any) -> bool:
+def has_text(annotation: Any) -> bool:
+    """Whether values of a type can be typed as text, all of its members."""
     return all(
         m in _PLAIN or m is Any or get_origin(m) is Literal or _is_container(m)
         for m in _members(annotation)

@@ -57,7 +57,7 @@ def command(
     from vi_recipes.cli.options import parse_methods
     from vi_recipes.comparison import failed, faults, problems, verify
     from vi_recipes.comparison import verification_page as page
-    from vi_recipes.core import progress_bar, unknown
+    from vi_recipes.core import progress_bar, unknown, write_whole
 
     known = problems(references)
     names = [n.strip() for n in models.split(",")] if models else list(known)
@@ -83,7 +83,7 @@ def command(
     for row in faults(rows):
         console.print(f"contradicted: {row.method} on {row.model}: {row.verdict}")
     if folder is not None:
-        (folder / "verification.md").write_text(page.markdown(rows), encoding="utf-8")
+        write_whole(folder / "verification.md", page.markdown(rows))
         console.print(f"\nReport: {folder / 'verification.md'}")
     if faults(rows) or any(map(failed, rows)):
         raise typer.Exit(ALL_FAILED)

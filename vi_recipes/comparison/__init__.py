@@ -8,18 +8,16 @@ from vi_recipes.comparison.figures.marks import fit_styles
 from vi_recipes.comparison.folder import write_all
 from vi_recipes.comparison.json import dumps
 from vi_recipes.comparison.predictive import add_predictive
+from vi_recipes.comparison.sections import on_terminal
 from vi_recipes.comparison.study import Study, load_study
 from vi_recipes.comparison.verification import Row, failed, faults, from_lists, problems, verify
 from vi_recipes.comparison.verification_page import markdown
-from vi_recipes.comparison.view import all_fits
-from vi_recipes.comparison.weights import weights
 
 __all__ = [
     "Comparison",
     "Row",
     "Study",
     "add_predictive",
-    "all_fits",
     "compare",
     "dumps",
     "failed",
@@ -28,8 +26,8 @@ __all__ = [
     "from_lists",
     "load_study",
     "markdown",
+    "on_terminal",
     "problems",
     "verify",
-    "weights",
     "write_all",
 ]

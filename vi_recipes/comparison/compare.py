@@ -9,21 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from vi_recipes.comparison.comparison import Comparison, _assemble
-from vi_recipes.comparison.folder import (
-    _save_fits,
-    _write_header,
-    save_fit,
-)
-from vi_recipes.core import MethodFailure, ProgressFactory, Status, silent
+from vi_recipes.comparison.comparison import Comparison, assemble, choose_reference
+from vi_recipes.comparison.folder import drop_header, save_fit, write_header
+from vi_recipes.comparison.kept import KeptFit
+from vi_recipes.comparison.labels import label_notes, relabellings
+from vi_recipes.core import MethodFailure, Progress, ProgressFactory, Status, silent
 from vi_recipes.fit import Fit
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods import Method
 from vi_recipes.model import Target
-from vi_recipes.posterior import PermutedPosterior, match
 from vi_recipes.trust import assess
+from vi_recipes.trust import quadrature as integrate
 
 
 def compare(
@@ -55,7 +52,9 @@ def compare(
         Integer seed. Each method's stream depends on it and on the method's name alone, so adding
         a method changes no other.
     path
-        Folder; each fit is saved to ``path/fits/<name>.nc`` as soon as it is done.
+        Folder; each fit is saved to ``path/fits/<name>.nc`` as soon as it is done, once, as it was
+        fitted. The order of exchangeable components is found out when all are done, and is in
+        ``path/comparison.json``: :meth:`Comparison.load` returns the fits with it.
     progress
         Makes a progress reporter from a title, such as ``vi_recipes.core.progress.progress_bar``.
     description
@@ -76,44 +75,86 @@ def compare(
     named = _named(methods)
     reference = _checked_reference(reference, named, target)
     target.start(jax.random.key(key))  # a target without a finite density fails here, once
+    folder = None if path is None else Path(path)
     fits: dict[str, Fit] = {}
+    kept: dict[str, KeptFit] = {}
     interrupted = False
     for name, method in named.items():
         with progress(name) if progress else nullcontext(silent) as report:
-            stream = (key + zlib.crc32(name.encode())) % 2**31
-            try:
-                fit = method.fit(target, key=stream, progress=report, name=name)
-                if assessed and fit.has_result:
-                    report(1, 1, "assessing it")
-                    fit = replace(fit, assessment=assess(fit, target, key=stream))
-            except KeyboardInterrupt:
-                message = "interrupted before there was a result"
-                fit = Fit(
-                    method=name,
-                    status=Status.INTERRUPTED,
-                    message=message,
-                    sites=target.quantities,
-                    coords=target.coords,
-                    config=method.options(),
-                )
+            fit = _fit(name, method, target, key, report, assessed)
         fits[name] = replace(fit, provenance=replace(fit.provenance, seed=key))
-        if path is not None:
-            save_fit(fits[name], Path(path))
+        if folder is not None:
+            if not kept:
+                drop_header(folder)
+                if isinstance(reference, Fit):
+                    kept[reference.method] = save_fit(reference, folder, reference.method)
+            kept[name] = save_fit(fits[name], folder, name)
             # what is on disk can be reported even if this process is killed
-            _write_header(_assemble(target, fits, reference, True, description), Path(path))
+            so_far = assemble(
+                target, fits, reference, kept=kept, interrupted=True, description=description
+            )
+            write_header(so_far, folder)
         if fit.status is Status.INTERRUPTED:
             interrupted = True
             break
-    comparison = _assemble(target, fits, reference, interrupted, description)
     notes = _scale_notes({n: m for n, m in named.items() if n in fits and fits[n].has_result})
-    comparison = _align(comparison, target)
-    comparison.notes[:0] = notes
+    notes += _relabel(fits, kept, reference, target)
+    evidence = None
     if quadrature and not interrupted:
         with progress("quadrature") if progress else nullcontext():
-            comparison.quadrature = _by_quadrature(target)
-    if path is not None:
-        _save_fits(comparison, Path(path))
+            evidence = _by_quadrature(target)
+    comparison = assemble(
+        target,
+        fits,
+        reference,
+        kept=kept,
+        interrupted=interrupted,
+        description=description,
+        notes=notes,
+        quadrature=evidence,
+    )
+    if folder is not None:
+        write_header(comparison, folder)
     return comparison
+
+
+def _fit(
+    name: str, method: Method, target: Target, seed: int, report: Progress, assessed: bool
+) -> Fit:
+    """Return the fit of one method, or what says that it was interrupted without a result."""
+    stream = (seed + zlib.crc32(name.encode())) % 2**31
+    try:
+        fit = method.fit(target, key=stream, progress=report, name=name)
+        if assessed and fit.has_result:
+            report(1, 1, "assessing it")
+            fit = replace(fit, assessment=assess(fit, target, key=stream))
+    except KeyboardInterrupt:
+        return Fit(
+            method=name,
+            status=Status.INTERRUPTED,
+            message="interrupted before there was a result",
+            sites=target.quantities,
+            coords=target.coords,
+            config=method.options(),
+        )
+    return fit
+
+
+def _relabel(
+    fits: dict[str, Fit],
+    kept: dict[str, KeptFit],
+    reference: str | Fit | None,
+    target: Target,
+) -> list[str]:
+    """Put exchangeable components of every fit in the order of the reference; say so in notes."""
+    chosen, _ = choose_reference(fits, reference)
+    pivot = chosen or next((fit for fit in fits.values() if fit.has_result), None)
+    moved = relabellings(fits, pivot, target.exchangeable)
+    for name, labels in moved.items():
+        fits[name] = labels.apply(fits[name])
+        if name in kept:
+            kept[name] = replace(kept[name], fit=fits[name], labels=labels)
+    return label_notes(moved, pivot, target.exchangeable)
 
 
 def _named(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
@@ -162,37 +203,10 @@ def _checked_reference(
 
 
 def _by_quadrature(target: Target) -> LogEvidence:
-    from vi_recipes.trust import quadrature
-
     try:
-        return quadrature(target)
+        return integrate(target)
     except MethodFailure as failure:
         return LogEvidence(float("nan"), float("nan"), Bound.MISSING, failure.message)
-
-
-def _align(comparison: Comparison, target: Target) -> Comparison:
-    """Put exchangeable components of every fit in the order of the reference, and say so."""
-    groups, fits = target.exchangeable, comparison.fits
-    pivot = comparison.reference or next((f for f in fits.values() if f.has_result), None)
-    if not groups or pivot is None:
-        return comparison
-    centre = pivot.mean()
-    comparison.notes += [
-        f"Components of {', '.join(g.sites)} are exchangeable: their labels are matched to those "
-        f"of {pivot.method} (optimal assignment) before anything is compared."
-        for g in groups
-    ]
-    for name, fit in fits.items():
-        if not fit.has_result or fit.posterior is None:
-            continue
-        orders = match(fit.mean(), centre, groups)
-        if any((order != np.arange(order.size)).any() for order in orders):
-            posterior = PermutedPosterior(fit.posterior, tuple(groups), tuple(orders))
-            found = fit.assessment and fit.assessment.permuted(posterior.permute)
-            fits[name] = replace(fit, posterior=posterior, assessment=found)
-            listed = "; ".join(str([int(i) for i in order]) for order in orders)
-            comparison.notes.append(f"{name}: components taken in the order {listed}.")
-    return comparison
 
 
 def _scale_notes(methods: Mapping[str, Method]) -> list[str]:

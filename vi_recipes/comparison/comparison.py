@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.folder import HEADER, _fit_path, _save_fits, write, write_all
+from vi_recipes.comparison.folder import load_fit, read_header, save_fits, write, write_all
+from vi_recipes.comparison.kept import KeptFit
+from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Target
@@ -71,9 +72,12 @@ class Comparison(Fits):
         return write(self, Path(path))
 
     def save(self, directory: str | Path) -> Path:
-        """Write everything to a folder: report, tables, figures, JSON and the fits."""
+        """Write everything to a folder: report, tables, figures, JSON and the fits.
+
+        A fit that the folder holds already, from :func:`compare`, is not written again.
+        """
         directory = Path(directory)
-        _save_fits(self, directory)
+        save_fits(self, directory)
         write_all(self, directory)
         return directory
 
@@ -87,36 +91,37 @@ class Comparison(Fits):
             If the folder holds none, or a fit is missing.
         """
         directory = Path(directory)
-        try:
-            header = json.loads((directory / HEADER).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{directory}: no saved comparison here ({error}); "
-                "make one with 'vi-recipes compare MODEL --out DIR'"
-            ) from None
-        fits = {name: Fit.load(_fit_path(directory, name)) for name in header["fits"]}
+        header = read_header(directory)
         name = header["reference"]
-        reference = fits.get(name) if name else None
-        if name and reference is None:
-            reference = Fit.load(_fit_path(directory, name))
-        return cls(
-            fits,
-            reference=reference,
+        names = list(header["fits"])
+        if name is not None and name not in names:
+            names.append(name)
+        labels = header.get("labels", {})
+        kept = {
+            n: load_fit(directory, n, Relabelling.from_json(labels[n]) if n in labels else None)
+            for n in names
+        }
+        comparison = cls(
+            {n: kept[n].fit for n in header["fits"]},
+            reference=kept[name].fit if name is not None else None,
             reference_name=name,
             target_name=header["target_name"],
             notes=header["notes"],
             interrupted=header["interrupted"],
             description=header["description"],
-            quadrature=LogEvidence.from_dict(found)
-            if (found := header.get("quadrature"))
+            quadrature=LogEvidence.from_dict(known)
+            if (known := header.get("quadrature"))
             else None,
             exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
         )
+        comparison.kept.update(kept)
+        return comparison
 
 
-def _choose_reference(
-    fits: dict[str, Fit], reference: str | Fit | None
+def choose_reference(
+    fits: Mapping[str, Fit], reference: str | Fit | None
 ) -> tuple[Fit | None, str | None]:
+    """Return the reference and its name: by default a sampler; none where it has no result."""
     if isinstance(reference, Fit):
         return reference, reference.method
     if reference is None:
@@ -127,20 +132,28 @@ def _choose_reference(
     return fits[reference], reference
 
 
-def _assemble(
+def assemble(
     target: Target,
     fits: Mapping[str, Fit],
     reference: str | Fit | None,
+    *,
+    kept: Mapping[str, KeptFit],
     interrupted: bool,
     description: str,
+    notes: Sequence[str] = (),
+    quadrature: LogEvidence | None = None,
 ) -> Comparison:
     """Return the comparison of ``fits``, with the reference if it is there already."""
-    chosen, name = _choose_reference(dict(fits), reference)
-    return Comparison(
+    chosen, name = choose_reference(fits, reference)
+    comparison = Comparison(
         fits,
         reference=chosen,
         reference_name=name,
         target_name=target.name,
         interrupted=interrupted,
         description=description or target.model.description,
+        notes=notes,
+        quadrature=quadrature,
     )
+    comparison.kept.update(kept)
+    return comparison

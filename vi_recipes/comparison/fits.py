@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vi_recipes.comparison.kept import KeptFit
+from vi_recipes.core import MadeOnce
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of
 from vi_recipes.importance import LogEvidence
 from vi_recipes.report import Exhibit
-from vi_recipes.trust import Verdict, audit, verdict
+from vi_recipes.trust import Verdict, audit, evidence_table, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +23,8 @@ class Fits(Mapping[str, Fit]):
     """An ordered mapping name -> :class:`Fit`, with a reference and tables over all fits.
 
     Every mean, sd and covariance is on the constrained scale. A fit without a result is NaN in
-    every table.
+    every table. Each table is made once, and handed out as a copy; the fits, the reference and the
+    quadrature that they come from cannot be replaced.
 
     Parameters
     ----------
@@ -57,69 +61,100 @@ class Fits(Mapping[str, Fit]):
         exhibits: Sequence[Exhibit] = (),
         quadrature: LogEvidence | None = None,
     ) -> None:
-        self.fits = dict(fits)
-        self.reference = reference
-        self.reference_name = reference_name
+        self._fits = dict(fits)
+        self._reference = reference
+        self._reference_name = reference_name
+        self._quadrature = quadrature
+        self._made = MadeOnce()
+        self.kept: dict[str, KeptFit] = {}
         self.target_name = target_name
         self.notes = list(notes)
         self.interrupted = interrupted
         self.description = description
         self.exhibits = list(exhibits)
-        self.quadrature = quadrature
+
+    @property
+    def fits(self) -> Mapping[str, Fit]:
+        """Name -> fit, in the order of the tables."""
+        return MappingProxyType(self._fits)
+
+    @property
+    def reference(self) -> Fit | None:
+        """What the others are measured against."""
+        return self._reference
+
+    @property
+    def reference_name(self) -> str | None:
+        """The reference's name."""
+        return self._reference_name
+
+    @property
+    def quadrature(self) -> LogEvidence | None:
+        """Log p(y) by quadrature, or why it cannot be had."""
+        return self._quadrature
+
+    def once[T](self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make`` makes of the fits, made when ``key`` is first asked for."""
+        return self._made(key, make)
+
+    def _frame(self, key: Hashable, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        return self.once(key, make).copy()  # an edit of one changes none that follow
 
     def __getitem__(self, name: str) -> Fit:
-        return self.fits[name]
+        return self._fits[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.fits)
+        return iter(self._fits)
 
     def __len__(self) -> int:
-        return len(self.fits)
+        return len(self._fits)
 
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the reference itself."""
-        return audit(self.reference) if self.reference is not None else []
+        return audit(self._reference) if self._reference is not None else []
 
     @property
     def columns(self) -> dict[str, Fit]:
         """Name -> fit: the fits, and last the reference when it is not one of them."""
-        columns = dict(self.fits)
-        if self.reference is not None and self.reference_name not in columns:
-            columns[self.reference_name or "reference"] = self.reference
+        columns = dict(self._fits)
+        if self._reference is not None and self._reference_name not in columns:
+            columns[self._reference_name or "reference"] = self._reference
         return columns
 
     def _table(
-        self, sites: Sequence[str] | None, what: Callable[[Fit], Mapping[str, np.ndarray]]
+        self, key: str, sites: Sequence[str] | None, what: Callable[[Fit], Mapping[str, np.ndarray]]
     ) -> pd.DataFrame:
         import pandas as pd
 
-        first = next(iter(self.columns.values()))
-        labels = first.labels(sites)
-        return pd.DataFrame(
-            {
-                name: fit.flat(what(fit), sites) if fit.has_result else np.nan
-                for name, fit in self.columns.items()
-            },
-            index=labels,
-            dtype=float,
-        )
+        def make() -> pd.DataFrame:
+            first = next(iter(self.columns.values()))
+            return pd.DataFrame(
+                {
+                    name: fit.flat(what(fit), sites) if fit.has_result else np.nan
+                    for name, fit in self.columns.items()
+                },
+                index=first.labels(sites),
+                dtype=float,
+            )
+
+        return self._frame((key, _names(sites)), make)
 
     def means(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the means (for a point, the point), a row a scalar and a column a fit."""
-        return self._table(sites, Fit.mean)
+        return self._table("means", sites, Fit.mean)
 
     def sds(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the standard deviations, a row a scalar and a column a fit."""
-        return self._table(sites, Fit.sd)
+        return self._table("sds", sites, Fit.sd)
 
     def mcses(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the Monte Carlo standard errors of the means."""
-        return self._table(sites, Fit.mcse)
+        return self._table("mcses", sites, Fit.mcse)
 
     def mcses_sd(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the Monte Carlo standard errors of the standard deviations."""
-        return self._table(sites, Fit.mcse_sd)
+        return self._table("mcses_sd", sites, Fit.mcse_sd)
 
     def covariances(self, sites: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         """Return name -> joint covariance of ``sites``, for the fits that have one.
@@ -129,6 +164,10 @@ class Fits(Mapping[str, Fit]):
         ValueError
             For more than 200 scalars: name fewer sites.
         """
+        tables = self.once(("covariances", _names(sites)), lambda: self._make_covariances(sites))
+        return {name: table.copy() for name, table in tables.items()}
+
+    def _make_covariances(self, sites: Sequence[str] | None) -> dict[str, pd.DataFrame]:
         first = next(iter(self.columns.values()))
         size = len(first.labels(sites))
         if size > MAX_STORED_COV:
@@ -141,20 +180,28 @@ class Fits(Mapping[str, Fit]):
 
     def correlations(self, sites: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         """Return name -> correlation matrix of ``sites`` (see :meth:`covariances`)."""
-        result = {}
-        for name, cov in self.covariances(sites).items():
-            sd = np.sqrt(np.diag(cov))
-            with np.errstate(invalid="ignore", divide="ignore"):
-                result[name] = cov.div(sd, axis=0).div(sd, axis=1)
-        return result
+
+        def make() -> dict[str, pd.DataFrame]:
+            result = {}
+            for name, cov in self.covariances(sites).items():
+                sd = np.sqrt(np.diag(cov))
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    result[name] = cov.div(sd, axis=0).div(sd, axis=1)
+            return result
+
+        tables = self.once(("correlations", _names(sites)), make)
+        return {name: table.copy() for name, table in tables.items()}
 
     def timings(self) -> pd.DataFrame:
         """Return seconds, speed-up over the reference and evaluation counts, a row a fit."""
+        return self._frame("timings", self._make_timings)
+
+    def _make_timings(self) -> pd.DataFrame:
         import pandas as pd
 
-        base = self.reference.timing.total_seconds if self.reference is not None else 0.0
+        base = self._reference.timing.total_seconds if self._reference is not None else 0.0
         rows = {}
-        for name, fit in self.fits.items():
+        for name, fit in self._fits.items():
             timing = fit.timing
             ess = fit.diagnostics.get("ess_bulk_min", np.nan) if fit.has_result else np.nan
             rows[name] = {
@@ -174,10 +221,13 @@ class Fits(Mapping[str, Fit]):
 
     def diagnostics(self) -> pd.DataFrame:
         """Return status, message, evidence and every diagnostic, a row a fit."""
+        return self._frame("diagnostics", self._make_diagnostics)
+
+    def _make_diagnostics(self) -> pd.DataFrame:
         import pandas as pd
 
         rows = {}
-        for name, fit in self.fits.items():
+        for name, fit in self._fits.items():
             evidence = fit.log_evidence if fit.has_result else None
             rows[name] = {
                 "status": fit.status.name,
@@ -199,15 +249,18 @@ class Fits(Mapping[str, Fit]):
         most twice its Monte Carlo error, which is that of the reference and of the method.
         Without a reference the table is empty.
         """
+        return self._frame(("accuracy", _names(sites)), lambda: self._make_accuracy(sites))
+
+    def _make_accuracy(self, sites: Sequence[str] | None) -> pd.DataFrame:
         import pandas as pd
 
         frames = {}
-        if self.reference is not None and self.reference.has_result:
-            reference = moments_of(self.reference)
+        if self._reference is not None and self._reference.has_result:
+            reference = moments_of(self._reference)
             frames = {
                 name: differences(fit, reference, sites)
-                for name, fit in self.fits.items()
-                if name != self.reference_name and fit.has_result
+                for name, fit in self._fits.items()
+                if name != self._reference_name and fit.has_result
             }
         if not frames:
             index = pd.MultiIndex.from_arrays([[], []], names=["parameter", "method"])
@@ -222,32 +275,37 @@ class Fits(Mapping[str, Fit]):
         Those of every fit's assessment, and that by quadrature where :func:`compare` was asked for
         it. Columns as :func:`vi_recipes.trust.evidence.evidence_table` returns them.
         """
-        from vi_recipes.trust import evidence_table
+        return self._frame("evidence", self._make_evidence)
 
-        found: dict[str, Sequence[LogEvidence]] = {}
+    def _make_evidence(self) -> pd.DataFrame:
+        known: dict[str, Sequence[LogEvidence]] = {}
         for name, fit in self.columns.items():
             if fit.has_result and fit.assessment is not None:
-                found[name] = fit.assessment.evidence
+                known[name] = fit.assessment.evidence
             elif fit.has_result and fit.log_evidence is not None:
-                found[name] = [fit.log_evidence]
+                known[name] = [fit.log_evidence]
         if self.quadrature is not None:
-            found["quadrature"] = [self.quadrature]
-        return evidence_table(found)
+            known["quadrature"] = [self.quadrature]
+        return evidence_table(known)
 
     def verdicts(self) -> dict[str, Verdict]:
         """Return name -> how far the fit can be trusted, with the evidence.
 
         By the reference where there is one, else by the fit's own evidence.
         """
-        table = self.accuracy()
-        return {
-            name: verdict(
-                fit,
-                None if name == self.reference_name else table,
-                is_reference=name == self.reference_name,
-            )
-            for name, fit in self.fits.items()
-        }
+
+        def make() -> dict[str, Verdict]:
+            table = self.accuracy()
+            return {
+                name: verdict(
+                    fit,
+                    None if name == self._reference_name else table,
+                    is_reference=name == self._reference_name,
+                )
+                for name, fit in self._fits.items()
+            }
+
+        return dict(self.once("verdicts", make))
 
     def _repr_html_(self) -> str:
         tables = (
@@ -258,6 +316,11 @@ class Fits(Mapping[str, Fit]):
         return "".join(f"<h4>{title}</h4>{table.to_html()}" for title, table in tables)
 
     def __repr__(self) -> str:
-        listed = ", ".join(f"{n}: {f.status.name}" for n, f in self.fits.items())
+        listed = ", ".join(f"{n}: {f.status.name}" for n, f in self._fits.items())
         name = type(self).__name__
-        return f"{name}({self.target_name!r}, {listed}; reference {self.reference_name})"
+        return f"{name}({self.target_name!r}, {listed}; reference {self._reference_name})"
+
+
+def _names(sites: Sequence[str] | None) -> Hashable:
+    """Return what tells one choice of sites from another."""
+    return sites if sites is None or isinstance(sites, str) else tuple(sites)

@@ -1,81 +1,42 @@
-"""A comparison's folder: fits, header, tables, figures and reports as files."""
+"""A comparison's folder: fits, header, tables, figures and reports as files.
+
+Every fit is written once, as it was fitted, when it is done. What is found out later, such as the
+order of exchangeable components, is in the header, which is small and replaced as a whole.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from vi_recipes.comparison import tables
+from vi_recipes.comparison.figures.gallery import draw
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import block
+from vi_recipes.comparison.json import dumps
+from vi_recipes.comparison.kept import KeptFit, stamp_of
+from vi_recipes.comparison.labels import Relabelling
+from vi_recipes.comparison.page import compose
+from vi_recipes.comparison.sections import SECTIONS
 from vi_recipes.core import write_whole
 from vi_recipes.fit import Fit
-from vi_recipes.report import FOLDER, Cell, Exhibit, Table, format_number, latex, write_exhibits
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-MAX_BLOCK = 200
-"""Scalars in a covariance that is written out."""
-
-
-MAX_SQUARE = 12
-"""Rows and columns of a covariance that a printed page holds."""
-
-
-def write_tables(comparison: Fits, directory: Path) -> None:
-    """Write every table of ``comparison`` to ``directory``, as CSV and LaTeX."""
-    directory.mkdir(parents=True, exist_ok=True)
-    frames = {
-        "means": comparison.means(),
-        "sds": comparison.sds(),
-        "accuracy": comparison.accuracy(),
-        "timings": comparison.timings(),
-        "diagnostics": comparison.diagnostics(),
-    }
-    printed = {
-        "means": tables.means(comparison),
-        "accuracy": tables.accuracy(comparison),
-        "timings": tables.timings(comparison),
-        "diagnostics": tables.diagnostics(comparison),
-    }
-    if sites := block(comparison, MAX_BLOCK):
-        covariances = comparison.covariances(sites)
-        correlations = comparison.correlations(sites)
-        for what, matrices in (("covariance", covariances), ("correlation", correlations)):
-            for name, matrix in matrices.items():
-                frames[f"{what}_{name}"] = matrix
-                printed[f"{what}_{name}"] = _square(what, name, matrix)
-    for name, frame in frames.items():
-        index = (
-            None
-            if frame.index.nlevels > 1
-            else "method"
-            if name in ("timings", "diagnostics")
-            else "parameter"
-        )
-        frame.to_csv(directory / f"{name}.csv", index_label=index)
-    for name, table in printed.items():
-        (directory / f"{name}.tex").write_text(latex(table, label=name), encoding="utf-8")
-
-
-def _square(what: str, name: str, matrix: pd.DataFrame) -> Table:
-    shown = matrix.iloc[:MAX_SQUARE, :MAX_SQUARE]
-    labels = [str(label) for label in shown.columns]
-    rows = [
-        [Cell(label), *(Cell(format_number(float(x), 3)) for x in values)]
-        for label, values in zip(labels, shown.to_numpy(), strict=True)
-    ]
-    left_out = len(matrix) - len(shown)
-    note = f"{left_out} more parameter(s) in the CSV file." if left_out else ""
-    return Table(f"Posterior {what}, {name}", ["parameter", *labels], rows, note)
-
+from vi_recipes.report import (
+    FOLDER,
+    Exhibit,
+    html_page,
+    latex,
+    markdown_page,
+    write_exhibits,
+)
 
 SUFFIXES = (".html", ".md", ".json")
 """Formats that :func:`write` knows."""
+
+HEADER = "comparison.json"
+"""What binds the fits of a folder together."""
+
+
+# -- reports ---------------------------------------------------------------------------------
 
 
 def write(comparison: Fits, path: str | Path) -> Path:
@@ -103,20 +64,14 @@ def write(comparison: Fits, path: str | Path) -> Path:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".json":
-        _write_json(comparison, path)
-        return path
-    from vi_recipes.comparison.figures.gallery import draw
-    from vi_recipes.comparison.page import compose
-    from vi_recipes.report import FOLDER, html, markdown, write_exhibits
-
-    document = compose(comparison, draw(comparison))
-    if suffix == ".html":
-        text = html.render(document)
+        text = dumps(comparison)
+    elif suffix == ".html":
+        text = html_page(compose(comparison))
     else:
-        _write_figures(document.drawings, path.parent / "figures", svg=False)
+        _write_figures(draw(comparison), path.parent / "figures", svg=False)
         write_exhibits(comparison.exhibits, path.parent / FOLDER)
-        text = markdown.render(document)
-    path.write_text(text, encoding="utf-8")
+        text = markdown_page(compose(comparison))
+    write_whole(path, text)
     return path
 
 
@@ -134,33 +89,29 @@ def write_all(comparison: Fits, directory: str | Path) -> Path:
     directory
         Made if need be; files of the same names are replaced.
     """
-    from vi_recipes.comparison.figures.gallery import draw
-    from vi_recipes.comparison.folder import write_tables
-    from vi_recipes.comparison.page import compose
-    from vi_recipes.comparison.view import all_fits
-    from vi_recipes.report import FOLDER, html, markdown, write_exhibits
-
     directory = Path(directory)
-    fits = directory / "fits"
-    fits.mkdir(parents=True, exist_ok=True)
-    for name, fit in all_fits(comparison).items():
-        if not (fits / f"{name}.nc").exists():
-            fit.save(fits / f"{name}.nc")
-    _write_json(comparison, directory / "result.json")
+    for name, fit in comparison.columns.items():
+        if not fit_path(directory, name).exists():
+            save_fit(fit, directory, name)
+    write_whole(directory / "result.json", dumps(comparison))
     write_tables(comparison, directory / "tables")
-    drawings = draw(comparison)
-    _write_figures(drawings, directory / "figures", svg=True)
+    _write_figures(draw(comparison), directory / "figures", svg=True)
     write_exhibits(comparison.exhibits, directory / FOLDER)
-    document = compose(comparison, drawings)
-    (directory / "report.md").write_text(markdown.render(document), encoding="utf-8")
-    (directory / "report.html").write_text(html.render(document), encoding="utf-8")
+    document = compose(comparison)
+    write_whole(directory / "report.md", markdown_page(document))
+    write_whole(directory / "report.html", html_page(document))
     return directory
 
 
-def _write_json(comparison: Fits, path: Path) -> None:
-    from vi_recipes.comparison.json import dumps
-
-    path.write_text(dumps(comparison), encoding="utf-8")
+def write_tables(comparison: Fits, directory: Path) -> None:
+    """Write the tables of every section of ``comparison`` to ``directory``, as CSV and LaTeX."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in (file for section in SECTIONS for file in section.files(comparison)):
+        index = None if file.frame.index.nlevels > 1 else file.rows
+        file.frame.to_csv(directory / f"{file.name}.csv", index_label=index)
+        if file.table is not None:
+            text = latex(file.table, label=file.name)
+            write_whole(directory / f"{file.name}.tex", text)
 
 
 def _write_figures(drawings: Sequence[Exhibit], directory: Path, *, svg: bool) -> None:
@@ -171,30 +122,66 @@ def _write_figures(drawings: Sequence[Exhibit], directory: Path, *, svg: bool) -
             (directory / f"{drawing.name}.svg").write_bytes(drawing.svg)
 
 
-HEADER = "comparison.json"
+# -- fits ------------------------------------------------------------------------------------
 
 
-def save_fit(fit: Fit, directory: Path) -> Path:
+def fit_path(directory: Path, name: str) -> Path:
+    """Return the place of a fit in a comparison's folder."""
+    return directory / "fits" / f"{name}.nc"
+
+
+def save_fit(fit: Fit, directory: Path, name: str) -> KeptFit:
     """Write ``fit`` to its place in a comparison's folder."""
-    path = _fit_path(directory, fit.method)
+    path = fit_path(directory, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return fit.save(path)
+    fit.save(path)
+    return KeptFit(fit, path, stamp_of(path))
+
+
+def load_fit(directory: Path, name: str, labels: Relabelling | None = None) -> KeptFit:
+    """Read a fit from its place in a comparison's folder, its components in the order compared."""
+    path = fit_path(directory, name)
+    stamp = stamp_of(path)
+    fit = Fit.load(path)
+    return KeptFit(fit if labels is None else labels.apply(fit), path, stamp, labels)
+
+
+def save_fits(comparison: Fits, directory: Path) -> None:
+    """Write the fits and the reference that the folder lacks, and what binds them together."""
+    missing = {
+        name: fit
+        for name, fit in comparison.columns.items()
+        if name not in comparison.kept
+        or not comparison.kept[name].holds(fit, fit_path(directory, name))
+    }
+    if missing:
+        drop_header(directory)
+    for name, fit in missing.items():
+        comparison.kept[name] = save_fit(fit, directory, name)
+    write_header(comparison, directory)
 
 
 def save_exhibits(comparison: Fits, directory: Path) -> None:
     """Write the exhibits to their place in a comparison's folder, so that it can be loaded."""
     write_exhibits(comparison.exhibits, directory / FOLDER)
-    _write_header(comparison, directory)
+    write_header(comparison, directory)
 
 
-def _save_fits(comparison: Fits, directory: Path) -> None:
-    """Write every fit, the reference and what binds them together."""
-    for fit in comparison.columns.values():
-        save_fit(fit, directory)
-    _write_header(comparison, directory)
+# -- header ----------------------------------------------------------------------------------
 
 
-def _write_header(comparison: Fits, directory: Path) -> None:
+def drop_header(directory: Path) -> None:
+    """Remove the header before a fit is replaced: what it says is of the fits that were there."""
+    (directory / HEADER).unlink(missing_ok=True)
+
+
+def write_header(comparison: Fits, directory: Path) -> None:
+    """Write what binds the fits of a folder together, whole or not at all."""
+    labels = {
+        name: kept.labels.to_json()
+        for name, kept in comparison.kept.items()
+        if kept.labels is not None and kept.path == fit_path(directory, name)
+    }
     header = {
         "fits": list(comparison.fits),
         "reference": comparison.reference_name,
@@ -203,6 +190,7 @@ def _write_header(comparison: Fits, directory: Path) -> None:
         "interrupted": comparison.interrupted,
         "description": comparison.description,
         "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
+        "labels": labels,
         "exhibits": [
             {"name": e.name, "title": e.title, "caption": e.caption} for e in comparison.exhibits
         ],
@@ -210,5 +198,19 @@ def _write_header(comparison: Fits, directory: Path) -> None:
     write_whole(directory / HEADER, json.dumps(header, indent=2) + "\n")
 
 
-def _fit_path(directory: Path, name: str) -> Path:
-    return directory / "fits" / f"{name}.nc"
+def read_header(directory: Path) -> dict[str, Any]:
+    """Return what :func:`write_header` has written.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    try:
+        header = json.loads((directory / HEADER).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{directory}: no saved comparison here ({error}); "
+            "make one with 'vi-recipes compare MODEL --out DIR'"
+        ) from None
+    return dict(header)

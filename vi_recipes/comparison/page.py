@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from vi_recipes.comparison import tables
+from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.sections import SECTIONS
 from vi_recipes.comparison.view import all_fits, order, select
-from vi_recipes.comparison.weights import weights
-from vi_recipes.report import Document, Exhibit
-
-if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Fits
+from vi_recipes.report import Document
 
 
-MAX_TABLE = 500
-"""Parameters listed in a report; the tables beside it have them all."""
-
-
-def compose(comparison: Fits, drawings: Sequence[Exhibit]) -> Document:
-    """Return the contents of the report on ``comparison``, with the figures already drawn."""
-    results = [
-        tables.means(comparison, MAX_TABLE),
-        tables.timings(comparison),
-        tables.diagnostics(comparison),
-        weights(comparison),
-        tables.accuracy_summary(comparison),
-        tables.accuracy(comparison, MAX_TABLE),
-    ]
+def compose(comparison: Fits) -> Document:
+    """Return the contents of the report on ``comparison``."""
+    parts = [section.on_page(comparison) for section in SECTIONS]
     return Document(
         title=f"{comparison.target_name or 'Model'}: methods side by side",
         intro=_intro(comparison),
         description=comparison.description,
         warnings=_warnings(comparison),
-        exhibits=list(comparison.exhibits),
-        verdicts=tables.verdicts(comparison),
-        results=[table for table in results if table.rows],
-        drawings=list(drawings),
-        evidence=tables.evidence(comparison),
-        record=[tables.options(comparison), tables.provenance(comparison)],
-        notes=list(comparison.notes),
+        parts=[part for part in parts if part is not None],
     )
 
 

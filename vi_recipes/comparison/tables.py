@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import (
-    _NO_JUDGEMENT,
-    _accuracy_by_label,
-    _flags,
-    _reference_first,
+    NO_JUDGEMENT,
     all_fits,
+    flags_note,
     heading,
+    judgements,
+    numbers,
+    reference_first,
     select,
 )
 from vi_recipes.core import Status
@@ -30,12 +32,6 @@ from vi_recipes.report import (
     format_value,
     sentences,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from vi_recipes.comparison.fits import Fits
-
 
 # -- tables ----------------------------------------------------------------------------------
 
@@ -53,9 +49,9 @@ def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | Non
         Only these sites.
     """
     labels, left_out = select(comparison, limit, sites)
-    mean, spread = _columns(comparison.means()), _columns(comparison.sds())
-    mean_error, spread_error = _columns(comparison.mcses()), _columns(comparison.mcses_sd())
-    accuracy = _accuracy_by_label(comparison)
+    mean, spread = numbers(comparison, Fits.means), numbers(comparison, Fits.sds)
+    mean_error, spread_error = numbers(comparison, Fits.mcses), numbers(comparison, Fits.mcses_sd)
+    accuracy = judgements(comparison)
     fits = all_fits(comparison)
     points = {name for name, fit in fits.items() if fit.is_point}
     reference = comparison.reference_name
@@ -106,7 +102,7 @@ def accuracy(
     Differences of means are in reference sds; sds are ratios; each stands beside its Monte Carlo
     standard error. There are no rows without a reference.
     """
-    judged = _accuracy_by_label(comparison)
+    judged = judgements(comparison)
     names = [n for n in all_fits(comparison) if any(n == key[1] for key in judged)]
     labels, left_out = select(comparison, limit, sites)
     points = {n for n in names if all_fits(comparison)[n].is_point}
@@ -120,7 +116,7 @@ def accuracy(
     for label in labels if names else []:
         row = [Cell(label)]
         for name in names:
-            one = judged.get((label, name), _NO_JUDGEMENT)
+            one = judged.get((label, name), NO_JUDGEMENT)
             row.append(Cell(_plus_minus(one.difference, one.difference_mcse), one.mean_flag))
             if name not in points:
                 row.append(Cell(_plus_minus(one.sd_ratio, one.sd_ratio_mcse), one.sd_flag))
@@ -136,13 +132,13 @@ def accuracy(
         "Accuracy against the reference",
         columns,
         rows,
-        sentences(note, _flags() if names else "", _left_out(left_out)),
+        sentences(note, flags_note() if names else "", _left_out(left_out)),
     )
 
 
 def accuracy_summary(comparison: Fits) -> Table:
     """Return one row per method: its worst and typical distance from the reference."""
-    judged = _accuracy_by_label(comparison)
+    judged = judgements(comparison)
     rows = []
     for name in all_fits(comparison):
         mine = {label: j for (label, n), j in judged.items() if n == name}
@@ -189,7 +185,7 @@ def accuracy_summary(comparison: Fits) -> Table:
 
 def timings(comparison: Fits) -> Table:
     """Return seconds, speed-up and evaluation counts, a row per method."""
-    seconds = _columns(comparison.timings())
+    seconds = numbers(comparison, Fits.timings)
     formats = {
         "compile_seconds": ("compile\n(s)", format_seconds),
         "run_seconds": ("run\n(s)", format_seconds),
@@ -201,7 +197,7 @@ def timings(comparison: Fits) -> Table:
         "ess_per_second": ("effective samples\nper second", format_number),
     }
     rows = []
-    for name in _reference_first(comparison.fits, comparison):
+    for name in reference_first(comparison.fits, comparison):
         # the reference's own is 1, and a method without a result is fast at nothing
         no_speed_up = name == comparison.reference_name or not comparison[name].has_result
         cells = [
@@ -225,11 +221,11 @@ def diagnostics(comparison: Fits) -> Table:
     weighed = {k for fit in comparison.fits.values() for k in _numbers(fit)}
     measures = {
         name: values
-        for name, values in _columns(comparison.diagnostics()).items()
+        for name, values in numbers(comparison, Fits.diagnostics).items()
         if name not in weighed
     }
     words = ("status", "message", "advice", "log_evidence", "log_evidence_se", "log_likelihood")
-    names = _reference_first(comparison.fits, comparison)
+    names = reference_first(comparison.fits, comparison)
     rows = [[Cell("status"), *(_status(comparison, name) for name in names)]]
     for measure, by_name in measures.items():
         values = [by_name[name] for name in names]
@@ -246,10 +242,10 @@ def _numbers(fit: Fit) -> dict[str, float]:
 def verdicts(comparison: Fits) -> Table:
     """Return the verdict on every method in plain words."""
     rows = [
-        [Cell(name), _status(comparison, name), Cell(str(found))]
-        for name, found in comparison.verdicts().items()
+        [Cell(name), _status(comparison, name), Cell(str(verdict))]
+        for name, verdict in comparison.verdicts().items()
     ]
-    return Table("Verdicts", ["method", "status", "verdict"], rows, left=(0, 1, 2))
+    return Table("Verdicts", ["method", "status", "verdict"], rows, left=(0, 1, 2), wraps=True)
 
 
 def evidence(comparison: Fits) -> Table:
@@ -289,7 +285,7 @@ def options(comparison: Fits) -> Table:
         [Cell(name), Cell(", ".join(f"{k} = {_option(v)}" for k, v in fit.config.items()) or DASH)]
         for name, fit in all_fits(comparison).items()
     ]
-    return Table("Options", ["method", "options"], rows, left=(0, 1))
+    return Table("Options", ["method", "options"], rows, left=(0, 1), wraps=True)
 
 
 def provenance(comparison: Fits) -> Table:
@@ -315,19 +311,7 @@ def provenance(comparison: Fits) -> Table:
             ]
         )
     columns = ["method", "seed", "data fingerprint", "device", "precision", "versions"]
-    return Table("Provenance", columns, rows, left=(0, 2, 3, 4, 5))
-
-
-def _columns(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return column -> row -> number; what is no number is NaN."""
-    import pandas as pd
-
-    rows = [str(label) for label in frame.index]
-    numbers = frame.apply(pd.to_numeric, errors="coerce")
-    return {
-        str(name): dict(zip(rows, map(float, column), strict=True))
-        for name, column in numbers.items()
-    }
+    return Table("Provenance", columns, rows, left=(0, 2, 3, 4, 5), wraps=True)
 
 
 def _status(comparison: Fits, name: str) -> Cell:
@@ -361,7 +345,7 @@ def _reading(comparison: Fits) -> str:
     fits = all_fits(comparison)
     parts = []
     if comparison.reference is not None and len(fits) > 1:
-        parts.append(_flags())
+        parts.append(flags_note())
     if any(not fit.has_result for fit in fits.values()):
         parts.append(f"{DASH}: the method has no result")
     if any(fit.has_result and fit.status is not Status.OK for fit in fits.values()):

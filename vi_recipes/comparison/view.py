@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,12 @@ from vi_recipes.fit import Fit
 from vi_recipes.report import Flag
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vi_recipes.comparison.fits import Fits
+
+type Column = Mapping[str, float]
+"""Row -> number."""
 
 
 MEAN_OFF = 0.5
@@ -29,7 +34,7 @@ SD_OFF = 1.25
 def all_fits(comparison: Fits) -> dict[str, Fit]:
     """Return every fit by name, the reference first."""
     fits = comparison.columns
-    return {name: fits[name] for name in _reference_first(fits, comparison)}
+    return {name: fits[name] for name in reference_first(fits, comparison)}
 
 
 def heading(name: str, comparison: Fits) -> str:
@@ -88,7 +93,9 @@ def block(comparison: Fits, limit: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Judgement:
+class Judgement:
+    """How one scalar of a fit compares with the reference's (see :meth:`Fits.accuracy`)."""
+
     within_error: bool
     difference: float
     difference_mcse: float
@@ -97,12 +104,14 @@ class _Judgement:
 
     @property
     def mean_flag(self) -> Flag:
+        """How its mean is shown."""
         if self.within_error:
             return "inside"
         return "off" if abs(self.difference) > MEAN_OFF else ""
 
     @property
     def sd_flag(self) -> Flag:
+        """How its sd is shown."""
         if not self.sd_ratio > 0:
             return "off" if self.sd_ratio == 0 else ""
         if abs(self.sd_ratio - 1) <= 2 * self.sd_ratio_mcse:
@@ -110,10 +119,16 @@ class _Judgement:
         return "off" if max(self.sd_ratio, 1 / self.sd_ratio) > SD_OFF else ""
 
 
-_NO_JUDGEMENT = _Judgement(False, math.nan, math.nan, math.nan, math.nan)
+NO_JUDGEMENT = Judgement(False, math.nan, math.nan, math.nan, math.nan)
+"""Of a scalar that one of the two lacks."""
 
 
-def _accuracy_by_label(comparison: Fits) -> dict[tuple[str, str], _Judgement]:
+def judgements(comparison: Fits) -> Mapping[tuple[str, str], Judgement]:
+    """Return (label, fit) -> how they compare; nothing without a reference."""
+    return comparison.once("judgements", lambda: _judge(comparison))
+
+
+def _judge(comparison: Fits) -> dict[tuple[str, str], Judgement]:
     if comparison.reference is None:
         return {}
     frame = comparison.accuracy()
@@ -121,18 +136,36 @@ def _accuracy_by_label(comparison: Fits) -> dict[tuple[str, str], _Judgement]:
     numbers = frame[list(fields)].to_numpy(float).tolist()
     within = frame["within_error"].to_numpy(bool).tolist()
     return {
-        (str(label), str(name)): _Judgement(within_error, *values)
+        (str(label), str(name)): Judgement(within_error, *values)
         for (label, name), within_error, values in zip(frame.index, within, numbers, strict=True)
         if name != comparison.reference_name
     }
 
 
-def _reference_first(names: Iterable[Any], comparison: Fits) -> list[str]:
+def numbers(comparison: Fits, what: Callable[[Fits], pd.DataFrame]) -> Mapping[str, Column]:
+    """Return column -> row -> number of one of the comparison's frames; what is none is NaN."""
+    return comparison.once(("numbers", what), lambda: _numbers(what(comparison)))
+
+
+def _numbers(frame: pd.DataFrame) -> dict[str, Column]:
+    import pandas as pd
+
+    rows = [str(label) for label in frame.index]
+    values = frame.apply(pd.to_numeric, errors="coerce")
+    return {
+        str(name): dict(zip(rows, map(float, column), strict=True))
+        for name, column in values.items()
+    }
+
+
+def reference_first(names: Iterable[Any], comparison: Fits) -> list[str]:
+    """Return names of fits with that of the reference in front."""
     listed = [str(name) for name in names]
     return sorted(listed, key=lambda name: name != comparison.reference_name)
 
 
-def _flags() -> str:
+def flags_note() -> str:
+    """Return what the flags mean, for the notes of tables."""
     return (
         "Marked ~ or grey: inside Monte Carlo error, |difference| at most 2 standard errors. "
         f"Marked * or red: a mean more than {MEAN_OFF} reference sds off, or an sd off by more "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
+import jax
 import numpy as np
 
 from vi_recipes.core import as_key
@@ -13,6 +16,10 @@ from vi_recipes.posterior import held_draws
 
 NUM_DRAWS = 2_000
 """Of approximations that can give any number."""
+
+
+PIECE = 2**20
+"""Numbers in a piece of fresh draws: what is formed on the way is several times as large."""
 
 
 NUM_POINT_DRAWS = 4
@@ -46,6 +53,45 @@ class FitDraws:
         return first.shape[0], first.shape[1]
 
 
+def fresh_draws(fit: Fitted, num_draws: int) -> Iterator[Sites]:
+    """Yield draws of an approximation a piece at a time, site -> shape (draw, *site shape).
+
+    The draws of a large model are never there at once, nor is the noise behind them. Each piece has
+    a stream of its own; where one holds them all, they are those of the key 0.
+    """
+    posterior = fit.known_posterior()
+    size = sum(site.size for site in fit.sites)
+    at_once = max(PIECE // max(size, 1) // 2, 1) * 2  # even: draws come in pairs
+    if num_draws <= at_once:
+        yield posterior.draws(num_draws, as_key(0))
+        return
+    for piece, first in enumerate(range(0, num_draws, at_once)):
+        key = jax.random.fold_in(as_key(0), piece)
+        yield posterior.draws(min(at_once, num_draws - first), key)
+
+
+def has_long_draws(fit: Fitted) -> bool:
+    """Whether fresh draws of a fit, as many as are saved, come in more than one piece."""
+    size = sum(site.size for site in fit.sites)
+    fresh = fit.has_result and held_draws(fit.known_posterior()) is None and not fit.is_point
+    return fresh and NUM_DRAWS * size > PIECE
+
+
+def _together(pieces: Iterator[Sites], num_draws: int) -> Sites:
+    """Return pieces as one, without holding all of them beside it."""
+    first = next(pieces)
+    if len(next(iter(first.values()))) == num_draws:
+        return first
+    whole = {n: np.empty((num_draws, *v.shape[1:]), v.dtype) for n, v in first.items()}
+    start = 0
+    for piece in chain([first], pieces):
+        stop = start + len(next(iter(piece.values())))
+        for name, value in piece.items():
+            whole[name][start:stop] = value
+        start = stop
+    return whole
+
+
 def plain_draws(fit: Fitted, num_draws: int | None = None) -> FitDraws:
     """Return draws of ``fit`` without a density, at most ``num_draws``.
 
@@ -61,7 +107,8 @@ def plain_draws(fit: Fitted, num_draws: int | None = None) -> FitDraws:
     held = held_draws(posterior)
     if held is None:
         number = num_draws or NUM_DRAWS
-        return FitDraws({n: v[None] for n, v in posterior.draws(number, as_key(0)).items()})
+        whole = _together(fresh_draws(fit, number), number)
+        return FitDraws({name: value[None] for name, value in whole.items()})
     chains, draws = next(iter(held.values())).shape[:2]
     step = 1 if num_draws is None else -(-draws // max(num_draws // chains, 1))
     kept = np.arange(0, draws, step)

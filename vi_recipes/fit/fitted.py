@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
 
-from vi_recipes.core import FitError, Status, Timing, as_key
-from vi_recipes.fit.records import Provenance
+from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key
+from vi_recipes.fit.records import MAX_STORED_COV, Provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Site, Sites, site_labels
 from vi_recipes.posterior import Posterior, held_draws, per_scalar
@@ -68,21 +69,30 @@ class Fitted:
         cure = f". {self.advice[0].upper()}{self.advice[1:].rstrip('.')}" if self.advice else ""
         return f"{self.status.value}{reason}{cure}"
 
+    @cached_property
+    def _made(self) -> MadeOnce:
+        """Moments and labels, which tables, figures and files ask for again and again."""
+        return MadeOnce()
+
+    def _moment(self, what: str) -> Sites:
+        values: Sites = self._made(what, getattr(self.known_posterior(), what))
+        return {name: value.copy() for name, value in values.items()}  # a caller may write to it
+
     def mean(self) -> Sites:
         """Return the means by site, constrained scale (the mode or maximiser, for a point)."""
-        return self.known_posterior().mean()
+        return self._moment("mean")
 
     def sd(self) -> Sites:
         """Return the standard deviations by site, constrained scale; NaN for a point."""
-        return self.known_posterior().sd()
+        return self._moment("sd")
 
     def mcse(self) -> Sites:
         """Return the Monte Carlo standard errors of :meth:`mean` by site."""
-        return self.known_posterior().mcse_mean()
+        return self._moment("mcse_mean")
 
     def mcse_sd(self) -> Sites:
         """Return the Monte Carlo standard errors of :meth:`sd` by site."""
-        return self.known_posterior().mcse_sd()
+        return self._moment("mcse_sd")
 
     def cov(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the joint covariance of the scalars of ``sites``, constrained scale.
@@ -101,7 +111,21 @@ class Fitted:
 
         names = self._names(sites)
         labels = self.labels(names)
-        return pd.DataFrame(self.known_posterior().cov(names), index=labels, columns=labels)
+        return pd.DataFrame(self._cov(names), index=labels, columns=labels)
+
+    def _cov(self, names: Sequence[str]) -> np.ndarray:
+        """Return the joint covariance of the scalars of sites, of which a small one is kept."""
+        posterior = self.known_posterior()
+        sizes = {site.name: site.size for site in self.sites}
+        if sum(sizes.values()) <= MAX_STORED_COV:  # that of some sites is part of that of all
+            whole = self._made("cov", lambda: posterior.cov(list(sizes)))
+            starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
+            rows = [starts[name] + np.arange(sizes[name]) for name in names]
+            taken = np.concatenate(rows) if rows else np.zeros(0, int)
+            return np.array(whole[np.ix_(taken, taken)])
+        if sum(sizes[name] for name in names) > MAX_STORED_COV:
+            return posterior.cov(names)
+        return np.array(self._made(("cov", *names), lambda: posterior.cov(names)))
 
     def draws(self, num_draws: int, key: jax.Array | int = 0) -> Sites:
         """Return draws by site, shape (num_draws, *site shape), constrained scale.
@@ -112,9 +136,14 @@ class Fitted:
 
     def labels(self, sites: Sequence[str] | None = None, *, coords: bool = True) -> list[str]:
         """Return the labels of the scalars of ``sites``, by coordinate or by zero-based index."""
+        names = self._names(sites)
         by_name = {s.name: s for s in self.sites}
         table = self.coords if coords else None
-        return [label for n in self._names(sites) for label in site_labels(by_name[n], table)]
+
+        def make() -> list[str]:
+            return [label for name in names for label in site_labels(by_name[name], table)]
+
+        return list(self._made(("labels", coords, *names), make))
 
     def flat(self, values: Mapping[str, np.ndarray], sites: Sequence[str] | None = None) -> Any:
         """Return site values as one vector, in the order of :meth:`labels`."""

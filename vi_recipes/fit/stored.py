@@ -12,6 +12,7 @@ import numpy as np
 
 from vi_recipes.core import Status, Timing, write_whole
 from vi_recipes.fit.arviz import to_tree
+from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws, has_long_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Moments, Provenance
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
@@ -29,7 +30,10 @@ def save(fit: Fitted, path: Path) -> Path:
     """Write a fit to a netCDF file (see :meth:`Fit.save`)."""
     import xarray as xr
 
-    tree = to_tree(fit) if fit.has_result else xr.DataTree()
+    long = has_long_draws(fit)
+    tree = to_tree(fit, num_draws=1 if long else None) if fit.has_result else xr.DataTree()
+    if long:
+        tree["posterior"] = _without_draws(tree["posterior"].to_dataset(), NUM_DRAWS)
     if fit.has_result:
         moments = {
             "mean": fit.mean(),
@@ -51,7 +55,38 @@ def save(fit: Fitted, path: Path) -> Path:
     if fit.assessment is not None:
         write_assessment(tree, fit.assessment)
     tree.attrs["vi_recipes_fit"] = json.dumps(_header(fit), default=_plain)
-    return write_whole(path, lambda beside: tree.to_netcdf(beside, engine="h5netcdf"))
+
+    def write(beside: Path) -> None:
+        tree.to_netcdf(beside, engine="h5netcdf")
+        if long:
+            _append_draws(fit, beside, NUM_DRAWS)
+
+    return write_whole(path, write)
+
+
+def _without_draws(posterior: xr.Dataset, num_draws: int) -> xr.DataTree:
+    """Return the group of the draws with its coordinates, room for so many, and none of them."""
+    import xarray as xr
+
+    kept = posterior.drop_vars([*posterior.data_vars, "draw"])
+    return xr.DataTree(kept.assign_coords(draw=np.arange(num_draws)))
+
+
+def _append_draws(fit: Fitted, path: Path, num_draws: int) -> None:
+    """Add the draws to a file that has room for them, a piece at a time."""
+    import h5netcdf
+
+    dims = {site.name: ("chain", "draw", *site.dims) for site in fit.sites}
+    with h5netcdf.File(path, "a") as file:
+        group = file["posterior"]
+        start = 0
+        for piece in fresh_draws(fit, num_draws):
+            stop = start + len(next(iter(piece.values())))
+            for name, value in piece.items():
+                if name not in group.variables:
+                    group.create_variable(name, dims[name], value.dtype)
+                group[name][0, start:stop] = value
+            start = stop
 
 
 def _header(fit: Fitted) -> dict[str, Any]:

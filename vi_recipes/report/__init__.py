@@ -1,4 +1,4 @@
-"""Reports of a comparison: HTML, Markdown, JSON, and the tables and figures as files."""
+"""A rendering kit: cells and tables, document, HTML, Markdown, LaTeX, strict JSON, style."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from vi_recipes.report.cells import (
     format_value,
     sentences,
 )
-from vi_recipes.report.document import Document
+from vi_recipes.report.document import Block, Document, Entries, Notes, Part, is_empty, part
 from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
+from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
-from vi_recipes.report.markdown import as_markdown
+from vi_recipes.report.markdown import as_markdown, markdown_page
 from vi_recipes.report.strict_json import strict
 from vi_recipes.report.style import COLOURS, GREY, MARKERS, plain_log_ticks, style
 
@@ -27,10 +28,14 @@ __all__ = [
     "FOLDER",
     "GREY",
     "MARKERS",
+    "Block",
     "Cell",
     "Document",
+    "Entries",
     "Exhibit",
     "Flag",
+    "Notes",
+    "Part",
     "Table",
     "as_markdown",
     "format_count",
@@ -38,7 +43,11 @@ __all__ = [
     "format_seconds",
     "format_speed_up",
     "format_value",
+    "html_page",
+    "is_empty",
     "latex",
+    "markdown_page",
+    "part",
     "plain_log_ticks",
     "read_exhibit",
     "sentences",

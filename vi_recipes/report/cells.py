@@ -59,6 +59,8 @@ class Table:
         How to read it; may be empty.
     left
         Indices of the columns that hold words, to be aligned left.
+    wraps
+        Whether its last column holds sentences, which may be broken into lines.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Table:
     rows: list[list[Cell]]
     note: str = ""
     left: tuple[int, ...] = (0,)
+    wraps: bool = False
 
 
 # -- numbers ---------------------------------------------------------------------------------

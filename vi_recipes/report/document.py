@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vi_recipes.report.cells import Table
@@ -12,39 +13,109 @@ NUM_OPEN = 40
 
 
 @dataclass(frozen=True)
+class Entries:
+    """Names with a sentence or two on each.
+
+    Parameters
+    ----------
+    title
+        What they say.
+    entries
+        Names, and what is said of each.
+    """
+
+    title: str
+    entries: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Remarks, each of which stands alone.
+
+    Parameters
+    ----------
+    title
+        What they are on.
+    lines
+        The remarks.
+    """
+
+    title: str
+    lines: Sequence[str]
+
+
+type Block = Table | Exhibit | Entries | Notes
+"""What stands below a heading."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading of a report with what stands below it.
+
+    Parameters
+    ----------
+    key
+        One word, by which the contents link to it.
+    title
+        The heading. A block of another title has a heading of its own below it.
+    blocks
+        What it shows, in order.
+    linked
+        Whether the contents name it.
+    folder
+        Where the files of its figures lie, for reports that refer to them.
+    """
+
+    key: str
+    title: str
+    blocks: Sequence[Block]
+    linked: bool = True
+    folder: str = "figures"
+
+
+@dataclass(frozen=True)
 class Document:
     """The contents of a report.
 
     Parameters
     ----------
     title, intro, description
-        Headline, what was compared, and what its author says of it.
+        Headline, what the report is on, and what its author says of it.
     warnings
         What a reader must know before any number.
-    exhibits
-        Figures and tables of the study's own; there may be none.
-    verdicts
-        A row per method.
-    results
-        Tables of what was found; figures follow them.
-    drawings
-        The figures.
-    evidence
-        Log evidence, which not every method has; it may have no rows.
-    record
-        Tables of how it was made.
-    notes
-        On scales and labels.
+    parts
+        Everything else, in order.
     """
 
     title: str
     intro: str
     description: str
-    warnings: list[str]
-    exhibits: list[Exhibit]
-    verdicts: Table
-    results: list[Table]
-    drawings: list[Exhibit]
-    evidence: Table
-    record: list[Table]
-    notes: list[str]
+    warnings: Sequence[str]
+    parts: Sequence[Part]
+
+
+def part(
+    key: str,
+    *blocks: Block,
+    title: str = "",
+    linked: bool = True,
+    folder: str = "figures",
+) -> Part | None:
+    """Return a part of those blocks that have something to show; ``None`` if none has.
+
+    Without a ``title`` it has that of its first block; the rest as for :class:`Part`.
+    """
+    shown = [block for block in blocks if not is_empty(block)]
+    return Part(key, title or shown[0].title, shown, linked, folder) if shown else None
+
+
+def is_empty(block: Block) -> bool:
+    """Whether there is nothing to show: a table without rows, entries or notes without any."""
+    match block:
+        case Table():
+            return not block.rows
+        case Entries():
+            return not block.entries
+        case Notes():
+            return not block.lines
+    return False

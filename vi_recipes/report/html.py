@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 from functools import cache
 from importlib.resources import files
-
-from jinja2 import Environment, StrictUndefined, Template
+from typing import TYPE_CHECKING
 
 from vi_recipes.report.document import NUM_OPEN, Document
 from vi_recipes.report.exhibit import Exhibit
 
+if TYPE_CHECKING:
+    from jinja2 import Template
 
-def render(document: Document) -> str:
+
+def html_page(document: Document) -> str:
     """Return the page; its figures are inline SVG images and it needs nothing else."""
     return _template().render(document=document, image=_image, num_open=NUM_OPEN)
 
@@ -23,6 +25,8 @@ def _image(drawing: Exhibit) -> str:
 
 @cache
 def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined  # only those who write a page wait for it
+
     source = files("vi_recipes.report").joinpath("template.html.jinja").read_text("utf-8")
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined

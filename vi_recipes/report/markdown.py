@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vi_recipes.report.cells import Cell, Table
-from vi_recipes.report.document import NUM_OPEN, Document
-from vi_recipes.report.exhibit import FOLDER, Exhibit
+from vi_recipes.report.document import NUM_OPEN, Block, Document, Entries, Notes
+from vi_recipes.report.exhibit import Exhibit
 
 
-def render(document: Document) -> str:
-    """Return the text; figures are taken to be in ``figures``, a study's own in ``exhibits``."""
+def markdown_page(document: Document) -> str:
+    """Return the text; figures are taken to be in the folders that the parts name."""
     parts = [f"# {document.title}", document.intro]
     if document.description:
         parts.append(document.description)
@@ -19,33 +19,28 @@ def render(document: Document) -> str:
         parts.append(
             "\n>\n".join(f"> {_escape(line)}" if i else f"> {line}" for i, line in enumerate(lines))
         )
-    if document.exhibits:
-        parts.append("## What the study shows")
-    for exhibit in document.exhibits:
-        if exhibit.table is not None:
-            parts += [f"### {exhibit.title}", as_markdown(exhibit.table)]
-        else:
-            parts += _picture(exhibit, FOLDER)
-    parts += [f"## {document.verdicts.title}", as_markdown(document.verdicts)]
-    for table in document.results:
-        parts += [f"## {table.title}", as_markdown(table)]
-    if document.drawings:
-        parts.append("## Figures")
-    for drawing in document.drawings:
-        parts += _picture(drawing, "figures")
-    if document.evidence.rows:
-        parts += [f"## {document.evidence.title}", as_markdown(document.evidence)]
-    parts.append("## How it was made")
-    for table in document.record:
-        parts += [f"### {table.title}", as_markdown(table)]
-    if document.notes:
-        parts += ["### Notes", "\n".join(f"- {_escape(note)}" for note in document.notes)]
+    for part in document.parts:
+        parts.append(f"## {part.title}")
+        for block in part.blocks:
+            if block.title != part.title:
+                parts.append(f"### {block.title}")
+            parts += _block(block, part.folder)
     return "\n\n".join(parts) + "\n"
 
 
-def _picture(drawing: Exhibit, folder: str) -> list[str]:
-    image = f"![{drawing.title}]({folder}/{drawing.name}.png)"
-    return [f"### {drawing.title}", image, drawing.caption]
+def _block(block: Block, folder: str) -> list[str]:
+    match block:
+        case Table():
+            return [as_markdown(block)]
+        case Exhibit(table=Table() as table):
+            return [as_markdown(table)]
+        case Exhibit():
+            return [f"![{block.title}]({folder}/{block.name}.png)", block.caption]
+        case Entries():
+            lines = [f"**{_escape(name)}**: {_escape(text)}" for name, text in block.entries]
+        case Notes():
+            lines = [_escape(line) for line in block.lines]
+    return ["\n".join(f"- {line}" for line in lines)]
 
 
 def as_markdown(table: Table, *, fold: bool = True) -> str:

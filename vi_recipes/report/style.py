@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from cycler import cycler
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -60,12 +58,16 @@ STYLE: Any = {
 @contextmanager
 def style() -> Iterator[None]:
     """Draw and save figures in the report's style, whatever the caller's own is."""
+    import matplotlib  # only those who draw wait for it
+
     with matplotlib.rc_context(STYLE):
         yield
 
 
 def plain_log_ticks(axis: Axis, low: float, high: float) -> None:
     """Label a log axis with plain numbers, as many as fit."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
     powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in (
         (1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),

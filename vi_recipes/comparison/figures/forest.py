@@ -12,11 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from vi_recipes.comparison.figures.marks import (
     FAR_OUT,
     MAX_ROWS,
-    _finite,
-    _say_left_out,
-    _with_result,
+    finite,
     fit_styles,
     handle,
+    say_left_out,
+    shorten,
+    with_result,
 )
 from vi_recipes.comparison.view import all_fits, heading, select
 from vi_recipes.report import GREY, style
@@ -42,12 +43,12 @@ LARGE = 8
 
 def forest(comparison: Fits) -> Figure | None:
     """Draw mean ± 2 sd by parameter, the methods one below the other; points have no bar."""
-    fits = _with_result(comparison)
+    fits = with_result(comparison)
     labels, left_out = select(comparison, MAX_ROWS)
     if not fits or not labels:
         return None
-    mean = _finite(comparison.means()).loc[labels, list(fits)].dropna(how="all")
-    sd = _finite(comparison.sds()).loc[mean.index, list(fits)]
+    mean = finite(comparison.means()).loc[labels, list(fits)].dropna(how="all")
+    sd = finite(comparison.sds()).loc[mean.index, list(fits)]
     if mean.empty:
         return None
     labels = [str(label) for label in mean.index]
@@ -66,7 +67,7 @@ def forest(comparison: Fits) -> Figure | None:
                 for name, value in beyond.get(str(mean.index[row]), {}).items():
                     _say_value(axes, float(mean[name].iloc[row]), place, name, value, list(fits))
         grid[-1].set_xlabel("mean ± 2 sd; a point estimate has no bar")
-        _say_left_out(figure, left_out)
+        say_left_out(figure, left_out)
         figure.legend(
             handles=[handle(heading(n, comparison), styles[n]) for n in fits],
             loc="outside lower center",
@@ -166,21 +167,7 @@ def _forest_panel(
     axes.set(
         ylim=(len(mean) - 0.5, -0.5),
         yticks=rows,
-        yticklabels=[_shorten(str(label), 26) for label in mean.index],
+        yticklabels=[shorten(str(label), 26) for label in mean.index],
     )
     axes.tick_params(axis="y", length=0, labelsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(7))
-
-
-def _shorten(label: str, length: int) -> str:
-    """Return a label of at most ``length``, cutting its coordinates before its site's name."""
-    site, bracket, inside = label.partition("[")
-    parts = inside.removesuffix("]").split(", ")
-    for width in range(max(map(len, parts)) if bracket else 0, 2, -1):
-        cut = (part if len(part) <= width else part[: width - 1].rstrip() + "." for part in parts)
-        shorter = f"{site}[{', '.join(cut)}]"
-        if len(shorter) <= length:
-            return shorter
-    if len(label) <= length:
-        return label
-    return f"{label[: (length - 1) // 2]}…{label[-(length // 2) :]}"  # the index is at the end

@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
 
 def draw(comparison: Fits) -> list[Exhibit]:
-    """Return every figure there is something to draw for, in the order of the report."""
+    """Return every figure there is something to draw for, in the order of the report.
+
+    They are drawn once, and so are the images made of them.
+    """
+    return list(comparison.once("figures", lambda: _draw(comparison)))
+
+
+def _draw(comparison: Fits) -> list[Exhibit]:
     return [
         Exhibit(name=name, title=title, caption=caption, content=figure)
         for name, (function, title, caption) in FIGURES.items()

@@ -10,12 +10,10 @@ import numpy as np
 from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from vi_recipes.comparison.figures.forest import (
-    _shorten,
-)
 from vi_recipes.comparison.figures.marks import (
     MAX_ROWS,
-    _say_left_out,
+    say_left_out,
+    shorten,
 )
 from vi_recipes.comparison.view import all_fits, block, heading, select
 from vi_recipes.report import style
@@ -70,7 +68,7 @@ def _heat_maps(
     with style():
         figure = Figure(figsize=size, layout="compressed")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        short = [_shorten(label, 24 if len(labels) <= 15 else 18) for label in labels]
+        short = [shorten(label, 24 if len(labels) <= 15 else 18) for label in labels]
         image = None
         for axes, (name, matrix) in zip(grid.ravel(), panels.items(), strict=False):
             image = axes.imshow(matrix, cmap="RdBu_r", norm=norm, interpolation="nearest")
@@ -85,7 +83,7 @@ def _heat_maps(
             bar = figure.colorbar(image, ax=grid, shrink=0.7, pad=0.02, label=f"posterior {what}")
             if isinstance(norm, SymLogNorm):
                 _symmetric_ticks(bar, norm)
-        _say_left_out(figure, left_out)
+        say_left_out(figure, left_out)
     return figure
 
 

@@ -10,10 +10,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
 from vi_recipes.comparison.figures.marks import (
     FAR_OUT,
-    _finite,
-    _with_result,
+    finite,
     fit_styles,
     handle,
+    with_result,
 )
 from vi_recipes.comparison.view import MEAN_OFF, SD_OFF, heading
 from vi_recipes.report import GREY, plain_log_ticks, style
@@ -30,12 +30,12 @@ WILD = 10.0
 
 def agreement(comparison: Fits) -> Figure | None:
     """Draw means against the reference's means and sds against its sds, all parameters."""
-    fits = _with_result(comparison)
+    fits = with_result(comparison)
     reference = comparison.reference_name
     others = [name for name in fits if name != reference]
     if reference not in fits or not others:
         return None
-    frames = {"mean": _finite(comparison.means()), "sd": _finite(comparison.sds())}
+    frames = {"mean": finite(comparison.means()), "sd": finite(comparison.sds())}
     styles = fit_styles(comparison)
     with style():
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
@@ -75,12 +75,12 @@ def agreement(comparison: Fits) -> Figure | None:
 
 def accuracy(comparison: Fits) -> Figure | None:
     """Draw every parameter's difference from the reference in its sds, and its ratio of sds."""
-    fits = _with_result(comparison)
+    fits = with_result(comparison)
     reference = comparison.reference_name
     others = [name for name in fits if name != reference]
     if reference not in fits or not others:
         return None
-    frame = _finite(comparison.accuracy().drop(columns="within_error"))
+    frame = finite(comparison.accuracy().drop(columns="within_error"))
     by_name = {str(name): part for name, part in frame.groupby(level=1, sort=False)}
     others = [n for n in others if n in by_name and by_name[n]["difference"].notna().any()]
     if not others:

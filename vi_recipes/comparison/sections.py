@@ -1,0 +1,255 @@
+"""What a report has, section by section: one list for the page, the terminal and the folder.
+
+A section is an entry of :data:`SECTIONS`, which says what it shows in each of these places. The
+HTML page and the Markdown take the sections in the order of the list; the terminal shows the main
+ones, the verdicts last, where the reader looks first; the folder has the tables that others read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vi_recipes.comparison import tables
+from vi_recipes.comparison.figures.gallery import draw
+from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.view import all_fits, block
+from vi_recipes.comparison.weights import weights
+from vi_recipes.report import (
+    FOLDER,
+    Block,
+    Cell,
+    Entries,
+    Notes,
+    Part,
+    Table,
+    format_number,
+    is_empty,
+    part,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_TABLE = 500
+"""Parameters listed in a report; the tables beside it have them all."""
+
+MAX_TERMINAL = 40
+"""Parameters shown on the terminal; reports have them all."""
+
+MAX_BLOCK = 200
+"""Scalars in a covariance that is written out."""
+
+MAX_SQUARE = 12
+"""Rows and columns of a covariance that a printed page holds."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table as files: CSV with every digit, LaTeX as formatted.
+
+    Parameters
+    ----------
+    name
+        Of the files, without a suffix.
+    frame
+        The numbers.
+    table
+        The same as text; ``None`` for no LaTeX.
+    rows
+        What a row is, which heads the column of the frame's index.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    table: Table | None = None
+    rows: str = "parameter"
+
+
+def _nothing(_: Fits) -> Sequence[Block]:
+    return ()
+
+
+def _no_files(_: Fits) -> Sequence[TableFile]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One section of a report, and what it shows where.
+
+    Parameters
+    ----------
+    key
+        One word, by which the page links to it.
+    title
+        Its heading on the page; empty for that of its table.
+    page
+        What the HTML page and the Markdown show; nothing leaves the section out.
+    linked
+        Whether the contents of the page name it.
+    folder
+        Where the files of its figures lie.
+    terminal
+        What the terminal shows.
+    place
+        Where, among the sections of the terminal.
+    files
+        Its tables as files.
+    """
+
+    key: str
+    title: str = ""
+    page: Callable[[Fits], Sequence[Block]] = _nothing
+    linked: bool = True
+    folder: str = "figures"
+    terminal: Callable[[Fits], Sequence[Block]] = _nothing
+    place: int = 0
+    files: Callable[[Fits], Sequence[TableFile]] = _no_files
+
+    def on_page(self, comparison: Fits) -> Part | None:
+        """Return the section as a part of the page; ``None`` if it has nothing to show."""
+        blocks = self.page(comparison)
+        return part(self.key, *blocks, title=self.title, linked=self.linked, folder=self.folder)
+
+
+def on_terminal(comparison: Fits) -> list[Block]:
+    """Return what the terminal shows, in order."""
+    ordered = sorted(SECTIONS, key=lambda section: section.place)
+    return [
+        shown
+        for section in ordered
+        for shown in section.terminal(comparison)
+        if not is_empty(shown)
+    ]
+
+
+# -- what sections show ----------------------------------------------------------------------
+
+
+def _few_means(comparison: Fits) -> list[Table]:
+    """Return the means for the terminal; where every method failed there are none to look at."""
+    known = any(fit.has_result for fit in all_fits(comparison).values())
+    return [tables.means(comparison, MAX_TERMINAL)] if known else []
+
+
+def _mean_files(comparison: Fits) -> list[TableFile]:
+    return [
+        TableFile("means", comparison.means(), tables.means(comparison)),
+        TableFile("sds", comparison.sds()),
+    ]
+
+
+def _spoken_verdicts(comparison: Fits) -> list[Entries]:
+    """Return the verdicts as sentences; a reference from outside says what it is."""
+    verdicts = comparison.verdicts()
+    said = [
+        (name, str(verdicts.get(name) or fit.explanation))
+        for name, fit in all_fits(comparison).items()
+    ]
+    return [Entries("Verdicts", said)]
+
+
+def _matrix_files(comparison: Fits) -> list[TableFile]:
+    """Return the joint covariances and correlations of as many sites as fit."""
+    sites = block(comparison, MAX_BLOCK)
+    if not sites:
+        return []
+    kinds = {
+        "covariance": comparison.covariances(sites),
+        "correlation": comparison.correlations(sites),
+    }
+    return [
+        TableFile(f"{what}_{name}", matrix, _square(what, name, matrix))
+        for what, matrices in kinds.items()
+        for name, matrix in matrices.items()
+    ]
+
+
+def _square(what: str, name: str, matrix: pd.DataFrame) -> Table:
+    shown = matrix.iloc[:MAX_SQUARE, :MAX_SQUARE]
+    labels = [str(label) for label in shown.columns]
+    rows = [
+        [Cell(label), *(Cell(format_number(float(x), 3)) for x in values)]
+        for label, values in zip(labels, shown.to_numpy(), strict=True)
+    ]
+    left_out = len(matrix) - len(shown)
+    note = f"{left_out} more parameter(s) in the CSV file." if left_out else ""
+    return Table(f"Posterior {what}, {name}", ["parameter", *labels], rows, note)
+
+
+# -- the list --------------------------------------------------------------------------------
+
+
+SECTIONS = (
+    Section(
+        key="exhibits",
+        title="What the study shows",
+        page=lambda c: c.exhibits,
+        folder=FOLDER,
+    ),
+    Section(
+        key="verdicts",
+        page=lambda c: [tables.verdicts(c)],
+        linked=False,  # it follows the contents at once
+        terminal=_spoken_verdicts,
+        place=7,
+    ),
+    Section(
+        key="means",
+        page=lambda c: [tables.means(c, MAX_TABLE)],
+        terminal=_few_means,
+        place=1,
+        files=_mean_files,
+    ),
+    Section(
+        key="timings",
+        page=lambda c: [tables.timings(c)],
+        terminal=lambda c: [tables.timings(c)],
+        place=3,
+        files=lambda c: [TableFile("timings", c.timings(), tables.timings(c), "method")],
+    ),
+    Section(
+        key="diagnostics",
+        page=lambda c: [tables.diagnostics(c)],
+        terminal=lambda c: [tables.diagnostics(c)],
+        place=4,
+        files=lambda c: [
+            TableFile("diagnostics", c.diagnostics(), tables.diagnostics(c), "method")
+        ],
+    ),
+    Section(
+        key="weights",
+        page=lambda c: [weights(c)],
+        terminal=lambda c: [weights(c)],
+        place=5,
+    ),
+    Section(
+        key="summary",
+        page=lambda c: [tables.accuracy_summary(c)],
+        terminal=lambda c: [tables.accuracy_summary(c)],
+        place=2,
+    ),
+    Section(
+        key="accuracy",
+        page=lambda c: [tables.accuracy(c, MAX_TABLE)],
+        files=lambda c: [TableFile("accuracy", c.accuracy(), tables.accuracy(c))],
+    ),
+    Section(key="figures", title="Figures", page=draw),
+    Section(key="matrices", files=_matrix_files),
+    Section(
+        key="evidence",
+        page=lambda c: [tables.evidence(c)],
+        terminal=lambda c: [tables.evidence(c)],
+        place=6,
+    ),
+    Section(
+        key="record",
+        title="How it was made",
+        page=lambda c: [tables.options(c), tables.provenance(c), Notes("Notes", c.notes)],
+        terminal=lambda c: [Notes("Notes", c.notes)],
+        place=8,
+    ),
+)
+"""Every section, in the order of the page."""
