@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         FileBatches,
         batches_from_csv,
         batches_from_parquet,
+        read_columns,
         read_data,
         read_numeric,
     )
@@ -95,6 +96,7 @@ _HOMES = {
         "FileBatches",
         "batches_from_csv",
         "batches_from_parquet",
+        "read_columns",
         "read_data",
         "read_numeric",
     ),
@@ -222,6 +224,7 @@ __all__ = [
     "loo",
     "posterior_predictive",
     "quadrature",
+    "read_columns",
     "read_data",
     "read_numeric",
 ]

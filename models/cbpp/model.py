@@ -63,15 +63,7 @@ def load(path: Path | str) -> dict[str, Any]:
         Arguments of :func:`cbpp`. Herds and periods are numbered in the sorted order of their
         labels; the first period is the baseline, so ``X`` has a column for each of the others.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the cbpp model needs "
-            f"{', '.join(COLUMNS)}, and the file has {', '.join(map(str, frame.columns))}"
-        )
+    frame = vr.read_columns(path, COLUMNS, model="cbpp")
     if frame[["herd", "period"]].isna().any(axis=None):
         raise ValueError(f"{path} has rows without a herd or a period; drop them or fill them in")
     herds, herd = np.unique(frame["herd"].to_numpy(), return_inverse=True)

@@ -187,13 +187,7 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`ecology_cjs`.
     """
-    raw = vr.read_data(path)
-    missing = [name for name in KEYS if name not in raw]
-    if missing:
-        raise ValueError(
-            f"{path} lacks key(s) {', '.join(missing)}; the ecology_cjs model needs "
-            f"{', '.join(KEYS)}, and the file has {', '.join(raw)}"
-        )
+    raw = vr.read_data(path, needs=KEYS, model="ecology_cjs", called="key(s)")
     try:
         y, x = np.asarray(raw["y"], float), np.asarray(raw["x"], float)
     except (TypeError, ValueError):

@@ -112,13 +112,7 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`election88`.
     """
-    raw = vr.read_data(path)
-    missing = [name for name in KEYS if name not in raw]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the election88 model needs "
-            f"{', '.join(KEYS)}, and the file has {', '.join(raw)}"
-        )
+    raw = vr.read_data(path, needs=KEYS, model="election88")
     columns = {}
     for name in KEYS:
         try:

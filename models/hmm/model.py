@@ -293,12 +293,7 @@ def load(path: Path | str, emission: str = "gaussian") -> dict[str, Any]:
     dict
         Arguments of :func:`hidden_markov` beside those that :func:`hmm` fixes.
     """
-    raw = vr.read_data(path)
-    if "y" not in raw:
-        raise ValueError(
-            f"{path} lacks the column or key y; the hmm model needs it, and the file has "
-            f"{', '.join(map(str, raw))}"
-        )
+    raw = vr.read_data(path, needs=("y",), model="hmm", called="the column or key")
     try:
         y = np.asarray(raw["y"], float)
     except (TypeError, ValueError):

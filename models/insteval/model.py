@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,25 +153,11 @@ def _shared(frame: Any) -> dict[str, Any]:
     }
 
 
-def _read(path: Path | str, columns: Iterable[str]) -> Any:
+def _read(path: Path | str, columns: Sequence[str]) -> Any:
     """Return the columns as a pandas frame, none of them missing or with missing values."""
     import pandas as pd
 
-    columns = list(columns)
-    frame = pd.read_csv(path)
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the insteval model needs "
-            f"{', '.join(columns)}, and the file has {', '.join(map(str, frame.columns))}"
-        )
-    frame = frame[columns]
-    if frame.isna().any(axis=None):
-        holes = frame.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
-            "those rows or fill them in"
-        )
+    frame = vr.read_columns(path, columns, model="insteval", whole=True)
     for name in frame.columns.intersection(["service", "y"]):
         if not pd.api.types.is_numeric_dtype(frame[name]):
             raise ValueError(f"{path}: column {name} should hold numbers")

@@ -165,15 +165,7 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`lda`.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    missing = [name for name in ("document", "word", "count") if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the lda model needs document, word and "
-            f"count, and the file has {', '.join(map(str, frame.columns))}"
-        )
+    frame = vr.read_columns(path, ("document", "word", "count"), model="lda")
     count = frame["count"].to_numpy()
     if not np.array_equal(count, np.floor(count)) or (count < 0).any():
         raise ValueError(f"{path}: count should hold whole numbers from zero")

@@ -148,19 +148,7 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     import pandas as pd
 
-    frame = pd.read_csv(path)
-    missing = [name for name in ("y", "group") if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the linear_mixed model needs y and "
-            f"group, and the file has {', '.join(map(str, frame.columns))}"
-        )
-    if frame.isna().any(axis=None):
-        holes = frame.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
-            "those rows or fill them in"
-        )
+    frame = vr.read_columns(path, ("y", "group"), model="linear_mixed", rest=True, whole=True)
     for name in frame.columns.drop("group"):
         if not pd.api.types.is_numeric_dtype(frame[name]):
             raise ValueError(f"{path}: column {name} should hold numbers")

@@ -100,13 +100,7 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     import pandas as pd
 
-    frame = pd.read_csv(path)
-    missing = [name for name in ("phenotype", "count") if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the linkage model needs phenotype and "
-            f"count, and the file has {', '.join(map(str, frame.columns))}"
-        )
+    frame = vr.read_columns(path, ("phenotype", "count"), model="linkage")
     found = frame["phenotype"].tolist()
     if len(found) != len(PHENOTYPES) or set(found) != set(PHENOTYPES):
         raise ValueError(

@@ -64,15 +64,7 @@ def load(path: Path | str) -> dict[str, Any]:
         Arguments of :func:`penicillin`. Plates and samples are numbered in the sorted order of
         their labels.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the penicillin model needs "
-            f"{', '.join(COLUMNS)}, and the file has {', '.join(map(str, frame.columns))}"
-        )
+    frame = vr.read_columns(path, COLUMNS, model="penicillin")
     if frame[["plate", "sample"]].isna().any(axis=None):
         raise ValueError(f"{path} has rows without a plate or a sample; drop them or fill them in")
     plates, plate = np.unique(frame["plate"].to_numpy(), return_inverse=True)

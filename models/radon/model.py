@@ -61,15 +61,7 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`radon`. Counties are numbered in the sorted order of their labels.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the radon model needs "
-            f"{', '.join(COLUMNS)}, and the file has {', '.join(map(str, frame.columns))}"
-        )
+    frame = vr.read_columns(path, COLUMNS, model="radon")
     if frame["county"].isna().any():
         raise ValueError(
             f"{path} has {int(frame['county'].isna().sum())} row(s) without a county; "

@@ -54,15 +54,7 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`seeds`. The variety and the extract of the first row are the baseline.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the seeds model needs "
-            f"{', '.join(COLUMNS)}, and the file has {', '.join(map(str, frame.columns))}"
-        )
+    frame = vr.read_columns(path, COLUMNS, model="seeds")
     for name in ("seed", "root"):
         if frame[name].isna().any() or frame[name].nunique() != 2:
             found = ", ".join(map(str, frame[name].unique()[:5])) or "none"

@@ -138,13 +138,7 @@ def load(path: Path | str) -> dict[str, Any]:
     dict
         Arguments of :func:`sesame_street`.
     """
-    raw = vr.read_data(path)
-    missing = [name for name in KEYS if name not in raw]
-    if missing:
-        raise ValueError(
-            f"{path} lacks key(s) {', '.join(missing)}; the sesame_street model needs "
-            f"{', '.join(KEYS)}, and the file has {', '.join(raw)}"
-        )
+    raw = vr.read_data(path, needs=KEYS, model="sesame_street", called="key(s)")
     arrays = {}
     for name in KEYS:
         try:

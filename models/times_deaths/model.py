@@ -115,14 +115,8 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     import pandas as pd
 
-    frame = pd.read_csv(path)
-    missing = [name for name in ("deaths", "days") if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks column(s) {', '.join(missing)}; the times_deaths model needs deaths and "
-            f"days, and the file has {', '.join(map(str, frame.columns))}"
-        )
-    counts = frame[["deaths", "days"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    frame = vr.read_columns(path, ("deaths", "days"), model="times_deaths")
+    counts = frame.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
     if not ((counts >= 0) & (counts == np.floor(counts))).all() or counts[:, 1].sum() == 0:
         raise ValueError(
             f"{path}: deaths and days should hold whole numbers from zero, and days not only zeros"

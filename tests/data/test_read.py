@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from vi_recipes.data.arguments import bind
-from vi_recipes.data.read import keep_arguments, read_data, read_numeric
+from vi_recipes.data.read import keep_arguments, read_columns, read_data, read_numeric
 
 
 @pytest.fixture
@@ -146,3 +146,40 @@ def test_numeric_columns(write):
 def test_bad_numeric_columns(write, content, wanted, expected):
     with pytest.raises(ValueError, match=expected):
         read_numeric(write("d.csv", content), "each is one", **wanted)
+
+
+# -- columns of any kind ---------------------------------------------------------------------------
+
+
+def test_columns_of_a_model(write):
+    path = write("d.csv", "x,who,y\n0.5,ann,1\n,bob,2\n")
+    frame = read_columns(path, ["y", "who"], model="toy")
+    assert list(frame) == ["y", "who"]
+    assert frame["who"].tolist() == ["ann", "bob"]
+    assert list(read_columns(path, ["y"], model="toy", rest=True)) == ["x", "who", "y"]
+    assert len(read_columns(path, ["y"], model="toy", whole=True)) == 2  # nothing missing in y
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ("", {}, "is empty"),
+        ("y,who\n", {}, "no rows"),
+        (b"y\n\xff\xfe\n", {}, "not text in UTF-8"),
+        ("x,z\n1,2\n", {}, r"lacks column\(s\) y, who; the toy model needs y, who, and the file "
+         "has x, z$"),
+        ("y,who\n1,ann\n2,\n", {"whole": True}, r"missing values in column\(s\) who; drop those"),
+        ("y,who,x\n1,a,\n", {"whole": True, "rest": True}, r"missing values in column\(s\) x"),
+    ],
+)  # fmt: skip
+def test_bad_columns(write, content, options, expected):
+    with pytest.raises(ValueError, match=expected):
+        read_columns(write("d.csv", content), ["y", "who"], model="toy", **options)
+
+
+def test_keys_that_a_model_needs(write):
+    path = write("d.json", '{"y": [1.0], "n": 2}')
+    assert read_data(path, needs=["y"], model="toy") == {"y": [1.0], "n": 2}
+    lacks = r"lacks key\(s\) x; the toy model needs y, x, and the file has y, n$"
+    with pytest.raises(ValueError, match=lacks):
+        read_data(path, needs=["y", "x"], model="toy", called="key(s)")

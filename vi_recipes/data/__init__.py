@@ -12,6 +12,7 @@ from vi_recipes.data.read import (
     check_file,
     has_loose_columns,
     keep_arguments,
+    read_columns,
     read_data,
     read_numeric,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "has_loose_columns",
     "keep_arguments",
     "normalise",
+    "read_columns",
     "read_data",
     "read_numeric",
 ]

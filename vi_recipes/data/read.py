@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ PARQUET = (".parquet",)
 NETCDF = (".nc", ".netcdf")
 
 
-def read_data(path: str | Path) -> dict[str, Any]:
+def read_data(
+    path: str | Path, *, needs: Sequence[str] = (), model: str = "", called: str = "column(s)"
+) -> dict[str, Any]:
     """Read a file whose keys, columns or variables are a model's keyword arguments.
 
     Parameters
@@ -27,6 +29,12 @@ def read_data(path: str | Path) -> dict[str, Any]:
         By its suffix: a JSON object (arrays as nested lists, scalars as they are), a CSV with a
         header (``.csv``, ``.csv.gz``), Parquet (``.parquet``), or netCDF (``.nc``,
         ``.netcdf``). Columns are arrays of rank 1; netCDF variables have any rank.
+    needs
+        Keys, columns or variables that must be there.
+    model
+        Name of the model that needs them, as errors say it.
+    called
+        What errors call them, such as ``"key(s)"``.
 
     Returns
     -------
@@ -36,7 +44,8 @@ def read_data(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        For a file that is missing, a directory, empty, unreadable or of an unknown kind.
+        For a file that is missing, a directory, empty, unreadable, of an unknown kind, or without
+        what it needs.
     """
     path = check_file(path)
     reader = next(
@@ -46,7 +55,48 @@ def read_data(path: str | Path) -> dict[str, Any]:
         known = ", ".join(suffix for suffixes in _READERS for suffix in suffixes)
         raise ValueError(f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}")
     with _reading(path):
-        return reader(path)
+        content = reader(path)
+    _check_needs(path, list(content), needs, model, called)
+    return content
+
+
+def read_columns(
+    path: str | Path, needs: Sequence[str], *, model: str, rest: bool = False, whole: bool = False
+) -> pd.DataFrame:
+    """Read the columns of a CSV that a model needs, of any kind: numbers, labels, names.
+
+    Parameters
+    ----------
+    path
+        The file, with a header.
+    needs
+        Columns that must be there.
+    model
+        Name of the model, as errors say it.
+    rest
+        Whether to return the file's other columns too.
+    whole
+        Whether to refuse missing values in what is returned.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns, in the order of ``needs``; with ``rest`` in the order of the file.
+
+    Raises
+    ------
+    ValueError
+        For a file that cannot be read, columns that are not there or, where they are to be whole,
+        missing values.
+    """
+    path = check_file(path)
+    with _reading(path):
+        frame = _csv_frame(path)
+    _check_needs(path, frame.columns, needs, model, "column(s)")
+    frame = frame if rest else frame[list(needs)]
+    if whole:
+        _check_whole(path, frame)
+    return frame
 
 
 def read_numeric(
@@ -95,16 +145,31 @@ def read_numeric(
             f"{path} has {numeric.shape[1]} numeric column(s) {has}, expected {fewest} or more: "
             f"{use}"
         )
-    if numeric.isna().any(axis=None):
-        holes = numeric.isna().sum()
-        raise ValueError(
-            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
-            "those rows or fill them in"
-        )
+    _check_whole(path, numeric)
     constant = [str(name) for name in numeric if numeric[name].nunique() < 2]
     if varying and constant:
         raise ValueError(f"{path}: column(s) {', '.join(constant)} hold one value only; drop them")
     return numeric
+
+
+def _check_needs(
+    path: Path, has: Iterable[Any], needs: Sequence[str], model: str, called: str
+) -> None:
+    has = [str(name) for name in has]
+    if missing := [name for name in needs if name not in has]:
+        raise ValueError(
+            f"{path} lacks {called} {', '.join(missing)}; the {f'{model} ' if model else ''}model "
+            f"needs {', '.join(needs)}, and the file has {', '.join(has)}"
+        )
+
+
+def _check_whole(path: Path, frame: pd.DataFrame) -> None:
+    if frame.isna().any(axis=None):
+        holes = frame.isna().sum()
+        raise ValueError(
+            f"{path} has missing values in column(s) {', '.join(holes.index[holes > 0])}; drop "
+            "those rows or fill them in"
+        )
 
 
 @contextmanager

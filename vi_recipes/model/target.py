@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from vi_recipes.core import MadeOnce
+from vi_recipes.data import fingerprint, normalise
 from vi_recipes.model.coordinates import DensityByCoordinate
 from vi_recipes.model.model import Exchangeable, Model
 from vi_recipes.model.sites import site_labels
@@ -54,6 +58,47 @@ class Target(DensityByCoordinate):
 
     def __init__(self, model: Model | Callable[..., Any], /, **data: Any) -> None:
         super().__init__(model, data)
+
+    def with_data(self, **values: Any) -> Target:
+        """Return the same model conditioned on other values of some arguments.
+
+        The two share what was traced and compiled, so this costs next to nothing. Nothing that was
+        found out about the old values is kept.
+
+        Parameters
+        ----------
+        **values
+            Argument -> array of the shape and kind that it has here.
+
+        Raises
+        ------
+        ValueError
+            For an argument that :attr:`traced_arguments` does not list, another shape or kind of
+            number, NaN or infinity.
+        """
+        places = self._traced_leaf_of()
+        leaves = list(self._leaves)
+        for name, value in values.items():
+            if name not in places:
+                raise ValueError(
+                    f"argument: got '{name}', expected an array that the model reads no sizes off: "
+                    f"{', '.join(places) or 'there is none'}. Make a new Target to change others"
+                )
+            old, new = leaves[places[name]], np.asarray(normalise(name, value))
+            if new.shape != old.shape or new.dtype.kind != old.dtype.kind:
+                raise ValueError(
+                    f"argument '{name}': got {new.dtype} of shape {new.shape}, expected "
+                    f"{old.dtype} of shape {old.shape}. Make a new Target for data of another form"
+                )
+            leaves[places[name]] = new.astype(old.dtype)
+        other = copy.copy(self)
+        other._leaves = leaves
+        other._trace_leaves(self._is_traced)
+        other.data = jax.tree.unflatten(self._treedef, leaves)
+        other.fingerprint = fingerprint(other.data)
+        other.compiled = {}
+        other.compiled_once = MadeOnce()
+        return other
 
     @property
     def exchangeable(self) -> tuple[Exchangeable, ...]:
