@@ -33,6 +33,7 @@ class Curvature(Protocol):
         """Return sqrt(g' H^-1 g); infinite unless H is positive definite."""
 
 
+@runtime_checkable
 class Shiftable(Protocol):
     """A Hessian H that can be factorised with a multiple of a diagonal metric M added."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -59,7 +59,7 @@ class LogEvidence:
         return {"value": self.value, "se": self.se, "kind": self.kind}
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+    def from_dict(cls, stored: Mapping[str, Any]) -> LogEvidence:
         """Return what :meth:`to_dict` was made of."""
         lead, _, rest = stored["kind"].partition(" (")
         for bound in Bound:
