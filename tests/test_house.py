@@ -1,0 +1,55 @@
+"""The house: rooms with charters, files of a size to read, a picture that is that of the code."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vi_recipes"
+ROOMS = (
+    "algebra", "calibration", "cli", "comparison", "core", "data", "elbo", "fit", "importance",
+    "latent", "methods", "model", "modes", "posterior", "report", "trust",
+)  # fmt: skip
+
+
+def test_the_rooms_are_those_of_the_map() -> None:
+    found = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    assert found == sorted(ROOMS)
+    listed = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert all(f"| `{room}/` |" in listed for room in ROOMS)
+    flat = [path.name for path in PACKAGE.glob("*.py")]
+    assert flat == ["__init__.py"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_opens_with_its_charter(room: str) -> None:
+    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_bytes()))
+    assert text
+    assert text.split("\n")[0].endswith(".")
+
+
+def test_files_are_of_a_size_to_read() -> None:
+    lines = {path: len(path.read_bytes().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert max(lines.values()) <= 450, max(lines, key=lambda path: lines[path])
+    assert statistics.median(lines.values()) < 170
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    pytest.importorskip("grimp")
+    done = subprocess.run(
+        [sys.executable, "docs/rooms.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_test_folder_for_each_room() -> None:
+    """Rooms whose files are tested through those above them have none."""
+    through_others = {"report", "modes"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
+    assert set(ROOMS) - through_others <= folders
