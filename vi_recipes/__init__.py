@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         posterior_predictive,
     )
     from vi_recipes.importance import LogEvidence
-    from vi_recipes.latent import FreeEnergy
+    from vi_recipes.latent import FreeEnergy, LinearFactors
     from vi_recipes.methods import (
         CAVI,
         EM,
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
         MeanField,
         Method,
         VariationalEM,
+        normal_encoder,
+        point_mass,
+        random_start,
     )
     from vi_recipes.model import (
         EMSteps,
@@ -112,7 +115,10 @@ _HOMES = {
         "posterior_predictive",
     ),
     "vi_recipes.importance": ("LogEvidence",),
-    "vi_recipes.latent": ("FreeEnergy",),
+    "vi_recipes.latent": (
+        "FreeEnergy",
+        "LinearFactors",
+    ),
     "vi_recipes.methods": (
         "Amortised",
         "CAVI",
@@ -128,6 +134,9 @@ _HOMES = {
         "SVGD",
         "SVI",
         "VariationalEM",
+        "normal_encoder",
+        "point_mass",
+        "random_start",
     ),
     "vi_recipes.model": (
         "EMSteps",
@@ -190,6 +199,7 @@ __all__ = [
     "FreeEnergy",
     "LOOError",
     "Laplace",
+    "LinearFactors",
     "LinearResponse",
     "LogEvidence",
     "MarginalMLE",
@@ -222,8 +232,11 @@ __all__ = [
     "load_study",
     "log_likelihood",
     "loo",
+    "normal_encoder",
+    "point_mass",
     "posterior_predictive",
     "quadrature",
+    "random_start",
     "read_columns",
     "read_data",
     "read_numeric",

@@ -120,50 +120,22 @@ def make_guide(
     ) -> None:
         D, gaussian = y.shape[1], likelihood == "gaussian"
         s = scale(y, likelihood)
-        point("A", noise((num_upper, num_lower), 0.1))
-        point("W", noise((num_lower, D), 0.1 * s))
+        vr.point_mass("A", vr.random_start((num_upper, num_lower), 0.1))
+        vr.point_mass("W", vr.random_start((num_lower, D), 0.1 * s))
         if gaussian:
             centre = y.mean(axis=0)
-            point("b", centre)
-            point("sigma", s / 2, constraint=constraints.positive)
+            vr.point_mass("b", centre)
+            vr.point_mass("sigma", s / 2, constraint=constraints.positive)
             inputs = (y - centre) / s
         else:
-            point("b", jnp.zeros(D))
+            vr.point_mass("b", jnp.zeros(D))
             inputs = y - 0.5
-        hidden = activation != "identity"
+        num_hidden = 0 if activation == "identity" else NUM_ENCODER
         with numpyro.plate("observation", len(y)):
-            z1 = numpyro.sample("z1", encoder("lower", inputs, num_lower, hidden))
-            numpyro.sample("z2", encoder("upper", z1, num_upper, hidden))
+            z1 = numpyro.sample("z1", vr.normal_encoder("lower", inputs, num_lower, num_hidden))
+            numpyro.sample("z2", vr.normal_encoder("upper", z1, num_upper, num_hidden))
 
     return amortised
-
-
-def encoder(name: str, inputs: Any, size: int, hidden: bool) -> Any:
-    """Return normals whose means and log sds are a network's function of the inputs."""
-    width = inputs.shape[1]
-    if hidden:
-        E = numpyro.param(f"{name}_hidden", noise((width, NUM_ENCODER), width**-0.5))
-        inputs = jnp.tanh(
-            numpyro.param(f"{name}_hidden_offset", jnp.zeros(NUM_ENCODER)) + inputs @ E
-        )
-        width = NUM_ENCODER
-    M = numpyro.param(f"{name}_loc", noise((width, size), width**-0.5))
-    loc = numpyro.param(f"{name}_loc_offset", jnp.zeros(size)) + inputs @ M
-    log_sd = numpyro.param(f"{name}_log_sd_offset", jnp.zeros(size))
-    if hidden:
-        log_sd = log_sd + inputs @ numpyro.param(f"{name}_log_sd", jnp.zeros((width, size)))
-    return dist.Normal(loc, jnp.broadcast_to(jnp.exp(log_sd), loc.shape)).to_event(1)
-
-
-def noise(shape: tuple[int, ...], sd: Any = 1.0) -> Callable[[jax.Array], jax.Array]:
-    """Return the random start of a parameter, drawn where it is first needed."""
-    return lambda key: sd * jax.random.normal(key, shape)
-
-
-def point(name: str, start: Any, **options: Any) -> None:
-    """Put all mass of a site at a parameter."""
-    value = numpyro.param(f"{name}_point", start, **options)
-    numpyro.sample(name, dist.Delta(value, event_dim=jnp.ndim(value)))
 
 
 guide = make_guide()

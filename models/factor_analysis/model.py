@@ -19,14 +19,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.linalg import cho_solve
 from numpyro.distributions.transforms import PowerTransform
 
 import vi_recipes as vr
@@ -194,50 +193,19 @@ def init(key: jax.Array, y: jax.Array, num_factors: int, *, scores: bool) -> dic
 # -- Rubin and Thayer's EM: theta is mu, W, not yet rotated, and psi ------------------------------
 
 
-class Moments(NamedTuple):
-    """Expected sufficient statistics, per individual."""
-
-    cross: jax.Array  # E[(y - mu) z'], (D, k)
-    scores: jax.Array  # E[z z'], (k, k)
-
-
-def summary(y: jax.Array, **_: Any) -> dict[str, jax.Array]:
-    """Return what EM needs of the rows: number, mean and covariance, n in the denominator."""
-    mean = y.mean(axis=0)
-    centred = y - mean
-    return {
-        "num_rows": jnp.asarray(float(len(y))),
-        "mean": mean,
-        "covariance": centred.T @ centred / len(y),
-    }
-
-
 def e_step(
     theta: dict[str, Any], num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
-) -> tuple[Moments, jax.Array]:
+) -> tuple[Any, jax.Array]:
     """Return the expected moments of the scores, and the log-likelihood."""
-    W, psi = theta["W"], theta["psi"]
-    D, k = W.shape
-    weighted = W / psi[:, None]
-    inner = jnp.eye(k) + W.T @ weighted
-    factor = jnp.linalg.cholesky(inner)
-    beta = cho_solve((factor, True), weighted.T)  # E[z | y] = beta (y - mu)
-    cross = covariance @ beta.T
-    scores = jnp.eye(k) - beta @ W + beta @ cross
-    # Woodbury's identity: no D x D matrix is inverted
-    log_det = jnp.log(psi).sum() + 2 * jnp.log(jnp.diagonal(factor)).sum()
-    trace = (jnp.diagonal(covariance) / psi).sum() - (weighted * cross).sum()
-    log_likelihood = -num_rows / 2 * (D * jnp.log(2 * jnp.pi) + log_det + trace)
-    return Moments(cross, scores), log_likelihood
+    return vr.LinearFactors(theta["W"], theta["psi"]).e_step(num_rows, covariance)
 
 
 def m_step(
-    stats: Moments, objective: str, num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
+    stats: Any, objective: str, num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
 ) -> dict[str, Any]:
     """Return the maximiser of the expected complete-data log-likelihood."""
-    W = jnp.linalg.solve(stats.scores, stats.cross.T).T
-    psi = jnp.diagonal(covariance) - (W * stats.cross).sum(axis=1)
-    return {"mu": mean, "W": W, "psi": psi}
+    factors = vr.LinearFactors.m_step(stats, covariance)
+    return {"mu": mean, "W": factors.W, "psi": factors.psi}
 
 
 def start(key: jax.Array, y: jax.Array, num_factors: int) -> dict[str, Any]:
@@ -263,15 +231,13 @@ def collapse(
 
 def complete(theta: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Return the values of the model's sites, W rotated to be lower triangular."""
-    W = theta["W"]
-    k = W.shape[1]
-    W = W @ jnp.linalg.qr(W[:k].T)[0]
-    W = W * jnp.where(jnp.diagonal(W) < 0, -1.0, 1.0)
+    factors = vr.LinearFactors(theta["W"], theta["psi"]).lower_triangular()
+    W = factors.W
     return theta | {
         "W": W,
         "W_diag": jnp.diagonal(W),
-        "W_lower": W[np.tril_indices(len(W), -1, k)],
-        "Sigma": W @ W.T + jnp.diag(theta["psi"]),
+        "W_lower": W[np.tril_indices(len(W), -1, W.shape[1])],
+        "Sigma": factors.covariance(),
     }
 
 
@@ -325,7 +291,7 @@ def build(num_factors: int = 2) -> vr.Model:
         init=partial(init, num_factors=num_factors, scores=True),
         em=vr.EMSteps(
             start=partial(start, num_factors=num_factors),
-            summary=summary,
+            summary=vr.LinearFactors.summary,
             e_step=e_step,
             m_step=m_step,
             collapse=collapse,

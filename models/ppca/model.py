@@ -18,14 +18,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.linalg import cho_solve
 from numpyro.distributions.transforms import PowerTransform
 
 import vi_recipes as vr
@@ -184,51 +183,25 @@ def init(key: jax.Array, y: jax.Array, num_components: int, *, scores: bool) -> 
 # -- Tipping and Bishop's EM: theta is mu, W, not yet rotated, and sigma ---------------------------
 
 
-class Moments(NamedTuple):
-    """Expected sufficient statistics, per individual."""
-
-    cross: jax.Array  # E[(y - mu) z'], (D, k)
-    scores: jax.Array  # E[z z'], (k, k)
-
-
-def summary(y: jax.Array, **_: Any) -> dict[str, jax.Array]:
-    """Return what EM needs of the rows: number, mean and covariance, n in the denominator."""
-    mean = y.mean(axis=0)
-    centred = y - mean
-    return {
-        "num_rows": jnp.asarray(float(len(y))),
-        "mean": mean,
-        "covariance": centred.T @ centred / len(y),
-    }
+def factors_of(theta: dict[str, Any]) -> vr.LinearFactors:
+    """Return the linear factors whose noise has one variance."""
+    W = theta["W"]
+    return vr.LinearFactors(W, jnp.full(len(W), jnp.square(theta["sigma"])))
 
 
 def e_step(
     theta: dict[str, Any], num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
-) -> tuple[Moments, jax.Array]:
+) -> tuple[Any, jax.Array]:
     """Return the expected moments of the scores, and the log-likelihood."""
-    W = theta["W"]
-    D, k = W.shape
-    psi = jnp.full(D, jnp.square(theta["sigma"]))
-    weighted = W / psi[:, None]
-    inner = jnp.eye(k) + W.T @ weighted
-    factor = jnp.linalg.cholesky(inner)
-    beta = cho_solve((factor, True), weighted.T)  # E[z | y] = beta (y - mu)
-    cross = covariance @ beta.T
-    scores = jnp.eye(k) - beta @ W + beta @ cross
-    # Woodbury's identity: no D x D matrix is inverted
-    log_det = jnp.log(psi).sum() + 2 * jnp.log(jnp.diagonal(factor)).sum()
-    trace = (jnp.diagonal(covariance) / psi).sum() - (weighted * cross).sum()
-    log_likelihood = -num_rows / 2 * (D * jnp.log(2 * jnp.pi) + log_det + trace)
-    return Moments(cross, scores), log_likelihood
+    return factors_of(theta).e_step(num_rows, covariance)
 
 
 def m_step(
-    stats: Moments, objective: str, num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
+    stats: Any, objective: str, num_rows: jax.Array, mean: jax.Array, covariance: jax.Array
 ) -> dict[str, Any]:
     """Return the maximiser of the expected complete-data log-likelihood."""
-    W = jnp.linalg.solve(stats.scores, stats.cross.T).T
-    psi = jnp.diagonal(covariance) - (W * stats.cross).sum(axis=1)
-    return {"mu": mean, "W": W, "sigma": jnp.sqrt(psi.mean())}
+    factors = vr.LinearFactors.m_step(stats, covariance)
+    return {"mu": mean, "W": factors.W, "sigma": jnp.sqrt(factors.psi.mean())}
 
 
 def start(key: jax.Array, y: jax.Array, num_components: int) -> dict[str, Any]:
@@ -253,15 +226,13 @@ def collapse(
 
 def complete(theta: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Return the values of the model's sites, W rotated to be lower triangular."""
-    W = theta["W"]
-    k = W.shape[1]
-    W = W @ jnp.linalg.qr(W[:k].T)[0]
-    W = W * jnp.where(jnp.diagonal(W) < 0, -1.0, 1.0)
+    factors = factors_of(theta).lower_triangular()
+    W = factors.W
     return theta | {
         "W": W,
         "W_diag": jnp.diagonal(W),
-        "W_lower": W[np.tril_indices(len(W), -1, k)],
-        "Sigma": W @ W.T + jnp.square(theta["sigma"]) * jnp.eye(len(W)),
+        "W_lower": W[np.tril_indices(len(W), -1, W.shape[1])],
+        "Sigma": factors.covariance(),
     }
 
 
@@ -316,7 +287,7 @@ def build(num_components: int = 2) -> vr.Model:
         init=partial(init, num_components=num_components, scores=True),
         em=vr.EMSteps(
             start=partial(start, num_components=num_components),
-            summary=summary,
+            summary=vr.LinearFactors.summary,
             e_step=e_step,
             m_step=m_step,
             collapse=collapse,

@@ -118,43 +118,22 @@ def make_guide(
         gaussian = likelihood == "gaussian"
         s = scale(y, likelihood)
         if H:
-            point("V", noise((k, H)))
-            point("c", jnp.zeros(H))
-        point("W", noise((H or k, D), 0.1 * s))
+            vr.point_mass("V", vr.random_start((k, H)))
+            vr.point_mass("c", jnp.zeros(H))
+        vr.point_mass("W", vr.random_start((H or k, D), 0.1 * s))
         if gaussian:
             centre = y.mean(axis=0)
-            point("b", centre)
-            point("sigma", s / 2, constraint=constraints.positive)
+            vr.point_mass("b", centre)
+            vr.point_mass("sigma", s / 2, constraint=constraints.positive)
             inputs = (y - centre) / s
         else:
-            point("b", jnp.zeros(D))
+            vr.point_mass("b", jnp.zeros(D))
             inputs = y - 0.5
-        if H:
-            E = numpyro.param("encoder", noise((D, NUM_ENCODER), D**-0.5))
-            e = numpyro.param("encoder_offset", jnp.zeros(NUM_ENCODER))
-            inputs = jnp.tanh(e + inputs @ E)
-        width = inputs.shape[1]
-        M = numpyro.param("encoder_loc", noise((width, k), width**-0.5))
-        loc = numpyro.param("encoder_loc_offset", jnp.zeros(k)) + inputs @ M
-        log_sd = numpyro.param("encoder_log_sd_offset", jnp.zeros(k))
-        if H:
-            log_sd = log_sd + inputs @ numpyro.param("encoder_log_sd", jnp.zeros((width, k)))
+        law = vr.normal_encoder("encoder", inputs, k, NUM_ENCODER if H else 0)
         with numpyro.plate("observation", len(y)):
-            sd = jnp.broadcast_to(jnp.exp(log_sd), loc.shape)
-            numpyro.sample("z", dist.Normal(loc, sd).to_event(1))
+            numpyro.sample("z", law)
 
     return amortised
-
-
-def noise(shape: tuple[int, ...], sd: Any = 1.0) -> Callable[[jax.Array], jax.Array]:
-    """Return the random start of a parameter, drawn where it is first needed."""
-    return lambda key: sd * jax.random.normal(key, shape)
-
-
-def point(name: str, start: Any, **options: Any) -> None:
-    """Put all mass of a site at a parameter."""
-    value = numpyro.param(f"{name}_point", start, **options)
-    numpyro.sample(name, dist.Delta(value, event_dim=jnp.ndim(value)))
 
 
 guide = make_guide()

@@ -32,6 +32,7 @@ from vi_recipes.latent.free_energy import (
     vector_of,
 )
 from vi_recipes.latent.judge import Estimate, is_close, judge_estimate
+from vi_recipes.latent.linear_factors import LinearFactors
 from vi_recipes.latent.marginal import EStep, EStepRule, Marginal
 from vi_recipes.latent.members import local_sites, split
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
@@ -52,6 +53,7 @@ __all__ = [
     "Estimate",
     "FreeEnergy",
     "Law",
+    "LinearFactors",
     "Marginal",
     "MarginalObjective",
     "OwnLikelihood",

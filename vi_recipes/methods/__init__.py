@@ -9,6 +9,7 @@ from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em import EM
 from vi_recipes.methods.forward_kl import ForwardKL
 from vi_recipes.methods.guides.amortised import Amortised
+from vi_recipes.methods.guides.encoder import normal_encoder, point_mass, random_start
 from vi_recipes.methods.guides.families import GUIDES
 from vi_recipes.methods.guides.family import GuideFamily
 from vi_recipes.methods.laplace import Laplace
@@ -76,4 +77,7 @@ __all__ = [
     "VariationalEM",
     "default_methods",
     "make_method",
+    "normal_encoder",
+    "point_mass",
+    "random_start",
 ]
