@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,7 +24,7 @@ from vi_recipes.algebra.newton import shifted_step
 VERIFIED = 1e-8
 """Relative error of a Hessian-vector product up to which a structure counts as verified."""
 
-SparseRow = tuple[Int[np.ndarray, " used"], Float[np.ndarray, " used"]]
+SparseRow = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """A row of a matrix: the columns at which it is not zero, and its values there."""
 
 
@@ -44,7 +43,7 @@ class BlockArrow(Factorised):
         structure: LocalStructure,
         products: Float[np.ndarray, "directions dim"],
         metric: Float[np.ndarray, " dim"] | None = None,
-    ) -> Self:
+    ) -> BlockArrow:
         """Return the matrix from the Hessian-vector products along the structure's basis.
 
         Parameters
@@ -71,7 +70,7 @@ class BlockArrow(Factorised):
     @classmethod
     def from_sparse(
         cls, structure: LocalStructure, matrix: csr_array, metric: Float[np.ndarray, " dim"]
-    ) -> Self:
+    ) -> BlockArrow:
         """Return a sparse matrix that has the structure in block-arrow form."""
         border = matrix[structure.border]
         size, (members, width) = structure.border.size, structure.local.shape
