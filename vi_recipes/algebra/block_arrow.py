@@ -24,7 +24,7 @@ from vi_recipes.algebra.newton import shifted_step
 VERIFIED = 1e-8
 """Relative error of a Hessian-vector product up to which a structure counts as verified."""
 
-SparseRow = tuple[Int[np.ndarray, " used"], Float[np.ndarray, " used"]]
+SparseRow = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """A row of a matrix: the columns at which it is not zero, and its values there."""
 
 

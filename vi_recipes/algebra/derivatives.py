@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 def second_order(
-    function: Callable[[jax.Array], jax.Array], x: jax.Array, forward: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    function: Callable[[jax.Array], jax.Array], x: Float[Array, " dim"], forward: bool
+) -> tuple[Float[Array, ""], Float[Array, " dim"], Float[Array, "dim dim"]]:
     """Return value, gradient and Hessian of a scalar function; pure.
 
     Forward mode alone costs dim^2 evaluations, and a third of the time to compile.

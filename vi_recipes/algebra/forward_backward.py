@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 class Smoothed(NamedTuple):
@@ -27,12 +28,16 @@ class Smoothed(NamedTuple):
         Expected numbers of moves from a state (rows) to the next (columns), shape (K, K).
     """
 
-    log_likelihood: jax.Array
-    marginals: jax.Array
-    transitions: jax.Array
+    log_likelihood: Float[Array, ""]
+    marginals: Float[Array, "steps states"]
+    transitions: Float[Array, "states states"]
 
 
-def smooth(pi: jax.Array, A: jax.Array, log_emitted: jax.Array) -> Smoothed:
+def smooth(
+    pi: Float[Array, " states"],
+    A: Float[Array, "states states"],
+    log_emitted: Float[Array, "steps states"],
+) -> Smoothed:
     """Return the log-likelihood of a series and the posterior of its states.
 
     Parameters

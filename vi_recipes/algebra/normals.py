@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 from numpyro.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 MAX_DENSE = 1_000
@@ -12,8 +13,11 @@ MAX_DENSE = 1_000
 
 
 def log_normal(
-    z: np.ndarray, loc: np.ndarray, root: np.ndarray | None, diagonal: np.ndarray
-) -> np.ndarray | None:
+    z: Float[np.ndarray, "draws dim"],
+    loc: Float[np.ndarray, " dim"],
+    root: Float[np.ndarray, "dim rank"] | None,
+    diagonal: Float[np.ndarray, " dim"],
+) -> Float[np.ndarray, " draws"] | None:
     """Return the log density of rows of ``z`` under a normal, shape (num_draws,).
 
     Its covariance is ``root @ root.T + diag(diagonal ** 2)``. ``None`` where it is singular, or
@@ -36,7 +40,9 @@ def log_normal(
         return log_dense_normal(z - loc, cov)
 
 
-def log_dense_normal(away: np.ndarray, cov: np.ndarray) -> np.ndarray | None:
+def log_dense_normal(
+    away: Float[np.ndarray, "draws dim"], cov: Float[np.ndarray, "dim dim"]
+) -> Float[np.ndarray, " draws"] | None:
     """Return the log density of rows under a centred normal; ``None`` if ``cov`` is singular."""
     try:
         tril = np.linalg.cholesky(cov)
@@ -48,8 +54,12 @@ def log_dense_normal(away: np.ndarray, cov: np.ndarray) -> np.ndarray | None:
 
 
 def block_normal(
-    loc: np.ndarray, rows: np.ndarray, precision: np.ndarray, num_draws: int, key: jax.Array
-) -> tuple[np.ndarray, np.ndarray] | None:
+    loc: Float[np.ndarray, " dim"],
+    rows: Int[np.ndarray, " rows"],
+    precision: Float[np.ndarray, "rows rows"],
+    num_draws: int,
+    key: jax.Array,
+) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, " draws"]] | None:
     """Return draws of some coordinates of a normal given the others at their means.
 
     Parameters

@@ -166,9 +166,7 @@ class CurvedKL(KL):
             return None
         return BlockArrow.from_sparse(structure, whole, self._metric(flat))
 
-    def _couplings(
-        self, flat: Float[Array, " params"], held: Held
-    ) -> list[Float[Array, "elements 2 2"]]:
+    def _couplings(self, flat: Float[Array, " params"], held: Held) -> list[Float[Array, "_ 2 2"]]:
         return self.expectation.couplings(flat.reshape(-1, 2), held)
 
     # -- its structure ---------------------------------------------------------------------------

@@ -192,9 +192,7 @@ class Expectation:
 
     # -- where elements couple coordinates ---------------------------------------------------------
 
-    def couplings(
-        self, eta: Float[Array, "dim 2"], held: Held
-    ) -> list[Float[Array, "elements 2 2"]]:
+    def couplings(self, eta: Float[Array, "dim 2"], held: Held) -> list[Float[Array, "_ 2 2"]]:
         """Return the second derivatives between coordinates that elements gather, element-wise.
 
         One array of shape (elements, 2, 2) for each of :attr:`gathered_pairs`.
@@ -229,7 +227,7 @@ class Expectation:
     @property
     def gathered_pairs(
         self,
-    ) -> list[tuple[Int[np.ndarray, " elements"], Int[np.ndarray, " elements"]]]:
+    ) -> list[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]]:
         """Pairs of coordinates, one of each array, that an element of a site gathers."""
         return [
             (_gathered(plan, first), _gathered(plan, second))

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special as special
 from jax.scipy.special import betaln, digamma, gammaln, polygamma
+from jaxtyping import Array, Bool, Float, Int
 
 from vi_recipes.model import Site, Target
 
@@ -50,6 +51,12 @@ NORMAL, GAMMA, BETA, POINT = range(4)
 POINT_SD = 1e-8
 """What stands for no spread, where a spread is divided by."""
 
+Eta = Float[Array, "dim 2"]
+"""Both parameters of every coordinate's law."""
+
+Vector = Float[Array, " dim"]
+"""One number for every coordinate."""
+
 _LOG_2PI = float(np.log(2 * np.pi))
 
 
@@ -65,8 +72,8 @@ class Factors:
         What is added to a logit-beta coordinate: sticks are measured from even shares.
     """
 
-    code: np.ndarray
-    offset: np.ndarray
+    code: Int[np.ndarray, " dim"]
+    offset: Float[np.ndarray, " dim"]
 
     @property
     def kinds(self) -> tuple[int, ...]:
@@ -74,16 +81,16 @@ class Factors:
         return tuple(int(k) for k in np.unique(self.code))
 
     @property
-    def points(self) -> np.ndarray:
+    def points(self) -> Bool[np.ndarray, " dim"]:
         """Which coordinates have all their mass at one value, shape (dim,)."""
         return np.asarray(self.code == POINT)
 
     @property
-    def gaussian(self) -> np.ndarray:
+    def gaussian(self) -> Bool[np.ndarray, " dim"]:
         """Which coordinates are m + s x with x standard normal, be s zero, shape (dim,)."""
         return np.asarray((self.code == NORMAL) | (self.code == POINT))
 
-    def start(self, z: np.ndarray, sd: float) -> np.ndarray:
+    def start(self, z: Float[np.ndarray, " dim"], sd: float) -> Float[np.ndarray, "dim 2"]:
         """Return parameters, shape (dim, 2), whose laws are centred at ``z`` with a given sd."""
         eta = np.stack([z, np.full(z.size, np.log(sd))], axis=1)
         eta[self.points, 1] = 0.0
@@ -96,15 +103,15 @@ class Factors:
         eta[beta] = np.log(np.stack([size * share, size * (1 - share)], axis=1))
         return eta
 
-    def _rows(self, law: int) -> np.ndarray:
+    def _rows(self, law: int) -> Int[np.ndarray, " rows"]:
         return np.flatnonzero(self.code == law)
 
-    def _spread(self, eta: jax.Array) -> jax.Array:
+    def _spread(self, eta: Eta) -> Vector:
         if POINT not in self.kinds:
             return jnp.exp(eta[:, 1])
         return jnp.where(self.points, POINT_SD, jnp.exp(eta[:, 1]))
 
-    def location_scale(self, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def location_scale(self, eta: Eta) -> tuple[Vector, Vector]:
         """Return mean and sd of every coordinate, shapes (dim,)."""
         m, s = eta[:, 0], self._spread(eta)
         if GAMMA in self.kinds:
@@ -119,7 +126,7 @@ class Factors:
             s = s.at[rows].set(jnp.sqrt(_trigamma(a) + _trigamma(b)))
         return m, s
 
-    def placement(self, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def placement(self, eta: Eta) -> tuple[Vector, Vector]:
         """Return centre and spread of the nodes of every coordinate, shapes (dim,).
 
         For normal laws their mean and sd; for the others close to them, by elementary functions,
@@ -139,7 +146,7 @@ class Factors:
             s = s.at[rows].set(jnp.sqrt(spread_a + spread_b))
         return m, s
 
-    def entropy(self, eta: jax.Array) -> jax.Array:
+    def entropy(self, eta: Eta) -> Float[Array, ""]:
         """Return the total entropy over the unconstrained scale."""
         total = jnp.sum(eta[self._rows(NORMAL), 1] + 0.5 + _LOG_2PI / 2)
         # what a point leaves without effect is held at 0, so that the optimum is one
@@ -154,7 +161,7 @@ class Factors:
             total += jnp.sum(betaln(a, b) + mixed)
         return total
 
-    def log_density(self, eta: jax.Array, z: jax.Array) -> jax.Array:
+    def log_density(self, eta: Eta, z: Vector) -> Vector:
         """Return the log density of every coordinate at ``z``, shape (dim,)."""
         p, q = eta[:, 0], eta[:, 1]
         value = -(((z - p) * jnp.exp(-q)) ** 2) / 2 - q - _LOG_2PI / 2
@@ -169,7 +176,7 @@ class Factors:
             value = value.at[rows].set(sides - betaln(a, b))
         return value
 
-    def place(self, eta: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def place(self, eta: Eta, x: Vector) -> tuple[Vector, Vector]:
         """Return points z, shape (dim,), and log weights, for standard-normal nodes or draws x.
 
         For normal laws z = m + s x and the log weight is 0; for the others the weight is the law's
@@ -183,12 +190,11 @@ class Factors:
         weight = self.log_density(eta, z) - reference
         return z, jnp.where(self.gaussian, 0.0, weight)
 
-    def metric(self, eta: np.ndarray) -> np.ndarray:
+    def metric(self, eta: Float[np.ndarray, "dim 2"]) -> Float[np.ndarray, "dim 2"]:
         """Return the diagonal of the laws' Fisher information, shape (dim, 2).
 
         The step lengths of the optimiser are measured by it.
         """
-        eta = np.asarray(eta)
         out = np.stack([np.exp(-2 * eta[:, 1]), np.full(len(eta), 2.0)], axis=1)
         out[self.points] = 1.0
         others = ~self.gaussian
@@ -248,10 +254,12 @@ def check_support(site: Site, family: str, argument: str) -> None:
         )
 
 
-def _near_log_gamma(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _near_log_gamma(
+    a: Float[Array, " rows"],
+) -> tuple[Float[Array, " rows"], Float[Array, " rows"]]:
     """Return about digamma(a) and trigamma(a), by one step of their recurrence."""
     return jnp.log(a + 0.5) - 1 / a, 1 / a**2 + 1 / (a + 0.5)
 
 
-def _trigamma(x: jax.Array) -> jax.Array:
+def _trigamma(x: Vector) -> Vector:
     return polygamma(1, x)

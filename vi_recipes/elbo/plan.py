@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vi_recipes.elbo.factors import Factors
-from vi_recipes.model import Target
 
 MAX_SOURCES = 3
 """Sources of randomness that a tensor product of quadratures is made for."""
@@ -143,9 +142,7 @@ def subtract(value: Affine, other: Affine) -> None:
     value.gathers = merged
 
 
-def check_sources(
-    target: Target, factors: Factors, plan: Plan, overrides: Mapping[str, str]
-) -> None:
+def check_sources(factors: Factors, plan: Plan, overrides: Mapping[str, str]) -> None:
     """Send a site to draws where its sources are too many or not independent."""
     if plan.draws:
         pass
