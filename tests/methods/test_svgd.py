@@ -156,3 +156,24 @@ def test_it_runs_only_if_named() -> None:
 def test_bad_options(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         vr.SVGD(**options)
+
+
+def test_a_second_fit_of_a_target_compiles_nothing() -> None:
+    traced: list[None] = []
+
+    def model(y: Any) -> None:
+        traced.append(None)
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        numpyro.sample("s", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    this = vr.Target(model, y=np.array([0.5, 1.5]))
+    method = vr.SVGD(num_particles=10, num_steps=40)
+    first = method.fit(this, key=1, throw=True)
+    assert first.timing.compile_seconds > 0
+    traced.clear()
+    again, other = (method.fit(this, key=key, throw=True) for key in (1, 2))
+    assert not traced
+    assert again.timing.compile_seconds == other.timing.compile_seconds == 0
+    assert again.mean()["mu"] == first.mean()["mu"] != other.mean()["mu"]

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require, shapes_of
 from vi_recipes.fit import Fit
 from vi_recipes.importance import (
     KHAT_LIMIT,
+    Adapted,
     Bound,
     LogEvidence,
     Proposal,
@@ -179,12 +180,10 @@ class ForwardKL(Method):
             centre = target.start(start_key)
         arrays, dim = target.arrays(), target.dim
         proposal = Proposal(centre, self.scatter * np.eye(dim))
-        weigh = timing.compile(
-            make_round(target, self.num_draws),
-            round_key,
-            jnp.asarray(proposal.loc),
-            jnp.asarray(proposal.root),
-            arrays,
+        first = round_key, jnp.asarray(proposal.loc), jnp.asarray(proposal.root), arrays
+        weigh = target.compiled_once(
+            ("round of importance sampling", self.num_draws, shapes_of(*first)),
+            lambda: timing.compile(make_round(target, self.num_draws), *first),
         )
 
         def draw(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
@@ -193,8 +192,8 @@ class ForwardKL(Method):
             return np.asarray(drawn[0]), np.asarray(drawn[1])
 
         with timing.running():
-            found = adapt(target, draw, proposal, self.num_rounds, progress)
-            power = found.power
+            last = adapt(target, draw, proposal, self.num_rounds, progress)
+            power = last.power
             if power < 1:
                 raise MethodFailure(
                     Status.UNCONVERGED,
@@ -202,11 +201,10 @@ class ForwardKL(Method):
                     f"its weights had to be tempered to the power {power:.2g}",
                     "raise num_rounds and num_draws, or give draws, reference=NUTS().fit(target)",
                 )
-            return self._answer(target, found.z, found.log_ratios, found.shares)
+            return self._answer(target, last)
 
-    def _answer(
-        self, target: Target, z: np.ndarray, ratios: np.ndarray, shares: np.ndarray
-    ) -> Result:
+    def _answer(self, target: Target, last: Adapted) -> Result:
+        z, ratios, shares = last.z, last.log_ratios, last.shares
         weights = smooth(ratios)
         mean, cov = weights.moments(z)
         _, _, error, error_sd = weights.marginals(z)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, override
+from typing import Any, ClassVar, NamedTuple, override
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from numpyro.contrib.einstein import RBFKernel
 
-from vi_recipes.core import Progress, Status, Timing, require
+from vi_recipes.core import ByIdentity, Progress, Status, Timing, require, shapes_of
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.svi.chunks import chunk_size
 from vi_recipes.model import Sites, Target
@@ -105,20 +105,24 @@ class SVGD(Method):
         optimizer = self.optimizer or optax.adagrad(self.step_size)
         state, arrays = optimizer.init(particles), target.arrays()
         size = chunk_size(self.num_steps)
-        advance = timing.compile(
-            make_steps(target, optimizer), particles, state, jnp.int32(1), arrays
+        way = self.step_size if self.optimizer is None else ByIdentity(self.optimizer)
+        advance = target.compiled_once(
+            ("steps of SVGD", way, shapes_of(particles, state, arrays)),
+            lambda: timing.compile(
+                make_steps(target, optimizer), particles, state, jnp.int32(1), arrays
+            ),
         )
         run = _Run(np.asarray(particles))
         try:
             for first in range(0, self.num_steps, size):
                 n = min(size, self.num_steps - first)
                 with timing.running():
-                    particles, state, *found = advance(particles, state, jnp.int32(n), arrays)
-                    rest, identity, log_p = map(np.asarray, found)
+                    particles, state, seen = advance(particles, state, jnp.int32(n), arrays)
+                    seen = jax.tree.map(np.asarray, seen)
                 timing.gradient_evaluations += (n + 1) * self.num_particles
-                if not (np.isfinite(rest) and np.isfinite(log_p).all()):
+                if not (np.isfinite(seen.rest) and np.isfinite(seen.log_p).all()):
                     return self._diverged(run, first + n)
-                run.note(first + n, np.asarray(particles), float(rest), identity, log_p)
+                run.note(first + n, np.asarray(particles), seen)
                 progress(first + n, self.num_steps, f"force left {run.rest[-1]:.2g}")
                 if run.rest[-1] < self.tolerance:
                     break
@@ -139,7 +143,10 @@ class SVGD(Method):
         centre = target.start(start_key)
         shape = (self.num_particles, target.dim)
         away = self.scatter * np.asarray(jax.random.uniform(scatter_key, shape, float, -1, 1))
-        density = jax.jit(jax.vmap(jax.value_and_grad(target.log_density_fn), in_axes=(0, None)))
+        density = target.compiled_once(
+            "densities and gradients of particles",
+            lambda: jax.jit(jax.vmap(jax.value_and_grad(target.log_density_fn), in_axes=(0, None))),
+        )
         for _ in range(NUM_ATTEMPTS):
             values, gradients = density(jnp.asarray(centre + away), target.arrays())
             lost = ~(np.isfinite(values) & np.isfinite(gradients).all(axis=1))
@@ -199,6 +206,17 @@ class SVGD(Method):
         )
 
 
+class Seen(NamedTuple):
+    """What is seen of particles after some steps."""
+
+    rest: Any
+    """Root mean square of what is left of the force on them, per sd and unit of kernel mass."""
+    identity: Any
+    """Stein's identity of every coordinate, shape (dim,)."""
+    log_p: Any
+    """Log density at every particle, shape (num_particles,)."""
+
+
 @dataclass
 class _Run:
     """What a run has done so far: the particles, and what was seen at the end of every chunk."""
@@ -210,12 +228,10 @@ class _Run:
     log_p: np.ndarray = field(default_factory=lambda: np.empty(0))
     interrupted: bool = False
 
-    def note(
-        self, step: int, particles: np.ndarray, rest: float, identity: np.ndarray, log_p: np.ndarray
-    ) -> None:
-        self.particles, self.identity, self.log_p = particles, identity, log_p
+    def note(self, step: int, particles: np.ndarray, seen: Seen) -> None:
+        self.particles, self.identity, self.log_p = particles, seen.identity, seen.log_p
         self.steps.append(step)
-        self.rest.append(rest)
+        self.rest.append(float(seen.rest))
 
     def trace(self) -> dict[str, np.ndarray]:
         return {"force_left": np.array(self.rest), "force_left_step": np.array(self.steps)}
@@ -250,14 +266,12 @@ def stein_force(particles: jax.Array, gradients: jax.Array) -> tuple[jax.Array, 
 
 
 def make_steps(target: Target, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """Return ``(particles, state, n, arrays) -> (particles, state, rest, identity, log_p)``.
-
-    They are what is left of the force after ``n`` steps, Stein's identity of every coordinate, and
-    the log density at every particle.
-    """
+    """Return ``(particles, state, n, arrays) -> (particles, state, seen)``, after ``n`` steps."""
     density = jax.vmap(jax.value_and_grad(target.log_density_fn), in_axes=(0, None))
 
-    def steps(particles: jax.Array, state: Any, n: jax.Array, arrays: Any) -> tuple[Any, ...]:
+    def steps(
+        particles: jax.Array, state: Any, n: jax.Array, arrays: Any
+    ) -> tuple[jax.Array, Any, Seen]:
         def body(_: jax.Array, carry: Any) -> Any:
             particles, state = carry
             force, _ = stein_force(particles, density(particles, arrays)[1])
@@ -270,7 +284,7 @@ def make_steps(target: Target, optimizer: optax.GradientTransformation) -> Calla
         # per unit of mass the force is the gradient of log p less that of the particles' density
         left = force / mass[:, None] * particles.std(axis=0)
         identity = -jnp.mean((particles - particles.mean(axis=0)) * gradients, axis=0)
-        return particles, state, jnp.sqrt(jnp.mean(left**2)), identity, log_p
+        return particles, state, Seen(jnp.sqrt(jnp.mean(left**2)), identity, log_p)
 
     return steps
 
