@@ -131,6 +131,35 @@ def test_a_large_covariance_is_not_stored(tmp_path: Path) -> None:
     assert np.abs(cov - np.eye(201)).max() > 0.01
 
 
+def test_draws_of_a_large_fit_are_written_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = laplace("nested_plates")
+    monkeypatch.setattr("vi_recipes.fit.draws.PIECE", 300 * sum(site.size for site in fit.sites))
+    sizes = []
+    draws = GaussianPosterior.draws
+
+    def noting(posterior: GaussianPosterior, num_draws: int, key: jax.Array) -> dict:
+        sizes.append(num_draws)
+        return draws(posterior, num_draws, key)
+
+    monkeypatch.setattr(GaussianPosterior, "draws", noting)
+    again = vr.Fit.load(fit.save(tmp_path / "large.nc"))
+    assert [size for size in sizes if size > 1] == [300] * 6 + [200]
+    kept, fresh = again.to_arviz()["posterior"], fit.to_arviz()["posterior"]
+    assert kept.sizes == fresh.sizes
+    for name in fresh.data_vars:
+        assert kept[name].dims == fresh[name].dims
+        np.testing.assert_array_equal(kept[name], fresh[name])
+    assert kept["school"].values.tolist() == fresh["school"].values.tolist()
+    # the pieces are not copies of one another: 2,000 draws at 5 standard errors
+    value = kept["c"].to_numpy().reshape(2_000, -1)
+    assert len(np.unique(value[:, 0])) == 2_000
+    errors = fit.sd()["c"].ravel() / np.sqrt(2_000)
+    assert (np.abs(value.mean(0) - fit.mean()["c"].ravel()) < 5 * errors).all()
+    np.testing.assert_array_equal(again.mean()["c"], fit.mean()["c"])
+
+
 @pytest.mark.parametrize("content", [b"", b"not a netCDF file"])
 def test_a_file_that_is_no_fit(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.nc"

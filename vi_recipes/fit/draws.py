@@ -18,7 +18,7 @@ NUM_DRAWS = 2_000
 """Of approximations that can give any number."""
 
 
-PIECE = 2**20
+PIECE = 2**19
 """Numbers in a piece of fresh draws: what is formed on the way is several times as large."""
 
 

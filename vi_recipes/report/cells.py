@@ -21,7 +21,7 @@ NUM_SIGNIFICANT = 3
 """Digits of a posterior sd worth reading; its mean is shown to the same decimal place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One cell of a table.
 
