@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.fit.records import Moments
 from vi_recipes.model import Sites
+from vi_recipes.posterior import Moments
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,10 +13,10 @@ import numpy as np
 from vi_recipes.core import Status, Timing, write_whole
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Moments, Provenance
+from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Provenance
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Site
-from vi_recipes.posterior import DrawsPosterior, MomentsPosterior, Posterior
+from vi_recipes.posterior import DrawsPosterior, Moments, MomentsPosterior, Posterior
 
 if TYPE_CHECKING:
     import xarray as xr
