@@ -161,9 +161,13 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         "seconds": assessment.seconds,
     }
     groups = {"response_ratio": assessment.response_ratio}
-    if (found := assessment.correction) is not None:
-        header["correction"] = {"khat": found.khat, "ess": found.ess, "rounds": found.num_rounds}
-        groups |= {f"corrected_{name}": getattr(found.moments, name) for name in _MOMENTS}
+    if (correction := assessment.correction) is not None:
+        header["correction"] = {
+            "khat": correction.khat,
+            "ess": correction.ess,
+            "rounds": correction.num_rounds,
+        }
+        groups |= {f"corrected_{name}": getattr(correction.moments, name) for name in _MOMENTS}
     for group, values in groups.items():
         write_group(tree, group, values)
     tree.attrs[HEADER] = json.dumps(header)

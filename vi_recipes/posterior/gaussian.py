@@ -241,4 +241,4 @@ class MatchedPosterior(GaussianPosterior):
         for name, j in self.target.coordinate_of.items():
             share = self.mcse_log_scale[np.maximum(j, 0)]
             shares[name] = np.where(j < 0, self.mcse_log_scale.max(), share)
-        return {name: np.hypot(of_draws[name], sd[name] * shares[name]) for name in sd}
+        return {name: np.asarray(np.hypot(of_draws[name], sd[name] * shares[name])) for name in sd}

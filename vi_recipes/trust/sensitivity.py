@@ -66,8 +66,8 @@ def case_sensitivity(
 
         def elements(flat: jax.Array) -> jax.Array:
             eta = flat.reshape(-1, 2)
-            found = kl.expectation.elements(name, eta, constants, nodes, noise, arrays)
-            return jnp.ravel(found)
+            expected = kl.expectation.elements(name, eta, constants, nodes, noise, arrays)
+            return jnp.ravel(expected)
 
         return jax.lax.map(lambda d: jax.jvp(elements, (flat,), (d,))[1], directions)
 
