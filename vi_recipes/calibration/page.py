@@ -6,10 +6,10 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vi_recipes.calibration.ranked import Ranked
 from vi_recipes.core import write_whole
 from vi_recipes.report import (
     DASH,
@@ -21,9 +21,6 @@ from vi_recipes.report import (
     format_seconds,
     part,
 )
-
-if TYPE_CHECKING:
-    from vi_recipes.calibration.ranked import Ranked
 
 MAX_REASONS = 20
 """Reasons listed, the most frequent first."""

@@ -23,6 +23,7 @@ from vi_recipes.calibration.uniformity import (
     symmetry_p_value,
 )
 from vi_recipes.fit import Provenance
+from vi_recipes.report import strict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,8 +225,6 @@ class Ranked:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as nested dicts, lists and numbers that strict JSON can hold."""
-        from vi_recipes.report import strict
-
         content = {
             "model": self.model,
             "method": self.method,

@@ -166,8 +166,8 @@ def simulate_and_rank(
 
 def _effective(fit: Fit, target: Target) -> float:
     """Return the smallest bulk effective sample size of a latent scalar; NaN if independent."""
-    found = fit.convergence().get("ess_bulk", {})
-    known = [np.ravel(found[site.name]) for site in target.latents if site.name in found]
+    sizes = fit.convergence().get("ess_bulk", {})
+    known = [np.ravel(sizes[site.name]) for site in target.latents if site.name in sizes]
     numbers = np.concatenate(known) if known else np.empty(0)
     return float(np.nanmin(numbers)) if np.isfinite(numbers).any() else np.nan
 

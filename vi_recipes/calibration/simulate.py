@@ -252,22 +252,22 @@ def _check(target: Target, sites: Mapping[str, Any]) -> None:
 def _argument_of(target: Target, name: str, value: Any) -> str:
     """Return the argument whose values an observed site has."""
     value = np.asarray(value)
-    found = [
+    equal = [
         argument
         for argument, given in target.data.items()
         if isinstance(given, np.ndarray | float | int)
         and np.shape(given) == value.shape
         and np.allclose(np.asarray(given, float), value, rtol=1e-12, atol=0)
     ]
-    if not found:
+    if not equal:
         raise ModelError(
             f"observed site '{name}' of model '{target.name}' observes none of the arguments "
             f"({', '.join(target.data)}) as it is, but something computed from them, so simulated "
             "values have no place to go. Pass what it observes as an argument (obs=y)"
         )
-    if len(found) > 1:
+    if len(equal) > 1:
         raise ModelError(
-            f"observed site '{name}': arguments {' and '.join(found)} hold the same values, and "
+            f"observed site '{name}': arguments {' and '.join(equal)} hold the same values, and "
             "either may be what it observes. Give data in which they differ"
         )
-    return found[0]
+    return equal[0]

@@ -161,8 +161,8 @@ def spread(ranks: np.ndarray, num_draws: int) -> float:
     Positive where the truth lies in the draws' tails too often: their spread is too small.
     """
     support = (2 * centres(np.arange(num_draws + 1), num_draws) - 1) ** 2
-    found = (2 * centres(ranks, num_draws) - 1) ** 2
-    return float((found.mean() - support.mean()) / np.sqrt(support.var() / len(found)))
+    squares = (2 * centres(ranks, num_draws) - 1) ** 2
+    return float((squares.mean() - support.mean()) / np.sqrt(support.var() / len(squares)))
 
 
 def spread_about_mean(ranks: np.ndarray, num_draws: int) -> float:
@@ -171,8 +171,8 @@ def spread_about_mean(ranks: np.ndarray, num_draws: int) -> float:
     A shift alone takes ranks from their middle too, and so raises :func:`spread`, but not this.
     """
     support = ndtri(centres(np.arange(num_draws + 1), num_draws)) ** 2
-    found = ndtri(centres(ranks, num_draws))
-    return float((found.var() - support.mean()) / np.sqrt(support.var() / len(found)))
+    scores = ndtri(centres(ranks, num_draws))
+    return float((scores.var() - support.mean()) / np.sqrt(support.var() / len(scores)))
 
 
 def symmetry_p_value(ranks: np.ndarray, num_draws: int) -> float:

@@ -181,16 +181,16 @@ def _own_lines(error: BaseException, path: Path) -> str:
 # -- choosing --------------------------------------------------------------------------------
 
 
-def only[T](found: Mapping[str, T], what: str, where: str, cure: str) -> tuple[str, T]:
-    """Return the one entry of ``found``, by name."""
-    if not found:
+def only[T](meant: Mapping[str, T], what: str, where: str, cure: str) -> tuple[str, T]:
+    """Return the one entry of ``meant``, by name."""
+    if not meant:
         raise ValueError(f"{where} holds no {what}; {cure}")
-    if len(found) > 1:
+    if len(meant) > 1:
         raise ValueError(
-            f"{where} holds {len(found)} objects that could be meant: {', '.join(found)}. "
-            f"Say which one: {where}:{next(iter(found))}"
+            f"{where} holds {len(meant)} objects that could be meant: {', '.join(meant)}. "
+            f"Say which one: {where}:{next(iter(meant))}"
         )
-    return next(iter(found.items()))
+    return next(iter(meant.items()))
 
 
 def member(module: ModuleType, name: str, where: str, kind: type | None = None) -> Any:

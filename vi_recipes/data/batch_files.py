@@ -111,8 +111,8 @@ class FileBatches:
             yield _join(parts)
 
     def _read(self, piece: Piece) -> dict[str, np.ndarray]:
-        found = self.read(piece, list(self.types))
-        columns = {n: _as_type(found[n], t, n, piece) for n, t in self.types.items()}
+        values = self.read(piece, list(self.types))
+        columns = {n: _as_type(values[n], t, n, piece) for n, t in self.types.items()}
         return {
             argument: columns[names]
             if isinstance(names, str)
@@ -282,13 +282,13 @@ def batches_from_csv(
     for path in _files(paths, ".csv"):
         with path.open("rb") as file:
             headers[path] = pd.read_csv(BytesIO(file.readline())).columns.astype(str).tolist()
-            own = list(_find_lines(path, file))
-        pieces += own
+            of_file = list(_find_lines(path, file))
+        pieces += of_file
         # all files are read as the first one is
-        if own and not schemas:
-            first = read(own[0], headers[path])
+        if of_file and not schemas:
+            first = read(of_file[0], headers[path])
             schemas[path] = {name: values.dtype for name, values in first.items()}
-        elif own:
+        elif of_file:
             known = next(iter(schemas.values()))
             schemas[path] = {n: known.get(n, np.dtype(float)) for n in headers[path]}
     return _make(pieces, schemas, columns, batch_size, block_rows, read)
@@ -310,20 +310,20 @@ def _find_lines(path: Path, file: Any) -> Iterator[Piece]:
 def _files(paths: str | Path | Sequence[str | Path], suffix: str) -> list[Path]:
     """Return the files that are meant, a folder's in order of their names."""
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, listed):
         if path.is_dir():
             inside = sorted(path.glob(f"*{suffix}"))
             if not inside:
                 raise ValueError(f"paths: folder {path} has no {suffix} file")
-            found += inside
+            files += inside
             continue
         if path.suffix.lower() != suffix:
             raise ValueError(f"paths: {path} is no {suffix} file; decompress or convert it")
-        found.append(check_file(path))
-    if not found:
+        files.append(check_file(path))
+    if not files:
         raise ValueError(f"paths: got no file, expected one {suffix} file or more")
-    return found
+    return files
 
 
 def _make(

@@ -90,10 +90,10 @@ def draw(batches: Batches, rng: np.random.Generator) -> Iterator[Block]:
             count += rows
             order, first = rng.permutation(rows), 0
             while first < rows:
-                own = order[first : first + size - num_rows(rest)]
-                part = {name: block[name][own] for name in schema.columns}
+                chosen = order[first : first + size - num_rows(rest)]
+                part = {name: block[name][chosen] for name in schema.columns}
                 batch = {n: np.concatenate([rest[n], part[n]]) for n in part} if rest else part
-                first += len(own)
+                first += len(chosen)
                 rest = batch if num_rows(batch) < size else {}
                 if not rest:
                     yield batch

@@ -6,14 +6,7 @@ from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
 from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
-from vi_recipes.fit.records import (
-    MAX_STORED_COV,
-    Assessment,
-    Correction,
-    Moments,
-    Provenance,
-    provenance,
-)
+from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Provenance, provenance
 from vi_recipes.fit.reference import load_reference
 
 __all__ = [
@@ -23,7 +16,6 @@ __all__ = [
     "Correction",
     "Fit",
     "LOOError",
-    "Moments",
     "Provenance",
     "compare_models",
     "differences",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.fit.records import Moments
 from vi_recipes.model import Sites
+from vi_recipes.posterior import Moments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,13 +35,13 @@ def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None)
     def flat(values: Sites) -> np.ndarray:
         return np.asarray(fit.flat(values, sites), float)
 
-    own = moments_of(fit)
+    moments = moments_of(fit)
     sd = flat(other.sd)
     scale = np.where(sd > 0, sd, np.nan)
-    difference = (flat(own.mean) - flat(other.mean)) / scale
-    error = np.hypot(flat(other.mcse_mean), flat(own.mcse_mean)) / scale
-    ratio = flat(own.sd) / scale
-    ratio_error = np.hypot(ratio * flat(other.mcse_sd), flat(own.mcse_sd)) / scale
+    difference = (flat(moments.mean) - flat(other.mean)) / scale
+    error = np.hypot(flat(other.mcse_mean), flat(moments.mcse_mean)) / scale
+    ratio = flat(moments.sd) / scale
+    ratio_error = np.hypot(ratio * flat(other.mcse_sd), flat(moments.mcse_sd)) / scale
     within = np.abs(difference) <= 2 * error
     values = (difference, error, ratio, ratio_error, within)
     return pd.DataFrame(dict(zip(COLUMNS, values, strict=True)), index=fit.labels(sites))

@@ -147,12 +147,12 @@ def fit_draws(
             )
     posterior = fit.known_posterior()
     held = held_draws(posterior)
-    own = NUM_DRAWS
+    default = NUM_DRAWS
     if fit.is_point:
-        own = NUM_DRAWS if predictive else NUM_POINT_DRAWS
+        default = NUM_DRAWS if predictive else NUM_POINT_DRAWS
     elif held is not None:
-        own = int(np.prod(next(iter(held.values())).shape[:2]))
-    number = min(own, limit) if num_draws is None else num_draws
+        default = int(np.prod(next(iter(held.values())).shape[:2]))
+    number = min(default, limit) if num_draws is None else num_draws
     weighed = posterior.weighed_draws(number, as_key(0))
     if weighed is None:
         return plain_draws(fit, number)

@@ -11,15 +11,13 @@ import jax
 import numpy as np
 
 from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key
-from vi_recipes.fit.records import MAX_STORED_COV, Provenance
+from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Site, Sites, site_labels
 from vi_recipes.posterior import Posterior, held_draws, per_scalar
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from vi_recipes.fit.records import Assessment
 
 
 @dataclass(frozen=True)

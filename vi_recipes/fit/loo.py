@@ -153,21 +153,22 @@ def loo_table(
     """
     import pandas as pd
 
-    found: dict[str, ELPDDataLOO] = {}
+    options: dict[str, Any] = {"observed": observed, "num_draws": num_draws, "correct": correct}
+    results: dict[str, ELPDDataLOO] = {}
     reasons = dict.fromkeys(fits, "")
     for name, fit in fits.items():
         try:
-            found[name] = loo(fit, target, observed=observed, num_draws=num_draws, correct=correct)
-            found[name]["log_weights"] = None  # as many as draws times observations
+            results[name] = loo(fit, target, **options)
+            results[name]["log_weights"] = None  # as many as draws times observations
         except LOOError as reason:
             reasons[name] = str(reason)
-    rows: dict[str, dict[str, Any]] = {name: _row(found.get(name)) for name in fits}
-    differences = _differences(found, base if base in found else None)
+    rows: dict[str, dict[str, Any]] = {name: _row(results.get(name)) for name in fits}
+    differences = _differences(results, base if base in results else None)
     for name, (difference, error) in differences.items():
         rows[name] |= {"elpd_diff": difference, "dse": error}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["reason"] = pd.Series(reasons)
-    return table, found
+    return table, results
 
 
 def compare_models(
@@ -214,13 +215,14 @@ def compare_models(
                 f"those of '{first}', of shape {data[first].shape}; expected the same observations "
                 "in the same order"
             )
-    found = {}
+    options: dict[str, Any] = {"observed": observed, "num_draws": num_draws, "correct": correct}
+    results = {}
     for name, (fit, target) in fits.items():
         try:
-            found[name] = loo(fit, target, observed=observed, num_draws=num_draws, correct=correct)
+            results[name] = loo(fit, target, **options)
         except LOOError as reason:
             raise LOOError(f"model '{name}': {reason}") from None
-    return az.compare(found, round_to="none")
+    return az.compare(results, round_to="none")
 
 
 # -- parts -----------------------------------------------------------------------------------
@@ -295,27 +297,27 @@ def _efficiency(samples: Mapping[str, np.ndarray]) -> float:
     return float(np.nanmean(np.concatenate([v.ravel() for v in sizes.values()]))) / (chains * draws)
 
 
-def _row(found: ELPDDataLOO | None) -> dict[str, float]:
+def _row(result: ELPDDataLOO | None) -> dict[str, float]:
     """Return the row of a table: numbers, or NaN where there are none."""
     names = ("elpd_loo", "se", "p_loo", "elpd_diff", "dse", "max_k", "num_high_k", "good_k")
     row = dict.fromkeys((*names, "num_draws"), np.nan)
-    if found is not None:
-        k = found.pareto_k.to_numpy()
-        row |= {"elpd_loo": found.elpd, "se": found.se, "p_loo": found.p}
-        row |= {"max_k": k.max(), "num_high_k": int((k > found.good_k).sum())}
-        row |= {"good_k": found.good_k, "num_draws": found.n_samples}
+    if result is not None:
+        k = result.pareto_k.to_numpy()
+        row |= {"elpd_loo": result.elpd, "se": result.se, "p_loo": result.p}
+        row |= {"max_k": k.max(), "num_high_k": int((k > result.good_k).sum())}
+        row |= {"good_k": result.good_k, "num_draws": result.n_samples}
     return {name: float(value) for name, value in row.items()}
 
 
 def _differences(
-    found: Mapping[str, ELPDDataLOO], base: str | None
+    results: Mapping[str, ELPDDataLOO], base: str | None
 ) -> dict[str, tuple[float, float]]:
     """Return name -> difference from ``base``, or else from the best, and its standard error."""
     import arviz as az
 
-    if len(found) < 2:
-        return dict.fromkeys(found, (0.0, 0.0))
+    if len(results) < 2:
+        return dict.fromkeys(results, (0.0, 0.0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the best of many: these are one model's
-        table = az.compare(dict(found), reference=base, round_to="none")
-    return {n: (float(table.loc[n, "elpd_diff"]), float(table.loc[n, "dse"])) for n in found}
+        table = az.compare(dict(results), reference=base, round_to="none")
+    return {n: (float(table.loc[n, "elpd_diff"]), float(table.loc[n, "dse"])) for n in results}

@@ -10,6 +10,7 @@ import numpy as np
 
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Sites, Target
+from vi_recipes.posterior import Moments
 
 MAX_STORED_COV = 200
 """Up to this many scalars a fit's joint covariance is written out in full."""
@@ -55,24 +56,6 @@ def provenance(target: Target, *, seed: int | None, dtype: str) -> Provenance:
         dtype=dtype,
         versions={"vi_recipes": version("vi_recipes"), **{p: version(p) for p in packages}},
     )
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Means and sds on the constrained scale with their Monte Carlo errors, by site.
-
-    Parameters
-    ----------
-    mean, sd
-        Of the site's shape.
-    mcse_mean, mcse_sd
-        Monte Carlo standard errors of both.
-    """
-
-    mean: Sites
-    sd: Sites
-    mcse_mean: Sites
-    mcse_sd: Sites
 
 
 @dataclass(frozen=True)

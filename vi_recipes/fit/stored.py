@@ -14,10 +14,10 @@ from vi_recipes.core import Status, Timing, write_whole
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws, has_long_draws
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Moments, Provenance
+from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Provenance
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Site
-from vi_recipes.posterior import DrawsPosterior, MomentsPosterior, Posterior
+from vi_recipes.posterior import DrawsPosterior, Moments, MomentsPosterior, Posterior
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -196,9 +196,13 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         "seconds": assessment.seconds,
     }
     groups = {"response_ratio": assessment.response_ratio}
-    if (found := assessment.correction) is not None:
-        header["correction"] = {"khat": found.khat, "ess": found.ess, "rounds": found.num_rounds}
-        groups |= {f"corrected_{name}": getattr(found.moments, name) for name in _MOMENTS}
+    if (correction := assessment.correction) is not None:
+        header["correction"] = {
+            "khat": correction.khat,
+            "ess": correction.ess,
+            "rounds": correction.num_rounds,
+        }
+        groups |= {f"corrected_{name}": getattr(correction.moments, name) for name in _MOMENTS}
     for group, values in groups.items():
         write_group(tree, group, values)
     tree.attrs[HEADER] = json.dumps(header)

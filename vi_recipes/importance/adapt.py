@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from numpyro.distributions import MultivariateStudentT
 
 from vi_recipes.core import MethodFailure, Progress, Status
-from vi_recipes.importance.weights import (
-    temper,
-)
-from vi_recipes.model import Target
+from vi_recipes.importance.weights import temper
+from vi_recipes.model import Arrays, Target
 
 GAIN = 1.1
 """Rise of the effective share from one round to the next below which a proposal is good."""
@@ -35,11 +34,11 @@ class Proposal:
         Its mean, shape (dim,), and a lower triangular root of its scale matrix, shape (dim, dim).
     """
 
-    loc: np.ndarray
-    root: np.ndarray
+    loc: Float[np.ndarray, " dim"]
+    root: Float[np.ndarray, "dim dim"]
 
 
-def root_of(cov: np.ndarray, target: Target) -> np.ndarray:
+def root_of(cov: Float[np.ndarray, "dim dim"], target: Target) -> Float[np.ndarray, "dim dim"]:
     """Return the lower triangular root of the covariance of draws of the unconstrained vector.
 
     Raises
@@ -76,10 +75,10 @@ class Adapted:
         Effective share of the draws of every round; 0 where weights were tempered.
     """
 
-    z: np.ndarray
-    log_ratios: np.ndarray
+    z: Float[np.ndarray, "draws dim"]
+    log_ratios: Float[np.ndarray, " draws"]
     power: float
-    shares: np.ndarray
+    shares: Float[np.ndarray, " rounds"]
 
 
 def adapt(
@@ -144,7 +143,9 @@ def make_round(target: Target, num_draws: int) -> Callable[..., Any]:
     A log density that is not a number counts as none.
     """
 
-    def weigh(key: jax.Array, loc: jax.Array, root: jax.Array, arrays: Any) -> tuple[Any, Any]:
+    def weigh(
+        key: jax.Array, loc: Float[Array, " dim"], root: Float[Array, "dim dim"], arrays: Arrays
+    ) -> tuple[Float[Array, "draws dim"], Float[Array, " draws"]]:
         q = MultivariateStudentT(DEGREES, loc, root)
         z = q.sample(key, (num_draws,))
         log_p = jax.vmap(target.log_density_fn, in_axes=(0, None))(z, arrays)

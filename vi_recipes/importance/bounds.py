@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from scipy.special import logsumexp
 
 from vi_recipes.importance.weights import FINITE_VARIANCE, MIN_DRAWS, khat, log_mean, smooth
@@ -176,7 +177,7 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
     return LogEvidence(*log_mean(values), bound, how)
 
 
-def _checked(log_ratios: Any, fewest: int) -> np.ndarray:
+def _checked(log_ratios: Any, fewest: int) -> Float[np.ndarray, " draws"]:
     """Return the ratios as an array, if they are what they should be."""
     values = np.asarray(log_ratios, float)
     if values.ndim != 1 or values.size < fewest:
@@ -192,7 +193,7 @@ def _checked(log_ratios: Any, fewest: int) -> np.ndarray:
     return values
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
+def _mean(values: Float[np.ndarray, " draws"]) -> tuple[float, float]:
     """Return the mean and its standard error, which is NaN where the mean is minus infinity."""
     if np.isneginf(values).any():
         return -np.inf, float("nan")

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.core import as_key
 
@@ -127,7 +128,9 @@ def kernel_stein(z: Any, scores: Any, scale: Any, key: jax.Array | int = 0) -> K
     )
 
 
-def stein_kernel(x: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def stein_kernel(
+    x: Float[np.ndarray, "n dim"], scores: Float[np.ndarray, "n dim"]
+) -> Float[np.ndarray, "n n"]:
     """Return the Stein kernel of all pairs of rows, whose mean is the squared discrepancy.
 
     Parameters
@@ -145,9 +148,9 @@ def stein_kernel(x: np.ndarray, scores: np.ndarray) -> np.ndarray:
     centred = x - x.mean(axis=0)
     lengths = (centred**2).sum(axis=1)
     square = np.maximum(lengths[:, None] + lengths - 2 * centred @ centred.T, 0.0)
-    own = (scores * centred).sum(axis=1)
+    along = (scores * centred).sum(axis=1)  # s_i' x_i
     cross = scores @ centred.T  # s_i' x_j
-    apart = cross + cross.T - own[:, None] - own  # (s_j - s_i)' (x_i - x_j)
+    apart = cross + cross.T - along[:, None] - along  # (s_j - s_i)' (x_i - x_j)
     r = 1 + square
     kernel: np.ndarray = (
         (scores @ scores.T) / r**0.5 - apart / r**1.5 + dim / r**1.5 - 3 * square / r**2.5

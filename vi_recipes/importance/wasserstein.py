@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.importance.bounds import elbo
 from vi_recipes.importance.weights import FINITE_VARIANCE, MIN_DRAWS, khat, log_mean
@@ -148,7 +149,9 @@ def wasserstein_bounds(
     )
 
 
-def _lower_bound(ratios: np.ndarray, log_evidence: float | None) -> tuple[float, float]:
+def _lower_bound(
+    ratios: Float[np.ndarray, " draws"], log_evidence: float | None
+) -> tuple[float, float]:
     """Return a lower bound on log p(y), or its value where that is given, and its error."""
     bound = elbo(ratios)  # which raises on bad ratios
     if log_evidence is None:
@@ -158,7 +161,7 @@ def _lower_bound(ratios: np.ndarray, log_evidence: float | None) -> tuple[float,
     return float(log_evidence), 0.0
 
 
-def _sd_error(away: np.ndarray, c: float) -> float:
+def _sd_error(away: Float[np.ndarray, "draws dim"], c: float) -> float:
     """Return the largest error of an sd of 1 that a chi-squared distance of c^2 leaves room for."""
     spread = c * float((away**2).std(axis=0).max())
     above = np.sqrt(1 + spread) - 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
 
@@ -79,6 +80,23 @@ MIN_PER_COORDINATE = 2
 """Effective draws a coordinate below which they are too: a covariance takes more than one."""
 
 
+class Marginals(NamedTuple):
+    """Moments of every scalar of weighted draws, each of the shape of a draw.
+
+    Parameters
+    ----------
+    mean, sd
+        Weighted.
+    mcse_mean, mcse_sd
+        Monte Carlo standard errors of both, by the delta method, of ratios of sums.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    mcse_mean: np.ndarray
+    mcse_sd: np.ndarray
+
+
 @dataclass(frozen=True)
 class Weights:
     """Self-normalised importance weights.
@@ -91,7 +109,7 @@ class Weights:
         Pareto shape of the largest ratios; below 0.7 estimates can be relied on.
     """
 
-    values: np.ndarray
+    values: Float[np.ndarray, " draws"]
     khat: float = float("nan")
 
     @property
@@ -99,17 +117,16 @@ class Weights:
         """Effective number of draws, 1 / sum of squares."""
         return float(1 / np.square(self.values).sum())
 
-    def moments(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def moments(
+        self, z: Float[np.ndarray, "draws dim"]
+    ) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
         """Return mean and covariance of draws ``z``, shapes (dim,) and (dim, dim)."""
         mean = self.values @ z
         away = z - mean
         return mean, (away * self.values[:, None]).T @ away
 
-    def marginals(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return means and sds of draws ``z``, and Monte Carlo errors of both.
-
-        Each of the shape of a draw; the errors by the delta method, of ratios of sums.
-        """
+    def marginals(self, z: Shaped[np.ndarray, " draws *shape"]) -> Marginals:
+        """Return means and sds of draws ``z``, and Monte Carlo errors of both."""
         mean = np.tensordot(self.values, z, axes=1)
         square = np.square(z - mean)
         variance = np.tensordot(self.values, square, axes=1)
@@ -118,10 +135,10 @@ class Weights:
         error_variance = np.sqrt(np.tensordot(power, np.square(square - variance), axes=1))
         with np.errstate(divide="ignore", invalid="ignore"):
             error_sd = np.where(sd > 0, error_variance / (2 * sd), 0.0)
-        return mean, sd, error, error_sd
+        return Marginals(*map(np.asarray, (mean, sd, error, error_sd)))
 
 
-def smooth(log_ratios: np.ndarray) -> Weights:
+def smooth(log_ratios: Float[np.ndarray, " draws"]) -> Weights:
     """Return Pareto-smoothed weights of log p - log q.
 
     References
@@ -136,7 +153,7 @@ def smooth(log_ratios: np.ndarray) -> Weights:
     return Weights(softmax(np.asarray(log_weights)), float(khat))
 
 
-def temper(log_ratios: np.ndarray, dim: int) -> tuple[Weights, float]:
+def temper(log_ratios: Float[np.ndarray, " draws"], dim: int) -> tuple[Weights, float]:
     """Return weights of the largest power up to 1 that leaves enough of them effective.
 
     Parameters
@@ -158,7 +175,7 @@ def temper(log_ratios: np.ndarray, dim: int) -> tuple[Weights, float]:
     return Weights(softmax(np.where(known, power * log_ratios, -np.inf))), power
 
 
-def log_mean(log_ratios: np.ndarray) -> tuple[float, float]:
+def log_mean(log_ratios: Float[np.ndarray, " draws"]) -> tuple[float, float]:
     """Return the log of the mean ratio, an estimate of log p(y), and its standard error."""
     value = float(logsumexp(log_ratios) - np.log(log_ratios.size))
     relative = np.exp(log_ratios - value)

@@ -207,8 +207,8 @@ class ForwardKL(Method):
         z, ratios, shares = last.z, last.log_ratios, last.shares
         weights = smooth(ratios)
         mean, cov = weights.moments(z)
-        _, _, error, error_sd = weights.marginals(z)
-        posterior = self._posterior(target, mean, cov, error, error_sd)
+        marginals = weights.marginals(z)
+        posterior = self._posterior(target, mean, cov, marginals.mcse_mean, marginals.mcse_sd)
         good = weights.khat < KHAT_LIMIT
         value, se = log_mean(ratios)
         return Result(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vi_recipes.posterior.base import Posterior, WeighedDraws, held_draws, per_scalar
+from vi_recipes.posterior.base import Moments, Posterior, WeighedDraws, held_draws, per_scalar
 from vi_recipes.posterior.blocks import BlockPosterior
 from vi_recipes.posterior.delta import EstimatePosterior
 from vi_recipes.posterior.draws import (
@@ -23,6 +23,7 @@ __all__ = [
     "FactorPosterior",
     "GaussianPosterior",
     "MatchedPosterior",
+    "Moments",
     "MomentsPosterior",
     "ParticlesPosterior",
     "PermutedPosterior",

@@ -9,14 +9,36 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.model import Sites
 
 NUM_NODES = 96
+"""Of Gauss-Hermite quadrature, for moments of scalars that depend on one coordinate."""
 
 NUM_HERMITE = 64
+"""Polynomials that such scalars are expanded in, for covariances of two of them."""
 
 NUM_MOMENT_DRAWS = 10_000
+"""For moments of the others."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and sds on the constrained scale with their Monte Carlo errors, by site.
+
+    Parameters
+    ----------
+    mean, sd
+        Of the site's shape; the sd is NaN where there is none.
+    mcse_mean, mcse_sd
+        Monte Carlo standard errors of both.
+    """
+
+    mean: Sites
+    sd: Sites
+    mcse_mean: Sites
+    mcse_sd: Sites
 
 
 class Posterior(ABC):
@@ -31,7 +53,7 @@ class Posterior(ABC):
         """Return the standard deviations; NaN where the method has none."""
 
     @abstractmethod
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         """Return the joint covariance of the scalars of ``sites``, in C order."""
 
     @abstractmethod
@@ -52,7 +74,7 @@ class Posterior(ABC):
 
     def block_draws(
         self, place: slice, num_draws: int, key: jax.Array
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    ) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, " draws"]] | None:
         """Return draws of some coordinates, the others held at q's means.
 
         Parameters
@@ -115,6 +137,6 @@ class WeighedDraws:
         What they are on the constrained scale, site by site, the draw leading.
     """
 
-    z: np.ndarray
-    log_q: np.ndarray
+    z: Float[np.ndarray, "draws dim"]
+    log_q: Float[np.ndarray, " draws"]
     values: Sites

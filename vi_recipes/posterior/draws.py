@@ -9,13 +9,10 @@ from typing import override
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.model import Sites
-from vi_recipes.posterior.base import (
-    Posterior,
-    WeighedDraws,
-    per_scalar,
-)
+from vi_recipes.posterior.base import Posterior, WeighedDraws, per_scalar
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class PointPosterior(Posterior):
         return {name: np.full_like(value, np.nan) for name, value in self.point.items()}
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         size = sum(self.point[name].size for name in sites)
         return np.full((size, size), np.nan)
 
@@ -79,17 +76,17 @@ class DrawsPosterior(Posterior):
 
     @override
     def mean(self) -> Sites:
-        return {name: value.mean((0, 1)) for name, value in self.samples.items()}
+        return {name: np.asarray(value.mean((0, 1))) for name, value in self.samples.items()}
 
     @override
     def sd(self) -> Sites:
         return {
-            name: value.reshape(-1, *value.shape[2:]).std(0, ddof=1)
+            name: np.asarray(value.reshape(-1, *value.shape[2:]).std(0, ddof=1))
             for name, value in self.samples.items()
         }
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         flat = [self.samples[n].reshape(-1, *self.samples[n].shape[2:]) for n in sites]
         flat = [rows.reshape(len(rows), -1) for rows in flat]
         return np.atleast_2d(np.cov(np.concatenate(flat, axis=1), rowvar=False))
@@ -125,7 +122,7 @@ class DrawsPosterior(Posterior):
         first = next(iter(self.samples.values()))
         total = first.shape[0] * first.shape[1]
         factor = 1 / np.sqrt(total if what == "mean" else 2 * total)
-        return {name: value * factor for name, value in self.sd().items()}
+        return {name: np.asarray(value * factor) for name, value in self.sd().items()}
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ class MomentsPosterior(Posterior):
 
     means: Sites
     sds: Sites
-    covariance: np.ndarray | None = None
+    covariance: Float[np.ndarray, "scalars scalars"] | None = None
     order: tuple[str, ...] = ()
     mcse_means: Sites | None = None
     mcse_sds: Sites | None = None
@@ -162,7 +159,7 @@ class MomentsPosterior(Posterior):
         return self.sds
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         if self.covariance is None:
             if self.samples is not None:
                 return DrawsPosterior(self.samples).cov(sites)

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, override
+from typing import Any, override
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from vi_recipes.algebra import block_normal, log_normal
+from vi_recipes.algebra import BlockArrow, block_normal, log_normal
 from vi_recipes.model import Sites, Target
 from vi_recipes.posterior.base import (
     NUM_HERMITE,
     NUM_MOMENT_DRAWS,
     NUM_NODES,
+    Moments,
     Posterior,
     WeighedDraws,
 )
-
-if TYPE_CHECKING:
-    from vi_recipes.algebra import BlockArrow
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,14 @@ class GaussianPosterior(Posterior):
     """
 
     target: Target
-    loc: np.ndarray
-    root: np.ndarray | None
-    diagonal: np.ndarray
-    mcse_loc: np.ndarray | None = None
+    loc: Float[np.ndarray, " dim"]
+    root: Float[np.ndarray, "dim rank"] | None
+    diagonal: Float[np.ndarray, " dim"]
+    mcse_loc: Float[np.ndarray, " dim"] | None = None
     precision: BlockArrow | None = None
 
     @cached_property
-    def scale(self) -> np.ndarray:
+    def scale(self) -> Float[np.ndarray, " dim"]:
         """Standard deviations of the unconstrained vector."""
         if self.precision is not None:
             return np.asarray(np.sqrt(self.precision.variances()))
@@ -70,7 +69,7 @@ class GaussianPosterior(Posterior):
             variance = variance + np.einsum("ij,ij->i", self.root, self.root)
         return np.asarray(np.sqrt(variance))
 
-    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
+    def unconstrained_cov(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows rows"]:
         """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
         if self.precision is not None:
             return self.precision.covariance(rows)
@@ -82,22 +81,22 @@ class GaussianPosterior(Posterior):
 
     @override
     def mean(self) -> Sites:
-        return self._moments[0]
+        return self._moments.mean
 
     @override
     def sd(self) -> Sites:
-        return self._moments[1]
+        return self._moments.sd
 
     @override
     def mcse_mean(self) -> Sites:
-        return self._moments[2]
+        return self._moments.mcse_mean
 
     @override
     def mcse_sd(self) -> Sites:
-        return self._moments[3]
+        return self._moments.mcse_sd
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         j = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])
         exact = j >= 0
         cov = np.empty((j.size, j.size))
@@ -111,7 +110,9 @@ class GaussianPosterior(Posterior):
             cov[:, several] = sampled[:, several]
         return cov
 
-    def exact_cov(self, sites: Sequence[str], which: np.ndarray) -> np.ndarray:
+    def exact_cov(
+        self, sites: Sequence[str], which: Bool[np.ndarray, " scalars"]
+    ) -> Float[np.ndarray, "chosen chosen"]:
         """Return the covariance, by Mehler's formula, of those scalars of ``sites`` in ``which``.
 
         Each of them must depend on one coordinate.
@@ -132,15 +133,17 @@ class GaussianPosterior(Posterior):
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
         return self.target.constrain(self.unconstrained_draws(num_draws, key))
 
-    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+    def unconstrained_draws(
+        self, num_draws: int, key: jax.Array
+    ) -> Float[np.ndarray, "num_draws dim"]:
         """Return draws of the unconstrained vector, shape (num_draws, dim)."""
         with jax.enable_x64(True):
-            own_key, root_key = jax.random.split(key)
+            diagonal_key, root_key = jax.random.split(key)
             shape = (num_draws, self.loc.size)
             if self.precision is not None:
-                noise = np.asarray(jax.random.normal(own_key, shape, float))
+                noise = np.asarray(jax.random.normal(diagonal_key, shape, float))
                 return self.loc + self.precision.colour(noise)
-            z = self.loc + self.diagonal * np.asarray(jax.random.normal(own_key, shape, float))
+            z = self.loc + self.diagonal * np.asarray(jax.random.normal(diagonal_key, shape, float))
             if self.root is not None:
                 rank = (num_draws, self.root.shape[1])
                 z = z + np.asarray(jax.random.normal(root_key, rank, float)) @ self.root.T
@@ -160,19 +163,21 @@ class GaussianPosterior(Posterior):
     @override
     def block_draws(
         self, place: slice, num_draws: int, key: jax.Array
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    ) -> tuple[Float[np.ndarray, "num_draws dim"], Float[np.ndarray, " num_draws"]] | None:
         rows = np.arange(self.loc.size)[place]
         if self.precision is None and self.root is None:
-            own = np.diag(self.diagonal[rows] ** -2.0)
+            precision = np.diag(self.diagonal[rows] ** -2.0)
         elif self.precision is not None:
             basis = np.eye(self.loc.size)[rows]
-            own = np.stack([self.precision.dot(row)[rows] for row in basis])
+            precision = np.stack([self.precision.dot(row)[rows] for row in basis])
         else:
             whole = self.unconstrained_cov(np.arange(self.loc.size))
-            own = np.linalg.inv(whole)[np.ix_(rows, rows)]
-        return block_normal(self.loc, rows, own, num_draws, key)
+            precision = np.linalg.inv(whole)[np.ix_(rows, rows)]
+        return block_normal(self.loc, rows, precision, num_draws, key)
 
-    def _at_nodes(self) -> tuple[Sites, np.ndarray, np.ndarray]:
+    def _at_nodes(
+        self,
+    ) -> tuple[Sites, Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
         """Evaluate every scalar with all coordinates at their own q-th node at once."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
         values = self.target.constrain(self.loc + self.scale * nodes[:, None])
@@ -195,7 +200,7 @@ class GaussianPosterior(Posterior):
         return self.target.constrain(np.concatenate([half, 2 * self.loc - half]))
 
     @cached_property
-    def _moments(self) -> tuple[Sites, Sites, Sites, Sites]:
+    def _moments(self) -> Moments:
         values, nodes, weights = self._at_nodes()
         mean, sd, mcse_mean, mcse_sd = {}, {}, {}, {}
         for site in self.target.quantities:
@@ -217,7 +222,7 @@ class GaussianPosterior(Posterior):
                 error_s[several] = s[several] / np.sqrt(2 * len(pairs))
             mean[site.name], sd[site.name] = m, s
             mcse_mean[site.name], mcse_sd[site.name] = error_m, error_s
-        return mean, sd, mcse_mean, mcse_sd
+        return Moments(mean, sd, mcse_mean, mcse_sd)
 
 
 @dataclass(frozen=True)
@@ -227,13 +232,13 @@ class MatchedPosterior(GaussianPosterior):
     An sd on the constrained scale is taken to be off by the same share.
     """
 
-    mcse_log_scale: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    mcse_log_scale: Float[np.ndarray, " dim"] = field(default_factory=lambda: np.zeros(0))
 
     @override
     def mcse_sd(self) -> Sites:
-        own, sd = super().mcse_sd(), self.sd()
+        of_draws, sd = super().mcse_sd(), self.sd()
         shares: dict[str, Any] = {}
         for name, j in self.target.coordinate_of.items():
             share = self.mcse_log_scale[np.maximum(j, 0)]
             shares[name] = np.where(j < 0, self.mcse_log_scale.max(), share)
-        return {name: np.hypot(own[name], sd[name] * shares[name]) for name in sd}
+        return {name: np.asarray(np.hypot(of_draws[name], sd[name] * shares[name])) for name in sd}

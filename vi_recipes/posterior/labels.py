@@ -10,6 +10,7 @@ from typing import override
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 
 from vi_recipes.model import Exchangeable, Sites
@@ -56,7 +57,9 @@ def relabel_draws(
     return result, share
 
 
-def match(values: Sites, reference: Sites, groups: Sequence[Exchangeable]) -> list[np.ndarray]:
+def match(
+    values: Sites, reference: Sites, groups: Sequence[Exchangeable]
+) -> list[Int[np.ndarray, " labels"]]:
     """Return, for each group, the order of labels that brings ``values`` closest to ``reference``.
 
     Sites with NaN in either are left out of the matching.
@@ -94,7 +97,7 @@ class PermutedPosterior(Posterior):
 
     base: Posterior
     groups: tuple[Exchangeable, ...]
-    orders: tuple[np.ndarray, ...]
+    orders: tuple[Int[np.ndarray, " labels"], ...]
 
     def permute(self, values: Mapping[str, np.ndarray], leading: int = 0) -> Sites:
         """Return values by site with their labels in the new order."""
@@ -121,7 +124,7 @@ class PermutedPosterior(Posterior):
         return self.permute(self.base.mcse_sd())
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         cov = self.base.cov(sites)
         shapes = {n: v.shape for n, v in self.base.mean().items()}
         places, offset = {}, 0
@@ -151,7 +154,9 @@ class PermutedPosterior(Posterior):
         return None if kept is None else self.permute(kept, leading=2)
 
 
-def _features(group: Exchangeable, values: Mapping[str, np.ndarray], leading: int) -> np.ndarray:
+def _features(
+    group: Exchangeable, values: Mapping[str, np.ndarray], leading: int
+) -> Shaped[np.ndarray, "*leading labels features"]:
     """Return (*leading shape, label, feature)."""
     parts = []
     for name, axis in group.sites.items():
@@ -160,7 +165,11 @@ def _features(group: Exchangeable, values: Mapping[str, np.ndarray], leading: in
     return np.concatenate(parts, axis=-1)
 
 
-def _assign(items: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _assign(
+    items: Shaped[np.ndarray, "items labels features"],
+    centre: Shaped[np.ndarray, "labels features"],
+    scale: Float[np.ndarray, " features"],
+) -> Int[np.ndarray, "items labels"]:
     """Return (item, new label) -> old label, of least squared distance to ``centre``.
 
     ``items`` is (item, old label, feature), ``centre`` (new label, feature).

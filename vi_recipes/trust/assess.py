@@ -58,18 +58,18 @@ def assess(
     if num_draws is not None and num_draws < MIN_DRAWS:
         raise ValueError(f"num_draws: got {num_draws}, expected at least {MIN_DRAWS}")
     start = time.perf_counter()
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     unknown: dict[str, str] = {}
     if not fit.has_result or fit.posterior is None:
         unknown["weights"] = "there is no result"
     elif fit.is_sampler:
         unknown["weights"] = "a sampler's draws have no density of their own: its audit stands"
-        found["evidence"] = tuple(evidences(fit, target, None, None, key))
+        fields["evidence"] = tuple(evidences(fit, target, None, None, key))
     else:
-        found = _weigh(fit, fit.posterior, target, as_key(key), num_draws, unknown)
+        fields = _weigh(fit, fit.posterior, target, as_key(key), num_draws, unknown)
         if (ratio := _response_ratio(fit.posterior, unknown)) is not None:
-            found["response_ratio"] = ratio
-    return Assessment(**found, unknown=unknown, seconds=time.perf_counter() - start)
+            fields["response_ratio"] = ratio
+    return Assessment(**fields, unknown=unknown, seconds=time.perf_counter() - start)
 
 
 def _weigh(
@@ -91,23 +91,23 @@ def _weigh(
         unknown["weights"] = "its draws, or the posterior's density at them, are not finite"
         return {"evidence": tuple(evidences(fit, target, None, None))}
     log_ratios = log_p - drawn.log_q
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "num_draws": len(log_ratios),
         "evidence": tuple(evidences(fit, target, drawn, log_p)),
     }
     if np.isneginf(log_p).all():
         unknown["correction"] = "the posterior has no density at any of its draws"
-        return found | {"khat": np.inf}
+        return fields | {"khat": np.inf}
     try:
-        found["khat"] = khat(log_ratios)
-        found["correction"] = correct(target, drawn.z, drawn.values, log_ratios, correct_key)
+        fields["khat"] = khat(log_ratios)
+        fields["correction"] = correct(target, drawn.z, drawn.values, log_ratios, correct_key)
     except (NoCorrection, ValueError) as reason:
         unknown["correction"] = str(reason)
     bounds = wasserstein_bounds(drawn.z, log_ratios)
     if bounds.reason:
         unknown["bounds"] = bounds.reason
     else:
-        found["bounds"] = bounds
+        fields["bounds"] = bounds
     if target.dim > MAX_DENSE:
         unknown["stein"] = f"it has no power in {target.dim} coordinates"
     else:
@@ -116,19 +116,20 @@ def _weigh(
         if stein.reason:
             unknown["stein"] = stein.reason
         else:
-            found["stein"] = stein
+            fields["stein"] = stein
     blocks = {}
     for k, (name, place) in enumerate(target.slices.items()):
         if place.stop - place.start > MAX_DENSE:
             unknown[f"khat of {name}"] = f"more than {MAX_DENSE} coordinates"
             continue
-        own = posterior.block_draws(place, num_block_draws(count), jax.random.fold_in(block_key, k))
-        if own is not None:
+        site_key = jax.random.fold_in(block_key, k)
+        alone = posterior.block_draws(place, num_block_draws(count), site_key)
+        if alone is not None:
             try:
-                blocks[name] = khat(target.log_densities(own[0]) - own[1])
+                blocks[name] = khat(target.log_densities(alone[0]) - alone[1])
             except ValueError as reason:
                 unknown[f"khat of {name}"] = str(reason)
-    return found | {"block_khat": blocks}
+    return fields | {"block_khat": blocks}
 
 
 def num_block_draws(num_draws: int) -> int:
@@ -159,10 +160,10 @@ def _response_ratio(posterior: Posterior, unknown: dict[str, str]) -> Sites | No
     """Return the sds by linear response over mean field's own, by site."""
     if type(posterior) is not FactorPosterior or posterior.kl is None:
         return None
-    own, kl = posterior, posterior.kl
+    kl = posterior.kl
     try:
         with jax.enable_x64(True):
-            hessian = kl.full_hessian(own.eta.ravel())
+            hessian = kl.full_hessian(posterior.eta.ravel())
     except MethodFailure as failure:
         unknown["linear response"] = failure.message
         return None
@@ -170,7 +171,12 @@ def _response_ratio(posterior: Posterior, unknown: dict[str, str]) -> Sites | No
         unknown["linear response"] = "the Hessian of the KL divergence is indefinite"
         return None
     repaired = ResponsePosterior(
-        own.target, own.factors, own.eta, own.eta_mcse, kl, hessian=hessian
+        posterior.target,
+        posterior.factors,
+        posterior.eta,
+        posterior.eta_mcse,
+        kl,
+        hessian=hessian,
     ).sd()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {name: repaired[name] / sd for name, sd in own.sd().items()}
+        return {name: repaired[name] / sd for name, sd in posterior.sd().items()}

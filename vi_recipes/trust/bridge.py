@@ -8,6 +8,7 @@ from math import factorial, prod
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from numpyro.distributions import MultivariateNormal
 from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
@@ -108,7 +109,7 @@ def bridge(
         law = MultivariateNormal(mean, cov)
         proposed = np.asarray(law.sample(as_key(key), (num_draws,)))
 
-    def log_q(z: np.ndarray) -> np.ndarray:
+    def log_q(z: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
         with jax.enable_x64(True):
             return np.asarray(law.log_prob(z))
 
@@ -131,7 +132,7 @@ def bridge(
     return LogEvidence(value, se, bound, "bridge sampling")
 
 
-def _chains(target: Target, fit: Fit) -> np.ndarray:
+def _chains(target: Target, fit: Fit) -> Float[np.ndarray, "chains draws dim"]:
     """Return the draws on the unconstrained scale, shape (chain, draw, dim)."""
     samples: Sites | None = getattr(fit.posterior, "samples", None)
     if not fit.is_sampler or samples is None:
@@ -156,10 +157,10 @@ def _chains(target: Target, fit: Fit) -> np.ndarray:
     return z.reshape(*leading, target.dim)
 
 
-def _mirrored(target: Target, log_q: Ratio, mean: np.ndarray) -> Ratio:
+def _mirrored(target: Target, log_q: Ratio, mean: Float[np.ndarray, " dim"]) -> Ratio:
     """Return the log ratio of the posterior, mirrored at ``mean``, to a proposal that is so."""
 
-    def ratio(z: np.ndarray) -> np.ndarray:
+    def ratio(z: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
         both = np.logaddexp(target.log_densities(z), target.log_densities(2 * mean - z))
         return both - np.log(2) - log_q(z)
 
@@ -186,7 +187,7 @@ def _unlabelled(target: Target, log_q: Ratio) -> Ratio:
         )
     every = list(product(*(permutations(range(size)) for size in sizes)))
 
-    def ratio(z: np.ndarray) -> np.ndarray:
+    def ratio(z: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
         values = target.constrain(z)
         inverse = []
         for orders in every:
@@ -201,7 +202,9 @@ def _unlabelled(target: Target, log_q: Ratio) -> Ratio:
     return ratio
 
 
-def _solve(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+def _solve(
+    ours: Float[np.ndarray, "chains draws"], theirs: Float[np.ndarray, " proposed"]
+) -> tuple[float, float]:
     """Return the optimal bridge's log p(y) and its standard error.
 
     Parameters
@@ -215,7 +218,9 @@ def _solve(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     share = effective / (effective + theirs.size)  # of the chains, in effective draws
     shift = np.log(share / (1 - share))
 
-    def terms(value: float) -> tuple[np.ndarray, np.ndarray]:
+    def terms(
+        value: float,
+    ) -> tuple[Float[np.ndarray, " proposed"], Float[np.ndarray, "chains draws"]]:
         """Return p / (share p + (1 - share) q) at their draws, and q / (...) at ours."""
         return expit(theirs - value + shift) / share, expit(value - ours - shift) / (1 - share)
 
@@ -226,5 +231,8 @@ def _solve(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     known = np.concatenate([ours.ravel(), theirs[np.isfinite(theirs)]])
     value = float(brentq(excess, known.min() - 50, known.max() + 50, xtol=1e-10))
     p, q = terms(value)
-    own = 0.0 if constant else float(per_scalar("mcse", {"q": q}, method="mean")["q"]) / q.mean()
-    return value, float(np.hypot(p.std(ddof=1) / p.mean() / np.sqrt(p.size), own))
+    of_proposal = p.std(ddof=1) / p.mean() / np.sqrt(p.size)
+    of_chains = 0.0
+    if not constant:
+        of_chains = float(per_scalar("mcse", {"q": q}, method="mean")["q"]) / q.mean()
+    return value, float(np.hypot(of_proposal, of_chains))

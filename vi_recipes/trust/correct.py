@@ -5,11 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpyro.distributions import MultivariateStudentT
 from scipy.special import softmax
 
 from vi_recipes.core import MethodFailure, silent
-from vi_recipes.fit import Correction, Moments
+from vi_recipes.fit import Correction
 from vi_recipes.importance import (
     DEGREES,
     Proposal,
@@ -22,6 +23,7 @@ from vi_recipes.importance import (
     temper,
 )
 from vi_recipes.model import Sites, Target
+from vi_recipes.posterior import Moments
 
 NUM_ROUNDS = 15
 """Rounds of adaptation, at most."""
@@ -44,7 +46,11 @@ class NoCorrection(ValueError):
 
 
 def correct(
-    target: Target, z: np.ndarray, values: Sites, log_ratios: np.ndarray, key: jax.Array
+    target: Target,
+    z: Float[np.ndarray, "draws dim"],
+    values: Sites,
+    log_ratios: Float[np.ndarray, " draws"],
+    key: jax.Array,
 ) -> Correction:
     """Return the posterior's moments from weighed draws of an approximation.
 
@@ -72,21 +78,26 @@ def correct(
     num_draws = len(z)
     limit = khat_limit(num_draws)
     shape = khat(log_ratios)
-    own = _weighted(values, log_ratios, shape, 0) if shape < limit else None
-    if own is not None and own.ess >= GOOD_SHARE * num_draws:
-        return own
+    reweighted = _weighted(values, log_ratios, shape, 0) if shape < limit else None
+    if reweighted is not None and reweighted.ess >= GOOD_SHARE * num_draws:
+        return reweighted
     about = f"khat of its own draws is {shape:.2f} (limit {limit:.2g})"
     try:
         mended = _adapted(target, z, log_ratios, key, limit, about)
     except NoCorrection:
-        if own is None:
+        if reweighted is None:
             raise
-        return own
-    return mended if own is None or mended.ess > own.ess else own
+        return reweighted
+    return mended if reweighted is None or mended.ess > reweighted.ess else reweighted
 
 
 def _adapted(
-    target: Target, z: np.ndarray, log_ratios: np.ndarray, key: jax.Array, limit: float, about: str
+    target: Target,
+    z: Float[np.ndarray, "draws dim"],
+    log_ratios: Float[np.ndarray, " draws"],
+    key: jax.Array,
+    limit: float,
+    about: str,
 ) -> Correction:
     num_draws, dim = z.shape
     if target.exchangeable:
@@ -105,21 +116,28 @@ def _adapted(
     try:
         weights, _ = temper(log_ratios, dim)
         mean, cov = weights.moments(z)
-        found = adapt(target, weigh, Proposal(mean, root_of(cov, target)), most, silent)
+        last = adapt(target, weigh, Proposal(mean, root_of(cov, target)), most, silent)
     except MethodFailure as failure:
         raise NoCorrection(f"{about}, and it was not mended: {failure.message}") from None
-    rounds = len(found.shares)
-    if found.power < 1:
+    rounds = len(last.shares)
+    if last.power < 1:
         raise NoCorrection(
             f"{about}, and {rounds} rounds from there did not bring a proposal to the posterior"
         )
-    if (mended := khat(found.log_ratios)) >= limit:
+    if (mended := khat(last.log_ratios)) >= limit:
         raise NoCorrection(f"{about}, and after {rounds} rounds from there still {mended:.2f}")
-    return _weighted(target.constrain(found.z), found.log_ratios, mended, rounds)
+    return _weighted(target.constrain(last.z), last.log_ratios, mended, rounds)
 
 
-def _weighted(values: Sites, log_ratios: np.ndarray, shape: float, num_rounds: int) -> Correction:
+def _weighted(
+    values: Sites, log_ratios: Float[np.ndarray, " draws"], shape: float, num_rounds: int
+) -> Correction:
     weights = smooth(log_ratios) if np.isfinite(shape) else Weights(softmax(log_ratios), shape)
-    found = {name: weights.marginals(value) for name, value in values.items()}
-    mean, sd, error, error_sd = ({n: m[k] for n, m in found.items()} for k in range(4))
-    return Correction(Moments(mean, sd, error, error_sd), shape, weights.ess, num_rounds)
+    marginals = {name: weights.marginals(value) for name, value in values.items()}
+    moments = Moments(
+        mean={name: m.mean for name, m in marginals.items()},
+        sd={name: m.sd for name, m in marginals.items()},
+        mcse_mean={name: m.mcse_mean for name, m in marginals.items()},
+        mcse_sd={name: m.mcse_sd for name, m in marginals.items()},
+    )
+    return Correction(moments, shape, weights.ess, num_rounds)

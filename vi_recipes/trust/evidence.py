@@ -87,12 +87,12 @@ def evidences(
     return several
 
 
-def evidence_table(found: Mapping[str, Sequence[LogEvidence]]) -> pd.DataFrame:
+def evidence_table(evidence: Mapping[str, Sequence[LogEvidence]]) -> pd.DataFrame:
     """Return all bounds and estimates of log p(y), a row each.
 
     Parameters
     ----------
-    found
+    evidence
         Name of a method -> what it says, as from :func:`evidences`; what belongs to the target and
         no method, such as :func:`~vi_recipes.quadrature`, under a name of its own.
 
@@ -106,7 +106,7 @@ def evidence_table(found: Mapping[str, Sequence[LogEvidence]]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [_Row(method, e) for method, several in found.items() for e in several]
+    rows = [_Row(method, e) for method, several in evidence.items() for e in several]
     best = _best(rows)
     columns = ["method", "kind", "bound", "value", "se", "gap", "gap_se"]
     data = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, override
+from typing import Any, Protocol, override, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 from vi_recipes.algebra import trust_region_newton
@@ -56,8 +57,10 @@ FEWER = 4
 """By how many nodes of the inner quadrature its error is judged."""
 
 Densities = Callable[[np.ndarray], np.ndarray]
+"""Rows, shape (num_rows, dim) -> the log density at each, shape (num_rows,)."""
 
 
+@runtime_checkable
 class _Smooth(Protocol):
     """Minus a log density with its derivatives."""
 
@@ -75,9 +78,9 @@ class _Integrand:
     objective
         Minus the density.
     start
-        Where the search for its mode begins, shape (G,).
+        Where the search for its mode begins, shape (dim,).
     densities
-        The density at rows, shape (num_rows, G) -> (num_rows,).
+        The density at rows.
     coarse
         The same with fewer nodes of an inner quadrature, where there is one.
     about
@@ -85,7 +88,7 @@ class _Integrand:
     """
 
     objective: _Smooth
-    start: np.ndarray
+    start: Float[np.ndarray, " dim"]
     densities: Densities
     coarse: Densities | None
     about: str
@@ -200,10 +203,10 @@ class _Lattice:
 
     value: float
     rim: float
-    nodes: np.ndarray
-    log_p: np.ndarray
+    nodes: Float[np.ndarray, "nodes dim"]
+    log_p: Float[np.ndarray, " nodes"]
 
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
         """Return the mean and the covariance."""
         weights = np.exp(self.log_p - logsumexp(self.log_p))
         mean = weights @ self.nodes
@@ -211,7 +214,12 @@ class _Lattice:
         return mean, (away * weights[:, None]).T @ away
 
 
-def _sum(densities: Densities, centre: np.ndarray, root: np.ndarray, spacing: float) -> _Lattice:
+def _sum(
+    densities: Densities,
+    centre: Float[np.ndarray, " dim"],
+    root: Float[np.ndarray, "dim dim"],
+    spacing: float,
+) -> _Lattice:
     """Return the density at ``centre + spacing * root @ k`` for vectors k of integers.
 
     From the centre outwards, the neighbours of every node that is not too low are taken up too.
@@ -302,8 +310,10 @@ def _rows_of(objective: MarginalObjective) -> Densities:
     size = sum(s.size for s in objective.target.observed) + split.num_members
     at_once = max(1, min(BATCH, 2**22 // (size * marginal.num_nodes**split.width)))
 
-    def densities(rows: jax.Array, modes: jax.Array, arrays: Arrays) -> jax.Array:
-        def at(theta: jax.Array) -> jax.Array:
+    def densities(
+        rows: Float[Array, "rows dim"], modes: Array, arrays: Arrays
+    ) -> Float[Array, " rows"]:
+        def at(theta: Float[Array, " dim"]) -> Float[Array, ""]:
             there, missed = marginal.seek(theta, modes, arrays)
             value = marginal.value(theta, there, arrays, order=1)
             return jnp.where(missed < CLOSE, value, jnp.nan)
@@ -316,7 +326,7 @@ def _rows_of(objective: MarginalObjective) -> Densities:
 def _padded(densities: Densities) -> Densities:
     """Return the same in calls of one shape, for which it is compiled once."""
 
-    def padded(rows: np.ndarray) -> np.ndarray:
+    def padded(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, " rows"]:
         missing = -len(rows) % BATCH
         full = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
         blocks = full.reshape(-1, BATCH, rows.shape[1])

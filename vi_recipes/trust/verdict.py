@@ -100,13 +100,13 @@ def verdict(fit: Fit, accuracy: pd.DataFrame | None, *, is_reference: bool) -> V
     if is_reference:
         trust = "it met its own criteria" if fit.status.ok else "use it with caution"
         text = f"The reference: {trust}" + (f" ({fit.message})." if fit.status.ok else ".")
-        found = Verdict(Trust.TRUSTWORTHY, text)
+        judged = Verdict(Trust.TRUSTWORTHY, text)
     elif accuracy is None or fit.method not in accuracy.index.get_level_values("method"):
-        found = _by_itself(fit)
+        judged = _by_itself(fit)
     else:
         rows = accuracy[accuracy.index.get_level_values("method") == fit.method]
-        found = _measured(rows.droplevel("method").astype(float), "here", "reference")
-    return found if fit.status.ok else _provisional(found, fit.message)
+        judged = _measured(rows.droplevel("method").astype(float), "here", "reference")
+    return judged if fit.status.ok else _provisional(judged, fit.message)
 
 
 def judge(fit: Fit) -> Verdict:
@@ -114,10 +114,10 @@ def judge(fit: Fit) -> Verdict:
     return verdict(fit, None, is_reference=False)
 
 
-def _provisional(found: Verdict, why: str) -> Verdict:
+def _provisional(judged: Verdict, why: str) -> Verdict:
     """Hold a verdict down to what a fit that did not converge may have."""
-    capped = Trust.CARE if found.trust is Trust.TRUSTWORTHY else found.trust
-    return Verdict(capped, f"Provisional ({why}). {found.text}")
+    capped = Trust.CARE if judged.trust is Trust.TRUSTWORTHY else judged.trust
+    return Verdict(capped, f"Provisional ({why}). {judged.text}")
 
 
 def _measured(rows: pd.DataFrame, where: str, yardstick: str) -> Verdict:
@@ -166,16 +166,17 @@ def _by_itself(fit: Fit) -> Verdict:
         return Verdict(Trust.CARE, "Its own diagnostics do not vouch for it.")
     if fit.status is Status.COLLAPSED:
         return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {fit.status.value}.")
-    found = fit.assessment
-    if found is None:
+    assessment = fit.assessment
+    if assessment is None:
         return Verdict(Trust.UNKNOWN, "Cannot be told: there is no reference, nor was it assessed.")
-    if np.isposinf(found.khat):
-        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {found.unknown['correction']}.")
-    if found.correction is not None:
-        return _corrected(fit, found, found.correction)
-    why = "; ".join(found.unknown.get(name, "") for name in ("weights", "correction")).strip("; ")
-    blame = _blame(found)
-    ratio = {k: float(np.nanmax(v)) for k, v in found.response_ratio.items() if v.size}
+    if np.isposinf(assessment.khat):
+        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {assessment.unknown['correction']}.")
+    if assessment.correction is not None:
+        return _corrected(fit, assessment, assessment.correction)
+    unknown = assessment.unknown
+    why = "; ".join(unknown.get(name, "") for name in ("weights", "correction")).strip("; ")
+    blame = _blame(assessment)
+    ratio = {k: float(np.nanmax(v)) for k, v in assessment.response_ratio.items() if v.size}
     site = max(ratio, key=ratio.__getitem__, default="")
     if site and ratio[site] > POOR_SD:
         return Verdict(
@@ -189,26 +190,27 @@ def _by_itself(fit: Fit) -> Verdict:
     )
 
 
-def _corrected(fit: Fit, found: Assessment, correction: Correction) -> Verdict:
+def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verdict:
     rows = differences(fit, correction.moments)
-    own = _measured(rows, "by its own evidence", "posterior")
-    text = own.text.removesuffix(".") + (
+    measured = _measured(rows, "by its own evidence", "posterior")
+    text = measured.text.removesuffix(".") + (
         f", by {correction.source} (khat {correction.khat:.2f}, effectively {correction.ess:.0f} "
-        f"draws){_blame(found)}."
+        f"draws){_blame(assessment)}."
     )
     error = max(rows["difference_mcse"].max(), rows["sd_ratio_mcse"].max())
-    if own.trust is Trust.TRUSTWORTHY and error > MAX_ERROR:
+    if measured.trust is Trust.TRUSTWORTHY and error > MAX_ERROR:
         text = f"Usable with care: known to {error:.2g} sds only. {text}"
         return Verdict(Trust.CARE, text)
-    if own.trust is Trust.TRUSTWORTHY and _blame(found):
+    if measured.trust is Trust.TRUSTWORTHY and _blame(assessment):
         return Verdict(Trust.CARE, f"Usable with care. {text}")
-    return Verdict(own.trust, text)
+    return Verdict(measured.trust, text)
 
 
-def _blame(found: Assessment) -> str:
+def _blame(assessment: Assessment) -> str:
     """Return which sites have the wrong shape on their own, as the end of a sentence."""
-    limit = khat_limit(num_block_draws(found.num_draws)) if found.num_draws else KHAT_LIMIT
-    bad = {name: k for name, k in found.block_khat.items() if k >= limit}
+    num_draws = assessment.num_draws
+    limit = khat_limit(num_block_draws(num_draws)) if num_draws else KHAT_LIMIT
+    bad = {name: k for name, k in assessment.block_khat.items() if k >= limit}
     if not bad:
         return ""
     listed = ", ".join(f"{name} ({k:.2f})" for name, k in sorted(bad.items(), key=lambda x: -x[1]))

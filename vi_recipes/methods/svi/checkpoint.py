@@ -100,7 +100,7 @@ class Checkpoint:
         means_like
             Unconstrained parameters: the form of their means.
         """
-        found = []
+        runs = []
         for r, facts in enumerate(self.header.get("runs", [])):
             seen = facts["iterates"]
             run = Run(
@@ -121,8 +121,8 @@ class Checkpoint:
             if run.chunks:
                 state = self._unflatten(f"{r}/state", like)
                 run.chunks[-1] = run.chunks[-1]._replace(state=state)
-            found.append(run)
-        return found
+            runs.append(run)
+        return runs
 
     def save(self, runs: Sequence[Run], facts: Mapping[str, Any], *, now: bool = False) -> None:
         """Write the runs, unless that was done a moment ago; ``now`` writes in any case.
