@@ -19,7 +19,7 @@ from vi_recipes.core.content import (
     public_functions,
 )
 from vi_recipes.core.keys import as_key, precision
-from vi_recipes.core.made_once import MadeOnce
+from vi_recipes.core.made_once import MadeOnce, shapes_of
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
@@ -50,6 +50,7 @@ __all__ = [
     "progress_bar",
     "public_functions",
     "require",
+    "shapes_of",
     "silent",
     "unknown",
 ]

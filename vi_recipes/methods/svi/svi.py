@@ -34,8 +34,7 @@ from vi_recipes.methods.svi.launch import Launcher, guide_centre, mode_or_defaul
 from vi_recipes.methods.svi.objectives import DEFAULT_ALPHA, OBJECTIVES, Objective
 from vi_recipes.methods.svi.options import check_options, clash, no_minibatches
 from vi_recipes.model import Target
-from vi_recipes.modes import Objective as Density
-from vi_recipes.modes import expand
+from vi_recipes.modes import JointObjective, gaussian_at
 from vi_recipes.posterior import Posterior
 
 ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae"]
@@ -362,7 +361,7 @@ class SVI(Method):
             # NumPyro's own would zero the covariance of a singular Hessian
             z = np.asarray(params[f"{guide.prefix}_loc"], float)[flat_order(guide, target)]
             with jax.enable_x64(True):
-                posterior = expand(Density(target, timing, jacobian=True), z).posterior
+                posterior = gaussian_at(JointObjective(target, timing, jacobian=True), z).posterior
         else:
             with timing.running():
                 posterior = read_guide(guide, params, target, key, best.noise)
