@@ -22,7 +22,7 @@ from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import trust_region_newton
 from vi_recipes.core.timing import Timing
 from vi_recipes.model.plates import candidates
-from vi_recipes.modes.objective import MAX_BORDER, Objective
+from vi_recipes.modes.objective import MAX_BORDER, JointObjective
 
 # -- the matrix ----------------------------------------------------------------------------------
 
@@ -456,11 +456,11 @@ def test_a_model_without_latent_plates_suggests_nothing() -> None:
 # -- verification ----------------------------------------------------------------------------------
 
 
-def objective(made: vr.Target) -> Objective:
-    return Objective(made, Timing(), jacobian=True)
+def objective(made: vr.Target) -> JointObjective:
+    return JointObjective(made, Timing(), jacobian=True)
 
 
-def discovered(made: vr.Target) -> tuple[str, Objective]:
+def discovered(made: vr.Target) -> tuple[str, JointObjective]:
     with jax.enable_x64(True):
         this = objective(made)
         return this.discover(), this
@@ -692,7 +692,7 @@ def test_map_finds_the_same_mode_by_structure_as_densely() -> None:
     known = case("nested_plates")
     made = vr.Target(known.model, **known.data)
     with jax.enable_x64(True):
-        this = Objective(made, Timing(), jacobian=False)
+        this = JointObjective(made, Timing(), jacobian=False)
         assert this.discover() == ""
         bend = this.curvature(np.zeros(made.dim))
     assert isinstance(bend, BlockArrow)

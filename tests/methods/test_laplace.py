@@ -16,8 +16,8 @@ from models_for_tests import GAUSSIAN, case, target
 import vi_recipes as vr
 from vi_recipes.core.status import MethodFailure
 from vi_recipes.core.timing import Timing
-from vi_recipes.modes.gaussian import expand
-from vi_recipes.modes.objective import Objective
+from vi_recipes.modes.gaussian import gaussian_at
+from vi_recipes.modes.objective import JointObjective
 
 
 @pytest.mark.parametrize("name", GAUSSIAN)
@@ -99,7 +99,7 @@ def test_a_saddle_is_indefinite_and_says_its_eigenvalue() -> None:
 
     saddle = vr.Target(model)
     with jax.enable_x64(True), pytest.raises(MethodFailure) as caught:
-        expand(Objective(saddle, Timing(), jacobian=True), np.zeros(2))
+        gaussian_at(JointObjective(saddle, Timing(), jacobian=True), np.zeros(2))
     assert caught.value.status is vr.Status.SINGULAR
     assert "indefinite: smallest eigenvalue -4 along x" in caught.value.message
     # started on the saddle, the method itself walks off it, to a mode at x = 1 or -1

@@ -12,7 +12,15 @@ from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target, candidates
-from vi_recipes.modes import MAX_BORDER, NoMode, Objective, Solver, check_search, expand, find_mode
+from vi_recipes.modes import (
+    MAX_BORDER,
+    JointObjective,
+    NoMode,
+    Solver,
+    check_search,
+    find_mode,
+    gaussian_at,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +83,7 @@ class Laplace(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        objective = Objective(target, timing, jacobian=True)
+        objective = JointObjective(target, timing, jacobian=True)
         if target.dim > self.max_dim:
             with timing.running_compiled():
                 reason = objective.discover()
@@ -107,10 +115,10 @@ class Laplace(Method):
                 f"a Gaussian there would be meaningless: {mode.message}",
                 mode.advice,
             )
-        curvature = expand(objective, mode.z, self.condition_limit)
-        log_volume = target.dim / 2 * np.log(2 * np.pi) - curvature.log_det / 2
+        gaussian = gaussian_at(objective, mode.z, self.condition_limit)
+        log_volume = target.dim / 2 * np.log(2 * np.pi) - gaussian.log_det / 2
         return Result(
-            curvature.posterior,
+            gaussian.posterior,
             mode.status,
             mode.message,
             mode.advice,
@@ -121,8 +129,8 @@ class Laplace(Method):
             diagnostics={
                 "log_density": -mode.value,
                 "newton_decrement": mode.decrement,
-                "smallest_eigenvalue": curvature.smallest,
-                "largest_eigenvalue": curvature.largest,
+                "smallest_eigenvalue": gaussian.smallest,
+                "largest_eigenvalue": gaussian.largest,
             },
             log_evidence=LogEvidence(
                 float(log_volume - mode.value), 0.0, Bound.APPROXIMATION, "Laplace"

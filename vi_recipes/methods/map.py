@@ -11,7 +11,7 @@ import numpy as np
 from vi_recipes.core import Progress, Timing, require
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
-from vi_recipes.modes import Objective, Solver, check_search, find_mode
+from vi_recipes.modes import JointObjective, Solver, check_search, find_mode
 from vi_recipes.posterior import PointPosterior
 
 Space = Literal["constrained", "unconstrained"]
@@ -69,7 +69,7 @@ class MAP(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        objective = Objective(target, timing, jacobian=self.space == "unconstrained")
+        objective = JointObjective(target, timing, jacobian=self.space == "unconstrained")
         mode = find_mode(
             objective,
             key,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from vi_recipes.modes.gaussian import expand
+from vi_recipes.modes.gaussian import gaussian_at
 from vi_recipes.modes.judge import NoMode, Solver
-from vi_recipes.modes.objective import MAX_BORDER, Objective
+from vi_recipes.modes.objective import MAX_BORDER, JointObjective
 from vi_recipes.modes.search import check_search, find_mode
 
 __all__ = [
     "MAX_BORDER",
+    "JointObjective",
     "NoMode",
-    "Objective",
     "Solver",
     "check_search",
-    "expand",
     "find_mode",
+    "gaussian_at",
 ]

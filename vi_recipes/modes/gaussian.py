@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.algebra import BlockArrow, Dense
 from vi_recipes.core import MethodFailure, Status
-from vi_recipes.modes.objective import Objective
+from vi_recipes.modes.objective import JointObjective
 from vi_recipes.posterior import GaussianPosterior
 
 
 @dataclass(frozen=True)
-class Curvature:
+class GaussianAtMode:
     """The Gaussian of a positive-definite Hessian, with its log determinant and eigenvalues."""
 
     posterior: GaussianPosterior
@@ -22,7 +23,9 @@ class Curvature:
     largest: float
 
 
-def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e9) -> Curvature:
+def gaussian_at(
+    objective: JointObjective, z: Float[np.ndarray, " dim"], condition_limit: float = 1e9
+) -> GaussianAtMode:
     """Return the Gaussian centred at ``z`` whose precision is the Hessian there.
 
     Raises
@@ -53,11 +56,11 @@ def expand(objective: Objective, z: np.ndarray, condition_limit: float = 1e9) ->
             )
     if isinstance(bend, BlockArrow):
         posterior = GaussianPosterior(target, z, None, np.zeros(target.dim), precision=bend)
-        return Curvature(posterior, bend.log_det, smallest, largest)
+        return GaussianAtMode(posterior, bend.log_det, smallest, largest)
     # H = V diag(e) V', so V e^(-1/2) is a root of the covariance.
     root = bend.vectors / np.sqrt(bend.values)
     posterior = GaussianPosterior(target, z, root, np.zeros(target.dim))
-    return Curvature(posterior, float(np.log(bend.values).sum()), smallest, largest)
+    return GaussianAtMode(posterior, float(np.log(bend.values).sum()), smallest, largest)
 
 
 def _condition(bend: Dense | BlockArrow) -> float:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.model import Target
-from vi_recipes.modes.objective import Objective
+from vi_recipes.modes.objective import JointObjective
 
 Solver = Literal["auto", "newton", "l-bfgs"]
 
@@ -26,56 +27,89 @@ FLAT = 1e-10
 """Smallest over largest eigenvalue of a Hessian that counts as zero."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Where and why a solver stopped, on the unconstrained scale."""
+
+    z: Float[np.ndarray, " dim"]
+    far: Bool[np.ndarray, " dim"]
+    """Which coordinates have run away from the start."""
+    first: float
+    """The objective at the start."""
+    trace: list[float]
+    """The log density after each step."""
+    solver: Solver
+    """Which solver it was."""
+    why: str
+    """What the solver said."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mode:
     """Where an optimisation ended, on the unconstrained scale."""
 
-    z: np.ndarray
+    z: Float[np.ndarray, " dim"]
     value: float
+    """Minus the log density."""
     gradient_max: float
     decrement: float
+    """The Newton decrement; NaN where no Hessian was formed."""
     trace: list[float]
     status: Status
     message: str
     advice: str = ""
 
 
-def _judge(
-    objective: Objective,
-    z: np.ndarray,
-    far: np.ndarray,
-    first: float,
-    trace: list[float],
-    solver: Solver,
-    tolerance: float,
-    message: str,
-) -> Mode:
-    """Say whether ``z`` is a minimum, from the gradient and curvature rather than the solver."""
+class NoMode(MethodFailure):
+    """The density has no maximum; ``z`` is where the solver stopped."""
+
+    z: np.ndarray
+
+
+def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
+    """Say whether a solver stopped at a minimum, by gradient and curvature and not by its word.
+
+    Raises
+    ------
+    NoMode
+        ``DEGENERATE`` where coordinates run to an edge of their support.
+    MethodFailure
+        ``DIVERGED`` where the objective is not finite.
+    """
+    z, steps = stop.z, len(stop.trace)
     value, gradient = objective.value_and_grad(z)
     if not (np.isfinite(value) and np.isfinite(gradient).all()):
         raise MethodFailure(
             Status.DIVERGED,
-            f"log density {-value}, gradient {np.abs(gradient).max()} after {len(trace)} steps",
+            f"log density {-value}, gradient {np.abs(gradient).max()} after {steps} steps",
             "rescale the data, or start elsewhere with Model(init=...)",
         )
     gradient_max = float(np.abs(gradient).max())
     decrement = float("nan")
-    if solver == "newton":
+
+    def mode(status: Status, message: str, advice: str = "") -> Mode:
+        return Mode(
+            z=z,
+            value=value,
+            gradient_max=gradient_max,
+            decrement=decrement,
+            trace=stop.trace,
+            status=status,
+            message=message,
+            advice=advice,
+        )
+
+    if stop.solver == "newton":
         curvature = objective.curvature(z)
         assert curvature is not None
         decrement = curvature.decrement(gradient)
         converged = decrement <= tolerance
         measure = f"Newton decrement {decrement:.2g}"
-        stuck = not converged and not far.any() and gradient_max <= tolerance
+        stuck = not converged and not stop.far.any() and gradient_max <= tolerance
         smallest, largest, vector = curvature.extreme_eigenvalues() if stuck else (1.0, 1.0, z)
         if stuck and abs(smallest) <= FLAT * largest:
             along = ", ".join(objective.target.sites_along(vector))
-            return Mode(
-                z,
-                value,
-                gradient_max,
-                decrement,
-                trace,
+            return mode(
                 Status.UNCONVERGED,
                 f"the density is flat along {along} (eigenvalue {smallest:.2g}), so the mode "
                 "is one of many",
@@ -83,47 +117,29 @@ def _judge(
             )
     else:
         # the first value bounds the scale: a density that grows without end does not excuse slopes
-        relative = gradient_max / max(1.0, min(abs(value), abs(first)))
+        relative = gradient_max / max(1.0, min(abs(value), abs(stop.first)))
         converged = relative <= tolerance
         measure = f"relative gradient {relative:.2g}"
     if converged:
-        if solver == "newton" and (collapse := _one_value(objective, z)):
-            return Mode(
-                z,
-                value,
-                gradient_max,
-                decrement,
-                trace,
+        if stop.solver == "newton" and (collapse := collapsed_plates(objective, z)):
+            return mode(
                 Status.COLLAPSED,
-                f"{collapse} ({measure} after {len(trace)} steps)",
+                f"{collapse} ({measure} after {steps} steps)",
                 "integrate over the members (mean-field VB with linear response, NUTS); or use "
                 "space='unconstrained', a non-centred model, or a prior that keeps the scale up",
             )
-        return Mode(
-            z,
-            value,
-            gradient_max,
-            decrement,
-            trace,
-            Status.OK,
-            f"{measure} after {len(trace)} steps",
-        )
-    if far.any():
-        raise _collapse(objective.target, z, far, value, gradient_max)
-    return Mode(
-        z,
-        value,
-        gradient_max,
-        decrement,
-        trace,
+        return mode(Status.OK, f"{measure} after {steps} steps")
+    if stop.far.any():
+        raise no_mode(objective.target, stop, value, gradient_max)
+    return mode(
         Status.UNCONVERGED,
-        f"{measure} after {len(trace)} steps, tolerance {tolerance:.2g}; the solver said: "
-        f"{message.strip().rstrip('.')}",
+        f"{measure} after {steps} steps, tolerance {tolerance:.2g}; the solver said: "
+        f"{stop.why.strip().rstrip('.')}",
         "raise max_steps or num_starts, or try another solver",
     )
 
 
-def _one_value(objective: Objective, z: np.ndarray) -> str:
+def collapsed_plates(objective: JointObjective, z: Float[np.ndarray, " dim"]) -> str:
     """Say which plates have all their members at one value with a scale that allows no other.
 
     That is so where the members differ by far less than the sd each has given everything else, and
@@ -133,7 +149,7 @@ def _one_value(objective: Objective, z: np.ndarray) -> str:
     curvature = objective.curvature(z)
     assert curvature is not None
     diagonal = curvature.diagonal()
-    found = []
+    sentences = []
     for site in target.latents:
         if not site.plates or site.unconstrained_shape != site.shape:
             continue
@@ -141,44 +157,36 @@ def _one_value(objective: Objective, z: np.ndarray) -> str:
         axis = max(site.plates, key=lambda p: p[1])[2]
         members = z[place].reshape(site.shape)
         spread = members.std(axis=axis, ddof=1)
-        own = 1 / np.sqrt(np.median(diagonal[place].reshape(site.shape), axis=axis))
-        share = float(np.max(spread / own))
+        sd_given_rest = 1 / np.sqrt(np.median(diagonal[place].reshape(site.shape), axis=axis))
+        share = float(np.max(spread / sd_given_rest))
         if share > COLLAPSED:
             continue
-        scales, prior = [], objective.own_curvature(site.name, z)[place]
+        scales, prior = [], objective.curvature_of_site(site.name, z)[place]
         for other in target.latents:
             if other.plates or other.name == site.name:
                 continue
             moved = z.copy()
             moved[target.slices[other.name]] += 1.0
-            stirred = np.abs(objective.own_curvature(site.name, moved)[place] / prior - 1)
+            stirred = np.abs(objective.curvature_of_site(site.name, moved)[place] / prior - 1)
             if np.median(stirred) > STIRRED:
                 scales.append(other)
         if scales:
             point = target.constrain(z)
             values = ", ".join(f"{s.name} = {np.ravel(point[s.name])[0]:.4g}" for s in scales)
-            found.append(
+            sentences.append(
                 f"the {members.size} values of {site.name} are one, to {share:.1g} of the sd that "
                 f"each has given the rest, at {values}: the joint mode has collapsed, and says "
                 "nothing about the spread of a typical draw"
             )
-    return "; ".join(found)
+    return "; ".join(sentences)
 
 
-class NoMode(MethodFailure):
-    """The density has no maximum; ``z`` is where the solver stopped."""
-
-    z: np.ndarray
-
-
-def _collapse(
-    target: Target, z: np.ndarray, far: np.ndarray, value: float, gradient_max: float
-) -> NoMode:
+def no_mode(target: Target, stop: Stop, value: float, gradient_max: float) -> NoMode:
     """Return the failure that says which sites run to the edge of their support."""
-    values = target.constrain(z)
+    values = target.constrain(stop.z)
     reports = []
     for site in target.latents:
-        moved = far[target.slices[site.name]]
+        moved = stop.far[target.slices[site.name]]
         if moved.any():
             constrained = np.ravel(values[site.name])
             if constrained.size != moved.size:
@@ -195,5 +203,5 @@ def _collapse(
         "linear response, NUTS), "
         "or use a prior that keeps the scale from zero",
     )
-    failure.z = z
+    failure.z = stop.z
     return failure

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from vi_recipes.algebra import VERIFIED, BlockArrow, Dense, LocalStructure, recovery_error
-from vi_recipes.core import Timing
-from vi_recipes.model import Target, candidates, site_terms
+from vi_recipes.core import Timing, shapes_of
+from vi_recipes.model import Arrays, Target, candidates, site_terms
 
 MAX_BORDER = 300
 """Largest border of a Hessian with local structure that is recovered at every step."""
 
 
-class Objective:
+class Expansion(NamedTuple):
+    """-log density at a point, to second order along some directions."""
+
+    value: float
+    gradient: Float[np.ndarray, " dim"]
+    products: Float[np.ndarray, "directions dim"]
+    """The Hessian times each direction."""
+
+
+class JointObjective:
     """-log density of a target, compiled ahead of time for one precision, with counts.
 
     Parameters
@@ -41,17 +51,23 @@ class Objective:
         self.structure: LocalStructure | None = None
         self._arrays = target.arrays()
         self._weight = jnp.asarray(float(jacobian))
-        self._memo: dict[str, tuple[bytes, Any]] = {}
+        self._last: dict[str, tuple[bytes, Any]] = {}
 
-    def _value(self, z: jax.Array, weight: jax.Array, arrays: Any) -> jax.Array:
+    def _value(
+        self, z: Float[Array, " dim"], weight: Float[Array, ""], arrays: Arrays
+    ) -> Float[Array, ""]:
         inner = self.target.log_density_fn(z, arrays, jacobian=False)
         outer = self.target.log_density_fn(z, arrays, jacobian=True)
         # not weight * outer + (1 - weight) * inner, where one may be infinite
         return -jnp.where(weight > 0, outer, inner)
 
     def _products(
-        self, z: jax.Array, basis: jax.Array, weight: jax.Array, arrays: Any
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self,
+        z: Float[Array, " dim"],
+        basis: Float[Array, "directions dim"],
+        weight: Float[Array, ""],
+        arrays: Arrays,
+    ) -> tuple[Float[Array, ""], Float[Array, " dim"], Float[Array, "directions dim"]]:
         """Return value, gradient, and the Hessian times each row of ``basis``."""
 
         def value_and_grad(z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -62,50 +78,53 @@ class Objective:
         return value, gradient, rows
 
     def _call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        args = (*(jnp.asarray(a, float) for a in args), self._weight, self._arrays)
-        shapes = tuple(np.shape(a) for a in args[:-1])
-        compiled = self.target.compiled
-        key = (name, shapes, str(args[0].dtype))
-        if key not in compiled:
-            compiled[key] = self.timing.compile(function, *args)
-        return compiled[key](*args)
+        """Return ``function(*args, weight, arrays)``, compiled once for the target."""
+        given = (*(jnp.asarray(a, float) for a in args), self._weight)
+        compiled = self.target.compiled_once(
+            ("joint density", name, shapes_of(*given)),
+            lambda: self.timing.compile(function, *given, self._arrays),
+        )
+        return compiled(*given, self._arrays)
 
-    def _once(self, name: str, z: np.ndarray, make: Callable[[], Any]) -> Any:
+    def _at_last_point(self, name: str, z: np.ndarray, make: Callable[[], Any]) -> Any:
         """Return ``make()``, or what it was at the same point just before."""
         key = z.tobytes()
-        if name not in self._memo or self._memo[name][0] != key:
-            self._memo[name] = key, make()
-        return self._memo[name][1]
+        if name not in self._last or self._last[name][0] != key:
+            self._last[name] = key, make()
+        return self._last[name][1]
 
     def use(self, structure: LocalStructure) -> None:
         """Recover Hessians by this structure from now on."""
         self.structure = structure
         self._basis = structure.basis()
 
-    def structured(self, z: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    def structured(self, z: Float[np.ndarray, " dim"]) -> Expansion:
         """Return value, gradient and the Hessian-vector products along the structure's basis."""
 
-        def make() -> tuple[float, np.ndarray, np.ndarray]:
+        def make() -> Expansion:
             value, gradient, rows = self._call("products", self._products, z, self._basis)
             self.timing.gradient_evaluations += 1
             self.timing.hvp_evaluations += len(self._basis)
-            return float(value), np.asarray(gradient, float), np.asarray(rows, float)
+            return Expansion(float(value), np.asarray(gradient, float), np.asarray(rows, float))
 
-        return self._once("products", z, make)
+        return self._at_last_point("products", z, make)
 
-    def value_and_grad(self, z: np.ndarray) -> tuple[float, np.ndarray]:
+    def value_and_grad(
+        self, z: Float[np.ndarray, " dim"]
+    ) -> tuple[float, Float[np.ndarray, " dim"]]:
         """Return value and gradient; remembers the last point."""
         if self.structure is not None:
-            return self.structured(z)[:2]
+            expansion = self.structured(z)
+            return expansion.value, expansion.gradient
 
         def make() -> tuple[float, np.ndarray]:
             value, gradient = self._call("grad", jax.value_and_grad(self._value), z)
             self.timing.gradient_evaluations += 1
             return float(value), np.asarray(gradient, float)
 
-        return self._once("grad", z, make)
+        return self._at_last_point("grad", z, make)
 
-    def hessian(self, z: np.ndarray) -> np.ndarray:
+    def hessian(self, z: Float[np.ndarray, " dim"]) -> Float[np.ndarray, "dim dim"]:
         """Return the dense Hessian, symmetrised; remembers the last point."""
 
         def make() -> np.ndarray:
@@ -113,28 +132,30 @@ class Objective:
             self.timing.hvp_evaluations += z.size
             return np.asarray((hessian + hessian.T) / 2)
 
-        return self._once("hessian", z, make)
+        return self._at_last_point("hessian", z, make)
 
-    def curvature(self, z: np.ndarray) -> Dense | BlockArrow | None:
+    def curvature(self, z: Float[np.ndarray, " dim"]) -> Dense | BlockArrow | None:
         """Return the Hessian, dense or by its structure; ``None`` where it is not finite."""
         if self.structure is not None:
-            rows = self.structured(z)[2]
+            rows = self.structured(z).products
             return BlockArrow.recover(self.structure, rows) if np.isfinite(rows).all() else None
         hessian = self.hessian(z)
         return Dense(hessian) if np.isfinite(hessian).all() else None
 
-    def own_curvature(self, site: str, z: np.ndarray) -> np.ndarray:
+    def curvature_of_site(
+        self, site: str, z: Float[np.ndarray, " dim"]
+    ) -> Float[np.ndarray, " dim"]:
         """Return the curvature of a site's own log density along its coordinates together."""
         direction = np.zeros(z.size)
         direction[self.target.slices[site]] = 1.0
 
         def bend(z: jax.Array, direction: jax.Array, weight: jax.Array, arrays: Any) -> jax.Array:
-            def own(z: jax.Array) -> jax.Array:
+            def log_density(z: jax.Array) -> jax.Array:
                 return site_terms(self.target, z, arrays)[site].total
 
-            return jax.jvp(jax.grad(own), (z,), (direction,))[1]
+            return jax.jvp(jax.grad(log_density), (z,), (direction,))[1]
 
-        return np.asarray(self._call(f"own curvature of {site}", bend, z, direction))
+        return np.asarray(self._call(f"curvature of {site}", bend, z, direction))
 
     def discover(self) -> str:
         """Find the local structure of the Hessian and use it, or say why there is none.
@@ -157,7 +178,7 @@ class Objective:
                 continue
             self.use(structure)
             z = target.start(jax.random.key(0), value_and_grad=self.value_and_grad)
-            products = self.structured(z + 0.1 * rng.standard_normal(z.size))[2]
+            products = self.structured(z + 0.1 * rng.standard_normal(z.size)).products
             error = recovery_error(structure, products)
             if np.isfinite(error).all() and error.max() <= VERIFIED:
                 target.compiled_once.keep(LocalStructure, structure)

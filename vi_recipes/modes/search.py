@@ -6,16 +6,13 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 
 from vi_recipes.algebra import trust_region_newton
 from vi_recipes.core import MethodFailure, Progress, Status, require
-from vi_recipes.modes.judge import (
-    Mode,
-    Solver,
-    _judge,
-)
-from vi_recipes.modes.objective import Objective
+from vi_recipes.modes.judge import Mode, Solver, Stop, judge_stop
+from vi_recipes.modes.objective import JointObjective
 
 MAX_DENSE = 300
 """Up to this dimension "auto" takes Newton steps with the dense Hessian."""
@@ -48,7 +45,7 @@ def check_search(solver: str, max_steps: int, tolerance: float, num_starts: int)
 
 
 def find_mode(
-    objective: Objective,
+    objective: JointObjective,
     key: jax.Array,
     *,
     solver: Solver,
@@ -94,8 +91,8 @@ def find_mode(
 
 
 def _descend(
-    objective: Objective,
-    start: np.ndarray,
+    objective: JointObjective,
+    start: Float[np.ndarray, " dim"],
     solver: Solver,
     max_steps: int,
     tolerance: float,
@@ -129,20 +126,22 @@ def _descend(
         else:
             z, why = _l_bfgs(objective, start, max_steps, callback)
         far = bounded & (np.abs(z - start) > RUNAWAY) | _escaped(z, start)
-        mode = _judge(objective, z, far, first, trace, solver, tolerance, why)
-    return mode
+        stop = Stop(z=z, far=far, first=first, trace=trace, solver=solver, why=why)
+        return judge_stop(objective, stop, tolerance)
 
 
-def _escaped(z: np.ndarray, start: np.ndarray) -> np.ndarray:
+def _escaped(
+    z: Float[np.ndarray, " dim"], start: Float[np.ndarray, " dim"]
+) -> Bool[np.ndarray, " dim"]:
     return np.abs(z - start) > ESCAPE * np.maximum(1.0, np.abs(start))
 
 
 def _l_bfgs(
-    objective: Objective,
-    start: np.ndarray,
+    objective: JointObjective,
+    start: Float[np.ndarray, " dim"],
     max_steps: int,
     callback: Callable[[np.ndarray], bool],
-) -> tuple[np.ndarray, str]:
+) -> tuple[Float[np.ndarray, " dim"], str]:
     """Minimise by SciPy's L-BFGS-B; return the last point and why it stopped."""
     last = [start]
 

@@ -10,6 +10,7 @@ from typing import override
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.model import Arrays, Sites
 from vi_recipes.posterior.gaussian import GaussianPosterior
@@ -81,27 +82,34 @@ class EstimatePosterior(GaussianPosterior):
         }
         if not chosen:
             return {}
+        target = self.target
 
         def pick(z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
-            values = self.target.constrain_fn(z, arrays)
+            values = target.constrain_fn(z, arrays)
             return {n: values[n].ravel()[rows] for n, rows in chosen.items()}
 
         with jax.enable_x64(True):
-            found = jax.jit(jax.jacrev(pick))(jnp.asarray(self.loc), self.target.arrays())
-        return {name: np.asarray(v) for name, v in found.items()}
+            slopes_at = target.compiled_once(
+                "slopes of scalars that depend on several coordinates",
+                lambda: jax.jit(jax.jacrev(pick)),
+            )
+            slopes = slopes_at(jnp.asarray(self.loc), target.arrays())
+        return {name: np.asarray(v) for name, v in slopes.items()}
 
     @cached_property
     def _linear_draws(self) -> Sites:
         """Draws of the linearised quantities, for those too many to have their slopes formed."""
         away = self.unconstrained_draws(NUM_DRAWS // 2, jax.random.key(20_162)) - self.loc
+        target = self.target
 
         def push(z: jax.Array, away: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
-            along = jax.linearize(lambda z: self.target.constrain_fn(z, arrays), z)[1]
+            along = jax.linearize(lambda z: target.constrain_fn(z, arrays), z)[1]
             return jax.lax.map(along, away)
 
         with jax.enable_x64(True):
-            found = jax.jit(push)(jnp.asarray(self.loc), jnp.asarray(away), self.target.arrays())
-        return {n: np.concatenate([np.asarray(v), -np.asarray(v)]) for n, v in found.items()}
+            pushed = target.compiled_once("linearised constraining map", lambda: jax.jit(push))
+            half = pushed(jnp.asarray(self.loc), jnp.asarray(away), target.arrays())
+        return {n: np.concatenate([np.asarray(v), -np.asarray(v)]) for n, v in half.items()}
 
     @cached_property
     def _sds(self) -> Sites:
@@ -127,9 +135,8 @@ class EstimatePosterior(GaussianPosterior):
         slopes: list[tuple[np.ndarray, np.ndarray]] = []
         for name in sites:
             j = self.target.coordinate_of[name].ravel()
-            own = self._slopes[name].ravel()
             rows = iter(_sparse(self._rows.get(name, np.zeros((0, self.loc.size)))))
-            for k, slope in zip(j, own, strict=True):
+            for k, slope in zip(j, self._slopes[name].ravel(), strict=True):
                 slopes.append((np.array([k]), np.array([slope])) if k >= 0 else next(rows))
         return self._sandwich(slopes)
 
@@ -144,9 +151,12 @@ class EstimatePosterior(GaussianPosterior):
         return np.asarray(half @ half.T)
 
 
-def _sparse(rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    found = []
+def _sparse(
+    rows: Float[np.ndarray, "rows dim"],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the columns and the values of what is not zero, row by row."""
+    sparse = []
     for row in rows:
         columns = np.flatnonzero(row)
-        found.append((columns, row[columns]))
-    return found
+        sparse.append((columns, row[columns]))
+    return sparse

@@ -17,7 +17,7 @@ from vi_recipes.core import MethodFailure, Status, Timing
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.latent import CLOSE, EStep, Marginal, MarginalObjective, marginal_of, starting_point
 from vi_recipes.model import Arrays, Target
-from vi_recipes.modes import Objective
+from vi_recipes.modes import JointObjective
 
 MAX_COORDINATES = 5
 """Coordinates up to which a lattice is summed over."""
@@ -281,7 +281,7 @@ def _integrand(target: Target, num_nodes: int) -> _Integrand:
     timing = Timing()
     if target.dim <= MAX_COORDINATES:  # nothing need be
         start = target.start(jax.random.key(0))
-        objective = Objective(target, timing, jacobian=True)
+        objective = JointObjective(target, timing, jacobian=True)
         about = ", ".join(s.name for s in target.latents)
         return _Integrand(objective, start, _padded(target.log_densities), None, about)
     given = marginal_of(target, None, "auto", num_nodes, True, timing)

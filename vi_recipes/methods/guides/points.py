@@ -8,7 +8,7 @@ from numpyro.infer import autoguide
 
 from vi_recipes.methods.guides.coordinates import Coordinates, FittedGuide
 from vi_recipes.methods.guides.sites import block_sites, places_of
-from vi_recipes.modes import Objective, expand
+from vi_recipes.modes import JointObjective, gaussian_at
 from vi_recipes.posterior import PointPosterior, Posterior
 
 
@@ -34,4 +34,4 @@ def read_curvature(guide: autoguide.AutoLaplaceApproximation, fitted: FittedGuid
     z = np.empty(fitted.target.dim)
     z[places_of(guide, fitted.target)] = np.asarray(fitted.params[f"{guide.prefix}_loc"], float)
     with jax.enable_x64(True):
-        return expand(Objective(fitted.target, fitted.timing, jacobian=True), z).posterior
+        return gaussian_at(JointObjective(fitted.target, fitted.timing, jacobian=True), z).posterior

@@ -14,8 +14,7 @@ from vi_recipes.core import MethodFailure, Status, Timing, silent
 from vi_recipes.methods.guides.making import families_in, make_guide, start_values
 from vi_recipes.methods.guides.sites import latent_sites
 from vi_recipes.model import Target
-from vi_recipes.modes import Objective as Density
-from vi_recipes.modes import find_mode
+from vi_recipes.modes import JointObjective, find_mode
 
 SCATTER = 1.0
 """Half-width, on the unconstrained scale, of what all starts but the first are scattered over."""
@@ -41,7 +40,7 @@ def mode_or_default(
     with jax.enable_x64(True):
         try:
             mode = find_mode(
-                Density(target, timing, jacobian=True),
+                JointObjective(target, timing, jacobian=True),
                 key,
                 solver="auto",
                 max_steps=2_000,
