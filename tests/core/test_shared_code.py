@@ -82,7 +82,7 @@ def test_a_target_with_other_data_is_a_target_of_those_data() -> None:
     np.testing.assert_array_equal(other.data["X"], base.data["X"])
     start = other.start(jax.random.key(0))
     np.testing.assert_array_equal(start, fresh.start(jax.random.key(0)))
-    assert other.compiled is not base.compiled
+    assert other.compiled_once is not base.compiled_once
 
 
 def test_data_of_another_form_need_a_target_of_their_own() -> None:

@@ -16,6 +16,9 @@ from vi_recipes.core import ModelError
 
 Kind = Literal["latent", "deterministic", "observed", "discrete"]
 
+Sites = dict[str, np.ndarray]
+"""Site name -> array on the constrained scale."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -185,7 +188,3 @@ def _make_site(
     by_axis = {axis: plate for plate, _, axis in plates}
     dims = tuple(by_axis.get(axis, f"{name}_dim_{axis}") for axis in range(len(shape)))
     return Site(name, kind, tuple(shape), tuple(shape), plates, dims)
-
-
-Sites = dict[str, np.ndarray]
-"""Site name -> array on the constrained scale."""
