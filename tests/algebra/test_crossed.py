@@ -13,7 +13,8 @@ import pytest
 
 import vi_recipes as vr
 from vi_recipes.algebra.block_arrow import BlockArrow
-from vi_recipes.algebra.crossed import Crossed, Families, steihaug
+from vi_recipes.algebra.crossed import Crossed, steihaug
+from vi_recipes.algebra.families import Families
 from vi_recipes.algebra.local_structure import LocalStructure
 from vi_recipes.elbo import curvature
 from vi_recipes.model.plates import find_families

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
-from vi_recipes.algebra.crossed import (
-    MIN_FAMILY,
-    MULTIPLE,
-    Crossed,
-    Entries,
-    Families,
-    Push,
-    TruncatedStep,
-    pad,
-    steihaug,
-    verified,
-)
+from vi_recipes.algebra.crossed import Crossed, Push, TruncatedStep, steihaug
 from vi_recipes.algebra.derivatives import second_order
 from vi_recipes.algebra.factorised import InverseParts
+from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families, pad, verified
 from vi_recipes.algebra.forward_backward import smooth
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import Dense, trust_region_newton

@@ -151,8 +151,8 @@ class BlockArrow(Factorised):
         spread = solve_triangular(
             factor, self._gain.reshape(size, self.structure.local.size), lower=True
         )
-        own = np.einsum("tij,tj->ti", vectors**2, 1 / values)
-        local = own + (spread**2).sum(axis=0).reshape(own.shape)
+        alone = np.einsum("tij,tj->ti", vectors**2, 1 / values)
+        local = alone + (spread**2).sum(axis=0).reshape(alone.shape)
         return np.asarray(self.join(np.diag(self._border_cov), local) / self.metric)
 
     def covariance_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,12 +160,12 @@ class BlockArrow(Factorised):
         values, vectors, _ = self.spectral
         border, local = self.split(self.metric**-0.5)
         cross = -np.einsum("gti,gh->tih", self._gain, self._border_cov)
-        own = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
-        own -= np.einsum("tig,gtk->tik", cross, self._gain)
+        members = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
+        members -= np.einsum("tig,gtk->tik", cross, self._gain)
         return (
             self._border_cov * np.outer(border, border),
             cross * local[:, :, None] * border,
-            own * local[:, :, None] * local[:, None, :],
+            members * local[:, :, None] * local[:, None, :],
         )
 
     def pair_covariances(self) -> Float[np.ndarray, "pairs 2 2"]:
@@ -173,7 +173,7 @@ class BlockArrow(Factorised):
         factor = self.positive_factor
         values, vectors, _ = self.spectral
         size, (members, width) = len(factor), self.structure.local.shape
-        own = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
+        alone = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
         spread = solve_triangular(
             factor, self._gain.reshape(size, self.structure.local.size), lower=True
         )
@@ -192,7 +192,7 @@ class BlockArrow(Factorised):
         t, k, j = first[~in_border, 0], first[~in_border, 1], second[~in_border, 1]
         both = np.stack([k, j], axis=1)
         chosen = spread[:, t[:, None], both]
-        out[~in_border] = own[t[:, None, None], both[:, :, None], both[:, None, :]] + np.einsum(
+        out[~in_border] = alone[t[:, None, None], both[:, :, None], both[:, None, :]] + np.einsum(
             "gni,gnj->nij", chosen, chosen
         )
         scale = np.stack([self.metric[0::2], self.metric[1::2]], axis=1) ** -0.5
@@ -230,9 +230,9 @@ class BlockArrow(Factorised):
             if local.size:
                 reduced[:, row] -= gain[:, local] @ local_slope
                 for t in np.unique(local // width):
-                    own = local // width == t
+                    of_member = local // width == t
                     vector = np.zeros(width)
-                    np.add.at(vector, local[own] % width, local_slope[own])
+                    np.add.at(vector, local[of_member] % width, local_slope[of_member])
                     by_member.setdefault(int(t), []).append((row, vector))
         half = solve_triangular(factor, reduced, lower=True)
         result = half.T @ half

@@ -207,7 +207,7 @@ class Factors:
         return out
 
 
-def make_factors(target: Target, families: Mapping[str, Family]) -> Factors:
+def make_factors(target: Target, families: Mapping[str, str]) -> Factors:
     """Return the laws of a target's coordinates: normal but for the sites in ``families``.
 
     Raises
