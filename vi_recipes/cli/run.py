@@ -47,12 +47,12 @@ def command(
     debug: DebugOption = False,
 ) -> None:
     """Run a study: a scripted comparison. Without a name, list them."""
-    from vi_recipes.comparison import load_study
-    from vi_recipes.core import list_studies
-
     if study is None:
+        from vi_recipes.core import list_studies
+
         print_list("study", list_studies())
         return
+    from vi_recipes.comparison import load_study
     from vi_recipes.core import progress_bar
 
     loaded = load_study(study)

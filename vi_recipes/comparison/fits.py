@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.core import MadeOnce
@@ -14,9 +14,6 @@ from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of
 from vi_recipes.importance import LogEvidence
 from vi_recipes.report import Exhibit
 from vi_recipes.trust import Verdict, audit, evidence_table, verdict
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Fits(Mapping[str, Fit]):
@@ -125,8 +122,6 @@ class Fits(Mapping[str, Fit]):
     def _table(
         self, key: str, sites: Sequence[str] | None, what: Callable[[Fit], Mapping[str, np.ndarray]]
     ) -> pd.DataFrame:
-        import pandas as pd
-
         def make() -> pd.DataFrame:
             first = next(iter(self.columns.values()))
             return pd.DataFrame(
@@ -197,8 +192,6 @@ class Fits(Mapping[str, Fit]):
         return self._frame("timings", self._make_timings)
 
     def _make_timings(self) -> pd.DataFrame:
-        import pandas as pd
-
         base = self._reference.timing.total_seconds if self._reference is not None else 0.0
         rows = {}
         for name, fit in self._fits.items():
@@ -224,8 +217,6 @@ class Fits(Mapping[str, Fit]):
         return self._frame("diagnostics", self._make_diagnostics)
 
     def _make_diagnostics(self) -> pd.DataFrame:
-        import pandas as pd
-
         rows = {}
         for name, fit in self._fits.items():
             evidence = fit.log_evidence if fit.has_result else None
@@ -252,8 +243,6 @@ class Fits(Mapping[str, Fit]):
         return self._frame(("accuracy", _names(sites)), lambda: self._make_accuracy(sites))
 
     def _make_accuracy(self, sites: Sequence[str] | None) -> pd.DataFrame:
-        import pandas as pd
-
         frames = {}
         if self._reference is not None and self._reference.has_result:
             reference = moments_of(self._reference)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.fit import MAX_STORED_COV, Fit
 from vi_recipes.report import strict
-
-if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Fits
-    from vi_recipes.trust import Verdict
-
+from vi_recipes.trust import Verdict
 
 SCHEMA_VERSION = 1
 """Raised when a key is removed or changes its meaning; new keys may come without."""

@@ -5,27 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from arviz_stats.utils import ELPDDataLOO
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vi_recipes.comparison.figures.marks import fit_styles
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits
-from vi_recipes.core import Progress, silent
+from vi_recipes.core import Progress, ProgressFactory, silent
 from vi_recipes.fit import loo_table, posterior_predictive
-from vi_recipes.model import MAX_NUMBERS, observed_data
+from vi_recipes.model import MAX_NUMBERS, Target, observed_data
 from vi_recipes.report import GREY, Exhibit, style
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from arviz_stats.utils import ELPDDataLOO
-    from matplotlib.axes import Axes
-
-    from vi_recipes.comparison.fits import Fits
-    from vi_recipes.core import ProgressFactory
-    from vi_recipes.model import Target
 
 NUM_REPLICATIONS = 400
 """Replications of the data behind a band."""

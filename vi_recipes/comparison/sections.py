@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.figures.gallery import draw
@@ -28,9 +29,6 @@ from vi_recipes.report import (
     is_empty,
     part,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_TABLE = 500
 """Parameters listed in a report; the tables beside it have them all."""

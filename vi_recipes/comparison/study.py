@@ -17,7 +17,7 @@ from vi_recipes.core import Progress, instances, load_file, member, only, silent
 from vi_recipes.fit import Fit, load_reference
 from vi_recipes.methods import Method, default_methods
 from vi_recipes.model import Model, Target, load_model
-from vi_recipes.report import Exhibit
+from vi_recipes.report import Exhibit, style
 
 Exhibits = Callable[[Comparison, Target, int, Progress], Iterable[Exhibit]]
 """``(comparison, target, seed, progress) -> exhibits``, one after the other."""
@@ -113,8 +113,6 @@ def _make_exhibits(
     exhibits: Exhibits, comparison: Comparison, target: Target, seed: int, progress: Progress
 ) -> None:
     """Add exhibits to the comparison until there are no more or one fails."""
-    from vi_recipes.report import style
-
     made = comparison.exhibits
     try:
         with style():

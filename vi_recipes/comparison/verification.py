@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
@@ -19,9 +20,6 @@ from vi_recipes.fit import Fit, differences, load_reference, moments_of
 from vi_recipes.methods import SVI, Method, default_methods, make_method
 from vi_recipes.model import Target, load_model
 from vi_recipes.trust import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD, Trust, judge
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Problem = Callable[[], tuple[Target, Fit]]
 """Makes a target and the answers for it, when its turn has come."""
@@ -259,8 +257,6 @@ def _verify_one(
 
 
 def _row(name: str, dim: int, comparison: Comparison, method: str) -> Row:
-    import pandas as pd
-
     fit = comparison[method]
     own = judge(fit)
     about: dict[str, Any] = {
@@ -302,8 +298,6 @@ def confusion(rows: Sequence[Row]) -> pd.DataFrame:
 
     Fits without numbers are left out, and so are points, which have no sds to be right about.
     """
-    import pandas as pd
-
     verdicts = [t.value for t in Trust if t is not Trust.NO_RESULT]
     counts = Counter(
         (row.truth, row.trust) for row in rows if row.truth != "none" and not np.isnan(row.sd_low)

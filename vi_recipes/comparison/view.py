@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.core import Status
 from vi_recipes.fit import Fit
 from vi_recipes.report import Flag
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from vi_recipes.comparison.fits import Fits
 
 type Column = Mapping[str, float]
 """Row -> number."""
@@ -148,8 +146,6 @@ def numbers(comparison: Fits, what: Callable[[Fits], pd.DataFrame]) -> Mapping[s
 
 
 def _numbers(frame: pd.DataFrame) -> dict[str, Column]:
-    import pandas as pd
-
     rows = [str(label) for label in frame.index]
     values = frame.apply(pd.to_numeric, errors="coerce")
     return {

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.fit import Assessment, Fit, differences
 from vi_recipes.importance import khat_limit
 from vi_recipes.report import DASH, Cell, Table, format_number
 from vi_recipes.trust import num_block_draws
-
-if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Fits
 
 
 def weights(comparison: Fits) -> Table:

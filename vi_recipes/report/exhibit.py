@@ -10,11 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vi_recipes.report.cells import Table, from_frame
+from vi_recipes.report.latex import latex
+from vi_recipes.report.style import DPI, style
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from vi_recipes.report.cells import Table
 
 FOLDER = "exhibits"
 """Where a comparison's folder has the exhibits of its study."""
@@ -66,8 +69,6 @@ class Exhibit:
         """The table as text, or ``None`` for a figure."""
         import pandas as pd
 
-        from vi_recipes.report.cells import from_frame
-
         if not isinstance(self.content, pd.DataFrame):
             return None
         return from_frame(self.content, self.title, self.caption)
@@ -86,8 +87,6 @@ class Exhibit:
         import matplotlib
         from matplotlib.figure import Figure
 
-        from vi_recipes.report.style import DPI, style
-
         if isinstance(self.content, Image):
             return self.content.png if suffix == "png" else self.content.svg
         if not isinstance(self.content, Figure):
@@ -101,8 +100,6 @@ class Exhibit:
 def write_exhibits(exhibits: Sequence[Exhibit], directory: Path) -> None:
     """Write figures as PNG and SVG, tables as CSV and LaTeX; without exhibits make no folder."""
     import pandas as pd
-
-    from vi_recipes.report.latex import latex
 
     for exhibit in exhibits:
         directory.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,16 +20,10 @@ from vi_recipes.comparison.figures.marks import (
     shorten,
     with_result,
 )
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, heading, select
+from vi_recipes.fit import Fit
 from vi_recipes.report import GREY, style
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
-    from vi_recipes.comparison.fits import Fits
-    from vi_recipes.fit import Fit
-
 
 LEGIBLE = 1 / 25
 """A forest plot's intervals span at least this share of their axis; else they get another."""

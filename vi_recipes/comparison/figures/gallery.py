@@ -6,7 +6,6 @@ Figures are made without ``pyplot``, so a caller's open figures and style are le
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
@@ -25,11 +24,9 @@ from vi_recipes.comparison.figures.times import times
 from vi_recipes.comparison.figures.traces import (
     traces,
 )
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import MEAN_OFF, SD_OFF
 from vi_recipes.report import Exhibit
-
-if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Fits
 
 
 def draw(comparison: Fits) -> list[Exhibit]:

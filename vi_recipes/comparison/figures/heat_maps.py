@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 
@@ -15,15 +16,9 @@ from vi_recipes.comparison.figures.marks import (
     say_left_out,
     shorten,
 )
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, block, heading, select
 from vi_recipes.report import style
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.colorbar import Colorbar
-
-    from vi_recipes.comparison.fits import Fits
-
 
 MAX_BLOCK = 200
 """Scalars whose joint covariance is worth computing for a picture."""

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits
+from vi_recipes.fit import Fit
 from vi_recipes.report import COLOURS, GREY, MARKERS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from vi_recipes.comparison.fits import Fits
-    from vi_recipes.fit import Fit
 
 
 def fit_styles(comparison: Fits) -> dict[str, tuple[str, str]]:

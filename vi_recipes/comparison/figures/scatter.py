@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
@@ -15,14 +14,9 @@ from vi_recipes.comparison.figures.marks import (
     handle,
     with_result,
 )
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import MEAN_OFF, SD_OFF, heading
 from vi_recipes.report import GREY, plain_log_ticks, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from vi_recipes.comparison.fits import Fits
-
 
 WILD = 10.0
 """Reference sds beyond which differences are drawn on a log scale."""

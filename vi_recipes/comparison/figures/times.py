@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits
 from vi_recipes.report import format_seconds, plain_log_ticks, style
-
-if TYPE_CHECKING:
-    from vi_recipes.comparison.fits import Fits
 
 
 def times(comparison: Fits) -> Figure | None:

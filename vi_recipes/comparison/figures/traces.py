@@ -5,24 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vi_recipes.comparison.figures.marks import (
     fit_styles,
 )
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, heading
+from vi_recipes.fit import Fit
 from vi_recipes.report import GREY, format_number, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from vi_recipes.comparison.fits import Fits
-    from vi_recipes.fit import Fit
-
 
 MAX_PANELS = 12
 """Panels in a figure of traces."""
