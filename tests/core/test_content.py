@@ -7,7 +7,7 @@ import pytest
 import vi_recipes as vr
 from vi_recipes.comparison.study import load_study
 from vi_recipes.core import content
-from vi_recipes.core.content import list_studies
+from vi_recipes.core.content import list_studies, load_object
 
 MODEL_FILE = """
 import numpyro, numpyro.distributions as dist
@@ -38,7 +38,7 @@ def test_every_shipped_model_loads_and_has_its_folders_name():
     shipped = {"radon", "gmm", "criteo", "eight_schools", "cbpp", "seeds", "penicillin"}
     assert shipped <= set(models)
     for name, line in models.items():
-        model = content.load_model(name)
+        model = vr.load_model(name)
         assert isinstance(model, vr.Model)
         assert model.name == name
         assert line.endswith(".")
@@ -83,15 +83,15 @@ def test_nothing_is_found_where_there_is_no_content(tmp_path, monkeypatch):
 
 
 def test_another_model_of_a_shipped_file():
-    assert content.load_model("gmm:LABELS").latents == ("z",)
+    assert vr.load_model("gmm:LABELS").latents == ("z",)
     with pytest.raises(ValueError, match="unknown name 'LABEL'; did you mean 'LABELS'"):
-        content.load_model("gmm:LABEL")
+        vr.load_model("gmm:LABEL")
 
 
 @pytest.mark.parametrize("name", ["raddon", "Radon", "radn"])
 def test_unknown_model_offers_the_closest_and_lists_all(name):
     with pytest.raises(ValueError, match=f"unknown model '{name}'; did you mean 'radon'") as error:
-        content.load_model(name)
+        vr.load_model(name)
     assert all(known in str(error.value) for known in content.list_models())
 
 
@@ -104,50 +104,50 @@ def test_unknown_study_offers_the_closest():
 
 
 def test_the_only_function_of_a_file_is_its_model(write):
-    model = content.load_model(write(MODEL_FILE + "\ndef _helper():\n    pass\n"))
+    model = vr.load_model(write(MODEL_FILE + "\ndef _helper():\n    pass\n"))
     assert model.name == "coin"
     assert vr.Target(model, y=[1, 0, 1]).dim == 1
 
 
 def test_model_objects_come_before_functions_and_the_one_called_model_first(write):
     one = MODEL_FILE + "\nmine = alias = vr.Model(function=coin, name='one')\n"
-    assert content.load_model(str(write(one))).name == "one"
+    assert vr.load_model(str(write(one))).name == "one"
     two = one + "\nMODEL = vr.Model(function=coin, name='two')\n"
     path = write(two)
-    assert content.load_model(path).name == "two"
-    assert content.load_model(f"{path}:mine").name == "one"
-    assert content.load_model(f"{path}:coin").name == "coin"
+    assert vr.load_model(path).name == "two"
+    assert vr.load_model(f"{path}:mine").name == "one"
+    assert vr.load_model(f"{path}:coin").name == "coin"
 
 
 def test_ambiguous_files_list_what_could_be_meant(write):
     functions = write(MODEL_FILE + "\ndef die(y):\n    pass\n")
     with pytest.raises(ValueError, match=r"coin, die\. Say which one: .*mine\.py:coin"):
-        content.load_model(functions)
+        vr.load_model(functions)
     models = write(
         MODEL_FILE + "\na = vr.Model(function=coin, name='a')\n"
         "b = vr.Model(function=coin, name='b')\n"
     )
     with pytest.raises(ValueError, match="2 objects that could be meant: a, b"):
-        content.load_model(models)
+        vr.load_model(models)
 
 
 def test_files_without_a_model(write):
     with pytest.raises(ValueError, match=r"holds no vi_recipes\.Model or public function"):
-        content.load_model(write("from math import sqrt\nx = 1\n"))
+        vr.load_model(write("from math import sqrt\nx = 1\n"))
     with pytest.raises(ValueError, match=r"'MODEL' in .* is a dict, expected a vi_recipes\.Model"):
-        content.load_model(write("MODEL = {}\n"))
+        vr.load_model(write("MODEL = {}\n"))
     with pytest.raises(ValueError, match="unknown name 'con'; did you mean 'coin'"):
-        content.load_model(f"{write(MODEL_FILE)}:con")
+        vr.load_model(f"{write(MODEL_FILE)}:con")
 
 
 def test_paths_that_are_no_file(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
-        content.load_model(tmp_path / "none.py")
+        vr.load_model(tmp_path / "none.py")
     with pytest.raises(ValueError, match="is a directory"):
-        content.load_model(str(tmp_path) + "/")
+        vr.load_model(str(tmp_path) + "/")
     (tmp_path / "notes.txt").write_text("x = 1")
     with pytest.raises(ValueError, match=r"must end in \.py"):
-        content.load_model(tmp_path / "notes.txt")
+        vr.load_model(tmp_path / "notes.txt")
 
 
 def test_dataclasses_with_postponed_annotations_work(write):
@@ -156,7 +156,7 @@ def test_dataclasses_with_postponed_annotations_work(write):
         "@dataclass\nclass Prior:\n    _: KW_ONLY\n    scale: float = 1.0\n"
         "def model(y):\n    return Prior()\n"
     )
-    function = content.load_model(path).function
+    function = vr.load_model(path).function
     assert dataclasses.fields(function(None))[0].name == "scale"
     assert sys.modules[function.__module__].__file__ == str(path)
 
@@ -164,7 +164,7 @@ def test_dataclasses_with_postponed_annotations_work(write):
 def test_a_file_can_import_its_neighbour_and_leaves_the_path_alone(write):
     write("VALUE = 3\n", "neighbour_of_mine.py")
     before = list(sys.path)
-    content.load_model(write("import neighbour_of_mine\ndef model(y):\n    pass\n"))
+    vr.load_model(write("import neighbour_of_mine\ndef model(y):\n    pass\n"))
     assert sys.path == before
     del sys.modules["neighbour_of_mine"]
 
@@ -174,7 +174,7 @@ def test_a_file_that_raises_shows_the_users_own_lines(write):
     path = write(text)
     before = set(sys.modules)
     with pytest.raises(content.ContentError) as error:
-        content.load_model(path)
+        vr.load_model(path)
     message = str(error.value)
     assert f"{path} raised JSONDecodeError" in message
     assert "return json.loads('{')" in message
@@ -194,7 +194,7 @@ def test_a_file_that_raises_shows_the_users_own_lines(write):
 )
 def test_other_ways_to_raise(write, text, expected):
     with pytest.raises(content.ContentError, match=expected):
-        content.load_model(write(text))
+        vr.load_model(write(text))
 
 
 def test_studies_are_type_checked(write):
@@ -208,8 +208,8 @@ def test_studies_are_type_checked(write):
 
 def test_references_to_objects(write):
     path = write("def guide():\n    return 1\n")
-    assert content.load_object(f"{path}:guide")() == 1
+    assert load_object(f"{path}:guide")() == 1
     with pytest.raises(ValueError, match="names no object"):
-        content.load_object(str(path))
+        load_object(str(path))
     assert content.split_reference("a/b.py:c") == (Path("a/b.py"), "c")
     assert content.split_reference("C:/b.py") == (Path("C:/b.py"), None)
