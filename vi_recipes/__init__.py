@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vi_recipes.calibration import Calibration, calibrate
     from vi_recipes.comparison import Comparison, Study, compare, load_study
-    from vi_recipes.core import FitError, Status, Timing
+    from vi_recipes.core import FitError, MethodFailure, Status, Timing
     from vi_recipes.data import (
         Batches,
         FileBatches,
@@ -91,6 +91,7 @@ _HOMES = {
     ),
     "vi_recipes.core": (
         "FitError",
+        "MethodFailure",
         "Status",
         "Timing",
     ),
@@ -205,6 +206,7 @@ __all__ = [
     "MarginalMLE",
     "MeanField",
     "Method",
+    "MethodFailure",
     "Model",
     "PartialEStep",
     "Provenance",

@@ -7,7 +7,7 @@ import pytest
 import vi_recipes as vr
 from vi_recipes.comparison.study import load_study
 from vi_recipes.core import content
-from vi_recipes.core.content import list_studies
+from vi_recipes.core.content import list_studies, load_object
 
 MODEL_FILE = """
 import numpyro, numpyro.distributions as dist
@@ -208,8 +208,8 @@ def test_studies_are_type_checked(write):
 
 def test_references_to_objects(write):
     path = write("def guide():\n    return 1\n")
-    assert content.load_object(f"{path}:guide")() == 1
+    assert load_object(f"{path}:guide")() == 1
     with pytest.raises(ValueError, match="names no object"):
-        content.load_object(str(path))
+        load_object(str(path))
     assert content.split_reference("a/b.py:c") == (Path("a/b.py"), "c")
     assert content.split_reference("C:/b.py") == (Path("C:/b.py"), None)

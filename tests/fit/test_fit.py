@@ -15,9 +15,6 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
-from vi_recipes.core.keys import as_key, precision
-from vi_recipes.core.timing import Timing
-from vi_recipes.posterior.draws import MomentsPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
 
 
@@ -209,64 +206,3 @@ def test_help_lists_the_fields(kind: type) -> None:
     explained = re.findall(r"^(\w+(?:, \w+)*)\n    \S", text, re.MULTILINE)
     names = {name for line in explained for name in line.split(", ")}
     assert names == {field.name for field in fields(kind)}
-
-
-def test_keys() -> None:
-    assert (jax.random.key_data(as_key(None)) == jax.random.key_data(jax.random.key(0))).all()
-    assert (jax.random.key_data(as_key(np.int64(7))) == jax.random.key_data(as_key(7))).all()
-
-
-def test_precision() -> None:
-    with pytest.raises(ValueError, match="dtype: got 'half'"), precision("half"):
-        pass
-
-
-def test_timing_charges_each_second_once() -> None:
-    timing = Timing()
-    with timing.running_compiled():
-        timing.compile_seconds += 0.25  # as Timing.compile would, inside a running block
-    assert timing.compile_seconds == 0.25
-    assert timing.run_seconds == pytest.approx(-0.25, abs=0.05)  # the block took no time itself
-    doubled = timing.compile(lambda x: 2 * x, np.float32(1.0))
-    assert doubled(np.float32(3.0)) == 6
-    assert timing.compile_seconds > 0.25
-    assert timing.total_seconds == timing.compile_seconds + timing.run_seconds
-
-
-# -- references from outside ---------------------------------------------------------------------
-
-ANSWERS = {
-    "source": "by hand",
-    "parameters": {
-        "beta[0]": {"mean": 1.0, "sd": 0.5, "mcse": 0.01},
-        "contrast": {"mean": 3.0, "sd": 2.0},
-    },
-}
-
-
-def test_a_reference_from_outside(tmp_path: Path) -> None:
-    path = tmp_path / "reference.json"
-    path.write_text(json.dumps(ANSWERS))
-    for source in (ANSWERS, path, str(path)):
-        fit = vr.load_reference(source, target("linear_regression"))
-        assert isinstance(fit.posterior, MomentsPosterior)
-        np.testing.assert_array_equal(fit.mean()["beta"], [1.0, np.nan])
-        assert fit.sd()["contrast"] == 2
-        assert fit.mcse()["beta"][0] == 0.01
-        assert fit.mcse()["contrast"] == 0
-        assert fit.mcse_sd()["beta"][0] == pytest.approx(0.01 / np.sqrt(2))
-        assert fit.message == "by hand"
-        assert np.isnan(fit.cov().to_numpy()).all()
-
-
-@pytest.mark.parametrize(
-    ("source", "match"),
-    [
-        ({"parameters": {"beta[2]": {"mean": 1.0}}}, r"beta\[2\] are not among.*beta\[0\]"),
-        ({"values": {}}, 'no "parameters" mapping'),
-        ("absent.json", r"absent\.json: cannot be read as JSON"),
-    ],
-)
-def test_bad_references(source: object, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
-        vr.load_reference(source, target("linear_regression"))  # type: ignore[arg-type]

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-# -- files -----------------------------------------------------------------------------------
+ASSESSMENT = "vi_recipes_assessment"
+"""Attribute of a tree that holds what is no array of an assessment."""
+
+_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
+
+
+# -- writing ---------------------------------------------------------------------------------
 
 
 def save(fit: Fitted, path: Path) -> Path:
@@ -107,6 +113,15 @@ def _header(fit: Fitted) -> dict[str, Any]:
     }
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """Return the fields of a fit, read from its netCDF file (see :meth:`Fit.load`)."""
     import xarray as xr
@@ -172,15 +187,7 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return str(value)
-
-
-HEADER = "vi_recipes_assessment"
-
-_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
+# -- assessments -----------------------------------------------------------------------------
 
 
 def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
@@ -205,15 +212,15 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         groups |= {f"corrected_{name}": getattr(correction.moments, name) for name in _MOMENTS}
     for group, values in groups.items():
         write_group(tree, group, values)
-    tree.attrs[HEADER] = json.dumps(header)
+    tree.attrs[ASSESSMENT] = json.dumps(header)
 
 
 def read_assessment(tree: xr.DataTree) -> Assessment | None:
     """Return the assessment in a fit's tree, ``None`` where there is none."""
-    if HEADER not in tree.attrs:
+    if ASSESSMENT not in tree.attrs:
         return None
 
-    header = json.loads(tree.attrs[HEADER])
+    header = json.loads(tree.attrs[ASSESSMENT])
     correction = None
     if about := header.pop("correction", None):
         moments = Moments(*(read_group(tree, f"corrected_{name}") for name in _MOMENTS))
@@ -226,6 +233,9 @@ def read_assessment(tree: xr.DataTree) -> Assessment | None:
         stein=KernelStein(**stein) if stein else None,
         response_ratio=read_group(tree, "response_ratio"),
     )
+
+
+# -- groups ----------------------------------------------------------------------------------
 
 
 def write_group(tree: xr.DataTree, group: str, arrays: Mapping[str, np.ndarray]) -> None:
