@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,19 +24,12 @@ class BoundModel:
     Parameters
     ----------
     model
-        A :class:`Model`, or any NumPyro model function.
+        The function with what the comparison needs to know of it.
     data
         Its keyword arguments.
     """
 
-    def __init__(self, model: Model | Callable[..., Any], data: dict[str, Any]) -> None:
-        if not isinstance(model, Model):
-            if not callable(model):
-                raise ValueError(
-                    f"model: got {type(model).__name__}, expected a vi_recipes.Model or a NumPyro "
-                    "model function"
-                )
-            model = Model(function=model, name=getattr(model, "__name__", "model"))
+    def __init__(self, model: Model, data: dict[str, Any]) -> None:
         self.model = model
         self.complete_model = model
         """The model as it was given, with its discrete latent variables where it has some."""

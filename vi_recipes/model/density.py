@@ -32,7 +32,7 @@ class FlatDensity(TracedModel):
     order, as NumPyro's automatic guides order them.
     """
 
-    def __init__(self, model: Model | Callable[..., Any], data: dict[str, Any]) -> None:
+    def __init__(self, model: Model, data: dict[str, Any]) -> None:
         super().__init__(model, data)
         sizes = [int(np.prod(s.unconstrained_shape, dtype=int)) for s in self.latents]
         self.dim = sum(sizes)

@@ -57,6 +57,13 @@ class Target(DensityByCoordinate):
     """
 
     def __init__(self, model: Model | Callable[..., Any], /, **data: Any) -> None:
+        if not isinstance(model, Model):
+            if not callable(model):
+                raise ValueError(
+                    f"model: got {type(model).__name__}, expected a vi_recipes.Model or a NumPyro "
+                    "model function"
+                )
+            model = Model(function=model, name=getattr(model, "__name__", "model"))
         super().__init__(model, data)
 
     def with_data(self, **values: Any) -> Target:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +37,7 @@ class TracedModel(BoundModel):
         For a model that cannot be fitted; names the site and the cure.
     """
 
-    def __init__(self, model: Model | Callable[..., Any], data: dict[str, Any]) -> None:
+    def __init__(self, model: Model, data: dict[str, Any]) -> None:
         super().__init__(model, data)
         self.seeded = handlers.seed(self.model.function, jax.random.key(0))
         """The model function, with a key for what it draws."""
