@@ -64,13 +64,13 @@ class Probe:
             model = handlers.substitute(target.seeded, data=values)
             with ScaleUp(plate, factor), jax.numpy_rank_promotion("allow"):
                 trace = handlers.trace(model).get_trace(**target.keywords(arrays))
-            found = {}
+            elements = {}
             for name, site in trace.items():
                 if site["type"] == "sample":
                     value = site["fn"].log_prob(site["value"])
-                    found[name] = value if site["scale"] is None else site["scale"] * value
+                    elements[name] = value if site["scale"] is None else site["scale"] * value
                     self._dims[name] = dim_of(site, plate)
-            return found, values
+            return elements, values
 
         self._run = jax.jit(run)
 
@@ -83,6 +83,6 @@ class Probe:
                     self._target.traced_arguments, self._target.arrays(), strict=True
                 )
             )
-            found = self._run(jnp.asarray(z, float), arrays)
-        elements, values = jax.tree.map(np.asarray, found)
+            of_jax = self._run(jnp.asarray(z, float), arrays)
+        elements, values = jax.tree.map(np.asarray, of_jax)
         return Densities(elements, values, dict(self._dims))

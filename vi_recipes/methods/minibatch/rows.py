@@ -107,10 +107,10 @@ def _find_plate(target: Target, sizes: Mapping[str, int], plate: str | None) -> 
     }
     if plate is not None:
         if not holds[plate]:
-            found = [name for name, sites in holds.items() if sites]
+            others = [name for name, sites in holds.items() if sites]
             raise ModelError(
                 f"plate: no observed site is in '{plate}', so drawing rows of it leaves the "
-                f"likelihood whole; observed sites are in {', '.join(found) or 'no plate'}"
+                f"likelihood whole; observed sites are in {', '.join(others) or 'no plate'}"
             )
         return plate
     every = [name for name, sites in holds.items() if len(sites) == len(target.observed)]

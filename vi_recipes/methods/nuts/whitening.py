@@ -95,7 +95,7 @@ def whiten(posterior: ResponsePosterior) -> Whitening:
     slopes = posterior.location_slopes
     wide = posterior.hessian.structure
     border, local = wide.border[::2] // 2, wide.local[:, ::2] // 2
-    cov, cross, own = posterior.hessian.covariance_parts()
+    cov, cross, of_members = posterior.hessian.covariance_parts()
     size, (members, width) = border.size, local.shape
 
     def by_coordinate(index: np.ndarray) -> Any:
@@ -112,15 +112,15 @@ def whiten(posterior: ResponsePosterior) -> Whitening:
         at_border,
         optimize=True,
     )
-    own = np.einsum(
+    of_members = np.einsum(
         "tak,takbl,tbl->tab",
         at_local,
-        own.reshape(members, width, 2, width, 2),
+        of_members.reshape(members, width, 2, width, 2),
         at_local,
         optimize=True,
     )
     regression = np.linalg.solve(cov, cross.reshape(-1, size).T).T.reshape(cross.shape)
-    left = own - np.einsum("taj,tbj->tab", regression, cross)
+    left = of_members - np.einsum("taj,tbj->tab", regression, cross)
     return Whitening(
         LocalStructure(border, local, wide.sites, wide.plate),
         posterior.location_scale[0],
