@@ -221,7 +221,7 @@ def read_guide(
     """
     if isinstance(guide, autoguide.AutoDelta):
         latents = {n: np.asarray(v)[None] for n, v in guide.median(params).items()}
-        return PointPosterior({n: v[0] for n, v in target.complete(latents).items()})
+        return PointPosterior({n: np.asarray(v[0]) for n, v in target.complete(latents).items()})
     if isinstance(guide, autoguide.AutoGuideList):
         posterior = read_structured(guide, params, target, noise)
         if posterior is not None:
