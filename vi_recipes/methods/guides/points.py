@@ -17,7 +17,8 @@ def read_point(guide: autoguide.AutoDelta, fitted: FittedGuide) -> PointPosterio
     with fitted.timing.running():
         median = guide.median(fitted.params)
         latents = {name: np.asarray(value)[None] for name, value in median.items()}
-        return PointPosterior({n: v[0] for n, v in fitted.target.complete(latents).items()})
+        completed = fitted.target.complete(latents)
+        return PointPosterior({name: np.asarray(value[0]) for name, value in completed.items()})
 
 
 def place_points(part: autoguide.AutoDelta, at: Coordinates) -> None:
