@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 import vi_recipes as vr
 from vi_recipes.comparison import fit_styles
 from vi_recipes.core import Progress
-from vi_recipes.latent import Weights
+from vi_recipes.latent import StateProbabilities
 from vi_recipes.report import COLOURS, GREY
 
 SHARES = np.linspace(0.02, 0.62, 61)
@@ -78,11 +78,11 @@ class Linkage:
         self.known = np.zeros((len(y), 5))
         self.known[np.arange(len(y)), np.where(self.mixed, 0, y + 1)] = 1.0
 
-    def law(self, share: float) -> Weights:
+    def law(self, share: float) -> StateProbabilities:
         """Return q that has this share of the animals AB in the second cell."""
         table = self.known.copy()
         table[self.mixed, 0], table[self.mixed, 1] = 1 - share, share
-        return Weights(table)
+        return StateProbabilities(table)
 
     def point(self, theta: float) -> np.ndarray:
         """Return theta on the unconstrained scale."""
@@ -95,7 +95,7 @@ class Linkage:
     def best_share(self, theta: float) -> float:
         """Return the E-step."""
         found = self.energy.posterior(self.point(theta))
-        assert isinstance(found, Weights)
+        assert isinstance(found, StateProbabilities)
         return float(found.probabilities[self.mixed][0, 1])
 
     def best_theta(self, share: float) -> float:
@@ -184,7 +184,7 @@ def identity(target: vr.Target, seed: int) -> pd.DataFrame:
     for what in ("p(z | y, theta)", "p(z | y, another theta)", "random", "even", "one state"):
         theta = energy.start + 0.3 * rng.standard_normal(energy.start.size)
         exact = energy.posterior(theta)
-        assert isinstance(exact, Weights)
+        assert isinstance(exact, StateProbabilities)
         T, K = exact.probabilities.shape
         table = {
             "p(z | y, theta)": exact.probabilities,
@@ -193,7 +193,10 @@ def identity(target: vr.Target, seed: int) -> pd.DataFrame:
             "even": np.full((T, K), 1 / K),
             "one state": np.eye(K)[rng.integers(K, size=T)],
         }[what]
-        F, kl = energy(Weights(table), theta), energy.divergence(Weights(table), theta)
+        F, kl = (
+            energy(StateProbabilities(table), theta),
+            energy.divergence(StateProbabilities(table), theta),
+        )
         right = energy.log_likelihood(theta)
         rows.append(
             {

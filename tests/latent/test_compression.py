@@ -79,8 +79,13 @@ def test_em_of_many_rows_is_that_of_the_closed_form() -> None:
     this = vr.Target(gmm.gmm(2, labels=True), y=y)
     closed = vr.EM(num_starts=1).fit(this, key=1, throw=True)
     fit = vr.EM(num_starts=1, e_step="enumerate", m_step="newton").fit(this, key=1, throw=True)
-    found = [v for v in this.compiled.values() if isinstance(v, Compressed)]
-    assert [v.coefficients.shape[1] for v in found] == [6]
+    with jax.enable_x64(True):
+        timing = Timing()
+        marginal = marginal_of(this, None, "enumerate", 9, False, timing)
+        few = compress(marginal, this.start(jax.random.key(0)), timing)
+    assert timing.compile_seconds == 0  # what EM has found is there
+    assert isinstance(few, Compressed)
+    assert few.coefficients.shape[1] == 6
     paths = (f.trace["log_likelihood"][:, :10] for f in (fit, closed))
     np.testing.assert_allclose(*paths, rtol=1e-11)
     for name, value in closed.sd().items():
@@ -103,7 +108,7 @@ def test_few_members_are_left_as_they_are() -> None:
 def test_a_compression_that_fails_at_the_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     this = vr.Target(labelled, y=Y)
     right = vr.EM(num_starts=1).fit(this, throw=True)
-    monkeypatch.setattr("vi_recipes.methods.em.agree", lambda *_: False)
+    monkeypatch.setattr("vi_recipes.methods.em.general_route.same_likelihood", lambda *_: False)
     fit = vr.EM(num_starts=1).fit(this, throw=True)
     assert fit.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-6)
     assert fit.latents["z_probability"].shape == (len(Y), 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.latent.free_energy import Law, Normals, Weights
+from vi_recipes.latent.free_energy import LatentLaw, Normals, StateProbabilities
 
 
 @cache
@@ -22,10 +22,11 @@ def energy(name: str) -> vr.FreeEnergy:
     return vr.FreeEnergy(target(name))
 
 
-def another(q: Law, rng: np.random.Generator) -> Law:
+def another(q: LatentLaw, rng: np.random.Generator) -> LatentLaw:
     """Return a law that is nobody's posterior."""
-    if isinstance(q, Weights):
-        return Weights(rng.dirichlet(np.ones(q.probabilities.shape[1]), len(q.probabilities)))
+    if isinstance(q, StateProbabilities):
+        members, states = q.probabilities.shape
+        return StateProbabilities(rng.dirichlet(np.ones(states), members))
     return Normals(q.mean + 0.1 * rng.standard_normal(q.mean.shape), 1.7 * q.cov)
 
 
@@ -76,7 +77,7 @@ def test_em_is_coordinate_ascent_on_the_free_energy(name: str) -> None:
     assert values[-1] > values[0] + 0.1
 
 
-def ascend(F: vr.FreeEnergy, q: Law, theta: np.ndarray) -> np.ndarray:
+def ascend(F: vr.FreeEnergy, q: LatentLaw, theta: np.ndarray) -> np.ndarray:
     """Return the best theta for ``q``, by a method that knows nothing of EM."""
     from scipy.optimize import minimize
 
@@ -113,8 +114,8 @@ def test_what_has_no_exact_e_step_is_refused() -> None:
     fit = vr.MarginalMLE(ascent="joint").fit(target("cbpp"))
     assert fit.status is vr.Status.NOT_APPLICABLE
     assert "VariationalEM" in fit.message
-    with pytest.raises(ValueError, match="q: got Weights of shapes"):
-        energy("radon")(Weights(np.ones((85, 2))), energy("radon").start)
+    with pytest.raises(ValueError, match="q: got StateProbabilities of shapes"):
+        energy("radon")(StateProbabilities(np.ones((85, 2))), energy("radon").start)
     with pytest.raises(ValueError, match="values: no value of"):
         energy("radon").unconstrain({"mu_a": 0.0})
     with pytest.raises(ValueError, match="ascent: got 'sideways'"):

@@ -17,7 +17,7 @@ from vi_recipes.algebra.derivatives import second_order
 from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
 from vi_recipes.latent.marginal import Marginal
-from vi_recipes.latent.members import split
+from vi_recipes.latent.members import split_target
 from vi_recipes.latent.rules import choose
 from vi_recipes.latent.split import Split
 
@@ -42,21 +42,20 @@ def poisson_target(model=poisson):
 
 def made(target: vr.Target, rule: str = "auto", num_nodes: int = 9, latent=None) -> Marginal:
     flat = target.start(jax.random.key(0))
-    return choose(split(target, latent), rule, num_nodes, False, lambda: flat, Timing().compile)
+    return choose(
+        split_target(target, latent), rule, num_nodes, False, lambda: flat, Timing().compile
+    )
 
 
 def evaluate(marginal: Marginal, theta: np.ndarray) -> float:
-    key = ("value", marginal.key)
-    compiled = marginal.split.target.compiled
-    if key not in compiled:
+    target = marginal.split.target
 
-        @jax.jit
-        def value(theta, z, arrays):
-            return marginal.value(theta, marginal.seek(theta, z, arrays)[0], arrays)
+    def value(theta, z, arrays):
+        return marginal.value(theta, marginal.seek(theta, z, arrays).z, arrays)
 
-        compiled[key] = value
+    compiled = target.compiled_once(("value", marginal.key), lambda: jax.jit(value))
     z = jnp.zeros(marginal.split.local.shape)
-    return float(compiled[key](jnp.asarray(theta), z, marginal.split.target.arrays()))
+    return float(compiled(jnp.asarray(theta), z, target.arrays()))
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +68,7 @@ def _double():
 
 
 def test_members_are_found_from_the_model_alone() -> None:
-    found = split(poisson_target())
+    found = split_target(poisson_target())
     assert (found.parameters, found.latents) == (("beta", "sigma"), ("u",))
     assert (found.kind, found.num_members, found.width, found.plate) == (
         "continuous", 6, 1, "group",
@@ -80,7 +79,7 @@ def test_members_are_found_from_the_model_alone() -> None:
 
 def test_the_log_joint_of_each_member() -> None:
     this = poisson_target()
-    found = split(this)
+    found = split_target(this)
     theta, u = np.array([0.3, np.log(0.8)]), RNG.standard_normal(6)
     joint = found.log_joint(jnp.asarray(theta), jnp.asarray(u[:, None]), this.arrays())
     expected = stats.norm(0, 0.8).logpdf(u)
@@ -92,7 +91,7 @@ def test_the_log_joint_of_each_member() -> None:
 
 
 def test_nested_plates_make_members_of_the_outer_one() -> None:
-    found = split(shared_target("nested_plates"))
+    found = split_target(shared_target("nested_plates"))
     assert found.latents == ("s", "c")
     assert (found.num_members, found.width) == (3, 3)
     np.testing.assert_array_equal(found.index["y"], np.tile(np.arange(3), (2, 1)))
@@ -111,7 +110,7 @@ def test_latents_on_a_constrained_scale_masks_scales_and_shared_data() -> None:
             numpyro.sample("y", law.mask(jnp.arange(40) < 30), obs=y)
 
     this = vr.Target(model, group=GROUP, y=COUNTS, extra=np.array([1.2, 0.7]), weight=weight)
-    found = split(this)
+    found = split_target(this)
     assert found.latents == ("rate",)
     log_rate = RNG.standard_normal(6)
     joint = found.log_joint(
@@ -131,7 +130,7 @@ def test_coefficients_in_a_plate_are_parameters() -> None:
             beta = numpyro.sample("beta", dist.Normal(0, 1))
         numpyro.sample("y", dist.Normal(X @ beta, 1.0), obs=y)
 
-    found = split(vr.Target(regression, X=RNG.standard_normal((20, 3)), y=np.zeros(20)))
+    found = split_target(vr.Target(regression, X=RNG.standard_normal((20, 3)), y=np.zeros(20)))
     assert found.kind == "none"
     assert found.parameters == ("beta",)
 
@@ -155,7 +154,7 @@ def labels(y, K=3):
 def test_the_members_of_discrete_states(shape: tuple[int, ...]) -> None:
     y = RNG.standard_normal(shape)
     this = vr.Target(labels, y=y)
-    found = split(this)
+    found = split_target(this)
     assert (found.kind, found.num_members) == ("discrete", shape[-1])
     np.testing.assert_array_equal(found.index["y"], np.broadcast_to(np.arange(shape[-1]), shape))
     pi, mu = np.array([0.2, 0.5, 0.3]), np.array([-1.0, 0.5, 2.0])
@@ -166,7 +165,7 @@ def test_the_members_of_discrete_states(shape: tuple[int, ...]) -> None:
 
 
 def test_one_state_stands_for_all_members_where_the_model_broadcasts() -> None:
-    assert split(vr.Target(labels, y=RNG.standard_normal(30))).broadcast
+    assert split_target(vr.Target(labels, y=RNG.standard_normal(30))).broadcast
 
 
 def test_states_that_couple_are_one_member_with_all_their_combinations() -> None:
@@ -179,7 +178,7 @@ def test_states_that_couple_are_one_member_with_all_their_combinations() -> None
             numpyro.sample(f"y{t}", dist.Normal(2.0 * state - 1.0, 1.0), obs=y[t])
 
     this = vr.Target(chain, y=np.array([-2.1, -1.4, 0.2, 1.7]))
-    found = split(this)
+    found = split_target(this)
     assert (found.num_members, len(found.states)) == (1, 16)
     theta = this.unconstrain({"stay": np.array(0.8)})
     joint = this.log_density(theta, jacobian=False) - stats.beta(5, 2).logpdf(0.8)
@@ -324,7 +323,7 @@ def test_latent_sites_that_couple_are_named() -> None:
     assert "a, b" in fit.message
     assert "7 latent scalars" in fit.message
     # with the columns as parameters the rows are members
-    assert split(this, "a").num_members == 4
+    assert split_target(this, "a").num_members == 4
 
 
 def test_wrong_names_and_rules() -> None:
@@ -353,5 +352,5 @@ def test_a_model_without_likelihood() -> None:
 
 def test_split_is_kept() -> None:
     this = poisson_target()
-    assert split(this) is split(this)
-    assert isinstance(split(this), Split)
+    assert split_target(this) is split_target(this)
+    assert isinstance(split_target(this), Split)

@@ -4,37 +4,31 @@ from __future__ import annotations
 
 from vi_recipes.latent.ascent import (
     Ascent,
-    Cached,
     State,
     Step,
+    TargetCompiler,
     best_of,
     check_monotone,
     reached_by,
     stacked_starts,
 )
-from vi_recipes.latent.closed_form import (
-    ClosedForm,
-    OwnLikelihood,
-    collapsed,
-    degenerate,
-    general_start,
-)
-from vi_recipes.latent.compression import Compressed, agree, compress
-from vi_recipes.latent.edges import join
+from vi_recipes.latent.closed_form import ClosedForm, general_start, no_start_left, why_collapsed
+from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
-    Law,
-    Weights,
+    LatentLaw,
+    StateProbabilities,
     exact_posterior,
-    free_energy,
-    law_of,
+    free_energy_of,
+    law_from_vector,
     require_exact,
-    vector_of,
+    vector_from_law,
 )
-from vi_recipes.latent.judge import Estimate, is_close, judge_estimate
+from vi_recipes.latent.judge import Estimate, is_at_maximum, judge_estimate
 from vi_recipes.latent.linear_factors import LinearFactors
 from vi_recipes.latent.marginal import EStep, EStepRule, Marginal
-from vi_recipes.latent.members import local_sites, split
+from vi_recipes.latent.members import local_sites, split_target
+from vi_recipes.latent.model_likelihood import ModelLikelihood
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.rules import RULES, marginal_of, starting_point
 from vi_recipes.latent.split import latent_moments, parameter_densities
@@ -45,44 +39,43 @@ __all__ = [
     "MAX_DENSE",
     "RULES",
     "Ascent",
-    "Cached",
     "ClosedForm",
     "Compressed",
     "EStep",
     "EStepRule",
     "Estimate",
     "FreeEnergy",
-    "Law",
+    "LatentLaw",
     "LinearFactors",
     "Marginal",
     "MarginalObjective",
-    "OwnLikelihood",
+    "ModelLikelihood",
     "State",
+    "StateProbabilities",
     "Step",
-    "Weights",
-    "agree",
+    "TargetCompiler",
     "best_of",
     "check_monotone",
-    "collapsed",
     "compress",
-    "degenerate",
     "exact_posterior",
-    "free_energy",
+    "free_energy_of",
     "general_start",
     "general_step",
-    "is_close",
-    "join",
+    "is_at_maximum",
     "judge_estimate",
     "latent_moments",
-    "law_of",
+    "law_from_vector",
     "local_sites",
     "marginal_of",
+    "no_start_left",
     "parameter_densities",
     "reached_by",
     "require_exact",
-    "split",
+    "same_likelihood",
+    "split_target",
     "squarem",
     "stacked_starts",
     "starting_point",
-    "vector_of",
+    "vector_from_law",
+    "why_collapsed",
 ]

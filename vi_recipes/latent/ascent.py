@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing
 from vi_recipes.model import Arrays, Target
@@ -46,13 +47,19 @@ def started(start: Callable[..., Any], target: Target, key: jax.Array) -> Any:
         raise MethodFailure(Status.FAILED, f"there is no start: {error}") from error
 
 
-def check_monotone(path: np.ndarray, starts: list[int], what: str, who: str, advice: str) -> None:
+def check_monotone(
+    path: Float[np.ndarray, "iterations starts"],
+    starts: list[int],
+    what: str,
+    who: str,
+    advice: str,
+) -> None:
     """Fail if an objective falls from one iteration to the next, beyond rounding.
 
     Parameters
     ----------
     path
-        The objective, shape (iterations, starts).
+        The objective.
     starts
         The starts to check; what is not finite is passed over.
     what, who, advice
@@ -80,20 +87,30 @@ def check_monotone(path: np.ndarray, starts: list[int], what: str, who: str, adv
 
 
 @dataclass(frozen=True)
-class Cached:
-    """Compiles once for a target; the time is charged to the fit that asked first."""
+class TargetCompiler:
+    """Compiles once for a target; the time is charged to the fit that asked first.
+
+    Parameters
+    ----------
+    target
+        Whose code it is.
+    timing
+        Charged with compilations.
+    key
+        What all that it compiles is told apart by from other code of the target.
+    """
 
     target: Target
     timing: Timing
-    key: tuple[Any, ...]
+    key: tuple[Hashable, ...]
 
-    def __call__(self, key: tuple[Any, ...], function: Any, state: State, arrays: Arrays) -> Any:
-        """Return ``function`` compiled for its arguments."""
-        compiled = self.target.compiled
-        full = (*self.key, *key)
-        if full not in compiled:
-            compiled[full] = self.timing.compile(function, state, arrays)
-        return compiled[full]
+    def __call__(
+        self, key: tuple[Hashable, ...], function: Callable[..., Any], state: State, inputs: Any
+    ) -> Callable[..., Any]:
+        """Return ``function`` compiled for ``(state, inputs)``."""
+        return self.target.compiled_once(
+            (*self.key, *key), lambda: self.timing.compile(function, state, inputs)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +138,10 @@ class Ascent:
         self,
         step: Step,
         state: State,
-        compiler: Cached,
-        is_close: Callable[[State, np.ndarray], bool] | None = None,
+        compiler: TargetCompiler,
+        is_at_maximum: Callable[[State, np.ndarray], bool] | None = None,
         inputs: Any = None,
-    ) -> tuple[State, np.ndarray]:
+    ) -> tuple[State, Float[np.ndarray, "iterations starts"]]:
         """Return the last states and the objective by iteration and start.
 
         Parameters
@@ -136,7 +153,7 @@ class Ascent:
             The starts, stacked along a leading axis.
         compiler
             Holds compiled code.
-        is_close
+        is_at_maximum
             ``(states, path) -> bool``: whether an ascent that rises no more is at a maximum. Where
             it is not the ascent goes on, until nothing is gained beyond rounding.
         inputs
@@ -160,15 +177,17 @@ class Ascent:
             ends = path[parts - 1 :: parts]
             self.progress(len(ends), self.max_steps, f"objective {np.max(ends[-1]):.6f}")
             if self.converged(ends).all() and (
-                is_close is None
+                is_at_maximum is None
                 or not np.isfinite(ends[-1]).any()
-                or is_close(state, path)
+                or is_at_maximum(state, path)
                 or self._still(ends)
             ):
                 break
         return state, np.concatenate(history)
 
-    def converged(self, path: np.ndarray) -> np.ndarray:
+    def converged(
+        self, path: Float[np.ndarray, "iterations starts"]
+    ) -> Bool[np.ndarray, " starts"]:
         """Return which starts rise no more, or have no finite objective any more."""
         if len(path) < 2:
             return np.zeros(path.shape[1], bool)
@@ -177,7 +196,7 @@ class Ascent:
         still = np.abs(rise) <= self.tolerance * np.maximum(1.0, np.abs(path[-1]))
         return np.asarray(still | ~np.isfinite(path[-1]))
 
-    def count(self, path: np.ndarray) -> int:
+    def count(self, path: Float[np.ndarray, " iterations"]) -> int:
         """Return how many iterations one start took.
 
         The last call of compiled code does more than are needed: of those the ones that rise.
@@ -187,18 +206,18 @@ class Ascent:
         done = int(np.argmax(flat)) + 1 if flat.any() else len(last)
         return path.size - len(last) + done
 
-    def _still(self, path: np.ndarray) -> bool:
+    def _still(self, path: Float[np.ndarray, "iterations starts"]) -> bool:
         """Whether ten iterations have gained nothing beyond rounding."""
         gained = path[-1] - path[-min(10, len(path))]
         return bool((np.nan_to_num(gained) <= 1e-13 * np.abs(np.nan_to_num(path[-1]))).all())
 
 
-def reached_by(path: np.ndarray, best: int) -> str:
+def reached_by(path: Float[np.ndarray, "iterations starts"], best: int) -> str:
     """Return how many of the starts ended where the best one did, as "3 of 5 starts"."""
     return f"{int((path[-1] > path[-1, best] - SAME_END).sum())} of {path.shape[1]} starts"
 
 
-def best_of(final: np.ndarray) -> int:
+def best_of(final: Float[np.ndarray, " starts"]) -> int:
     """Return the start with the highest objective; the first where none is finite."""
     return int(np.argmax(np.where(np.isfinite(final), final, -np.inf)))
 

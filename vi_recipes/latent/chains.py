@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from vi_recipes.latent.split import LogJoint, Split
 from vi_recipes.model import Arrays
@@ -23,23 +24,25 @@ IMPOSSIBLE = -1e30
 class Chains(NamedTuple):
     """A number for every pair of states that follow one another: potentials, or probabilities."""
 
-    first: jax.Array
-    """Of the first states, shape (K, chains)."""
-    moves: jax.Array
-    """Of the state before (first axis) and the state (second), shape (K, K, T - 1, chains)."""
+    first: Float[Array, "K chains"]
+    """Of the first states."""
+    moves: Float[Array, "K K times-1 chains"]
+    """Of the state before (first axis) and the state (second), at all times but the first."""
 
 
-def swinging(num_states: int, num_times: int, chains: int) -> np.ndarray:
-    """Return paths that swing between all ordered pairs of states, shape (K^2, T * chains)."""
+def swinging(
+    num_states: int, num_times: int, chains: int
+) -> Int[np.ndarray, "{num_states**2} {num_times*chains}"]:
+    """Return paths that swing between all ordered pairs of states."""
     even, odd = np.divmod(np.arange(num_states**2), num_states)
     path = np.where(np.arange(num_times) % 2, odd[:, None], even[:, None])
     return np.repeat(path, chains, axis=1)
 
 
-def pairs(members: jax.Array, num_states: int, chains: int) -> Chains:
+def pairs(members: Float[Array, "{num_states**2} members"], num_states: int, chains: int) -> Chains:
     """Return what the swinging paths say of every pair; pure.
 
-    ``members`` has a term for every path and time, shape (K^2, T * chains).
+    ``members`` has a term for every path, and every time of every chain.
     """
     K = num_states
     table = members.reshape(K, K, -1, chains)
@@ -49,7 +52,7 @@ def pairs(members: jax.Array, num_states: int, chains: int) -> Chains:
     return Chains(table[:, 0, 0], moves)
 
 
-def potentials(split: Split, theta: jax.Array, arrays: Arrays) -> tuple[Chains, LogJoint]:
+def potentials(split: Split, theta: Float[Array, " G"], arrays: Arrays) -> tuple[Chains, LogJoint]:
     """Return the log potentials, and the terms of the log joint that no state touches; pure."""
     K = len(split.states)
     paths = jnp.asarray(swinging(K, split.num_members // split.chains, split.chains))
@@ -59,13 +62,13 @@ def potentials(split: Split, theta: jax.Array, arrays: Arrays) -> tuple[Chains, 
         return split.gather(split.elements(theta, table[path], arrays))
 
     joint = jax.vmap(terms)(paths)
-    found = pairs(joint.members, K, split.chains)
-    bounded = Chains(*(jnp.maximum(v, IMPOSSIBLE) for v in found))
+    unbounded = pairs(joint.members, K, split.chains)
+    bounded = Chains(*(jnp.maximum(v, IMPOSSIBLE) for v in unbounded))
     return bounded, jax.tree.map(lambda v: v[0], joint)
 
 
-def log_partition(chains: Chains) -> jax.Array:
-    """Return the logarithm of the sum over all paths, shape (chains,); pure.
+def log_partition(chains: Chains) -> Float[Array, " chains"]:
+    """Return the logarithm of the sum over all paths; pure.
 
     Its derivatives in the potentials are the probabilities of the pairs.
 
@@ -88,7 +91,7 @@ def probabilities(chains: Chains) -> Chains:
     return jax.grad(lambda c: log_partition(c).sum())(chains)
 
 
-def marginals(chains: Chains) -> jax.Array:
-    """Return the probabilities of the states, shape (K, T * chains), from those of pairs."""
+def marginals(chains: Chains) -> Float[Array, "K members"]:
+    """Return the probabilities of the states, time before chain, from those of pairs."""
     later = chains.moves.sum(axis=0)
     return jnp.concatenate([chains.first[:, None], later], axis=1).reshape(len(later), -1)

@@ -1,27 +1,30 @@
-"""EM by the steps that a model supplies: full and partial E-steps, and what their end is worth."""
+"""EM by the steps that a model supplies: full and partial E-steps, starts, and collapse."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
-from vi_recipes.core import MethodFailure, Status, Timing
-from vi_recipes.latent.ascent import Cached, State, Step, started
-from vi_recipes.latent.edges import SAME, decrement, edges
-from vi_recipes.latent.judge import Estimate, is_close, judge_estimate
-from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
-from vi_recipes.latent.rules import marginal_of, starting_point
+from vi_recipes.core import MethodFailure, Status
+from vi_recipes.latent.ascent import State, Step, TargetCompiler, started
+from vi_recipes.latent.rules import starting_point
 from vi_recipes.model import Arrays, EMSteps, PartialEStep, Target
-from vi_recipes.posterior import PointPosterior
 
-INSIDE = 1e-9
-"""How far into its support an estimate at the edge is moved, where its slopes are finite."""
+
+class Blocks(NamedTuple):
+    """Members dealt out to blocks of one size; a single block has no leading axis."""
+
+    rows: Int[Array, "blocks size"]
+    """Numbers of the members."""
+    weights: Float[Array, "blocks size"]
+    """1, and 0 of what fills the last places."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class ClosedForm:
         """How many members the blocks are made of."""
         return int(self.partial.num_members(**self.target.data))
 
-    def blocks(self, num_blocks: int) -> tuple[jax.Array, jax.Array]:
-        """Return the members of every block and their weights, shapes (num_blocks, B).
+    def blocks(self, num_blocks: int) -> Blocks:
+        """Return the members of every block and their weights.
 
         Neighbours are dealt out to different blocks, so that data in some order make blocks that
         are alike. What fills the last places has weight 0.
@@ -86,14 +89,14 @@ class ClosedForm:
         size = -(-self.num_members // num_blocks)
         rows = np.arange(size * num_blocks).reshape(size, num_blocks).T
         weights = (rows < self.num_members).astype(float)
-        return jnp.asarray(np.minimum(rows, self.num_members - 1)), jnp.asarray(weights)
+        return Blocks(jnp.asarray(np.minimum(rows, self.num_members - 1)), jnp.asarray(weights))
 
     def share(self, theta: State, rows: Any, weights: Any, data: dict[str, Any]) -> Any:
         """Return a block's statistics and the entropy of its q(z), which is p(z | y, theta)."""
         stats, log_likelihood = self.partial.e_step(theta, rows, weights, **data)
         return stats, log_likelihood - self.partial.expected(theta, stats, **data)
 
-    def first_shares(self, theta: State, num_blocks: int, compiler: Cached) -> State:
+    def first_shares(self, theta: State, num_blocks: int, compiler: TargetCompiler) -> State:
         """Return the state that passes start from: every start's theta, and its blocks' shares."""
 
         def all_blocks(thetas: State, arrays: Arrays) -> State:
@@ -101,7 +104,7 @@ class ClosedForm:
 
             def of_one(theta: State) -> Any:
                 return jax.lax.map(
-                    lambda block: self.share(theta, block[0], block[1], data),
+                    lambda block: self.share(theta, block.rows, block.weights, data),
                     self.blocks(num_blocks),
                 )
 
@@ -138,7 +141,7 @@ class ClosedForm:
 
     # -- how a run ends ----------------------------------------------------------------------------
 
-    def alive(self, theta: State, final: np.ndarray) -> list[int]:
+    def alive(self, theta: State, final: Float[np.ndarray, " starts"]) -> list[int]:
         """Return the starts that have not collapsed.
 
         Raises
@@ -147,13 +150,12 @@ class ClosedForm:
             ``DEGENERATE`` if there is none.
         """
         count = len(final)
-        why = [
-            collapsed(self.target, jax.tree.map(lambda v, r=r: v[r], theta)) for r in range(count)
-        ]
+        ends = [jax.tree.map(lambda v, r=r: v[r], theta) for r in range(count)]
+        why = [why_collapsed(self.target, end) for end in ends]
         alive = [r for r in range(count) if not why[r] and np.isfinite(final[r])]
         if not alive:
             reason = next(filter(None, why), "the objective is not finite")
-            raise degenerate(count, reason)
+            raise no_start_left(count, reason)
         return alive
 
     def on_sites(self, theta: State) -> dict[str, np.ndarray]:
@@ -171,11 +173,11 @@ def summary_of(target: Target) -> dict[str, jax.Array] | None:
     steps = target.complete_model.em
     if steps is None or steps.summary is None:
         return None
-    key = ("EM's summary", bool(jax.config.jax_enable_x64))
-    if key not in target.compiled:
-        target.compiled[key] = steps.summary(**target.keywords(target.arrays()))
-    found: dict[str, jax.Array] = target.compiled[key]
-    return found
+    summary = steps.summary
+    return target.compiled_once(
+        ("EM's summary", bool(jax.config.jax_enable_x64)),
+        lambda: dict(summary(**target.keywords(target.arrays()))),
+    )
 
 
 def _given(target: Target) -> Mapping[str, Any]:
@@ -191,7 +193,7 @@ def completed(target: Target, theta: State) -> State:
     return steps.complete(theta, **_given(target))
 
 
-def collapsed(target: Target, theta: State) -> str:
+def why_collapsed(target: Target, theta: State) -> str:
     """Return what has collapsed at theta, by the floors of the model's EM steps; empty if none."""
     if not all(np.isfinite(v).all() for v in jax.tree.leaves(theta)):
         return "NaN or infinite parameters"
@@ -205,7 +207,7 @@ def collapsed(target: Target, theta: State) -> str:
     return ""
 
 
-def degenerate(count: int, reason: str) -> MethodFailure:
+def no_start_left(count: int, reason: str) -> MethodFailure:
     """Return the failure of a fit all of whose starts have collapsed."""
     return MethodFailure(
         Status.DEGENERATE,
@@ -214,7 +216,7 @@ def degenerate(count: int, reason: str) -> MethodFailure:
     )
 
 
-def general_start(target: Target, key: jax.Array, number: int) -> np.ndarray:
+def general_start(target: Target, key: jax.Array, number: int) -> Float[np.ndarray, " dim"]:
     """Return where the general route begins: at the model's own start of EM, if it has one.
 
     On the unconstrained scale. Sites that EM's start says nothing of begin as elsewhere.
@@ -230,85 +232,3 @@ def general_start(target: Target, key: jax.Array, number: int) -> np.ndarray:
         return target.unconstrain(target.constrain(starting_point(target, key, 0)) | values)
     except ValueError:  # at an edge of a support, or with other sites than the model's
         return starting_point(target, key, number)
-
-
-class OwnLikelihood:
-    """The likelihood that a model's NumPyro function has where its closed-form EM is.
-
-    Parameters
-    ----------
-    target
-        The model conditioned on data.
-    num_nodes, with_prior
-        See :class:`vi_recipes.latent.marginal.Marginal`.
-    timing
-        Charged with compilations.
-    """
-
-    def __init__(self, target: Target, num_nodes: int, with_prior: bool, timing: Timing) -> None:
-        self.target, self.reason = target, ""
-        self.objective: MarginalObjective | None = None
-        try:
-            marginal = marginal_of(target, None, "auto", num_nodes, with_prior, timing)
-        except MethodFailure as failure:
-            self.reason = failure.message
-            return
-        if marginal.split.border.size > MAX_DENSE:
-            self.reason = f"{marginal.split.border.size} parameters (at most {MAX_DENSE})"
-            return
-        self.start = starting_point(target, jax.random.key(0), 0)
-        self.objective = MarginalObjective(marginal, timing, self.start[marginal.split.local])
-
-    def is_close(self, point: dict[str, np.ndarray]) -> bool:
-        """Whether a point is at the maximum, as far as can be told."""
-        theta = self._locate(point)
-        if isinstance(theta, str):
-            return True
-        assert self.objective is not None
-        return is_close(self.objective, theta)
-
-    def judge(self, point: dict[str, np.ndarray], log_likelihood: float) -> Estimate:
-        """Say what is known at the point that EM ended at, which may be at an edge.
-
-        Raises
-        ------
-        MethodFailure
-            As :func:`vi_recipes.latent.judge.judge_estimate`.
-        """
-
-        def bare(reason: str, away: float = np.nan) -> Estimate:
-            status = Status.UNCONVERGED if away > CLOSE else Status.OK
-            message = f"no standard errors: {reason}"
-            posterior = PointPosterior(point)
-            return Estimate(posterior, status, message, "", away, log_likelihood, {})
-
-        theta = self._locate(point)
-        if isinstance(theta, str):
-            return bare(theta)
-        assert self.objective is not None
-        curvature = self.objective.curvature(theta)
-        edge = edges(self.objective, theta, curvature) if curvature is not None else None
-        if edge is not None and edge.rise <= SAME:
-            # the model itself says what has collapsed; any other edge is an estimate like others
-            return bare(
-                f"{edge.where}, where the likelihood is highest",
-                decrement(self.objective, theta, edge.places),
-            )
-        return judge_estimate(self.objective, theta)
-
-    def _locate(self, point: dict[str, np.ndarray]) -> np.ndarray | str:
-        """Return theta on the unconstrained scale, or why there is none."""
-        if self.objective is None:
-            return self.reason
-        split = self.objective.marginal.split
-        known = {n: point[n] for n in split.parameters}
-        if unknown := [n for n, value in known.items() if not np.isfinite(value).all()]:
-            return f"EM gives no finite value of {', '.join(unknown)}"
-        start = self.target.constrain(self.start)
-        for share in (0.0, INSIDE):  # supports are convex
-            inside = {n: (1 - share) * value + share * start[n] for n, value in known.items()}
-            try:
-                return self.target.unconstrain(start | inside)[split.border]
-            except ValueError as error:
-                reason = str(error)
-        return f"the estimate is outside its support ({reason})"

@@ -15,16 +15,17 @@ parameters, and verified at others.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, override
+from typing import Any, NamedTuple, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 from scipy.linalg import lstsq, qr
 
 from vi_recipes.core import MethodFailure, Timing
 from vi_recipes.latent.marginal import EStep, Marginal
-from vi_recipes.latent.members import split
+from vi_recipes.latent.members import split_target
 from vi_recipes.latent.split import LogJoint, Split
 from vi_recipes.model import Arrays, Target
 
@@ -54,6 +55,15 @@ EXACT = 1e-9
 """Relative error of a log density that counts as rounding."""
 
 
+class _Members(NamedTuple):
+    """What is known of every member at theta."""
+
+    log_likelihood: Float[Array, " members"]
+    """log p(y_t | theta)."""
+    probabilities: Float[Array, "members states"]
+    """p(z_t | y_t, theta)."""
+
+
 @dataclass(frozen=True)
 class Compressed(Marginal):
     """A sum over discrete states whose members are combinations of a few that are kept.
@@ -63,12 +73,14 @@ class Compressed(Marginal):
     Parameters
     ----------
     coefficients
-        C, shape (members, members kept); compiled in as a constant.
+        C, from the members kept to all of them; compiled in as a constant.
     kept
         The model of the members that are kept.
     """
 
-    coefficients: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    coefficients: Float[np.ndarray, "members kept"] = field(
+        default_factory=lambda: np.zeros((0, 0))
+    )
     kept: Split | None = None
 
     @property
@@ -76,42 +88,44 @@ class Compressed(Marginal):
     def key(self) -> tuple[Any, ...]:
         return (*super().key, "compressed")
 
-    def _kept_joint(self, theta: jax.Array) -> jax.Array:
-        """Return the log joint of the members kept in every state, shape (states, members kept)."""
+    def _kept_joint(self, theta: Float[Array, " G"]) -> Float[Array, "states kept"]:
+        """Return the log joint of the members kept in every state."""
         assert self.kept is not None
         arrays, kept = self.kept.target.arrays(), self.kept
         states = jnp.arange(len(self.split.states))
         return jax.vmap(lambda k: kept.log_joint(theta, k, arrays).members)(states)
 
-    def _rest(self, theta: jax.Array, arrays: Arrays) -> jax.Array:
+    def _rest(self, theta: Float[Array, " G"], arrays: Arrays) -> Float[Array, ""]:
         joint: LogJoint = self.split.log_joint(theta, jnp.zeros((), int), arrays)
         return self.rest(joint)
 
-    def _shares(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return log p(y_t | theta) and p(z_t | y_t, theta), shapes (members,), (members, K)."""
+    def _each(self, theta: Float[Array, " G"]) -> _Members:
+        """Return what is known of every member, be it kept or not."""
         joint = jnp.asarray(self.coefficients) @ self._kept_joint(theta).T
-        own = jax.nn.logsumexp(joint, axis=1)
-        return own, jnp.exp(joint - own[:, None])
+        by_member = jax.nn.logsumexp(joint, axis=1)
+        return _Members(by_member, jnp.exp(joint - by_member[:, None]))
 
     @override
     def value_and_posterior(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays, *, order: int = 2
-    ) -> tuple[jax.Array, EStep]:
-        own, shares = self._shares(theta)
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays, *, order: int = 2
+    ) -> tuple[Float[Array, ""], EStep]:
+        each = self._each(theta)
         states = jnp.arange(len(self.split.states))
-        weights = shares.T @ jnp.asarray(self.coefficients)
-        return own.sum() + self._rest(theta, arrays), EStep(states, weights)
+        weights = each.probabilities.T @ jnp.asarray(self.coefficients)
+        return each.log_likelihood.sum() + self._rest(theta, arrays), EStep(states, weights)
 
     @override
-    def probabilities(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        return self._shares(theta)[1]
+    def probabilities(
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
+    ) -> Float[Array, "members states"]:
+        return self._each(theta).probabilities
 
     @override
-    def expected(self, theta: jax.Array, q: EStep, arrays: Arrays) -> jax.Array:
+    def expected(self, theta: Float[Array, " G"], q: EStep, arrays: Arrays) -> Float[Array, ""]:
         return (q.weights * self._kept_joint(theta)).sum() + self._rest(theta, arrays)
 
 
-def compress(marginal: Marginal, start: np.ndarray, timing: Timing) -> Marginal:
+def compress(marginal: Marginal, start: Float[np.ndarray, " dim"], timing: Timing) -> Marginal:
     """Return a marginal likelihood in terms of a few members, or as it is where that cannot be.
 
     Parameters
@@ -123,16 +137,15 @@ def compress(marginal: Marginal, start: np.ndarray, timing: Timing) -> Marginal:
     timing
         Charged with compilations.
     """
-    this = marginal.split
-    target = this.target
-    key = ("compressed", *marginal.key)
-    if key not in target.compiled:
-        target.compiled[key] = _find(marginal, start, timing)
-    found: Marginal = target.compiled[key] or marginal
-    return found
+    compressed = marginal.split.target.compiled_once(
+        ("compressed", *marginal.key), lambda: _find(marginal, start, timing)
+    )
+    return compressed or marginal
 
 
-def agree(few: Marginal, marginal: Marginal, theta: np.ndarray, timing: Timing) -> bool:
+def same_likelihood(
+    few: Marginal, marginal: Marginal, theta: Float[np.ndarray, " G"], timing: Timing
+) -> bool:
     """Whether a compressed likelihood is the original at some parameters, to rounding."""
     if few is marginal:
         return True
@@ -141,14 +154,15 @@ def agree(few: Marginal, marginal: Marginal, theta: np.ndarray, timing: Timing) 
     def values(theta: jax.Array, arrays: Arrays) -> jax.Array:
         return jnp.stack([m.value(theta, z, arrays) for m in (few, marginal)])
 
-    key = ("agree", *marginal.key)
-    if key not in target.compiled:
-        target.compiled[key] = timing.compile(values, jnp.asarray(theta), target.arrays())
-    found, right = np.asarray(target.compiled[key](jnp.asarray(theta), target.arrays()))
-    return bool(np.abs(found - right) <= EXACT * max(1.0, abs(right)))
+    given = jnp.asarray(theta), target.arrays()
+    compiled = target.compiled_once(
+        ("compressed and not", *marginal.key), lambda: timing.compile(values, *given)
+    )
+    compressed, right = np.asarray(compiled(*given))
+    return bool(np.abs(compressed - right) <= EXACT * max(1.0, abs(right)))
 
 
-def _find(marginal: Marginal, start: np.ndarray, timing: Timing) -> Marginal | None:
+def _find(marginal: Marginal, start: Float[np.ndarray, " dim"], timing: Timing) -> Marginal | None:
     this = marginal.split
     members, states = this.num_members, len(this.states)
     if marginal.rule != "enumerate" or members < MIN_MEMBERS:
@@ -183,24 +197,35 @@ def _find(marginal: Marginal, start: np.ndarray, timing: Timing) -> Marginal | N
     if not _alike(_table(kept, thetas, timing), fresh[:, chosen]):
         return None
     return Compressed(
-        this, "enumerate", marginal.num_nodes, marginal.with_prior, coefficients, kept
+        split=this,
+        rule="enumerate",
+        num_nodes=marginal.num_nodes,
+        with_prior=marginal.with_prior,
+        coefficients=coefficients,
+        kept=kept,
     )
 
 
-def _around(start: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _around(
+    start: Float[np.ndarray, " G"], count: int, rng: np.random.Generator
+) -> Float[np.ndarray, "count G"]:
     """Return random parameters, near and not so near."""
     spread = rng.uniform(0.1, 0.7, (count, 1))
     return start + spread * rng.standard_normal((count, start.size))
 
 
-def _alike(found: np.ndarray, right: np.ndarray) -> bool:
+def _alike(
+    made: Float[np.ndarray, "rows members"], right: Float[np.ndarray, "rows members"]
+) -> bool:
     """Whether log densities, rows by members, are the same but for the rounding of their rows."""
     size = np.sqrt(np.square(right).mean(axis=1, keepdims=True))
-    return bool((np.abs(found - right) <= EXACT * np.maximum(size, np.abs(right))).all())
+    return bool((np.abs(made - right) <= EXACT * np.maximum(size, np.abs(right))).all())
 
 
-def _table(this: Split, thetas: np.ndarray, timing: Timing) -> np.ndarray:
-    """Return the log joint of every member in every state, shape (thetas x states, members)."""
+def _table(
+    this: Split, thetas: Float[np.ndarray, "thetas G"], timing: Timing
+) -> Float[np.ndarray, "rows members"]:
+    """Return the log joint of every member in every state, a row for every theta and state."""
     states = jnp.arange(len(this.states))
 
     def rows(thetas: jax.Array, arrays: Arrays) -> jax.Array:
@@ -209,12 +234,14 @@ def _table(this: Split, thetas: np.ndarray, timing: Timing) -> np.ndarray:
 
         return jax.lax.map(at, thetas)
 
-    arrays, places = this.target.arrays(), jnp.asarray(thetas)
-    found = np.asarray(timing.compile(rows, places, arrays)(places, arrays))
-    return found.reshape(-1, this.num_members)
+    given = jnp.asarray(thetas), this.target.arrays()
+    compiled = this.target.compiled_once(
+        ("table of log joints", this.latents, thetas.shape), lambda: timing.compile(rows, *given)
+    )
+    return np.asarray(compiled(*given)).reshape(-1, this.num_members)
 
 
-def _model_of(this: Split, chosen: np.ndarray) -> Split | None:
+def _model_of(this: Split, chosen: Int[np.ndarray, " kept"]) -> Split | None:
     """Return the model of some of the members: their rows of all data that have one for each."""
     target = this.target
     data = {
@@ -224,8 +251,8 @@ def _model_of(this: Split, chosen: np.ndarray) -> Split | None:
         for name, value in target.data.items()
     }
     try:
-        found = split(Target(target.complete_model, **data), this.latents)
+        kept = split_target(Target(target.complete_model, **data), this.latents)
     except (ValueError, TypeError, IndexError, MethodFailure):
         return None
-    fits = found.num_members == len(chosen) and found.border.size == this.border.size
-    return found if fits and np.array_equal(found.states, this.states) else None
+    fits = kept.num_members == len(chosen) and kept.border.size == this.border.size
+    return kept if fits and np.array_equal(kept.states, this.states) else None

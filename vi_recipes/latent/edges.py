@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from vi_recipes.algebra import Dense
 from vi_recipes.latent.objective import MarginalObjective
@@ -21,39 +22,12 @@ SAME = 1e-3
 """Nats by which an edge may be worse and still be as good: far out there is rounding."""
 
 
-def decrement(
-    objective: MarginalObjective, theta: np.ndarray, fixed: np.ndarray | None = None
-) -> float:
-    """Return how far theta is from the maximum, in standard errors; infinite where it is none.
-
-    Coordinates at the places ``fixed`` are left as they are.
-    """
-    curvature = objective.curvature(theta)
-    if curvature is None:
-        return float("inf")
-    gradient = objective.value_and_grad(theta)[1]
-    if fixed is not None:
-        free = np.setdiff1d(np.arange(theta.size), fixed)
-        bend = (curvature.vectors * curvature.values) @ curvature.vectors.T
-        curvature, gradient = Dense(bend[np.ix_(free, free)]), gradient[free]
-    return curvature.decrement(gradient)
-
-
-def join(objective: MarginalObjective, theta: np.ndarray, z: np.ndarray | None) -> np.ndarray:
-    """Return the target's flat vector; zeros for latent variables that are not given."""
-    split = objective.marginal.split
-    flat = np.zeros(objective.target.dim)
-    flat[split.border] = theta
-    if z is not None:
-        flat[split.local] = z
-    return flat
-
-
 class Edge(NamedTuple):
     """Parameters that are best at the edge of their support."""
 
     where: str
-    places: np.ndarray
+    """Which parameters, and the values they run to."""
+    places: Int[np.ndarray, " places"]
     """Their places in theta."""
     rise: float
     """What the log-likelihood gains further out."""
@@ -61,7 +35,20 @@ class Edge(NamedTuple):
     """What it is there."""
 
 
-def edges(objective: MarginalObjective, theta: np.ndarray, curvature: Dense) -> Edge | None:
+class _Outward(NamedTuple):
+    """A move of one coordinate towards an edge that is as good as where it was, or better."""
+
+    place: int
+    """The coordinate's place in theta."""
+    rise: float
+    """What the log-likelihood gains furthest out."""
+    value: float
+    """What it is there."""
+
+
+def find_edge(
+    objective: MarginalObjective, theta: Float[np.ndarray, " G"], curvature: Dense
+) -> Edge | None:
     """Return the parameters that are best at the edge of their support, if there are any."""
     target, split = objective.target, objective.marginal.split
     bounded = np.zeros(target.dim, bool)
@@ -69,7 +56,7 @@ def edges(objective: MarginalObjective, theta: np.ndarray, curvature: Dense) -> 
         bounded[target.slices[site.name]] = site.bounded
     diagonal = curvature.diagonal()
     value = objective.value_and_grad(theta)[0]
-    modes, found = objective.modes, []
+    modes, moves = objective.modes, list[_Outward]()
     for j in np.flatnonzero(bounded[split.border]):
         if diagonal[j] > 1 / SUSPECT**2:
             continue
@@ -82,14 +69,13 @@ def edges(objective: MarginalObjective, theta: np.ndarray, curvature: Dense) -> 
                 objective.modes = modes
             finite = [v for v in there if np.isfinite(v)]  # very far out nothing may be
             if finite and max(finite) <= value + SAME:
-                found.append((j, value - finite[-1], -finite[-1]))
+                moves.append(_Outward(int(j), value - finite[-1], -finite[-1]))
     objective.value_and_grad(theta)
-    if not found:
+    if not moves:
         return None
-    values = target.constrain(join(objective, theta, None))
+    values = target.constrain(objective.flat(theta))
     words = []
-    for j in dict.fromkeys(j for j, _, _ in found):
-        place = int(split.border[j])
+    for place in dict.fromkeys(int(split.border[move.place]) for move in moves):
         name = next(n for n, p in target.slices.items() if p.start <= place < p.stop)
         size = values[name].size
         k = place - target.slices[name].start
@@ -97,6 +83,6 @@ def edges(objective: MarginalObjective, theta: np.ndarray, curvature: Dense) -> 
         label = target.labels([name], coords=True)[k] if same else name
         number = f"{values[name].ravel()[k]:.2g}" if same else "an edge"
         words.append(f"{label} runs to {number}")
-    best = max(found, key=lambda f: f[1])
-    places = np.array(list(dict.fromkeys(j for j, _, _ in found)))
-    return Edge(", ".join(dict.fromkeys(words)), places, float(best[1]), float(best[2]))
+    best = max(moves, key=lambda move: move.rise)
+    places = np.array(list(dict.fromkeys(move.place for move in moves)))
+    return Edge(", ".join(dict.fromkeys(words)), places, float(best.rise), float(best.value))

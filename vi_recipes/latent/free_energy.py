@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from vi_recipes.core import MethodFailure, Status, Timing
 from vi_recipes.latent.marginal import Marginal, at_states
@@ -22,23 +23,21 @@ from vi_recipes.latent.rules import marginal_of, starting_point
 from vi_recipes.model import Arrays, Target
 
 
-class Weights(NamedTuple):
+class StateProbabilities(NamedTuple):
     """q of discrete latent variables: probabilities of a member's states."""
 
-    probabilities: Any
-    """Shape (members, states)."""
+    probabilities: Float[np.ndarray, "members states"] | Float[Array, "members states"]
+    """They add up to one over the states."""
 
 
 class Normals(NamedTuple):
     """q of continuous latent variables: each member's normal law, on the unconstrained scale."""
 
-    mean: Any
-    """Shape (members, d)."""
-    cov: Any
-    """Shape (members, d, d)."""
+    mean: Float[np.ndarray, "members d"] | Float[Array, "members d"]
+    cov: Float[np.ndarray, "members d d"] | Float[Array, "members d d"]
 
 
-Law = Weights | Normals
+LatentLaw = StateProbabilities | Normals
 """q(z): members are independent, as they are given theta and the data."""
 
 
@@ -50,7 +49,7 @@ class FreeEnergy:
     target
         The model conditioned on data.
     latent
-        Sites that are latent variables; see :func:`vi_recipes.latent.members.split`.
+        Sites that are latent variables; see :func:`vi_recipes.latent.members.split_target`.
     objective
         ``"mle"`` leaves the priors of theta out; ``"map"`` adds log p(theta), over the parameters
         as the model names them, to F and to the log-likelihood.
@@ -91,7 +90,7 @@ class FreeEnergy:
             self._objective = MarginalObjective(marginal, timing, modes)
         self.target, self.marginal, self._flat = target, marginal, flat
 
-    def unconstrain(self, values: Mapping[str, Any]) -> np.ndarray:
+    def unconstrain(self, values: Mapping[str, Any]) -> Float[np.ndarray, " G"]:
         """Return theta for values of the parameters on the constrained scale, by site."""
         split = self.marginal.split
         if missing := [n for n in split.parameters if n not in values]:
@@ -99,7 +98,7 @@ class FreeEnergy:
         given = self.target.constrain(self._flat) | {n: values[n] for n in split.parameters}
         return self.target.unconstrain(given)[split.border]
 
-    def constrain(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+    def constrain(self, theta: Float[np.ndarray, " G"]) -> dict[str, np.ndarray]:
         """Return the parameters on the constrained scale, by site."""
         flat = self._flat.copy()
         flat[self.marginal.split.border] = theta
@@ -107,16 +106,16 @@ class FreeEnergy:
         return {name: values[name] for name in self.marginal.split.parameters}
 
     @property
-    def start(self) -> np.ndarray:
+    def start(self) -> Float[np.ndarray, " G"]:
         """A point of theta to begin at: the model's ``init``, or prior medians."""
         return self._flat[self.marginal.split.border]
 
-    def __call__(self, q: Law, theta: np.ndarray) -> float:
+    def __call__(self, q: LatentLaw, theta: Float[np.ndarray, " G"]) -> float:
         """Return F(q, theta), in nats."""
         self._check(q)
-        return float(self._run("free energy", partial(free_energy, self.marginal), theta, q))
+        return float(self._run("free energy", partial(free_energy_of, self.marginal), theta, q))
 
-    def log_likelihood(self, theta: np.ndarray) -> float:
+    def log_likelihood(self, theta: Float[np.ndarray, " G"]) -> float:
         """Return log p(y | theta), the highest that F(q, theta) can be."""
 
         def value(theta: jax.Array, q: Any, arrays: Arrays) -> jax.Array:
@@ -124,22 +123,22 @@ class FreeEnergy:
 
         return float(self._run("log-likelihood", value, theta, jnp.asarray(self._objective.modes)))
 
-    def posterior(self, theta: np.ndarray) -> Law:
+    def posterior(self, theta: Float[np.ndarray, " G"]) -> LatentLaw:
         """Return p(z | y, theta): the E-step."""
-        found = self._run(
+        q = self._run(
             "posterior",
             lambda theta, z, arrays: exact_posterior(self.marginal, theta, z, arrays),
             theta,
             jnp.asarray(self._objective.modes),
         )
-        return type(found)(*(np.asarray(v) for v in found))
+        return type(q)(*(np.asarray(v) for v in q))
 
-    def divergence(self, q: Law, theta: np.ndarray) -> float:
+    def divergence(self, q: LatentLaw, theta: Float[np.ndarray, " G"]) -> float:
         """Return KL(q || p(z | y, theta)), in nats, from the two laws themselves."""
         self._check(q)
         p = self.posterior(theta)
-        if isinstance(q, Weights):
-            assert isinstance(p, Weights)
+        if isinstance(q, StateProbabilities):
+            assert isinstance(p, StateProbabilities)
             with np.errstate(divide="ignore", invalid="ignore"):
                 terms = q.probabilities * (np.log(q.probabilities) - np.log(p.probabilities))
             return float(np.where(q.probabilities > 0, terms, 0.0).sum())
@@ -151,13 +150,13 @@ class FreeEnergy:
         dets = np.linalg.slogdet(p.cov)[1] - np.linalg.slogdet(q.cov)[1]
         return float((trace + squares + dets.sum() - away.size) / 2)
 
-    def _check(self, q: Law) -> None:
+    def _check(self, q: LatentLaw) -> None:
         split = self.marginal.split
         T, d = split.num_members, split.width
         shapes = ((T, len(split.states)),) if split.kind == "discrete" else ((T, d), (T, d, d))
         got = tuple(np.shape(v) for v in q)
         if got != shapes:
-            kind = "Weights" if split.kind == "discrete" else "Normals"
+            kind = "StateProbabilities" if split.kind == "discrete" else "Normals"
             raise ValueError(
                 f"q: got {type(q).__name__} of shapes {', '.join(map(str, got))}, expected {kind} "
                 f"of {', '.join(map(str, shapes))}"
@@ -186,10 +185,12 @@ def require_exact(marginal: Marginal) -> None:
         )
 
 
-def free_energy(marginal: Marginal, theta: jax.Array, q: Any, arrays: Arrays) -> jax.Array:
+def free_energy_of(
+    marginal: Marginal, theta: Float[Array, " G"], q: LatentLaw, arrays: Arrays
+) -> Float[Array, ""]:
     """Return F(q, theta); pure, to be differentiated."""
     split = marginal.split
-    if isinstance(q, Weights):
+    if isinstance(q, StateProbabilities):
         states = jnp.arange(len(split.states))
         joint = at_states(split, theta, states, arrays)
         some = q.probabilities > 0
@@ -208,18 +209,20 @@ def free_energy(marginal: Marginal, theta: jax.Array, q: Any, arrays: Arrays) ->
     return joint.members.mean(0).sum() + entropy + rest
 
 
-def exact_posterior(marginal: Marginal, theta: jax.Array, z: jax.Array, arrays: Arrays) -> Law:
+def exact_posterior(
+    marginal: Marginal, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
+) -> LatentLaw:
     """Return p(z | y, theta); pure."""
     if marginal.split.kind == "discrete":
         _, step = marginal.value_and_posterior(theta, z, arrays)
-        return Weights(step.weights.T)
+        return StateProbabilities(step.weights.T)
     return Normals(*marginal.moments(theta, z, arrays))
 
 
 # -- q as a vector ---------------------------------------------------------------------------------
 
 
-def law_of(marginal: Marginal, eta: jax.Array) -> Law:
+def law_from_vector(marginal: Marginal, eta: Float[Array, " numbers"]) -> LatentLaw:
     """Return the law of a vector of unconstrained numbers; pure.
 
     Log odds against a member's last state, shape (members, states - 1); or of every member the mean
@@ -229,7 +232,8 @@ def law_of(marginal: Marginal, eta: jax.Array) -> Law:
     T, d = split.num_members, split.width
     if split.kind == "discrete":
         odds = eta.reshape(T, len(split.states) - 1)
-        return Weights(jax.nn.softmax(jnp.concatenate([odds, jnp.zeros((T, 1))], axis=1)))
+        logits = jnp.concatenate([odds, jnp.zeros((T, 1))], axis=1)
+        return StateProbabilities(jax.nn.softmax(logits))
     rows, columns = np.tril_indices(d)
     mean, lower = jnp.split(eta.reshape(T, -1), [d], axis=1)
     lower = jnp.where(rows == columns, jnp.exp(lower), lower)
@@ -237,9 +241,9 @@ def law_of(marginal: Marginal, eta: jax.Array) -> Law:
     return Normals(mean, root @ jnp.swapaxes(root, -1, -2))
 
 
-def vector_of(marginal: Marginal, q: Law) -> np.ndarray:
-    """Return the vector of a law; see :func:`law_of`."""
-    if isinstance(q, Weights):
+def vector_from_law(marginal: Marginal, q: LatentLaw) -> Float[np.ndarray, " numbers"]:
+    """Return the vector of a law; see :func:`law_from_vector`."""
+    if isinstance(q, StateProbabilities):
         logs = np.log(np.maximum(q.probabilities, 1e-300))
         return np.asarray((logs[:, :-1] - logs[:, -1:]).ravel())
     rows, columns = np.tril_indices(marginal.split.width)

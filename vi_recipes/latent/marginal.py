@@ -9,14 +9,22 @@ the curvature of each member's log joint. The same nodes are EM's E-step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from vi_recipes.latent.chains import Chains, log_partition, marginals, potentials, probabilities
+from vi_recipes.latent.member_modes import (
+    Modes,
+    member_terms,
+    newton_move,
+    polish_modes,
+    seek_modes,
+)
+from vi_recipes.latent.nodes import HALF_LOG_2PI, cholesky, cubature, hermite, place, solve
 from vi_recipes.latent.split import LogJoint, Split
 from vi_recipes.model import Arrays
 
@@ -47,33 +55,31 @@ FEW_NODES = 5
 """Nodes a dimension that average over the Gaussian of a Laplace approximation."""
 
 
-NUM_INNER = 200
-
-MODE = 1e-12
-"""Squared Newton decrement of a member's mode at which it is found."""
-
-
 SIDE_BY_SIDE = 200_000
 """Members times states up to which all states are computed at once."""
-
-
-HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
 
 
 class EStep(NamedTuple):
     """q(z): weighted nodes of every member, and its moments."""
 
-    nodes: jax.Array
-    """Shape (nodes, members, d); for discrete z the numbers of the states, shape (nodes,)."""
-    weights: jax.Array
-    """Shape (nodes, members); they add up to one."""
+    nodes: Float[Array, "nodes members d"] | Int[Array, " nodes"]
+    """For discrete z the numbers of the states."""
+    weights: Float[Array, "nodes members"]
+    """They add up to one over the nodes."""
     chains: Chains | None = None
     """Of chains of states also the probabilities of pairs."""
 
 
+class Moments(NamedTuple):
+    """Mean and covariance of continuous z given theta, member by member, unconstrained."""
+
+    mean: Float[Array, "members d"]
+    cov: Float[Array, "members d d"]
+
+
 @dataclass(frozen=True)
 class Marginal:
-    """log p(y | theta) of a split target by one rule; every method is pure but :func:`choose`.
+    """log p(y | theta) of a split target by one rule; all that take arrays are pure.
 
     Parameters
     ----------
@@ -127,127 +133,42 @@ class Marginal:
 
     # -- the integrand ---------------------------------------------------------------------------
 
-    def rest(self, joint: LogJoint) -> jax.Array:
+    def rest(self, joint: LogJoint) -> Float[Array, ""]:
         """Return the terms that no latent variable touches."""
         return joint.shared + joint.prior if self.with_prior else joint.shared
 
-    def local(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> tuple[jax.Array, ...]:
-        """Return every member's log joint, its gradient in z and minus its Hessian there.
-
-        Shapes (T,), (T, d), (T, d, d).
-        """
-
-        def value(z: jax.Array) -> jax.Array:
-            return self.split.log_joint(theta, z, arrays).members
-
-        d = self.split.width
-        units = jnp.eye(d)
-
-        # members do not couple: one product along a coordinate of all of them is each one's own
-        if d <= MAX_QUADRATURE:
-
-            def slope(z: jax.Array, j: int) -> jax.Array:
-                return jax.jvp(value, (z,), (jnp.broadcast_to(units[j], z.shape),))[1]
-
-            gradient = jnp.stack([slope(z, j) for j in range(d)], axis=-1)
-            columns = [
-                jax.jvp(
-                    lambda z: jnp.stack([slope(z, j) for j in range(d)], axis=-1),
-                    (z,),
-                    (jnp.broadcast_to(units[k], z.shape),),
-                )[1]
-                for k in range(d)
-            ]
-            return value(z), gradient, -jnp.stack(columns, axis=-1)
-
-        def gradient_of(z: jax.Array) -> jax.Array:
-            return jax.grad(lambda z: value(z).sum())(z)
-
-        gradient, push = jax.linearize(gradient_of, z)
-        rows = jax.lax.map(lambda u: push(jnp.broadcast_to(u, z.shape)), units)
-        hessian = jnp.moveaxis(rows, 0, -1)
-        return value(z), gradient, -(hessian + jnp.swapaxes(hessian, -1, -2)) / 2
-
     # -- modes -----------------------------------------------------------------------------------
 
-    def seek(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
+    def seek(
+        self, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
+    ) -> Modes:
         """Return every member's mode from a starting point, and the worst squared decrement.
 
-        Newton's method, damped for each member by itself: a step that lowers its log joint is taken
-        back and shortened. Not to be differentiated; see :meth:`polish`.
+        Not to be differentiated; :meth:`value` does that for itself. Where no modes are needed
+        they are left where they are.
         """
         if self.rule == "gaussian":  # where the mode is near, no digits are lost to what is not
-            _, gradient, bend = self.local(theta, z, arrays)
-            return z + _solve(_cholesky(bend), gradient), jnp.zeros(())
+            return Modes(z + newton_move(member_terms(self.split, theta, z, arrays)), jnp.zeros(()))
         if self.rule != "quadrature":
-            return z, jnp.zeros(())
-
-        def propose(gradient: jax.Array, bend: jax.Array, damping: jax.Array) -> jax.Array:
-            if gradient.shape[-1] == 1:
-                return gradient / (jnp.abs(bend[..., 0]) + damping[:, None] + 1e-300)
-            values, vectors = jnp.linalg.eigh(bend)
-            turned = jnp.einsum("tij,ti->tj", vectors, gradient)
-            turned = turned / (jnp.abs(values) + damping[:, None] + 1e-300)
-            return jnp.einsum("tij,tj->ti", vectors, turned)
-
-        def decrement(gradient: jax.Array, bend: jax.Array) -> jax.Array:
-            free = propose(gradient, bend, jnp.zeros(gradient.shape[0]))
-            return (gradient * free).sum(-1)
-
-        def unfinished(state: Any) -> jax.Array:
-            _, _, gradient, bend, _, count = state
-            return (count < NUM_INNER) & jnp.any(decrement(gradient, bend) > MODE)
-
-        def step(state: Any) -> Any:
-            z, value, gradient, bend, damping, count = state
-            candidate = z + propose(gradient, bend, damping)
-            new = self.local(theta, candidate, arrays)
-            finite = jnp.isfinite(new[0]) & jnp.isfinite(new[1]).all(-1)
-            noise = 1e-13 * (1.0 + jnp.abs(value))
-            better = finite & (new[0] >= value - noise)
-            size = jnp.abs(jnp.trace(bend, axis1=-2, axis2=-1)) + 1e-8
-            damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 0.3 * size))
-            damping = jnp.where(damping < 1e-3 * size, 0.0, damping)
-
-            def keep(a: jax.Array, b: jax.Array) -> jax.Array:
-                return jnp.where(better.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-            return (
-                keep(candidate, z),
-                *(keep(a, b) for a, b in zip(new, (value, gradient, bend), strict=True)),
-                damping,
-                count + 1,
-            )
-
-        first = self.local(theta, z, arrays)
-        state = (z, *first, jnp.zeros(len(first[0])), 0)
-        found: Any = jax.lax.while_loop(unfinished, step, state)
-        return found[0], decrement(found[2], found[3]).max()
-
-    def polish(self, theta: jax.Array, z: jax.Array, arrays: Arrays, order: int) -> jax.Array:
-        """Return the modes as a function of theta, to be differentiated ``order`` times.
-
-        ``z`` holds the modes, as constants. From there Newton steps change nothing, but the first
-        has the mode's derivative in theta, as the implicit function theorem gives it, and the
-        second its second and third derivatives too.
-        """
-
-        def step(z: jax.Array, _: Any) -> tuple[jax.Array, None]:
-            _, gradient, bend = self.local(theta, z, arrays)
-            return z + _solve(_cholesky(bend), gradient), None
-
-        polished: jax.Array = jax.lax.scan(step, z, None, length=order)[0]
-        return polished
+            return Modes(z, jnp.zeros(()))
+        return seek_modes(self.split, theta, z, arrays)
 
     # -- the objective -----------------------------------------------------------------------------
 
-    def value(self, theta: jax.Array, z: jax.Array, arrays: Arrays, *, order: int = 2) -> jax.Array:
+    def value(
+        self,
+        theta: Float[Array, " G"],
+        z: Float[Array, "members d"],
+        arrays: Arrays,
+        *,
+        order: int = 2,
+    ) -> Float[Array, ""]:
         """Return log p(y | theta), with log p(theta) where it is asked for.
 
         Parameters
         ----------
         theta
-            Unconstrained parameters, shape (G,).
+            Unconstrained parameters.
         z
             The members' modes at theta, for quadrature; any point where the integral is exact.
         arrays
@@ -258,59 +179,73 @@ class Marginal:
         return self.value_and_posterior(theta, z, arrays, order=order)[0]
 
     def value_and_posterior(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays, *, order: int = 2
-    ) -> tuple[jax.Array, EStep]:
+        self,
+        theta: Float[Array, " G"],
+        z: Float[Array, "members d"],
+        arrays: Arrays,
+        *,
+        order: int = 2,
+    ) -> tuple[Float[Array, ""], EStep]:
         """Return :meth:`value` and q(z), which is p(z | y, theta) as the rule has it."""
-        split, steps = self.split, 1 if order <= 1 else 2
+        split = self.split
         if self.rule == "none":
             joint = split.log_joint(theta, jnp.zeros((0, 0)), arrays)
             return self.rest(joint), EStep(jnp.zeros((0, 0, 0)), jnp.zeros((0, 0)))
         if self.rule == "enumerate":
             states = jnp.arange(len(split.states))
             joint = at_states(split, theta, states, arrays)
-            own = jax.nn.logsumexp(joint.members, axis=0)
+            by_member = jax.nn.logsumexp(joint.members, axis=0)
             rest = self.rest(jax.tree.map(lambda v: v[0], joint))
-            return own.sum() + rest, EStep(states, jnp.exp(joint.members - own))
+            return by_member.sum() + rest, EStep(states, jnp.exp(joint.members - by_member))
         if self.rule == "forward_backward":
             chains, joint = potentials(split, theta, arrays)
             q = probabilities(chains)
             step = EStep(jnp.arange(len(split.states)), marginals(q), q)
             return log_partition(chains).sum() + self.rest(joint), step
+        return self._of_continuous(theta, z, arrays, 1 if order <= 1 else 2)
+
+    def _of_continuous(
+        self,
+        theta: Float[Array, " G"],
+        z: Float[Array, "members d"],
+        arrays: Arrays,
+        num_polishing: int,
+    ) -> tuple[Float[Array, ""], EStep]:
+        """Return :meth:`value_and_posterior` by Gaussian cubature or adaptive quadrature."""
+        split, d = self.split, self.split.width
         if self.rule == "quadrature":
-            z = self.polish(theta, z, arrays, steps)
-        value, gradient, bend = self.local(theta, z, arrays)
-        root = _cholesky(bend)
+            z = polish_modes(split, theta, z, arrays, num_polishing)
+        terms = member_terms(split, theta, z, arrays)
+        value, root = terms.value, cholesky(terms.precision)
         if self.rule == "gaussian":  # of a quadratic the mode is one Newton step away
-            away = _solve(root, gradient)
-            value = value + (gradient * away).sum(-1) / 2
+            away = solve(root, terms.gradient)
+            value = value + (terms.gradient * away).sum(-1) / 2
             z = z + away
         log_scale = -jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
-        d = split.width
         if self.rule == "gaussian" or self.num_nodes == 1:
             if self.rule == "gaussian":
-                points = np.sqrt(d) * np.concatenate([np.eye(d), -np.eye(d)])
-                weights = np.full(2 * d, 0.5 / d)
+                points, weights = cubature(d)
             else:
-                points, log_weights = _hermite(FEW_NODES, d)
+                points, log_weights = hermite(FEW_NODES, d)
                 weights = np.exp(log_weights - (points**2).sum(1) / 2 - d * HALF_LOG_2PI)
             rest = self.rest(split.log_joint(theta, z, arrays))
-            own = value + log_scale + d * HALF_LOG_2PI
+            by_member = value + log_scale + d * HALF_LOG_2PI
             spread = jnp.broadcast_to(weights[:, None], (len(weights), split.num_members))
-            return own.sum() + rest, EStep(_place(z, root, points), spread)
-        points, log_weights = _hermite(self.num_nodes, d)
-        nodes = _place(z, root, points)
+            return by_member.sum() + rest, EStep(place(z, root, points), spread)
+        points, log_weights = hermite(self.num_nodes, d)
+        nodes = place(z, root, points)
         joint = jax.vmap(lambda z: split.log_joint(theta, z, arrays))(nodes)
-        terms = joint.members + log_weights[:, None]
-        own = jax.nn.logsumexp(terms, axis=0)
+        logs = joint.members + log_weights[:, None]
+        by_member = jax.nn.logsumexp(logs, axis=0)
         rest = self.rest(jax.tree.map(lambda v: v[0], joint))
-        return (own + log_scale).sum() + rest, EStep(nodes, jnp.exp(terms - own))
+        return (by_member + log_scale).sum() + rest, EStep(nodes, jnp.exp(logs - by_member))
 
-    def expected(self, theta: jax.Array, q: EStep, arrays: Arrays) -> jax.Array:
+    def expected(self, theta: Float[Array, " G"], q: EStep, arrays: Arrays) -> Float[Array, ""]:
         """Return Q(theta), the log joint averaged over q, with log p(theta) where asked for."""
         if q.chains is not None:
-            found, joint = potentials(self.split, theta, arrays)
-            terms = jax.tree.map(lambda w, v: jnp.sum(w * v), q.chains, found)
-            return sum(terms) + self.rest(joint)
+            chains, joint = potentials(self.split, theta, arrays)
+            sums = jax.tree.map(lambda w, v: jnp.sum(w * v), q.chains, chains)
+            return sum(sums) + self.rest(joint)
         if self.rule == "enumerate":
             joint = at_states(self.split, theta, q.nodes, arrays)
         else:
@@ -319,24 +254,28 @@ class Marginal:
         terms = jnp.where(q.weights > 0, joint.members, 0.0) * q.weights
         return terms.sum() + self.rest(jax.tree.map(lambda v: v[0], joint))
 
-    def probabilities(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        """Return the probabilities of the states of discrete z, shape (members, states)."""
+    def probabilities(
+        self, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
+    ) -> Float[Array, "rows states"]:
+        """Return the probabilities of the states of discrete z, a row for every member."""
         return self.value_and_posterior(theta, z, arrays)[1].weights.T
 
     def moments(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays
-    ) -> tuple[jax.Array, jax.Array]:
-        """Return mean (T, d) and covariance (T, d, d) of continuous z given theta, unconstrained.
+        self, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
+    ) -> Moments:
+        """Return mean and covariance of continuous z given theta, unconstrained.
 
         The mean may be differentiated once in theta.
         """
         _, q = self.value_and_posterior(theta, z, arrays, order=1)
         mean = (q.weights[:, :, None] * q.nodes).sum(0)
         away = q.nodes - mean
-        return mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away)
+        return Moments(mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away))
 
 
-def at_states(split: Split, theta: jax.Array, states: jax.Array, arrays: Arrays) -> LogJoint:
+def at_states(
+    split: Split, theta: Float[Array, " G"], states: Int[Array, " states"], arrays: Arrays
+) -> LogJoint:
     """Return the log joint with all members in each of the states, which lead; pure.
 
     Where that is large one state follows the other, and what a derivative needs of it is computed
@@ -348,42 +287,5 @@ def at_states(split: Split, theta: jax.Array, states: jax.Array, arrays: Arrays)
 
     if split.num_members * len(states) <= SIDE_BY_SIDE:
         return jax.vmap(at)(states)
-    found: LogJoint = jax.lax.map(jax.checkpoint(at), states)
-    return found
-
-
-def _hermite(num_nodes: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nodes (Q, d) for a standard normal, and log(weight / its kernel), (Q,)."""
-    x, w = np.polynomial.hermite_e.hermegauss(num_nodes)
-    grid = np.array(list(product(x, repeat=d)))
-    log_weights = np.array([sum(c) for c in product(np.log(w) + x**2 / 2, repeat=d)])
-    return grid, log_weights
-
-
-def _cholesky(bend: jax.Array) -> jax.Array:
-    """Return the lower factors of (T, d, d); NaN where a matrix is not positive definite."""
-    if bend.shape[-1] == 1:
-        return jnp.sqrt(bend)
-    return jnp.linalg.cholesky(bend)
-
-
-def _solve(root: jax.Array, vector: jax.Array) -> jax.Array:
-    """Return (L L')^-1 v by member."""
-    if root.shape[-1] == 1:
-        return vector / root[..., 0] ** 2
-    half = jax.lax.linalg.triangular_solve(root, vector[..., None], left_side=True, lower=True)
-    whole = jax.lax.linalg.triangular_solve(
-        root, half, left_side=True, lower=True, transpose_a=True
-    )
-    return whole[..., 0]
-
-
-def _place(z: jax.Array, root: jax.Array, points: np.ndarray) -> jax.Array:
-    """Return z + L^-T x for every node x, shape (Q, T, d)."""
-    if root.shape[-1] == 1:
-        return z + jnp.asarray(points)[:, None, :] / root[..., 0]
-    columns = jnp.broadcast_to(jnp.asarray(points).T, (len(root), *points.T.shape))
-    away = jax.lax.linalg.triangular_solve(
-        root, columns, left_side=True, lower=True, transpose_a=True
-    )
-    return z + jnp.moveaxis(away, -1, 0)
+    joint: LogJoint = jax.lax.map(jax.checkpoint(at), states)
+    return joint

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from vi_recipes.algebra import Dense, second_order
-from vi_recipes.core import Timing
+from vi_recipes.core import Timing, shapes_of
 from vi_recipes.latent.marginal import Marginal
 from vi_recipes.model import Arrays, Target
 
@@ -27,7 +28,24 @@ CLOSE = 1e-2
 """Newton decrement, in standard errors, up to which a point counts as the maximum."""
 
 
-# -- the objective, compiled -----------------------------------------------------------------------
+class Evaluation(NamedTuple):
+    """Minus the objective at theta, with its derivatives."""
+
+    value: float
+    gradient: Float[np.ndarray, " G"]
+    hessian: Float[np.ndarray, "G G"] | None
+    """``None`` beyond :data:`MAX_DENSE` parameters."""
+
+
+class _Traced(NamedTuple):
+    """The objective at theta as compiled code gives it, and the modes of z that it stands on."""
+
+    value: Float[Array, ""]
+    gradient: Float[Array, " G"]
+    hessian: Float[Array, "G G"] | None
+    modes: Float[Array, "members d"]
+    missed: Float[Array, ""]
+    """The largest squared decrement of a member's mode."""
 
 
 class MarginalObjective:
@@ -47,42 +65,51 @@ class MarginalObjective:
     Compiled code belongs to the target. The search for the modes starts where it ended last.
     """
 
-    def __init__(self, marginal: Marginal, timing: Timing, modes: np.ndarray) -> None:
+    def __init__(
+        self, marginal: Marginal, timing: Timing, modes: Float[np.ndarray, "members d"]
+    ) -> None:
         self.marginal, self.timing, self.modes = marginal, timing, modes
         self.target: Target = marginal.split.target
         self._arrays = self.target.arrays()
-        self._memo: dict[str, tuple[bytes, Any]] = {}
+        self._last: tuple[bytes, Evaluation] | None = None
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args, arrays)``, compiled once for the target."""
         given = jax.tree.map(jnp.asarray, args)
-        full = (*given, self._arrays)
-        shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(given))
-        key = (name, self.marginal.key, shapes)
-        compiled = self.target.compiled
-        if key not in compiled:
-            compiled[key] = self.timing.compile(function, *full)
-        return compiled[key](*full)
+        compiled = self.target.compiled_once(
+            ("marginal", name, self.marginal.key, shapes_of(*given)),
+            lambda: self.timing.compile(function, *given, self._arrays),
+        )
+        return compiled(*given, self._arrays)
 
-    def _once(self, name: str, theta: np.ndarray, make: Callable[[], Any]) -> Any:
-        key = theta.tobytes()
-        if name not in self._memo or self._memo[name][0] != key:
-            self._memo[name] = key, make()
-        return self._memo[name][1]
+    def flat(
+        self,
+        theta: Float[np.ndarray, " G"],
+        z: Float[np.ndarray, "members d"] | None = None,
+    ) -> Float[np.ndarray, " dim"]:
+        """Return the target's flat vector; zeros for latent variables that are not given."""
+        split = self.marginal.split
+        flat = np.zeros(self.target.dim)
+        flat[split.border] = theta
+        if z is not None:
+            flat[split.local] = z
+        return flat
 
-    def _slope(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> Any:
+    # -- derivatives -------------------------------------------------------------------------------
+
+    def _first_order(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> _Traced:
         modes, missed = self.marginal.seek(theta, z, arrays)
         value, gradient = jax.value_and_grad(self.marginal.value)(theta, modes, arrays, order=1)
-        return value, gradient, modes, missed
+        return _Traced(value, gradient, None, modes, missed)
 
-    def _bend(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> Any:
+    def _second_order(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> _Traced:
         marginal = self.marginal
         modes, missed = marginal.seek(theta, z, arrays)
 
         def value(theta: jax.Array) -> jax.Array:
             return marginal.value(theta, modes, arrays, order=2)
 
-        return *second_order(value, theta, self.forward), modes, missed
+        return _Traced(*second_order(value, theta, self.forward), modes, missed)
 
     @cached_property
     def forward(self) -> bool:
@@ -93,38 +120,61 @@ class MarginalObjective:
         size = sum(s.size for s in self.target.observed) + split.num_members
         return size * nodes * split.border.size**2 <= FORWARD
 
-    def _evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray | None]:
-        def make() -> Any:
-            second = theta.size <= MAX_DENSE
-            name, function = ("bend", self._bend) if second else ("slope", self._slope)
-            value, gradient, *bend, modes, missed = self.call(name, function, theta, self.modes)
-            self.timing.gradient_evaluations += 1
-            self.timing.hvp_evaluations += theta.size if second else 0
-            value = float(value) if float(missed) < CLOSE else np.nan
-            if np.isfinite(value):
-                self.modes = np.asarray(modes)
-            return (
-                -value,
-                -np.asarray(gradient),
-                -np.asarray(bend[0]) if bend else None,
-                np.asarray(modes),
-            )
+    def _evaluate(self, theta: Float[np.ndarray, " G"]) -> Evaluation:
+        """Return minus the objective and its derivatives; remembers the last point."""
+        key = theta.tobytes()
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
+        second = theta.size <= MAX_DENSE
+        name, function = (
+            ("second order", self._second_order) if second else ("first order", self._first_order)
+        )
+        traced: _Traced = self.call(name, function, theta, self.modes)
+        self.timing.gradient_evaluations += 1
+        self.timing.hvp_evaluations += theta.size if second else 0
+        value = float(traced.value) if float(traced.missed) < CLOSE else np.nan
+        if np.isfinite(value):
+            self.modes = np.asarray(traced.modes)
+        evaluation = Evaluation(
+            -value,
+            -np.asarray(traced.gradient),
+            None if traced.hessian is None else -np.asarray(traced.hessian),
+        )
+        self._last = key, evaluation
+        return evaluation
 
-        found = self._once("evaluate", theta, make)
-        return found[0], found[1], found[2]
-
-    def value_and_grad(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def value_and_grad(
+        self, theta: Float[np.ndarray, " G"]
+    ) -> tuple[float, Float[np.ndarray, " G"]]:
         """Return minus the objective and its gradient."""
-        return self._evaluate(theta)[:2]
+        evaluation = self._evaluate(theta)
+        return evaluation.value, evaluation.gradient
 
-    def curvature(self, theta: np.ndarray) -> Dense | None:
+    def curvature(self, theta: Float[np.ndarray, " G"]) -> Dense | None:
         """Return the observed information; ``None`` where it is not finite."""
-        bend = self._evaluate(theta)[2]
-        if bend is None or not np.isfinite(bend).all():
+        hessian = self._evaluate(theta).hessian
+        if hessian is None or not np.isfinite(hessian).all():
             return None
-        return Dense((bend + bend.T) / 2)
+        return Dense((hessian + hessian.T) / 2)
 
-    def log_prior(self, theta: np.ndarray) -> float:
+    def decrement(
+        self, theta: Float[np.ndarray, " G"], fixed: Int[np.ndarray, " places"] | None = None
+    ) -> float:
+        """Return how far theta is from the maximum, in standard errors; infinite if it is none.
+
+        Coordinates at the places ``fixed`` are left as they are.
+        """
+        curvature = self.curvature(theta)
+        if curvature is None:
+            return float("inf")
+        gradient = self.value_and_grad(theta)[1]
+        if fixed is not None:
+            free = np.setdiff1d(np.arange(theta.size), fixed)
+            information = (curvature.vectors * curvature.values) @ curvature.vectors.T
+            curvature, gradient = Dense(information[np.ix_(free, free)]), gradient[free]
+        return curvature.decrement(gradient)
+
+    def log_prior(self, theta: Float[np.ndarray, " G"]) -> float:
         """Return the part of the objective that is log p(theta)."""
         if not self.marginal.with_prior:
             return 0.0

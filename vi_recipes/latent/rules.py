@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.core import MethodFailure, Status, Timing
 from vi_recipes.latent.marginal import (
@@ -17,7 +18,8 @@ from vi_recipes.latent.marginal import (
     Marginal,
     Rule,
 )
-from vi_recipes.latent.members import split
+from vi_recipes.latent.member_modes import member_terms
+from vi_recipes.latent.members import split_target
 from vi_recipes.latent.split import Split
 from vi_recipes.model import Arrays, Target
 
@@ -94,13 +96,13 @@ def choose(
         return Marginal(split, rule, with_prior=with_prior)
     if e_step in ("enumerate", "forward_backward"):
         raise _refusal(f"{what} is continuous: there are no states to enumerate")
-    key = ("quadratic", split.latents)
-    compiled = split.target.compiled
-    if key not in compiled:
-        compiled[key] = split.width <= MAX_GAUSSIAN and _is_quadratic(split, start(), compiler)
+    quadratic = split.target.compiled_once(
+        ("quadratic", split.latents),
+        lambda: split.width <= MAX_GAUSSIAN and _is_quadratic(split, start(), compiler),
+    )
     d, members = split.width, split.num_members
     of = f"each of {members} members has" if members > 1 else "it has"
-    if compiled[key] and e_step != "quadrature":
+    if quadratic and e_step != "quadrature":
         return Marginal(split, "gaussian", with_prior=with_prior)
     if e_step == "gaussian":
         raise _refusal(
@@ -130,15 +132,14 @@ def _refusal(message: str) -> MethodFailure:
 
 
 def _is_quadratic(
-    split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
+    split: Split, start: Float[np.ndarray, " dim"], compiler: Callable[..., Callable[..., Any]]
 ) -> bool:
     """Whether minus the Hessian in z is positive definite, and the same wherever z is."""
-    rule = Marginal(split, "gaussian")
     rng = np.random.default_rng(9)
     arrays = split.target.arrays()
 
-    def bends(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        return jax.lax.map(lambda z: rule.local(theta, z, arrays)[2], z)
+    def precisions(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
+        return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
 
     shape = (3, *split.local.shape)
     places = start[split.local] + np.array([0.1, 1.0, 4.0])[:, None, None] * rng.standard_normal(
@@ -146,15 +147,15 @@ def _is_quadratic(
     )
     theta = start[split.border]
     thetas = [theta + 0.3 * rng.standard_normal(theta.shape) for _ in range(2)]
-    compiled = compiler(bends, jnp.asarray(theta), jnp.asarray(places), arrays)
+    compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays)
     for point in thetas:
-        found = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
-        if not np.isfinite(found).all():
+        at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
+        if not np.isfinite(at_places).all():
             return False
-        scale = np.abs(found).max()
-        if np.abs(found - found[0]).max() > QUADRATIC * scale:
+        scale = np.abs(at_places).max()
+        if np.abs(at_places - at_places[0]).max() > QUADRATIC * scale:
             return False
-        if not (np.linalg.eigvalsh(found[0]) > 0).all():
+        if not (np.linalg.eigvalsh(at_places[0]) > 0).all():
             return False
     return True
 
@@ -182,14 +183,13 @@ def marginal_of(
             f"model '{target.name}' observes nothing: there is no likelihood to maximise",
             "MAP, Laplace, VB and NUTS fit a prior",
         )
-    found = split(target, latent)
 
     def start() -> np.ndarray:
         return starting_point(target, jax.random.key(0), 0)
 
-    return choose(found, rule, num_nodes, with_prior, start, timing.compile)
+    return choose(split_target(target, latent), rule, num_nodes, with_prior, start, timing.compile)
 
 
-def starting_point(target: Target, key: jax.Array, number: int) -> np.ndarray:
-    """Return a starting point on the unconstrained scale; number 0 is not scattered."""
+def starting_point(target: Target, key: jax.Array, number: int) -> Float[np.ndarray, " dim"]:
+    """Return the starting point of a number, unconstrained; number 0 is not scattered."""
     return target.start(key, scatter=1.0 if number else 0.0)

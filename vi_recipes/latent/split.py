@@ -2,7 +2,8 @@
 
 EM and the marginal likelihood need log p(y_t, z_t | theta) for every member t of a plate. It comes
 from one trace of the NumPyro model: the log densities of its sites, element by element, each added
-to the member whose latent variables it depends on. Which member that is, :mod:`splitting` finds.
+to the member whose latent variables it depends on. Which member that is,
+:mod:`vi_recipes.latent.members` finds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
@@ -26,15 +28,15 @@ Elements = dict[str, jax.Array]
 class LogJoint(NamedTuple):
     """The terms of log p(y, z, theta), told apart."""
 
-    members: jax.Array
-    """log p(y_t, z_t | theta), shape (members,); latent variables on their unconstrained scale."""
-    shared: jax.Array
+    members: Float[Array, " members"]
+    """log p(y_t, z_t | theta); latent variables on their unconstrained scale."""
+    shared: Float[Array, ""]
     """The log-likelihood of what no latent variable touches."""
-    prior: jax.Array
+    prior: Float[Array, ""]
     """log p(theta), a density over the parameters as the model names them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """Parameters theta and latent variables z of a target, and who belongs to whom.
 
@@ -68,9 +70,9 @@ class Split:
     parameters: tuple[str, ...]
     latents: tuple[str, ...]
     kind: Literal["none", "continuous", "discrete"]
-    border: np.ndarray
-    local: np.ndarray
-    states: np.ndarray
+    border: Int[np.ndarray, " G"]
+    local: Int[np.ndarray, "members d"]
+    states: Int[np.ndarray, "states discrete"]
     num_members: int
     plate: str = ""
     index: dict[str, np.ndarray] = field(default_factory=dict)
@@ -82,20 +84,20 @@ class Split:
         """Number of latent scalars of each member, d."""
         return int((self.local if self.kind == "continuous" else self.states).shape[1])
 
-    def flat(self, theta: jax.Array, z: jax.Array) -> jax.Array:
-        """Return the target's flat vector of theta, shape (G,), and z, (members, d)."""
+    def flat(self, theta: Float[Array, " G"], z: Array) -> Float[Array, " dim"]:
+        """Return the target's flat vector of theta and continuous z, shape (members, d)."""
         if self.kind != "continuous":
             return theta
         order = np.argsort(np.concatenate([self.border, self.local.ravel()]), kind="stable")
         return jnp.concatenate([theta, z.ravel()])[order]
 
-    def log_joint(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> LogJoint:
+    def log_joint(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> LogJoint:
         """Return the log joint density by member; pure, to be transformed and compiled.
 
         Parameters
         ----------
         theta
-            Unconstrained parameters, shape (G,).
+            Unconstrained parameters.
         z
             Unconstrained latent variables, shape (members, d); for discrete ones the number of the
             combined state that all members are in, a scalar.
@@ -129,16 +131,16 @@ class Split:
                 members = members + value.reshape(self.num_members, -1).sum(1)
                 continue
             place = place.ravel()
-            own = place >= 0
-            shared = shared + jnp.where(own, 0.0, value).sum()
+            touched = place >= 0
+            shared = shared + jnp.where(touched, 0.0, value).sum()
             members = members + jax.ops.segment_sum(
-                jnp.where(own, value, 0.0),
-                np.where(own, place, 0),
+                jnp.where(touched, value, 0.0),
+                np.where(touched, place, 0),
                 self.num_members,
             )
         return LogJoint(members, shared, prior)
 
-    def elements(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> Elements:
+    def elements(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> Elements:
         """Return the log densities of all sites, element by element, by one trace of the model.
 
         ``z`` has shape (members, d); of discrete variables it holds their values, and may have one
@@ -172,7 +174,7 @@ class Split:
             else:
                 model = handlers.substitute(model, substitute_fn=value_of)
             trace = handlers.trace(model).get_trace(**target.keywords(arrays))
-            found: Elements = {}
+            elements: Elements = {}
             for name, site in trace.items():
                 if site["type"] != "sample":
                     continue
@@ -184,10 +186,10 @@ class Split:
                     jacobians[name] = transform.log_abs_det_jacobian(flat[name], site["value"])
                 if name in jacobians:
                     value = value + jacobians[name]
-                found[name] = jnp.asarray(value)
-        return found
+                elements[name] = jnp.asarray(value)
+        return elements
 
-    def _states_by_site(self, z: jax.Array) -> dict[str, jax.Array]:
+    def _states_by_site(self, z: Int[Array, "rows d"]) -> dict[str, jax.Array]:
         """Return the values of the discrete sites whose members' values are the rows of ``z``."""
         given = {}
         for k, name in enumerate(self.latents):
@@ -197,7 +199,7 @@ class Split:
         return given
 
 
-def _member_axis(place: np.ndarray, num_members: int) -> str:
+def _member_axis(place: Int[np.ndarray, " elements"], num_members: int) -> str:
     """Say whether the member is the first or the last axis of elements; empty for neither.
 
     Sums along an axis are quicker than those by segment.
@@ -210,36 +212,39 @@ def _member_axis(place: np.ndarray, num_members: int) -> str:
     return "first" if (place.reshape(num_members, -1) == each[:, None]).all() else ""
 
 
-def parameter_densities(target: Target, z: jax.Array, arrays: Arrays) -> Elements:
+def parameter_densities(target: Target, z: Float[Array, " dim"], arrays: Arrays) -> Elements:
     """Return the log density of every site at ``z``, summed, over the sites as they are named."""
     elements = without_latents(target).elements(z, jnp.zeros((0, 0)), arrays)
     return {name: value.sum() for name, value in elements.items()}
 
 
 def latent_moments(
-    target: Target, names: Sequence[str], mean: np.ndarray, sd: np.ndarray
+    target: Target,
+    names: Sequence[str],
+    mean: Float[np.ndarray, " dim"],
+    sd: Float[np.ndarray, " dim"],
 ) -> dict[str, np.ndarray]:
     """Return means and sds of q(z) by site, for :attr:`vi_recipes.Fit.latents`.
 
     ``mean`` and ``sd`` are flat vectors of the target; all are on the unconstrained scale.
     """
-    found = {}
+    moments = {}
     for name in names:
         place, shape = target.slices[name], target.sites[name].unconstrained_shape
-        found[f"{name}_mean"] = np.asarray(mean[place]).reshape(shape)
-        found[f"{name}_sd"] = np.asarray(sd[place]).reshape(shape)
-    return found
+        moments[f"{name}_mean"] = np.asarray(mean[place]).reshape(shape)
+        moments[f"{name}_sd"] = np.asarray(sd[place]).reshape(shape)
+    return moments
 
 
 def without_latents(target: Target) -> Split:
     """Return the split that takes every continuous site for a parameter."""
     return Split(
-        target,
-        tuple(s.name for s in target.latents),
-        (),
-        "none",
-        np.arange(target.dim),
-        np.zeros((0, 0), int),
-        np.zeros((0, 0), int),
-        0,
+        target=target,
+        parameters=tuple(s.name for s in target.latents),
+        latents=(),
+        kind="none",
+        border=np.arange(target.dim),
+        local=np.zeros((0, 0), int),
+        states=np.zeros((0, 0), int),
+        num_members=0,
     )

@@ -1,4 +1,9 @@
-"""Discrete latent variables: their states, verified."""
+"""Discrete latent variables: their states, and whether they are members' or a chain's.
+
+The member of every element is found by setting the members' states to the digits of their index.
+Discrete states that only depend on those of the time before are a chain, which is verified on
+random paths.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 from numpyro import handlers
 
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.chains import IMPOSSIBLE, pairs, swinging
 from vi_recipes.latent.split import Elements, Split
-from vi_recipes.model import Site, Target
+from vi_recipes.model import Arrays, Site, Target
 
 MAX_STATES = 1_024
 """Combined states of one member's discrete latent variables that are summed over."""
@@ -25,10 +31,16 @@ SAME = 1e-9
 """Relative difference of log densities that counts as none."""
 
 
-# -- discrete states -------------------------------------------------------------------------------
+def states_of(bare: Split, names: Sequence[str]) -> Split:
+    """Return the split whose latent variables are the discrete sites named, with their states.
 
+    Which member an element belongs to is not known yet.
 
-def _discrete(bare: Split, names: Sequence[str]) -> Split:
+    Raises
+    ------
+    MethodFailure
+        ``NOT_APPLICABLE`` for sites of different shapes, and for too many states.
+    """
     target = bare.target
     sites: list[Site] = [target.sites[n] for n in names]
     shapes = {s.shape for s in sites}
@@ -64,19 +76,24 @@ def _discrete(bare: Split, names: Sequence[str]) -> Split:
 
 def _supports(target: Target, names: Sequence[str]) -> list[list[int]]:
     """Return the values of each discrete site."""
-    found: dict[str, list[int]] = {}
     model = handlers.seed(target.complete_model.function, jax.random.key(0))
     trace = handlers.trace(model).get_trace(**target.keywords(target.arrays()))
-    for name in names:
-        found[name] = np.asarray(trace[name]["fn"].enumerate_support(expand=False)).ravel().tolist()
-    return [found[n] for n in names]
+    return [
+        np.asarray(trace[name]["fn"].enumerate_support(expand=False)).ravel().tolist()
+        for name in names
+    ]
 
 
-def _verify_discrete(this: Split) -> Split:
+def as_members(this: Split) -> Split:
     """Find the member of every element by giving the members the digits of their index as states.
 
     An element of member t then equals, digit by digit, its value with everyone in the first state
     or with everyone in another; random states verify it.
+
+    Raises
+    ------
+    MethodFailure
+        ``NOT_APPLICABLE`` where members are coupled, with the sites that couple them.
     """
     members, count = this.num_members, len(this.states)
     rng = np.random.default_rng(3)
@@ -118,24 +135,27 @@ def _verify_discrete(this: Split) -> Split:
                     "name it as latent too, or use NUTS",
                 )
             index[name] = place
-    found = replace(this, index=index)
-    return replace(found, broadcast=_may_broadcast(found, theta, everyone))
+    verified = replace(this, index=index)
+    return replace(verified, broadcast=_may_broadcast(verified, theta, everyone))
 
 
 def _probe(
     this: Split, rng: np.random.Generator
-) -> tuple[jax.Array, Callable[[np.ndarray], dict[str, np.ndarray]]]:
+) -> tuple[Float[Array, " G"], Callable[[Int[np.ndarray, " members"]], dict[str, np.ndarray]]]:
     """Return random parameters, and what gives the elements there for states of all members."""
     start, arrays = this.target.anywhere(), this.target.arrays()
     theta = jnp.asarray(start + 0.3 * rng.standard_normal(start.size))
     table = jnp.asarray(this.states)
-    evaluate = jax.jit(
-        lambda states, arrays: this.elements(theta, table[states], arrays),
-        compiler_options={"xla_backend_optimization_level": 0},
+    evaluate = this.target.compiled_once(
+        ("elements by state", this.latents),
+        lambda: jax.jit(
+            lambda theta, states, arrays: this.elements(theta, table[states], arrays),
+            compiler_options={"xla_backend_optimization_level": 0},
+        ),
     )
 
     def look(states: np.ndarray) -> dict[str, np.ndarray]:
-        elements = evaluate(jnp.asarray(states), arrays)
+        elements = evaluate(theta, jnp.asarray(states), arrays)
         return {n: _comparable(v) for n, v in elements.items()}
 
     return theta, look
@@ -143,18 +163,17 @@ def _probe(
 
 def _comparable(values: Any) -> np.ndarray:
     """Return log densities with a number in place of infinity: states may be impossible."""
-    return np.nan_to_num(
-        np.asarray(values, float), nan=np.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE
-    )
+    values = np.asarray(values, float)
+    return np.asarray(np.nan_to_num(values, nan=np.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE))
 
 
 def _scale(values: np.ndarray) -> np.ndarray:
     """Return what differences along the first axis are relative to: possible values, at least 1."""
     size = np.abs(values)
-    return np.maximum(1.0, np.where(size < -IMPOSSIBLE, size, 0.0).max(axis=0))
+    return np.asarray(np.maximum(1.0, np.where(size < -IMPOSSIBLE, size, 0.0).max(axis=0)))
 
 
-def _chains(this: Split) -> Split | None:
+def as_chains(this: Split) -> Split | None:
     """Return the split into the times of chains of states; ``None`` where there are none.
 
     The first axis of the site is time; what the axes behind it number are chains. An element has
@@ -178,16 +197,16 @@ def _chains(this: Split) -> Split | None:
             continue
         if name in this.parameters or seen.shape[1 : 1 + len(shape)] != shape:
             return None
-        own = np.arange(members).reshape(shape + (1,) * (seen.ndim - 1 - len(shape)))
-        index[name] = np.broadcast_to(own, seen.shape[1:])
+        numbered = np.arange(members).reshape(shape + (1,) * (seen.ndim - 1 - len(shape)))
+        index[name] = np.broadcast_to(numbered, seen.shape[1:])
         terms = seen.reshape(len(seen), shape[0], chains, -1).sum(-1)
         pair = pairs(jnp.asarray(terms[: len(swings)].reshape(len(swings), -1)), count, chains)
         times, each = np.ogrid[1 : shape[0], :chains]
-        for path, found in zip(paths.reshape(-1, shape[0], chains), terms[len(swings) :],
-                               strict=True):  # fmt: skip
+        for path, looked in zip(paths.reshape(-1, shape[0], chains), terms[len(swings) :],
+                                strict=True):  # fmt: skip
             moves = np.asarray(pair.moves)[path[:-1], path[1:], times - 1, each]
             expected = np.concatenate([np.asarray(pair.first)[path[0], each], moves])
-            if not (np.abs(found - expected) <= 1e2 * SAME * _scale(found[None])).all():
+            if not (np.abs(looked - expected) <= 1e2 * SAME * _scale(looked[None])).all():
                 return None
     return replace(this, index=index, chains=chains)
 
@@ -196,17 +215,21 @@ def _may_broadcast(this: Split, theta: jax.Array, everyone: list[dict[str, np.nd
     """Whether an array of size one may stand for a state that all members are in."""
     arrays = this.target.arrays()
 
-    def one(state: jax.Array) -> Elements:
+    def one(state: jax.Array, theta: jax.Array, arrays: Arrays) -> Elements:
         return this.elements(theta, state[None], arrays)
 
+    evaluate = this.target.compiled_once(
+        ("elements of one state", this.latents),
+        lambda: jax.jit(jax.vmap(one, in_axes=(0, None, None))),
+    )
     try:
-        shapes = jax.eval_shape(one, jnp.asarray(this.states[0]))
+        shapes = jax.eval_shape(one, jnp.asarray(this.states[0]), theta, arrays)
         for name, value in everyone[0].items():
             same = shapes[name].shape == value.shape
             fits = np.broadcast_shapes(shapes[name].shape, value.shape) == value.shape
             if not (same or (fits and name in this.index)):
                 return False
-        values = jax.jit(jax.vmap(one))(jnp.asarray(this.states))
+        values = evaluate(jnp.asarray(this.states), theta, arrays)
     except (TypeError, ValueError, IndexError):
         return False
     return all(

@@ -6,12 +6,13 @@ Everything here is traced by JAX, so that many iterations of many starts run in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
 
 from vi_recipes.algebra import second_order
 from vi_recipes.latent.ascent import State, Step
@@ -37,9 +38,38 @@ LONGEST = 4.0
 """Longest move of an M-step's single Newton step on the unconstrained scale."""
 
 
+class _Newton(NamedTuple):
+    """State of a Newton search for a maximum."""
+
+    x: Float[Array, " G"]
+    value: Float[Array, ""]
+    gradient: Float[Array, " G"]
+    hessian: Float[Array, "G G"]
+    missed: Float[Array, ""]
+    """Squared Newton decrement."""
+    share: Float[Array, ""]
+    """Share of the next Newton step that is taken."""
+    taken: Int[Array, ""] | int
+    """Steps."""
+
+
+class _LBFGS(NamedTuple):
+    """State of an L-BFGS search for a maximum."""
+
+    x: Float[Array, " G"]
+    solver: Any
+    """The solver's own state."""
+    missed: Float[Array, ""] | float
+    """Its estimate of the squared decrement."""
+    first: Float[Array, ""] | float
+    """What that was after the second step."""
+    taken: Int[Array, ""] | int
+    """Steps."""
+
+
 def maximise(
-    function: Callable[[jax.Array], jax.Array], start: jax.Array, *, forward: bool
-) -> jax.Array:
+    function: Callable[[jax.Array], jax.Array], start: Float[Array, " G"], *, forward: bool
+) -> Float[Array, " G"]:
     """Return a maximum of a smooth function near ``start``, never a lower point; pure.
 
     Newton's method with the eigenvalues of minus the Hessian made positive, and steps cut to a
@@ -54,34 +84,34 @@ def maximise(
         step = vectors @ (turned / size)
         return step * jnp.minimum(1.0, LONGEST / jnp.abs(step).max()), (turned**2 / size).sum()
 
-    def unfinished(state: Any) -> jax.Array:
-        _, _, _, _, missed, _, count = state
-        return (count < NUM_NEWTON) & (missed > SOLVED)
+    def unfinished(state: _Newton) -> jax.Array:
+        return (state.taken < NUM_NEWTON) & (state.missed > SOLVED)
 
-    def climb(state: Any) -> Any:
-        x, value, gradient, hessian, missed, share, count = state
-        step, missed = propose(gradient, hessian)
-        candidate = x + share * step
+    def take_step(state: _Newton) -> _Newton:
+        step, missed = propose(state.gradient, state.hessian)
+        candidate = state.x + state.share * step
         new_value, new_gradient, new_hessian = second_order(function, candidate, forward)
         finite = jnp.isfinite(new_value) & jnp.isfinite(new_hessian).all()
         # to rounding, a value does not tell small steps apart, and Newton's may be trusted
-        noise = 1e-14 * (1.0 + jnp.abs(value))
-        better = finite & (new_value >= value - noise)
+        noise = 1e-14 * (1.0 + jnp.abs(state.value))
+        better = finite & (new_value >= state.value - noise)
         new = (candidate, new_value, new_gradient, new_hessian)
-        old = (x, value, gradient, hessian)
-        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
-        share = jnp.where(better, jnp.minimum(1.0, 4 * share), share / 4)
-        after = jnp.where(better, propose(kept[2], kept[3])[1], missed)
-        return (*kept, after, share, count + 1)
+        old = (state.x, state.value, state.gradient, state.hessian)
+        x, value, gradient, hessian = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+        share = jnp.where(better, jnp.minimum(1.0, 4 * state.share), state.share / 4)
+        after = jnp.where(better, propose(gradient, hessian)[1], missed)
+        return _Newton(x, value, gradient, hessian, after, share, state.taken + 1)
 
-    first = second_order(function, start, forward)
-    missed = propose(first[1], first[2])[1]
-    state = (start, *first, missed, jnp.ones(()), 0)
-    x: jax.Array = jax.lax.while_loop(unfinished, climb, state)[0]
-    return x
+    value, gradient, hessian = second_order(function, start, forward)
+    missed = propose(gradient, hessian)[1]
+    state = _Newton(start, value, gradient, hessian, missed, jnp.ones(()), 0)
+    end: _Newton = jax.lax.while_loop(unfinished, take_step, state)
+    return end.x
 
 
-def ascend(function: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:
+def ascend(
+    function: Callable[[jax.Array], jax.Array], start: Float[Array, " G"]
+) -> Float[Array, " G"]:
     """Return a higher point of a smooth function, near a maximum, never a lower one; pure.
 
     L-BFGS, which forms no Hessian. It stops where its own estimate of the squared decrement has
@@ -95,28 +125,30 @@ def ascend(function: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.
     solver = optax.lbfgs(memory_size=MEMORY)
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def unfinished(carry: Any) -> jax.Array:
-        _, _, missed, first, count = carry
-        return (count < 2) | ((count < NUM_BFGS) & (missed > ENOUGH * first) & (missed > SOLVED))
+    def unfinished(state: _LBFGS) -> jax.Array:
+        taken, missed = jnp.asarray(state.taken), jnp.asarray(state.missed)
+        return (taken < 2) | (
+            (taken < NUM_BFGS) & (missed > ENOUGH * state.first) & (missed > SOLVED)
+        )
 
-    def climb(carry: Any) -> Any:
-        x, state, _, first, count = carry
-        value, gradient = value_and_grad(x, state=state)
-        move, state = solver.update(
-            gradient, state, x, value=value, grad=gradient, value_fn=loss
-        )  # fmt: skip
+    def take_step(state: _LBFGS) -> _LBFGS:
+        x, first = state.x, state.first
+        value, gradient = value_and_grad(x, state=state.solver)
+        move, inner = solver.update(
+            gradient, state.solver, x, value=value, grad=gradient, value_fn=loss
+        )
         missed = jnp.abs(move @ gradient)
         new = x + move
-        reached = optax.tree.get(state, "value")
+        reached = optax.tree.get(inner, "value")
         better = jnp.isfinite(new).all() & (reached <= value)
         # the first step is along the gradient, whose length says nothing; the second's does
-        first = jnp.where(count == 1, missed, first)
+        first = jnp.where(state.taken == 1, missed, first)
         missed = jnp.where(better, missed, 0.0)
-        return jnp.where(better, new, x), state, missed, first, count + 1
+        return _LBFGS(jnp.where(better, new, x), inner, missed, first, state.taken + 1)
 
-    carry = (start, solver.init(start), jnp.inf, 0.0, 0)
-    x: jax.Array = jax.lax.while_loop(unfinished, climb, carry)[0]
-    return x
+    state = _LBFGS(start, solver.init(start), jnp.inf, 0.0, 0)
+    end: _LBFGS = jax.lax.while_loop(unfinished, take_step, state)
+    return end.x
 
 
 def general_step(marginal: Marginal, *, forward: bool, newton: bool = True) -> Step:

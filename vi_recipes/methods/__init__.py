@@ -6,7 +6,7 @@ from typing import Any
 
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
-from vi_recipes.methods.em import EM
+from vi_recipes.methods.em.em import EM
 from vi_recipes.methods.forward_kl import ForwardKL
 from vi_recipes.methods.guides.amortised import Amortised
 from vi_recipes.methods.guides.encoder import normal_encoder, point_mass, random_start

@@ -12,8 +12,8 @@ from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.latent import (
     Ascent,
-    Cached,
     State,
+    TargetCompiler,
     best_of,
     check_monotone,
     reached_by,
@@ -91,7 +91,7 @@ class CAVI(Method):
         with timing.running():
             eta = stacked_starts(steps.start, target, key, self.num_starts)
         with timing.running_compiled():
-            eta, path = ascent.run(update, eta, Cached(target, timing, ("cavi",)))
+            eta, path = ascent.run(update, eta, TargetCompiler(target, timing, ("cavi",)))
         check_monotone(
             path,
             list(range(self.num_starts)),

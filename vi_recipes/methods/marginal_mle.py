@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args, override
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from scipy.optimize import minimize
 
 from vi_recipes.algebra import trust_region_newton
-from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.core import Progress, Timing, require
 from vi_recipes.latent import (
     MAX_DENSE,
     RULES,
     EStepRule,
-    Estimate,
-    Law,
-    Marginal,
+    LatentLaw,
     MarginalObjective,
     exact_posterior,
-    free_energy,
+    free_energy_of,
     judge_estimate,
-    law_of,
+    law_from_vector,
     marginal_of,
-    require_exact,
     starting_point,
-    vector_of,
+    vector_from_law,
 )
 from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.likelihood import check_options, no_likelihood, result, why_not
 from vi_recipes.model import Arrays, Target
 
 Rule = Literal["auto", EStepRule]
@@ -40,6 +39,19 @@ FAR = 40.0
 
 STOP = 1e-6
 """Newton decrement at which the ascent stops; the judge is content with less."""
+
+
+class _Run(NamedTuple):
+    """An ascent from one starting point."""
+
+    path: list[float]
+    """The objective by step."""
+    theta: Float[np.ndarray, " G"]
+    """Where it ended."""
+    modes: Float[np.ndarray, "members d"]
+    """The members' modes there."""
+    why: str
+    """Why it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +64,9 @@ class MarginalMLE(Method):
     Parameters
     ----------
     latent
-        Sites to integrate out; see :func:`vi_recipes.latent.members.split`. By default those the
-        model declares, else its discrete sites, else the sites in plates whose members do not touch
-        one another given the rest.
+        Sites to integrate out; see :func:`vi_recipes.latent.members.split_target`. By default those
+        the model declares, else its discrete sites, else the sites in plates whose members do not
+        touch one another given the rest.
     e_step
         How: ``"enumerate"`` (discrete), ``"forward_backward"`` (discrete states of a ``scan``, each
         depending on the one before), ``"gaussian"`` (exact where the log joint is quadratic in
@@ -120,32 +132,27 @@ class MarginalMLE(Method):
             marginal = marginal_of(
                 target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
             )
-        best: tuple[list[float], np.ndarray, np.ndarray, str] | None = None
-        paths = []
+        runs: list[_Run] = []
         for number in range(self.num_starts):
             with timing.running_compiled():
                 flat = starting_point(target, jax.random.fold_in(key, number), number)
                 border, local = flat[marginal.split.border], flat[marginal.split.local]
                 objective = MarginalObjective(marginal, timing, local)
-                climb = self._climb if self.ascent == "theta" else self._climb_jointly
-                path, theta, why = climb(objective, border, progress)
-            paths.append(path)
-            if best is None or path[-1] > best[0][-1]:
-                best = path, theta, objective.modes, why
-        assert best is not None
-        path, theta, modes, why = best
+                ascend = self._ascend if self.ascent == "theta" else self._ascend_jointly
+                runs.append(ascend(objective, border, progress))
+        best = max(runs, key=lambda run: run.path[-1])
         with timing.running_compiled():
-            objective = MarginalObjective(marginal, timing, modes)
-            estimate = judge_estimate(objective, theta)
-        length = max(len(p) for p in paths)
-        rows = np.array([p + [p[-1]] * (length - len(p)) for p in paths])
-        how = f"{len(path)} steps ({why})"
+            objective = MarginalObjective(marginal, timing, best.modes)
+            estimate = judge_estimate(objective, best.theta)
+        length = max(len(run.path) for run in runs)
+        rows = np.array([run.path + [run.path[-1]] * (length - len(run.path)) for run in runs])
+        how = f"{len(best.path)} steps ({best.why})"
         return result(estimate, marginal, rows, how, free_energy=self.ascent == "joint")
 
-    def _climb(
-        self, objective: MarginalObjective, start: np.ndarray, progress: Progress
-    ) -> tuple[list[float], np.ndarray, str]:
-        """Return the objective by step, where the climb ended, and why."""
+    def _ascend(
+        self, objective: MarginalObjective, start: Float[np.ndarray, " G"], progress: Progress
+    ) -> _Run:
+        """Return an ascent of log p(y | theta)."""
         path = [-objective.value_and_grad(start)[0]]
         if not np.isfinite(path[0]):
             raise no_likelihood(objective)
@@ -166,24 +173,23 @@ class MarginalMLE(Method):
                     tolerance=STOP,
                     callback=callback,
                 )
-                return path, theta, why
+            else:
+                theta, why = self._quasi_newton(objective.value_and_grad, start, callback)
+        return _Run(path, theta, objective.modes, why)
 
-            theta, why = self._quasi_newton(objective.value_and_grad, start, callback)
-        return path, theta, why
-
-    def _climb_jointly(
-        self, objective: MarginalObjective, start: np.ndarray, progress: Progress
-    ) -> tuple[list[float], np.ndarray, str]:
-        """Return F(q, theta) by step, the theta where the climb ended, and why."""
+    def _ascend_jointly(
+        self, objective: MarginalObjective, start: Float[np.ndarray, " G"], progress: Progress
+    ) -> _Run:
+        """Return an ascent of F(q, theta), in both."""
         marginal = objective.marginal
 
-        def posterior(theta: jax.Array, z: jax.Array, arrays: Arrays) -> Law:
+        def posterior(theta: jax.Array, z: jax.Array, arrays: Arrays) -> LatentLaw:
             return exact_posterior(marginal, theta, z, arrays)
 
         def slope(both: jax.Array, arrays: Arrays) -> Any:
             def value(both: jax.Array) -> jax.Array:
                 theta, eta = jnp.split(both, [start.size])
-                return -free_energy(marginal, theta, law_of(marginal, eta), arrays)
+                return -free_energy_of(marginal, theta, law_from_vector(marginal, eta), arrays)
 
             return jax.value_and_grad(value)(both)
 
@@ -194,7 +200,7 @@ class MarginalMLE(Method):
 
         q = objective.call("posterior", posterior, start, objective.modes)
         q = type(q)(*(np.asarray(v) for v in q))
-        both = np.concatenate([start, vector_of(marginal, q)])
+        both = np.concatenate([start, vector_from_law(marginal, q)])
         path = [-evaluate(both)[0]]
         if not np.isfinite(path[0]):
             raise no_likelihood(objective)
@@ -205,7 +211,7 @@ class MarginalMLE(Method):
 
         with np.errstate(all="ignore"):
             both, why = self._quasi_newton(evaluate, both, callback)
-        return path, both[: start.size], why
+        return _Run(path, both[: start.size], objective.modes, why)
 
     def _quasi_newton(
         self,
@@ -220,7 +226,7 @@ class MarginalMLE(Method):
             finite = np.isfinite(value) and np.isfinite(gradient).all()
             return (value, gradient) if finite else (np.inf, np.zeros_like(x))
 
-        found = minimize(
+        outcome = minimize(
             guarded,
             start,
             jac=True,
@@ -228,68 +234,4 @@ class MarginalMLE(Method):
             callback=lambda x: bool(callback(x)) and None,
             options={"maxiter": self.max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-7},
         )
-        return np.asarray(found.x), str(found.message)
-
-
-# -- shared with EM --------------------------------------------------------------------------------
-
-
-def check_options(method: object) -> None:
-    """Check the options that EM and MarginalMLE have in common."""
-    objective = getattr(method, "objective")  # noqa: B009
-    require(objective in ("mle", "map"), "objective", objective, "'mle' or 'map'")
-    for name in ("num_nodes", "max_steps"):
-        value = getattr(method, name)
-        require(value > 0, name, value, "a positive integer")
-
-
-def why_not(
-    target: Target,
-    latent: tuple[str, ...] | None,
-    rule: str,
-    num_nodes: int,
-    *,
-    exact: bool = False,
-) -> str | None:
-    """Return why no marginal likelihood, or no exact E-step, can be had; ``None`` if it can."""
-    try:
-        with jax.enable_x64(True):
-            marginal = marginal_of(target, latent, rule, num_nodes, False, Timing())
-            if exact:
-                require_exact(marginal)
-    except MethodFailure as failure:
-        return f"{failure.message}. {failure.advice[:1].upper()}{failure.advice[1:]}"
-    return None
-
-
-def no_likelihood(objective: MarginalObjective) -> MethodFailure:
-    """Return the failure of a likelihood that is not finite where the search begins."""
-    return MethodFailure(
-        Status.DIVERGED,
-        f"the marginal likelihood is not finite at the start ({objective.marginal.describe()}): "
-        "a member's log joint has no mode there with a positive-definite curvature",
-        "start elsewhere with Model(init=...), or use NUTS",
-    )
-
-
-def result(
-    estimate: Estimate, marginal: Marginal, path: np.ndarray, how: str, *, free_energy: bool = False
-) -> Result:
-    """Return a method's result from a judged maximum and the path to it."""
-    name = "log_posterior" if marginal.with_prior else "log_likelihood"
-    name = "free_energy" if free_energy else name
-    return Result(
-        estimate.posterior,
-        estimate.status,
-        f"{marginal.describe()}; log-likelihood {estimate.log_likelihood:.6f} after {how}; "
-        f"{estimate.message}",
-        estimate.advice,
-        trace={name: path, f"{name}_step": np.arange(path.shape[1])},
-        diagnostics={
-            "log_likelihood": estimate.log_likelihood,
-            "newton_decrement": estimate.decrement,
-            "iterations": float(path.shape[1]),
-        },
-        log_likelihood=estimate.log_likelihood,
-        latents=estimate.latents,
-    )
+        return np.asarray(outcome.x), str(outcome.message)

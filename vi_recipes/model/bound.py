@@ -36,8 +36,6 @@ class BoundModel:
         self.name = model.name
         self.data = bind(model.function, _with_defaults(model, data))
         self.fingerprint = fingerprint(self.data)
-        self.compiled: dict[Any, Any] = {}
-        """Code that methods have compiled for this target."""
         self.compiled_once = MadeOnce()
         """``(key, make) -> made``: compiled code, and what was found out, once a target."""
         self.compiled_for_any_data = MadeOnce()

@@ -103,7 +103,6 @@ class Target(DensityByCoordinate):
         other._trace_leaves(self._is_traced)
         other.data = jax.tree.unflatten(self._treedef, leaves)
         other.fingerprint = fingerprint(other.data)
-        other.compiled = {}
         other.compiled_once = MadeOnce()
         return other
 

@@ -1,0 +1,180 @@
+"""Continuous latent variables: the members they may be of, and which of these is verified.
+
+Which member an element of a density belongs to is found by Jacobian-vector products: along ones,
+and along the member's index, whose ratio is the index; along a random direction, which verifies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from vi_recipes.core import MethodFailure, Status
+from vi_recipes.latent.split import Split, without_latents
+from vi_recipes.model import Arrays, Target, candidates, one_coordinate, shared_members
+
+SPREADS = (0.3, 0.3, 2.0)
+"""Distances from the start at which it is verified which member an element belongs to."""
+
+
+def split_by_names(bare: Split, names: Sequence[str]) -> Split:
+    """Return the verified split whose latent variables are the sites named.
+
+    Raises
+    ------
+    MethodFailure
+        ``NOT_APPLICABLE`` where members are coupled, with the sites that couple them.
+    """
+    return _first_verified([_by_plates(bare, names), _whole(bare, names)], names)
+
+
+def split_by_plates(bare: Split) -> Split:
+    """Return the verified split whose latent variables are sites in plates; ``bare`` if none.
+
+    Raises
+    ------
+    MethodFailure
+        As :func:`split_by_names`, where sites in plates depend on others.
+    """
+    target = bare.target
+    plated = tuple(s.name for s in target.latents if s.plates)
+    if not plated:
+        return bare
+    options = [_by_plates(bare, plated)]
+    dependent = hierarchical(target, plated)
+    for structure in candidates(target.latents, target.slices):
+        if not dependent - set(structure.sites):
+            options.append(_continuous(bare, structure.sites, structure.local, structure.plate))
+    if dependent:
+        options.append(_whole(bare, tuple(n for n in plated if n in dependent)))
+    try:
+        return _first_verified(options, plated)
+    except MethodFailure:
+        if dependent:
+            raise
+        return bare  # coefficients in a plate: parameters
+
+
+def hierarchical(target: Target, names: Sequence[str]) -> frozenset[str]:
+    """Return the sites, among those named, whose own log density depends on other latent sites."""
+    if not names:
+        return frozenset()
+    return target.compiled_once(
+        ("hierarchical sites", *names), lambda: _find_hierarchical(target, names)
+    )
+
+
+def _find_hierarchical(target: Target, names: Sequence[str]) -> frozenset[str]:
+    bare, start, arrays = without_latents(target), target.anywhere(), target.arrays()
+
+    def slopes(z: jax.Array) -> dict[str, jax.Array]:
+        def log_densities(z: jax.Array) -> dict[str, jax.Array]:
+            elements = bare.elements(z, jnp.zeros((0, 0)), arrays)
+            return {n: elements[n].sum() for n in names}
+
+        return jax.jacrev(log_densities)(z)
+
+    dependent = set()
+    for name, slope in jax.jit(slopes)(jnp.asarray(start)).items():
+        slope = np.array(slope)
+        slope[target.slices[name]] = 0.0
+        if np.any(slope != 0):
+            dependent.add(name)
+    return frozenset(dependent)
+
+
+def _continuous(
+    bare: Split, names: Sequence[str], local: Int[np.ndarray, "members d"], plate: str
+) -> Split:
+    """Return the split, not verified yet, with the members' places in the flat vector."""
+    border = np.setdiff1d(np.arange(bare.target.dim), local)
+    return replace(
+        bare,
+        parameters=tuple(s.name for s in bare.target.latents if s.name not in names),
+        latents=tuple(names),
+        kind="continuous",
+        border=border,
+        local=local,
+        num_members=len(local),
+        plate=plate,
+    )
+
+
+def _by_plates(bare: Split, names: Sequence[str]) -> Split | None:
+    """Return the split whose members are those of the plates that all the sites share.
+
+    A site that is in no plate has the members of its first axis, if the sites agree on its length.
+    """
+    target = bare.target
+    shared = shared_members([target.sites[n] for n in names], target.slices)
+    return None if shared is None else _continuous(bare, names, *shared)
+
+
+def _whole(bare: Split, names: Sequence[str]) -> Split:
+    """Return the split with one member, which has all the latent variables."""
+    slices = [bare.target.slices[n] for n in names]
+    local = np.concatenate([np.arange(p.start, p.stop) for p in slices])[None]
+    return _continuous(bare, names, local, "")
+
+
+def _first_verified(options: Sequence[Split | None], names: Sequence[str]) -> Split:
+    """Return the first of the splits whose members are not coupled."""
+    reasons = []
+    for option in options:
+        if option is None:
+            continue
+        verified = _verify_continuous(option)
+        if isinstance(verified, Split):
+            return verified
+        reasons.append(verified)
+    raise MethodFailure(
+        Status.NOT_APPLICABLE,
+        f"no E-step for {', '.join(names)}: {'; '.join(dict.fromkeys(reasons))}",
+        "name the sites to integrate over (latent=...), or use VariationalEM, Laplace or NUTS",
+    )
+
+
+def _verify_continuous(this: Split) -> Split | str:
+    """Return the split with the members of all elements, or why it is none."""
+    target, members = this.target, this.num_members
+    rng = np.random.default_rng(3)
+    weight = rng.uniform(0.5, 1.5, this.width)
+    random = rng.standard_normal(members)
+    directions = np.stack([np.ones(members), np.arange(1.0, members + 1), random])
+    tangents = jnp.asarray(directions[:, :, None] * weight)
+
+    def probe(theta: jax.Array, z: jax.Array, tangents: jax.Array, arrays: Arrays) -> Any:
+        push = jax.linearize(lambda z: this.elements(theta, z, arrays), z)[1]
+        return jax.lax.map(push, tangents)
+
+    start, arrays = target.anywhere(), target.arrays()
+    compiled = target.compiled_once(
+        ("slopes of elements", this.latents, this.local.shape, this.local.tobytes()),
+        lambda: jax.jit(probe, compiler_options={"xla_backend_optimization_level": 0}),
+    )
+    seen: dict[str, list[np.ndarray]] = {}
+    for spread in SPREADS:
+        theta = start[this.border] + min(spread, 0.5) * rng.standard_normal(this.border.size)
+        z = start[this.local] + spread * rng.standard_normal(this.local.shape)
+        slopes = compiled(jnp.asarray(theta), jnp.asarray(z), tangents, arrays)
+        for name, slope in slopes.items():
+            if np.isfinite(slope).all():
+                seen.setdefault(name, []).append(np.asarray(slope))
+    index = {}
+    for name, rows in seen.items():
+        if not any((r != 0).any() for r in rows):
+            continue
+        if name in this.parameters:
+            return f"the density of {name} depends on {', '.join(this.latents)}"
+        place = one_coordinate(rows, random, members)
+        if place is None:
+            return f"members of {this.plate or 'one axis'} are coupled through {name}"
+        touched = np.any([r[0] != 0 for r in rows], axis=0)
+        index[name] = np.where(touched, place, -1)
+    return replace(this, index=index)

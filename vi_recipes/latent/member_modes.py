@@ -1,0 +1,163 @@
+"""Every member's log joint to second order in its latent variables, and the mode of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vi_recipes.latent.nodes import cholesky, solve
+from vi_recipes.latent.split import Split
+from vi_recipes.model import Arrays
+
+FEW = 2
+"""Dimension of a member's latent variables up to which derivatives are made column by column."""
+
+
+NUM_INNER = 200
+"""Newton steps towards a member's mode, accepted or not."""
+
+
+MODE = 1e-12
+"""Squared Newton decrement of a member's mode at which it is found."""
+
+
+class MemberTerms(NamedTuple):
+    """log p(y_t, z_t | theta) of every member, to second order in z_t."""
+
+    value: Float[Array, " members"]
+    gradient: Float[Array, "members d"]
+    precision: Float[Array, "members d d"]
+    """Minus the Hessian."""
+
+
+class Modes(NamedTuple):
+    """Where a search for the members' modes ended."""
+
+    z: Float[Array, "members d"]
+    missed: Float[Array, ""]
+    """The largest squared Newton decrement there."""
+
+
+class _Search(NamedTuple):
+    """State of a damped Newton search, every member by itself."""
+
+    z: Float[Array, "members d"]
+    terms: MemberTerms
+    damping: Float[Array, " members"]
+    """What is added to the precision's eigenvalues."""
+    taken: Int[Array, ""] | int
+    """Steps."""
+
+
+def member_terms(
+    split: Split, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
+) -> MemberTerms:
+    """Return every member's log joint, its gradient in z and minus its Hessian there; pure."""
+
+    def value(z: jax.Array) -> jax.Array:
+        return split.log_joint(theta, z, arrays).members
+
+    d = split.width
+    units = jnp.eye(d)
+
+    # members do not couple: one product along a coordinate of all of them is each one's own
+    if d <= FEW:
+
+        def slope(z: jax.Array, j: int) -> jax.Array:
+            return jax.jvp(value, (z,), (jnp.broadcast_to(units[j], z.shape),))[1]
+
+        gradient = jnp.stack([slope(z, j) for j in range(d)], axis=-1)
+        columns = [
+            jax.jvp(
+                lambda z: jnp.stack([slope(z, j) for j in range(d)], axis=-1),
+                (z,),
+                (jnp.broadcast_to(units[k], z.shape),),
+            )[1]
+            for k in range(d)
+        ]
+        return MemberTerms(value(z), gradient, -jnp.stack(columns, axis=-1))
+
+    def gradient_of(z: jax.Array) -> jax.Array:
+        return jax.grad(lambda z: value(z).sum())(z)
+
+    gradient, push = jax.linearize(gradient_of, z)
+    rows = jax.lax.map(lambda u: push(jnp.broadcast_to(u, z.shape)), units)
+    hessian = jnp.moveaxis(rows, 0, -1)
+    return MemberTerms(value(z), gradient, -(hessian + jnp.swapaxes(hessian, -1, -2)) / 2)
+
+
+def newton_move(terms: MemberTerms) -> Float[Array, "members d"]:
+    """Return every member's Newton step, NaN where its log joint has no mode near; pure."""
+    return solve(cholesky(terms.precision), terms.gradient)
+
+
+def seek_modes(
+    split: Split, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
+) -> Modes:
+    """Return every member's mode from a starting point, and the worst squared decrement; pure.
+
+    Newton's method, damped for each member by itself: a step that lowers its log joint is taken
+    back and shortened. Not to be differentiated; see :func:`polish_modes`.
+    """
+
+    def propose(terms: MemberTerms, damping: jax.Array) -> jax.Array:
+        gradient, precision = terms.gradient, terms.precision
+        if gradient.shape[-1] == 1:
+            return gradient / (jnp.abs(precision[..., 0]) + damping[:, None] + 1e-300)
+        values, vectors = jnp.linalg.eigh(precision)
+        turned = jnp.einsum("tij,ti->tj", vectors, gradient)
+        turned = turned / (jnp.abs(values) + damping[:, None] + 1e-300)
+        return jnp.einsum("tij,tj->ti", vectors, turned)
+
+    def decrement(terms: MemberTerms) -> jax.Array:
+        free = propose(terms, jnp.zeros(terms.gradient.shape[0]))
+        return (terms.gradient * free).sum(-1)
+
+    def unfinished(search: _Search) -> jax.Array:
+        return (search.taken < NUM_INNER) & jnp.any(decrement(search.terms) > MODE)
+
+    def step(search: _Search) -> _Search:
+        terms, damping = search.terms, search.damping
+        candidate = search.z + propose(terms, damping)
+        new = member_terms(split, theta, candidate, arrays)
+        finite = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all(-1)
+        noise = 1e-13 * (1.0 + jnp.abs(terms.value))
+        better = finite & (new.value >= terms.value - noise)
+        size = jnp.abs(jnp.trace(terms.precision, axis1=-2, axis2=-1)) + 1e-8
+        damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 0.3 * size))
+        damping = jnp.where(damping < 1e-3 * size, 0.0, damping)
+
+        def keep(a: jax.Array, b: jax.Array) -> jax.Array:
+            return jnp.where(better.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+        kept = jax.tree.map(keep, new, terms)
+        return _Search(keep(candidate, search.z), kept, damping, search.taken + 1)
+
+    first = member_terms(split, theta, z, arrays)
+    start = _Search(z, first, jnp.zeros(len(first.value)), 0)
+    end: _Search = jax.lax.while_loop(unfinished, step, start)
+    return Modes(end.z, decrement(end.terms).max())
+
+
+def polish_modes(
+    split: Split,
+    theta: Float[Array, " G"],
+    z: Float[Array, "members d"],
+    arrays: Arrays,
+    order: int,
+) -> Float[Array, "members d"]:
+    """Return the modes as a function of theta, to be differentiated ``order`` times; pure.
+
+    ``z`` holds the modes, as constants. From there Newton steps change nothing, but the first
+    has the mode's derivative in theta, as the implicit function theorem gives it, and the
+    second its second and third derivatives too.
+    """
+
+    def step(z: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return z + newton_move(member_terms(split, theta, z, arrays)), None
+
+    polished: jax.Array = jax.lax.scan(step, z, None, length=order)[0]
+    return polished

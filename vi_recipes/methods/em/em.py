@@ -1,0 +1,205 @@
+"""Expectation-maximisation for any model, by the model's closed forms or by weighted nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args, override
+
+import jax
+
+from vi_recipes.core import Progress, Timing, require
+from vi_recipes.latent import RULES, EStepRule, split_target
+from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.em.closed_route import ClosedRoute
+from vi_recipes.methods.em.general_route import SEVERAL, GeneralRoute
+from vi_recipes.methods.em.loop import Loop
+from vi_recipes.methods.likelihood import check_options, why_not
+from vi_recipes.model import EMSteps, Target
+
+Rule = Literal["auto", "closed_form", EStepRule]
+
+MStep = Literal["auto", "newton", "l-bfgs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EM(Method):
+    """Coordinate ascent on the free energy: E-step over q(z), M-step over theta.
+
+    The E-step is the model's closed form where it supplies one. Else it is made from the NumPyro
+    model: enumeration of discrete latent variables, or forward-backward along chains of them;
+    Gaussian cubature, exact where the log joint is quadratic in z (which is checked); or adaptive
+    Gauss-Hermite quadrature for one or two scalars a member of a plate. The M-step is the model's
+    closed form, else Newton's method on Q(theta). All starts run side by side in one compiled
+    loop; the best is kept. The objective must not fall from one iteration to the next; if it does
+    the fit has failed.
+
+    Standard errors come from the observed information, the Hessian of the marginal log-likelihood
+    by automatic differentiation.
+
+    Parameters
+    ----------
+    latent
+        Sites that are latent variables; see :func:`vi_recipes.latent.members.split_target`. By
+        default those the model declares, else its discrete sites, else the sites in plates whose
+        members do not touch one another given the rest.
+    e_step
+        ``"closed_form"``, ``"enumerate"``, ``"forward_backward"``, ``"gaussian"``,
+        ``"quadrature"``, or ``"auto"``: the first of these that applies.
+    num_nodes
+        Nodes a dimension of quadrature; 1 is Laplace's approximation.
+    objective
+        ``"mle"`` maximises log p(y | theta), ``"map"`` adds the log prior over the parameters as
+        the model names them.
+    max_steps
+        Iterations allowed.
+    tolerance
+        Rise of the objective in one iteration, relative to its size, that counts as none.
+    num_starts
+        Starting points in all, each with its own seed: those of the model's EM steps (k-means for
+        mixtures), else its ``init`` or prior medians, then points scattered around ``init`` or
+        around 0 on the unconstrained scale. By default 5 where a likelihood has several maxima
+        (closed forms and discrete latent variables), else 1.
+    accelerate
+        Extrapolate by SQUAREM; what loses ground is not kept. An iteration then is three.
+    num_blocks
+        Blocks of members whose E-steps take turns (incremental EM), for closed forms that have
+        partial E-steps; 1 takes all members at once. A partial step renews q(z) for one block,
+        keeps the statistics of the others, and ends with an M-step, so that theta moves
+        ``num_blocks`` times in a pass over the data. What must rise at every partial step is the
+        free energy, which is checked and in the trace; the log-likelihood, which it bounds from
+        below, need not, and is not evaluated. When a pass gains nothing more, iterations of full
+        E-steps follow, on which the fit ends as it would without blocks: their log-likelihood
+        must not fall, and ``accelerate`` is for them.
+    m_step
+        How Q(theta) is maximised where the model supplies no closed form: ``"newton"``,
+        ``"l-bfgs"``, or ``"auto"``: Newton, but L-BFGS beyond 300 parameters and where a few
+        members stand for many thousands (:mod:`vi_recipes.latent.compression`), so that Q costs
+        little.
+
+    References
+    ----------
+    Dempster, A. P., Laird, N. M. and Rubin, D. B. (1977). JRSS B 39(1), 1-38.
+    Neal, R. M. and Hinton, G. E. (1998). A view of the EM algorithm that justifies incremental,
+    sparse, and other variants. doi:10.1007/978-94-011-5014-9_12
+    """
+
+    key: ClassVar[str] = "em"
+
+    summary: ClassVar[str] = (
+        "maximises the likelihood with latent variables summed or integrated out: enumeration, "
+        "Gaussian or quadrature E-steps; standard errors from the observed information"
+    )
+
+    rules: ClassVar[Mapping[str, str]] = {
+        "closed_form": (
+            "the model supplies its own E-step and M-step, Model(em=EMSteps(...)), and latent is "
+            "left as it is"
+        ),
+        **RULES,
+    }
+
+    latent: tuple[str, ...] | None = None
+    e_step: Rule = "auto"
+    num_nodes: int = 9
+    objective: Literal["mle", "map"] = "mle"
+    max_steps: int = 2_000
+    tolerance: float = 1e-10
+    num_starts: int | None = None
+    accelerate: bool = False
+    num_blocks: int = 1
+    m_step: MStep = "auto"
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        rules = get_args(Rule)
+        require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
+        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
+        require(
+            self.num_starts is None or self.num_starts > 0,
+            "num_starts",
+            self.num_starts,
+            "a positive integer, or None",
+        )
+        ways = get_args(MStep)
+        require(self.m_step in ways, "m_step", self.m_step, f"one of {', '.join(ways)}")
+        require(self.num_blocks > 0, "num_blocks", self.num_blocks, "a positive integer")
+
+    def _closed(self, target: Target) -> bool:
+        """Whether the model's own steps are used."""
+        asked = self.e_step == "closed_form" or (self.e_step == "auto" and self.latent is None)
+        return asked and target.complete_model.em is not None
+
+    @override
+    def applies(self, target: Target) -> str | None:
+        steps = target.complete_model.em
+        if self._closed(target):
+            assert steps is not None
+            if self.objective == "map" and steps.log_prior is None:
+                return f"model '{target.name}' supplies no log_prior for objective='map'"
+            return self._why_no_blocks(target, steps)
+        if self.e_step == "closed_form":
+            return (
+                f"model '{target.name}' supplies no closed-form EM steps (Model(em=EMSteps(...)))"
+            )
+        if self.num_blocks > 1:
+            return (
+                f"num_blocks={self.num_blocks}: partial E-steps keep sufficient statistics, which "
+                "only closed forms have. Leave num_blocks at 1"
+            )
+        if reason := why_not(target, self.latent, self.e_step, self.num_nodes):
+            return reason
+        with jax.enable_x64(True):
+            parts = split_target(target, self.latent)
+        if parts.kind == "none":
+            return (
+                f"model '{target.name}' has no latent variables: it declares none "
+                "(Model(latents=...)), supplies no closed-form EM steps (Model(em=EMSteps(...))), "
+                "and no site in a plate is local. MarginalMLE maximises its likelihood; mean-field "
+                "variational inference, Laplace and NUTS give a posterior"
+            )
+        if not parts.border.size:
+            return (
+                f"every latent site of model '{target.name}' is integrated out "
+                f"({', '.join(parts.latents)}): there is no parameter left to estimate. Name fewer "
+                "(latent=...), or use Laplace or NUTS"
+            )
+        return None
+
+    def _why_no_blocks(self, target: Target, steps: EMSteps) -> str | None:
+        if self.num_blocks == 1:
+            return None
+        if steps.partial is None:
+            return (
+                f"num_blocks={self.num_blocks}: model '{target.name}' supplies no E-step for some "
+                "of its members (EMSteps(partial=PartialEStep(...))). Leave num_blocks at 1"
+            )
+        members = steps.partial.num_members(**target.data)
+        if self.num_blocks > members:
+            return f"num_blocks={self.num_blocks}: there are only {members} members"
+        return None
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        loop = Loop(self.max_steps, self.tolerance, self.accelerate, progress)
+        if self._closed(target):
+            return ClosedRoute(
+                target=target,
+                objective=self.objective,
+                num_starts=self.num_starts or SEVERAL,
+                num_nodes=self.num_nodes,
+                num_blocks=self.num_blocks,
+                loop=loop,
+                timing=timing,
+            ).fit(key)
+        return GeneralRoute(
+            target=target,
+            latent=self.latent,
+            e_step=self.e_step,
+            num_nodes=self.num_nodes,
+            objective=self.objective,
+            num_starts=self.num_starts,
+            m_step=self.m_step,
+            loop=loop,
+            timing=timing,
+        ).fit(key)

@@ -1,0 +1,145 @@
+"""EM for any model: E-steps of weighted nodes, M-steps by Newton's method or L-BFGS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from vi_recipes.core import Timing
+from vi_recipes.latent import (
+    MAX_DENSE,
+    Ascent,
+    Compressed,
+    Marginal,
+    MarginalObjective,
+    State,
+    TargetCompiler,
+    best_of,
+    check_monotone,
+    compress,
+    general_start,
+    general_step,
+    is_at_maximum,
+    judge_estimate,
+    marginal_of,
+    no_start_left,
+    reached_by,
+    same_likelihood,
+    why_collapsed,
+)
+from vi_recipes.methods.base import Result
+from vi_recipes.methods.em.loop import Loop
+from vi_recipes.methods.likelihood import no_likelihood, result
+from vi_recipes.model import Target
+
+LENGTH = 10
+"""Iterations in one call of compiled code."""
+
+SEVERAL = 5
+"""Starts where a likelihood has several maxima."""
+
+
+class _Climbed(NamedTuple):
+    """Where the iterations ended, start by start."""
+
+    state: State
+    """(theta, modes of z) of every start."""
+    path: Float[np.ndarray, "iterations starts"]
+    objective: MarginalObjective
+    """What was climbed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralRoute:
+    """EM made from the NumPyro model.
+
+    Parameters
+    ----------
+    target
+        The model conditioned on data.
+    latent, e_step, num_nodes, objective, num_starts, m_step
+        See :class:`vi_recipes.EM`.
+    loop
+        The iterations.
+    timing
+        Charged with compiling and running.
+    """
+
+    target: Target
+    latent: tuple[str, ...] | None
+    e_step: str
+    num_nodes: int
+    objective: Literal["mle", "map"]
+    num_starts: int | None
+    m_step: Literal["auto", "newton", "l-bfgs"]
+    loop: Loop
+    timing: Timing
+
+    def fit(self, key: jax.Array) -> Result:
+        """Return the best of the starts, judged."""
+        target, timing = self.target, self.timing
+        with timing.running_compiled():
+            marginal = marginal_of(
+                target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
+            )
+            split = marginal.split
+            count = self.num_starts or (SEVERAL if split.kind == "discrete" else 1)
+            flat = np.stack(
+                [general_start(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
+            )
+            state = (jnp.asarray(flat[:, split.border]), jnp.asarray(flat[:, split.local]))
+            ascent = self.loop.ascent(LENGTH)
+            few = compress(marginal, flat[0], timing)
+            climbed = self._climb(ascent, few, state)
+            theta = np.asarray(climbed.state[0][best_of(climbed.path[-1])])
+            if not same_likelihood(few, marginal, theta, timing):
+                climbed = self._climb(ascent, marginal, climbed.state)
+            state, path, objective = climbed
+            finite = [r for r in range(count) if np.isfinite(path[-1, r])]
+            if not finite:
+                raise no_likelihood(objective)
+            ends = {r: objective.flat(np.asarray(state[0][r])) for r in finite}
+            why = {r: why_collapsed(target, target.constrain(z)) for r, z in ends.items()}
+            alive = [r for r in finite if not why[r]]
+            if not alive:
+                raise no_start_left(count, why[finite[0]])
+            advice = (
+                "raise num_nodes"
+                if marginal.rule == "quadrature"
+                else "the model's density is not what its sites say it is: report this"
+            )
+            check_monotone(path, alive, "the objective", "EM", advice)
+            best = max(alive, key=lambda r: path[-1, r])
+            objective.modes = np.asarray(state[1][best])
+            estimate = judge_estimate(objective, np.asarray(state[0][best]))
+        iterations = ascent.count(path[:, best])
+        how = f"{iterations} iterations, reached by {reached_by(path, best)}"
+        made = result(estimate, marginal, path.T, how)
+        made.diagnostics = {
+            **made.diagnostics,
+            "iterations": float(iterations),
+            "starts": float(count),
+        }
+        return made
+
+    def _climb(self, ascent: Ascent, marginal: Marginal, state: State) -> _Climbed:
+        """Return where iterations on a likelihood end."""
+        objective = MarginalObjective(marginal, self.timing, np.asarray(state[1][0]))
+        many = marginal.split.border.size > MAX_DENSE or isinstance(marginal, Compressed)
+        newton = self.m_step == "newton" or (self.m_step == "auto" and not many)
+        step = general_step(marginal, forward=objective.forward, newton=newton)
+        compiler = TargetCompiler(marginal.split.target, self.timing, ("em", marginal.key, newton))
+
+        def best_is_at_maximum(state: State, path: np.ndarray) -> bool:
+            best = best_of(path[-1])
+            objective.modes = np.asarray(state[1][best])
+            return is_at_maximum(objective, np.asarray(state[0][best]))
+
+        return _Climbed(
+            *self.loop.run(ascent, step, state, compiler, best_is_at_maximum), objective
+        )

@@ -1,0 +1,78 @@
+"""What EM and MarginalMLE share: options, whether they apply, a judged maximum's result."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from vi_recipes.core import MethodFailure, Status, Timing, require
+from vi_recipes.latent import Estimate, Marginal, MarginalObjective, marginal_of, require_exact
+from vi_recipes.methods.base import Result
+from vi_recipes.model import Target
+
+
+def check_options(method: object) -> None:
+    """Check the options that EM and MarginalMLE have in common."""
+    objective = getattr(method, "objective")  # noqa: B009
+    require(objective in ("mle", "map"), "objective", objective, "'mle' or 'map'")
+    for name in ("num_nodes", "max_steps"):
+        value = getattr(method, name)
+        require(value > 0, name, value, "a positive integer")
+
+
+def why_not(
+    target: Target,
+    latent: tuple[str, ...] | None,
+    rule: str,
+    num_nodes: int,
+    *,
+    exact: bool = False,
+) -> str | None:
+    """Return why no marginal likelihood, or no exact E-step, can be had; ``None`` if it can."""
+    try:
+        with jax.enable_x64(True):
+            marginal = marginal_of(target, latent, rule, num_nodes, False, Timing())
+            if exact:
+                require_exact(marginal)
+    except MethodFailure as failure:
+        return f"{failure.message}. {failure.advice[:1].upper()}{failure.advice[1:]}"
+    return None
+
+
+def no_likelihood(objective: MarginalObjective) -> MethodFailure:
+    """Return the failure of a likelihood that is not finite where the search begins."""
+    return MethodFailure(
+        Status.DIVERGED,
+        f"the marginal likelihood is not finite at the start ({objective.marginal.describe()}): "
+        "a member's log joint has no mode there with a positive-definite curvature",
+        "start elsewhere with Model(init=...), or use NUTS",
+    )
+
+
+def result(
+    estimate: Estimate,
+    marginal: Marginal,
+    path: Float[np.ndarray, "runs steps"],
+    how: str,
+    *,
+    free_energy: bool = False,
+) -> Result:
+    """Return a method's result from a judged maximum and the path to it."""
+    name = "log_posterior" if marginal.with_prior else "log_likelihood"
+    name = "free_energy" if free_energy else name
+    return Result(
+        estimate.posterior,
+        estimate.status,
+        f"{marginal.describe()}; log-likelihood {estimate.log_likelihood:.6f} after {how}; "
+        f"{estimate.message}",
+        estimate.advice,
+        trace={name: path, f"{name}_step": np.arange(path.shape[1])},
+        diagnostics={
+            "log_likelihood": estimate.log_likelihood,
+            "newton_decrement": estimate.decrement,
+            "iterations": float(path.shape[1]),
+        },
+        log_likelihood=estimate.log_likelihood,
+        latents=estimate.latents,
+    )
