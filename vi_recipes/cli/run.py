@@ -42,12 +42,12 @@ def command(
 ) -> None:
     """Run a study: a scripted comparison. Without a name, list them."""
     from vi_recipes.cli.output import check_json, output_folder
-    from vi_recipes.comparison import load_study
     from vi_recipes.core import list_studies
 
     if study is None:
         print_list("study", list_studies())
         return
+    from vi_recipes.comparison import load_study
     from vi_recipes.core import progress_bar
 
     loaded = load_study(study)
