@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 FOLDER = "exhibits"
-"""Where a comparison's folder has the exhibits of its study."""
+"""Where a report's folder has the exhibits that were added to it."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A figure that has been drawn: what is left of it in a comparison's folder."""
+    """A figure that has been drawn: what is left of it in a report's folder."""
 
     png: bytes
     svg: bytes
