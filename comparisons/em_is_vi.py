@@ -94,9 +94,9 @@ class Linkage:
 
     def best_share(self, theta: float) -> float:
         """Return the E-step."""
-        found = self.energy.posterior(self.point(theta))
-        assert isinstance(found, StateProbabilities)
-        return float(found.probabilities[self.mixed][0, 1])
+        posterior = self.energy.posterior(self.point(theta))
+        assert isinstance(posterior, StateProbabilities)
+        return float(posterior.probabilities[self.mixed][0, 1])
 
     def best_theta(self, share: float) -> float:
         """Return the M-step: the share of the animals in the last four cells with theta / 4."""

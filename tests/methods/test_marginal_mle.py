@@ -87,6 +87,20 @@ def test_without_latent_variables_it_is_maximum_likelihood() -> None:
     np.testing.assert_allclose(with_prior.mean()["beta"], case("linear_regression").mean["beta"])
 
 
+@pytest.mark.parametrize("method", [vr.MarginalMLE(), vr.EM(), vr.MAP(), vr.Laplace()])
+def test_a_second_fit_of_a_target_compiles_nothing_more(method: vr.Method) -> None:
+    this = vr.Target(case("linear_regression").model, **case("linear_regression").data)
+    if isinstance(method, vr.EM):
+        this = TARGET
+    method.fit(this, throw=True).summary()
+    known = len(this.compiled_once)
+    assert known > 0
+    fit = method.fit(this, key=1, throw=True)
+    fit.summary()
+    assert fit.timing.compile_seconds == 0
+    assert len(this.compiled_once) == known
+
+
 def test_the_delta_method_on_a_positive_parameter() -> None:
     this = shared_target("normal_precision")
     fit = vr.MarginalMLE().fit(this, throw=True)

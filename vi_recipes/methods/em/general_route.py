@@ -44,14 +44,14 @@ SEVERAL = 5
 """Starts where a likelihood has several maxima."""
 
 
-class _Climbed(NamedTuple):
+class _Ended(NamedTuple):
     """Where the iterations ended, start by start."""
 
     state: State
     """(theta, modes of z) of every start."""
     path: Float[np.ndarray, "iterations starts"]
     objective: MarginalObjective
-    """What was climbed."""
+    """What the iterations raised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +95,11 @@ class GeneralRoute:
             state = (jnp.asarray(flat[:, split.border]), jnp.asarray(flat[:, split.local]))
             ascent = self.loop.ascent(LENGTH)
             few = compress(marginal, flat[0], timing)
-            climbed = self._climb(ascent, few, state)
-            theta = np.asarray(climbed.state[0][best_of(climbed.path[-1])])
+            ended = self._iterate(ascent, few, state)
+            theta = np.asarray(ended.state[0][best_of(ended.path[-1])])
             if not same_likelihood(few, marginal, theta, timing):
-                climbed = self._climb(ascent, marginal, climbed.state)
-            state, path, objective = climbed
+                ended = self._iterate(ascent, marginal, ended.state)
+            state, path, objective = ended
             finite = [r for r in range(count) if np.isfinite(path[-1, r])]
             if not finite:
                 raise no_likelihood(objective)
@@ -127,7 +127,7 @@ class GeneralRoute:
         }
         return made
 
-    def _climb(self, ascent: Ascent, marginal: Marginal, state: State) -> _Climbed:
+    def _iterate(self, ascent: Ascent, marginal: Marginal, state: State) -> _Ended:
         """Return where iterations on a likelihood end."""
         objective = MarginalObjective(marginal, self.timing, np.asarray(state[1][0]))
         many = marginal.split.border.size > MAX_DENSE or isinstance(marginal, Compressed)
@@ -140,6 +140,4 @@ class GeneralRoute:
             objective.modes = np.asarray(state[1][best])
             return is_at_maximum(objective, np.asarray(state[0][best]))
 
-        return _Climbed(
-            *self.loop.run(ascent, step, state, compiler, best_is_at_maximum), objective
-        )
+        return _Ended(*self.loop.run(ascent, step, state, compiler, best_is_at_maximum), objective)
