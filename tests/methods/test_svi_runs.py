@@ -146,7 +146,7 @@ def counted(traced: list[None]) -> vr.Target:
     [
         {},
         {"guide": {"mu": "multivariate_normal", "s": "gamma"}, "dtype": "float32"},
-        {"guide": "delta", "objective": "sticking", "init": "map", "num_restarts": 1},
+        {"guide": "delta", "objective": "sticking", "init": "map", "num_starts": 2},
         {"batch_size": 2, "step_size": optax.constant_schedule(0.01)},
         {"optimizer": optax.sgd(1e-3), "objective": "iwae"},
     ],
