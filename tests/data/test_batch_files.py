@@ -283,3 +283,15 @@ def test_batches_of_ones_own(own: Any, match: str) -> None:
     this = vr.Target(model, y=jnp.arange(4.0))
     with pytest.raises(ValueError, match=match):
         vr.SVI(batches=own, num_steps=10).fit(this)
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, "csv")
+    path = folder / "1.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *(line + "," for line in lines[1:])]) + "\n")
+    with pytest.raises(ValueError, match="row 1: it has 6 fields and the header 5"):
+        read(folder, "csv")
+    path.write_text("\n".join([*lines[:7], lines[7] + ",3", *lines[8:]]) + "\n")
+    with pytest.raises(ValueError, match=r"rows from 0: .*Expected 5 fields in line 7, saw 6"):
+        list(read(folder, "csv").blocks(np.random.default_rng(0)))

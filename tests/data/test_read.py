@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -183,3 +184,56 @@ def test_keys_that_a_model_needs(write):
     lacks = r"lacks key\(s\) x; the toy model needs y, x, and the file has y, n$"
     with pytest.raises(ValueError, match=lacks):
         read_data(path, needs=["y", "x"], model="toy", called="key(s)")
+
+
+# -- what would shift or be dropped silently ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("y,x\n10,1,\n20,2,\n30,3,\n", 3),  # a comma at the end of every row
+        ("y,x\n10,1,7\n20,2\n30,3\n", 3),  # the first row only
+        ("y\n1,10\n2,20\n", 2),
+        ("y,x\na,b,10,1\nc,d,20,2\n", 4),  # two more
+        ("y,x\n\n10,1,\n20,2,\n", 3),
+    ],
+)
+def test_rows_longer_than_the_header_are_refused(write, text, fields):
+    path = write("d.csv", text)
+    header = text.split("\n")[0].count(",") + 1
+    expected = rf"row 1: it has {fields} fields and the header {header}, so that columns would"
+    for read in (
+        read_data,
+        lambda path: read_numeric(path, "each is a variable"),
+        lambda path: read_columns(path, ["y"], model="any"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            read(path)
+
+
+def test_a_later_row_longer_than_the_header_is_refused(write):
+    with pytest.raises(ValueError, match="Expected 2 fields in line 3, saw 3"):
+        read_data(write("d.csv", "y,x\n10,1\n20,2,3\n"))
+
+
+def test_names_of_rows_are_read_when_asked_for(write):
+    data = read_data(write("d.csv", '"y","x"\n"1",10,1\n"2",20,2\n'), row_names=True)
+    assert {name: list(values) for name, values in data.items()} == {"y": [10, 20], "x": [1, 2]}
+    with pytest.raises(ValueError, match="2 fields and the header 2; with row_names=True"):
+        read_data(write("e.csv", "y,x\n10,1\n"), row_names=True)
+    with pytest.raises(ValueError, match=r"row_names: got True for .*expected a CSV"):
+        read_data(write("d.json", '{"y": [1]}'), row_names=True)
+
+
+@pytest.mark.parametrize("text", ['{"y": [1], "y": [2]}', '{"a": {"b": 1, "c": 2, "b": 3}}'])
+def test_a_key_given_twice_is_refused(write, text):
+    twice = "y" if "y" in text else "b"
+    with pytest.raises(ValueError, match=f"the key '{twice}' is given twice"):
+        read_data(write("d.json", text))
+
+
+def test_a_gzip_file_that_is_cut_off_is_said_to_be(write):
+    whole = gzip.compress(b"y,x\n" + b"10,1\n" * 1_000)
+    with pytest.raises(ValueError, match="a damaged gzip file"):
+        read_data(write("d.csv.gz", whole[: len(whole) // 2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vi_recipes.core import ModelError, unknown
-from vi_recipes.data.read import check_file
+from vi_recipes.data.read import check_file, check_width
 
 BLOCK_ROWS = 500_000
 """Rows that are shuffled together, and so in memory together, where nothing is said."""
@@ -261,12 +262,19 @@ def batches_from_csv(
         with piece.path.open("rb") as file:
             file.seek(offset)
             text = file.read(size)
+        # all columns are read, so that rows longer than the header are found; of a piece's first
+        # row pandas would drop what is too much
+        first = next(csv.reader([text.split(b"\n", 1)[0].decode(errors="replace")]), [])
+        if len(first) > len(headers[piece.path]):
+            raise ModelError(
+                f"{piece.path}, row {piece.first + 1}: it has {len(first)} fields and the header "
+                f"{len(headers[piece.path])}"
+            )
         try:
             frame = pd.read_csv(
                 BytesIO(text),
                 header=None,
                 names=headers[piece.path],
-                usecols=names,
                 skip_blank_lines=False,
                 index_col=False,
                 low_memory=False,
@@ -280,6 +288,7 @@ def batches_from_csv(
     pieces: list[Piece] = []
     schemas: dict[Path, dict[str, np.dtype[Any]]] = {}
     for path in _files(paths, ".csv"):
+        check_width(path)
         with path.open("rb") as file:
             headers[path] = pd.read_csv(BytesIO(file.readline())).columns.astype(str).tolist()
             of_file = list(_find_lines(path, file))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import inspect
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +23,12 @@ NETCDF = (".nc", ".netcdf")
 
 
 def read_data(
-    path: str | Path, *, needs: Sequence[str] = (), model: str = "", called: str = "column(s)"
+    path: str | Path,
+    *,
+    needs: Sequence[str] = (),
+    model: str = "",
+    called: str = "column(s)",
+    row_names: bool = False,
 ) -> dict[str, Any]:
     """Read a file whose keys, columns or variables are a model's keyword arguments.
 
@@ -35,6 +44,10 @@ def read_data(
         Name of the model that needs them, as errors say it.
     called
         What errors call them, such as ``"key(s)"``.
+    row_names
+        Whether the rows of a CSV begin with a name that its header leaves out, as R's
+        ``write.table`` writes them; the names are dropped. Otherwise a row with more fields than
+        the header is refused.
 
     Returns
     -------
@@ -44,10 +57,12 @@ def read_data(
     Raises
     ------
     ValueError
-        For a file that is missing, a directory, empty, unreadable, of an unknown kind, or without
-        what it needs.
+        For a file that is missing, a directory, empty, unreadable, of an unknown kind, without what
+        it needs, with rows that are longer than the header, or with a key given twice.
     """
     path = check_file(path)
+    if row_names and not path.name.lower().endswith(CSV):
+        raise ValueError(f"row_names: got True for {path}, expected a CSV; leave it out")
     reader = next(
         (read for suffixes, read in _READERS.items() if path.name.lower().endswith(suffixes)), None
     )
@@ -55,7 +70,7 @@ def read_data(
         known = ", ".join(suffix for suffixes in _READERS for suffix in suffixes)
         raise ValueError(f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}")
     with _reading(path):
-        content = reader(path)
+        content = _columns(_csv_frame(path, row_names=True)) if row_names else reader(path)
     _check_needs(path, list(content), needs, model, called)
     return content
 
@@ -179,6 +194,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: a damaged gzip file ({error}); write it again") from None
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: not text in UTF-8 (byte {error.start}); save it as UTF-8"
@@ -231,7 +248,9 @@ def keep_arguments(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
+    except _TwiceError as error:
+        raise ValueError(f"{path}: the key '{error}' is given twice; leave one of them") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
@@ -246,6 +265,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+class _TwiceError(Exception):
+    """A key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object, of which the last would win silently where keys repeat."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return content
+
+
 def _json_kind(content: Any) -> str:
     kinds = {list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
     return kinds.get(type(content), "null")
@@ -255,15 +287,44 @@ def _read_csv(path: Path) -> dict[str, Any]:
     return _columns(_csv_frame(path))
 
 
-def _csv_frame(path: Path) -> pd.DataFrame:
+def _csv_frame(path: Path, *, row_names: bool = False) -> pd.DataFrame:
     import pandas as pd
 
+    check_width(path, row_names=row_names)
     try:
-        return _with_rows(path, pd.read_csv(path, encoding="utf-8-sig"))
+        frame = pd.read_csv(path, encoding="utf-8-sig", index_col=0 if row_names else None)
+        return _with_rows(path, frame.reset_index(drop=True))
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty; expected a header and rows") from None
     except pd.errors.ParserError as error:
         raise ValueError(f"{path}: not a well-formed CSV ({error})") from None
+
+
+def check_width(path: Path, *, row_names: bool = False) -> None:
+    """Raise a :class:`ValueError` where the first row of a CSV has more fields than its header.
+
+    pandas would make names of the first column and move all others, silently. Of later rows that
+    are longer than the first it complains itself.
+    """
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        try:
+            header, first = islice((row for row in csv.reader(file) if row), 2)
+        except (ValueError, csv.Error):  # no two rows, or none that can be told apart
+            return
+    more = len(first) - len(header)
+    if row_names and more != 1:
+        raise ValueError(
+            f"{path}, row 1: it has {len(first)} fields and the header {len(header)}; with "
+            "row_names=True every row has one more, its name. Leave row_names out"
+        )
+    if more > 0 and not row_names:
+        raise ValueError(
+            f"{path}, row 1: it has {len(first)} fields and the header {len(header)}, so that "
+            "columns would shift. Take out what is too many, such as a comma at the end of every "
+            "row, or name it in the header; read_data(row_names=True) reads rows that begin with "
+            "their name"
+        )
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
