@@ -21,6 +21,7 @@ from vi_recipes.core.content import (
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
+from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
@@ -41,6 +42,7 @@ __all__ = [
     "Status",
     "Timing",
     "as_key",
+    "bind_parts",
     "find",
     "import_file",
     "instances",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import MadeOnce
+from vi_recipes.core import MadeOnce, bind_parts
 from vi_recipes.data import bind, fingerprint
 from vi_recipes.model.model import Model
 
@@ -30,6 +30,7 @@ class BoundModel:
     """
 
     def __init__(self, model: Model, data: dict[str, Any]) -> None:
+        bind_parts("numpyro")
         self.model = model
         self.complete_model = model
         """The model as it was given, with its discrete latent variables where it has some."""
