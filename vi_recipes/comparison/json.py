@@ -100,28 +100,28 @@ def _method(fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
 
 
 def _assessment(fit: Fit) -> dict[str, Any] | None:
-    found = fit.assessment
-    if found is None:
+    assessment = fit.assessment
+    if assessment is None:
         return None
-    moments = found.correction and found.correction.moments
+    moments = assessment.correction and assessment.correction.moments
     return {
-        "num_draws": found.num_draws,
-        "khat": found.khat,
-        "khat_by_site": dict(found.block_khat),
+        "num_draws": assessment.num_draws,
+        "khat": assessment.khat,
+        "khat_by_site": dict(assessment.block_khat),
         "corrected": {
-            "source": found.correction.source,
-            "khat": found.correction.khat,
-            "ess": found.correction.ess,
+            "source": assessment.correction.source,
+            "khat": assessment.correction.khat,
+            "ess": assessment.correction.ess,
             "mean": fit.flat(moments.mean),
             "sd": fit.flat(moments.sd),
             "mcse_mean": fit.flat(moments.mcse_mean),
             "mcse_sd": fit.flat(moments.mcse_sd),
         }
-        if found.correction and moments
+        if assessment.correction and moments
         else None,
-        "evidence": [{"value": e.value, "se": e.se, "kind": e.kind} for e in found.evidence],
-        "unknown": dict(found.unknown),
-        "seconds": found.seconds,
+        "evidence": [{"value": e.value, "se": e.se, "kind": e.kind} for e in assessment.evidence],
+        "unknown": dict(assessment.unknown),
+        "seconds": assessment.seconds,
     }
 
 

@@ -96,12 +96,12 @@ def predictive_exhibits(
         size = sum(values.size for values in data.values())
         number = max(min(NUM_REPLICATIONS, MAX_NUMBERS // size), 1)
         try:
-            found = posterior_predictive(fit, target, num_draws=number, key=seed)
+            replicated = posterior_predictive(fit, target, num_draws=number, key=seed)
         except ValueError as reason:  # moments without draws, laws that cannot be sampled
             left_out.append(f"{name} is not shown: {reason}.")
             continue
         for site, edges in bins.items():
-            counted[site][name] = count(found[site], edges)
+            counted[site][name] = count(replicated[site], edges)
     with style():
         exhibits = [
             _check(comparison, site, k, bins[site], data[site], panels, left_out)
@@ -245,8 +245,8 @@ def _cross_validation(comparison: Fits, target: Target) -> list[Exhibit]:
     for k, site in enumerate(sites or [None], start=1):
         base = comparison.reference_name
         fits = {n: fit for n, fit in all_fits(comparison).items() if fit.has_result}
-        table, found = loo_table(fits, target, base=base, observed=site)
-        centre = base if base in found else str(table["elpd_loo"].idxmax()) if found else ""
+        table, by_name = loo_table(fits, target, base=base, observed=site)
+        centre = base if base in by_name else str(table["elpd_loo"].idxmax()) if by_name else ""
         title = "Leave-one-out cross-validation" + (f" of {site}" if several else "")
         exhibits.append(
             Exhibit(
@@ -256,13 +256,13 @@ def _cross_validation(comparison: Fits, target: Target) -> list[Exhibit]:
                 content=_shown(table),
             )
         )
-        if found:
+        if by_name:
             exhibits.append(
                 Exhibit(
                     name=f"loo_pointwise_{k}",
                     title=f"{title}, observation by observation",
                     caption=POINTWISE_CAPTION.format(centre=centre),
-                    content=pointwise_figure(comparison, found, centre),
+                    content=pointwise_figure(comparison, by_name, centre),
                 )
             )
     return exhibits
@@ -289,15 +289,15 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
     return shown.reset_index(drop=True)
 
 
-def pointwise_figure(comparison: Fits, found: Mapping[str, ELPDDataLOO], centre: str) -> Figure:
+def pointwise_figure(comparison: Fits, by_name: Mapping[str, ELPDDataLOO], centre: str) -> Figure:
     """Draw Pareto's k and the differences from ``centre`` by observation, a row a fit."""
     styles = fit_styles(comparison)
-    columns = 2 if len(found) > 1 else 1
-    height = 1.35 * len(found) + 0.6
+    columns = 2 if len(by_name) > 1 else 1
+    height = 1.35 * len(by_name) + 0.6
     figure = Figure(figsize=(4.2 * columns, height), layout="constrained")
-    grid = figure.subplots(len(found), columns, squeeze=False, sharex=True, sharey="col")
-    base = found[centre].elpd_i.to_numpy().ravel()
-    for row, (name, result) in zip(grid, found.items(), strict=True):
+    grid = figure.subplots(len(by_name), columns, squeeze=False, sharex=True, sharey="col")
+    base = by_name[centre].elpd_i.to_numpy().ravel()
+    for row, (name, result) in zip(grid, by_name.items(), strict=True):
         k = result.pareto_k.to_numpy().ravel()
         high = k > result.good_k
         _dots(row[0], k, high, styles[name][0])

@@ -106,19 +106,19 @@ def problems(references: Path | None = None) -> dict[str, Problem]:
     """
     if references is not None and not references.is_dir():
         raise ValueError(f"references: {references} is not a folder")
-    found: dict[str, Problem] = {}
+    answered: dict[str, Problem] = {}
     for name, path in find("models").items():
         answers = path.with_name("reference.json")
         if answers.is_file():
             content = json.loads(answers.read_text(encoding="utf-8"))
             if content.get("parameters"):
-                found[name] = _shipped(name, content)
+                answered[name] = _shipped(name, content)
     for folder in sorted(references.iterdir()) if references is not None else ():
-        if folder.name not in find("models") or folder.name in found:
+        if folder.name not in find("models") or folder.name in answered:
             continue
         if (folder / "data.json").is_file() and load_model(folder.name).load is not None:
-            found[folder.name] = _outside(folder)
-    return found
+            answered[folder.name] = _outside(folder)
+    return answered
 
 
 def _shipped(name: str, content: Mapping[str, Any]) -> Problem:
@@ -258,14 +258,14 @@ def _verify_one(
 
 def _row(name: str, dim: int, comparison: Comparison, method: str) -> Row:
     fit = comparison[method]
-    own = judge(fit)
+    said = judge(fit)
     about: dict[str, Any] = {
         "model": name,
         "dim": dim,
         "method": method,
         "status": fit.status.name,
-        "trust": own.trust.value,
-        "verdict": own.text,
+        "trust": said.trust.value,
+        "verdict": said.text,
         "seconds": fit.timing.total_seconds,
         "assess_seconds": fit.assessment.seconds if fit.assessment else float("nan"),
     }

@@ -16,23 +16,23 @@ from vi_recipes.trust import num_block_draws
 
 def weights(comparison: Fits) -> Table:
     """Return khat, by site too, and what the corrected moments say, a column an approximation."""
-    found = {
+    assessed = {
         name: (fit, fit.assessment)
         for name, fit in comparison.fits.items()
         if fit.has_result and fit.assessment is not None and fit.assessment.num_draws
     }
-    sites = list(dict.fromkeys(site for _, a in found.values() for site in a.block_khat))
-    rows = [_row("khat, all coordinates", found, lambda _, a: _khat(a.khat, a.num_draws))]
-    rows += [_row(f"khat, {site} alone", found, partial(_block_khat, site)) for site in sites]
+    sites = list(dict.fromkeys(site for _, a in assessed.values() for site in a.block_khat))
+    rows = [_row("khat, all coordinates", assessed, lambda _, a: _khat(a.khat, a.num_draws))]
+    rows += [_row(f"khat, {site} alone", assessed, partial(_block_khat, site)) for site in sites]
     rows += [
-        _row("corrected by", found, lambda _, a: Cell(_source(a))),
-        _row("khat of that", found, lambda _, a: Cell(_number(a, "khat"))),
-        _row("effective draws", found, lambda _, a: Cell(_number(a, "ess"))),
-        _row("largest change of a mean, sds", found, _mean_change),
-        _row("sds over the corrected", found, _sd_change),
-        _row("bound on the error of a mean, sds", found, lambda _, a: Cell(_bound(a))),
-        _row("kernel Stein test, p-value", found, lambda _, a: Cell(_stein(a))),
-        _row("seconds", found, lambda _, a: Cell(format_number(a.seconds, 2))),
+        _row("corrected by", assessed, lambda _, a: Cell(_source(a))),
+        _row("khat of that", assessed, lambda _, a: Cell(_number(a, "khat"))),
+        _row("effective draws", assessed, lambda _, a: Cell(_number(a, "ess"))),
+        _row("largest change of a mean, sds", assessed, _mean_change),
+        _row("sds over the corrected", assessed, _sd_change),
+        _row("bound on the error of a mean, sds", assessed, lambda _, a: Cell(_bound(a))),
+        _row("kernel Stein test, p-value", assessed, lambda _, a: Cell(_stein(a))),
+        _row("seconds", assessed, lambda _, a: Cell(format_number(a.seconds, 2))),
     ]
     note = (
         "Weights are p(y, z) / q(z) at draws of each approximation q; above the limit (0.7 of many "
@@ -44,14 +44,14 @@ def weights(comparison: Fits) -> Table:
         "beyond ten coordinates. Marked * or red: above the limit"
     )
     told = [row for row in rows if any(cell.text != DASH for cell in row[1:])]
-    return Table("What their own draws say", ["", *found], told if found else [], f"{note}.")
+    return Table("What their own draws say", ["", *assessed], told if assessed else [], f"{note}.")
 
 
-Found = dict[str, tuple[Fit, Assessment]]
+Assessed = dict[str, tuple[Fit, Assessment]]
 
 
-def _row(title: str, found: Found, cell: Callable[[Fit, Assessment], Cell]) -> list[Cell]:
-    return [Cell(title), *(cell(fit, assessment) for fit, assessment in found.values())]
+def _row(title: str, assessed: Assessed, cell: Callable[[Fit, Assessment], Cell]) -> list[Cell]:
+    return [Cell(title), *(cell(fit, assessment) for fit, assessment in assessed.values())]
 
 
 def _khat(value: float, num_draws: int) -> Cell:
@@ -60,30 +60,30 @@ def _khat(value: float, num_draws: int) -> Cell:
     return Cell(f"{value:.2f}", "off" if value >= khat_limit(num_draws) else "")
 
 
-def _block_khat(site: str, _: Fit, found: Assessment) -> Cell:
-    if site not in found.block_khat:
+def _block_khat(site: str, _: Fit, assessment: Assessment) -> Cell:
+    if site not in assessment.block_khat:
         return Cell(DASH)
-    return _khat(found.block_khat[site], num_block_draws(found.num_draws))
+    return _khat(assessment.block_khat[site], num_block_draws(assessment.num_draws))
 
 
-def _source(found: Assessment) -> str:
-    if found.correction is None:
+def _source(assessment: Assessment) -> str:
+    if assessment.correction is None:
         return DASH
-    rounds = found.correction.num_rounds
+    rounds = assessment.correction.num_rounds
     return f"{rounds} rounds from it" if rounds else "its own draws"
 
 
-def _number(found: Assessment, name: str) -> str:
-    if found.correction is None:
+def _number(assessment: Assessment, name: str) -> str:
+    if assessment.correction is None:
         return DASH
-    value = getattr(found.correction, name)
+    value = getattr(assessment.correction, name)
     return f"{value:.0f}" if name == "ess" else f"{value:.2f}"
 
 
-def _mean_change(fit: Fit, found: Assessment) -> Cell:
-    if found.correction is None:
+def _mean_change(fit: Fit, assessment: Assessment) -> Cell:
+    if assessment.correction is None:
         return Cell(DASH)
-    rows = differences(fit, found.correction.moments)
+    rows = differences(fit, assessment.correction.moments)
     size = rows["difference"].abs().to_numpy()
     if np.isnan(size).all():
         return Cell(DASH)
@@ -92,19 +92,19 @@ def _mean_change(fit: Fit, found: Assessment) -> Cell:
     return Cell(f"{size[worst]:.2f} ± {error:.2f} ({rows.index[worst]})")
 
 
-def _sd_change(fit: Fit, found: Assessment) -> Cell:
-    if found.correction is None:
+def _sd_change(fit: Fit, assessment: Assessment) -> Cell:
+    if assessment.correction is None:
         return Cell(DASH)
-    ratio = differences(fit, found.correction.moments)["sd_ratio"].dropna()
+    ratio = differences(fit, assessment.correction.moments)["sd_ratio"].dropna()
     if ratio.empty:
         return Cell(DASH)
     low, high = ratio.idxmin(), ratio.idxmax()
     return Cell(f"{ratio.min():.2f} ({low}) to {ratio.max():.2f} ({high})")
 
 
-def _bound(found: Assessment) -> str:
-    return DASH if found.bounds is None else format_number(found.bounds.mean_error, 2)
+def _bound(assessment: Assessment) -> str:
+    return DASH if assessment.bounds is None else format_number(assessment.bounds.mean_error, 2)
 
 
-def _stein(found: Assessment) -> str:
-    return DASH if found.stein is None else f"{found.stein.p_value:.3f}"
+def _stein(assessment: Assessment) -> str:
+    return DASH if assessment.stein is None else f"{assessment.stein.p_value:.3f}"
