@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 COLUMNS = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error")
 
 
+ROUNDING = 1e-13
+"""Relative to its size, what a number may vary by and still be a constant in double precision."""
+
+
 def moments_of(fit: Fitted) -> Moments:
     """Return the moments of a fit that has a result."""
     return Moments(fit.mean(), fit.sd(), fit.mcse(), fit.mcse_sd())
@@ -29,6 +33,9 @@ def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None)
     Columns ``difference`` (of means, in sds of ``other``), ``difference_mcse``, ``sd_ratio``
     (the fit's over the other), ``sd_ratio_mcse``, and ``within_error``: the difference is at most
     twice its Monte Carlo error, which is that of both.
+
+    A scalar that is the same constant in both, up to rounding, such as the first diagonal element
+    of a Cholesky factor of correlations, has no difference: NaN.
     """
     import pandas as pd
 
@@ -37,7 +44,11 @@ def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None)
 
     moments = moments_of(fit)
     sd = flat(other.sd)
-    scale = np.where(sd > 0, sd, np.nan)
+    rounding = ROUNDING * np.maximum(np.abs(flat(moments.mean)), np.abs(flat(other.mean)))
+    spread = np.fmax(flat(moments.sd), sd)  # a point has none
+    apart = np.abs(flat(moments.mean) - flat(other.mean))
+    constant = (spread <= rounding) & (apart <= rounding)
+    scale = np.where((sd > 0) & ~constant, sd, np.nan)
     difference = (flat(moments.mean) - flat(other.mean)) / scale
     error = np.hypot(flat(other.mcse_mean), flat(moments.mcse_mean)) / scale
     ratio = flat(moments.sd) / scale
