@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing
-from vi_recipes.model import Arrays, Target
+from vi_recipes.model import Target
 
 ROUNDING = 1e-9
 """Relative decrease of the objective that rounding explains."""
@@ -159,17 +159,17 @@ class Ascent:
         inputs
             What the step is given beside the state; by default the data's arrays.
         """
-        arrays = compiler.target.arrays() if inputs is None else inputs
+        inputs = compiler.target.arrays() if inputs is None else inputs
         count = len(jax.tree.leaves(state)[0])
 
-        def chunk(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
+        def chunk(state: State, inputs: Any) -> tuple[State, jax.Array]:
             many = jax.vmap(step, in_axes=(0, None)) if count > 1 else _alone(step)
-            return jax.lax.scan(lambda s, _: many(s, arrays), state, None, length=self.length)
+            return jax.lax.scan(lambda s, _: many(s, inputs), state, None, length=self.length)
 
-        compiled = compiler(("ascent", count, self.length), chunk, state, arrays)
+        compiled = compiler(("ascent", count, self.length), chunk, state, inputs)
         history: list[np.ndarray] = []
         while len(history) * self.length < self.max_steps:
-            state, values = compiled(state, arrays)
+            state, values = compiled(state, inputs)
             values = np.asarray(values).reshape(self.length, count, -1)
             parts = values.shape[-1]
             history.append(np.moveaxis(values, 2, 1).reshape(-1, count))
@@ -225,8 +225,8 @@ def best_of(final: Float[np.ndarray, " starts"]) -> int:
 def _alone(step: Step) -> Step:
     """Return ``step`` for states with a leading axis of one: no vectorised branches."""
 
-    def one(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
-        new, value = step(jax.tree.map(lambda v: v[0], state), arrays)
+    def one(state: State, inputs: Any) -> tuple[State, jax.Array]:
+        new, value = step(jax.tree.map(lambda v: v[0], state), inputs)
         return jax.tree.map(lambda v: v[None], new), value[None]
 
     return one

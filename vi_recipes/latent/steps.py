@@ -195,9 +195,9 @@ def squarem(step: Step) -> Step:
     convergence of any EM algorithm. doi:10.1111/j.1467-9469.2007.00585.x, scheme S3.
     """
 
-    def cycle(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
-        first, value = step(state, arrays)
-        second, between = step(first, arrays)
+    def cycle(state: State, inputs: Any) -> tuple[State, jax.Array]:
+        first, value = step(state, inputs)
+        second, between = step(first, inputs)
         theta, unravel = ravel_pytree(_theta(state))
         once, twice = (ravel_pytree(_theta(s))[0] for s in (first, second))
         r = once - theta
@@ -206,7 +206,7 @@ def squarem(step: Step) -> Step:
         length = jnp.minimum(length, -1.0)
         far = unravel(theta - 2 * length * r + length**2 * v)
         jump = (far, *second[1:]) if isinstance(second, tuple) else far
-        landed, reached = step(jump, arrays)
+        landed, reached = step(jump, inputs)
         finite = jnp.isfinite(reached)
         for leaf in jax.tree.leaves(landed):
             finite = finite & jnp.isfinite(leaf).all()
