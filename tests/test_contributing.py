@@ -46,6 +46,7 @@ def coin(tmp_path: Path) -> vr.Target:
     return vr.Target(vr.load_model(file_of(tmp_path, "models/coin/model.py")))
 
 
+@pytest.mark.slow
 def test_a_method(coin: vr.Target) -> None:
     prior = executed("vi_recipes/methods/prior.py")["Prior"]
     with pytest.raises(ValueError, match="num_draws: got 1"):
@@ -70,6 +71,7 @@ def test_a_guide_and_an_objective(coin: vr.Target, monkeypatch: pytest.MonkeyPat
     assert "renyi_bound" in fit.trace
 
 
+@pytest.mark.slow
 def test_a_model_and_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file_of(tmp_path, "models/coin/model.py")
     path = file_of(tmp_path, "comparisons/coin.py")

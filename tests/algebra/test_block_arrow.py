@@ -505,6 +505,7 @@ def two_sites_by_structure() -> vr.Fit:
     return vr.Laplace(max_dim=3).fit(two_sites_target(), throw=True)
 
 
+@pytest.mark.slow
 def test_a_hierarchical_model_is_verified_and_its_hessian_is_the_dense_one() -> None:
     made = two_sites_target()
     reason, this = discovered(made)
@@ -604,6 +605,7 @@ def hierarchical(y: jax.Array, group: jax.Array, num_groups: int) -> None:
         numpyro.sample("y", dist.Normal(a[group] + b[group] * x, 0.6), obs=y)
 
 
+@pytest.mark.slow
 def test_laplace_by_structure_is_the_exact_gaussian_and_the_dense_laplace() -> None:
     rng = np.random.default_rng(8)
     T, N = 6, 25
@@ -643,6 +645,7 @@ def test_laplace_by_structure_is_the_exact_gaussian_and_the_dense_laplace() -> N
     assert abs(local.mean()["gap"] - gap) < 1e-8 + 4.5 * local.mcse()["gap"]
 
 
+@pytest.mark.slow
 def test_laplace_by_structure_of_a_model_that_is_not_gaussian() -> None:
     dense = vr.Laplace().fit(vr.Target(two_sites, **two_sites_data()), throw=True)
     local = two_sites_by_structure()
@@ -721,6 +724,7 @@ def scan_in_plate(y: jax.Array) -> None:
     scan(step, jnp.zeros(y.shape[1]), y)
 
 
+@pytest.mark.slow
 def test_a_scan_inside_a_plate_is_right_or_refused() -> None:
     y = np.random.default_rng(0).standard_normal((3, 4))
     made = vr.Target(scan_in_plate, y=y)

@@ -108,6 +108,7 @@ def test_a_crossed_matrix_times_any_vector() -> None:
     np.testing.assert_allclose(bend.solve(gradient), np.linalg.solve(dense, gradient), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_room")
 def test_a_normal_posterior_is_exact() -> None:
     target = vr.Target(ratings, **data(binary=False))
@@ -130,6 +131,7 @@ def test_a_normal_posterior_is_exact() -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_ends_where_the_structured_method_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     method = vr.LinearResponse(base=vr.MeanField(tolerance=1e-7))
     whole = method.fit(vr.Target(votes, **data(binary=True)), key=0, throw=True)

@@ -71,6 +71,7 @@ def test_what_the_marginals_and_moves_add_up_to() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_log_likelihood_is_the_marginals() -> None:
     """Fisher's identity: d log p(y) / d log b_t(k) = p(z_t = k | y)."""
     pi, A, log_emitted = example(40, 3)

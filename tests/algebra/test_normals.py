@@ -45,6 +45,7 @@ def test_a_gaussian_has_scipys_density(target: vr.Target, kind: str) -> None:
     np.testing.assert_array_equal(drawn.values["mu"], target.constrain(drawn.z)["mu"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

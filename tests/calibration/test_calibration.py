@@ -102,6 +102,7 @@ def test_an_exact_sampler_is_calibrated(exact: vr.Calibration) -> None:
     assert not exact.interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "verdict"),
     [
@@ -131,6 +132,7 @@ def test_the_likelihood_finds_out_a_posterior_that_ignores_the_data() -> None:
     assert found.calibrated is False
 
 
+@pytest.mark.slow
 def test_ranks_of_nuts_are_those_of_the_exact_posterior() -> None:
     predictive = PriorPredictive(vr.Target(MODEL))
     method = vr.NUTS(num_warmup=200, num_samples=300, num_chains=1)
@@ -158,6 +160,7 @@ def line(x: jax.Array, y: jax.Array) -> None:
         numpyro.sample("y", dist.Normal(a + b * x, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_mean_field_is_too_narrow_where_covariates_are_collinear() -> None:
     x = np.array([9.0, 10.0, 11.0, 10.5])
     target = vr.Target(line, x=x, y=np.arange(4.0))
@@ -245,6 +248,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
         run(path=tmp_path / "calibration.npz")
 
 
+@pytest.mark.slow
 def test_workers_find_what_one_finds(exact: vr.Calibration) -> None:
     found = vr.calibrate(MODEL, Sampler(), num_simulations=6, key=1, num_workers=2)
     np.testing.assert_array_equal(found.ranks, exact.ranks[:6])
@@ -326,6 +330,7 @@ def test_the_worst_of_many_quantities_are_drawn() -> None:
     assert "where 1.5 would by chance" in many.verdict
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("coin.py").write_text(

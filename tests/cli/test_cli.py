@@ -88,6 +88,7 @@ def refuse(*words, code=2):
 # -- the main job ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compare_prints_writes_and_rebuilds():
     done = program(
         "compare",
@@ -141,6 +142,7 @@ def test_svi_explains_its_guides():
         assert all(f"\n  {name} " in shown for name in choices)
 
 
+@pytest.mark.slow
 def test_json_on_standard_output_is_alone_there():
     result = run(
         "compare",
@@ -159,6 +161,7 @@ def test_json_on_standard_output_is_alone_there():
     assert not Path("line-report").exists()
 
 
+@pytest.mark.slow
 def test_fit_uses_one_method_and_the_same_options():
     result = run(
         "fit",
@@ -186,6 +189,7 @@ def test_fit_uses_one_method_and_the_same_options():
     np.testing.assert_allclose(method["mean"], cov @ X.T @ DATA["y"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_shipped_model_with_its_own_data_and_an_outside_reference():
     answers = {"source": "by hand", "parameters": {"mu": {"mean": 4.4, "sd": 3.3}}}
     Path("answers.json").write_text(json.dumps(answers))
@@ -253,6 +257,7 @@ def test_exit_code_1_when_every_method_failed():
     assert json.loads(Path("r.json").read_text())["methods"]["map"]["status"] == "degenerate"
 
 
+@pytest.mark.slow
 def test_run_a_study():
     Path("duel.py").write_text(
         "import vi_recipes as vr\n"
@@ -267,6 +272,7 @@ def test_run_a_study():
     assert json.loads(Path("r.json").read_text())["seed"] == 6
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_and_reports_what_is_done():
     words = [
         "compare",
@@ -306,6 +312,7 @@ def test_ctrl_c_keeps_and_reports_what_is_done():
     assert run("report", "out").exit_code == 0
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_falls_on_a_garbage_collection_is_not_lost():
     swallowed = SimpleNamespace(exc_type=KeyboardInterrupt)
     group.keep_interrupts(swallowed)
@@ -422,6 +429,7 @@ def test_the_models_own_reader_fails_with_a_sentence():
     assert "bad.csv: 'y' (KeyError)" in refuse("compare", "own.py", "--data", "bad.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

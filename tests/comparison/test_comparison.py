@@ -101,6 +101,7 @@ def test_one_method_without_a_reference() -> None:
     assert "by its own evidence" in c.verdicts()["laplace"].text
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_row_without_numbers() -> None:
     methods = [vr.MAP(), vr.EM(e_step="closed_form"), vr.SVI(num_steps=500)]
     c = vr.compare(target("eight_schools"), methods)
@@ -204,6 +205,7 @@ def test_an_interrupt_keeps_what_is_done_also_on_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back["laplace"].mean()["beta"], c["laplace"].mean()["beta"])
 
 
+@pytest.mark.slow
 def test_labels_are_matched_and_the_report_says_so() -> None:
     rng = np.random.default_rng(0)
     y = np.concatenate([rng.normal(-3, 1, 40), rng.normal(3, 1, 60)])

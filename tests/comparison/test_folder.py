@@ -165,6 +165,7 @@ def assert_same(one: vr.Comparison, other: vr.Comparison) -> None:
                 np.testing.assert_allclose(again.mean[site], value, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_every_fit_is_written_once_and_its_labels_come_back(
     tmp_path: Path, written: list[Path]
 ) -> None:
@@ -185,6 +186,7 @@ def test_every_fit_is_written_once_and_its_labels_come_back(
     np.testing.assert_array_equal(alone.mean()["mu"], c["laplace"].mean()["mu"])
 
 
+@pytest.mark.slow
 def test_a_file_that_another_comparison_has_replaced_is_written_again(
     tmp_path: Path, written: list[Path]
 ) -> None:

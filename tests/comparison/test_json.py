@@ -62,6 +62,7 @@ def test_schema_is_itself_valid_and_names_every_status():
     assert schema()["$defs"]["status"]["enum"] == [s.name.lower() for s in vr.Status]
 
 
+@pytest.mark.slow
 def test_result_matches_the_schema_and_the_comparison(result, comparison):
     check(result)
     assert result == to_json(comparison)
@@ -124,6 +125,7 @@ def test_a_failed_method_has_no_numbers():
     assert result["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_beyond_200_scalars_covariances_come_by_site():
     target = vr.Target(wide, y=np.zeros(201))
     result = to_json(vr.compare(target, [vr.Laplace()]))

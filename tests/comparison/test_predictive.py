@@ -75,6 +75,7 @@ def test_counts_by_replication_and_what_lies_beyond() -> None:
 # -- exhibits --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exhibits_of_a_comparison() -> None:
     made = {e.name: e for e in predictive_exhibits(comparison(), effects.target(), seed=4)}
     assert list(made) == ["predictive_check_1", "loo_1", "loo_pointwise_1"]
@@ -162,6 +163,7 @@ def coin(y):
 """
 
 
+@pytest.mark.slow
 def test_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("coin.py").write_text(COIN)

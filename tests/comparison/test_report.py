@@ -611,6 +611,7 @@ def test_reports_cost_nothing_until_they_are_written() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_pyplot_is_never_imported(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"

@@ -26,6 +26,7 @@ def lines(**options: Any) -> vr.Study:
     )
 
 
+@pytest.mark.slow
 def test_a_study_is_its_comparison(tmp_path: Path) -> None:
     this = target("linear_regression")
     study = vr.Study(
@@ -48,6 +49,7 @@ def test_a_study_is_its_comparison(tmp_path: Path) -> None:
     assert study.run(seed=9)["mode"].provenance.seed == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["radon", "gmm", "neyman_scott", "point_masses", "em_is_vi"])
 def test_shipped_studies_name_models_and_methods_that_exist(name: str) -> None:
     study = vr.load_study(name)
@@ -125,6 +127,7 @@ def test_exhibits_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
         vr.Comparison.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_exhibits_get_the_seed_and_the_style_of_the_report() -> None:
     seeds = []
 
@@ -173,6 +176,7 @@ def test_an_exhibit_is_a_figure_or_a_frame() -> None:
         vr.Exhibit(name="a", title="", caption="", content=pd.DataFrame()).png  # noqa: B018
 
 
+@pytest.mark.slow
 def test_neyman_scotts_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("neyman_scott")
     small = {
@@ -187,6 +191,7 @@ def test_neyman_scotts_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch)
     assert table.content["largest relative difference"].max() < 1e-5
 
 
+@pytest.mark.slow
 def test_the_mixtures_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("gmm")
     methods = {"em": vr.EM(num_starts=1), "map": vr.MAP()}
@@ -199,6 +204,7 @@ def test_the_mixtures_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) 
     assert choice.png
 
 
+@pytest.mark.slow
 def test_point_masses_profiles_have_the_marginal_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("point_masses")
     this = study.target()
@@ -216,6 +222,7 @@ def test_point_masses_profiles_have_the_marginal_maximum(monkeypatch: pytest.Mon
     assert top == pytest.approx(best.trace["log_posterior"][0, -1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_em_is_vi_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("em_is_vi")
     module = study.exhibits.__globals__  # type: ignore[union-attr]
@@ -235,6 +242,7 @@ def test_em_is_vi_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPa
     assert len(paths.content.axes[0].lines) == 2
 
 
+@pytest.mark.slow
 def test_kl_exercises_are_solved_on_another_target_too(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("kl_exercises")
     assert isinstance(study.reference, Path)

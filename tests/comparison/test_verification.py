@@ -63,6 +63,7 @@ def test_answers_given_as_lists() -> None:
     assert found["b[1,2]"]["mcse"] == pytest.approx(0.05)
 
 
+@pytest.mark.slow
 def test_verifying_keeps_what_is_done(tmp_path: Path) -> None:
     chosen = {"bivariate_normal": problems()["bivariate_normal"]}
     methods = {"laplace": "laplace", "meanfield": "meanfield"}

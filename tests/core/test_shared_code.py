@@ -45,6 +45,7 @@ def test_one_executable_serves_functions_that_close_over_other_arrays() -> None:
     assert len(code) > known > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [vr.NUTS(num_chains=1, num_warmup=50, num_samples=50), vr.LinearResponse()],

@@ -103,6 +103,7 @@ def test_every_row_comes_once_an_epoch(kind: str, tmp_path: Path) -> None:
     assert len(rows.head(33)["y"]) == 33
 
 
+@pytest.mark.slow
 def test_files_add_up_to_all_rows(tmp_path: Path) -> None:
     rows = read(write(tmp_path, "parquet"), "parquet")
     this = of_head(rows, **rows.head(5))  # as few as one likes
@@ -127,6 +128,7 @@ def test_files_add_up_to_all_rows(tmp_path: Path) -> None:
     assert np.std(losses) > 0.1
 
 
+@pytest.mark.slow
 def test_a_fit_from_files_is_that_from_memory(tmp_path: Path) -> None:
     rows = read(write(tmp_path, "parquet"), "parquet", batch_size=20)
     exact = vr.MeanField().fit(of_head(rows, **rows.head(NUM_ROWS)), throw=True)

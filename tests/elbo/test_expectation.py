@@ -420,6 +420,7 @@ def entropy(kl: CurvedKL, eta: np.ndarray) -> float:
     return float(total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_the_elbo_is_that_of_brute_force(name: str) -> None:
     kl = ready(kl_of(name))
@@ -458,6 +459,7 @@ def differentiated(kl: CurvedKL) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return flat, gradient, np.column_stack([bend.dot(row) for row in np.eye(flat.size)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["logistic_random_effects", "horseshoe_scale", "gamma_law"])
 def test_gradient_and_hessian_are_those_of_finite_differences(name: str) -> None:
     # nodes of laws that are not normal move with them, which derivatives leave out: the integral is
@@ -549,6 +551,7 @@ def test_room_for_nodes_is_not_used_before_they_are() -> None:
 # -- choices --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_draws_where_asked_agree_with_quadrature() -> None:
     example = ZOO["logistic_random_effects"]
     drawn = ready(make_kl(example, {"y": "draws", "u": "draws"}), num_pairs=4_000)
@@ -725,6 +728,7 @@ def coupled_members(y: jax.Array) -> None:
     numpyro.sample("smooth", dist.StudentT(4.0, x[:-1], s).to_event(1), obs=x[1:])
 
 
+@pytest.mark.slow
 def test_a_site_whose_support_moves() -> None:
     made = target("dynamic_support")
     with jax.enable_x64(True):

@@ -277,6 +277,7 @@ def three_laws() -> FactorPosterior:
     return FactorPosterior(made, factors, eta)
 
 
+@pytest.mark.slow
 def test_moments_of_constrained_quantities_are_the_closed_forms() -> None:
     posterior = three_laws()
     mean, sd = posterior.mean(), posterior.sd()

@@ -76,6 +76,7 @@ def figure() -> Iterator[list[Any]]:
         plt.close("all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_tree(name: str) -> None:
     this, fit = tree(name), fitted(name)
@@ -156,6 +157,7 @@ def test_loo(name: str) -> None:
     np.testing.assert_allclose(found.elpd_i, own.elpd_i, atol=1e-8 if name != "nuts" else 0.01)
 
 
+@pytest.mark.slow
 def test_compare() -> None:
     names = [n for n in OPTIONS if n not in (*POINTS, *WITHOUT_DENSITY)]
     found = {n: vr.loo(fitted(n), effects.target()) for n in names[:8]}

@@ -64,6 +64,7 @@ def correlated() -> None:
     numpyro.sample("x", dist.MultivariateNormal(np.zeros(2), np.array([[1.0, 0.95], [0.95, 1.0]])))
 
 
+@pytest.mark.slow
 def test_guides_that_can_and_cannot_represent_the_posterior() -> None:
     """Mean field's weights are exp(r z_1 z_2), z standard normal, whose k is r = 0.95."""
     target = vr.Target(correlated)

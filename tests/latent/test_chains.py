@@ -50,6 +50,7 @@ def target(chains: int) -> vr.Target:
     return vr.Target(vr.Model(function=weather, name="weather"), y=y, chains=chains)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chains", [1, 2])
 def test_against_the_sum_over_every_path(chains: int) -> None:
     this = target(chains)
@@ -75,6 +76,7 @@ def test_against_the_sum_over_every_path(chains: int) -> None:
     np.testing.assert_allclose(np.asarray(q.weights).reshape(K, T, chains), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_against_the_hidden_markov_models_own_recursion() -> None:
     """Two routes to one E-step and one maximum, from one series."""
     module: Any = import_file(find("models")["hmm"])
@@ -94,6 +96,7 @@ def test_against_the_hidden_markov_models_own_recursion() -> None:
     np.testing.assert_allclose(em.latents["z_probability"], right.marginals, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_is_no_chain() -> None:
     fit = vr.EM(e_step="forward_backward").fit(vr.Target(vr.load_model("times_deaths")))
     assert fit.status is vr.Status.NOT_APPLICABLE

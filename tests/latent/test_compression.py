@@ -48,6 +48,7 @@ def both(target: vr.Target, *, with_prior: bool = False) -> tuple[Marginal, Marg
         return marginal, compress(marginal, start, Timing()), start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_objective_and_expected_log_joint_are_the_same_functions(with_prior: bool) -> None:
     this = vr.Target(labelled, y=Y)
@@ -73,6 +74,7 @@ def test_objective_and_expected_log_joint_are_the_same_functions(with_prior: boo
         np.testing.assert_allclose(*shares, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_em_of_many_rows_is_that_of_the_closed_form() -> None:
     gmm = import_file(find("models")["gmm"])
     y = np.column_stack([Y, 0.5 * Y + RNG.standard_normal(len(Y))])
@@ -100,11 +102,13 @@ def test_what_is_no_exponential_family_is_left_as_it_is() -> None:
     assert few is marginal
 
 
+@pytest.mark.slow
 def test_few_members_are_left_as_they_are() -> None:
     marginal, few, _ = both(vr.Target(labelled, y=Y[::10]))
     assert few is marginal
 
 
+@pytest.mark.slow
 def test_a_compression_that_fails_at_the_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     this = vr.Target(labelled, y=Y)
     right = vr.EM(num_starts=1).fit(this, throw=True)

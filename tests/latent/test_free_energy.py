@@ -85,6 +85,7 @@ def ascend(F: vr.FreeEnergy, q: LatentLaw, theta: np.ndarray) -> np.ndarray:
     return np.asarray(found.x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["radon", "times_deaths"])
 def test_three_ways_up_reach_one_maximum(name: str) -> None:
     ways = {

@@ -150,6 +150,7 @@ def labels(y, K=3):
                 numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(30,), (4, 7)])
 def test_the_members_of_discrete_states(shape: tuple[int, ...]) -> None:
     y = RNG.standard_normal(shape)
@@ -168,6 +169,7 @@ def test_one_state_stands_for_all_members_where_the_model_broadcasts() -> None:
     assert split_target(vr.Target(labels, y=RNG.standard_normal(30))).broadcast
 
 
+@pytest.mark.slow
 def test_states_that_couple_are_one_member_with_all_their_combinations() -> None:
     def chain(y):
         stay = numpyro.sample("stay", dist.Beta(5, 2))
@@ -200,6 +202,7 @@ def by_grid(theta: np.ndarray) -> float:
     return float(total)
 
 
+@pytest.mark.slow
 def test_quadrature_is_the_integral() -> None:
     theta = np.array([0.2, -0.3])
     expected = by_grid(theta)
@@ -210,6 +213,7 @@ def test_quadrature_is_the_integral() -> None:
     assert errors[2] < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_nodes", [1, 3])
 def test_derivatives_go_through_the_modes(num_nodes: int) -> None:
     marginal = made(poisson_target(), num_nodes=num_nodes)
@@ -236,6 +240,7 @@ def test_derivatives_go_through_the_modes(num_nodes: int) -> None:
     np.testing.assert_allclose(order_one, gradient, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_two_dimensional_quadrature() -> None:
     y = RNG.integers(0, 2, size=(5, 8))
     x = np.linspace(-1, 1, 8)
@@ -269,6 +274,7 @@ def test_a_gaussian_integral_is_exact() -> None:
     assert evaluate(marginal, np.array([0.4])) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_crossed_gaussian_effects_are_one_member() -> None:
     row, column = np.repeat(np.arange(4), 3), np.tile(np.arange(3), 4)
     y = RNG.standard_normal(12)
@@ -326,6 +332,7 @@ def test_latent_sites_that_couple_are_named() -> None:
     assert split_target(this, "a").num_members == 4
 
 
+@pytest.mark.slow
 def test_wrong_names_and_rules() -> None:
     this = poisson_target()
     with pytest.raises(ValueError, match=r"latent: got 'v', expected .* beta, sigma, u"):

@@ -29,6 +29,7 @@ def fitted(num_components: int) -> vr.Fit:
     return vr.CAVI(num_starts=6).fit(target(num_components), key=0, throw=True)
 
 
+@pytest.mark.slow
 def test_the_bound_of_one_component_is_the_evidence() -> None:
     """One component is a conjugate normal model, whose evidence is known."""
     y = np.asarray(target(1).data["y"])
@@ -44,6 +45,7 @@ def test_the_bound_of_one_component_is_the_evidence() -> None:
     assert fitted(1).log_evidence.value == pytest.approx(right, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_two_components_agree_with_scikit_learn() -> None:
     from sklearn.mixture import BayesianGaussianMixture
 
@@ -78,6 +80,7 @@ def test_two_components_agree_with_scikit_learn() -> None:
     assert np.abs(error).max() < 4.5
 
 
+@pytest.mark.slow
 def test_the_bound_is_the_elbo() -> None:
     """E_q[log p(y, z, theta) - log q(z, theta)], z in closed form and theta by draws from q."""
     fit = fitted(2)
@@ -118,6 +121,7 @@ def test_the_bound_is_the_elbo() -> None:
     assert abs(float(elbo) - right) < 4.5 * np.hypot(error, values.std() / np.sqrt(400))
 
 
+@pytest.mark.slow
 def test_the_bound_rises_and_prefers_two_components() -> None:
     bounds = [fitted(k).log_evidence.value for k in (1, 2, 3)]
     assert np.argmax(bounds) == 1

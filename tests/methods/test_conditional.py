@@ -61,6 +61,7 @@ def flat(sites: dict[str, Any]) -> np.ndarray:
     return np.concatenate([np.ravel(sites[name]) for name in SITES])
 
 
+@pytest.mark.slow
 def test_the_exact_posterior_of_a_hierarchical_model_is_found() -> None:
     """Joint normals for the globals and conditional ones for the locals are the exact family."""
     mean, cov, evidence = exact()
@@ -79,6 +80,7 @@ def test_the_exact_posterior_of_a_hierarchical_model_is_found() -> None:
     assert abs(fit.log_evidence.value - evidence) < 4.5 * fit.log_evidence.se + 0.02
 
 
+@pytest.mark.slow
 def test_independent_normals_understate_what_conditional_ones_do_not() -> None:
     _, cov, evidence = exact()
     sd = np.sqrt(np.diag(cov))
@@ -121,6 +123,7 @@ def several(n: int) -> None:
     numpyro.sample("a", dist.Normal(0.0, 1.0))
 
 
+@pytest.mark.slow
 def test_conditional_blocks_are_read_as_numpyro_draws_them() -> None:
     this, n = vr.Target(several, n=3), 20_000
     families = {

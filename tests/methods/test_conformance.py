@@ -46,9 +46,12 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
 how good they are is for the tests of each method."""
 
 QUICK = (
-    "map", "laplace", "em", "em_map", "marginal_mle", "variational_em", "meanfield", "lrvb", "svi",
-    "forward_kl", "nuts",
+    "map", "map_unconstrained", "laplace", "em", "em_map", "marginal_mle", "variational_em",
+    "meanfield", "lrvb", "forward_kl", "nuts",
 )  # fmt: skip
+
+LONG = ("correlation", "covariance")
+"""Models whose densities take long to compile."""
 
 REFUSES_EIGHT_SCHOOLS = dict.fromkeys(
     ("em", "em_map", "marginal_mle", "variational_em"), (vr.Status.COLLAPSED, "tau runs to")
@@ -66,7 +69,9 @@ MARGIN = 4.5
 (means and sds of 35 scalars): 5e-4 that right draws fail, for the seed there is."""
 
 TABLE = [
-    pytest.param(method, model, marks=() if method in QUICK else pytest.mark.slow)
+    pytest.param(
+        method, model, marks=() if method in QUICK and model not in LONG else pytest.mark.slow
+    )
     for method in METHODS_TESTED
     for model in CASES
 ]

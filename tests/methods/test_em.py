@@ -35,6 +35,7 @@ def matched(mu: np.ndarray, reference: np.ndarray) -> np.ndarray:
 # -- against other software ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", TYPES)
 def test_maximum_likelihood_agrees_with_scikit_learn(covariance: str) -> None:
     from sklearn.mixture import GaussianMixture
@@ -67,6 +68,7 @@ def test_maximum_likelihood_agrees_with_scikit_learn(covariance: str) -> None:
         np.testing.assert_allclose(found, full[order], rtol=1e-3, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_maximum_is_that_of_a_direct_search() -> None:
     y = case("mixture").data["y"]
 
@@ -83,6 +85,7 @@ def test_the_maximum_is_that_of_a_direct_search() -> None:
 # -- against MAP ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["full", "spherical"])
 def test_map_em_ends_at_the_mode_that_newton_finds(covariance: str) -> None:
     this = old_faithful(covariance)
@@ -119,6 +122,7 @@ ALL_TYPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mle", "map"])
 @pytest.mark.parametrize("covariance", ALL_TYPES)
 def test_no_iteration_loses_ground(covariance: str, objective: Any) -> None:
@@ -129,6 +133,7 @@ def test_no_iteration_loses_ground(covariance: str, objective: Any) -> None:
     assert trace[:, -1].max() > trace[:, 0].max() + 1  # and some is gained
 
 
+@pytest.mark.slow
 def test_the_best_start_is_kept() -> None:
     fit = vr.EM(num_starts=8).fit(old_faithful("full", 4), key=3, throw=True)
     final = fit.trace["log_likelihood"][:, -1]
@@ -165,6 +170,7 @@ def test_too_few_steps_are_said() -> None:
     assert fit.trace["log_likelihood"].shape == (5, 50)
 
 
+@pytest.mark.slow
 def test_collapse_is_degenerate_not_an_infinite_likelihood() -> None:
     # four points in the plane and three components with a covariance each
     y = np.array([[0.0, 0.0], [4.0, 1.0], [1.0, 5.0], [5.0, 5.0]])
@@ -176,6 +182,7 @@ def test_collapse_is_degenerate_not_an_infinite_likelihood() -> None:
     assert vr.EM(objective="map").fit(vr.Target(GMM.gmm(3, "full"), y=y)).status is vr.Status.OK
 
 
+@pytest.mark.slow
 def test_a_start_that_collapses_does_not_spoil_the_others() -> None:
     # found by search: in this sample some starts collapse, until nothing of them is finite
     y = np.random.default_rng(6).standard_normal((12, 2))

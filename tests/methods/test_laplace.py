@@ -109,6 +109,7 @@ def test_a_saddle_is_indefinite_and_says_its_eigenvalue() -> None:
     np.testing.assert_allclose(abs(fit.mean()["x"]), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_mode_is_singular_with_the_eigenvalues_where_it_stopped() -> None:
     fit = vr.Laplace().fit(target("eight_schools"))
     assert fit.status is vr.Status.SINGULAR
@@ -117,6 +118,7 @@ def test_no_mode_is_singular_with_the_eigenvalues_where_it_stopped() -> None:
     assert fit.log_evidence is None
 
 
+@pytest.mark.slow
 def test_units_are_not_singularity() -> None:
     def model() -> None:
         numpyro.sample("metres", dist.Normal(0.0, 1e-9))

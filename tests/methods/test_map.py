@@ -105,6 +105,7 @@ def test_a_scale_that_collapses_is_named() -> None:
         fit.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["newton", "l-bfgs"])
 def test_the_joint_mode_of_radon_collapses(solver: Any) -> None:
     fit = vr.MAP(solver=solver).fit(vr.Target(vr.load_model("radon")))

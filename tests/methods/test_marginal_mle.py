@@ -39,6 +39,7 @@ def logistic(group, y):
 TARGET = vr.Target(logistic, group=GROUP, y=APART)
 
 
+@pytest.mark.slow
 def test_em_newton_and_l_bfgs_reach_one_optimum() -> None:
     fits = {
         "newton": vr.MarginalMLE().fit(TARGET, throw=True),
@@ -60,6 +61,7 @@ def test_em_newton_and_l_bfgs_reach_one_optimum() -> None:
     assert np.diff(best.trace["log_likelihood"]).min() >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [vr.MarginalMLE(), vr.EM(accelerate=True)])
 def test_groups_that_do_not_differ_have_no_variance(method: vr.Method) -> None:
     fit = method.fit(vr.Target(logistic, group=GROUP, y=Y))
@@ -174,6 +176,7 @@ def test_every_rule_that_the_type_names_may_be_asked_for(method: type[vr.Method]
     assert {*method.rules, "auto"} == {*choices, "else"}
 
 
+@pytest.mark.slow
 def test_a_chain_by_forward_backward_as_asked() -> None:
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 3))

@@ -623,6 +623,7 @@ def equal_counts() -> vr.Target:
     return fixed_prior(np.full(10, 4), lambda eta: dist.Poisson(jnp.exp(eta)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -113,6 +113,7 @@ def test_minibatches_add_up(size: int) -> None:
     compare(target("linear_regression"), size)  # 20 rows: 6 of them go round in 3 epochs
 
 
+@pytest.mark.slow
 def test_effects_of_groups_are_global() -> None:
     model = vr.load_model("criteo")
     assert model.simulate is not None
@@ -160,6 +161,7 @@ def test_local_sites_of_a_guide_function_are_scaled_too() -> None:
 # -- fits ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_closed_form_is_found_from_minibatches() -> None:
     known = case("linear_regression")
     assert known.cov is not None
@@ -236,6 +238,7 @@ def test_a_linear_encoder_is_exact_where_the_posterior_is_linear(batch_size: int
     assert fit.draws(5)["z"].shape == (5, 60)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_read_as_it_draws() -> None:
     """Of sites with events and with a second plate, on constrained scales."""
 

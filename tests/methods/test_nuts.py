@@ -31,6 +31,7 @@ def distance(a: vr.Fit, b: vr.Fit, site: str) -> float:
     return float(max(mean.max(), sd.max()))
 
 
+@pytest.mark.slow
 def test_threads_and_lockstep_agree() -> None:
     threads = fitted("normal_precision", chain_method="threads")
     lockstep = fitted("normal_precision", chain_method="vectorized")
@@ -214,6 +215,7 @@ def test_an_error_in_a_chain_is_a_failure_not_a_hang() -> None:
     assert "the disk is full" in fit.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"chain_method": "vectorized", "dtype": "float32"}, {"noncentered": ("c",)}]
 )
@@ -276,6 +278,7 @@ def test_precision_is_the_methods_own(dtype: Any, x64: bool) -> None:
     assert fit.sample_stats["lp"].dtype == dtype
 
 
+@pytest.mark.slow
 def test_an_unknown_site_to_noncentre() -> None:
     with pytest.raises(ValueError, match=r"noncentered: got 'school', expected latent.*theta"):
         vr.NUTS(noncentered=("school",)).fit(target("eight_schools"))

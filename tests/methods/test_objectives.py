@@ -25,6 +25,7 @@ def fitted(guide: str = "normal", **options: Any) -> vr.Fit:
     return vr.SVI(guide=guide, **options).fit(target("linear_regression"), key=0, throw=True)
 
 
+@pytest.mark.slow
 def test_every_gradient_of_the_elbo_is_unbiased() -> None:
     """Averages over many draws agree with each other, and with the closed form."""
 

@@ -31,6 +31,7 @@ def fitted(name: str, pattern: str, family: str) -> vr.Fit:
     return method.fit(target(name), key=0, throw=True)
 
 
+@pytest.mark.slow
 def test_a_gamma_factor_reaches_the_optimum_of_the_conjugate_model() -> None:
     """Normal-gamma: q(mu) q(tau) has a closed-form fixed point, which coordinate ascent finds."""
     y = case("normal_precision").data["y"]
@@ -50,6 +51,7 @@ def test_a_gamma_factor_reaches_the_optimum_of_the_conjugate_model() -> None:
     assert fit.sd()["mu"] == pytest.approx(np.sqrt(variance), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_dirichlet_block_is_the_exact_posterior() -> None:
     known, fit = case("simplex"), fitted("simplex", "p", "dirichlet")
     np.testing.assert_allclose(fit.mean()["p"], known.mean["p"], atol=0.1 * known.sd["p"].min())
@@ -74,6 +76,7 @@ def test_a_point_block_is_variational_em() -> None:
     assert np.isfinite(fit.diagnostics["elbo"])
 
 
+@pytest.mark.slow
 def test_a_chain_and_an_improper_prior() -> None:
     """A block over sites in a scan, and a block beside a site whose prior has no draws."""
     fit = vr.SVI(guide={"level": "lowrank_normal"}, num_steps=100).fit(target("state_space"))
@@ -134,6 +137,7 @@ def scattered(this: vr.Target, families: dict[str, str]) -> tuple[Any, dict[str,
     return engine.guide, engine.constrain_fn(free)
 
 
+@pytest.mark.slow
 def test_blocks_are_read_as_numpyro_draws_them() -> None:
     this, n = several(), 10_000
     guide, params = scattered(this, FAMILIES)

@@ -28,6 +28,7 @@ def fitted(model: str, **options: Any) -> vr.Fit:
     return vr.SVGD(**options).fit(target(model), key=1)
 
 
+@pytest.mark.slow
 def test_the_force_is_numpyros() -> None:
     """On an unconstrained model both mean the same density: one plain step shows the force."""
     precision = jnp.array([[2.0, 0.5], [0.5, 1.0]])

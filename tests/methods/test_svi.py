@@ -36,6 +36,7 @@ def fitted(name: str, guide: str, **options: Any) -> vr.Fit:
     return vr.SVI(guide=guide, **options).fit(target(name), key=0, throw=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["normal", "multivariate_normal", "lowrank_normal"])
 def test_means_are_right_within_the_error_they_state(guide: str) -> None:
     fit = fitted("linear_regression", guide)
@@ -78,6 +79,7 @@ def test_mean_field_reaches_its_own_optimum() -> None:
     assert kl > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["normal", "multivariate_normal", "iaf"])
 def test_the_elbo_bounds_the_evidence(guide: str) -> None:
     known = case("normal_precision")
@@ -147,6 +149,7 @@ GAUSSIAN_GUIDES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", GAUSSIAN_GUIDES)
 def test_gaussian_guides_are_read_as_numpyro_draws_them(family: Any) -> None:
     this, n = unsorted(), 20_000
@@ -181,6 +184,7 @@ def test_gaussian_guides_are_read_as_numpyro_draws_them(family: Any) -> None:
     assert (np.abs(products.mean(0) - cov) < 5 * error)[np.ix_(keep, keep)].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["normal", "multivariate_normal", "lowrank_normal", "laplace"])
 def test_sites_are_not_mixed_up(guide: str) -> None:
     """Sites out of alphabetical order, each with a location of its own, through the whole fit."""
@@ -207,6 +211,7 @@ def test_a_flow_is_read_from_draws() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["bnaf", "dais"])
 def test_guides_beyond_the_normal(guide: str) -> None:
     known, fit = case("normal_precision"), fitted("normal_precision", guide, num_steps=3_000)
@@ -407,6 +412,7 @@ def test_precision_is_the_methods_own(dtype: Any, x64: bool) -> None:
     assert jnp.dtype(dtype) in seen
 
 
+@pytest.mark.slow
 def test_arrays_that_the_model_closes_over_keep_one_precision() -> None:
     scales = np.array([1.0, 2.0])
 

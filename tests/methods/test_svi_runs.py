@@ -141,6 +141,7 @@ def counted(traced: list[None]) -> vr.Target:
     return vr.Target(model, y=np.array([0.5, 1.5, -1.0, 2.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -164,6 +165,7 @@ def test_a_second_fit_of_a_target_compiles_nothing(options: dict[str, Any]) -> N
     assert (other.trace[next(iter(other.trace))] != first.trace[next(iter(first.trace))]).any()
 
 
+@pytest.mark.slow
 def test_another_configuration_has_code_of_its_own() -> None:
     this, quick = target("normal_mean"), {"num_steps": 80}
     for options in (
@@ -183,6 +185,7 @@ def test_another_configuration_has_code_of_its_own() -> None:
         assert_same(shared, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "guide", [autoguide.AutoDiagonalNormal, autoguide.AutoNormal, lambda y: point()]
 )
@@ -407,6 +410,7 @@ def test_the_last_good_state_of_a_run_that_diverges_is_kept(tmp_path: Path) -> N
 # -- step sizes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_step_size_falls_and_the_bias_with_it() -> None:
     """The exact posterior is in the family: what its ELBO lacks is the optimiser's."""
     known = case("linear_regression")

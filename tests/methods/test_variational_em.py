@@ -26,6 +26,7 @@ def fitted(name: str, objective: str = "mle") -> tuple[vr.Fit, vr.Fit]:
     return method.fit(target(name), throw=True), right.fit(target(name), throw=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mle", "map"])
 def test_where_the_factors_are_exact_it_is_em(objective: str) -> None:
     """County effects are independent normals given the rest: F is the likelihood."""
@@ -46,6 +47,7 @@ def test_where_the_factors_are_exact_it_is_em(objective: str) -> None:
     np.testing.assert_allclose(cov, right.cov(["mu_a", "sigma_a"]), rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_coupled_members() -> None:
     """Crossed effects: EM by members refuses, factors give a bound that is a little short."""
     fit, whole = fitted("penicillin")
@@ -60,6 +62,7 @@ def test_coupled_members() -> None:
     assert "lower bound of the log-likelihood" in fit.message
 
 
+@pytest.mark.slow
 def test_no_exact_integral() -> None:
     """Binomial counts: a bound below the quadrature's likelihood, and nearly as good."""
     fit, right = fitted("cbpp")
@@ -69,6 +72,7 @@ def test_no_exact_integral() -> None:
     np.testing.assert_allclose(fit.sd()["beta"], right.sd()["beta"], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_a_factor_of_its_own_family() -> None:
     """q of a gamma latent variable given its rate is a gamma: exact again, in closed form."""
 

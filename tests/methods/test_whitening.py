@@ -54,6 +54,7 @@ def whitening(target: vr.Target) -> Whitening:
     return whiten(fit.posterior)
 
 
+@pytest.mark.slow
 def test_a_normal_posterior_is_whitened_exactly() -> None:
     target = vr.Target(normal, **data("normal"))
     white = whitening(target)

@@ -36,6 +36,7 @@ def chain(y):
         numpyro.sample(f"y{t}", dist.Normal(2.0 * state - 1.0, 1.0), obs=y[t])
 
 
+@pytest.mark.slow
 def test_mixture_is_the_sum_over_labels() -> None:
     target = vr.Target(mixture, y=Y)
     assert [s.name for s in target.latents] == ["weight", "mu"]
@@ -68,6 +69,7 @@ def test_coupled_states_are_the_sum_over_all_paths() -> None:
     np.testing.assert_allclose(target.log_density(z, jacobian=False), by_hand, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_every_method_fits_it() -> None:
     target = vr.Target(mixture, y=Y)
     for method in (

@@ -145,6 +145,7 @@ def test_log_density_is_the_sum_written_by_hand(name: str) -> None:
     assert target(name).log_density(z) == pytest.approx(joint + jacobian, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "site", "free"),
     [
@@ -299,6 +300,7 @@ def test_the_model_is_compiled_once(use: Callable[[vr.Target, np.ndarray], objec
 # -- which coordinate a scalar depends on ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_coordinate_of_hand_known_cases() -> None:
     def model() -> None:
         a = numpyro.sample("a", dist.Normal(0.0, 1.0))

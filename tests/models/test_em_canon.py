@@ -35,6 +35,7 @@ def fitted(model: vr.Model, data: dict[str, Any] | None = None, **options: Any) 
 # -- hidden Markov models --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @HMMLEARN
 def test_gaussian_emissions_agree_with_hmmlearn() -> None:
     from hmmlearn.hmm import GaussianHMM
@@ -55,6 +56,7 @@ def test_gaussian_emissions_agree_with_hmmlearn() -> None:
     np.testing.assert_allclose(mean["sigma"], np.sqrt(theirs.covars_[:, 0, 0]), rtol=1e-3)
 
 
+@pytest.mark.slow
 @HMMLEARN
 def test_poisson_emissions_agree_with_hmmlearn() -> None:
     from hmmlearn.hmm import PoissonHMM
@@ -70,6 +72,7 @@ def test_poisson_emissions_agree_with_hmmlearn() -> None:
     np.testing.assert_allclose(np.exp(fit.mean()["log_rate"]), fit.mean()["rate"], rtol=1e-12)
 
 
+@pytest.mark.slow
 @HMMLEARN
 def test_categorical_emissions_agree_with_hmmlearn() -> None:
     from hmmlearn.hmm import CategoricalHMM
@@ -86,6 +89,7 @@ def test_categorical_emissions_agree_with_hmmlearn() -> None:
     np.testing.assert_allclose(mean["B"], theirs.emissionprob_, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_log_likelihood_is_the_models_own() -> None:
     fit = fitted(module("hmm").POISSON)
     target = vr.Target(module("hmm").POISSON)
@@ -104,6 +108,7 @@ def test_more_states_than_values() -> None:
     assert "num_states=3, but y has only 2 distinct value" in fit.message
 
 
+@pytest.mark.slow
 def test_a_state_that_collapses_on_one_value() -> None:
     y = np.concatenate([np.zeros(30), np.random.default_rng(0).standard_normal(30) + 8, [3.0, 30]])
     fit = vr.EM(num_starts=2).fit(vr.Target(module("hmm").hmm(2), y=y))
@@ -114,6 +119,7 @@ def test_a_state_that_collapses_on_one_value() -> None:
 # -- factor analysis and principal components ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_factor_analysis_agrees_with_factanal(references: Path) -> None:
     right = json.loads((references / "em.json").read_text(encoding="utf-8"))["factanal_ability_2"]
     mean = fitted(module("factor_analysis").MODEL, tolerance=1e-15).mean()
@@ -127,6 +133,7 @@ def test_factor_analysis_agrees_with_factanal(references: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_factors", [1, 3])
 def test_factor_analysis_agrees_with_scikit_learn(num_factors: int) -> None:
     from sklearn.decomposition import FactorAnalysis
@@ -147,6 +154,7 @@ def test_factor_analysis_agrees_with_scikit_learn(num_factors: int) -> None:
     assert (fit.mean()["W_diag"] > 0).all()
 
 
+@pytest.mark.slow
 def test_principal_components_agree_with_the_closed_form() -> None:
     from sklearn.decomposition import PCA
 
@@ -172,6 +180,7 @@ def test_columns_that_do_not_vary() -> None:
 # -- latent kinds, from the NumPyro model alone ----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_linkage_is_dempster_laird_and_rubins(references: Path) -> None:
     right = json.loads((references / "em.json").read_text(encoding="utf-8"))["linkage"]
     this = vr.Target(module("linkage").MODEL)
@@ -195,6 +204,7 @@ def test_linkage_is_dempster_laird_and_rubins(references: Path) -> None:
     np.testing.assert_allclose(errors[1:] / errors[:-1], right["rate"], rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_times_deaths_is_hasselblads(references: Path) -> None:
     right = json.loads((references / "em.json").read_text(encoding="utf-8"))["times_deaths"]
     this = vr.Target(module("times_deaths").MODEL)
@@ -207,6 +217,7 @@ def test_times_deaths_is_hasselblads(references: Path) -> None:
 # -- what the end is worth -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_goes_on_until_it_is_close_to_the_maximum() -> None:
     """EM of factor analysis creeps: its rise is small long before the maximum is near."""
     this = vr.Target(module("factor_analysis").MARGINAL)
@@ -226,6 +237,7 @@ def test_it_goes_on_until_it_is_close_to_the_maximum() -> None:
     assert "MarginalMLE" in short.advice
 
 
+@pytest.mark.slow
 def test_loadings_that_the_data_do_not_settle() -> None:
     """Six covariances settle no more than six numbers: three psi and five loadings are too many."""
     rng = np.random.default_rng(0)

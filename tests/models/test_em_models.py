@@ -75,6 +75,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants(name: str) -> None:
     this = target(name)
@@ -245,6 +246,7 @@ def log_prior_ordered(value: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> 
     )
 
 
+@pytest.mark.slow
 def test_times_deaths_density() -> None:
     y = np.array([0, 3, 1, 7, 2])
     pi, log_lam = np.array([0.2, 0.5, 0.3]), np.array([-0.4, 0.3, 1.8])
@@ -326,6 +328,7 @@ def hmm_case(emission: str) -> tuple[dict[str, Any], np.ndarray, dict[str, Any],
     return values, y, {"num_symbols": num_symbols}, log_prior + over_all_paths(B[:, y].T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("emission", ["gaussian", "poisson", "categorical", "binary"])
 def test_hmm_density(emission: str) -> None:
     values, y, arguments, expected = hmm_case(emission)
@@ -341,6 +344,7 @@ def test_hmm_states_are_summed_out_alike() -> None:
     assert joint("hmm:STATES", values, {"y": y}) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_draws_of_the_hidden_markov_distribution() -> None:
     """Their frequencies are the probabilities of short series, which sum to one."""
     hidden = module("hmm").HiddenMarkov
@@ -475,6 +479,7 @@ def test_sleepstudy_is_lme4s(references: Path) -> None:
             assert log_marginal(*rows, mine["beta"], mine["sigma"], D * scale**2) < top
 
 
+@pytest.mark.slow
 def test_neyman_scott_maximum_likelihood() -> None:
     """MAP is the joint maximum; the marginal one is found by integrating numerically."""
     this, content = module("neyman_scott"), shipped("neyman_scott")
@@ -509,6 +514,7 @@ def test_the_joint_maximum_stays_wrong_and_the_marginal_one_does_not() -> None:
     assert this.joint_mle(long) == pytest.approx(this.marginal_mle(long), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_ppca_maximum_likelihood() -> None:
     """The closed form is shipped, is stationary, and has scikit-learn's likelihood."""
     from sklearn.decomposition import PCA
@@ -535,6 +541,7 @@ def test_ppca_maximum_likelihood() -> None:
     np.testing.assert_allclose(scaled.get_covariance(), Sigma, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_factor_analysis_maximum_likelihood(references: Path) -> None:
     """The rows have the covariance published, and R's answer is where the likelihood is flat."""
     known = answers(references, "factanal_ability_2")
@@ -588,6 +595,7 @@ def test_mixture_of_experts_maximum_likelihood() -> None:
     assert total == pytest.approx(content["log_likelihood"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_published_hmm_answers(references: Path) -> None:
     raw = json.loads((references / "hmm_normal" / "reference.json").read_text(encoding="utf-8"))
     text = find("models")["hmm"].with_name("reference.json").read_text(encoding="utf-8")
@@ -727,6 +735,7 @@ def test_arguments_that_will_not_do(name: str, data: dict[str, Any], match: str)
         vr.Target(vr.load_model(name), **data)
 
 
+@pytest.mark.slow
 def test_simulations_refuse_what_their_design_has_not() -> None:
     with pytest.raises(ValueError, match="rate: emission='gaussian' takes mu, sigma"):
         module("hmm").simulate(rate=(1.0, 2.0))

@@ -44,6 +44,7 @@ def test_density() -> None:
     assert target.log_density(z, jacobian=False) == pytest.approx(right, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_agrees_with_scikit_learn() -> None:
     from sklearn.decomposition import LatentDirichletAllocation
 
@@ -109,6 +110,7 @@ def scikit_learns_perplexity() -> float:
     return completed(topics / topics.sum(axis=1, keepdims=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [
@@ -126,6 +128,7 @@ def test_held_out_perplexity_is_scikit_learns(method: vr.Method) -> None:
     assert completed((train.sum(axis=0) / train.sum())[None]) > 1.2 * found
 
 
+@pytest.mark.slow
 def test_the_bound_prefers_the_topics_there_are() -> None:
     bounds = [fitted(k).log_evidence.value for k in (2, 3, 5)]
     assert np.argmax(bounds) == 1
@@ -155,6 +158,7 @@ def test_load(tmp_path: Path) -> None:
         module().load(path)
 
 
+@pytest.mark.slow
 def test_a_document_without_words() -> None:
     counts = np.array([[1, 2, 0], [0, 0, 0]])
     fit = vr.CAVI().fit(vr.Target(module().MODEL, counts=counts))

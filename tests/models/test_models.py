@@ -230,6 +230,7 @@ def test_every_shipped_model_is_here() -> None:
     assert set(find("models")) == set(SITES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SITES)
 def test_sites_are_as_documented(name: str) -> None:
     found = {n: (s.kind, s.shape) for n, s in target(name).sites.items()}
@@ -251,6 +252,7 @@ def test_the_model_describes_itself(name: str) -> None:
     assert {d for s in target(name).latents for d in s.dims} <= set(target(name).coords)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SITES)
 def test_the_density_and_its_gradient_are_finite_at_the_start(name: str) -> None:
     this = target(name)
@@ -303,6 +305,7 @@ def test_gmm_covariances(covariance: str) -> None:
             assert this.sites[site].shape[axis] == 3
 
 
+@pytest.mark.slow
 def test_gmm_prior_is_conjugate() -> None:
     """The log prior of EM is that of the NumPyro model, and labels do not matter to either."""
     gmm = load_object(f"{find('models')['gmm']}:gmm")

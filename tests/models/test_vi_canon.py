@@ -211,6 +211,7 @@ def test_the_linear_optimum_is_that_of_principal_components() -> None:
     assert optimum["log_likelihood"] == pytest.approx(density, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_a_linear_vae_reaches_the_likelihood_of_principal_components() -> None:
     """Its ELBO does too: with W of orthogonal rows a mean-field encoder is exact."""
     data = module("vae").simulate(num_columns=5, num_hidden=0, likelihood="gaussian")

@@ -89,6 +89,7 @@ def test_the_best_normal_goes_from_mode_seeking_to_mass_covering(
     assert best[1].sd < 0.75 < 1.9 < best[2].sd
 
 
+@pytest.mark.slow
 def test_the_methods_are_in_that_order(
     study: vr.Study, comparison: vr.Comparison, content: dict[str, Any]
 ) -> None:

@@ -90,6 +90,7 @@ def test_variances_where_q_is_exact_are_the_closed_forms(
         assert (found[name] < 1e-12).all(), name
 
 
+@pytest.mark.slow
 def test_every_estimator_is_unbiased_and_controls_help(
     tables: dict[str, Any], content: dict[str, Any]
 ) -> None:

@@ -29,6 +29,7 @@ def number(text: str) -> float:
     return float(text.split()[0])
 
 
+@pytest.mark.slow
 def test_the_autoencoder_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("vae")
     assert study.methods
@@ -68,6 +69,7 @@ def test_the_autoencoder_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(trained.params["W_point"], fit.mean()["W"], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_guides_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("guides")
     this = study.target()
@@ -108,6 +110,7 @@ def test_the_evidence_of_eight_schools_is_right() -> None:
     assert found == pytest.approx(np.log(right), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_stochastic_and_deterministic_mean_field_have_one_optimum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -250,6 +250,7 @@ def test_the_report_lays_weights_side_by_side() -> None:
     assert weights(vr.Comparison(alone, target_name="regression")).rows == []
 
 
+@pytest.mark.slow
 def test_quadrature_stands_beside_the_fits(tmp_path: Path) -> None:
     c = vr.compare(target(), [vr.Laplace(), vr.MAP()], path=tmp_path, quadrature=True)
     table = c.evidence()

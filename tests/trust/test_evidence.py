@@ -164,6 +164,7 @@ def test_bridge_sampling_is_right_within_its_error(name: str) -> None:
     assert 0.3 < deviations.std(ddof=1) < 1.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["normal_precision", "mixture"])
 def test_bridge_sampling_from_nuts(name: str) -> None:
     """Skewed posteriors, and one whose draws show one of the two labellings only."""
@@ -250,6 +251,7 @@ def test_too_many_labellings_are_refused() -> None:
 # -- side by side ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["normal_mean", "nested_plates"])
 def test_all_agree_with_the_closed_form(name: str) -> None:
     """A conjugate normal mean, and a hierarchy of normals, which has a Gaussian integral."""

@@ -20,6 +20,7 @@ from vi_recipes.importance.bounds import Bound
 from vi_recipes.trust.quadrature import quadrature
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -52,6 +53,7 @@ def counts(y: jax.Array) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(u)), obs=y)
 
 
+@pytest.mark.slow
 def test_latent_variables_by_an_inner_quadrature() -> None:
     y = np.array([0, 3, 1, 7, 2, 0])
     found = quadrature(vr.Target(counts, y=y), num_nodes=9)

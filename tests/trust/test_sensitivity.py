@@ -64,12 +64,14 @@ def slope(argument: str, entry: Any) -> np.ndarray:
     return (ends[0] - ends[1]) / (2 * STEP)
 
 
+@pytest.mark.slow
 def test_case_weights() -> None:
     table = vr.case_sensitivity(fit())
     assert list(table.columns) == ["beta", "mu", "tau"]
     np.testing.assert_allclose(table.loc[17], slope("weight", 17), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_weights_of_a_group() -> None:
     group = data()["group"]
     table = vr.case_sensitivity(fit(), by=group)
@@ -77,16 +79,19 @@ def test_weights_of_a_group() -> None:
     np.testing.assert_allclose(table.loc[7], slope("weight", group == 7), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_hyperparameters() -> None:
     table = vr.data_sensitivity(fit(), "shape")
     np.testing.assert_allclose(table.iloc[0], slope("shape", ()), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_argument_that_an_affine_input_depends_on() -> None:
     table = vr.data_sensitivity(fit(), "x", ["beta"])
     np.testing.assert_allclose(table.iloc[5, 0], slope("x", 5)[0], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_site_by_draws() -> None:
     method = vr.LinearResponse(base=vr.MeanField(expectations={"y": "draws"}, num_pairs=256))
     drawn = method.fit(vr.Target(logistic, **data()), key=0)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -34,9 +35,9 @@ class Smoothed(NamedTuple):
 
 
 def smooth(
-    pi: Float[Array, " states"],
-    A: Float[Array, "states states"],
-    log_emitted: Float[Array, "steps states"],
+    pi: Float[Array | np.ndarray, " states"],
+    A: Float[Array | np.ndarray, "states states"],
+    log_emitted: Float[Array | np.ndarray, "steps states"],
 ) -> Smoothed:
     """Return the log-likelihood of a series and the posterior of its states.
 
