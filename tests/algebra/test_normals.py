@@ -68,6 +68,7 @@ def test_the_mean_log_weight_is_the_elbo(target: vr.Target, method: vr.Method) -
     assert abs(ratios.mean() - fit.log_evidence.value) < 4 * error
 
 
+@pytest.mark.slow
 def test_laplace_and_linear_response_have_normal_densities(target: vr.Target) -> None:
     """Of a sample as large as this one the moments are known well enough to tell normals apart."""
     for method in (vr.Laplace(), vr.LinearResponse()):

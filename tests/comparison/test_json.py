@@ -74,6 +74,7 @@ def test_result_matches_the_schema_and_the_comparison(result, comparison):
     assert list(result["methods"]) == ["map", "laplace", "nuts"]
 
 
+@pytest.mark.slow
 def test_labels_are_zero_based_beside_the_coordinates(result):
     method = result["methods"]["laplace"]
     assert method["parameters"] == ["beta[0]", "beta[1]", "sigma", "variance"]

@@ -305,6 +305,7 @@ def test_moments_of_constrained_quantities_are_the_closed_forms() -> None:
     assert sd["product"] == pytest.approx(right, rel=0.1)
 
 
+@pytest.mark.slow
 def test_covariances_within_a_coordinate_and_none_across() -> None:
     posterior = three_laws()
     names = ["x", "rate", "p", "sd"]

@@ -29,6 +29,7 @@ def sampled() -> vr.Fit:
     return method.fit(target("eight_schools"), key=3, throw=True)
 
 
+@pytest.mark.slow
 def test_summary() -> None:
     table = laplace().summary()
     assert list(table.index) == ["beta[0]", "beta[1]", "contrast"]

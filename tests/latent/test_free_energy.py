@@ -30,6 +30,7 @@ def another(q: LatentLaw, rng: np.random.Generator) -> LatentLaw:
     return Normals(q.mean + 0.1 * rng.standard_normal(q.mean.shape), 1.7 * q.cov)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["radon", "times_deaths"])
 def test_log_p_is_free_energy_plus_divergence(name: str) -> None:
     F, rng = energy(name), np.random.default_rng(0)

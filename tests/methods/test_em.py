@@ -101,6 +101,7 @@ def test_map_em_ends_at_the_mode_that_newton_finds(covariance: str) -> None:
         np.testing.assert_allclose(em.mean()[site], value[order], rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_objective_is_the_log_joint() -> None:
     for name, this in (("mixture", target("mixture")), ("gmm", old_faithful("full"))):
         fit = vr.EM(objective="map").fit(this, throw=True)
@@ -163,6 +164,7 @@ def test_other_sites_follow() -> None:
 # -- how a run ends ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_said() -> None:
     fit = vr.EM(max_steps=50, tolerance=1e-15).fit(old_faithful("full", 4))
     assert fit.status is vr.Status.UNCONVERGED

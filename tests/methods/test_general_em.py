@@ -74,6 +74,7 @@ def test_the_balanced_one_way_model_in_closed_form(accelerate: bool) -> None:
     assert fit.log_likelihood == pytest.approx(law.logpdf(YIELD).sum(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_standard_errors_and_the_latent_variables() -> None:
     fit = vr.EM(accelerate=True).fit(balanced(), throw=True)
     point = closed_form(YIELD)
@@ -260,6 +261,7 @@ def test_every_iterate_is_the_closed_forms() -> None:
     np.testing.assert_allclose(fit.latents["z_probability"], r, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_an_m_step_by_l_bfgs_ends_at_the_same_maximum() -> None:
     newton = vr.EM(num_starts=1).fit(mixture_target(), throw=True)
     fit = vr.EM(num_starts=1, m_step="l-bfgs").fit(mixture_target(), throw=True)

@@ -89,6 +89,7 @@ def test_without_latent_variables_it_is_maximum_likelihood() -> None:
     np.testing.assert_allclose(with_prior.mean()["beta"], case("linear_regression").mean["beta"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [vr.MarginalMLE(), vr.EM(), vr.MAP(), vr.Laplace()])
 def test_a_second_fit_of_a_target_compiles_nothing_more(method: vr.Method) -> None:
     this = vr.Target(case("linear_regression").model, **case("linear_regression").data)

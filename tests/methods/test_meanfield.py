@@ -215,6 +215,7 @@ def test_the_trace_climbs_and_ends_at_the_bound() -> None:
         assert trace[-1] == pytest.approx(fit.diagnostics["elbo"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_the_evidence() -> None:
     for name in ("eight_schools", "normal_precision"):
         fit = vr.MeanField().fit(target(name), throw=True)
@@ -274,6 +275,7 @@ def test_linear_response_is_the_derivative_of_means() -> None:
     assert found[-1] == pytest.approx((high - low) / (2 * h), rel=0.05)
 
 
+@pytest.mark.slow
 def test_linear_response_covers_itself() -> None:
     response = response_of_logistic()
     names = ["mu", "tau", "u", "product"]

@@ -68,6 +68,7 @@ def test_a_normal_posterior_is_whitened_exactly() -> None:
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_compiled_map_is_the_same() -> None:
     target = vr.Target(normal, **data("normal"))
     white = whitening(target)

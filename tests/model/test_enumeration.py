@@ -85,6 +85,7 @@ def test_every_method_fits_it() -> None:
         np.testing.assert_allclose(fit.mean()["gap"], gap, atol=0.1)
 
 
+@pytest.mark.slow
 def test_starting_points_follow_the_key() -> None:
     target = vr.Target(mixture, y=Y)
     first, again, other = (target.start(jax.random.key(k)) for k in (1, 1, 2))

@@ -250,6 +250,7 @@ def test_loadings_that_the_data_do_not_settle() -> None:
     assert np.isnan(fit.sd()["psi"]).all()
 
 
+@pytest.mark.slow
 def test_an_estimate_at_a_corner_has_no_standard_errors_and_is_fine() -> None:
     """One series says of its first state that it is the one it is."""
     fit = fitted(module("hmm").POISSON)

@@ -109,6 +109,7 @@ def test_the_methods_are_in_that_order(
             assert answers[name].sd == pytest.approx(q.sd, rel=0.06)
 
 
+@pytest.mark.slow
 def test_its_exhibits(
     study: vr.Study,
     comparison: vr.Comparison,

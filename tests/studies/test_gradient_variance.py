@@ -106,6 +106,7 @@ def test_every_estimator_is_unbiased_and_controls_help(
         assert table[what]["sticking"] < 0.3 * table[what]["pathwise"]
 
 
+@pytest.mark.slow
 def test_who_has_less_variance_arrives_sooner(
     tables: dict[str, Any], content: dict[str, Any]
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_site_by_draws() -> None:
     assert np.abs(found - exact).to_numpy().max() < 0.1 * np.abs(exact).to_numpy().max()
 
 
+@pytest.mark.slow
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="expected a fit by LinearResponse"):
         vr.case_sensitivity(vr.MAP(space="unconstrained").fit(vr.Target(logistic, **data()), key=0))
