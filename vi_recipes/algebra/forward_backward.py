@@ -63,10 +63,11 @@ def smooth(
     Sarkka, S. and Garcia-Fernandez, A. F. (2021). Temporal parallelization of Bayesian smoothers.
     IEEE Transactions on Automatic Control 66(1). doi:10.1109/TAC.2020.2976316
     """
-    T, K = log_emitted.shape
-    top = log_emitted.max(axis=1)
-    emitted = jnp.exp(log_emitted - top[:, None])
-    first = pi * emitted[0]
+    moves, densities = jnp.asarray(A), jnp.asarray(log_emitted)
+    T, K = densities.shape
+    top = densities.max(axis=1)
+    emitted = jnp.exp(densities - top[:, None])
+    first = jnp.asarray(pi) * emitted[0]
     log_first = jnp.log(first.sum())
     first = first / first.sum()
     num_steps = T - 1
@@ -79,7 +80,7 @@ def smooth(
     steps = padded.reshape(num_blocks, length, K).transpose(1, 2, 0)
 
     def multiply(product: jax.Array, b: jax.Array) -> tuple[jax.Array, None]:
-        product = jnp.einsum("ijn,jk->ikn", product, A) * b
+        product = jnp.einsum("ijn,jk->ikn", product, moves) * b
         return product / product.max(axis=(0, 1)), None
 
     identity = jnp.broadcast_to(jnp.eye(K, dtype=emitted.dtype)[:, :, None], (K, K, num_blocks))
@@ -99,14 +100,14 @@ def smooth(
     _, leaving = jax.lax.scan(leave, last, products, reverse=True)
 
     def forward(before: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        here = (A.T @ before) * b
+        here = (moves.T @ before) * b
         total = here.sum(axis=0)
         here = here / total
         return here, (here, total)
 
     def backward(after: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
         weighted = b * after
-        before = A @ weighted
+        before = moves @ weighted
         return before / before.sum(axis=0), weighted
 
     _, (alphas, totals) = jax.lax.scan(forward, entering.T, steps)
@@ -118,10 +119,10 @@ def smooth(
 
     alphas = jnp.concatenate([first[None], in_order(alphas)])
     weighted = in_order(weighted)  # emission times what later observations say, of steps 1 to T - 1
-    pairs = ((alphas[:-1] @ A) * weighted).sum(axis=1, keepdims=True)
-    transitions = A * (alphas[:-1].T @ (weighted / pairs))
-    later = ((alphas[:-1] @ A) * weighted) / pairs
-    start = alphas[0] * (A @ weighted[0]) if num_steps else first
+    pairs = ((alphas[:-1] @ moves) * weighted).sum(axis=1, keepdims=True)
+    transitions = moves * (alphas[:-1].T @ (weighted / pairs))
+    later = ((alphas[:-1] @ moves) * weighted) / pairs
+    start = alphas[0] * (moves @ weighted[0]) if num_steps else first
     marginals = jnp.concatenate([(start / start.sum())[None], later])
     log_likelihood = log_first + jnp.log(in_order(totals)).sum() + top.sum()
     return Smoothed(log_likelihood, marginals, transitions)
