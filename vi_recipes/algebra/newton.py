@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,6 @@ NUM_SHIFTS = 40
 """Factorisations tried for one trust-region step."""
 
 
-@runtime_checkable
 class Curvature(Protocol):
     """A Hessian H in the form that the method needs it, with a metric M for its steps."""
 
@@ -33,7 +32,6 @@ class Curvature(Protocol):
         """Return sqrt(g' H^-1 g); infinite unless H is positive definite."""
 
 
-@runtime_checkable
 class Shiftable(Protocol):
     """A Hessian H that can be factorised with a multiple of a diagonal metric M added."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, override, runtime_checkable
+from typing import Any, Protocol, override
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,6 @@ Densities = Callable[[np.ndarray], np.ndarray]
 """Rows, shape (num_rows, dim) -> the log density at each, shape (num_rows,)."""
 
 
-@runtime_checkable
 class _Smooth(Protocol):
     """Minus a log density with its derivatives."""
 
