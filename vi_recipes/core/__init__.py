@@ -5,7 +5,16 @@ JAX is imported where it is used, so that help and lists come at once.
 
 from __future__ import annotations
 
-from vi_recipes.core.complaints import require, unknown
+from vi_recipes.core.complaints import (
+    LOOSEST_RISE,
+    LOOSEST_STEP,
+    MOST,
+    WIDEST_SCATTER,
+    require,
+    require_count,
+    require_number,
+    unknown,
+)
 from vi_recipes.core.content import (
     find,
     import_file,
@@ -28,6 +37,10 @@ from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, Mod
 from vi_recipes.core.timing import Timing
 
 __all__ = [
+    "LOOSEST_RISE",
+    "LOOSEST_STEP",
+    "MOST",
+    "WIDEST_SCATTER",
     "ByIdentity",
     "CheckpointError",
     "FitError",
@@ -56,6 +69,8 @@ __all__ = [
     "progress_bar",
     "public_functions",
     "require",
+    "require_count",
+    "require_number",
     "shapes_of",
     "silent",
     "unknown",

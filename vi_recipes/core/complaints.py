@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Integral, Real
+
+MOST = 10**9
+"""Most steps, draws, starts and the like: what compiled code counts in 32 bits."""
+
+LOOSEST_STEP = 0.1
+"""Largest tolerance of a Newton step, in sds: beyond it what is no optimum would count as one."""
+
+LOOSEST_RISE = 0.01
+"""Largest tolerance of the rise of an objective in one iteration, relative to its size."""
+
+WIDEST_SCATTER = 100.0
+"""Largest scatter of starting points: on the scale of logarithms and logits nothing is beyond."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -25,3 +39,39 @@ def require(condition: bool, argument: str, got: object, expected: str) -> None:
     """Raise a :class:`ValueError` that names the argument unless ``condition`` holds."""
     if not condition:
         raise ValueError(f"{argument}: got {got!r}, expected {expected}")
+
+
+def require_count(argument: str, got: object, *, least: int = 1, most: int = MOST) -> None:
+    """Raise a :class:`ValueError` that names the argument unless it is an integer in a range.
+
+    Examples
+    --------
+    >>> require_count("num_starts", 0)
+    Traceback (most recent call last):
+    ValueError: num_starts: got 0, expected a positive integer
+    """
+    expected = {0: "a non-negative integer", 1: "a positive integer"}
+    sentence = expected.get(least, f"an integer of {least} or more")
+    count = int(got) if isinstance(got, Integral) and not isinstance(got, bool) else least - 1
+    require(least <= count, argument, got, sentence)
+    require(count <= most, argument, got, f"{sentence}, at most {most:,}")
+
+
+def require_number(
+    argument: str, got: object, *, above: float = 0.0, most: float = math.inf
+) -> None:
+    """Raise a :class:`ValueError` that names the argument unless it is a finite number in a range.
+
+    Parameters
+    ----------
+    argument, got
+        The argument's name and its value.
+    above
+        What it has to be larger than.
+    most
+        The largest that it may be.
+    """
+    sentence = "a positive number" if above == 0 else f"a number above {above:g}"
+    sentence += ", and a finite one" if math.isinf(most) else f" and at most {most:g}"
+    number = float(got) if isinstance(got, Real) and not isinstance(got, bool) else math.nan
+    require(math.isfinite(number) and above < number <= most, argument, got, sentence)

@@ -8,7 +8,15 @@ from typing import Any, ClassVar, override
 import jax
 import numpy as np
 
-from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.core import (
+    LOOSEST_RISE,
+    MethodFailure,
+    Progress,
+    Status,
+    Timing,
+    require_count,
+    require_number,
+)
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.latent import (
     Ascent,
@@ -64,9 +72,9 @@ class CAVI(Method):
     num_starts: int = 5
 
     def __post_init__(self) -> None:
-        require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
-        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
-        require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
+        require_count("max_steps", self.max_steps)
+        require_number("tolerance", self.tolerance, most=LOOSEST_RISE)
+        require_count("num_starts", self.num_starts)
 
     @override
     def applies(self, target: Target) -> str | None:

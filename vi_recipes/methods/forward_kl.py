@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import MethodFailure, Progress, Status, Timing, require, shapes_of
+from vi_recipes.core import (
+    WIDEST_SCATTER,
+    MethodFailure,
+    Progress,
+    Status,
+    Timing,
+    require,
+    require_count,
+    require_number,
+    shapes_of,
+)
 from vi_recipes.fit import Fit
 from vi_recipes.importance import (
     KHAT_LIMIT,
@@ -92,9 +102,9 @@ class ForwardKL(Method):
             type(self.reference).__name__,
             "a Fit, or None for importance sampling",
         )
-        require(self.num_draws >= 100, "num_draws", self.num_draws, "an integer of 100 or more")
-        require(self.num_rounds >= 1, "num_rounds", self.num_rounds, "a positive integer")
-        require(self.scatter > 0, "scatter", self.scatter, "a positive number")
+        require_count("num_draws", self.num_draws, least=100)
+        require_count("num_rounds", self.num_rounds)
+        require_number("scatter", self.scatter, most=WIDEST_SCATTER)
 
     @property
     @override

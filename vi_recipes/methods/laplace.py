@@ -8,7 +8,7 @@ from typing import ClassVar, override
 import jax
 import numpy as np
 
-from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, require_count, require_number
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target, candidates
@@ -61,10 +61,8 @@ class Laplace(Method):
     condition_limit: float = 1e9
 
     def __post_init__(self) -> None:
-        require(self.max_dim > 0, "max_dim", self.max_dim, "a positive integer")
-        require(
-            self.condition_limit > 1, "condition_limit", self.condition_limit, "a number above 1"
-        )
+        require_count("max_dim", self.max_dim)
+        require_number("condition_limit", self.condition_limit, above=1.0, most=1e15)
         check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)
 
     @override

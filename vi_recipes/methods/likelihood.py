@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.core import MethodFailure, Status, Timing, require
+from vi_recipes.core import MethodFailure, Status, Timing, require, require_count
 from vi_recipes.latent import Estimate, Marginal, MarginalObjective, marginal_of, require_exact
 from vi_recipes.methods.base import Result
 from vi_recipes.model import Target
@@ -17,8 +17,7 @@ def check_options(method: object) -> None:
     objective = getattr(method, "objective")  # noqa: B009
     require(objective in ("mle", "map"), "objective", objective, "'mle' or 'map'")
     for name in ("num_nodes", "max_steps"):
-        value = getattr(method, name)
-        require(value > 0, name, value, "a positive integer")
+        require_count(name, getattr(method, name))
 
 
 def why_not(

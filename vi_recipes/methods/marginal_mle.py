@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from vi_recipes.algebra import trust_region_newton
-from vi_recipes.core import Progress, Timing, require
+from vi_recipes.core import Progress, Timing, require, require_count
 from vi_recipes.latent import (
     MAX_DENSE,
     RULES,
@@ -119,7 +119,7 @@ class MarginalMLE(Method):
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         solvers = ("auto", "newton", "l-bfgs")
         require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")
-        require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
+        require_count("num_starts", self.num_starts)
 
     @override
     def applies(self, target: Target) -> str | None:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, override
 import jax
 import numpy as np
 
-from vi_recipes.core import Progress, Timing, require
+from vi_recipes.core import LOOSEST_STEP, Progress, Timing, require, require_count, require_number
 from vi_recipes.elbo import (
     MAX_NODES,
     CurvedKL,
@@ -81,16 +81,12 @@ class MeanField(Method):
             self.expectations,
             "pairs of a site and 'quadrature' or 'draws'",
         )
-        require(
-            2 <= self.num_nodes <= MAX_NODES // 2,
-            "num_nodes",
-            self.num_nodes,
-            f"an integer from 2 to {MAX_NODES // 2}",
-        )
-        require(self.num_pairs >= 1, "num_pairs", self.num_pairs, "a positive integer")
+        require_count("num_nodes", self.num_nodes, least=2, most=MAX_NODES // 2)
+        require_count("num_pairs", self.num_pairs)
+        require_count("max_pairs", self.max_pairs)
         require(self.max_pairs >= self.num_pairs, "max_pairs", self.max_pairs, "at least num_pairs")
-        require(self.max_steps > 0, "max_steps", self.max_steps, "a positive integer")
-        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
+        require_count("max_steps", self.max_steps)
+        require_number("tolerance", self.tolerance, most=LOOSEST_STEP)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

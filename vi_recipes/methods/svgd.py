@@ -12,7 +12,17 @@ import numpy as np
 import optax
 from numpyro.contrib.einstein import RBFKernel
 
-from vi_recipes.core import ByIdentity, Progress, Status, Timing, require, shapes_of
+from vi_recipes.core import (
+    WIDEST_SCATTER,
+    ByIdentity,
+    Progress,
+    Status,
+    Timing,
+    require,
+    require_count,
+    require_number,
+    shapes_of,
+)
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.svi.chunks import chunk_size
 from vi_recipes.model import Sites, Target
@@ -21,6 +31,9 @@ from vi_recipes.posterior import ParticlesPosterior, relabel_draws
 SPREAD_LIMIT = 0.25
 """How far from 1 Stein's identity may be for every coordinate: sds then are about 12 % off."""
 
+
+MAX_PARTICLES = 20_000
+"""Most particles: their kernel has as many squared numbers, 3 GB."""
 
 NUM_ATTEMPTS = 20
 """Times that particles without a finite density are drawn towards the start, each by half."""
@@ -83,13 +96,11 @@ class SVGD(Method):
     scatter: float = 2.0
 
     def __post_init__(self) -> None:
-        require(
-            self.num_particles >= 4, "num_particles", self.num_particles, "an integer of 4 or more"
-        )
-        require(self.num_steps >= 1, "num_steps", self.num_steps, "a positive integer")
-        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
-        require(self.step_size > 0, "step_size", self.step_size, "a positive number")
-        require(self.scatter > 0, "scatter", self.scatter, "a positive number")
+        require_count("num_particles", self.num_particles, least=4, most=MAX_PARTICLES)
+        require_count("num_steps", self.num_steps)
+        require_number("tolerance", self.tolerance, most=SPREAD_LIMIT)
+        require_number("step_size", self.step_size)
+        require_number("scatter", self.scatter, most=WIDEST_SCATTER)
         optimizer = self.optimizer
         require(
             optimizer is None or (hasattr(optimizer, "init") and hasattr(optimizer, "update")),

@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 
 from vi_recipes.algebra import trust_region_newton
-from vi_recipes.core import MethodFailure, Progress, Status, require
+from vi_recipes.core import (
+    LOOSEST_STEP,
+    MethodFailure,
+    Progress,
+    Status,
+    require,
+    require_count,
+    require_number,
+)
 from vi_recipes.modes.judge import Mode, Solver, Stop, judge_stop
 from vi_recipes.modes.objective import JointObjective
 
@@ -39,9 +47,9 @@ def check_search(solver: str, max_steps: int, tolerance: float, num_starts: int)
     """Check the options that say how a mode is found."""
     solvers = ("auto", "newton", "l-bfgs")
     require(solver in solvers, "solver", solver, f"one of {', '.join(solvers)}")
-    require(max_steps > 0, "max_steps", max_steps, "a positive integer")
-    require(tolerance > 0, "tolerance", tolerance, "a positive number")
-    require(num_starts > 0, "num_starts", num_starts, "a positive integer")
+    require_count("max_steps", max_steps)
+    require_number("tolerance", tolerance, most=LOOSEST_STEP)
+    require_count("num_starts", num_starts)
 
 
 def find_mode(

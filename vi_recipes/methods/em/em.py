@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args, override
 
 import jax
 
-from vi_recipes.core import Progress, Timing, require
+from vi_recipes.core import LOOSEST_RISE, Progress, Timing, require, require_count, require_number
 from vi_recipes.latent import RULES, EStepRule, split_target
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.em.closed_route import ClosedRoute
@@ -114,16 +114,12 @@ class EM(Method):
         check_options(self)
         rules = get_args(Rule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
-        require(self.tolerance > 0, "tolerance", self.tolerance, "a positive number")
-        require(
-            self.num_starts is None or self.num_starts > 0,
-            "num_starts",
-            self.num_starts,
-            "a positive integer, or None",
-        )
+        require_number("tolerance", self.tolerance, most=LOOSEST_RISE)
+        if self.num_starts is not None:
+            require_count("num_starts", self.num_starts)
         ways = get_args(MStep)
         require(self.m_step in ways, "m_step", self.m_step, f"one of {', '.join(ways)}")
-        require(self.num_blocks > 0, "num_blocks", self.num_blocks, "a positive integer")
+        require_count("num_blocks", self.num_blocks)
 
     def _closed(self, target: Target) -> bool:
         """Whether the model's own steps are used."""

@@ -13,7 +13,17 @@ import numpy as np
 from numpyro.handlers import reparam
 from numpyro.infer.reparam import LocScaleReparam
 
-from vi_recipes.core import MethodFailure, Progress, Status, Timing, require, shapes_of
+from vi_recipes.core import (
+    WIDEST_SCATTER,
+    MethodFailure,
+    Progress,
+    Status,
+    Timing,
+    require,
+    require_count,
+    require_number,
+    shapes_of,
+)
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts.audit import audit
@@ -95,18 +105,16 @@ class NUTS(Method):
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
-        require(self.num_warmup >= 0, "num_warmup", self.num_warmup, "a non-negative integer")
-        require(self.num_samples >= 4, "num_samples", self.num_samples, "an integer of 4 or more")
-        require(self.num_chains >= 1, "num_chains", self.num_chains, "a positive integer")
+        require_count("num_warmup", self.num_warmup, least=0)
+        require_count("num_samples", self.num_samples, least=4)
+        require_count("num_chains", self.num_chains)
         require(
-            0 < self.target_accept_prob < 1,
+            isinstance(self.target_accept_prob, float) and 0 < self.target_accept_prob < 1,
             "target_accept_prob",
             self.target_accept_prob,
             "a number between 0 and 1",
         )
-        require(
-            self.max_tree_depth >= 1, "max_tree_depth", self.max_tree_depth, "a positive integer"
-        )
+        require_count("max_tree_depth", self.max_tree_depth, most=30)
         require(
             self.chain_method in ("auto", "threads", "vectorized"),
             "chain_method",
@@ -126,7 +134,7 @@ class NUTS(Method):
             "'none' or 'auto' together with noncentered: whitening is of the model's own sites",
         )
         require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
-        require(self.scatter > 0, "scatter", self.scatter, "a positive number")
+        require_number("scatter", self.scatter, most=WIDEST_SCATTER)
 
     @property
     @override

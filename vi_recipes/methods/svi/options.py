@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, override
 
 import numpy as np
 import optax
 
-from vi_recipes.core import ByIdentity, require, unknown
+from vi_recipes.core import MOST, ByIdentity, require, require_count, require_number, unknown
 from vi_recipes.data import Batches
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.guides.blocks import check_families
@@ -226,13 +226,9 @@ class SVIOptions(Method):
         )
         if isinstance(self.guide, Mapping):
             check_families(self.guide)
-        require(self.num_steps >= 1, "num_steps", self.num_steps, "a positive integer")
-        require(
-            self.tolerance is None or self.tolerance > 0,
-            "tolerance",
-            self.tolerance,
-            "a positive number, or None",
-        )
+        require_count("num_steps", self.num_steps)
+        if self.tolerance is not None:
+            require_number("tolerance", self.tolerance, most=1.0)
         require(
             _is_step_size(self.step_size),
             "step_size",
@@ -241,7 +237,7 @@ class SVIOptions(Method):
         )
         if self.init not in ("median", "map"):
             raise ValueError(unknown("init", str(self.init), ("median", "map")))
-        require(self.num_starts > 0, "num_starts", self.num_starts, "a positive integer")
+        require_count("num_starts", self.num_starts)
         require(
             isinstance(self.checkpoint, str | Path | None),
             "checkpoint",
@@ -252,14 +248,16 @@ class SVIOptions(Method):
             raise ValueError(unknown("objective", str(self.objective), OBJECTIVES))
         fewest = self.settings.fewest_particles
         require(
-            self.num_particles is None or self.num_particles >= fewest,
+            self.num_particles is None
+            or (isinstance(self.num_particles, Integral) and fewest <= self.num_particles <= MOST),
             "num_particles",
             self.num_particles,
             f"an integer of at least {fewest} with objective='{self.objective}'",
         )
         ordered = " or ".join(repr(n) for n, o in OBJECTIVES.items() if o.takes_alpha)
         require(
-            self.alpha is None or (self.settings.takes_alpha and self.alpha != 1),
+            self.alpha is None
+            or (self.settings.takes_alpha and self.alpha != 1 and _is_finite(self.alpha)),
             "alpha",
             self.alpha,
             f"an order other than 1, which is the ELBO, and only with objective={ordered}",
@@ -276,12 +274,8 @@ class SVIOptions(Method):
 
     def _check_rows(self) -> None:
         """Raise a :class:`ValueError` unless the options of minibatches go together."""
-        require(
-            self.batch_size is None or self.batch_size >= 1,
-            "batch_size",
-            self.batch_size,
-            "a positive integer",
-        )
+        if self.batch_size is not None:
+            require_count("batch_size", self.batch_size)
         require(
             self.batches is None or isinstance(self.batches, Batches),
             "batches",
@@ -316,4 +310,9 @@ def _is_step_size(value: Any) -> bool:
             return bool(np.isfinite(float(value(0))))
         except Exception:  # a user's function raises whatever it likes
             return False
-    return value is None or (isinstance(value, Real) and float(value) > 0)
+    return value is None or (_is_finite(value) and float(value) > 0)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that is neither infinite nor NaN."""
+    return isinstance(value, Real) and bool(np.isfinite(float(value)))
