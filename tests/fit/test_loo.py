@@ -19,6 +19,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import vi_recipes as vr
+from vi_recipes.fit.loo import _judged
 from vi_recipes.posterior.draws import DrawsPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
 
@@ -325,3 +326,22 @@ def test_draws_without_density_in_the_posterior() -> None:
     np.testing.assert_allclose(found.elpd_i, exact, atol=0.02)
     with pytest.raises(vr.LOOError, match="the posterior has no density at any draw"):
         vr.loo(around(-9.0, 0.1), this)
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")
+def test_an_observation_that_says_little_has_no_high_k() -> None:
+    """By ArviZ its k is above 3: the weights have a maximum among the draws, of 1.1 to 1 or so."""
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((4, 1_000))
+    level, heavy = 0.02 * (z**3 - 3 * z), -0.95 * z**2 / 2  # of shape 0.95
+    values = np.stack([-level, heavy], axis=-1)
+    tree = az.from_dict({"posterior": {"z": z}, "log_likelihood": {"y": values}})
+    found = az.loo(tree, pointwise=True, reff=1.0)
+    assert found.pareto_k[0] > 1
+    right = _judged(found, values)
+    assert right.pareto_k[0] == 0
+    assert right.pareto_k[1] > 0.7
+    assert right.warning
+    values[..., 1] = -level
+    tree = az.from_dict({"posterior": {"z": z}, "log_likelihood": {"y": values}})
+    assert not _judged(az.loo(tree, pointwise=True, reff=1.0), values).warning

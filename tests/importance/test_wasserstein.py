@@ -103,7 +103,7 @@ def test_the_same_distribution_has_no_error() -> None:
 def test_where_they_do_not_apply_they_say_why() -> None:
     z, ratios = normals(np.zeros(2), 4 * np.eye(2))  # k is 1 - 1/4
     cases = {
-        "no finite variance: k-hat is 0.": wasserstein_bounds(z, ratios),
+        "no finite variance: khat is 0.": wasserstein_bounds(z, ratios),
         "99 draws are too few": wasserstein_bounds(z[:99], ratios[:99]),
         "no density at any draw": wasserstein_bounds(z, np.full(NUM_DRAWS, -np.inf)),
         "a coordinate does not vary": wasserstein_bounds(z * [1, 0], 0.1 * z[:, 0]),

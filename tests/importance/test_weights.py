@@ -1,4 +1,4 @@
-"""Pareto's k-hat: of weights whose tail is known, and of SVI's guides."""
+"""Pareto's khat: of weights whose tail is known, and of SVI's guides."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy import stats
+from scipy.special import softmax
 
 import vi_recipes as vr
-from vi_recipes.importance.weights import khat
+from vi_recipes.importance.bounds import importance_sampled
+from vi_recipes.importance.weights import LEVEL, khat, sd_of_weights, smooth
 
 
 @pytest.mark.parametrize("shape", [0.25, 0.6, 1.0])
@@ -77,3 +80,51 @@ def test_guides_that_can_and_cannot_represent_the_posterior() -> None:
     several = vr.SVI(num_particles=2, num_steps=200).fit(target, key=0)
     assert "khat" not in several.diagnostics  # of averages there are no weights
     assert "khat" not in vr.SVI(guide="delta", num_steps=200).fit(target, key=0).diagnostics
+
+
+def rates(a: int) -> np.ndarray:
+    """Log weights of the log of a Gamma(a, 1), drawn by a normal of its own mean and scale."""
+    x = np.log(a) - 0.5 / a + np.random.default_rng(0).standard_normal(4_000) / np.sqrt(a)
+    return stats.loggamma.logpdf(x, a) - stats.norm.logpdf(x, np.log(a) - 0.5 / a, a**-0.5)
+
+
+@pytest.mark.parametrize("a", [3, 5, 20, 1_000])
+def test_a_maximum_of_the_weights_within_q_is_no_tail(a: int) -> None:
+    """A Pareto fitted to the excesses over a threshold by it has a shape of 3, for every a."""
+    assert khat(rates(a)) < 0.7
+    assert importance_sampled(rates(a)).value == pytest.approx(0.0, abs=0.05)
+
+
+def test_weights_that_are_level_have_no_tail() -> None:
+    assert sd_of_weights(softmax(rates(1_000))) < LEVEL < sd_of_weights(softmax(rates(5)))
+    assert khat(rates(1_000)) == -np.inf
+    assert importance_sampled(rates(1_000)).kind == (
+        "estimate (importance sampling, weights without a tail)"
+    )
+
+
+def test_level_weights_leave_every_mean_within_a_tenth_of_an_sd() -> None:
+    """What the limit is derived from, at its worst: a mean that is off by the sd of the weights."""
+    z = np.random.default_rng(0).standard_normal(100_000)
+    off = np.sqrt(np.log(1 + LEVEL**2))  # where that sd is the limit
+    weights = smooth(0.98 * off * z)
+    assert weights.khat == -np.inf
+    assert 0.09 < weights.values @ z < LEVEL
+
+
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.05, 0.5])
+@pytest.mark.parametrize("above", [0, 1, 3, 10])
+def test_tied_weights(share: float, above: int) -> None:
+    """Some draws have one large weight, others as many more, and the rest is spread below."""
+    rng = np.random.default_rng(0)
+    log_weights = -2 * rng.random(4_000) - 1
+    log_weights[: int(4_000 * share)] = 0.0
+    log_weights[:above] = 0.1 * rng.random(above)
+    assert khat(log_weights) < 0.7
+    assert np.isfinite(importance_sampled(log_weights).value)
+
+
+def test_few_draws_with_weight_at_all() -> None:
+    log_weights = np.full(4_000, -np.inf)
+    log_weights[:30] = 0.0
+    assert khat(log_weights) > 0.7

@@ -13,6 +13,9 @@ from vi_recipes.importance import khat_limit
 from vi_recipes.report import DASH, Cell, Table, format_number
 from vi_recipes.trust import num_block_draws
 
+NO_TAIL = "no tail"
+"""Stands for the khat of weights that hardly vary."""
+
 
 def weights(comparison: Fits) -> Table:
     """Return khat, by site too, and what the corrected moments say, a column an approximation."""
@@ -36,12 +39,13 @@ def weights(comparison: Fits) -> Table:
     ]
     note = (
         "Weights are p(y, z) / q(z) at draws of each approximation q; above the limit (0.7 of many "
-        "draws) khat says that they cannot be relied on. That of all coordinates rises with their "
-        "number for any q, and in hundreds of them says little of a single one; that of a site "
-        "alone, the others at q's means, says whether its shape and scale are right, and does not "
-        "see correlations between sites. Corrected moments are the posterior's own as far as the "
-        "weights say, and blind to modes where q has no draws. The Stein test has little power "
-        "beyond ten coordinates. Marked * or red: above the limit"
+        "draws) khat says that they cannot be relied on. No tail: they hardly vary, or are the "
+        "largest at many draws alike, and there is nothing to look out for. The khat of all "
+        "coordinates rises with their number for any q, and in hundreds of them says little of a "
+        "single one; that of a site alone, the others at q's means, says whether its shape and "
+        "scale are right, and does not see correlations between sites. Corrected moments are the "
+        "posterior's own as far as the weights say, and blind to modes where q has no draws. The "
+        "Stein test has little power beyond ten coordinates. Marked * or red: above the limit"
     )
     told = [row for row in rows if any(cell.text != DASH for cell in row[1:])]
     return Table("What their own draws say", ["", *assessed], told if assessed else [], f"{note}.")
@@ -57,7 +61,8 @@ def _row(title: str, assessed: Assessed, cell: Callable[[Fit, Assessment], Cell]
 def _khat(value: float, num_draws: int) -> Cell:
     if value != value:
         return Cell(DASH)
-    return Cell(f"{value:.2f}", "off" if value >= khat_limit(num_draws) else "")
+    text = f"{value:.2f}" if value > -np.inf else NO_TAIL
+    return Cell(text, "off" if value >= khat_limit(num_draws) else "")
 
 
 def _block_khat(site: str, _: Fit, assessment: Assessment) -> Cell:
@@ -76,8 +81,9 @@ def _source(assessment: Assessment) -> str:
 def _number(assessment: Assessment, name: str) -> str:
     if assessment.correction is None:
         return DASH
-    value = getattr(assessment.correction, name)
-    return f"{value:.0f}" if name == "ess" else f"{value:.2f}"
+    if name == "ess":
+        return f"{assessment.correction.ess:.0f}"
+    return _khat(assessment.correction.khat, assessment.num_draws).text
 
 
 def _mean_change(fit: Fit, assessment: Assessment) -> Cell:

@@ -12,7 +12,7 @@ import numpy as np
 from vi_recipes.core import FitError, as_key
 from vi_recipes.fit.draws import check_same
 from vi_recipes.fit.fit import Fit
-from vi_recipes.importance import MIN_DRAWS
+from vi_recipes.importance import MIN_DRAWS, khat
 from vi_recipes.model import Site, Target, observed_data, site_labels
 from vi_recipes.posterior import MomentsPosterior, per_scalar
 
@@ -108,15 +108,16 @@ def loo(
             if fit.is_sampler:
                 samples = {str(n): v.to_numpy() for n, v in tree["posterior"].data_vars.items()}
                 reff = _efficiency(samples)
-                return az.loo(tree, var_name=name, pointwise=True, reff=reff)
+                return _judged(az.loo(tree, var_name=name, pointwise=True, reff=reff), values)
             if not correct:
-                return az.loo(tree, var_name=name, pointwise=True, reff=1.0)
+                return _judged(az.loo(tree, var_name=name, pointwise=True, reff=1.0), values)
             stats = tree["sample_stats"]
             if not np.isfinite(stats["log_p"]).any():
                 raise LOOError("the posterior has no density at any draw of it")
-            return az.loo_approximate_posterior(
+            found = az.loo_approximate_posterior(
                 tree, stats["log_p"], stats["log_q"], var_name=name, pointwise=True
             )
+            return _judged(found, values, (stats["log_p"] - stats["log_q"]).to_numpy())
     except ValueError as error:
         raise error if isinstance(error, LOOError) else LOOError(f"ArviZ: {error}") from None
 
@@ -288,6 +289,34 @@ def _check_values(values: np.ndarray, site: Site, coords: Mapping[str, np.ndarra
             more = int(which.sum()) - len(chosen)
             listed = ", ".join(chosen) + (f" and {more:,} more" if more > 0 else "")
             raise LOOError(f"observation(s) {listed} have {what}")
+
+
+def _judged(
+    result: ELPDDataLOO, values: np.ndarray, log_ratios: np.ndarray | None = None
+) -> ELPDDataLOO:
+    """Return a result whose high k are those of weights that do vary (see :func:`smooth`).
+
+    Of an observation that says little of the parameters the weights are level, and ArviZ's k noise.
+
+    Parameters
+    ----------
+    result
+        Pointwise.
+    values
+        Log-likelihoods, the chain and the draw leading.
+    log_ratios
+        log p - log q of every draw, shape (chain, draw); ``None`` where they are 0.
+    """
+    high = np.argwhere(result.pareto_k.to_numpy() > result.good_k)
+    for place in map(tuple, high):
+        log_weights = -values[(slice(None), slice(None), *place)]
+        if log_ratios is not None:
+            log_weights = log_weights + log_ratios
+        shape = khat(log_weights.ravel())
+        if shape < result.pareto_k[place]:
+            result.pareto_k[place] = max(shape, 0.0)
+    result["warning"] = bool((result.pareto_k > result.good_k).any())
+    return result
 
 
 def _efficiency(samples: Mapping[str, np.ndarray]) -> float:

@@ -21,6 +21,7 @@ from vi_recipes.importance.weights import (
     khat,
     khat_limit,
     log_mean,
+    shape_in_words,
     smooth,
     temper,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "log_mean",
     "make_round",
     "root_of",
+    "shape_in_words",
     "smooth",
     "temper",
     "wasserstein_bounds",

@@ -11,7 +11,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from vi_recipes.importance.weights import FINITE_VARIANCE, MIN_DRAWS, khat, log_mean, smooth
+from vi_recipes.importance.weights import (
+    FINITE_VARIANCE,
+    MIN_DRAWS,
+    khat,
+    log_mean,
+    shape_in_words,
+    smooth,
+)
 
 
 class Bound(Enum):
@@ -145,7 +152,7 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
     Returns
     -------
     LogEvidence
-        Its error is by the delta method. From a k-hat of 0.5 the weights have no finite variance
+        Its error is by the delta method. From a khat of 0.5 the weights have no finite variance
         and that error is too small; the estimate is then called unreliable. From 0.7 neither
         says much. Nothing warns of a part of the posterior where q has no draws.
 
@@ -164,7 +171,7 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
         raise ValueError("log_ratios: all are minus infinity: p has no density at any draw")
     shape = khat(values)
     bound = Bound.ESTIMATE if shape < FINITE_VARIANCE else Bound.UNRELIABLE
-    how = f"importance sampling, k-hat {shape:.2f}"
+    how = f"importance sampling, {shape_in_words(shape)}"
     # at most a fifth of the draws are smoothed: the next one below keeps its weight, which tells
     # the scale of all, as they add up to one
     place = int(np.argsort(values)[-(values.size // 5) - 1])

@@ -81,7 +81,7 @@ def wasserstein_bounds(
     WassersteinBounds
         The bounds are up to the Monte Carlo error of estimates from these draws, and blind, as
         those are, to a part of the posterior where q has no draws. They do not apply, and say so,
-        where the weights have infinite variance (k-hat of 0.5 or more), where q gives weight to
+        where the weights have infinite variance (khat of 0.5 or more), where q gives weight to
         places without density and no ``log_evidence`` is given, for fewer than 100 draws, and
         where a coordinate does not vary.
 
@@ -119,7 +119,7 @@ def wasserstein_bounds(
     if shape >= FINITE_VARIANCE:  # nor is the 2-divergence finite
         return WassersteinBounds(
             khat=shape,
-            reason=f"the weights have no finite variance: k-hat is {shape:.2f} (limit 0.5)",
+            reason=f"the weights have no finite variance: khat is {shape:.2f} (limit 0.5)",
         )
     scale = points.std(axis=0)
     if not (scale > 1e-12 * (1 + np.abs(points).max(axis=0))).all():

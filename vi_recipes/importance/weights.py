@@ -30,7 +30,8 @@ def khat(log_weights: Any) -> float:
     Returns
     -------
     float
-        Minus infinity where the largest weights are the same, to rounding: there is no tail.
+        Minus infinity where there is no tail to judge: the weights hardly vary (see :data:`LEVEL`),
+        or the largest are the same, to rounding.
 
     Raises
     ------
@@ -58,9 +59,6 @@ def khat(log_weights: Any) -> float:
     top = values.max()
     if np.isneginf(top):
         raise ValueError("log_weights: all are minus infinity: p has no density at any draw")
-    tail = np.sort(values)[-max(values.size // 5, 2) :]
-    if tail[-1] - tail[0] <= 1e-9 * max(1.0, abs(top)):
-        return -np.inf
     return smooth(values).khat
 
 
@@ -70,6 +68,14 @@ KHAT_LIMIT = 0.7
 
 FINITE_VARIANCE = 0.5
 """Pareto shape from which weights have no finite variance, and errors made from it mean nothing."""
+
+
+LEVEL = 0.1
+"""Sd of weights, their mean being 1, up to which they are level and no tail is looked for.
+
+By Cauchy and Schwarz no mean under p is further from that under q than the sd of the weights times
+its sd under q, so that every mean is within 0.1 sds. What is left of the weights is noise, and a
+Pareto's shape fitted to noise is any number."""
 
 
 MIN_SHARE = 0.02
@@ -141,16 +147,54 @@ class Weights:
 def smooth(log_ratios: Float[np.ndarray, " draws"]) -> Weights:
     """Return Pareto-smoothed weights of log p - log q.
 
+    They are left as they are, with a shape of minus infinity, where there is no tail: weights that
+    are level (see :data:`LEVEL`), and a largest weight that a fifth of the draws share.
+
+    The Pareto distribution is fitted to what the largest weights exceed a threshold by. Where the
+    ratio p / q has a maximum or a plateau within q, many weights lie within a hair of it, and a fit
+    to excesses of every order of magnitude has a shape of 3 and more, however nearly q is p. A tail
+    of that shape would show in its largest weights themselves, so Hill's estimate from a fifth of
+    the tail, two standard errors added, is an upper limit; weights that it overrules, or that have
+    no Pareto fit for ties, are not smoothed.
+
     References
     ----------
     Vehtari, A., Simpson, D., Gelman, A., Yao, Y. and Gabry, J. (2024). Pareto smoothed importance
     sampling. JMLR 25(72). arXiv:1507.02646.
+    Hill, B. M. (1975). A simple general approach to inference about the tail of a distribution.
+    Annals of Statistics 3(5). doi:10.1214/aos/1176343247
     """
     from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 
-    # ArviZ takes log-likelihoods and negates them to have ratios
-    log_weights, khat = array_stats.psislw(log_ratios.max() - log_ratios)  # type: ignore[no-untyped-call]
-    return Weights(softmax(np.asarray(log_weights)), float(khat))
+    plain = softmax(log_ratios)
+    largest = np.sort(log_ratios)[-max(log_ratios.size // 5, 2) :]
+    tied = largest[-1] - largest[0] <= 1e-9 * max(1.0, abs(largest[-1]))
+    if tied or sd_of_weights(plain) <= LEVEL:
+        return Weights(plain, -np.inf)
+    most = _largest_shape(log_ratios)
+    try:
+        # ArviZ takes log-likelihoods and negates them to have ratios
+        smoothed, shape = array_stats.psislw(log_ratios.max() - log_ratios)  # type: ignore[no-untyped-call]
+    except ValueError:  # the whole tail is one number
+        return Weights(plain, most)
+    if shape <= most:
+        return Weights(softmax(np.asarray(smoothed)), float(shape))
+    return Weights(plain, most)
+
+
+def _largest_shape(log_ratios: Float[np.ndarray, " draws"]) -> float:
+    """Return Hill's estimate of the shape of the tail, two standard errors added."""
+    tail = min(log_ratios.size / 5, 3 * np.sqrt(log_ratios.size))
+    count = max(int(tail) // 5, 10)
+    top = np.sort(log_ratios)[-count - 1 :]
+    if np.isneginf(top[0]):
+        return np.inf
+    return float((top[1:] - top[0]).mean() * (1 + 2 / np.sqrt(count)))
+
+
+def sd_of_weights(values: Float[np.ndarray, " draws"]) -> float:
+    """Return the sd of weights in units of their mean; they sum to 1."""
+    return float(np.sqrt(max(values.size * np.square(values).sum() - 1, 0.0)))
 
 
 def temper(log_ratios: Float[np.ndarray, " draws"], dim: int) -> tuple[Weights, float]:
@@ -180,6 +224,11 @@ def log_mean(log_ratios: Float[np.ndarray, " draws"]) -> tuple[float, float]:
     value = float(logsumexp(log_ratios) - np.log(log_ratios.size))
     relative = np.exp(log_ratios - value)
     return value, float(relative.std(ddof=1) / np.sqrt(log_ratios.size))
+
+
+def shape_in_words(khat: float) -> str:
+    """Return a Pareto shape as words, as part of a sentence: ``"khat 0.31"``."""
+    return f"khat {khat:.2f}" if khat > -np.inf else "weights without a tail"
 
 
 def khat_limit(num_draws: int) -> float:

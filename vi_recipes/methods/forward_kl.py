@@ -32,6 +32,7 @@ from vi_recipes.importance import (
     log_mean,
     make_round,
     root_of,
+    shape_in_words,
     smooth,
 )
 from vi_recipes.methods.base import Method, Result
@@ -225,7 +226,7 @@ class ForwardKL(Method):
             posterior,
             Status.OK if good else Status.UNCONVERGED,
             f"the weighted moments of {len(z)} draws after {len(shares)} rounds: effectively "
-            f"{weights.ess:.0f} draws, khat {weights.khat:.2f} (limit {KHAT_LIMIT})",
+            f"{weights.ess:.0f} draws, {shape_in_words(weights.khat)} (limit {KHAT_LIMIT})",
             "" if good else "raise num_draws, or give draws, reference=NUTS().fit(target)",
             trace={"effective_share": shares, "effective_share_step": np.arange(len(shares)) + 1},
             diagnostics={

@@ -23,7 +23,7 @@ import numpy as np
 
 from vi_recipes.core import Status
 from vi_recipes.fit import Assessment, Correction, Fit, differences
-from vi_recipes.importance import KHAT_LIMIT, khat_limit
+from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.trust.assess import num_block_draws
 
 if TYPE_CHECKING:
@@ -194,8 +194,8 @@ def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verd
     rows = differences(fit, correction.moments)
     measured = _measured(rows, "by its own evidence", "posterior")
     text = measured.text.removesuffix(".") + (
-        f", by {correction.source} (khat {correction.khat:.2f}, effectively {correction.ess:.0f} "
-        f"draws){_blame(assessment)}."
+        f", by {correction.source} ({shape_in_words(correction.khat)}, effectively "
+        f"{correction.ess:.0f} draws){_blame(assessment)}."
     )
     error = max(rows["difference_mcse"].max(), rows["sd_ratio_mcse"].max())
     if measured.trust is Trust.TRUSTWORTHY and error > MAX_ERROR:
