@@ -246,4 +246,4 @@ def test_verdicts_on_clear_cases() -> None:
     assert "understates uncertainty" in said
     assert not said.startswith("Trustworthy")
     alone = replace(c["laplace"], assessment=None)
-    assert "no reference" in judge(alone).text
+    assert "its draws were not weighed" in judge(alone).text

@@ -71,8 +71,8 @@ def test_a_smaller_step_size_is_asked_for_the_same_drift() -> None:
     assert wide.r_hat < 1.1 < narrow.r_hat
     assert wide.within(0.05)
     assert not narrow.within(0.05)
-    assert narrow.within(0.05, fall=4.0)
-    assert not narrow.within(0.005, fall=4.0)
+    assert narrow.after(4.0).within(0.05)
+    assert not narrow.after(4.0).within(0.005)
 
 
 @pytest.mark.parametrize(

@@ -318,10 +318,8 @@ def test_the_default_stops_by_its_rule() -> None:
     assert fit.status is vr.Status.OK
     assert fit.message.startswith(f"stopped by its rule after {fit.diagnostics['num_steps']:.0f}")
     assert fit.diagnostics["num_steps"] < 15_000
-    # iterates of smaller steps scatter less, and R-hat squared less one is larger in proportion
-    fallen = 0.04 / fit.diagnostics["step_size"]
-    assert fallen >= 4
-    assert fit.diagnostics["r_hat"] < np.sqrt(1 + (1.1**2 - 1) * fallen)
+    assert 0.04 / fit.diagnostics["step_size"] >= 4  # and R-hat is put as at the first one
+    assert fit.diagnostics["r_hat"] < 1.1
     # the rule asks for a twentieth of a sd; four times that, as the error is itself an estimate
     assert (np.abs(fit.mean()["beta"] - known.mean["beta"]) < 0.2 * known.sd["beta"]).all()
     assert (fit.mcse()["beta"] < 0.06 * known.sd["beta"]).all()

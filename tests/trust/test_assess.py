@@ -210,7 +210,7 @@ def test_a_fit_that_did_not_converge_is_not_trustworthy() -> None:
 def test_nothing_known_is_said() -> None:
     fit = replace(assessed(vr.Laplace), assessment=None)
     assert judge(fit).trust is Trust.UNKNOWN
-    assert "no reference" in judge(fit).text
+    assert judge(fit).text == "Cannot be told by itself: its draws were not weighed."
     gone = replace(fit, posterior=None, status=vr.Status.SINGULAR, message="why")
     assert judge(gone).trust is Trust.NO_RESULT
     assert vr.assess(gone, target()).unknown == {"weights": "there is no result"}

@@ -22,6 +22,11 @@ from vi_recipes.model import Target
 from vi_recipes.trust import assess
 from vi_recipes.trust import quadrature as integrate
 
+NO_SPREAD = (
+    "is a point, and differences are measured in the sds of the reference: give a fit that has "
+    "sds, such as NUTS's, or leave the reference out"
+)
+
 
 def compare(
     target: Target,
@@ -47,7 +52,8 @@ def compare(
         Methods, named by their own names, or a mapping name -> method.
     reference
         Name of a method, or a :class:`Fit`, that the others are measured against. ``None`` takes
-        the NUTS fit if there is one with a result.
+        the NUTS fit if there is one with a result. One that is not to be trusted by its own
+        evidence measures nobody: every fit is then judged by its own, beside the differences.
     key
         Integer seed. Each method's stream depends on it and on the method's name alone, so adding
         a method changes no other.
@@ -69,12 +75,14 @@ def compare(
     Raises
     ------
     ValueError
-        For no methods, two of one name, a reference that is not among them, or a fit without
-        numbers or of another model as reference.
+        For no methods, two of one name, a reference that is not among them, or a point, a fit
+        without numbers, or one of another model as reference.
     """
     named = _named(methods)
     reference = _checked_reference(reference, named, target)
     target.start(jax.random.key(key))  # a target without a finite density fails here, once
+    if assessed and isinstance(reference, Fit):
+        reference = _assessed_reference(reference, target)
     folder = None if path is None else Path(path)
     fits: dict[str, Fit] = {}
     kept: dict[str, KeptFit] = {}
@@ -99,6 +107,8 @@ def compare(
             break
     notes = _scale_notes({n: m for n, m in named.items() if n in fits and fits[n].has_result})
     notes += _relabel(fits, kept, reference, target)
+    if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
+        notes.append(f"{reference} was to be the reference, and has no result.")
     evidence = None
     if quadrature and not interrupted:
         with progress("quadrature") if progress else nullcontext():
@@ -188,6 +198,8 @@ def _checked_reference(
         raise ValueError(
             f"reference: got '{reference}', expected one of the methods: {', '.join(named)}"
         )
+    if isinstance(reference, str) and named[reference].is_point:
+        raise ValueError(f"reference: '{reference}' {NO_SPREAD}")
     if not isinstance(reference, Fit):
         return reference
     if not reference.has_result:
@@ -198,8 +210,20 @@ def _checked_reference(
             f"reference: it is of a model with the sites {theirs}, expected {ours}; "
             "give a fit of this target"
         )
+    if reference.is_point:
+        raise ValueError(f"reference: '{reference.method}' {NO_SPREAD}")
     taken = reference.method in named
     return reference.renamed(f"{reference.method}_reference") if taken else reference
+
+
+def _assessed_reference(reference: Fit, target: Target) -> Fit:
+    """Return a fit from elsewhere with its own evidence; answers without a method have none."""
+    if not reference.kind or reference.assessment is not None:
+        return reference
+    made_for = (reference.provenance.model, reference.provenance.data_fingerprint)
+    if made_for != (target.name, target.fingerprint):
+        return reference
+    return replace(reference, assessment=assess(reference, target))
 
 
 def _by_quadrature(target: Target) -> LogEvidence:

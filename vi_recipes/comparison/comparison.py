@@ -15,6 +15,7 @@ from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Target
 from vi_recipes.report import FOLDER, read_exhibit
+from vi_recipes.trust import unfit
 
 
 class Comparison(Fits):
@@ -121,11 +122,15 @@ class Comparison(Fits):
 def choose_reference(
     fits: Mapping[str, Fit], reference: str | Fit | None
 ) -> tuple[Fit | None, str | None]:
-    """Return the reference and its name: by default a sampler; none where it has no result."""
+    """Return the reference and its name: by default a sampler; none where it has no result.
+
+    Of several samplers it is the first that others can be measured by.
+    """
     if isinstance(reference, Fit):
         return reference, reference.method
     if reference is None:
         samplers = [name for name, fit in fits.items() if fit.is_sampler]
+        samplers.sort(key=lambda name: unfit(fits[name]) != "")
         reference = samplers[0] if samplers else None
     if reference is None or reference not in fits or not fits[reference].has_result:
         return None, None

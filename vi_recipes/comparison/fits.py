@@ -13,7 +13,7 @@ from vi_recipes.core import MadeOnce
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of
 from vi_recipes.importance import LogEvidence
 from vi_recipes.report import Exhibit
-from vi_recipes.trust import Verdict, audit, evidence_table, verdict
+from vi_recipes.trust import Verdict, audit, evidence_table, unfit, verdict
 
 
 class Fits(Mapping[str, Fit]):
@@ -110,6 +110,12 @@ class Fits(Mapping[str, Fit]):
     def warnings(self) -> list[str]:
         """What is wrong with the reference itself."""
         return audit(self._reference) if self._reference is not None else []
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a reference that others can be measured by."""
+        reference = self._reference
+        return reference is not None and self.once("unfit", lambda: unfit(reference)) == ""
 
     @property
     def columns(self) -> dict[str, Fit]:
@@ -280,7 +286,8 @@ class Fits(Mapping[str, Fit]):
     def verdicts(self) -> dict[str, Verdict]:
         """Return name -> how far the fit can be trusted, with the evidence.
 
-        By the reference where there is one, else by the fit's own evidence.
+        By the reference where there is one that others can be measured by, else by the fit's own
+        evidence.
         """
 
         def make() -> dict[str, Verdict]:
@@ -288,7 +295,8 @@ class Fits(Mapping[str, Fit]):
             return {
                 name: verdict(
                     fit,
-                    None if name == self._reference_name else table,
+                    table,
+                    reference=self._reference,
                     is_reference=name == self._reference_name,
                 )
                 for name, fit in self._fits.items()

@@ -36,10 +36,16 @@ def _intro(comparison: Fits) -> str:
         f"{comparison.target_name}: {', '.join(comparison.fits)}.",
         f"It has {len(labels)} parameter{'s' if len(labels) != 1 else ''}: {listed}.",
     ]
-    if comparison.reference_name is not None:
-        parts.append(f"The others are measured against {comparison.reference_name}.")
+    reference = comparison.reference_name
+    if reference is None:
+        parts.append("There is no reference: every fit is judged by its own evidence.")
+    elif not comparison.measures:
+        parts.append(
+            f"Every fit is judged by its own evidence; differences from {reference} are shown and "
+            "not held against it."
+        )
     else:
-        parts.append("There is no reference, so nothing says how far each can be trusted.")
+        parts.append(f"The others are measured against {reference}.")
     if failed:
         parts.append(f"Without a result: {', '.join(failed)}.")
     return " ".join(parts)

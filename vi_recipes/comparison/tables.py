@@ -132,7 +132,7 @@ def accuracy(
         "Accuracy against the reference",
         columns,
         rows,
-        sentences(note, flags_note() if names else "", _left_out(left_out)),
+        sentences(note, flags_note(comparison) if names else "", _left_out(left_out)),
     )
 
 
@@ -344,8 +344,8 @@ def _option(value: Any) -> str:
 def _reading(comparison: Fits) -> str:
     fits = all_fits(comparison)
     parts = []
-    if comparison.reference is not None and len(fits) > 1:
-        parts.append(flags_note())
+    if comparison.measures and len(fits) > 1:
+        parts.append(flags_note(comparison))
     if any(not fit.has_result for fit in fits.values()):
         parts.append(f"{DASH}: the method has no result")
     if any(fit.has_result and fit.status is not Status.OK for fit in fits.values()):

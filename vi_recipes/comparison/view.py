@@ -92,17 +92,23 @@ def block(comparison: Fits, limit: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How one scalar of a fit compares with the reference's (see :meth:`Fits.accuracy`)."""
+    """How one scalar of a fit compares with the reference's (see :meth:`Fits.accuracy`).
+
+    It has no flags where the reference is one that nobody can be measured by.
+    """
 
     within_error: bool
     difference: float
     difference_mcse: float
     sd_ratio: float
     sd_ratio_mcse: float
+    held: bool
 
     @property
     def mean_flag(self) -> Flag:
         """How its mean is shown."""
+        if not self.held:
+            return ""
         if self.within_error:
             return "inside"
         return "off" if abs(self.difference) > MEAN_OFF else ""
@@ -110,6 +116,8 @@ class Judgement:
     @property
     def sd_flag(self) -> Flag:
         """How its sd is shown."""
+        if not self.held:
+            return ""
         if not self.sd_ratio > 0:
             return "off" if self.sd_ratio == 0 else ""
         if abs(self.sd_ratio - 1) <= 2 * self.sd_ratio_mcse:
@@ -117,7 +125,7 @@ class Judgement:
         return "off" if max(self.sd_ratio, 1 / self.sd_ratio) > SD_OFF else ""
 
 
-NO_JUDGEMENT = Judgement(False, math.nan, math.nan, math.nan, math.nan)
+NO_JUDGEMENT = Judgement(False, math.nan, math.nan, math.nan, math.nan, held=False)
 """Of a scalar that one of the two lacks."""
 
 
@@ -129,13 +137,15 @@ def judgements(comparison: Fits) -> Mapping[tuple[str, str], Judgement]:
 def _judge(comparison: Fits) -> dict[tuple[str, str], Judgement]:
     if comparison.reference is None:
         return {}
-    frame = comparison.accuracy()
+    frame, held = comparison.accuracy(), comparison.measures
     fields = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse")
     numbers = frame[list(fields)].to_numpy(float).tolist()
     within = frame["within_error"].to_numpy(bool).tolist()
     return {
-        (str(label), str(name)): Judgement(within_error, *values)
-        for (label, name), within_error, values in zip(frame.index, within, numbers, strict=True)
+        (str(label), str(name)): Judgement(inside, away, error, ratio, ratio_error, held)
+        for (label, name), inside, (away, error, ratio, ratio_error) in zip(
+            frame.index, within, numbers, strict=True
+        )
         if name != comparison.reference_name
     }
 
@@ -160,8 +170,10 @@ def reference_first(names: Iterable[Any], comparison: Fits) -> list[str]:
     return sorted(listed, key=lambda name: name != comparison.reference_name)
 
 
-def flags_note() -> str:
-    """Return what the flags mean, for the notes of tables."""
+def flags_note(comparison: Fits) -> str:
+    """Return what the flags mean, for the notes of tables; nothing where there are none."""
+    if not comparison.measures:
+        return ""
     return (
         "Marked ~ or grey: inside Monte Carlo error, |difference| at most 2 standard errors. "
         f"Marked * or red: a mean more than {MEAN_OFF} reference sds off, or an sd off by more "

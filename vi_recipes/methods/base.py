@@ -80,6 +80,11 @@ class Method(ABC):
         """The floating-point type the method runs in."""
         return "float64"
 
+    @property
+    def is_point(self) -> bool:
+        """Whether its result is a point, without any spread, whatever the model."""
+        return False
+
     def applies(self, target: Target) -> str | None:
         """Return ``None`` if the method applies to ``target``, else why not."""
         if self.dtype_used == "float32" and target.closes_over_arrays:
@@ -158,7 +163,7 @@ class Method(ABC):
                 f"(in {where.name}, line {where.lineno})",
                 "fit this method alone with throw=True for the whole traceback",
             )
-        result = _without_infinities(result, target)
+        result = _without_infinities(result, target, self.key)
         fit = Fit(
             method=name or self.name,
             kind=self.key,
@@ -182,7 +187,7 @@ class Method(ABC):
         return {f.name: _describe(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
-def _without_infinities(result: Result, target: Target) -> Result:
+def _without_infinities(result: Result, target: Target, kind: str) -> Result:
     """Return a result without numbers where a latent site's mean or sd is not finite.
 
     An sd that is NaN is one that the method does not have. What the model derives from its latent
@@ -208,7 +213,8 @@ def _without_infinities(result: Result, target: Target) -> Result:
             Status.DIVERGED,
             f"the mean or sd of {', '.join(latent)} is not finite in double precision: the "
             f"approximation is far too wide there, or has run away ({result.message})",
-            "use NUTS, or a tighter prior that keeps the site from where it runs to",
+            f"{'' if kind == 'nuts' else 'use NUTS, or '}a tighter prior that keeps the site from "
+            "where it runs to",
             trace=result.trace,
         )
     if lost:

@@ -67,6 +67,11 @@ class MAP(Method):
         )
         check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)
 
+    @property
+    @override
+    def is_point(self) -> bool:
+        return True
+
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         objective = JointObjective(target, timing, jacobian=self.space == "unconstrained")

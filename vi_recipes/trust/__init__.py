@@ -5,19 +5,17 @@ from __future__ import annotations
 from vi_recipes.trust.assess import assess, num_block_draws
 from vi_recipes.trust.bridge import bridge
 from vi_recipes.trust.evidence import evidence_table
-from vi_recipes.trust.quadrature import quadrature
-from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
-from vi_recipes.trust.verdict import (
+from vi_recipes.trust.measured import (
     GOOD_MEAN,
     GOOD_SD,
     POOR_MEAN,
     POOR_SD,
     Trust,
     Verdict,
-    audit,
-    judge,
-    verdict,
 )
+from vi_recipes.trust.quadrature import quadrature
+from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
+from vi_recipes.trust.verdict import audit, judge, unfit, verdict
 
 __all__ = [
     "GOOD_MEAN",
@@ -35,5 +33,6 @@ __all__ = [
     "judge",
     "num_block_draws",
     "quadrature",
+    "unfit",
     "verdict",
 ]

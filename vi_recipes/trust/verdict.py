@@ -11,12 +11,13 @@ The thresholds, of which ``docs/trust.md`` says when they were fixed:
 - a sampler stands by R-hat at most 1.01, 100 effective draws a chain in bulk and tail, E-BFMI at
   least 0.3, at most 1 % of trees at the depth limit and few divergences: Vehtari et al. (2021),
   doi:10.1214/20-BA1221; Betancourt (2017), arXiv:1701.02434. Its status says so.
+- a reference measures others where its own evidence leaves it usable at least. One that is not to
+  be trusted, or of which that cannot be told, measures nobody: every fit is then judged by its own
+  evidence, and differences from the reference are shown and not held against it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,65 +25,75 @@ import numpy as np
 from vi_recipes.core import Status
 from vi_recipes.fit import Assessment, Correction, Fit, differences
 from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
+from vi_recipes.posterior import held_draws, per_scalar
 from vi_recipes.trust.assess import num_block_draws
+from vi_recipes.trust.measured import POOR_SD, Trust, Verdict, measure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-GOOD_MEAN = 0.1
-"""Posterior sds that a mean may be off and still be called right."""
-POOR_MEAN = 0.5
-GOOD_SD = 0.1
-"""Relative error of an sd that is still called right."""
-POOR_SD = 2.0
 MAX_R_HAT = 1.1
 """R-hat above which chains have not found the same distribution. Gelman and Rubin (1992),
 doi:10.1214/ss/1177011136."""
-MAX_ERROR = 0.1
-"""Monte Carlo error, in sds or relative of an sd, of a comparison that can vouch for a fit."""
-
-
-class Trust(Enum):
-    """What a verdict comes to. The value is how it is put."""
-
-    TRUSTWORTHY = "trustworthy"
-    CARE = "usable with care"
-    UNTRUSTED = "not to be trusted"
-    UNKNOWN = "cannot be told"
-    NO_RESULT = "no result"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How far a fit can be trusted.
-
-    Parameters
-    ----------
-    trust
-        What it comes to.
-    text
-        The same in a sentence or two, with the evidence.
-    """
-
-    trust: Trust
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
+MIN_ESS = 100
+"""Effective draws of all chains below which nothing can be told: a mean is known to no better than
+0.1 sds by as many."""
+BLIND = "None of this sees a part of the posterior where no chain has been."
 
 
 def audit(reference: Fit) -> list[str]:
     """Return what is wrong with a reference; empty for one that met its own criteria."""
-    if not reference.has_result or reference.status is Status.OK:
+    if not reference.has_result:
         return []
-    return [
-        f"The reference, {reference.method}, did not meet its own convergence criteria: "
-        f"{reference.message}. Read every difference from it with that in mind; "
-        f"{reference.advice or 'run it for longer'}."
-    ]
+    name, advice = reference.method, reference.advice.rstrip(".")
+    cure = f" {advice[0].upper()}{advice[1:]}." if advice else ""
+    said = (
+        ""
+        if reference.status is Status.OK
+        else f" did not meet its own convergence criteria: {reference.message.rstrip('.')}."
+    )
+    if reason := unfit(reference):
+        return [
+            f"The reference, {name},{said}{' It' if said else ''} measures nobody ({reason}). "
+            f"Every fit is judged by its own evidence; differences from {name} are shown and not "
+            f"held against it.{cure}"
+        ]
+    if not said:
+        return []
+    return [f"The reference, {name},{said} Read every difference from it with that in mind.{cure}"]
 
 
-def verdict(fit: Fit, accuracy: pd.DataFrame | None, *, is_reference: bool) -> Verdict:
+def unfit(reference: Fit) -> str:
+    """Return why others cannot be measured by a reference, as part of a sentence; "" if they can.
+
+    Answers from outside, which come with no evidence, are taken as given.
+    """
+    if not reference.has_result:
+        return "it has no result"
+    if reference.is_point:
+        return "it is a point, without a spread to measure in"
+    if _is_given(reference):
+        return ""
+    own = _by_itself(reference)
+    if own.trust in (Trust.TRUSTWORTHY, Trust.CARE):
+        return ""
+    text = own.text.rstrip(".")
+    return f"{text[0].lower()}{text[1:]}"
+
+
+def _is_given(reference: Fit) -> bool:
+    """Whether there is no evidence to judge a reference by."""
+    told = reference.is_sampler or reference.status is Status.COLLAPSED
+    return not told and reference.assessment is None
+
+
+def verdict(
+    fit: Fit,
+    accuracy: pd.DataFrame | None = None,
+    *,
+    reference: Fit | None = None,
+    is_reference: bool = False,
+) -> Verdict:
     """Return how far ``fit`` can be trusted: by a reference, else by its own evidence.
 
     Parameters
@@ -92,66 +103,71 @@ def verdict(fit: Fit, accuracy: pd.DataFrame | None, *, is_reference: bool) -> V
     accuracy
         :meth:`Comparison.accuracy` of all fits; ``None`` or without the fit when there is no
         reference.
+    reference
+        What the fits are measured against; ``None`` for no reference.
     is_reference
-        Whether the fit is what the others are measured against.
+        Whether it is the fit.
     """
     if not fit.has_result:
         return Verdict(Trust.NO_RESULT, f"No result: {fit.explanation}.")
     if is_reference:
-        trust = "it met its own criteria" if fit.status.ok else "use it with caution"
-        text = f"The reference: {trust}" + (f" ({fit.message})." if fit.status.ok else ".")
-        judged = Verdict(Trust.TRUSTWORTHY, text)
-    elif accuracy is None or fit.method not in accuracy.index.get_level_values("method"):
+        judged = _reference(fit)
+    elif reference is None or accuracy is None:
         judged = _by_itself(fit)
     else:
         rows = accuracy[accuracy.index.get_level_values("method") == fit.method]
-        judged = _measured(rows.droplevel("method").astype(float), "here", "reference")
+        judged = _beside(fit, rows.droplevel("method").astype(float), reference)
     return judged if fit.status.ok else _provisional(judged, fit.message)
 
 
 def judge(fit: Fit) -> Verdict:
     """Return how far ``fit`` can be trusted by its own evidence alone (see :func:`assess`)."""
-    return verdict(fit, None, is_reference=False)
+    return verdict(fit)
 
 
 def _provisional(judged: Verdict, why: str) -> Verdict:
     """Hold a verdict down to what a fit that did not converge may have."""
     capped = Trust.CARE if judged.trust is Trust.TRUSTWORTHY else judged.trust
-    return Verdict(capped, f"Provisional ({why}). {judged.text}")
+    text = judged.text
+    if capped is not judged.trust:
+        text = text.replace(judged.trust.lead, capped.lead, 1)
+    return Verdict(capped, f"Provisional ({why}). {text}")
 
 
-def _measured(rows: pd.DataFrame, where: str, yardstick: str) -> Verdict:
-    difference, ratio = rows["difference"].dropna(), rows["sd_ratio"].dropna()
-    if difference.empty:
-        return Verdict(Trust.UNKNOWN, f"No parameter in common with the {yardstick}.")
-    # what Monte Carlo error explains is not held against a method
-    excess = (difference.abs() - 2 * rows["difference_mcse"].fillna(0.0)).clip(lower=0).dropna()
-    worst = str(excess.idxmax()) if excess.max() > 0 else str(difference.abs().idxmax())
-    mean_part = (
-        f"means differ by at most {difference.abs().max():.2g} {yardstick} sd "
-        f"(beyond Monte Carlo error: {excess.max():.2g}, at {worst})"
+# -- by a reference --------------------------------------------------------------------------
+
+
+def _reference(fit: Fit) -> Verdict:
+    """Return the verdict on the reference itself, which is by its own evidence."""
+    own = _by_itself(fit)
+    if unfit(fit):
+        return Verdict(own.trust, f"The reference, which measures nobody. {own.text}")
+    if _is_given(fit):
+        return Verdict(Trust.CARE, f"The reference, taken as given. {own.text}")
+    if not fit.is_sampler:
+        return Verdict(own.trust, f"The reference. {own.text}")
+    if fit.status.ok:
+        met = f"The reference: it met its own criteria ({fit.message}). {BLIND}"
+        return Verdict(own.trust, met)
+    return Verdict(own.trust, f"The reference: use it with caution. {BLIND}")
+
+
+def _beside(fit: Fit, rows: pd.DataFrame, reference: Fit) -> Verdict:
+    """Return the verdict on a fit by a reference, if others can be measured by that."""
+    measured = measure(rows, "reference")
+    if measured is None:
+        own = _by_itself(fit)
+        return Verdict(own.trust, f"{own.text} It shares no parameter with the reference.")
+    if unfit(reference):
+        own = _by_itself(fit)
+        shown = "; ".join(measured.parts)
+        aside = f"Not held against it, as {reference.method} measures nobody: {shown}."
+        return Verdict(own.trust, f"{own.text} {aside}")
+    sure = reference.status.ok and (
+        _is_given(reference) or _by_itself(reference).trust is Trust.TRUSTWORTHY
     )
-    if ratio.empty:
-        close = excess.max() <= GOOD_MEAN
-        judged = "close to the means" if close else "not the posterior means"
-        trust = Trust.UNTRUSTED if excess.max() > POOR_MEAN else Trust.CARE
-        return Verdict(trust, f"A point, without spread: {judged}; {mean_part}.")
-    low, high = ratio.idxmin(), ratio.idxmax()
-    sd_part = (
-        f"sds are {ratio.min():.2g} ({low}) to {ratio.max():.2g} ({high}) times the {yardstick}'s"
-    )
-    noise = 2 * rows["sd_ratio_mcse"].fillna(0.0)
-    off = np.maximum(ratio, 1 / ratio.clip(lower=1e-300)) - noise.reindex(ratio.index)
-    if excess.max() <= GOOD_MEAN and off.max() <= 1 + GOOD_SD:
-        trust = Trust.TRUSTWORTHY
-    elif excess.max() > POOR_MEAN or off.max() > POOR_SD:
-        trust = Trust.UNTRUSTED
-    else:
-        trust = Trust.CARE
-    lead = f"{trust.value[0].upper()}{trust.value[1:]} {where}"
-    if ratio.min() < 1 / (1 + GOOD_SD) - noise.max() and trust is not Trust.TRUSTWORTHY:
-        lead += ", understates uncertainty"
-    return Verdict(trust, f"{lead}: {mean_part}; {sd_part}.")
+    doubts = [] if sure else [f"{reference.method} is itself to be used with care"]
+    return measured.verdict("by the reference", doubts=doubts)
 
 
 # -- without a reference ---------------------------------------------------------------------
@@ -159,23 +175,21 @@ def _measured(rows: pd.DataFrame, where: str, yardstick: str) -> Verdict:
 
 def _by_itself(fit: Fit) -> Verdict:
     if fit.is_sampler:
-        if fit.status.ok:
-            return Verdict(Trust.TRUSTWORTHY, f"Trustworthy by its own diagnostics: {fit.message}.")
-        if not fit.diagnostics.get("r_hat_max", np.nan) <= MAX_R_HAT:
-            return Verdict(Trust.UNTRUSTED, "Not to be trusted: its chains do not agree.")
-        return Verdict(Trust.CARE, "Its own diagnostics do not vouch for it.")
+        return _by_its_chains(fit)
     if fit.status is Status.COLLAPSED:
         return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {fit.status.value}.")
     assessment = fit.assessment
     if assessment is None:
-        return Verdict(Trust.UNKNOWN, "Cannot be told: there is no reference, nor was it assessed.")
-    if np.isposinf(assessment.khat):
-        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {assessment.unknown['correction']}.")
+        return Verdict(Trust.UNKNOWN, "Cannot be told by itself: its draws were not weighed.")
+    unknown = assessment.unknown
+    if np.isposinf(assessment.khat) and assessment.correction is None:
+        why = unknown.get("correction", "hardly a draw of it has any weight")
+        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {why}.")
     if assessment.correction is not None:
         return _corrected(fit, assessment, assessment.correction)
-    unknown = assessment.unknown
-    why = "; ".join(unknown.get(name, "") for name in ("weights", "correction")).strip("; ")
-    blame = _blame(assessment)
+    reasons = [unknown[name] for name in ("weights", "correction") if unknown.get(name)]
+    why = "; ".join(reasons) or "its weights give no moments to compare with"
+    blame = "".join(f"; {doubt}" for doubt in _blame(assessment))
     ratio = {k: float(np.nanmax(v)) for k, v in assessment.response_ratio.items() if v.size}
     site = max(ratio, key=ratio.__getitem__, default="")
     if site and ratio[site] > POOR_SD:
@@ -185,33 +199,63 @@ def _by_itself(fit: Fit) -> Verdict:
             f"{site} is {ratio[site]:.2g} times as large ({why}{blame}).",
         )
     aside = f"; by linear response sds are up to {ratio[site]:.2g} times as large" if site else ""
+    return Verdict(Trust.UNKNOWN, f"Cannot be told without a reference: {why}{aside}{blame}.")
+
+
+def _by_its_chains(fit: Fit) -> Verdict:
+    """Return the verdict on a sampler by its own diagnostics."""
+    if fit.status.ok:
+        text = f"Trustworthy by its own diagnostics: {fit.message}. {BLIND}"
+        return Verdict(Trust.TRUSTWORTHY, text)
+    one = _num_chains(fit) == 1
+    r_hat = _r_hat_of_halves(fit) if one else fit.diagnostics.get("r_hat_max", np.nan)
+    what = "the halves of its one chain" if one else "its chains"
+    if not r_hat <= MAX_R_HAT:
+        known = f"R-hat up to {r_hat:.3g}, above {MAX_R_HAT}" if r_hat == r_hat else "no R-hat"
+        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {what} do not agree ({known}).")
+    ess = min(fit.diagnostics.get(f"ess_{kind}_min", np.nan) for kind in ("bulk", "tail"))
+    if not ess >= MIN_ESS:
+        return Verdict(
+            Trust.UNTRUSTED,
+            f"Not to be trusted: effectively {ess:.0f} draws of some parameter are too few to "
+            f"tell (at least {MIN_ESS}).",
+        )
     return Verdict(
-        Trust.UNKNOWN, f"Cannot be told without a reference, such as NUTS: {why}{aside}{blame}."
+        Trust.CARE, f"Usable with care: its own diagnostics do not vouch for it. {BLIND}"
     )
+
+
+def _num_chains(fit: Fit) -> int:
+    return int(next(iter(fit.sample_stats.values())).shape[0])
+
+
+def _r_hat_of_halves(fit: Fit) -> float:
+    """Return the largest R-hat of the halves of one chain, which has no R-hat itself."""
+    draws = held_draws(fit.known_posterior()) or {}
+    half = next((v.shape[1] // 2 for v in draws.values()), 0)
+    halves = {n: np.concatenate([v[:, :half], v[:, half : 2 * half]]) for n, v in draws.items()}
+    free = {n: v for n, v in halves.items() if v.size and np.ptp(v) > 0}
+    largest = [np.nanmax(v) for v in per_scalar("rhat", free).values() if not np.isnan(v).all()]
+    return float(max(largest, default=np.nan))
 
 
 def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verdict:
-    rows = differences(fit, correction.moments)
-    measured = _measured(rows, "by its own evidence", "posterior")
-    text = measured.text.removesuffix(".") + (
+    measured = measure(differences(fit, correction.moments), "posterior")
+    if measured is None:
+        return Verdict(Trust.UNKNOWN, "Cannot be told: there is no moment to compare with.")
+    source = (
         f", by {correction.source} ({shape_in_words(correction.khat)}, effectively "
-        f"{correction.ess:.0f} draws){_blame(assessment)}."
+        f"{correction.ess:.0f} draws)"
     )
-    error = max(rows["difference_mcse"].max(), rows["sd_ratio_mcse"].max())
-    if measured.trust is Trust.TRUSTWORTHY and error > MAX_ERROR:
-        text = f"Usable with care: known to {error:.2g} sds only. {text}"
-        return Verdict(Trust.CARE, text)
-    if measured.trust is Trust.TRUSTWORTHY and _blame(assessment):
-        return Verdict(Trust.CARE, f"Usable with care. {text}")
-    return Verdict(measured.trust, text)
+    return measured.verdict("by its own evidence", doubts=_blame(assessment), source=source)
 
 
-def _blame(assessment: Assessment) -> str:
-    """Return which sites have the wrong shape on their own, as the end of a sentence."""
+def _blame(assessment: Assessment) -> list[str]:
+    """Return which sites are wrong on their own, as a part of a sentence; none if none is."""
     num_draws = assessment.num_draws
     limit = khat_limit(num_block_draws(num_draws)) if num_draws else KHAT_LIMIT
     bad = {name: k for name, k in assessment.block_khat.items() if k >= limit}
     if not bad:
-        return ""
+        return []
     listed = ", ".join(f"{name} ({k:.2f})" for name, k in sorted(bad.items(), key=lambda x: -x[1]))
-    return f"; khat is above {limit:.2g} for {listed} alone: the shape is wrong there"
+    return [f"khat is above {limit:.2g} for {listed} alone: its shape or scale is wrong there"]

@@ -51,9 +51,11 @@ def audit(
     if interrupted:
         status = Status.INTERRUPTED
         complaints.insert(0, f"{num_draws} of {num_samples} draws a chain")
+    divergences = diagnostics["divergences"]
     healthy = (
         f"R-hat at most {diagnostics['r_hat_max']:.4f}, bulk ESS at least "
-        f"{diagnostics['ess_bulk_min']:.0f}, no trouble reported"
+        f"{diagnostics['ess_bulk_min']:.0f}, "
+        + (f"{divergences:.0f} divergences" if divergences else "no trouble reported")
     )
     return Result(
         DrawsPosterior(samples),

@@ -68,7 +68,8 @@ class SVIOptions(Method):
     num_steps
         Gradient steps of a run, at most. A run of them all has converged when the objective's last
         quarter no longer rises on the one before, beyond its Monte Carlo error (itself at most
-        1 nat) and 0.05 nats, and the averaged locations are known to ``tolerance``.
+        1 nat) and 0.05 nats, and the locations are stationary and known to ``tolerance``, as the
+        rule of ``tolerance`` asks.
     tolerance
         A run stops sooner once its second half is stationary (split R-hat of the guide's
         locations below 1.1, the objective no longer rising) and the Monte Carlo error of every
@@ -158,6 +159,11 @@ class SVIOptions(Method):
     @override
     def dtype_used(self) -> str:
         return self.dtype
+
+    @property
+    @override
+    def is_point(self) -> bool:
+        return self.guide == "delta"
 
     # -- what follows from them ------------------------------------------------------------------
 

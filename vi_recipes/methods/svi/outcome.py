@@ -156,7 +156,7 @@ def judge_run(
     if plateau.error > max(MAX_ERROR, max_error):
         advice = f"lower step_size: the {title} still swings"
         return Verdict(Status.UNCONVERGED, message, advice)
-    if run.iterates and tolerance is not None and run.iterates.error > tolerance:
+    if run.iterates and tolerance is not None and not run.iterates.within(tolerance):
         return Verdict(Status.UNCONVERGED, message, "raise num_steps, or tolerance")
     return Verdict(Status.OK, message)
 

@@ -123,16 +123,16 @@ class Runner:
         if not self.scales or len(level) < 2 or not (last or due):
             return
         means, variances = [c.mean for c in level], [c.variance for c in level]
-        iterates = judge_iterates(self.scales, means, variances, self.constrain)
+        fallen = FALL ** (len(run.levels) - 1)
+        iterates = judge_iterates(self.scales, means, variances, self.constrain).after(fallen)
         if due and self.tolerance is not None and judge_series(series(level)).flat:
-            fallen = FALL ** (len(run.levels) - 1)
             late = len(run.levels) == 1 and 2 * steps >= self.num_steps
             # large steps scatter the iterates: the error of their average is no matter yet
-            still = iterates.within(np.inf, fallen) or (late and iterates.r_hat < NEARLY)
+            still = iterates.within(np.inf) or (late and iterates.r_hat < NEARLY)
             if still and self._falls(run):
                 run.chunks[-1] = _slower(run.chunks[-1])
             else:
-                run.stopped = iterates.within(self.tolerance, fallen)
+                run.stopped = iterates.within(self.tolerance)
         run.iterates, run.looked = iterates, steps
 
     def _falls(self, run: Run) -> bool:

@@ -65,7 +65,7 @@ class Stationarity:
     Parameters
     ----------
     r_hat
-        The largest split R-hat of a location.
+        The largest split R-hat of a location, as it would be at the first step size.
     error
         The largest Monte Carlo error of an averaged location, in sds of the guide.
     """
@@ -73,19 +73,23 @@ class Stationarity:
     r_hat: float
     error: float
 
-    def within(self, tolerance: float, fall: float = 1.0) -> bool:
-        """Whether the iterates are stationary, and their average known to ``tolerance``.
+    def within(self, tolerance: float) -> bool:
+        """Whether the iterates are stationary, and their average known to ``tolerance``."""
+        return bool(self.r_hat < MAX_R_HAT and self.error < tolerance)
 
-        ``fall`` is by how much the step size has fallen: the variance of the iterates is in
-        proportion to it, and R-hat squared less one, a ratio to that variance, to its inverse.
+    def after(self, fall: float) -> Stationarity:
+        """Return what was found after the step size has fallen by so much.
+
+        The variance of the iterates is in proportion to it, and R-hat squared less one, a ratio to
+        that variance, to its inverse.
         """
-        most = np.sqrt(1 + (MAX_R_HAT**2 - 1) * fall)
-        return bool(self.r_hat < most and self.error < tolerance)
+        return Stationarity(float(np.sqrt(1 + (self.r_hat**2 - 1) / fall)), self.error)
 
     def __str__(self) -> str:
         return (
-            f"the locations' R-hat over windows of the second half is at most {self.r_hat:.3g}, "
-            f"and the Monte Carlo error of their average {self.error:.2g} of the guide's sd"
+            f"the locations' R-hat over windows of the second half is at most {self.r_hat:.3g} "
+            f"(limit {MAX_R_HAT}, at the first step size), and the Monte Carlo error of their "
+            f"average {self.error:.2g} of the guide's sd"
         )
 
 
