@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpyro.distributions import LowRankMultivariateNormal, MultivariateNormal
 
+from vi_recipes.core import generator
+
 MAX_DENSE = 1_000
 """Coordinates up to which a covariance without usable structure is factorised."""
 
@@ -83,8 +85,7 @@ def block_normal(
         tril = np.linalg.cholesky(precision)
     except np.linalg.LinAlgError:
         return None
-    with jax.enable_x64(True):
-        noise = np.asarray(jax.random.normal(key, (num_draws, rows.size), float))
+    noise = generator(key).standard_normal((num_draws, rows.size))
     z = np.tile(loc, (num_draws, 1))
     z[:, rows] += np.linalg.solve(tril.T, noise.T).T
     log_q = -(noise**2).sum(axis=1) / 2 + np.log(np.diag(tril)).sum()

@@ -28,15 +28,17 @@ from vi_recipes.core.content import (
     public_functions,
 )
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
-from vi_recipes.core.keys import as_key, precision
+from vi_recipes.core.keys import as_key, generator, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
-from vi_recipes.core.timing import Timing
+from vi_recipes.core.timing import CALLS_OF_A_SEARCH, COMPILED_QUICKLY, Timing
 
 __all__ = [
+    "CALLS_OF_A_SEARCH",
+    "COMPILED_QUICKLY",
     "LOOSEST_RISE",
     "LOOSEST_STEP",
     "MOST",
@@ -57,6 +59,7 @@ __all__ = [
     "as_key",
     "bind_parts",
     "find",
+    "generator",
     "import_file",
     "instances",
     "list_models",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
 
 
 def as_key(key: jax.Array | int | None) -> jax.Array:
@@ -18,6 +19,17 @@ def as_key(key: jax.Array | int | None) -> jax.Array:
     if key is None or isinstance(key, int | np.integer):
         return jax.random.key(0 if key is None else int(key))
     return key
+
+
+def generator(key: jax.Array | int | None) -> np.random.Generator:
+    """Return NumPy's generator of what ``key`` seeds.
+
+    What is drawn outside compiled code comes from it: JAX compiles a program for every shape.
+    """
+    import jax
+    import numpy as np
+
+    return np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
 
 
 @contextmanager

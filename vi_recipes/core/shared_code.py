@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+type Options = dict[str, bool | int | str] | None
+
 
 class SharedCode:
     """Executables by the text of their code."""
@@ -32,7 +34,9 @@ class SharedCode:
         finally:
             _IN_USE.reset(token)
 
-    def compile(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    def compile(
+        self, function: Callable[..., Any], *args: Any, options: Options = None
+    ) -> Callable[..., Any]:
         """Return ``function`` compiled for the shapes of ``args``, from what there is if possible.
 
         Parameters
@@ -41,6 +45,8 @@ class SharedCode:
             Traced here, always: what it returns may depend on what it closes over.
         *args
             Arrays, and trees of them.
+        options
+            XLA's options for it.
         """
         import jax
         from jax.extend.core import jaxpr_as_fun
@@ -56,7 +62,7 @@ class SharedCode:
         # the text holds every constant that is left, in full; the trees say what goes where
         key = lowered.as_text(), jax.tree.structure((constants, leaves))
         if key not in self._executables:
-            self._executables[key] = lowered.compile()
+            self._executables[key] = lowered.compile(compiler_options=options)
         executable = self._executables[key]
 
         def run(*args: Any) -> Any:

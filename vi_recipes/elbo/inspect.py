@@ -151,7 +151,7 @@ def _look(
         return here, jax.lax.map(push, directions)
 
     arrays, directions = target.arrays(), jnp.asarray(probes.directions)
-    compiled = compiler(probe, jnp.asarray(start), directions, arrays)
+    compiled = compiler(probe, jnp.asarray(start), directions, arrays, calls=len(probes.points))
     seen = []
     for z in probes.points:
         here, along = compiled(jnp.asarray(z), directions, arrays)

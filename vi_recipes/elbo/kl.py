@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vi_recipes.algebra import Push
-from vi_recipes.core import MadeOnce, Timing, shapes_of
+from vi_recipes.core import CALLS_OF_A_SEARCH, MadeOnce, Timing, shapes_of
 from vi_recipes.elbo.expectation import Expectation
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.held import Held, Nodes
@@ -182,7 +182,9 @@ class KL:
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function that is compiled once for the shapes of its arguments."""
         key = function.__name__, shapes_of(*args)
-        compiled = self._compiled_once(key, lambda: self.timing.compile(function, *args))
+        compiled = self._compiled_once(
+            key, lambda: self.timing.compile(function, *args, calls=CALLS_OF_A_SEARCH)
+        )
         return compiled(*args)
 
 

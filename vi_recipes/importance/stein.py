@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.core import as_key
+from vi_recipes.core import generator
 
 MAX_DRAWS = 500
 """Draws that are compared, each with every other."""
@@ -116,7 +116,7 @@ def kernel_stein(z: Any, scores: Any, scale: Any, key: jax.Array | int = 0) -> K
         return KernelStein(nan, nan, nan, n, why)
     pairs = stein_kernel(points[rows] / unit, slopes[rows] * unit)
     np.fill_diagonal(pairs, 0.0)
-    signs = np.asarray(jax.random.rademacher(as_key(key), (NUM_REPLICATES, n)), float)
+    signs = generator(key).choice([-1.0, 1.0], (NUM_REPLICATES, n))
     null = np.einsum("bi,bi->b", signs @ pairs, signs)
     square = pairs.sum()
     size = n * (n - 1)

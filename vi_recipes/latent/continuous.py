@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from vi_recipes.core import MethodFailure, Status
+from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, Status
 from vi_recipes.latent.split import Split, without_latents
 from vi_recipes.model import Arrays, Target, candidates, one_coordinate, shared_members
 
@@ -156,7 +156,7 @@ def _verify_continuous(this: Split) -> Split | str:
     start, arrays = target.anywhere(), target.arrays()
     compiled = target.compiled_once(
         ("slopes of elements", this.latents, this.local.shape, this.local.tobytes()),
-        lambda: jax.jit(probe, compiler_options={"xla_backend_optimization_level": 0}),
+        lambda: jax.jit(probe, compiler_options=COMPILED_QUICKLY),
     )
     seen: dict[str, list[np.ndarray]] = {}
     for spread in SPREADS:

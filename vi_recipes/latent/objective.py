@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vi_recipes.algebra import Dense, second_order
-from vi_recipes.core import Timing, shapes_of
+from vi_recipes.core import CALLS_OF_A_SEARCH, Timing, shapes_of
 from vi_recipes.latent.marginal import Marginal
 from vi_recipes.model import Arrays, Target
 
@@ -78,7 +78,7 @@ class MarginalObjective:
         given = jax.tree.map(jnp.asarray, args)
         compiled = self.target.compiled_once(
             ("marginal", name, self.marginal.key, shapes_of(*given)),
-            lambda: self.timing.compile(function, *given, self._arrays),
+            lambda: self.timing.compile(function, *given, self._arrays, calls=CALLS_OF_A_SEARCH),
         )
         return compiled(*given, self._arrays)
 

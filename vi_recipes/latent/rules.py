@@ -147,7 +147,7 @@ def _is_quadratic(
     )
     theta = start[split.border]
     thetas = [theta + 0.3 * rng.standard_normal(theta.shape) for _ in range(2)]
-    compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays)
+    compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays, calls=1)
     for point in thetas:
         at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
         if not np.isfinite(at_places).all():

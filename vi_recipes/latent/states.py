@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpyro import handlers
 
-from vi_recipes.core import MethodFailure, Status
+from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, Status
 from vi_recipes.latent.chains import IMPOSSIBLE, pairs, swinging
 from vi_recipes.latent.split import Elements, Split
 from vi_recipes.model import Arrays, Site, Target
@@ -150,7 +150,7 @@ def _probe(
         ("elements by state", this.latents),
         lambda: jax.jit(
             lambda theta, states, arrays: this.elements(theta, table[states], arrays),
-            compiler_options={"xla_backend_optimization_level": 0},
+            compiler_options=COMPILED_QUICKLY,
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.coordinates import one_coordinate
+from vi_recipes.model.density import BATCH, in_blocks
 from vi_recipes.model.load import load_model
 from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
 from vi_recipes.model.plates import candidates, find_families, shared_members
@@ -20,6 +21,7 @@ from vi_recipes.model.target import Target
 from vi_recipes.model.terms import SiteTerm, site_terms
 
 __all__ = [
+    "BATCH",
     "MAX_NUMBERS",
     "NUM_ATTEMPTS",
     "Arrays",
@@ -34,6 +36,7 @@ __all__ = [
     "VBSteps",
     "candidates",
     "find_families",
+    "in_blocks",
     "load_model",
     "log_likelihood_at",
     "observed_data",

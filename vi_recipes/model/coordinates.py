@@ -49,7 +49,7 @@ class DensityByCoordinate(DensityWithStart):
             compiled = self.compiled_for_any_data(
                 "slopes in three directions",
                 lambda: Timing().compile(
-                    probe, jnp.zeros(self.dim), jnp.zeros((3, self.dim)), arrays
+                    probe, jnp.zeros(self.dim), jnp.zeros((3, self.dim)), arrays, calls=14
                 ),
             )
             for spread in (0.1, 0.1, *FAR):

@@ -13,16 +13,26 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
 
+from vi_recipes.core import COMPILED_QUICKLY
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.model import Model
 from vi_recipes.model.tracing import TracedModel
 
 BATCH = 128
-"""Points that are constrained in one call of compiled code."""
-
+"""Points in one call of compiled code: one shape, so it is compiled once."""
 
 MAX_AT_ONCE = 2**23
 """Coordinates of all of them together, at most."""
+
+
+def in_blocks(
+    function: Callable[[np.ndarray], np.ndarray], z: Float[np.ndarray, "rows dim"]
+) -> np.ndarray:
+    """Return ``function`` of all rows, called for :data:`BATCH` of them at a time."""
+    z = np.asarray(z, float)
+    padded = np.concatenate([z, np.repeat(z[-1:], -len(z) % BATCH, axis=0)])
+    blocks = padded.reshape(-1, BATCH, z.shape[1])
+    return np.concatenate([function(block) for block in blocks])[: len(z)]
 
 
 class FlatDensity(TracedModel):
@@ -148,12 +158,16 @@ class FlatDensity(TracedModel):
 
         compiled = self.compiled_for_any_data(name, lambda: jax.jit(at_rows))
         with jax.enable_x64(True):
-            return np.asarray(compiled(jnp.asarray(z, float), self.arrays()))
+            arrays = self.arrays()
+            return in_blocks(lambda rows: np.asarray(compiled(jnp.asarray(rows), arrays)), z)
 
     def _value_and_grad(self, z: np.ndarray) -> tuple[Any, Any]:
         """Return the log joint density and its gradient at ``z``, unconstrained scale."""
         compiled = self.compiled_for_any_data(
-            "value and gradient", lambda: jax.jit(jax.value_and_grad(self.log_density_fn))
+            "value and gradient",
+            lambda: jax.jit(
+                jax.value_and_grad(self.log_density_fn), compiler_options=COMPILED_QUICKLY
+            ),
         )
         with jax.enable_x64(True):
             value, gradient = compiled(jnp.asarray(z), self.arrays())
@@ -198,7 +212,9 @@ class FlatDensity(TracedModel):
                 if site["type"] == "sample"
             }
 
-        compiled = self.compiled_for_any_data("site log densities", lambda: jax.jit(terms))
+        compiled = self.compiled_for_any_data(
+            "site log densities", lambda: jax.jit(terms, compiler_options=COMPILED_QUICKLY)
+        )
         with jax.enable_x64(True):
             result = compiled(jnp.asarray(z, float), self.arrays())
         return {name: float(value) for name, value in result.items()}
@@ -266,7 +282,9 @@ class FlatDensity(TracedModel):
             shape = np.shape(values[site.name])
             if shape != site.shape:
                 raise ValueError(f"site '{site.name}': got shape {shape}, expected {site.shape}")
-        compiled = self.compiled_for_any_data("unconstrain", lambda: jax.jit(self._unconstrain_fn))
+        compiled = self.compiled_for_any_data(
+            "unconstrain", lambda: jax.jit(self._unconstrain_fn, compiler_options=COMPILED_QUICKLY)
+        )
         with jax.enable_x64(True):
             latent = {s.name: jnp.asarray(values[s.name], float) for s in self.latents}
             z = np.asarray(compiled(latent, self.arrays()))

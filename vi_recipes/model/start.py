@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpyro import handlers
 from numpyro.infer import init_to_median, init_to_uniform
 
-from vi_recipes.core import ModelError
+from vi_recipes.core import COMPILED_QUICKLY, ModelError, generator
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity
 
@@ -82,8 +82,7 @@ class DensityWithStart(FlatDensity):
             draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
             centre = self.unconstrain(draw(centre_key, self.arrays()) | dict(given))
         if scatter:
-            noise = jax.random.uniform(noise_key, (self.dim,), float, -scatter, scatter)
-            centre = centre + np.asarray(noise)
+            centre = centre + generator(noise_key).uniform(-scatter, scatter, self.dim)
         return np.asarray(centre)
 
     def _initial_values(self, uniform: bool) -> Callable[..., Any]:
@@ -96,10 +95,8 @@ class DensityWithStart(FlatDensity):
             trace = handlers.trace(model).get_trace(**self.keywords(arrays))
             return {s.name: trace[s.name]["value"] for s in self.latents}
 
-        # it runs a few times only: half the time to compile is worth more than speed
-        options = {"xla_backend_optimization_level": 0}
         return self.compiled_for_any_data(
-            ("initial values", uniform), lambda: jax.jit(draw, compiler_options=options)
+            ("initial values", uniform), lambda: jax.jit(draw, compiler_options=COMPILED_QUICKLY)
         )
 
     def _explain_no_density(self, z: np.ndarray) -> str:
@@ -145,7 +142,10 @@ class DensityWithStart(FlatDensity):
         """
         errors = self.compiled_for_any_data(
             "index errors",
-            lambda: jax.jit(checkify.checkify(self.log_density_fn, errors=checkify.index_checks)),
+            lambda: jax.jit(
+                checkify.checkify(self.log_density_fn, errors=checkify.index_checks),
+                compiler_options=COMPILED_QUICKLY,
+            ),
         )
         with jax.enable_x64(True):
             error, _ = errors(jnp.zeros(self.dim), arrays)

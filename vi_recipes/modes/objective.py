@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vi_recipes.algebra import VERIFIED, BlockArrow, Dense, LocalStructure, recovery_error
-from vi_recipes.core import Timing, shapes_of
+from vi_recipes.core import CALLS_OF_A_SEARCH, Timing, shapes_of
 from vi_recipes.model import Arrays, Target, candidates, site_terms
 
 MAX_BORDER = 300
@@ -82,7 +82,7 @@ class JointObjective:
         given = (*(jnp.asarray(a, float) for a in args), self._weight)
         compiled = self.target.compiled_once(
             ("joint density", name, shapes_of(*given)),
-            lambda: self.timing.compile(function, *given, self._arrays),
+            lambda: self.timing.compile(function, *given, self._arrays, calls=CALLS_OF_A_SEARCH),
         )
         return compiled(*given, self._arrays)
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from vi_recipes.core import generator
 from vi_recipes.model import Sites
 from vi_recipes.posterior.base import Posterior, WeighedDraws, per_scalar
 
@@ -95,7 +96,7 @@ class DrawsPosterior(Posterior):
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
         first = next(iter(self.samples.values()))
         total = first.shape[0] * first.shape[1]
-        rows = np.asarray(jax.random.choice(key, total, (num_draws,), replace=num_draws > total))
+        rows = generator(key).choice(total, num_draws, replace=num_draws > total)
         return {n: v.reshape(total, *v.shape[2:])[rows] for n, v in self.samples.items()}
 
     @override

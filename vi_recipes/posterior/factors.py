@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vi_recipes.core import generator
 from vi_recipes.elbo import GAMMA, CurvedKL, Factors
 from vi_recipes.model import Sites, Target
 from vi_recipes.posterior.base import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, WeighedDraws
@@ -185,23 +186,20 @@ class FactorPosterior(Posterior):
         Where all laws are normal the second half mirrors the first if the number is even.
         """
         m, s = self.location_scale
-        with jax.enable_x64(True):
-            normal_key, first_key, second_key = jax.random.split(key, 3)
-            half = -(-num_draws // 2)
-            noise = np.asarray(jax.random.normal(normal_key, (half, m.size), float))
-            z = (m + s * np.concatenate([noise, -noise]))[:num_draws]
-            for law in self.factors.kinds:
-                rows = np.flatnonzero(self.factors.code == law)
-                if self.factors.gaussian[rows].all():
-                    continue
-                a, b = (jnp.exp(jnp.asarray(self.eta[rows, k])) for k in range(2))
-                shape = (num_draws, rows.size)
-                first = jax.random.loggamma(first_key, a, shape)
-                if law == GAMMA:
-                    z[:, rows] = np.asarray(first - jnp.log(b))
-                else:
-                    second = jax.random.loggamma(second_key, b, shape)
-                    z[:, rows] = np.asarray(first - second) + self.factors.offset[rows]
+        rng = generator(key)
+        noise = rng.standard_normal((-(-num_draws // 2), m.size))
+        z = (m + s * np.concatenate([noise, -noise]))[:num_draws]
+        for law in self.factors.kinds:
+            rows = np.flatnonzero(self.factors.code == law)
+            if self.factors.gaussian[rows].all():
+                continue
+            a, b = np.exp(self.eta[rows].T)
+            shape = (num_draws, rows.size)
+            if law == GAMMA:
+                z[:, rows] = _log_gamma(rng, a, shape) - self.eta[rows, 1]
+            else:
+                ratio = _log_gamma(rng, a, shape) - _log_gamma(rng, b, shape)
+                z[:, rows] = ratio + self.factors.offset[rows]
         return np.asarray(z)
 
     @override
@@ -243,4 +241,13 @@ class FactorPosterior(Posterior):
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
         shuffle, draw_key = jax.random.split(key)
         z = self.unconstrained_draws(num_draws, draw_key)
-        return self.target.constrain(z[np.asarray(jax.random.permutation(shuffle, num_draws))])
+        return self.target.constrain(generator(shuffle).permutation(z))
+
+
+def _log_gamma(rng: np.random.Generator, shape: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return logs of gamma draws, exact where the draws themselves would be 0.
+
+    A gamma draw of shape a is one of shape a + 1 times a uniform one to the power 1 / a (Marsaglia
+    and Tsang, 2000, doi:10.1145/358407.358414).
+    """
+    return np.asarray(np.log(rng.gamma(shape + 1, size=size)) - rng.exponential(size=size) / shape)

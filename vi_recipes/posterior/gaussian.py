@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vi_recipes.algebra import BlockArrow, block_normal, log_normal
+from vi_recipes.core import generator
 from vi_recipes.model import Sites, Target
 from vi_recipes.posterior.base import (
     NUM_HERMITE,
@@ -137,16 +138,13 @@ class GaussianPosterior(Posterior):
         self, num_draws: int, key: jax.Array
     ) -> Float[np.ndarray, "num_draws dim"]:
         """Return draws of the unconstrained vector, shape (num_draws, dim)."""
-        with jax.enable_x64(True):
-            diagonal_key, root_key = jax.random.split(key)
-            shape = (num_draws, self.loc.size)
-            if self.precision is not None:
-                noise = np.asarray(jax.random.normal(diagonal_key, shape, float))
-                return self.loc + self.precision.colour(noise)
-            z = self.loc + self.diagonal * np.asarray(jax.random.normal(diagonal_key, shape, float))
-            if self.root is not None:
-                rank = (num_draws, self.root.shape[1])
-                z = z + np.asarray(jax.random.normal(root_key, rank, float)) @ self.root.T
+        rng = generator(key)
+        noise = rng.standard_normal((num_draws, self.loc.size))
+        if self.precision is not None:
+            return self.loc + self.precision.colour(noise)
+        z = self.loc + self.diagonal * noise
+        if self.root is not None:
+            z = z + rng.standard_normal((num_draws, self.root.shape[1])) @ self.root.T
         return z
 
     @override

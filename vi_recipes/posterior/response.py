@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.algebra import MAX_DENSE, BlockArrow, block_normal, log_dense_normal
+from vi_recipes.core import generator
 from vi_recipes.model import Sites
 from vi_recipes.posterior.factors import NUM_BATCHES, NUM_SLOPE_DRAWS, FactorPosterior
 
@@ -87,8 +88,8 @@ class ResponsePosterior(FactorPosterior):
 
         with jax.enable_x64(True):
             shape = (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
-            half = jax.random.normal(jax.random.key(3), shape, float)
-            noise = jnp.concatenate([half, -half], axis=1)
+            half = generator(3).standard_normal(shape)
+            noise = jnp.asarray(np.concatenate([half, -half], axis=1))
             compiled = jax.jit(average)
             batches = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
         # in terms of the laws' own parameters: (mean, log sd) -> eta
@@ -163,8 +164,7 @@ class ResponsePosterior(FactorPosterior):
     @override
     def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
         m, _ = self.location_scale
-        with jax.enable_x64(True):
-            noise = np.asarray(jax.random.normal(key, (num_draws, 2 * m.size), float))
+        noise = generator(key).standard_normal((num_draws, 2 * m.size))
         moved = self.hessian.colour(noise).reshape(num_draws, m.size, 2)
         return np.asarray(m + np.einsum("ndk,dk->nd", moved, self.location_slopes))
 

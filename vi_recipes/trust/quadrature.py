@@ -16,7 +16,7 @@ from vi_recipes.algebra import trust_region_newton
 from vi_recipes.core import MethodFailure, Status, Timing
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.latent import CLOSE, EStep, Marginal, MarginalObjective, marginal_of, starting_point
-from vi_recipes.model import Arrays, Target
+from vi_recipes.model import BATCH, Arrays, Target, in_blocks
 from vi_recipes.modes import JointObjective
 
 MAX_COORDINATES = 5
@@ -49,9 +49,6 @@ TOLERANCE = 1e-3
 
 MAX_ERROR = 1e-2
 """Nats of error from which the integral counts as not found."""
-
-BATCH = 256
-"""Nodes in one call of compiled code."""
 
 FEWER = 4
 """By how many nodes of the inner quadrature its error is judged."""
@@ -282,7 +279,7 @@ def _integrand(target: Target, num_nodes: int) -> _Integrand:
         start = target.start(jax.random.key(0))
         objective = JointObjective(target, timing, jacobian=True)
         about = ", ".join(s.name for s in target.latents)
-        return _Integrand(objective, start, _padded(target.log_densities), None, about)
+        return _Integrand(objective, start, target.log_densities, None, about)
     given = marginal_of(target, None, "auto", num_nodes, True, timing)
     split = given.split
     if split.border.size > MAX_COORDINATES:
@@ -296,7 +293,7 @@ def _integrand(target: Target, num_nodes: int) -> _Integrand:
     if given.rule == "quadrature":
         fewer = replace(marginal, num_nodes=num_nodes - FEWER)
         objectives.append(MarginalObjective(fewer, timing, flat[split.local]))
-    densities = [_padded(_rows_of(o)) for o in objectives]
+    densities = [_rows_of(o) for o in objectives]
     about = f"{', '.join(split.parameters)}; {given.describe()}"
     coarse = densities[1] if len(densities) > 1 else None
     return _Integrand(objectives[0], flat[split.border], densities[0], coarse, about)
@@ -319,19 +316,10 @@ def _rows_of(objective: MarginalObjective) -> Densities:
 
         return jax.lax.map(at, rows, batch_size=at_once)
 
-    return lambda rows: np.asarray(objective.call("rows", densities, rows, objective.modes))
+    def call(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, " rows"]:
+        return np.asarray(objective.call("rows", densities, rows, objective.modes))
 
-
-def _padded(densities: Densities) -> Densities:
-    """Return the same in calls of one shape, for which it is compiled once."""
-
-    def padded(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, " rows"]:
-        missing = -len(rows) % BATCH
-        full = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-        blocks = full.reshape(-1, BATCH, rows.shape[1])
-        return np.concatenate([densities(block) for block in blocks])[: len(rows)]
-
-    return padded
+    return lambda rows: in_blocks(call, rows)
 
 
 def _refusal(message: str) -> MethodFailure:
