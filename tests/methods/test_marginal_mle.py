@@ -17,6 +17,7 @@ from scipy import stats
 
 import vi_recipes as vr
 from vi_recipes.core.status import Status
+from vi_recipes.methods import default_methods
 
 RNG = np.random.default_rng(11)
 GROUP = np.repeat(np.arange(10), 6)
@@ -197,6 +198,21 @@ def test_a_chain_by_forward_backward_as_asked() -> None:
     ]
     assert "forward-backward over 8 times" in fits[1].message
     assert fits[0].log_likelihood == fits[1].log_likelihood
+
+
+def coins(y):
+    with numpyro.plate("coin", 3):
+        r = numpyro.sample("r", dist.Beta(2.0, 3.0))
+        numpyro.sample("y", dist.Binomial(10, r), obs=y)
+
+
+@pytest.mark.parametrize("method", [vr.MarginalMLE, vr.EM, vr.VariationalEM])
+def test_where_every_site_is_integrated_out_nothing_is_left(method: type[vr.Method]) -> None:
+    target = vr.Target(coins, y=np.array([1, 4, 7]))
+    fit = method(latent=("r",)).fit(target)
+    assert fit.status is Status.NOT_APPLICABLE
+    assert "no parameter left to estimate" in fit.message
+    assert method.key not in default_methods(target)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from models_for_tests import GAUSSIAN, case, target
+from numpyro.contrib.control_flow import scan
 from references_for_tests import arguments, label
 from scipy import stats
 from scipy.special import betaln, gammaln, polygamma
@@ -550,6 +551,66 @@ def test_a_model_with_members_only() -> None:
     assert fit.status is vr.Status.OK, fit.message
     np.testing.assert_allclose(fit.mean()["u"], 0.8 * y, atol=1e-5)
     np.testing.assert_allclose(fit.sd()["u"], np.sqrt(0.8), rtol=1e-5)
+
+
+# -- supports with bounds by row -------------------------------------------------------------------
+
+LOW = np.array([[0.0], [1.0], [2.0]])
+ABOVE = np.array([[0.2, 0.9], [0.5, 1.1], [0.7, 0.1]])
+
+
+def uniform_by_row(y: jax.Array, low: jax.Array) -> None:
+    with numpyro.plate("row", 3, dim=-2), numpyro.plate("column", 2, dim=-1):
+        u = numpyro.sample("u", dist.Uniform(low, low + 1.0))
+        numpyro.sample("y", dist.Normal(u, 0.3), obs=y)
+
+
+def uniform_by_element(y: jax.Array, low: jax.Array) -> None:
+    u = numpyro.sample("u", dist.Uniform(jnp.broadcast_to(low, (3, 2)), low + 1.0))
+    numpyro.sample("y", dist.Normal(u, 0.3), obs=y)
+
+
+def uniform_in_scan(y: jax.Array, low: jax.Array) -> None:
+    def step(carry: Any, row: Any) -> Any:
+        with numpyro.plate("column", 2):
+            u = numpyro.sample("u", dist.Uniform(row[1], row[1] + 1.0))
+            numpyro.sample("y", dist.Normal(u, 0.3), obs=row[0])
+        return carry, None
+
+    scan(step, 0.0, (y, low[:, 0]))
+
+
+def truncated_by_row(y: jax.Array, low: jax.Array) -> None:
+    with numpyro.plate("row", 3, dim=-2), numpyro.plate("column", 2, dim=-1):
+        u = numpyro.sample("u", dist.TruncatedNormal(low + 0.5, 1.0, low=low, high=low + 1))
+        numpyro.sample("y", dist.Normal(u, 0.3), obs=y)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        uniform_by_row,
+        uniform_by_element,
+        pytest.param(uniform_in_scan, marks=pytest.mark.slow),
+        pytest.param(truncated_by_row, marks=pytest.mark.slow),
+    ],
+)
+def test_supports_with_bounds_by_row(model: Callable[..., None]) -> None:
+    """Moved by its bound every row is the same model, with bounds 0 and 1 that are numbers."""
+
+    def plain(y: jax.Array) -> None:
+        law = dist.Uniform(0.0, 1.0)
+        if model is truncated_by_row:
+            law = dist.TruncatedNormal(0.5, 1.0, low=0.0, high=1.0)
+        with numpyro.plate("element", 6):
+            u = numpyro.sample("u", law)
+            numpyro.sample("y", dist.Normal(u, 0.3), obs=y)
+
+    fit = vr.MeanField().fit(vr.Target(model, y=LOW + ABOVE, low=LOW), throw=True)
+    expected = vr.MeanField().fit(vr.Target(plain, y=ABOVE.ravel()), throw=True)
+    mean = expected.mean()["u"].reshape(3, 2) + LOW
+    np.testing.assert_allclose(fit.mean()["u"], mean, atol=1e-6)
+    np.testing.assert_allclose(fit.sd()["u"].ravel(), expected.sd()["u"], atol=1e-6)
 
 
 # -- modes that collapse ---------------------------------------------------------------------------

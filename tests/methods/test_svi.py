@@ -16,6 +16,7 @@ import optax
 import pytest
 from interrupts_for_tests import InterruptAt
 from models_for_tests import case, target
+from numpyro.contrib.control_flow import scan
 from numpyro.infer import SVI as Engine
 from numpyro.infer import Trace_ELBO, autoguide
 
@@ -282,6 +283,26 @@ def test_a_support_whose_bounds_are_data() -> None:
     this = vr.Target(model, top=np.array([2.0, 3.0]))
     fit = vr.SVI(num_steps=200).fit(this, throw=True)
     assert (fit.draws(100)["x"] < [2.0, 3.0]).all()
+
+
+@pytest.mark.parametrize("guide", ["laplace", {"u": "normal"}])
+def test_plates_within_a_scan(guide: Any) -> None:
+    """Independent normals: the mean is half of y, the variance a half."""
+
+    def model(y: Any) -> None:
+        def step(carry: Any, row: Any) -> Any:
+            with numpyro.plate("column", 2):
+                u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+                numpyro.sample("y", dist.Normal(u, 1.0), obs=row)
+            return carry, None
+
+        scan(step, 0.0, y)
+
+    y = np.array([[1.0, -0.5], [0.3, 2.0], [-1.2, 0.8]])
+    fit = vr.SVI(guide=guide, num_steps=1_500).fit(vr.Target(model, y=y), throw=True)
+    exact = guide == "laplace"
+    np.testing.assert_allclose(fit.mean()["u"], y / 2, atol=0.01 if exact else 0.15)
+    np.testing.assert_allclose(fit.sd()["u"], np.sqrt(0.5), rtol=1e-5 if exact else 0.2)
 
 
 # -- how a run ends -----------------------------------------------------------------------------

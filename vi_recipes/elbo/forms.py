@@ -28,17 +28,23 @@ def note_forms(
     if not wanted:
         return
 
-    def rows(leaf: Any, shape: tuple[int, ...]) -> jax.Array:
-        return jnp.broadcast_to(leaf, shape).reshape(-1)[:NUM_SAMPLED]
+    def sampled(site: SiteTerm) -> list[jax.Array]:
+        shape = site.shape
+        assert shape is not None
+        whole = [jnp.broadcast_to(leaf, shape) for leaf in site.leaves]
+        few = [leaf.reshape(-1)[:NUM_SAMPLED] for leaf in whole]
+        try:
+            made = jax.eval_shape(site.rebuild, few).shape
+        except (TypeError, ValueError):
+            return whole  # a distribution that holds on to the shape it was made with
+        return few if made == few[0].shape else whole
 
     def forms(z: jax.Array, arrays: Arrays) -> dict[str, Any]:
         traced = site_terms(target, z, arrays)
         out = {}
         for plan in wanted:
             site = traced[plan.name]
-            assert site.shape is not None
-            # a subset of the elements, where the distribution allows one
-            leaves = [rows(leaf, site.shape) for leaf in site.leaves]
+            leaves = sampled(site)  # a subset of the elements, where the distribution allows one
             affine = [s.leaf for s in plan.sources if isinstance(s, Affine)]
 
             def at(moves: dict[int, Any], site: SiteTerm = site, base: Any = leaves) -> Any:

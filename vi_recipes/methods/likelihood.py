@@ -28,7 +28,10 @@ def why_not(
     *,
     exact: bool = False,
 ) -> str | None:
-    """Return why no marginal likelihood, or no exact E-step, can be had; ``None`` if it can."""
+    """Return why no marginal likelihood, or no exact E-step, can be had; ``None`` if it can.
+
+    Nor where no parameter is left that it would be a function of.
+    """
     try:
         with jax.enable_x64(True):
             marginal = marginal_of(target, latent, rule, num_nodes, False, Timing())
@@ -36,6 +39,12 @@ def why_not(
                 require_exact(marginal)
     except MethodFailure as failure:
         return f"{failure.message}. {failure.advice[:1].upper()}{failure.advice[1:]}"
+    if not marginal.split.border.size:
+        return (
+            f"every latent site of model '{target.name}' is integrated out "
+            f"({', '.join(marginal.split.latents)}): there is no parameter left to estimate. Name "
+            "fewer (latent=...), or use Laplace or NUTS"
+        )
     return None
 
 

@@ -100,14 +100,14 @@ def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     weight = weight.reshape(weight.shape + (1,) * (site["fn"].event_dim if weight.ndim else 0))
     for mask in masks:
         weight = weight * mask
-    base = None if z is None else biject_to(fn.support)
     leaves = [value if z is None else z, *leaves]
 
     def rebuild(leaves: list[Array]) -> Array:
         law = jax.tree.unflatten(tree, leaves[1:])
         with jax.numpy_rank_promotion("allow"):
-            if base is None:
+            if z is None:
                 return jnp.asarray(law.log_prob(leaves[0]))
+            base = biject_to(law.support)  # its bounds may be among the leaves
             x = base(leaves[0])
             return jnp.asarray(law.log_prob(x) + base.log_abs_det_jacobian(leaves[0], x))
 

@@ -154,12 +154,6 @@ class EM(Method):
                 "and no site in a plate is local. MarginalMLE maximises its likelihood; mean-field "
                 "variational inference, Laplace and NUTS give a posterior"
             )
-        if not parts.border.size:
-            return (
-                f"every latent site of model '{target.name}' is integrated out "
-                f"({', '.join(parts.latents)}): there is no parameter left to estimate. Name fewer "
-                "(latent=...), or use Laplace or NUTS"
-            )
         return None
 
     def _why_no_blocks(self, target: Target, steps: EMSteps) -> str | None:

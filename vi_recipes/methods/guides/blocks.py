@@ -19,6 +19,7 @@ from vi_recipes.methods.guides.amortised import Amortised
 from vi_recipes.methods.guides.conditional import AutoConditionalNormal
 from vi_recipes.methods.guides.families import BLOCK_FAMILIES, family_of
 from vi_recipes.methods.guides.family import Parent
+from vi_recipes.methods.guides.sites import guided_function
 from vi_recipes.model import Site, Target
 
 Families = Mapping[str, str | Amortised]
@@ -125,7 +126,7 @@ def make_blocks(
     whole
         With all the rows, where ``target`` has those of a minibatch.
     """
-    model, init = target.model.function, init_to_value(values=dict(values))
+    model, init = guided_function(target), init_to_value(values=dict(values))
     parts = AutoStructured(model, init_loc_fn=init)
     for k, (family, names) in enumerate(split_sites(guide, target)):
         # Outside the block the sites stand at the start: an improper prior has no draws.

@@ -13,6 +13,7 @@ from numpyro.infer import init_to_value
 from vi_recipes.methods.guides.blocks import make_blocks
 from vi_recipes.methods.guides.families import family_of
 from vi_recipes.methods.guides.family import GuideFamily
+from vi_recipes.methods.guides.sites import guided_function
 from vi_recipes.model import Target
 
 
@@ -53,7 +54,7 @@ def make_guide(
     make = family_of(spec).make if isinstance(spec, str) else spec
     if not isinstance(make, type):
         return make
-    return make(target.model.function, init_loc_fn=init_to_value(values=dict(values)))
+    return make(guided_function(target), init_loc_fn=init_to_value(values=dict(values)))
 
 
 def start_values(target: Target, start: np.ndarray) -> dict[str, jax.Array]:

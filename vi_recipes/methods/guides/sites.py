@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
+import numpyro
 from jaxtyping import Int
 from numpyro.infer import autoguide
+from numpyro.primitives import Messenger
 
 from vi_recipes.model import Target
+
+
+class _Plates(Messenger):  # type: ignore[misc]
+    """Note the plates that sites are in, and those that a trace shows."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, Any] = {}
+        self.shown: set[str] = set()
+        super().__init__()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "plate":
+            self.shown.add(msg["name"])
+        elif msg["type"] == "sample":
+            self.frames |= {frame.name: frame for frame in msg["cond_indep_stack"]}
+
+
+def guided_function(target: Target) -> Callable[..., Any]:
+    """Return the model function for SVI, where a guide looks for the plates of its sites.
+
+    Those within a ``scan`` are not in a trace of the model: they are announced after it.
+    """
+    function = target.model.function
+    if not target.has_scan:
+        return function
+
+    @wraps(function)
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        plates = _Plates()
+        with plates:
+            value = function(*args, **kwargs)
+        for name, frame in plates.frames.items():
+            if name not in plates.shown:
+                numpyro.plate(name, frame.size, dim=frame.dim)
+        return value
+
+    return announced
 
 
 def latent_sites(guide: autoguide.AutoGuide) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from numpyro.infer import SVI as Engine
 
 from vi_recipes.core import ByIdentity, ModelError, unknown
 from vi_recipes.data import draw
+from vi_recipes.methods.guides.sites import guided_function
 from vi_recipes.methods.minibatch.row_densities import Probe, agree
 from vi_recipes.methods.minibatch.rows import Rows, ScaleUp, axis_of, row_arguments
 from vi_recipes.model import Arrays, Target
@@ -47,7 +48,7 @@ class View:
 
     def function(self, **data: Any) -> None:
         """Run the model on what a step sees."""
-        self.target.model.function(**data)
+        guided_function(self.target)(**data)
 
     def update(self, engine: Engine, state: Any, arrays: Any, step: Any) -> Any:
         """Take a step, the one of this number in its chunk; to be traced."""
