@@ -28,11 +28,17 @@ MAX_AT_ONCE = 2**23
 def in_blocks(
     function: Callable[[np.ndarray], np.ndarray], z: Float[np.ndarray, "rows dim"]
 ) -> np.ndarray:
-    """Return ``function`` of all rows, called for :data:`BATCH` of them at a time."""
+    """Return ``function`` of all rows, called in float64 for :data:`BATCH` of them at a time."""
     z = np.asarray(z, float)
-    padded = np.concatenate([z, np.repeat(z[-1:], -len(z) % BATCH, axis=0)])
-    blocks = padded.reshape(-1, BATCH, z.shape[1])
-    return np.concatenate([function(block) for block in blocks])[: len(z)]
+    values = []
+    with jax.enable_x64(True):
+        for first in range(0, len(z), BATCH):
+            block = z[first : first + BATCH]
+            missing = BATCH - len(block)
+            if missing:  # one shape, so one compilation: short blocks are padded
+                block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
+            values.append(function(block)[: BATCH - missing])
+    return np.concatenate(values)
 
 
 class FlatDensity(TracedModel):
@@ -151,15 +157,13 @@ class FlatDensity(TracedModel):
         self, name: str, function: Callable[..., Array], z: Float[np.ndarray, "rows dim"]
     ) -> np.ndarray:
         """Return ``function(z, arrays)`` at every row, some of them side by side."""
-        at_once = max(1, min(BATCH, MAX_AT_ONCE // (8 * self.size)))
+        at_once = max(1, min(BATCH, MAX_AT_ONCE // (32 * self.size)))
 
         def at_rows(rows: Array, arrays: Arrays) -> Array:
             return jax.lax.map(lambda z: function(z, arrays), rows, batch_size=at_once)
 
         compiled = self.compiled_for_any_data(name, lambda: jax.jit(at_rows))
-        with jax.enable_x64(True):
-            arrays = self.arrays()
-            return in_blocks(lambda rows: np.asarray(compiled(jnp.asarray(rows), arrays)), z)
+        return in_blocks(lambda rows: np.asarray(compiled(rows, self.arrays())), z)
 
     def _value_and_grad(self, z: np.ndarray) -> tuple[Any, Any]:
         """Return the log joint density and its gradient at ``z``, unconstrained scale."""

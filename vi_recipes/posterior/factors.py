@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import override
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import generator
+from vi_recipes.core import COMPILED_QUICKLY, generator
 from vi_recipes.elbo import GAMMA, CurvedKL, Factors
-from vi_recipes.model import Sites, Target
+from vi_recipes.model import Sites, Target, in_blocks
 from vi_recipes.posterior.base import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, WeighedDraws
 
 NUM_BATCHES = 4
@@ -187,8 +187,13 @@ class FactorPosterior(Posterior):
         """
         m, s = self.location_scale
         rng = generator(key)
-        noise = rng.standard_normal((-(-num_draws // 2), m.size))
-        z = (m + s * np.concatenate([noise, -noise]))[:num_draws]
+        half = -(-num_draws // 2)
+        z = np.empty((2 * half, m.size))  # filled in place: it may be large
+        rng.standard_normal(out=z[:half])
+        z[:half] *= s
+        np.negative(z[:half], out=z[half:])
+        z += m
+        z = z[:num_draws]
         for law in self.factors.kinds:
             rows = np.flatnonzero(self.factors.code == law)
             if self.factors.gaussian[rows].all():
@@ -206,7 +211,7 @@ class FactorPosterior(Posterior):
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
         if self.factors.points.any() or not self._has_density:
             return None
-        z = self.unconstrained_draws(2 * num_draws, key)[:num_draws]  # the rest are mirror images
+        z = self._without_mirror_images(num_draws, key)
         log_q = self._log_prob(z)
         return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
 
@@ -217,10 +222,14 @@ class FactorPosterior(Posterior):
         if self.factors.points[place].any():
             return None
         m, _ = self.location_scale
-        drawn = self.unconstrained_draws(2 * num_draws, key)[:num_draws]
+        drawn = self._without_mirror_images(num_draws, key)[:, place]
         z = np.tile(m, (num_draws, 1))
-        z[:, place] = drawn[:, place]
+        z[:, place] = drawn
         return z, self._log_laws(z)[:, place].sum(axis=1)
+
+    def _without_mirror_images(self, num_draws: int, key: jax.Array) -> np.ndarray:
+        """Return independent draws of the unconstrained vector."""
+        return self.unconstrained_draws(2 * num_draws, key)[:num_draws].copy()
 
     @property
     def _has_density(self) -> bool:
@@ -233,9 +242,12 @@ class FactorPosterior(Posterior):
 
     def _log_laws(self, z: np.ndarray) -> np.ndarray:
         """Return the log density of every coordinate's own law, shape (num_draws, dim)."""
-        with jax.enable_x64(True):
-            eta = jnp.asarray(self.eta)
-            return np.asarray(jax.vmap(self.factors.log_density, (None, 0))(eta, jnp.asarray(z)))
+        return in_blocks(lambda rows: np.asarray(self._laws_of_rows(self.eta, rows)), z)
+
+    @cached_property
+    def _laws_of_rows(self) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
+        rows = jax.vmap(self.factors.log_density, (None, 0))
+        return jax.jit(rows, compiler_options=COMPILED_QUICKLY)
 
     @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
