@@ -15,10 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vi_recipes.latent.split import LogJoint, Split
-from vi_recipes.model import Arrays
-
-IMPOSSIBLE = -1e30
-"""What stands for the logarithm of zero: infinite ones have no slope."""
+from vi_recipes.model import Arrays, floored
 
 
 class Chains(NamedTuple):
@@ -63,7 +60,7 @@ def potentials(split: Split, theta: Float[Array, " G"], arrays: Arrays) -> tuple
 
     joint = jax.vmap(terms)(paths)
     unbounded = pairs(joint.members, K, split.chains)
-    bounded = Chains(*(jnp.maximum(v, IMPOSSIBLE) for v in unbounded))
+    bounded = Chains(*(floored(v) for v in unbounded))
     return bounded, jax.tree.map(lambda v: v[0], joint)
 
 

@@ -26,7 +26,7 @@ from vi_recipes.latent.member_modes import (
 )
 from vi_recipes.latent.nodes import HALF_LOG_2PI, cholesky, cubature, hermite, place, solve
 from vi_recipes.latent.split import LogJoint, Split
-from vi_recipes.model import Arrays
+from vi_recipes.model import Arrays, floored, or_infinite
 
 EStepRule = Literal["enumerate", "forward_backward", "gaussian", "quadrature"]
 """How latent variables are integrated out; what each is for, :data:`vi_recipes.latent.RULES` says.
@@ -196,12 +196,13 @@ class Marginal:
             joint = at_states(split, theta, states, arrays)
             by_member = jax.nn.logsumexp(joint.members, axis=0)
             rest = self.rest(jax.tree.map(lambda v: v[0], joint))
-            return by_member.sum() + rest, EStep(states, jnp.exp(joint.members - by_member))
+            step = EStep(states, jnp.exp(joint.members - by_member))
+            return or_infinite(by_member).sum() + rest, step
         if self.rule == "forward_backward":
             chains, joint = potentials(split, theta, arrays)
             q = probabilities(chains)
             step = EStep(jnp.arange(len(split.states)), marginals(q), q)
-            return log_partition(chains).sum() + self.rest(joint), step
+            return or_infinite(log_partition(chains)).sum() + self.rest(joint), step
         return self._of_continuous(theta, z, arrays, 1 if order <= 1 else 2)
 
     def _of_continuous(
@@ -283,7 +284,8 @@ def at_states(
     """
 
     def at(state: jax.Array) -> LogJoint:
-        return split.log_joint(theta, state, arrays)
+        joint = split.log_joint(theta, state, arrays)
+        return joint._replace(members=floored(joint.members))
 
     if split.num_members * len(states) <= SIDE_BY_SIDE:
         return jax.vmap(at)(states)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from vi_recipes.model import Arrays, Target
+from vi_recipes.model import Arrays, Target, with_finite_logs
 
 Elements = dict[str, jax.Array]
 """Site -> its log density, element by element, scales and masks applied."""
@@ -151,7 +151,8 @@ class Split:
         if self.kind == "discrete":
             given = self._states_by_site(z)
         flat = target.unravel(self.flat(theta, z))
-        model = handlers.seed(target.complete_model.function, jax.random.key(0))
+        function = with_finite_logs(target.complete_model.function)
+        model = handlers.seed(function, jax.random.key(0))
         jacobians: dict[str, jax.Array] = {}
 
         def value_of(site: dict[str, Any]) -> jax.Array | None:

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int
 from numpyro import handlers
 
 from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, Status
-from vi_recipes.latent.chains import IMPOSSIBLE, pairs, swinging
+from vi_recipes.latent.chains import pairs, swinging
 from vi_recipes.latent.split import Elements, Split
-from vi_recipes.model import Arrays, Site, Target
+from vi_recipes.model import IMPOSSIBLE, Arrays, Site, Target
 
 MAX_STATES = 1_024
 """Combined states of one member's discrete latent variables that are summed over."""

@@ -19,9 +19,11 @@ from vi_recipes.model.sites import Site, Sites, site_labels
 from vi_recipes.model.start import NUM_ATTEMPTS
 from vi_recipes.model.target import Target
 from vi_recipes.model.terms import SiteTerm, site_terms
+from vi_recipes.model.zeros import IMPOSSIBLE, floored, or_infinite, with_finite_logs
 
 __all__ = [
     "BATCH",
+    "IMPOSSIBLE",
     "MAX_NUMBERS",
     "NUM_ATTEMPTS",
     "Arrays",
@@ -36,14 +38,17 @@ __all__ = [
     "VBSteps",
     "candidates",
     "find_families",
+    "floored",
     "in_blocks",
     "load_model",
     "log_likelihood_at",
     "observed_data",
     "observed_sites",
     "one_coordinate",
+    "or_infinite",
     "replicate_at",
     "shared_members",
     "site_labels",
     "site_terms",
+    "with_finite_logs",
 ]

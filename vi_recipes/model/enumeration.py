@@ -12,6 +12,7 @@ from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from vi_recipes.core import ModelError
+from vi_recipes.model.zeros import give_log_of_zero_a_slope, or_infinite, with_finite_logs
 
 LOG_JOINT = "_log_joint"
 
@@ -62,11 +63,14 @@ def marginalise(
             "dist.MixtureSameFamily"
         ) from None
 
+    give_log_of_zero_a_slope()
+    safe = with_finite_logs(function)
+
     @wraps(function)
     def marginal(**data: Any) -> None:
         key = numpyro.prng_key()  # so that starting points follow the caller's seed
         key = jax.random.key(0) if key is None else key
-        enumerated = enum(config_enumerate(handlers.seed(function, key)), -plate_depth - 1)
+        enumerated = enum(config_enumerate(handlers.seed(safe, key)), -plate_depth - 1)
         drawn = handlers.seed(function, key)
         visible = handlers.block(drawn, hide=[*discrete, *observed])
         trace = handlers.trace(_Silent(visible)).get_trace(**data)
@@ -77,6 +81,6 @@ def marginalise(
         }
         with handlers.block():
             log_joint, _ = log_density(enumerated, (), data, values)
-        numpyro.factor(LOG_JOINT, log_joint)
+        numpyro.factor(LOG_JOINT, or_infinite(log_joint))
 
     return marginal

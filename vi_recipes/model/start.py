@@ -18,6 +18,7 @@ from numpyro.infer import init_to_median, init_to_uniform
 from vi_recipes.core import COMPILED_QUICKLY, ModelError, generator
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity
+from vi_recipes.model.enumeration import LOG_JOINT
 
 NUM_ATTEMPTS = 20
 """Starting points that are tried before giving up."""
@@ -108,10 +109,14 @@ class DensityWithStart(FlatDensity):
                 f"{NUM_ATTEMPTS} starting points; look for sqrt, log or division at zero, and "
                 "jnp.where guarding only the value"
             )
-        listed = ", ".join(f"'{name}' (log density {value})" for name, value in bad.items())
+        said = {LOG_JOINT: "the sum over the discrete latent variables"}
+        listed = ", ".join(
+            f"{said.get(name, f"site '{name}'")} (log density {value})"
+            for name, value in bad.items()
+        )
         return (
             f"model '{self.name}': no finite density at any of {NUM_ATTEMPTS} starting points; to "
-            f"blame: site {listed}. Check that the data lie in the support of the likelihood, or "
+            f"blame: {listed}. Check that the data lie in the support of the likelihood, or "
             "give Model(init=...) a feasible starting point"
         )
 
