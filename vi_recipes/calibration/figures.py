@@ -16,7 +16,7 @@ from scipy.stats import binom
 from vi_recipes.calibration.ranked import Judgement, Ranked
 from vi_recipes.calibration.ranks import LOG_LIKELIHOOD
 from vi_recipes.calibration.uniformity import LEVEL, centres
-from vi_recipes.report import COLOURS, GREY, Exhibit, style
+from vi_recipes.report import COLOURS, GREY, Exhibit, shorten, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +122,7 @@ def symmetry(calibration: Ranked, shown: list[int]) -> Figure:
         colour = COLOURS[1] if judged.symmetry < 1 - LEVEL else COLOURS[0]
         axes.stairs(np.histogram(p, places)[0], places, fill=True, color=colour, alpha=0.55)
         axes.stairs(np.histogram(1 - p, places)[0], places, color="black", lw=1)
-        axes.set_title(f"{judged.label}: {judged.symmetry:.2g}", fontsize=9)
+        axes.set_title(f"{shorten(judged.label, 24)}: {judged.symmetry:.2g}", fontsize=9)
 
     return _panels(calibration, shown, panel, "p (filled) and 1 - p (line)", share_y=True)
 
@@ -142,7 +142,7 @@ def _panels(
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=share_y).ravel()
         for axes, i in zip(grid, shown, strict=False):
             judged = calibration.judgements[i]
-            axes.set_title(judged.label, fontsize=9)
+            axes.set_title(shorten(judged.label, 30), fontsize=9)
             panel(axes, judged, calibration.ranks[:, i])
             axes.set_xlim(0, 1)
         for axes in grid[len(shown) :]:

@@ -17,6 +17,7 @@ from vi_recipes.report import (
     Document,
     Notes,
     Table,
+    csv_text,
     format_number,
     format_seconds,
     part,
@@ -38,9 +39,10 @@ def write(calibration: Ranked, directory: Path) -> Path:
     (directory / "figures").mkdir(exist_ok=True)
     drawings = draw(calibration)
     for drawing in drawings:
-        (directory / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
-        (directory / "figures" / f"{drawing.name}.svg").write_bytes(drawing.svg)
-    calibration.table().to_csv(directory / "tables" / "quantities.csv", index=False)
+        write_whole(directory / "figures" / f"{drawing.name}.png", drawing.png)
+        write_whole(directory / "figures" / f"{drawing.name}.svg", drawing.svg)
+    rows = csv_text(calibration.table(), with_index=False)
+    write_whole(directory / "tables" / "quantities.csv", rows)
     text = latex(quantities(calibration), label="quantities")
     write_whole(directory / "tables" / "quantities.tex", text)
     write_whole(directory / "result.json", dumps(calibration))

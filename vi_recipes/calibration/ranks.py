@@ -12,7 +12,7 @@ from vi_recipes.calibration.simulate import PriorPredictive, Simulation, Simulat
 from vi_recipes.core import ModelError, Progress, Status
 from vi_recipes.fit import Fit
 from vi_recipes.methods import NUTS, Method
-from vi_recipes.model import Sites, Target, site_labels
+from vi_recipes.model import Sites, Target
 from vi_recipes.posterior import DrawsPosterior
 
 LOG_LIKELIHOOD = "log likelihood"
@@ -99,7 +99,7 @@ def choose(predictive: PriorPredictive, wanted: Sequence[str] | None) -> Quantit
             "truth's"
         )
         names = [name for name in names if name not in labelled]
-    labels = [label for name in names for label in site_labels(sites[name], target.coords)]
+    labels = target.labels(names, coords=True)
     if predictive.has_likelihood:
         labels.append(LOG_LIKELIHOOD)
     else:

@@ -50,8 +50,10 @@ def is_ours(error: BaseException) -> bool:
 
 
 def tell(text: str) -> None:
-    """Say something on standard error."""
-    typer.echo(text, err=True)
+    """Say something on standard error; control characters in it are spelled out."""
+    from vi_recipes.core import visible
+
+    typer.echo(visible(text, lines=True), err=True)
 
 
 def keep_interrupts(unraisable: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
+
+from vi_recipes.core import visible
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
@@ -18,9 +20,23 @@ _STYLES = {"": "", "inside": "dim", "off": "bold red", "failed": "dim"}
 _PLAIN_WIDTH = 10_000
 
 
+class Screen(Console):
+    """A console that obeys no control characters in what is printed."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, with control characters in plain text spelled out."""
+        shown = (visible(o, lines=True) if isinstance(o, str) else o for o in objects)
+        super().print(*shown, **options)
+
+
+def said(text: str, style: str = "") -> Text:
+    """Return text for a console; control characters in it are spelled out."""
+    return Text(visible(text, lines=True), style=style)
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console; where it is not a terminal, lines are never broken."""
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console = Screen(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     return console
@@ -31,9 +47,9 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     from vi_recipes.comparison import on_terminal
 
     title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
-    console.print(Text(title, style="bold" if _styled(console) else ""))
+    console.print(said(title, style="bold" if _styled(console) else ""))
     for warning in comparison.warnings:
-        console.print(Text(f"warning: {warning}", style="bold yellow" if _styled(console) else ""))
+        console.print(said(f"warning: {warning}", style="bold yellow" if _styled(console) else ""))
     for block in on_terminal(comparison):
         show_block(console, block)
 
@@ -47,14 +63,14 @@ def show_block(console: Console, block: Block) -> None:
             show_table(console, block)
         case Entries():
             console.print()
-            console.print(Text(block.title, style="bold" if _styled(console) else ""))
+            console.print(said(block.title, style="bold" if _styled(console) else ""))
             width = max((len(name) for name, _ in block.entries), default=0)
             for name, text in block.entries:
                 show_item(console, name, text, width)
         case Notes():
             console.print()
             for line in block.lines:
-                console.print(Text(f"Note: {line}"))
+                console.print(said(f"Note: {line}"))
 
 
 def show_item(console: Console, name: str, text: str, width: int) -> None:
@@ -62,18 +78,18 @@ def show_item(console: Console, name: str, text: str, width: int) -> None:
     grid = RichTable.grid(padding=(0, 2))
     grid.add_column(width=width + 2, no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(Text(f"  {name}", style="bold" if _styled(console) else ""), Text(text))
+    grid.add_row(said(f"  {name}", style="bold" if _styled(console) else ""), said(text))
     _print_trimmed(console, grid)
 
 
 def show_table(console: Console, table: Table) -> None:
     """Print a table; one too wide for the terminal is split between methods."""
     console.print()
-    console.print(Text(table.title, style="bold" if _styled(console) else ""))
+    console.print(said(table.title, style="bold" if _styled(console) else ""))
     for columns in _pages(table, console.width):
         _print_trimmed(console, _rich(console, table, columns))
     if table.note:
-        console.print(Text(table.note, style="dim" if _styled(console) else ""))
+        console.print(said(table.note, style="dim" if _styled(console) else ""))
 
 
 def _rich(console: Console, table: Table, columns: list[int]) -> RichTable:

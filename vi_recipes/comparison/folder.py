@@ -23,6 +23,7 @@ from vi_recipes.fit import Fit
 from vi_recipes.report import (
     FOLDER,
     Exhibit,
+    csv_text,
     html_page,
     latex,
     markdown_page,
@@ -108,7 +109,7 @@ def write_tables(comparison: Fits, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for file in (file for section in SECTIONS for file in section.files(comparison)):
         index = None if file.frame.index.nlevels > 1 else file.rows
-        file.frame.to_csv(directory / f"{file.name}.csv", index_label=index)
+        write_whole(directory / f"{file.name}.csv", csv_text(file.frame, index=index))
         if file.table is not None:
             text = latex(file.table, label=file.name)
             write_whole(directory / f"{file.name}.tex", text)
@@ -117,9 +118,9 @@ def write_tables(comparison: Fits, directory: Path) -> None:
 def _write_figures(drawings: Sequence[Exhibit], directory: Path, *, svg: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for drawing in drawings:
-        (directory / f"{drawing.name}.png").write_bytes(drawing.png)
+        write_whole(directory / f"{drawing.name}.png", drawing.png)
         if svg:
-            (directory / f"{drawing.name}.svg").write_bytes(drawing.svg)
+            write_whole(directory / f"{drawing.name}.svg", drawing.svg)
 
 
 # -- fits ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from vi_recipes.comparison.view import all_fits
 from vi_recipes.core import Progress, ProgressFactory, silent
 from vi_recipes.fit import loo_table, posterior_predictive
 from vi_recipes.model import MAX_NUMBERS, Target, observed_data
-from vi_recipes.report import GREY, Exhibit, style
+from vi_recipes.report import GREY, Exhibit, shorten, style
 
 NUM_REPLICATIONS = 400
 """Replications of the data behind a band."""
@@ -231,7 +231,7 @@ def check_figure(
         if panel.outside > 0.001:
             text = f"{panel.outside:.1%} beyond"
             axes.text(1, 0.97, text, transform=axes.transAxes, ha="right", va="top", color=GREY)
-    figure.supxlabel(site, fontsize=9)
+    figure.supxlabel(shorten(site, 60), fontsize=9)
     figure.supylabel("count", fontsize=9)
     return figure
 

@@ -34,6 +34,7 @@ from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
+from vi_recipes.core.text import visible
 from vi_recipes.core.timing import CALLS_OF_A_SEARCH, COMPILED_QUICKLY, Timing
 
 __all__ = [
@@ -77,5 +78,6 @@ __all__ = [
     "shapes_of",
     "silent",
     "unknown",
+    "visible",
     "write_whole",
 ]

@@ -42,10 +42,16 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[Path], object
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        beside.unlink(missing_ok=True)
+        # made here and now: what another process put there, such as a link, is not written through
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         if callable(content):
             content(beside)
         else:
-            beside.write_bytes(content.encode() if isinstance(content, str) else content)
+            beside.write_bytes(
+                # half of a pair of surrogates, in a name, has no UTF-8
+                content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+            )
         with beside.open("rb+") as file:  # some disks say only now that they are full
             os.fsync(file.fileno())
         beside.replace(path)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from vi_recipes.core.text import visible
+
 
 class Progress(Protocol):
     """What a method tells about how far it has got."""
@@ -38,17 +40,17 @@ def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progres
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, text="")
+        task = bar.add_task(visible(title), total=None, text="")
 
         def report(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, text=text)
+            bar.update(task, completed=done, total=total, text=visible(text))
 
         yield report
 

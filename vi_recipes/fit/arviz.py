@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from vi_recipes.core import as_key
 from vi_recipes.fit.draws import FitDraws, check_num_draws, fit_draws, plain_draws
 from vi_recipes.fit.fitted import Fitted
+from vi_recipes.fit.names import Layout, lay_out
 from vi_recipes.model import (
+    Site,
     Sites,
     Target,
     log_likelihood_at,
@@ -39,8 +42,7 @@ def to_tree(
     import arviz_base as az
 
     check_num_draws(num_draws)
-    dims = {site.name: list(site.dims) for site in fit.sites}
-    coords = dict(fit.coords)
+    sites, coords = list(fit.sites), dict(fit.coords)
     if target is None:
         if log_likelihood or posterior_predictive:
             raise ValueError(
@@ -52,7 +54,7 @@ def to_tree(
     else:
         drawn = fit_draws(fit, target, num_draws, predictive=posterior_predictive)
         groups = {"posterior": drawn.samples}
-        dims |= {site.name: list(site.dims) for site in observed_sites(target).values()}
+        sites += observed_sites(target).values()
         coords |= target.coords
         if log_likelihood:
             target.check_pointwise()
@@ -61,11 +63,16 @@ def to_tree(
             groups["posterior_predictive"] = replicate_at(target, drawn.samples, as_key(0))
         if data := observed_data(target):
             groups["observed_data"] = data
+    layout = site_layout(sites, coords)
+    named = {group: layout.rename(values) for group, values in groups.items()}
     if stats := _sample_stats(fit, target, drawn):
-        groups["sample_stats"] = stats
+        named["sample_stats"] = stats
+    dims = {layout.variables[name]: list(own) for name, own in layout.dims.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one chain is what an approximation has
-        tree = az.from_dict(groups, dims=dims, coords=coords)
+        tree = az.from_dict(named, dims=dims, coords=dict(layout.coords))
+    for group, values in groups.items():
+        tree[group].attrs.update(layout.attributes(values))
     attributes = {
         "inference_library": "vi_recipes",
         "method": fit.method,
@@ -77,6 +84,13 @@ def to_tree(
     tree.attrs.update(attributes)
     tree["posterior"].attrs.update(attributes)
     return tree
+
+
+def site_layout(sites: Iterable[Site], coords: Mapping[str, np.ndarray]) -> Layout:
+    """Return how the values of sites are laid out in a tree."""
+    listed = list(sites)
+    dims = {site.name: site.dims for site in listed}
+    return lay_out(dims, {site.name: site.shape for site in listed}, coords)
 
 
 def _draws_or_mean(fit: Fitted, num_draws: int | None) -> FitDraws:

@@ -13,7 +13,7 @@ import numpy as np
 from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Provenance
 from vi_recipes.importance import LogEvidence
-from vi_recipes.model import Site, Sites, site_labels
+from vi_recipes.model import Site, Sites, labels_by_site
 from vi_recipes.posterior import Posterior, held_draws, per_scalar
 
 if TYPE_CHECKING:
@@ -135,13 +135,12 @@ class Fitted:
     def labels(self, sites: Sequence[str] | None = None, *, coords: bool = True) -> list[str]:
         """Return the labels of the scalars of ``sites``, by coordinate or by zero-based index."""
         names = self._names(sites)
-        by_name = {s.name: s for s in self.sites}
-        table = self.coords if coords else None
 
-        def make() -> list[str]:
-            return [label for name in names for label in site_labels(by_name[name], table)]
+        def make() -> dict[str, list[str]]:
+            return labels_by_site(self.sites, self.coords if coords else None)
 
-        return list(self._made(("labels", coords, *names), make))
+        table = self._made(("labels", coords), make)
+        return [label for name in names for label in table[name]]
 
     def flat(self, values: Mapping[str, np.ndarray], sites: Sequence[str] | None = None) -> Any:
         """Return site values as one vector, in the order of :meth:`labels`."""

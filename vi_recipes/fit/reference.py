@@ -12,7 +12,7 @@ import numpy as np
 from vi_recipes.core import Status
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.records import provenance
-from vi_recipes.model import Target, site_labels
+from vi_recipes.model import Target, labels_by_site
 from vi_recipes.posterior import MomentsPosterior
 
 
@@ -46,7 +46,8 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
     answers = content.get("parameters")
     if not isinstance(answers, Mapping):
         raise ValueError('reference: it has no "parameters" mapping of label to mean and sd')
-    known = set(target.labels())
+    labels = labels_by_site(target.quantities)
+    known = {label for several in labels.values() for label in several}
     if unknown := [label for label in answers if label not in known]:
         raise ValueError(
             f"reference: label(s) {', '.join(unknown[:5])} are not among the target's, such as "
@@ -63,7 +64,7 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
     def column(key: str, default: float) -> dict[str, np.ndarray]:
         return {
             s.name: np.array(
-                [answers.get(label, {}).get(key, default) for label in site_labels(s)], float
+                [answers.get(label, {}).get(key, default) for label in labels[s.name]], float
             ).reshape(s.shape)
             for s in target.quantities
         }

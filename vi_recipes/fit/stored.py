@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing, write_whole
-from vi_recipes.fit.arviz import to_tree
+from vi_recipes.core import Status, Timing, visible, write_whole
+from vi_recipes.fit.arviz import site_layout, to_tree
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws, has_long_draws
 from vi_recipes.fit.fitted import Fitted
+from vi_recipes.fit.names import Layout, lay_out, true_names
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Provenance
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Site
@@ -37,7 +38,9 @@ def save(fit: Fitted, path: Path) -> Path:
     import xarray as xr
 
     long = has_long_draws(fit)
-    tree = to_tree(fit, num_draws=1 if long else None) if fit.has_result else xr.DataTree()
+    layout = site_layout(fit.sites, fit.coords)
+    held = replace(fit, coords={dim: _printable(labels) for dim, labels in fit.coords.items()})
+    tree = to_tree(held, num_draws=1 if long else None) if fit.has_result else xr.DataTree()
     if long:
         tree["posterior"] = _without_draws(tree["posterior"].to_dataset(), NUM_DRAWS)
     if fit.has_result:
@@ -47,10 +50,8 @@ def save(fit: Fitted, path: Path) -> Path:
             "mcse_mean": fit.mcse(),
             "mcse_sd": fit.mcse_sd(),
         }
-        dims = {s.name: s.dims for s in fit.sites}
         for group, values in moments.items():
-            data = {n: (dims[n], np.asarray(v)) for n, v in values.items()}
-            tree[group] = xr.DataTree(xr.Dataset(data))
+            tree[group] = _group(values, layout)
         size = sum(s.size for s in fit.sites)
         if size <= MAX_STORED_COV:
             frame = fit.cov()
@@ -65,7 +66,7 @@ def save(fit: Fitted, path: Path) -> Path:
     def write(beside: Path) -> None:
         tree.to_netcdf(beside, engine="h5netcdf")
         if long:
-            _append_draws(fit, beside, NUM_DRAWS)
+            _append_draws(fit, layout, beside, NUM_DRAWS)
 
     return write_whole(path, write)
 
@@ -78,19 +79,20 @@ def _without_draws(posterior: xr.Dataset, num_draws: int) -> xr.DataTree:
     return xr.DataTree(kept.assign_coords(draw=np.arange(num_draws)))
 
 
-def _append_draws(fit: Fitted, path: Path, num_draws: int) -> None:
+def _append_draws(fit: Fitted, layout: Layout, path: Path, num_draws: int) -> None:
     """Add the draws to a file that has room for them, a piece at a time."""
     import h5netcdf
 
-    dims = {site.name: ("chain", "draw", *site.dims) for site in fit.sites}
     with h5netcdf.File(path, "a") as file:
         group = file["posterior"]
         start = 0
         for piece in fresh_draws(fit, num_draws):
             stop = start + len(next(iter(piece.values())))
-            for name, value in piece.items():
+            for site, value in piece.items():
+                name = layout.variables[site]
                 if name not in group.variables:
-                    group.create_variable(name, dims[name], value.dtype)
+                    dims = ("chain", "draw", *layout.dims[site])
+                    group.create_variable(name, dims, value.dtype)
                 group[name][0, start:stop] = value
             start = stop
 
@@ -104,13 +106,30 @@ def _header(fit: Fitted) -> dict[str, Any]:
         "advice": fit.advice,
         "config": dict(fit.config),
         "sites": [asdict(s) for s in fit.sites],
-        "coords": {name: np.asarray(v).tolist() for name, v in fit.coords.items()},
+        "coords": {name: _packed(np.asarray(v)) for name, v in fit.coords.items()},
         "timing": fit.timing.to_dict(),
         "diagnostics": dict(fit.diagnostics),
         "log_evidence": fit.log_evidence and fit.log_evidence.to_dict(),
         "log_likelihood": fit.log_likelihood,
         "provenance": asdict(fit.provenance),
     }
+
+
+def _printable(labels: np.ndarray) -> np.ndarray:
+    """Return labels without what netCDF cannot hold; the header has them as they are."""
+    return np.array([visible(v) for v in labels]) if labels.dtype.kind == "U" else labels
+
+
+def _packed(labels: np.ndarray) -> dict[str, Any]:
+    """Return labels in JSON's types, dates as the integers that they are counted by."""
+    dated = labels.dtype.kind in "mM"
+    return {"dtype": labels.dtype.str, "values": (labels.view("i8") if dated else labels).tolist()}
+
+
+def _unpacked(dtype: str, values: list[Any]) -> np.ndarray:
+    if np.dtype(dtype).kind in "mM":
+        return np.array(values, "i8").view(dtype)
+    return np.array(values, dtype)
 
 
 def _plain(value: Any) -> Any:
@@ -148,7 +167,7 @@ def read(path: str | Path) -> dict[str, Any]:
         "advice": header["advice"],
         "config": header["config"],
         "sites": sites,
-        "coords": {name: np.asarray(v) for name, v in header["coords"].items()},
+        "coords": {name: _unpacked(**v) for name, v in header["coords"].items()},
         "posterior": _load_posterior(tree, sites),
         "timing": Timing(**header["timing"]),
         "trace": read_group(tree, "trace"),
@@ -240,18 +259,23 @@ def read_assessment(tree: xr.DataTree) -> Assessment | None:
 
 def write_group(tree: xr.DataTree, group: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Add arrays to a tree, each with dimensions of its own; nothing where there are none."""
+    if arrays:
+        dims = {n: [f"{n}_{i or 'index'}" for i in range(np.ndim(v))] for n, v in arrays.items()}
+        layout = lay_out(dims, {n: np.shape(v) for n, v in arrays.items()})
+        tree[group] = _group(arrays, layout)
+
+
+def _group(arrays: Mapping[str, np.ndarray], layout: Layout) -> xr.DataTree:
     import xarray as xr
 
-    if arrays:
-        data = {
-            n: (tuple(f"{n}_{i or 'index'}" for i in range(np.ndim(v))), v)
-            for n, v in arrays.items()
-        }
-        tree[group] = xr.DataTree(xr.Dataset(data))
+    data = {layout.variables[n]: (layout.dims[n], np.asarray(v)) for n, v in arrays.items()}
+    return xr.DataTree(xr.Dataset(data, attrs=layout.attributes(arrays)))
 
 
 def read_group(tree: xr.DataTree, group: str) -> dict[str, np.ndarray]:
     """Return the arrays of a group by name; none where the tree has no such group."""
     if group not in tree.children:
         return {}
-    return {str(n): np.asarray(v) for n, v in tree[group].to_dataset().data_vars.items()}
+    known = true_names(tree[group].attrs)
+    arrays = tree[group].to_dataset().data_vars
+    return {known.get(str(n), str(n)): np.asarray(v) for n, v in arrays.items()}

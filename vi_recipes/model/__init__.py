@@ -5,6 +5,7 @@ from __future__ import annotations
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.coordinates import one_coordinate
 from vi_recipes.model.density import BATCH, in_blocks
+from vi_recipes.model.labels import labels_by_site, site_labels
 from vi_recipes.model.load import load_model
 from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
 from vi_recipes.model.plates import candidates, find_families, shared_members
@@ -15,7 +16,7 @@ from vi_recipes.model.replicate import (
     observed_sites,
     replicate_at,
 )
-from vi_recipes.model.sites import Site, Sites, site_labels
+from vi_recipes.model.sites import Site, Sites
 from vi_recipes.model.start import NUM_ATTEMPTS
 from vi_recipes.model.target import Target
 from vi_recipes.model.terms import SiteTerm, site_terms
@@ -40,6 +41,7 @@ __all__ = [
     "find_families",
     "floored",
     "in_blocks",
+    "labels_by_site",
     "load_model",
     "log_likelihood_at",
     "observed_data",

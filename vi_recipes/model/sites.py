@@ -58,20 +58,6 @@ class Site:
         return int(np.prod(self.shape, dtype=int))
 
 
-def site_labels(site: Site, coords: Mapping[str, np.ndarray] | None = None) -> list[str]:
-    """Return the label of every scalar of ``site`` in C order (see :meth:`Target.labels`)."""
-    if not site.shape:
-        return [site.name]
-    axes = [
-        [str(v) for v in (coords[dim] if coords is not None else range(size))]
-        for dim, size in zip(site.dims, site.shape, strict=True)
-    ]
-    return [
-        f"{site.name}[{', '.join(axes[k][i] for k, i in enumerate(index))}]"
-        for index in np.ndindex(*site.shape)
-    ]
-
-
 def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
     """Return the sites of an abstract trace, checking that each can be fitted."""
     sites: dict[str, Site] = {}

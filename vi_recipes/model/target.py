@@ -12,8 +12,8 @@ import numpy as np
 from vi_recipes.core import MadeOnce
 from vi_recipes.data import fingerprint, normalise
 from vi_recipes.model.coordinates import DensityByCoordinate
+from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
-from vi_recipes.model.sites import site_labels
 
 
 class Target(DensityByCoordinate):
@@ -66,7 +66,7 @@ class Target(DensityByCoordinate):
             model = Model(function=model, name=getattr(model, "__name__", "model"))
         super().__init__(model, data)
 
-    def with_data(self, **values: Any) -> Target:
+    def with_data(self, /, **values: Any) -> Target:
         """Return the same model conditioned on other values of some arguments.
 
         The two share what was traced and compiled, so this costs next to nothing. Nothing that was
@@ -122,7 +122,7 @@ class Target(DensityByCoordinate):
         coords: dict[str, np.ndarray] = {}
         for site in self.sites.values():
             for dim, size in zip(site.dims, site.shape, strict=True):
-                values = np.asarray(labels.get(dim, np.arange(size)))
+                values = coordinate_labels(labels[dim]) if dim in labels else np.arange(size)
                 if values.shape != (size,):
                     raise ValueError(
                         f"coords['{dim}'] of model '{self.name}' has {values.size} labels, but "
@@ -138,11 +138,10 @@ class Target(DensityByCoordinate):
         coordinate labels, as ArviZ prints them. The two agree where a dimension has no labels.
         """
         names = [s.name for s in self.quantities] if sites is None else sites
-        return [
-            label
-            for n in names
-            for label in site_labels(self.sites[n], self.coords if coords else None)
-        ]
+        table = labels_by_site(self.quantities, self.coords if coords else None)
+        others = (self.sites[n] for n in names if n not in table)  # observed ones
+        table |= labels_by_site(others, self.coords if coords else None)
+        return [label for n in names for label in table[n]]
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{s.name}{list(s.shape) if s.shape else ''}" for s in self.latents)

@@ -161,6 +161,15 @@ class TracedModel(BoundModel):
             if len(dims) != len(site.shape):
                 raise ValueError(f"dims['{name}'] is {dims}, but the site has shape {site.shape}")
             self.sites[name] = replace(site, dims=tuple(dims))
+        sizes: dict[str, int] = {}
+        for name, site in self.sites.items():  # plates of one name may have several sizes
+            own = [sizes.setdefault(d, n) == n for d, n in zip(site.dims, site.shape, strict=True)]
+            if not all(own):
+                named = (
+                    d if o else f"{name}_dim_{k}"
+                    for k, (d, o) in enumerate(zip(site.dims, own, strict=True))
+                )
+                self.sites[name] = replace(site, dims=tuple(named))
 
 
 def _first_line(error: Exception) -> str:

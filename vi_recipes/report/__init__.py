@@ -14,13 +14,14 @@ from vi_recipes.report.cells import (
     format_value,
     sentences,
 )
+from vi_recipes.report.csv import csv_text
 from vi_recipes.report.document import Block, Document, Entries, Notes, Part, is_empty, part
 from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
 from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
 from vi_recipes.report.markdown import as_markdown, markdown_page
 from vi_recipes.report.strict_json import strict
-from vi_recipes.report.style import COLOURS, GREY, MARKERS, plain_log_ticks, style
+from vi_recipes.report.style import COLOURS, GREY, MARKERS, drawn, plain_log_ticks, shorten, style
 
 __all__ = [
     "COLOURS",
@@ -38,6 +39,8 @@ __all__ = [
     "Part",
     "Table",
     "as_markdown",
+    "csv_text",
+    "drawn",
     "format_count",
     "format_number",
     "format_seconds",
@@ -51,6 +54,7 @@ __all__ = [
     "plain_log_ticks",
     "read_exhibit",
     "sentences",
+    "shorten",
     "strict",
     "style",
     "write_exhibits",

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vi_recipes.core import visible
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -28,7 +30,7 @@ class Cell:
     Parameters
     ----------
     text
-        What it says, formatted.
+        What it says, formatted; control characters are spelled out.
     flag
         ``"inside"`` for a difference inside Monte Carlo error, ``"off"`` for one that matters,
         ``"failed"`` where a method has no number to show.
@@ -36,6 +38,9 @@ class Cell:
 
     text: str
     flag: Flag = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", visible(self.text))
 
     @property
     def marked(self) -> str:
@@ -69,6 +74,10 @@ class Table:
     note: str = ""
     left: tuple[int, ...] = (0,)
     wraps: bool = False
+
+    def __post_init__(self) -> None:
+        shown = ["\n".join(map(visible, title.split("\n", 1))) for title in self.columns]
+        object.__setattr__(self, "columns", shown)
 
 
 # -- numbers ---------------------------------------------------------------------------------

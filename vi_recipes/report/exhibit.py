@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vi_recipes.core import write_whole
 from vi_recipes.report.cells import Table, from_frame
+from vi_recipes.report.csv import csv_text, read_text
 from vi_recipes.report.latex import latex
 from vi_recipes.report.style import DPI, style
 
@@ -92,7 +95,11 @@ class Exhibit:
         if not isinstance(self.content, Figure):
             raise ValueError(f"exhibit '{self.name}' is a table and has no image")
         buffer = io.BytesIO()
-        with style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
+        salt = matplotlib.rc_context({"svg.hashsalt": self.name})
+        with style(), salt, warnings.catch_warnings():
+            # a sign that the font lacks is drawn as a box
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)
+            warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
             self.content.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
         return buffer.getvalue()
 
@@ -106,12 +113,11 @@ def write_exhibits(exhibits: Sequence[Exhibit], directory: Path) -> None:
         path = directory / exhibit.name
         if isinstance(exhibit.content, pd.DataFrame):
             assert exhibit.table is not None
-            exhibit.content.to_csv(path.with_suffix(".csv"), index=False)
-            text = latex(exhibit.table, label=exhibit.name)
-            path.with_suffix(".tex").write_text(text, encoding="utf-8")
+            write_whole(path.with_suffix(".csv"), csv_text(exhibit.content, with_index=False))
+            write_whole(path.with_suffix(".tex"), latex(exhibit.table, label=exhibit.name))
         else:
-            path.with_suffix(".png").write_bytes(exhibit.png)
-            path.with_suffix(".svg").write_bytes(exhibit.svg)
+            write_whole(path.with_suffix(".png"), exhibit.png)
+            write_whole(path.with_suffix(".svg"), exhibit.svg)
 
 
 def read_exhibit(directory: Path, name: str, title: str, caption: str) -> Exhibit:
@@ -128,7 +134,7 @@ def read_exhibit(directory: Path, name: str, title: str, caption: str) -> Exhibi
     content: pd.DataFrame | Image
     try:
         if path.with_suffix(".csv").exists():
-            content = pd.read_csv(path.with_suffix(".csv"))
+            content = pd.read_csv(path.with_suffix(".csv")).map(read_text).rename(columns=read_text)
         else:
             content = Image(
                 path.with_suffix(".png").read_bytes(), path.with_suffix(".svg").read_bytes()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
+from vi_recipes.core import visible
 from vi_recipes.report.cells import Cell, Table
 from vi_recipes.report.document import NUM_OPEN, Block, Document, Entries, Notes
 from vi_recipes.report.exhibit import Exhibit
@@ -11,19 +14,21 @@ from vi_recipes.report.exhibit import Exhibit
 
 def markdown_page(document: Document) -> str:
     """Return the text; figures are taken to be in the folders that the parts name."""
-    parts = [f"# {document.title}", document.intro]
+    parts = [f"# {_escape(document.title)}", _paragraph(document.intro)]
     if document.description:
-        parts.append(document.description)
+        parts.append(_paragraph(document.description))
     if document.warnings:
         lines = ["**Read this first**", *document.warnings]
         parts.append(
-            "\n>\n".join(f"> {_escape(line)}" if i else f"> {line}" for i, line in enumerate(lines))
+            "\n>\n".join(
+                f"> {_paragraph(line)}" if i else f"> {line}" for i, line in enumerate(lines)
+            )
         )
     for part in document.parts:
-        parts.append(f"## {part.title}")
+        parts.append(f"## {_escape(part.title)}")
         for block in part.blocks:
             if block.title != part.title:
-                parts.append(f"### {block.title}")
+                parts.append(f"### {_escape(block.title)}")
             parts += _block(block, part.folder)
     return "\n\n".join(parts) + "\n"
 
@@ -35,17 +40,18 @@ def _block(block: Block, folder: str) -> list[str]:
         case Exhibit(table=Table() as table):
             return [as_markdown(table)]
         case Exhibit():
-            return [f"![{block.title}]({folder}/{block.name}.png)", block.caption]
+            image = f"![{_escape(block.title)}]({quote(f'{folder}/{block.name}.png')})"
+            return [image, _paragraph(block.caption)]
         case Entries():
             lines = [f"**{_escape(name)}**: {_escape(text)}" for name, text in block.entries]
         case Notes():
-            lines = [_escape(line) for line in block.lines]
+            lines = [_paragraph(line) for line in block.lines]
     return ["\n".join(f"- {line}" for line in lines)]
 
 
 def as_markdown(table: Table, *, fold: bool = True) -> str:
     """Return a table, its note before it; ``fold`` hides the rows of a long one."""
-    parts = [_escape(table.note)] if table.note else []
+    parts = [_paragraph(table.note)] if table.note else []
     if not fold:
         return "\n\n".join([*parts, _rows(table, table.rows)])
     parts.append(_rows(table, table.rows[:NUM_OPEN]))
@@ -67,8 +73,12 @@ def _rows(table: Table, rows: Sequence[Sequence[Cell]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _paragraph(text: str) -> str:
+    """Return ``text`` as a paragraph, and no heading, list or rule, whatever it begins with."""
+    return re.sub(r"^(?:(?=[#+=-])|\d+(?=[.)]))", r"\g<0>\\", _escape(text))
+
+
 def _escape(text: str) -> str:
     """Return ``text`` with the characters that Markdown would take for its own escaped."""
-    for character in "\\|*_<`~[]":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    text = " ".join(visible(text, lines=True).split())
+    return re.sub(r"[\\|*_<>`~\[\]&$]", r"\\\g<0>", text)

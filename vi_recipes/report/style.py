@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from cycler import cycler
 
+from vi_recipes.core import visible
+
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
@@ -53,6 +55,35 @@ STYLE: Any = {
     "svg.fonttype": "path",
     "text.usetex": False,
 }
+
+
+def drawn(text: str) -> str:
+    r"""Return text of any kind as Matplotlib shows it: what it takes for mathematics is marked.
+
+    Examples
+    --------
+    >>> drawn("a$_{b")
+    'a\\$_{b'
+    """
+    return visible(text).replace("$", r"\$")
+
+
+def shorten(label: str, length: int) -> str:
+    """Return a label of at most ``length`` to draw, its coordinates cut before its site's name."""
+    return drawn(_cut(visible(label), length))
+
+
+def _cut(label: str, length: int) -> str:
+    site, bracket, inside = label.partition("[")
+    parts = inside.removesuffix("]").split(", ")
+    for width in range(max(map(len, parts)) if bracket else 0, 2, -1):
+        cut = (part if len(part) <= width else part[: width - 1].rstrip() + "." for part in parts)
+        shorter = f"{site}[{', '.join(cut)}]"
+        if len(shorter) <= length:
+            return shorter
+    if len(label) <= length:
+        return label
+    return f"{label[: (length - 1) // 2]}…{label[-(length // 2) :]}"  # the index is at the end
 
 
 @contextmanager

@@ -17,13 +17,12 @@ from vi_recipes.comparison.figures.marks import (
     fit_styles,
     handle,
     say_left_out,
-    shorten,
     with_result,
 )
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, heading, select
 from vi_recipes.fit import Fit
-from vi_recipes.report import GREY, style
+from vi_recipes.report import GREY, shorten, style
 
 LEGIBLE = 1 / 25
 """A forest plot's intervals span at least this share of their axis; else they get another."""

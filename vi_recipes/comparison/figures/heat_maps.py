@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 from vi_recipes.comparison.figures.marks import (
     MAX_ROWS,
     say_left_out,
-    shorten,
 )
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, block, heading, select
-from vi_recipes.report import style
+from vi_recipes.report import shorten, style
 
 MAX_BLOCK = 200
 """Scalars whose joint covariance is worth computing for a picture."""

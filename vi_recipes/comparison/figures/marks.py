@@ -70,17 +70,3 @@ def say_left_out(figure: Figure, count: int) -> None:
     """Write above a figure how many parameters it lacks, if any."""
     if count:
         figure.suptitle(f"{count} more parameter(s) not drawn", fontsize=8.5, color=GREY)
-
-
-def shorten(label: str, length: int) -> str:
-    """Return a label of at most ``length``, cutting its coordinates before its site's name."""
-    site, bracket, inside = label.partition("[")
-    parts = inside.removesuffix("]").split(", ")
-    for width in range(max(map(len, parts)) if bracket else 0, 2, -1):
-        cut = (part if len(part) <= width else part[: width - 1].rstrip() + "." for part in parts)
-        shorter = f"{site}[{', '.join(cut)}]"
-        if len(shorter) <= length:
-            return shorter
-    if len(label) <= length:
-        return label
-    return f"{label[: (length - 1) // 2]}…{label[-(length // 2) :]}"  # the index is at the end

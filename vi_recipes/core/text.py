@@ -1,0 +1,37 @@
+"""Text from outside, such as a site's name, as it may be shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Signs that turn the direction of what follows, so that it reads as what it is not."""
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Return ``text`` with its control characters spelled out, as Python would write them.
+
+    A terminal obeys control characters, and a name from a file must not give it orders.
+
+    Parameters
+    ----------
+    text
+        What is to be shown.
+    lines
+        Whether its line breaks and tabs stay.
+
+    Examples
+    --------
+    >>> visible("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _harmless(c, lines) else repr(c)[1:-1] for c in text)
+
+
+def _harmless(character: str, lines: bool) -> bool:
+    if lines and character in "\n\t":
+        return True
+    kind = unicodedata.category(character)
+    return kind not in ("Cc", "Cs", "Zl", "Zp") and character not in _DIRECTIONS
