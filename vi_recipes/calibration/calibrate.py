@@ -12,7 +12,7 @@ import numpy as np
 
 from vi_recipes.calibration.calibration import Calibration
 from vi_recipes.calibration.ranks import Outcome, choose
-from vi_recipes.calibration.simulate import PriorPredictive, SimulationError
+from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
 from vi_recipes.calibration.store import Store
 from vi_recipes.calibration.workers import Job, run_apart, run_here
 from vi_recipes.core import Progress, as_key, require, silent
@@ -22,6 +22,9 @@ from vi_recipes.model import Model, Target
 
 NUM_TRIES = 20
 """Data sets that are simulated to find a finite one that says what the calibration is of."""
+
+NUM_TRUTHS = 3
+"""Parameters drawn to see what is the same in all of them: a constant."""
 
 
 def calibrate(
@@ -97,8 +100,9 @@ def calibrate(
     if (reason := method.applies(target)) is not None:
         raise ValueError(f"method '{method.name}' does not apply: {reason}")
     predictive = PriorPredictive(target)
-    chosen = choose(predictive, quantities)
     seed = as_key(key)
+    first = _first(predictive, seed)
+    chosen = choose(predictive, quantities, [simulation.truth for simulation in first])
     store = Store(
         path,
         identity={
@@ -107,7 +111,7 @@ def calibrate(
             "method": _described(method),
             "quantities": ", ".join(chosen.labels),
             "number of draws": str(num_draws),
-            "first data simulated": _fingerprint(predictive, seed),
+            "first data simulated": first[0].target.fingerprint,
         },
     )
 
@@ -157,15 +161,22 @@ def _described(method: Method) -> str:
     return f"{type(method).__name__} {method.options()}{after}"
 
 
-def _fingerprint(predictive: PriorPredictive, seed: jax.Array) -> str:
-    """Return a mark of covariates, prior and likelihood: that of the first data simulated."""
+def _first(predictive: PriorPredictive, seed: jax.Array) -> list[Simulation]:
+    """Return a few simulations: the first is a mark of covariates, prior and likelihood."""
+    found, reason = [], ""
     for number in range(NUM_TRIES):
         try:
             data_key = jax.random.split(jax.random.fold_in(seed, number), 4)[0]
-            return predictive.draw(data_key).target.fingerprint
+            found.append(predictive.draw(data_key))
         except SimulationError as error:
             reason = str(error)
-    raise SimulationError(f"model '{predictive.target.name}': {reason}, in {NUM_TRIES} data sets")
+        if len(found) == NUM_TRUTHS:
+            break
+    if not found:
+        raise SimulationError(
+            f"model '{predictive.target.name}': {reason}, in {NUM_TRIES} data sets"
+        )
+    return found
 
 
 def _notes(left_out: Sequence[str], predictive: PriorPredictive) -> list[str]:

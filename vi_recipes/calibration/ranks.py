@@ -13,7 +13,7 @@ from vi_recipes.core import ModelError, Progress, Status
 from vi_recipes.fit import Fit
 from vi_recipes.methods import NUTS, Method
 from vi_recipes.model import Sites, Target
-from vi_recipes.posterior import DrawsPosterior
+from vi_recipes.posterior import DrawsPosterior, is_constant
 
 LOG_LIKELIHOOD = "log likelihood"
 """Label of the joint log likelihood, a quantity that depends on the data too."""
@@ -58,20 +58,28 @@ class Quantities:
         One a scalar, and the joint log likelihood's where there is one.
     left_out
         Sentences on those that have no ranks.
+    kept
+        Which scalars of the sites have ranks, by place; ``None`` for all.
     """
 
     sites: tuple[str, ...]
     labels: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    kept: tuple[int, ...] | None = None
 
     def flat(self, values: Mapping[str, np.ndarray], num_leading: int) -> np.ndarray:
         """Return the scalars of the sites side by side, after ``num_leading`` dimensions."""
         parts = [np.asarray(values[name], float) for name in self.sites]
-        return np.concatenate([v.reshape(*v.shape[:num_leading], -1) for v in parts], axis=-1)
+        flat = np.concatenate([v.reshape(*v.shape[:num_leading], -1) for v in parts], axis=-1)
+        return flat if self.kept is None else flat[..., list(self.kept)]
 
 
-def choose(predictive: PriorPredictive, wanted: Sequence[str] | None) -> Quantities:
+def choose(
+    predictive: PriorPredictive, wanted: Sequence[str] | None, truths: Sequence[Sites] = ()
+) -> Quantities:
     """Return the quantities: those of the sites wanted, or of all; and the log likelihood.
+
+    What is the same in all of several ``truths``, up to rounding, has no rank and is left out.
 
     Raises
     ------
@@ -100,16 +108,31 @@ def choose(predictive: PriorPredictive, wanted: Sequence[str] | None) -> Quantit
         )
         names = [name for name in names if name not in labelled]
     labels = target.labels(names, coords=True)
+    kept = None
+    if len(truths) > 1 and names:
+        rows = np.stack([Quantities(tuple(names), ()).flat(truth, 0) for truth in truths])
+        constant = is_constant(np.ptp(rows, axis=0), np.abs(rows).max(axis=0))
+        if constant.any():
+            listed = [label for label, is_one in zip(labels, constant, strict=True) if is_one]
+            left_out.append(f"{_few(listed)}: constant")
+            kept = tuple(np.flatnonzero(~constant).tolist())
+            labels = [labels[k] for k in kept]
+    num_ranked = len(labels)
     if predictive.has_likelihood:
         labels.append(LOG_LIKELIHOOD)
     else:
         left_out.append("the log likelihood: discrete latent variables are summed out of it")
-    if not names:
+    if not num_ranked:
         raise ValueError(
             f"quantities: no site of model '{target.name}' has ranks ({'; '.join(left_out)}); add "
             "a numpyro.deterministic that does not depend on labels"
         )
-    return Quantities(tuple(names), tuple(labels), tuple(left_out))
+    return Quantities(tuple(names), tuple(labels), tuple(left_out), kept)
+
+
+def _few(labels: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(labels[:most]) + more
 
 
 def simulate_and_rank(

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.kept import KeptFit
+from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.core import MadeOnce
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of
 from vi_recipes.importance import LogEvidence
+from vi_recipes.posterior import is_constant
 from vi_recipes.report import Exhibit
 from vi_recipes.trust import Verdict, audit, evidence_table, unfit, verdict
 
@@ -108,8 +110,10 @@ class Fits(Mapping[str, Fit]):
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong with the reference itself."""
-        return audit(self._reference) if self._reference is not None else []
+        """What is wrong with the reference itself, and which fits ended below others."""
+        told = audit(self._reference) if self._reference is not None else []
+        below = self.once("shortfalls", lambda: shortfalls(self._fits))
+        return told + [f"{name}: {sentence}." for name, sentence in below.items()]
 
     @property
     def measures(self) -> bool:
@@ -157,6 +161,30 @@ class Fits(Mapping[str, Fit]):
         """Return the Monte Carlo standard errors of the standard deviations."""
         return self._table("mcses_sd", sites, Fit.mcse_sd)
 
+    def constants(self) -> list[str]:
+        """Return the labels of the scalars that vary in no fit, up to rounding.
+
+        Such as the first diagonal element of a Cholesky factor of correlations. What is made of
+        their sds is noise, so tables name them as constant and figures leave them out. Scalars of
+        which no fit has an sd are not among them.
+        """
+
+        def make() -> list[str]:
+            found: np.ndarray | None = None
+            for fit in self.columns.values():
+                if not fit.has_result:
+                    continue
+                sd = fit.flat(fit.sd())
+                own = is_constant(sd, fit.flat(fit.mean()), fit.provenance.dtype)
+                if not np.isnan(sd).all():
+                    found = own if found is None else found & (own | np.isnan(sd))
+            if found is None:
+                return []
+            labels = next(iter(self.columns.values())).labels()
+            return [label for label, is_one in zip(labels, found, strict=True) if is_one]
+
+        return list(self.once("constants", make))
+
     def covariances(self, sites: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         """Return name -> joint covariance of ``sites``, for the fits that have one.
 
@@ -186,6 +214,7 @@ class Fits(Mapping[str, Fit]):
             result = {}
             for name, cov in self.covariances(sites).items():
                 sd = np.sqrt(np.diag(cov))
+                sd[cov.index.isin(self.constants())] = np.nan
                 with np.errstate(invalid="ignore", divide="ignore"):
                     result[name] = cov.div(sd, axis=0).div(sd, axis=1)
             return result
@@ -292,7 +321,7 @@ class Fits(Mapping[str, Fit]):
 
         def make() -> dict[str, Verdict]:
             table = self.accuracy()
-            return {
+            verdicts = {
                 name: verdict(
                     fit,
                     table,
@@ -301,6 +330,8 @@ class Fits(Mapping[str, Fit]):
                 )
                 for name, fit in self._fits.items()
             }
+            below = self.once("shortfalls", lambda: shortfalls(self._fits))
+            return verdicts | {name: verdicts[name].held(why) for name, why in below.items()}
 
         return dict(self.once("verdicts", make))
 

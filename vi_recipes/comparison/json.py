@@ -58,6 +58,7 @@ def to_json(comparison: Fits) -> dict[str, Any]:
         "warnings": list(comparison.warnings),
         "notes": list(comparison.notes),
         "methods": {n: _method(fit, verdicts.get(n)) for n, fit in fits.items()},
+        "constants": _constants(comparison),
         "accuracy": _accuracy(comparison),
     }
     return {key: strict(value) for key, value in content.items()}
@@ -143,6 +144,14 @@ def _moments(fit: Fit) -> dict[str, Any]:
         small = [site.name for site in fit.sites if site.size <= MAX_STORED_COV]
         moments["cov_blocks"] = {name: fit.cov([name]).to_numpy() for name in small}
     return moments
+
+
+def _constants(comparison: Fits) -> list[str]:
+    """Return the zero-based labels of what varies by rounding alone."""
+    constants = set(comparison.constants())
+    first = next(iter(comparison.columns.values()))
+    both = zip(first.labels(), first.labels(coords=False), strict=True)
+    return [zero_based for label, zero_based in both if label in constants]
 
 
 def _accuracy(comparison: Fits) -> dict[str, Any] | None:

@@ -33,6 +33,10 @@ from vi_recipes.report import (
     sentences,
 )
 
+CONSTANT = "constant"
+"""Shown for the spread of what varies by rounding alone."""
+
+
 # -- tables ----------------------------------------------------------------------------------
 
 
@@ -49,6 +53,7 @@ def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | Non
         Only these sites.
     """
     labels, left_out = select(comparison, limit, sites)
+    constants = set(comparison.constants())
     mean, spread = numbers(comparison, Fits.means), numbers(comparison, Fits.sds)
     mean_error, spread_error = numbers(comparison, Fits.mcses), numbers(comparison, Fits.mcses_sd)
     accuracy = judgements(comparison)
@@ -78,11 +83,13 @@ def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | Non
             own = spread[name][label]
             # a method sure of itself does not earn its mean more digits than the reference's has
             scale = max((sd for sd in (own, reference_sd) if sd > 0), default=math.nan)
+            scale = math.nan if label in constants else scale
             judged = accuracy.get((label, name))
             text = format_value(mean[name][label], mean_error[name][label], scale)
             row.append(Cell(text, judged.mean_flag if judged else ""))
             if name not in points:
                 text = format_value(own, spread_error[name][label], own)
+                text = CONSTANT if label in constants else text
                 row.append(Cell(text, judged.sd_flag if judged else ""))
         rows.append(row)
 
@@ -104,6 +111,7 @@ def accuracy(
     """
     judged = judgements(comparison)
     names = [n for n in all_fits(comparison) if any(n == key[1] for key in judged)]
+    constants = set(comparison.constants())
     labels, left_out = select(comparison, limit, sites)
     points = {n for n in names if all_fits(comparison)[n].is_point}
     columns = ["parameter"]
@@ -117,6 +125,9 @@ def accuracy(
         row = [Cell(label)]
         for name in names:
             one = judged.get((label, name), NO_JUDGEMENT)
+            if label in constants:
+                row += [Cell(CONSTANT)] * (1 if name in points else 2)
+                continue
             row.append(Cell(_plus_minus(one.difference, one.difference_mcse), one.mean_flag))
             if name not in points:
                 row.append(Cell(_plus_minus(one.sd_ratio, one.sd_ratio_mcse), one.sd_flag))

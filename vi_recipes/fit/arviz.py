@@ -37,12 +37,16 @@ def to_tree(
     log_likelihood: bool = False,
     posterior_predictive: bool = False,
     num_draws: int | None = None,
+    coords: Mapping[str, np.ndarray] | None = None,
 ) -> xr.DataTree:
-    """Return a fit as an ArviZ ``DataTree`` (see :meth:`Fit.to_arviz`)."""
+    """Return a fit as an ArviZ ``DataTree`` (see :meth:`Fit.to_arviz`).
+
+    ``coords`` are labels of dimensions in place of the fit's own.
+    """
     import arviz_base as az
 
     check_num_draws(num_draws)
-    sites, coords = list(fit.sites), dict(fit.coords)
+    sites, coords = list(fit.sites), dict(fit.coords if coords is None else coords)
     if target is None:
         if log_likelihood or posterior_predictive:
             raise ValueError(

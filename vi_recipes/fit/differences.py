@@ -9,17 +9,13 @@ import numpy as np
 
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.model import Sites
-from vi_recipes.posterior import Moments
+from vi_recipes.posterior import Moments, is_constant
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 COLUMNS = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error")
-
-
-ROUNDING = 1e-13
-"""Relative to its size, what a number may vary by and still be a constant in double precision."""
 
 
 def moments_of(fit: Fitted) -> Moments:
@@ -44,10 +40,10 @@ def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None)
 
     moments = moments_of(fit)
     sd = flat(other.sd)
-    rounding = ROUNDING * np.maximum(np.abs(flat(moments.mean)), np.abs(flat(other.mean)))
+    size = np.maximum(np.abs(flat(moments.mean)), np.abs(flat(other.mean)))
     spread = np.fmax(flat(moments.sd), sd)  # a point has none
     apart = np.abs(flat(moments.mean) - flat(other.mean))
-    constant = (spread <= rounding) & (apart <= rounding)
+    constant = is_constant(np.maximum(spread, apart), size, fit.provenance.dtype)
     scale = np.where((sd > 0) & ~constant, sd, np.nan)
     difference = (flat(moments.mean) - flat(other.mean)) / scale
     error = np.hypot(flat(other.mcse_mean), flat(moments.mcse_mean)) / scale

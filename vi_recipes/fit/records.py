@@ -115,6 +115,7 @@ class Assessment:
         Kernel Stein discrepancy of up to 500 draws, with its test.
     response_ratio
         Of mean field, the sds by linear response over its own, by site: how much it understates.
+        That of a constant is NaN.
     unknown
         What could not be had -> why.
     seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,10 @@ def save(fit: Fitted, path: Path) -> Path:
 
     long = has_long_draws(fit)
     layout = site_layout(fit.sites, fit.coords)
-    held = replace(fit, coords={dim: _printable(labels) for dim, labels in fit.coords.items()})
-    tree = to_tree(held, num_draws=1 if long else None) if fit.has_result else xr.DataTree()
+    tree = xr.DataTree()
+    if fit.has_result:
+        coords = {dim: _printable(labels) for dim, labels in fit.coords.items()}
+        tree = to_tree(fit, num_draws=1 if long else None, coords=coords)
     if long:
         tree["posterior"] = _without_draws(tree["posterior"].to_dataset(), NUM_DRAWS)
     if fit.has_result:

@@ -108,6 +108,11 @@ class Marginal:
         """What compiled code of this object is told apart by."""
         return (self.split.latents, self.rule, self.num_nodes, self.with_prior)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the integral has no error but rounding."""
+        return self.rule in ("none", "enumerate", "forward_backward", "gaussian")
+
     def describe(self) -> str:
         """Say in a few words how z is integrated over."""
         split = self.split

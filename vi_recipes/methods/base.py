@@ -232,4 +232,9 @@ def _describe(value: Any) -> Any:
         return {str(k): _describe(v) for k, v in value.items()}
     if isinstance(value, PurePath):
         return str(value)
+    if isinstance(value, Method):
+        default = type(value)().options()
+        changed = {n: v for n, v in value.options().items() if v != default[n]}
+        listed = ", ".join(f"{n}={v!r}" for n, v in changed.items())
+        return f"{type(value).__name__}({listed})" if listed else type(value).__name__
     return getattr(value, "__name__", type(value).__name__)

@@ -80,6 +80,7 @@ def result(
             "log_likelihood": estimate.log_likelihood,
             "newton_decrement": estimate.decrement,
             "iterations": float(path.shape[1]),
+            **({} if marginal.is_exact else {"num_nodes": float(marginal.num_nodes)}),
         },
         log_likelihood=estimate.log_likelihood,
         latents=estimate.latents,

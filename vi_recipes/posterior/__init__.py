@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from vi_recipes.posterior.base import Moments, Posterior, WeighedDraws, held_draws, per_scalar
+from vi_recipes.posterior.base import (
+    Moments,
+    Posterior,
+    WeighedDraws,
+    held_draws,
+    is_constant,
+    per_scalar,
+)
 from vi_recipes.posterior.blocks import BlockPosterior
 from vi_recipes.posterior.delta import EstimatePosterior
 from vi_recipes.posterior.draws import (
@@ -32,6 +39,7 @@ __all__ = [
     "ResponsePosterior",
     "WeighedDraws",
     "held_draws",
+    "is_constant",
     "match",
     "per_scalar",
     "relabel_draws",

@@ -41,6 +41,28 @@ class Moments:
     mcse_sd: Sites
 
 
+ROUNDING = {"float32": 5e-7, "float64": 1e-13}
+"""Relative to its size, what a number may vary by and still be a constant, by precision."""
+
+
+def is_constant(spread: Any, size: Any, dtype: str = "float64") -> Any:
+    """Return whether numbers vary by rounding alone.
+
+    The first diagonal element of a Cholesky factor of correlations is 1 in every draw, up to the
+    last digit; what is made of that digit says nothing of a fit.
+
+    Parameters
+    ----------
+    spread
+        By how much each varies: an sd, or a range. NaN, where it is not known, is no constant.
+    size
+        How large it is.
+    dtype
+        The precision that it was computed in.
+    """
+    return np.asarray(spread) <= ROUNDING.get(dtype, ROUNDING["float64"]) * np.abs(size)
+
+
 class Posterior(ABC):
     """An approximation to the posterior; every value is on the constrained scale."""
 
@@ -99,7 +121,7 @@ def per_scalar(function: str, samples: Mapping[str, np.ndarray], **options: Any)
     Parameters
     ----------
     function
-        ``"ess"``, ``"rhat"`` or ``"mcse"``.
+        ``"ess"``, ``"rhat"`` or ``"mcse"``. That of a constant is NaN.
     samples
         Draws shaped (chain, draw, *site shape).
     **options
@@ -110,11 +132,19 @@ def per_scalar(function: str, samples: Mapping[str, np.ndarray], **options: Any)
     diagnostic = getattr(array_stats, function)
     if options.get("method") == "tail":
         options = {**options, "prob": (0.05, 0.95)}
-    with np.errstate(divide="ignore", invalid="ignore"):  # constants, such as a matrix's diagonal
-        return {
-            name: np.asarray(diagnostic(value, chain_axis=0, draw_axis=1, **options))
-            for name, value in samples.items()
-        }
+    result = {}
+    for name, value in samples.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = np.asarray(diagnostic(value, chain_axis=0, draw_axis=1, **options))
+        result[name] = np.where(drawn_constant(value), np.nan, found)
+    return result
+
+
+def drawn_constant(draws: np.ndarray) -> np.ndarray:
+    """Return which scalars of draws, shaped (chain, draw, *site shape), vary by rounding alone."""
+    dtype = "float32" if draws.dtype == np.float32 else "float64"
+    size = np.abs(draws).max((0, 1), initial=0.0)
+    return np.asarray(is_constant(np.ptp(draws, axis=(0, 1)), size, dtype))
 
 
 def held_draws(posterior: Posterior) -> Sites | None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from vi_recipes.core import generator
 from vi_recipes.model import Sites
-from vi_recipes.posterior.base import Posterior, WeighedDraws, per_scalar
+from vi_recipes.posterior.base import Posterior, WeighedDraws, drawn_constant, per_scalar
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ class DrawsPosterior(Posterior):
     def _mcse(self, what: str) -> Sites:
         if not self.independent:
             errors = per_scalar("mcse", self.samples, method=what)
-            constant = {n: np.ptp(v, axis=(0, 1)) == 0 for n, v in self.samples.items()}
-            return {n: np.where(constant[n], 0.0, e) for n, e in errors.items()}
+            return {n: np.where(drawn_constant(self.samples[n]), 0.0, e) for n, e in errors.items()}
         first = next(iter(self.samples.values()))
         total = first.shape[0] * first.shape[1]
         factor = 1 / np.sqrt(total if what == "mean" else 2 * total)

@@ -75,10 +75,10 @@ def _rows(table: Table, rows: Sequence[Sequence[Cell]]) -> str:
 
 def _paragraph(text: str) -> str:
     """Return ``text`` as a paragraph, and no heading, list or rule, whatever it begins with."""
-    return re.sub(r"^(?:(?=[#+=-])|\d+(?=[.)]))", r"\g<0>\\", _escape(text))
+    return re.sub(r"^(?:(?=[#+=>-])|\d+(?=[.)]))", r"\g<0>\\", _escape(text))
 
 
 def _escape(text: str) -> str:
     """Return ``text`` with the characters that Markdown would take for its own escaped."""
     text = " ".join(visible(text, lines=True).split())
-    return re.sub(r"[\\|*_<>`~\[\]&$]", r"\\\g<0>", text)
+    return re.sub(r"[\\|*_<`~\[\]&$]", r"\\\g<0>", text)

@@ -13,7 +13,7 @@ from vi_recipes.core import MethodFailure, as_key
 from vi_recipes.fit import Assessment, Fit
 from vi_recipes.importance import MAX_DRAWS, MIN_DRAWS, kernel_stein, khat, wasserstein_bounds
 from vi_recipes.model import Sites, Target
-from vi_recipes.posterior import FactorPosterior, Posterior, ResponsePosterior
+from vi_recipes.posterior import FactorPosterior, Posterior, ResponsePosterior, is_constant
 from vi_recipes.trust.correct import NoCorrection, correct
 from vi_recipes.trust.evidence import evidences
 
@@ -178,5 +178,8 @@ def _response_ratio(posterior: Posterior, unknown: dict[str, str]) -> Sites | No
         kl,
         hessian=hessian,
     ).sd()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {name: repaired[name] / sd for name, sd in posterior.sd().items()}
+    ratio, mean = {}, posterior.mean()
+    for name, sd in posterior.sd().items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio[name] = np.where(is_constant(sd, mean[name]), np.nan, repaired[name] / sd)
+    return ratio

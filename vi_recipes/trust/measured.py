@@ -55,6 +55,14 @@ class Verdict:
     def __str__(self) -> str:
         return self.text
 
+    def held(self, why: str) -> Verdict:
+        """Return the verdict with a reason, a sentence, for which it is trustworthy no more."""
+        trust = Trust.CARE if self.trust is Trust.TRUSTWORTHY else self.trust
+        text = self.text
+        if trust is not self.trust:
+            text = text.replace(self.trust.lead, trust.lead, 1)
+        return Verdict(trust, f"{text} {why}.")
+
 
 @dataclass(frozen=True)
 class Measured:

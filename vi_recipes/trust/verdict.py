@@ -190,7 +190,11 @@ def _by_itself(fit: Fit) -> Verdict:
     reasons = [unknown[name] for name in ("weights", "correction") if unknown.get(name)]
     why = "; ".join(reasons) or "its weights give no moments to compare with"
     blame = "".join(f"; {doubt}" for doubt in _blame(assessment))
-    ratio = {k: float(np.nanmax(v)) for k, v in assessment.response_ratio.items() if v.size}
+    ratio = {
+        name: float(np.nanmax(values))  # that of a constant is NaN
+        for name, values in assessment.response_ratio.items()
+        if not np.isnan(values).all()
+    }
     site = max(ratio, key=ratio.__getitem__, default="")
     if site and ratio[site] > POOR_SD:
         return Verdict(

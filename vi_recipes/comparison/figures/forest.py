@@ -41,6 +41,8 @@ def forest(comparison: Fits) -> Figure | None:
     labels, left_out = select(comparison, MAX_ROWS)
     if not fits or not labels:
         return None
+    constants = set(comparison.constants())
+    labels = [label for label in labels if label not in constants]
     mean = finite(comparison.means()).loc[labels, list(fits)].dropna(how="all")
     sd = finite(comparison.sds()).loc[mean.index, list(fits)]
     if mean.empty:

@@ -51,7 +51,7 @@ FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
         "Methods side by side",
         (
             "Mean ± 2 sd by parameter; a point estimate has no bar. Parameters whose intervals "
-            "would vanish on a shared axis have one of their own."
+            "would vanish on a shared axis have one of their own. Constants are left out."
         ),
     ),
     "agreement": (

@@ -48,7 +48,10 @@ def _heat_maps(
     known = {str(n): m for n, m in matrices(sites).items()}
     inside = set().union(*(m.columns for m in known.values()))
     left_out += sum(label not in inside for label in labels)
-    labels = [label for label in labels if label in inside]
+    constants = set(comparison.constants())
+    labels = [label for label in labels if label in inside and label not in constants]
+    if len(labels) < 2:
+        return None
     known = {n: m.reindex(index=labels, columns=labels) for n, m in known.items()}
     panels = {n: known[n].to_numpy(float) for n in all_fits(comparison) if n in known}
     panels = {n: m for n, m in panels.items() if np.isfinite(m).any()}

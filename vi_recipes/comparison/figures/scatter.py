@@ -29,7 +29,10 @@ def agreement(comparison: Fits) -> Figure | None:
     others = [name for name in fits if name != reference]
     if reference not in fits or not others:
         return None
-    frames = {"mean": finite(comparison.means()), "sd": finite(comparison.sds())}
+    frames = {
+        what: finite(frame.drop(index=comparison.constants()))
+        for what, frame in (("mean", comparison.means()), ("sd", comparison.sds()))
+    }
     styles = fit_styles(comparison)
     with style():
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
