@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -101,12 +101,14 @@ def make_plans(
     seen = _look(target, start, probes, compiler)
     plans = []
     for name, site in shapes.items():
+        flows = target.flows.densities[name]
         leaves = [
             _read_leaf(
                 target,
                 probes,
                 [(here[name].leaves[j], along[name].leaves[j]) for here, along in seen],
                 site.shape,
+                flows.leaves[j].latents,
             )
             for j in range(len(site.leaves))
         ]
@@ -115,7 +117,7 @@ def make_plans(
         if overrides.get(name) == "draws":
             plan.draws, plan.reason = True, "as asked"
         elif site.shape is None or name in target.moving_supports:
-            _plan_whole(target, plan, slopes, probes.units)
+            _plan_whole(target, plan, slopes, probes.units, flows.whole.latents)
         else:
             _plan_elements(target, factors, plan, leaves)
         plans.append(plan)
@@ -189,10 +191,17 @@ def _read_leaf(
     probes: Probes,
     seen: list[tuple[np.ndarray, np.ndarray]],
     shape: tuple[int, ...] | None,
+    latents: Collection[str],
 ) -> Leaf:
-    """Find how a leaf depends on the latent sites, from its values and slopes at all points."""
+    """Find how a leaf depends on the latent sites, from its values and slopes at all points.
+
+    ``latents`` are those that it depends on in any way.
+    """
     leaf = Leaf(seen[0][0])
     if leaf.value.dtype.kind != "f" or not any((t != 0).any() for _, t in seen):
+        if latents:
+            leaf.dependent, leaf.affine = True, False
+            leaf.trouble = _without_slope("an input", latents)
         return leaf
     leaf.dependent = True
     assert shape is not None
@@ -268,11 +277,16 @@ def _plan_elements(target: Target, factors: Factors, plan: Plan, leaves: list[Le
             _add_single(target, plan, leaf, j)
 
 
+def _without_slope(what: str, latents: Collection[str]) -> str:
+    return f"{what} depends on {', '.join(sorted(latents))} without a slope at the points tried"
+
+
 def _plan_whole(
     target: Target,
     plan: Plan,
     slopes: list[Float[np.ndarray, " directions"]],
     units: dict[str, slice],
+    latents: Collection[str],
 ) -> None:
     """Plan a site whose density is not elementwise: over its few scalars, or by draws."""
     touched: list[int] = []
@@ -286,7 +300,9 @@ def _plan_whole(
         else:
             hit = np.flatnonzero(np.any([s != 0 for s in here], axis=0))
             touched += [place.start + int(k) for k in hit]
-    if len(touched) > MAX_WHOLE:
+    if latents and not touched:
+        plan.draws, plan.reason = True, _without_slope("its density", latents)
+    elif len(touched) > MAX_WHOLE:
         plan.draws, plan.reason = True, "its density is not a product over scalars"
     else:
         plan.whole = touched

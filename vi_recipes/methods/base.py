@@ -27,6 +27,7 @@ from vi_recipes.core import (
 )
 from vi_recipes.fit import Fit, provenance
 from vi_recipes.importance import LogEvidence
+from vi_recipes.methods.reach import ADVICE, met_jumps
 from vi_recipes.model import Target
 from vi_recipes.posterior import PointPosterior, Posterior
 
@@ -84,6 +85,14 @@ class Method(ABC):
     def is_point(self) -> bool:
         """Whether its result is a point, without any spread, whatever the model."""
         return False
+
+    @property
+    def where_it_jumps(self) -> Status | None:
+        """The status of a fit that has jumps of the density within its reach, which slopes miss.
+
+        ``None`` for methods that do not follow slopes.
+        """
+        return None
 
     def applies(self, target: Target) -> str | None:
         """Return ``None`` if the method applies to ``target``, else why not."""
@@ -148,8 +157,11 @@ class Method(ABC):
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)
             with precision(self.dtype_used):
                 result = self._fit(target, as_key(key), timing, progress)
+                result = self._mind_jumps(result, target, timing)
         except MethodFailure as failure:
             result = Result(None, failure.status, failure.message, failure.advice)
+            if not reason:
+                result = self._mind_jumps(result, target, timing)
         except (KeyboardInterrupt, ModelError, CheckpointError):
             raise
         except Exception as error:
@@ -181,6 +193,26 @@ class Method(ABC):
         if throw and not fit.has_result:
             raise FitError(fit.status, fit.explanation)
         return fit
+
+    def _mind_jumps(self, result: Result, target: Target, timing: Timing) -> Result:
+        """Return a result as it is, or :attr:`where_it_jumps` if its density does within reach."""
+        status = self.where_it_jumps
+        if status is None:
+            return result
+        with timing.running_compiled():
+            met = met_jumps(result.posterior, target, timing)
+        if not met:
+            return result
+        message = f"{met}: the slopes that {self.key} follows do not see it"
+        if result.status.has_result and status.has_result:
+            if isinstance(result.posterior, PointPosterior):
+                message += ", so this is the mode of one piece, and others may be higher"
+            message += f" ({result.message})"
+            return dataclasses.replace(result, status=status, message=message, advice=ADVICE)
+        if not result.status.has_result:  # there are no numbers, for a reason of its own
+            status = result.status if status.has_result else status
+            message += f" ({result.message})"
+        return Result(None, status, message, ADVICE, trace=result.trace)
 
     def options(self) -> dict[str, Any]:
         """Return the options by name; functions and objects by their own name."""

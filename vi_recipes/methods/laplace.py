@@ -65,6 +65,11 @@ class Laplace(Method):
         require_number("condition_limit", self.condition_limit, above=1.0, most=1e15)
         check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)
 
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.NOT_APPLICABLE
+
     @override
     def applies(self, target: Target) -> str | None:
         suggested = candidates(target.latents, target.slices)

@@ -45,6 +45,11 @@ class LinearResponse(Method):
     def __post_init__(self) -> None:
         require(isinstance(self.base, MeanField), "base", self.base, "a MeanField method")
 
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.NOT_APPLICABLE
+
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         optimum = self.base.optimise(target, key, timing, progress)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, override
 import jax
 import numpy as np
 
-from vi_recipes.core import Progress, Timing, require
+from vi_recipes.core import Progress, Status, Timing, require
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
 from vi_recipes.modes import JointObjective, Solver, check_search, find_mode
@@ -71,6 +71,11 @@ class MAP(Method):
     @override
     def is_point(self) -> bool:
         return True
+
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.UNCONVERGED
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

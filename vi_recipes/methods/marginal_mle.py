@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from vi_recipes.algebra import trust_region_newton
-from vi_recipes.core import Progress, Timing, require, require_count
+from vi_recipes.core import Progress, Status, Timing, require, require_count
 from vi_recipes.latent import (
     MAX_DENSE,
     RULES,
@@ -120,6 +120,11 @@ class MarginalMLE(Method):
         solvers = ("auto", "newton", "l-bfgs")
         require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")
         require_count("num_starts", self.num_starts)
+
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.NOT_APPLICABLE
 
     @override
     def applies(self, target: Target) -> str | None:

@@ -9,7 +9,15 @@ from typing import ClassVar, Literal, override
 import jax
 import numpy as np
 
-from vi_recipes.core import LOOSEST_STEP, Progress, Timing, require, require_count, require_number
+from vi_recipes.core import (
+    LOOSEST_STEP,
+    Progress,
+    Status,
+    Timing,
+    require,
+    require_count,
+    require_number,
+)
 from vi_recipes.elbo import (
     MAX_NODES,
     CurvedKL,
@@ -87,6 +95,11 @@ class MeanField(Method):
         require(self.max_pairs >= self.num_pairs, "max_pairs", self.max_pairs, "at least num_pairs")
         require_count("max_steps", self.max_steps)
         require_number("tolerance", self.tolerance, most=LOOSEST_STEP)
+
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.NOT_APPLICABLE
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

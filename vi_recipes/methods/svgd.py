@@ -109,6 +109,11 @@ class SVGD(Method):
             "an optax gradient transformation",
         )
 
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.UNCONVERGED
+
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         with timing.running():

@@ -71,6 +71,11 @@ class VariationalEM(Method):
         require(self.objective in ("mle", "map"), "objective", self.objective, "'mle' or 'map'")
         require(isinstance(self.base, MeanField), "base", self.base, "a MeanField method")
 
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.NOT_APPLICABLE
+
     @override
     def applies(self, target: Target) -> str | None:
         with jax.enable_x64(True):

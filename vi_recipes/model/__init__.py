@@ -5,6 +5,7 @@ from __future__ import annotations
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.coordinates import one_coordinate
 from vi_recipes.model.density import BATCH, in_blocks
+from vi_recipes.model.jumps import Jump, find_jumps
 from vi_recipes.model.labels import labels_by_site, site_labels
 from vi_recipes.model.load import load_model
 from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
@@ -30,6 +31,7 @@ __all__ = [
     "Arrays",
     "EMSteps",
     "Exchangeable",
+    "Jump",
     "Model",
     "PartialEStep",
     "Site",
@@ -39,6 +41,7 @@ __all__ = [
     "VBSteps",
     "candidates",
     "find_families",
+    "find_jumps",
     "floored",
     "in_blocks",
     "labels_by_site",

@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from vi_recipes.core import Timing
 from vi_recipes.model.bound import Arrays
-from vi_recipes.model.start import DensityWithStart
+from vi_recipes.model.flows import DensityWithFlows
 
 FAR = (1.0,) * 6 + (3.0,) * 6
 """Spreads of the points, far from the start, where it is verified which coordinate it is."""
 
 
-class DensityByCoordinate(DensityWithStart):
+class DensityByCoordinate(DensityWithFlows):
     """A flat density that knows which coordinates its scalars and supports depend on."""
 
     @property
@@ -29,7 +29,8 @@ class DensityByCoordinate(DensityWithStart):
         several. Found from three Jacobian-vector products of the constraining map at each of some
         random points: along ones, f'; along the coordinates' indices, j f'; and along a random
         direction, which verifies the index j. The points lie near the start and far from it, where
-        max(a, b) or where(a > 0, b, c) may depend on another coordinate.
+        max(a, b) or where(a > 0, b, c) may depend on another coordinate. A site that depends on
+        latent sites by steps, which no slope shows, counts as depending on several.
         """
         return self.compiled_once("coordinate of every scalar", self._find_coordinates)
 
@@ -63,6 +64,8 @@ class DensityByCoordinate(DensityWithStart):
                     # far out a slope may overflow, which says nothing
                     mute = (spread in FAR) & ~np.isfinite(slopes).all(axis=0)
                     coordinates[name] = np.where((known == j) | mute, known, -1)
+        for name in self.flows.stepped_values:
+            coordinates[name] = np.full_like(coordinates[name], -1)
         return coordinates
 
     def slopes(self, z: Any) -> dict[str, np.ndarray]:

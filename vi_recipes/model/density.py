@@ -99,12 +99,22 @@ class FlatDensity(TracedModel):
             value, _ = log_density(self.seeded, (), data, values)
         return value
 
-    def constrain_fn(self, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, Any]:
-        """Return latent and deterministic values on the constrained scale."""
+    def constrain_fn(self, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, Array]:
+        """Return latent and deterministic values on the constrained scale, from the flat vector.
+
+        All are floating-point numbers: integers that a model derives are counted like any others,
+        and a boolean is 1 where it holds, so that its mean is a probability.
+        """
+        return self.constrain_sites_fn(self.unravel(z), arrays)
+
+    def constrain_sites_fn(
+        self, unconstrained: Mapping[str, Array], arrays: Arrays
+    ) -> dict[str, Array]:
+        """Return the same from unconstrained site values."""
         values = constrain_fn(
-            self.seeded, (), self.keywords(arrays), self.unravel(z), return_deterministic=True
+            self.seeded, (), self.keywords(arrays), unconstrained, return_deterministic=True
         )
-        return {site.name: values[site.name] for site in self.quantities}
+        return {site.name: jnp.asarray(values[site.name], float) for site in self.quantities}
 
     def log_likelihood_fn(self, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, Array]:
         """Return the pointwise log-likelihood, observed site -> array."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -77,6 +78,7 @@ def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
                     "Drop subsample_size here"
                 )
         if kind == "deterministic":
+            _check_deterministic(name, site["value"])
             sites[name] = _make_site(name, "deterministic", jnp.shape(site["value"]), ())
         if kind != "sample":
             continue
@@ -143,6 +145,35 @@ def _read_latent(name: str, site: Mapping[str, Any]) -> Site:
         support=str(support).lstrip("_"),
         bounded=not isinstance(base, tuple(type(c) for c in edgeless)),
     )
+
+
+def _check_deterministic(name: str, value: Any) -> None:
+    """Raise unless a deterministic site holds real numbers; booleans count as 0 and 1."""
+    single = isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+    if not single or not _is_numeric(jnp.result_type(value)):
+        raise ModelError(
+            f"deterministic site '{name}' holds {_kind_of(value)}; expected one array of numbers "
+            "or booleans. Record each part as a site of its own"
+        )
+    if jnp.iscomplexobj(value):
+        raise ModelError(
+            f"deterministic site '{name}' holds complex numbers, which have no quantiles and no "
+            "one sd. Record their real and imaginary parts (z.real, z.imag), or jnp.abs(z) and "
+            "jnp.angle(z), as sites of their own"
+        )
+
+
+def _is_numeric(value_type: Any) -> bool:
+    return any(jnp.issubdtype(value_type, kind) for kind in (jnp.number, jnp.bool_))
+
+
+def _kind_of(value: Any) -> str:
+    """Say what a value is that is no array of numbers."""
+    if value is None:
+        return "nothing (None)"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return f"an array of type {value.dtype}"
+    return f"a {type(value).__name__}"
 
 
 def _check_observed(name: str, site: Mapping[str, Any]) -> None:

@@ -40,8 +40,9 @@ class Target(DensityByCoordinate):
     Notes
     -----
     It is put together from one class a file: ``BoundModel`` (data), ``TracedModel`` (sites),
-    ``FlatDensity`` (densities and transforms), ``DensityWithStart`` (where to start) and
-    ``DensityByCoordinate`` (which coordinate a scalar depends on).
+    ``FlatDensity`` (densities and transforms), ``DensityWithStart`` (where to start),
+    ``DensityWithFlows`` (what sites depend on) and ``DensityByCoordinate`` (which coordinate a
+    scalar depends on).
 
     Examples
     --------

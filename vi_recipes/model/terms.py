@@ -6,9 +6,9 @@ arrays, its leaves: the site's value and its distribution's own parameters, as t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,28 +57,88 @@ def site_terms(target: FlatDensity, z: Float[Array, " dim"], arrays: Arrays) -> 
     joint density over the unconstrained scale.
     """
     unconstrained = target.unravel(z)
-    values = target.constrain_fn(z, arrays)
+    with jax.numpy_rank_promotion("allow"):
+        sites = _sample_sites(target, target.constrain_fn(z, arrays), arrays)
+        return {
+            name: _take_apart(name, site, unconstrained.get(name)) for name, site in sites.items()
+        }
+
+
+class SiteInputs(NamedTuple):
+    """What a sample site's log density is made of, without the density.
+
+    Parameters
+    ----------
+    leaves
+        The value and the distribution's own arrays, as :attr:`SiteTerm.leaves` has them where it
+        has some.
+    others
+        Masks and scale; and the log density itself of a distribution that is not NumPyro's own.
+
+    Notes
+    -----
+    What is masked as a whole is made of zeros.
+    """
+
+    leaves: list[Array]
+    others: list[Array]
+
+
+def site_inputs(
+    target: FlatDensity, values: Mapping[str, Array], arrays: Arrays
+) -> dict[str, SiteInputs]:
+    """Return what the log density of every sample site is made of; pure, to be traced.
+
+    ``values`` are those of the latent sites, on the constrained scale.
+    """
+    out = {}
+    with jax.numpy_rank_promotion("allow"):
+        for name, site in _sample_sites(target, values, arrays).items():
+            fn, masks = _unwrap(site["fn"])
+            own = type(fn).__module__.startswith("numpyro.")
+            others = [*masks, jnp.asarray(1.0 if site["scale"] is None else site["scale"])]
+            others += [] if own else [fn.log_prob(site["value"])]
+            leaves = [site["value"], *jax.tree.leaves(fn)]
+            if _is_left_out(site["fn"]):
+                leaves, others = [jnp.zeros(()) for _ in leaves], []
+            out[name] = SiteInputs(leaves, others)
+    return out
+
+
+def _sample_sites(
+    target: FlatDensity, values: Mapping[str, Array], arrays: Arrays
+) -> dict[str, dict[str, Any]]:
     latent = {site.name: values[site.name] for site in target.latents}
     model = handlers.substitute(target.seeded, data=latent)
-    with jax.numpy_rank_promotion("allow"):
-        trace = handlers.trace(model).get_trace(**target.keywords(arrays))
-        return {
-            name: _take_apart(name, site, unconstrained.get(name))
-            for name, site in trace.items()
-            if site["type"] == "sample"
-        }
+    trace = handlers.trace(model).get_trace(**target.keywords(arrays))
+    return {name: site for name, site in trace.items() if site["type"] == "sample"}
+
+
+def _is_left_out(fn: Any) -> bool:
+    """Whether a distribution's density is masked as a whole, so that it is 1 whatever goes in."""
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        if isinstance(fn, dist.MaskedDistribution) and fn._mask is False:
+            return True
+        fn = fn.base_dist
+    return False
+
+
+def _unwrap(fn: Any) -> tuple[Any, list[Array]]:
+    """Return the distribution within wrappers, and the masks that they hold."""
+    masks = []
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        if isinstance(fn, dist.MaskedDistribution):
+            mask = jnp.asarray(fn._mask, float)
+            masks.append(mask.reshape(mask.shape + (1,) * fn.event_dim))
+        fn = fn.base_dist
+    return fn, masks
 
 
 def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     value, scale = site["value"], site["scale"]
     shape: tuple[int, ...] | None = tuple(jnp.shape(value))
     weight = jnp.asarray(1.0 if scale is None else scale)
-    fn, masks = site["fn"], []
-    while isinstance(fn, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        if isinstance(fn, dist.MaskedDistribution):
-            mask = jnp.asarray(fn._mask, float)
-            masks.append(mask.reshape(mask.shape + (1,) * fn.event_dim))
-        fn = fn.base_dist
+    fn, masks = _unwrap(site["fn"])
     bijector = None if z is None else biject_to(site["fn"].support)
     total = (
         jnp.sum(site["fn"].log_prob(value))

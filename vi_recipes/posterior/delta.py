@@ -34,6 +34,7 @@ class EstimatePosterior(GaussianPosterior):
     observed information on the unconstrained scale and J the slopes of the map. Draws are those of
     the Gaussian on the unconstrained scale, so that each lies in the support.
 
+    Quantities that change by steps, whose slopes are 0, have the spread of 10,000 draws instead.
     Latent variables have their mean given y and the estimate, and the variance of both: that given
     theta, and that of theta (Kass and Steffey 1989, doi:10.1080/01621459.1989.10478825).
     """
@@ -70,7 +71,9 @@ class EstimatePosterior(GaussianPosterior):
     def _drawn(self, name: str) -> np.ndarray:
         """Return which scalars of a site have their variance from draws."""
         several = self.target.coordinate_of[name] < 0
-        return several if several.sum() > MAX_ROWS else np.zeros_like(several)
+        if several.sum() > MAX_ROWS or name in self.target.flows.stepped_values:
+            return several
+        return np.zeros_like(several)
 
     @cached_property
     def _rows(self) -> dict[str, np.ndarray]:
@@ -78,7 +81,7 @@ class EstimatePosterior(GaussianPosterior):
         chosen = {
             s.name: np.flatnonzero(self._several(s.name))
             for s in self.target.quantities
-            if 0 < self._several(s.name).sum() <= MAX_ROWS
+            if self._several(s.name).any() and not self._drawn(s.name).any()
         }
         if not chosen:
             return {}
@@ -98,7 +101,10 @@ class EstimatePosterior(GaussianPosterior):
 
     @cached_property
     def _linear_draws(self) -> Sites:
-        """Draws of the linearised quantities, for those too many to have their slopes formed."""
+        """Draws of the linearised quantities, for those too many to have their slopes formed.
+
+        Of quantities that change by steps, which cannot be linearised, the draws less their mean.
+        """
         away = self.unconstrained_draws(NUM_DRAWS // 2, jax.random.key(20_162)) - self.loc
         target = self.target
 
@@ -109,7 +115,11 @@ class EstimatePosterior(GaussianPosterior):
         with jax.enable_x64(True):
             pushed = target.compiled_once("linearised constraining map", lambda: jax.jit(push))
             half = pushed(jnp.asarray(self.loc), jnp.asarray(away), target.arrays())
-        return {n: np.concatenate([np.asarray(v), -np.asarray(v)]) for n, v in half.items()}
+        drawn = {n: np.concatenate([np.asarray(v), -np.asarray(v)]) for n, v in half.items()}
+        if stepped := target.flows.stepped_values:
+            values = target.constrain(self.loc + np.concatenate([away, -away]))
+            drawn |= {n: values[n] - values[n].mean(axis=0) for n in stepped}
+        return drawn
 
     @cached_property
     def _sds(self) -> Sites:

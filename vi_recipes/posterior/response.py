@@ -14,7 +14,11 @@ import numpy as np
 from vi_recipes.algebra import MAX_DENSE, BlockArrow, block_normal, log_dense_normal
 from vi_recipes.core import generator
 from vi_recipes.model import Sites
+from vi_recipes.posterior.base import NUM_MOMENT_DRAWS
 from vi_recipes.posterior.factors import NUM_BATCHES, NUM_SLOPE_DRAWS, FactorPosterior
+
+MAX_SCORES = 2**23
+"""Numbers of scores held at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class ResponsePosterior(FactorPosterior):
     """The same means, with covariances by linear response: grad m' H^-1 grad m.
 
     Draws are of the normal law on the unconstrained scale that has the linear-response covariance
-    there.
+    there. Moments of quantities that change by steps, such as probabilities of ``z > 0``, are those
+    of 10,000 such draws: the answer of their means to perturbations says little of their spread.
 
     Parameters
     ----------
@@ -64,7 +69,10 @@ class ResponsePosterior(FactorPosterior):
         """
         target = self.target
         m, s = self.location_scale
-        names = [n for n, j in target.coordinate_of.items() if (j < 0).any()]
+        stepped = target.flows.stepped_values
+        names = [n for n, j in target.coordinate_of.items() if (j < 0).any() and n not in stepped]
+        if not names:
+            return self._stepped_slopes
         where = {n: np.flatnonzero(target.coordinate_of[n].ravel() < 0) for n in names}
 
         def scalars(z: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
@@ -96,7 +104,60 @@ class ResponsePosterior(FactorPosterior):
         batches = np.einsum("brdk,dkl->brdl", batches, self._law_slopes)
         batches = batches.reshape(*batches.shape[:2], -1)
         ends = np.cumsum([len(where[n]) for n in names])
-        return dict(zip(names, np.split(batches, ends[:-1], axis=1), strict=True))
+        return dict(zip(names, np.split(batches, ends[:-1], axis=1), strict=True)) | (
+            self._stepped_slopes
+        )
+
+    @cached_property
+    def _stepped_slopes(self) -> dict[str, np.ndarray]:
+        """The same of quantities that change by steps, by the factors' scores.
+
+        d E[f] / d eta = E[(f - E[f]) d log q / d eta] needs no slope of f.
+        """
+        stepped = self.target.flows.stepped_values
+        if not stepped:
+            return {}
+
+        def total(eta: jax.Array, z: jax.Array) -> jax.Array:
+            return jnp.sum(self.factors.log_density(eta, z))
+
+        z = self._factor_draws(NUM_MOMENT_DRAWS, jax.random.key(20_161))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in stepped}
+        for rows in np.split(np.arange(NUM_MOMENT_DRAWS), NUM_BATCHES):
+            sums: dict[str, np.ndarray | float] = dict.fromkeys(stepped, 0.0)
+            for few in np.array_split(rows, max(1, rows.size * self.eta.size // MAX_SCORES)):
+                with jax.enable_x64(True):
+                    eta = jnp.asarray(self.eta)
+                    scores = jax.vmap(jax.grad(total), (None, 0))(eta, jnp.asarray(z[few]))
+                flat = np.asarray(scores).reshape(len(few), -1)
+                for name in stepped:
+                    away = self._drawn[name] - self._drawn[name].mean(axis=0)
+                    sums[name] = sums[name] + away[few].reshape(len(few), -1).T @ flat
+            for name in stepped:
+                parts[name].append(np.asarray(sums[name]) / rows.size)
+        return {name: np.stack(batches) for name, batches in parts.items()}
+
+    @cached_property
+    def _law_draws(self) -> Sites:
+        """Draws of all quantities from the law with these covariances."""
+        z = self.unconstrained_draws(NUM_MOMENT_DRAWS, jax.random.key(20_163))
+        return self.target.constrain(z)
+
+    @property
+    def _stepped_draws(self) -> Sites:
+        """Those of the quantities that change by steps."""
+        return {name: self._law_draws[name] for name in self.target.flows.stepped_values}
+
+    @override
+    def mean(self) -> Sites:
+        means = {n: np.asarray(v.mean(axis=0)) for n, v in self._stepped_draws.items()}
+        return super().mean() | means
+
+    @override
+    def mcse_mean(self) -> Sites:
+        drawn = self._stepped_draws.items()
+        errors = {n: np.asarray(v.std(axis=0) / np.sqrt(len(v))) for n, v in drawn}
+        return super().mcse_mean() | errors
 
     @property
     def location_slopes(self) -> np.ndarray:
@@ -120,7 +181,14 @@ class ResponsePosterior(FactorPosterior):
 
     @override
     def cov(self, sites: Sequence[str]) -> np.ndarray:
-        return self.hessian.sandwich(self.slopes(sites))
+        cov = self.hessian.sandwich(self.slopes(sites))
+        stepped = self.target.flows.stepped_values
+        drawn = np.concatenate([np.full(self.mean()[n].size, n in stepped) for n in sites])
+        if drawn.any():
+            flat = [self._law_draws[n].reshape(NUM_MOMENT_DRAWS, -1) for n in sites]
+            sampled = np.atleast_2d(np.cov(np.concatenate(flat, axis=1), rowvar=False))
+            cov[drawn, :], cov[:, drawn] = sampled[drawn, :], sampled[:, drawn]
+        return cov
 
     @override
     def sd(self) -> Sites:
@@ -138,7 +206,7 @@ class ResponsePosterior(FactorPosterior):
             if (j < 0).any():
                 variance[j < 0] = self._joint_variances(self._joint_slopes[site.name].mean(axis=0))
             sds[site.name] = np.sqrt(np.maximum(variance, 0.0))
-        return sds
+        return sds | {n: np.asarray(v.std(axis=0, ddof=1)) for n, v in self._stepped_draws.items()}
 
     def _joint_variances(self, slopes: np.ndarray) -> np.ndarray:
         rows = [(np.flatnonzero(full), full[full != 0]) for full in slopes]
@@ -155,6 +223,8 @@ class ResponsePosterior(FactorPosterior):
             sds = np.sqrt([self._joint_variances(slopes) for slopes in batches])
             several = self.target.coordinate_of[name] < 0
             errors[name][several] = sds.std(axis=0, ddof=1) / np.sqrt(len(sds))
+        for name, values in self._stepped_draws.items():
+            errors[name] = self._response_sd[name] / np.sqrt(2 * len(values))
         return errors
 
     @property

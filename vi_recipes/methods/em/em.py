@@ -8,7 +8,15 @@ from typing import ClassVar, Literal, get_args, override
 
 import jax
 
-from vi_recipes.core import LOOSEST_RISE, Progress, Timing, require, require_count, require_number
+from vi_recipes.core import (
+    LOOSEST_RISE,
+    Progress,
+    Status,
+    Timing,
+    require,
+    require_count,
+    require_number,
+)
 from vi_recipes.latent import RULES, EStepRule, split_target
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.em.closed_route import ClosedRoute
@@ -125,6 +133,11 @@ class EM(Method):
         """Whether the model's own steps are used."""
         asked = self.e_step == "closed_form" or (self.e_step == "auto" and self.latent is None)
         return asked and target.complete_model.em is not None
+
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.NOT_APPLICABLE
 
     @override
     def applies(self, target: Target) -> str | None:

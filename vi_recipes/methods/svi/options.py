@@ -12,7 +12,15 @@ from typing import Any, ClassVar, Literal, override
 import numpy as np
 import optax
 
-from vi_recipes.core import MOST, ByIdentity, require, require_count, require_number, unknown
+from vi_recipes.core import (
+    MOST,
+    ByIdentity,
+    Status,
+    require,
+    require_count,
+    require_number,
+    unknown,
+)
 from vi_recipes.data import Batches
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.guides.blocks import check_families
@@ -164,6 +172,12 @@ class SVIOptions(Method):
     @override
     def is_point(self) -> bool:
         return self.guide == "delta"
+
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        # a score-function gradient weighs draws by the density itself
+        return None if self.settings.takes_score else Status.UNCONVERGED
 
     # -- what follows from them ------------------------------------------------------------------
 

@@ -1,0 +1,181 @@
+"""Which arrays of a traced model depend on its latent sites, and which of them by steps.
+
+A threshold, a rounded number, a sign, an index or the branch that is taken changes by jumps: its
+slope is 0 wherever it is looked at. What a program does with such values is read off its
+intermediate code, so that what slopes cannot see is known without a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, Literal
+
+ROUNDING = ("floor", "ceil", "round", "sign", "rem", "nextafter")
+"""Operations from numbers to numbers whose outcome jumps."""
+
+SHAPING = ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy")
+"""Operations that leave a constant what it is."""
+
+MAX_ROUNDS = 20
+"""Passes through a loop's body until what flows through it is the same before and after."""
+
+
+class Flow(NamedTuple):
+    """What an array depends on.
+
+    Parameters
+    ----------
+    latents
+        Latent sites that it depends on in any way.
+    stepped
+        Those of them that it may depend on by steps.
+    infinite
+        Whether it is a constant that is not finite: the log density outside a support.
+    """
+
+    latents: frozenset[str] = frozenset()
+    stepped: frozenset[str] = frozenset()
+    infinite: bool = False
+
+    def jumping(self) -> Flow:
+        """Return what is left of it by an operation whose outcome jumps."""
+        return Flow(self.latents, self.latents)
+
+
+NOTHING = Flow()
+
+
+def join(flows: Sequence[Flow]) -> Flow:
+    """Return the flow of what depends on several arrays."""
+    latents, stepped = [f.latents for f in flows], [f.stepped for f in flows]
+    return Flow(frozenset().union(*latents), frozenset().union(*stepped))
+
+
+def trace_flows(function: Callable[..., Any], latents: dict[str, Any], *rest: Any) -> Any:
+    """Follow latent sites through ``function(latents, *rest)``, which is traced and not run.
+
+    Parameters
+    ----------
+    function
+        Pure; returns a tree of arrays.
+    latents
+        Site -> array.
+    *rest
+        Other arguments, whose values do not matter.
+
+    Returns
+    -------
+    tree
+        What the function returns, with a :class:`Flow` in every array's place.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(latents, *rest)
+    given = [Flow(frozenset([name])) for name in sorted(latents)]
+    given += [NOTHING] * (len(closed.jaxpr.invars) - len(given))
+    return jax.tree.unflatten(jax.tree.structure(shapes), _through(closed.jaxpr, given))
+
+
+def _through(program: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
+    """Return the flows of what a program returns from those of what it is given."""
+    known = dict(zip(program.invars, given, strict=True))
+
+    def flow(var: Any) -> Flow:
+        if isinstance(var, Literal):
+            return Flow(infinite=_is_float(var) and not np.isfinite(var.val).all())
+        return known.get(var, NOTHING)
+
+    for eqn in program.eqns:
+        outputs = _step(eqn, [flow(var) for var in eqn.invars])
+        known.update(zip(eqn.outvars, outputs, strict=True))
+    return [flow(var) for var in program.outvars]
+
+
+def _step(eqn: Any, inputs: list[Flow]) -> list[Flow]:
+    """Return the flows of what one operation returns."""
+    name, joined = eqn.primitive.name, join(inputs)
+    programs = list(_programs(eqn.params))
+    if not joined.latents and not programs:
+        infinite = name in SHAPING and inputs[0].infinite
+        return [Flow(infinite=infinite)] * len(eqn.outvars)
+    if programs:
+        return _call(name, eqn, inputs, programs)
+    if name == "is_finite" or (name in ("eq", "ne") and eqn.invars[0] is eqn.invars[1]):
+        return [NOTHING]  # x != x asks whether x is a number at all
+    if name == "select_n" and any(case.infinite for case in inputs[1:]):
+        return [join(inputs[1:])]  # what the density is outside a support is no step within it
+    from_numbers = any(f.latents for f, v in zip(inputs, eqn.invars, strict=True) if _is_float(v))
+    return [
+        joined.jumping()
+        if name in ROUNDING
+        or (from_numbers and not _is_float(out))  # comparisons, whole numbers, indices
+        or (name == "sort" and place > 0)  # what is put into the order of something else
+        else joined
+        for place, out in enumerate(eqn.outvars)
+    ]
+
+
+def _call(name: str, eqn: Any, inputs: list[Flow], programs: list[Jaxpr]) -> list[Flow]:
+    """Return the flows through an operation that runs programs."""
+    if name == "scan":
+        return _scan(eqn, inputs, programs[0])
+    if name == "while":
+        return _while(eqn, inputs)
+    if name == "cond":
+        taken, *passed = inputs
+        outcomes = [_through(branch, passed) for branch in programs]
+        return [join([*parts, taken]) for parts in zip(*outcomes, strict=True)]
+    if len(programs[0].invars) == len(inputs):
+        return _through(programs[0], inputs)
+    # called in a way that is not known here: anything may go anywhere
+    joined = join(inputs)
+    outcomes = [_through(program, [joined] * len(program.invars)) for program in programs]
+    return [join([joined, *(f for o in outcomes for f in o)])] * len(eqn.outvars)
+
+
+def _scan(eqn: Any, inputs: list[Flow], body: Jaxpr) -> list[Flow]:
+    # what is scanned over or stacked has one more axis outside the body than within it
+    carried = sum(map(_same_axes, eqn.outvars, body.outvars))
+    scanned = len(inputs) - sum(map(_same_axes, eqn.invars, body.invars))
+    first = len(inputs) - scanned - carried
+    return _repeat(body, inputs, slice(first, first + carried))
+
+
+def _while(eqn: Any, inputs: list[Flow]) -> list[Flow]:
+    of_test, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    body, test = eqn.params["body_jaxpr"].jaxpr, eqn.params["cond_jaxpr"].jaxpr
+    state = _repeat(body, inputs[of_test:], slice(of_body, len(inputs) - of_test))
+    [goes_on] = _through(test, [*inputs[:of_test], *state])
+    return [join([f, goes_on]) for f in state]
+
+
+def _repeat(body: Jaxpr, inputs: list[Flow], state: slice) -> list[Flow]:
+    """Return the flows of what a loop's body returns, whose first outcomes are its next state."""
+    given = list(inputs)
+    for _ in range(MAX_ROUNDS):
+        outputs = _through(body, given)
+        before = given[state]
+        after = [join([a, b]) for a, b in zip(before, outputs, strict=False)]
+        if after == before:
+            break
+        given[state] = after
+    return outputs
+
+
+def _programs(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            program = getattr(part, "jaxpr", part)
+            if isinstance(program, Jaxpr):
+                yield program
+
+
+def _same_axes(one: Any, other: Any) -> bool:
+    return len(one.aval.shape) == len(other.aval.shape)
+
+
+def _is_float(var: Any) -> bool:
+    return bool(jnp.issubdtype(getattr(var.aval, "dtype", np.int32), jnp.inexact))
