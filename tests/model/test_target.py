@@ -393,8 +393,8 @@ GOOD: dict[str, Any] = {"X": np.ones((4, 2)), "y": np.arange(4.0)}
         ({"y": np.array(["a", "b", "c", "d"])}, r"'y' has dtype.*'a'.*numbers are expected"),
         ({"y": [[1.0, 2.0], [3.0]]}, r"'y' is not a rectangular array"),
         ({"y": np.array([])}, r"'y' is empty"),
-        ({"y": np.arange(5.0)}, r"shapes .*X.*\(4, 2\).*lengths of the arguments"),
-        ({"X": np.ones(4)}, r"shapes .*X.*\(4,\).*lengths of the arguments"),
+        ({"y": np.arange(5.0)}, r"shapes .*X \[4, 2\], y \[5\]: check that the lengths"),
+        ({"X": np.ones(4)}, r"shapes .*X \[4\], y \[4\]: check that the lengths"),
         ({"z": 1.0}, r"unknown argument\(s\) z\. The model takes \(X, y\)"),
     ],
 )

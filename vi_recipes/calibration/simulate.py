@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer import init_to_uniform
 
-from vi_recipes.core import ModelError
+from vi_recipes.core import ModelError, one_at_a_time
 from vi_recipes.model import Arrays, Sites, Target
 
 ROUNDING = 1e-6
@@ -66,6 +66,7 @@ class PriorPredictive:
         For a model that cannot be simulated from; each names the site and the cure.
     """
 
+    @one_at_a_time
     def __init__(self, target: Target) -> None:
         sites = _trace(target)
         _check(target, sites)
@@ -93,6 +94,7 @@ class PriorPredictive:
         self._evaluate = jax.jit(self._log_densities)
         self._log_likelihood = jax.jit(self._log_likelihood_fn)
 
+    @one_at_a_time
     def draw(self, key: jax.Array) -> Simulation:
         """Draw parameters and data.
 
@@ -133,6 +135,7 @@ class PriorPredictive:
         total = sum(float(again[name]) for name in self.arguments)
         return Simulation(truth, total if self.has_likelihood else np.nan, target)
 
+    @one_at_a_time
     def log_likelihood(self, target: Target, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the joint log likelihood of simulated data at draws, shape (num_draws,)."""
         with jax.enable_x64(True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -14,11 +15,21 @@ from vi_recipes.comparison.comparison import Comparison, assemble, choose_refere
 from vi_recipes.comparison.folder import drop_header, save_fit, write_header
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
-from vi_recipes.core import MethodFailure, Progress, ProgressFactory, Status, silent
-from vi_recipes.fit import Fit
+from vi_recipes.core import (
+    MethodFailure,
+    ModelError,
+    Progress,
+    ProgressFactory,
+    Status,
+    attempt,
+    called,
+    silent,
+    told,
+)
+from vi_recipes.fit import Assessment, Fit, provenance
 from vi_recipes.importance import Bound, LogEvidence
-from vi_recipes.methods import Method
-from vi_recipes.model import Target
+from vi_recipes.methods import Method, default_methods
+from vi_recipes.model import Target, check_target
 from vi_recipes.trust import assess
 from vi_recipes.trust import quadrature as integrate
 
@@ -30,7 +41,7 @@ NO_SPREAD = (
 
 def compare(
     target: Target,
-    methods: Sequence[Method] | Mapping[str, Method],
+    methods: Sequence[Method] | Mapping[str, Method] | None = None,
     *,
     reference: str | Fit | None = None,
     key: int = 0,
@@ -42,14 +53,17 @@ def compare(
 ) -> Comparison:
     """Fit every method to one target and lay the fits side by side.
 
-    A method that fails is a row that says why; an interrupt keeps what is done.
+    A method that fails is a row that says why; an interrupt keeps what is done. An error in an
+    assessment, or in writing a fit, costs that part only, and a note says so
+    (:attr:`Comparison.losses`).
 
     Parameters
     ----------
     target
         A model conditioned on data.
     methods
-        Methods, named by their own names, or a mapping name -> method.
+        Methods, named by their own names, or a mapping name -> method. ``None`` takes those that
+        apply, with the model's own options, as ``vi-recipes compare`` does.
     reference
         Name of a method, or a :class:`Fit`, that the others are measured against. ``None`` takes
         the NUTS fit if there is one with a result. One that is not to be trusted by its own
@@ -75,99 +89,188 @@ def compare(
     Raises
     ------
     ValueError
-        For no methods, two of one name, a reference that is not among them, or a point, a fit
-        without numbers, or one of another model as reference.
+        For no methods, two of one name, options that do not go with the target, a reference that
+        is not among them, or a point, a fit without numbers, or one of another model as reference.
+        All of this is found before the first method is fitted.
     """
-    named = _named(methods)
+    check_target(target)
+    _check_progress(progress)
+    named = default_methods(target) if methods is None else _named(methods)
     reference = _checked_reference(reference, named, target)
-    target.start(jax.random.key(key))  # a target without a finite density fails here, once
+    for name, method in named.items():
+        _check_options(name, method, target)
+    _check_checkpoints(named)
+    _check_start(target, key)
     if assessed and isinstance(reference, Fit):
         reference = _assessed_reference(reference, target)
-    folder = None if path is None else Path(path)
-    fits: dict[str, Fit] = {}
-    kept: dict[str, KeptFit] = {}
+    run = _Run(target, reference, description, None if path is None else Path(path))
     interrupted = False
-    for name, method in named.items():
-        with progress(name) if progress else nullcontext(silent) as report:
-            fit = _fit(name, method, target, key, report, assessed)
-        fits[name] = replace(fit, provenance=replace(fit.provenance, seed=key))
-        if folder is not None:
-            if not kept:
-                drop_header(folder)
-                if isinstance(reference, Fit):
-                    kept[reference.method] = save_fit(reference, folder, reference.method)
-            kept[name] = save_fit(fits[name], folder, name)
-            # what is on disk can be reported even if this process is killed
-            so_far = assemble(
-                target, fits, reference, kept=kept, interrupted=True, description=description
-            )
-            write_header(so_far, folder)
-        if fit.status is Status.INTERRUPTED:
-            interrupted = True
-            break
+    evidence = None
+    try:
+        for name, method in named.items():
+            with progress(name) if progress else nullcontext(silent) as report:
+                fit, interrupted = _fit(name, method, target, key, report, assessed)
+            run.add(name, replace(fit, provenance=replace(fit.provenance, seed=key)))
+            if interrupted:
+                break
+        if quadrature and not interrupted:
+            with progress("quadrature") if progress else nullcontext():
+                evidence = _by_quadrature(target)
+    except KeyboardInterrupt:  # between two fits, or in the quadrature
+        if not run.fits:
+            raise
+        interrupted = True
+    fits = run.fits
     notes = _scale_notes({n: m for n, m in named.items() if n in fits and fits[n].has_result})
-    notes += _relabel(fits, kept, reference, target)
+    notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
-    evidence = None
-    if quadrature and not interrupted:
-        with progress("quadrature") if progress else nullcontext():
-            evidence = _by_quadrature(target)
-    comparison = assemble(
-        target,
-        fits,
-        reference,
-        kept=kept,
-        interrupted=interrupted,
-        description=description,
-        notes=notes,
-        quadrature=evidence,
-    )
-    if folder is not None:
-        write_header(comparison, folder)
+    comparison = run.comparison(interrupted=interrupted, notes=notes, quadrature=evidence)
+    run.keep("what binds the fits together", lambda folder: write_header(comparison, folder))
+    comparison.losses += run.losses
     return comparison
+
+
+@dataclass
+class _Run:
+    """A comparison under way, whose folder holds what is done even if this process is killed.
+
+    Parameters
+    ----------
+    target, reference, description
+        As for :func:`compare`.
+    folder
+        Where fits are kept; ``None`` for nowhere.
+    fits
+        Those that are done.
+    kept
+        Those of them that lie in the folder.
+    losses
+        What could not be kept, a sentence each.
+    """
+
+    target: Target
+    reference: str | Fit | None
+    description: str
+    folder: Path | None
+    fits: dict[str, Fit] = field(default_factory=dict)
+    kept: dict[str, KeptFit] = field(default_factory=dict)
+    losses: list[str] = field(default_factory=list)
+
+    def add(self, name: str, fit: Fit) -> None:
+        """Take a fit that is done, and keep it."""
+        first = not self.fits
+        self.fits[name] = fit
+        if first:
+            self.keep("the folder's old header", drop_header)
+            if isinstance(self.reference, Fit):
+                self._save(self.reference.method, self.reference)
+        self._save(name, fit)
+        self.keep("what binds the fits together", self._write_header)
+
+    def _save(self, name: str, fit: Fit) -> None:
+        def save(folder: Path) -> None:
+            self.kept[name] = save_fit(fit, folder, name)
+
+        self.keep(f"the fit '{name}'", save)
+
+    def _write_header(self, folder: Path) -> None:
+        write_header(self.comparison(interrupted=True), folder)
+
+    def keep(self, what: str, write: Callable[[Path], object]) -> None:
+        """Write something to the folder, if there is one; the fits stand where that fails."""
+        folder = self.folder
+        if folder is None:
+            return
+
+        def lost(error: str) -> None:
+            sentence = f"{what} is not in the folder {folder}: {error}"
+            if sentence not in self.losses:
+                self.losses.append(sentence)
+                warnings.warn(sentence, stacklevel=5)
+
+        attempt(lambda: write(folder), lost)
+
+    def comparison(
+        self,
+        *,
+        interrupted: bool,
+        notes: Sequence[str] = (),
+        quadrature: LogEvidence | None = None,
+    ) -> Comparison:
+        """Return the comparison of what is done."""
+        return assemble(
+            self.target,
+            self.fits,
+            self.reference,
+            kept=self.kept,
+            interrupted=interrupted,
+            description=self.description,
+            notes=notes,
+            quadrature=quadrature,
+        )
+
+    def relabel(self) -> list[str]:
+        """Put exchangeable components of every fit in the order of the reference; return notes."""
+        groups = self.target.exchangeable
+        chosen, _ = choose_reference(self.fits, self.reference)
+        pivot = chosen or next((fit for fit in self.fits.values() if fit.has_result), None)
+        moved = relabellings(self.fits, pivot, groups)
+        for name, labels in moved.items():
+            self.fits[name] = labels.apply(self.fits[name])
+            if name in self.kept:
+                self.kept[name] = replace(self.kept[name], fit=self.fits[name], labels=labels)
+        return label_notes(moved, pivot, groups)
 
 
 def _fit(
     name: str, method: Method, target: Target, seed: int, report: Progress, assessed: bool
-) -> Fit:
-    """Return the fit of one method, or what says that it was interrupted without a result."""
+) -> tuple[Fit, bool]:
+    """Return the fit of one method, and whether Ctrl-C came: then perhaps without a result."""
     stream = (seed + zlib.crc32(name.encode())) % 2**31
     try:
         fit = method.fit(target, key=stream, progress=report, name=name)
-        if assessed and fit.has_result:
-            report(1, 1, "assessing it")
-            fit = replace(fit, assessment=assess(fit, target, key=stream))
     except KeyboardInterrupt:
-        return Fit(
-            method=name,
-            status=Status.INTERRUPTED,
-            message="interrupted before there was a result",
-            sites=target.quantities,
-            coords=target.coords,
-            config=method.options(),
-        )
-    return fit
+        message = "interrupted before there was a result"
+        return _without_result(name, method, target, Status.INTERRUPTED, message), True
+    except Exception as error:  # of a model or a checkpoint: the others stand without it
+        return _without_result(name, method, target, Status.FAILED, told(error)), False
+    if not (assessed and fit.has_result):
+        return fit, fit.status is Status.INTERRUPTED
+    try:
+        report(1, 1, "assessing it")
+        assessment = attempt(lambda: assess(fit, target, key=stream), _unassessed)
+    except KeyboardInterrupt:
+        why = "its assessment was interrupted"
+        return replace(fit, assessment=Assessment(unknown={"weights": why})), True
+    return replace(fit, assessment=assessment), fit.status is Status.INTERRUPTED
 
 
-def _relabel(
-    fits: dict[str, Fit],
-    kept: dict[str, KeptFit],
-    reference: str | Fit | None,
-    target: Target,
-) -> list[str]:
-    """Put exchangeable components of every fit in the order of the reference; say so in notes."""
-    chosen, _ = choose_reference(fits, reference)
-    pivot = chosen or next((fit for fit in fits.values() if fit.has_result), None)
-    moved = relabellings(fits, pivot, target.exchangeable)
-    for name, labels in moved.items():
-        fits[name] = labels.apply(fits[name])
-        if name in kept:
-            kept[name] = replace(kept[name], fit=fits[name], labels=labels)
-    return label_notes(moved, pivot, target.exchangeable)
+def _unassessed(error: str) -> Assessment:
+    return Assessment(unknown={"weights": error}, errors={"all that its draws say": error})
+
+
+def _without_result(name: str, method: Method, target: Target, status: Status, message: str) -> Fit:
+    return Fit(
+        method=name,
+        kind=method.key,
+        status=status,
+        message=message,
+        sites=target.quantities,
+        coords=target.coords,
+        config=method.options(),
+        provenance=provenance(target, seed=None, dtype=method.dtype_used),
+    )
 
 
 def _named(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
+    if not isinstance(methods, Mapping) and (
+        isinstance(methods, str | bytes) or not isinstance(methods, Iterable)
+    ):
+        raise ValueError(
+            f"methods: got {methods!r}, expected a list of methods such as [vi_recipes.MAP()], or "
+            "a mapping name -> method"
+        )
     pairs = (
         list(methods.items())
         if isinstance(methods, Mapping)
@@ -180,7 +283,8 @@ def _named(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method
             raise ValueError(
                 f"methods: got {method!r}, expected a method such as vi_recipes.NUTS()"
             )
-        if not name or not all(c.isalnum() or c in "-_." for c in name):
+        named = isinstance(name, str) and name
+        if not named or not all(c.isalnum() or c in "-_." for c in name):
             raise ValueError(f"methods: the name {name!r} must be letters, digits, '-', '_', '.'")
     names = [name for name, _ in pairs]
     if twice := sorted({n for n in names if names.count(n) > 1}):
@@ -188,6 +292,50 @@ def _named(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method
             f"methods: more than one is named {', '.join(twice)}; give a mapping name -> method"
         )
     return dict(pairs)
+
+
+def _check_options(name: str, method: Method, target: Target) -> None:
+    """Raise a :class:`ValueError`, before anything is fitted, for options that do not go here."""
+    try:
+        method.check(target)
+    except ValueError as error:
+        raise ValueError(f"method '{name}': {error}") from error
+
+
+def _check_start(target: Target, key: int) -> None:
+    """Raise a :class:`ValueError` for a target without a finite density, once for all methods."""
+    try:
+        called(f"model '{target.name}'", target.start, jax.random.key(key))
+    except ModelError as error:
+        cause = error.__cause__
+        if isinstance(cause, KeyError) and cause.args[0] in target.sites:
+            raise ModelError(
+                f"model '{target.name}' has a site '{cause.args[0]}' at one call and not at the "
+                "next: give every site the same name at every call"
+            ) from cause
+        raise
+
+
+def _check_checkpoints(methods: Mapping[str, Method]) -> None:
+    """Raise a :class:`ValueError` where two methods would write one file."""
+    owner: dict[Path, str] = {}
+    for name, method in methods.items():
+        path = getattr(method, "checkpoint", None)
+        if path is None:
+            continue
+        first = owner.setdefault(Path(path).resolve(), name)
+        if first != name:
+            raise ValueError(
+                f"checkpoint: got '{path}' for {first} and for {name}, expected a file for each"
+            )
+
+
+def _check_progress(progress: object) -> None:
+    if progress is not None and not callable(progress):
+        raise ValueError(
+            f"progress: got {progress!r}, expected what makes a reporter from a title, such as "
+            "vi_recipes.core.progress_bar, or None"
+        )
 
 
 def _checked_reference(
@@ -200,8 +348,13 @@ def _checked_reference(
         )
     if isinstance(reference, str) and named[reference].is_point:
         raise ValueError(f"reference: '{reference}' {NO_SPREAD}")
-    if not isinstance(reference, Fit):
+    if reference is None or isinstance(reference, str):
         return reference
+    if not isinstance(reference, Fit):
+        raise ValueError(
+            f"reference: got {type(reference).__name__}, expected the name of a method, a Fit, or "
+            "None; vi_recipes.load_reference makes a Fit of answers from a file"
+        )
     if not reference.has_result:
         raise ValueError(f"reference: the fit has no numbers: {reference.explanation}")
     theirs, ours = ([(s.name, s.shape) for s in q] for q in (reference.sites, target.quantities))
@@ -223,14 +376,18 @@ def _assessed_reference(reference: Fit, target: Target) -> Fit:
     made_for = (reference.provenance.model, reference.provenance.data_fingerprint)
     if made_for != (target.name, target.fingerprint):
         return reference
-    return replace(reference, assessment=assess(reference, target))
+    assessment = attempt(lambda: assess(reference, target), _unassessed)
+    return replace(reference, assessment=assessment)
 
 
 def _by_quadrature(target: Target) -> LogEvidence:
     try:
         return integrate(target)
     except MethodFailure as failure:
-        return LogEvidence(float("nan"), float("nan"), Bound.MISSING, failure.message)
+        why = failure.message
+    except (Exception, SystemExit) as error:
+        why = f"quadrature: {told(error)}"
+    return LogEvidence(float("nan"), float("nan"), Bound.MISSING, why)
 
 
 def _scale_notes(methods: Mapping[str, Method]) -> list[str]:

@@ -78,8 +78,10 @@ class Comparison(Fits):
         A fit that the folder holds already, from :func:`compare`, is not written again.
         """
         directory = Path(directory)
-        save_fits(self, directory)
-        write_all(self, directory)
+        try:
+            save_fits(self, directory)
+        finally:  # the reports do not need them
+            write_all(self, directory)
         return directory
 
     @classmethod

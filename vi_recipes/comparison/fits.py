@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.optima import shortfalls
-from vi_recipes.core import MadeOnce
+from vi_recipes.core import MadeOnce, attempt
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of
 from vi_recipes.importance import LogEvidence
 from vi_recipes.posterior import is_constant
 from vi_recipes.report import Exhibit
-from vi_recipes.trust import Verdict, audit, evidence_table, unfit, verdict
+from vi_recipes.trust import Trust, Verdict, audit, evidence_table, unfit, verdict
 
 
 class Fits(Mapping[str, Fit]):
@@ -68,6 +70,8 @@ class Fits(Mapping[str, Fit]):
         self.kept: dict[str, KeptFit] = {}
         self.target_name = target_name
         self.notes = list(notes)
+        self.losses: list[str] = []
+        """What an error left out of the tables, reports or files so far, a sentence each."""
         self.interrupted = interrupted
         self.description = description
         self.exhibits = list(exhibits)
@@ -96,6 +100,22 @@ class Fits(Mapping[str, Fit]):
         """Return what ``make`` makes of the fits, made when ``key`` is first asked for."""
         return self._made(key, make)
 
+    def lose(self, sentence: str) -> None:
+        """Take note of what an error left out."""
+        if sentence not in self.losses:
+            self.losses.append(sentence)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know: the notes, what errors left out, and what none could tell."""
+        untold = [
+            f"{name}: {what} is not known: {why}"
+            for name, fit in self._fits.items()
+            if fit.assessment is not None
+            for what, why in fit.assessment.errors.items()
+        ]
+        return [*self.notes, *(line for line in untold if line not in self.notes), *self.losses]
+
     def _frame(self, key: Hashable, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         return self.once(key, make).copy()  # an edit of one changes none that follow
 
@@ -111,9 +131,22 @@ class Fits(Mapping[str, Fit]):
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the reference itself, and which fits ended below others."""
-        told = audit(self._reference) if self._reference is not None else []
-        below = self.once("shortfalls", lambda: shortfalls(self._fits))
-        return told + [f"{name}: {sentence}." for name, sentence in below.items()]
+        reference = self._reference
+        said: list[str] = []
+        if reference is not None:
+            said += attempt(
+                lambda: audit(reference), lambda e: [f"The reference could not be audited: {e}"]
+            )
+        return said + [f"{name}: {sentence}." for name, sentence in self._below().items()]
+
+    def _below(self) -> dict[str, str]:
+        """Return the fits that ended below others of their kind, with a sentence on each."""
+
+        def find() -> dict[str, str]:
+            lost = "Optima of one kind are not compared"
+            return self._part(lost, lambda: dict(shortfalls(self._fits))) or {}
+
+        return self.once("shortfalls", find)
 
     @property
     def measures(self) -> bool:
@@ -132,14 +165,21 @@ class Fits(Mapping[str, Fit]):
     def _table(
         self, key: str, sites: Sequence[str] | None, what: Callable[[Fit], Mapping[str, np.ndarray]]
     ) -> pd.DataFrame:
+        def column(name: str, fit: Fit) -> Any:
+            def without(error: str) -> Any:
+                self.lose(f"{name} has no {_WORDS[key]} in the tables: {error}")
+                return np.nan
+
+            return attempt(lambda: fit.flat(what(fit), sites), without)
+
         def make() -> pd.DataFrame:
-            first = next(iter(self.columns.values()))
+            index = next(iter(self.columns.values())).labels(sites)
             return pd.DataFrame(
                 {
-                    name: fit.flat(what(fit), sites) if fit.has_result else np.nan
+                    name: column(name, fit) if fit.has_result else np.nan
                     for name, fit in self.columns.items()
                 },
-                index=first.labels(sites),
+                index=index,
                 dtype=float,
             )
 
@@ -204,8 +244,17 @@ class Fits(Mapping[str, Fit]):
                 f"sites: {size} scalars have a covariance of {size} x {size}; "
                 f"name sites of at most {MAX_STORED_COV} in all"
             )
-        tables = {n: f.cov(sites) for n, f in self.columns.items() if f.has_result}
-        return {n: t for n, t in tables.items() if not t.isna().all(axis=None)}
+        tables = {}
+        for name, fit in self.columns.items():
+            if fit.has_result:
+                table = self._part(f"{name} has no covariance", partial(fit.cov, sites))
+                if table is not None and not table.isna().all(axis=None):
+                    tables[name] = table
+        return tables
+
+    def _part[T](self, lost: str, make: Callable[[], T]) -> T | None:
+        """Return a part of a table; ``None``, with a note that says what is lost, on an error."""
+        return attempt(make, lambda error: self.lose(f"{lost}: {error}"))
 
     def correlations(self, sites: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         """Return name -> correlation matrix of ``sites`` (see :meth:`covariances`)."""
@@ -281,11 +330,12 @@ class Fits(Mapping[str, Fit]):
         frames = {}
         if self._reference is not None and self._reference.has_result:
             reference = moments_of(self._reference)
-            frames = {
-                name: differences(fit, reference, sites)
-                for name, fit in self._fits.items()
-                if name != self._reference_name and fit.has_result
-            }
+            for name, fit in self._fits.items():
+                if name != self._reference_name and fit.has_result:
+                    lost = f"{name} is not compared with the reference"
+                    rows = self._part(lost, partial(differences, fit, reference, sites))
+                    if rows is not None:
+                        frames[name] = rows
         if not frames:
             index = pd.MultiIndex.from_arrays([[], []], names=["parameter", "method"])
             return pd.DataFrame(columns=COLUMNS, index=index)
@@ -319,18 +369,17 @@ class Fits(Mapping[str, Fit]):
         evidence.
         """
 
+        def judged(name: str, fit: Fit) -> Verdict:
+            def judge() -> Verdict:
+                first = name == self._reference_name
+                table = self.accuracy()
+                return verdict(fit, table, reference=self._reference, is_reference=first)
+
+            return attempt(judge, lambda e: Verdict(Trust.UNKNOWN, f"Cannot be told: {e}."))
+
         def make() -> dict[str, Verdict]:
-            table = self.accuracy()
-            verdicts = {
-                name: verdict(
-                    fit,
-                    table,
-                    reference=self._reference,
-                    is_reference=name == self._reference_name,
-                )
-                for name, fit in self._fits.items()
-            }
-            below = self.once("shortfalls", lambda: shortfalls(self._fits))
+            verdicts = {name: judged(name, fit) for name, fit in self._fits.items()}
+            below = self._below()
             return verdicts | {name: verdicts[name].held(why) for name, why in below.items()}
 
         return dict(self.once("verdicts", make))
@@ -347,6 +396,15 @@ class Fits(Mapping[str, Fit]):
         listed = ", ".join(f"{n}: {f.status.name}" for n, f in self._fits.items())
         name = type(self).__name__
         return f"{name}({self.target_name!r}, {listed}; reference {self._reference_name})"
+
+
+_WORDS = {
+    "means": "means",
+    "sds": "sds",
+    "mcses": "errors of means",
+    "mcses_sd": "errors of sds",
+}
+"""Key of a table -> what is in it."""
 
 
 def _names(sites: Sequence[str] | None) -> Hashable:

@@ -7,9 +7,10 @@ order of exchangeable components, is in the header, which is small and replaced 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from vi_recipes.comparison.figures.gallery import draw
 from vi_recipes.comparison.fits import Fits
@@ -18,7 +19,7 @@ from vi_recipes.comparison.kept import KeptFit, stamp_of
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.page import compose
 from vi_recipes.comparison.sections import SECTIONS
-from vi_recipes.core import write_whole
+from vi_recipes.core import told, write_whole
 from vi_recipes.fit import Fit
 from vi_recipes.report import (
     FOLDER,
@@ -30,11 +31,17 @@ from vi_recipes.report import (
     write_exhibits,
 )
 
+if TYPE_CHECKING:
+    pass
+
 SUFFIXES = (".html", ".md", ".json")
 """Formats that :func:`write` knows."""
 
 HEADER = "comparison.json"
 """What binds the fits of a folder together."""
+
+MAX_NAMED = 3
+"""Files that a complaint about a full disk names."""
 
 
 # -- reports ---------------------------------------------------------------------------------
@@ -69,8 +76,9 @@ def write(comparison: Fits, path: str | Path) -> Path:
     elif suffix == ".html":
         text = html_page(compose(comparison))
     else:
-        _write_figures(draw(comparison), path.parent / "figures", svg=False)
-        write_exhibits(comparison.exhibits, path.parent / FOLDER)
+        with Writing(comparison, path.parent) as writing:
+            _write_figures(draw(comparison), path.parent / "figures", writing, svg=False)
+            _write_exhibits(comparison, path.parent, writing)
         text = markdown_page(compose(comparison))
     write_whole(path, text)
     return path
@@ -91,36 +99,107 @@ def write_all(comparison: Fits, directory: str | Path) -> Path:
         Made if need be; files of the same names are replaced.
     """
     directory = Path(directory)
-    for name, fit in comparison.columns.items():
-        if not fit_path(directory, name).exists():
-            save_fit(fit, directory, name)
-    write_whole(directory / "result.json", dumps(comparison))
-    write_tables(comparison, directory / "tables")
-    _write_figures(draw(comparison), directory / "figures", svg=True)
-    write_exhibits(comparison.exhibits, directory / FOLDER)
-    document = compose(comparison)
-    write_whole(directory / "report.md", markdown_page(document))
-    write_whole(directory / "report.html", html_page(document))
+    with Writing(comparison, directory) as write:
+        for name, fit in comparison.columns.items():
+            if not fit_path(directory, name).exists():
+                write(f"the fit '{name}'", partial(save_fit, fit, directory, name))
+        _write_reports(comparison, directory, write)
     return directory
 
 
-def write_tables(comparison: Fits, directory: Path) -> None:
-    """Write the tables of every section of ``comparison`` to ``directory``, as CSV and LaTeX."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in (file for section in SECTIONS for file in section.files(comparison)):
+def _write_reports(comparison: Fits, directory: Path, write: Writing) -> None:
+    """Write all but the fits; the pages last, which say what could not be made."""
+    _write_tables(comparison, directory / "tables", write)
+    _write_figures(draw(comparison), directory / "figures", write, svg=True)
+    _write_exhibits(comparison, directory, write)
+    _write_text(directory / "result.json", lambda: dumps(comparison), write)
+    _write_text(directory / "report.md", lambda: markdown_page(compose(comparison)), write)
+    _write_text(directory / "report.html", lambda: html_page(compose(comparison)), write)
+
+
+def _write_tables(comparison: Fits, directory: Path, write: Writing) -> None:
+    """Write the tables of every section to ``directory``, as CSV and LaTeX."""
+    for file in (file for section in SECTIONS for file in section.as_files(comparison)):
         index = None if file.frame.index.nlevels > 1 else file.rows
-        write_whole(directory / f"{file.name}.csv", csv_text(file.frame, index=index))
+        to_csv = partial(csv_text, file.frame, index=index)
+        _write_text(directory / f"{file.name}.csv", to_csv, write)
         if file.table is not None:
-            text = latex(file.table, label=file.name)
-            write_whole(directory / f"{file.name}.tex", text)
+            to_latex = partial(latex, file.table, label=file.name)
+            _write_text(directory / f"{file.name}.tex", to_latex, write)
 
 
-def _write_figures(drawings: Sequence[Exhibit], directory: Path, *, svg: bool) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+def _write_figures(
+    drawings: Sequence[Exhibit], directory: Path, write: Writing, *, svg: bool
+) -> None:
     for drawing in drawings:
-        write_whole(directory / f"{drawing.name}.png", drawing.png)
+        _write_text(directory / f"{drawing.name}.png", partial(getattr, drawing, "png"), write)
         if svg:
-            write_whole(directory / f"{drawing.name}.svg", drawing.svg)
+            _write_text(directory / f"{drawing.name}.svg", partial(getattr, drawing, "svg"), write)
+
+
+def _write_exhibits(comparison: Fits, directory: Path, write: Writing) -> None:
+    for exhibit in comparison.exhibits:
+        if exhibit.problem:
+            comparison.lose(f"The exhibit '{exhibit.title}' is left out: {exhibit.problem}")
+        else:
+            write(
+                f"the exhibit '{exhibit.name}'",
+                partial(write_exhibits, [exhibit], directory / FOLDER),
+            )
+
+
+def _write_text(path: Path, make: Callable[[], str | bytes], write: Writing) -> None:
+    """Make the content of a file and write it, with its folder."""
+
+    def whole() -> None:
+        content = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+
+    write(path.name, whole)
+
+
+class Writing:
+    """Writes the files of a folder one by one, whatever becomes of the others.
+
+    What cannot be made is a note of the comparison. What the disk refuses is told at the end, once
+    everything has been tried.
+
+    Parameters
+    ----------
+    comparison
+        What is written.
+    directory
+        Where to.
+    """
+
+    def __init__(self, comparison: Fits, directory: Path) -> None:
+        self._comparison, self._directory = comparison, directory
+        self._refused: dict[str, OSError] = {}
+
+    def __call__(self, name: str, write: Callable[[], object]) -> None:
+        """Have one file written."""
+        try:
+            write()
+        except OSError as error:
+            self._refused[name] = error
+        except (Exception, SystemExit) as error:
+            self._comparison.lose(f"{name} is not in the folder: {told(error)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Raise an :class:`OSError` if the disk has refused anything."""
+        if not self._refused:
+            return
+        error = next(iter(self._refused.values()))
+        names = ", ".join(list(self._refused)[:MAX_NAMED])
+        more = len(self._refused) - MAX_NAMED
+        raise OSError(
+            f"{self._directory}: cannot write {names}{f' and {more} more' if more > 0 else ''} "
+            f"({error.strerror or error}); make room there, or choose another folder"
+        )
 
 
 # -- fits ------------------------------------------------------------------------------------
@@ -155,17 +234,23 @@ def save_fits(comparison: Fits, directory: Path) -> None:
         if name not in comparison.kept
         or not comparison.kept[name].holds(fit, fit_path(directory, name))
     }
-    if missing:
-        drop_header(directory)
-    for name, fit in missing.items():
-        comparison.kept[name] = save_fit(fit, directory, name)
-    write_header(comparison, directory)
+    with Writing(comparison, directory) as write:
+        if missing:
+            write(HEADER, partial(drop_header, directory))
+        for name, fit in missing.items():
+
+            def save(name: str = name, fit: Fit = fit) -> None:
+                comparison.kept[name] = save_fit(fit, directory, name)
+
+            write(f"the fit '{name}'", save)
+        write(HEADER, partial(write_header, comparison, directory))
 
 
 def save_exhibits(comparison: Fits, directory: Path) -> None:
     """Write the exhibits to their place in a comparison's folder, so that it can be loaded."""
-    write_exhibits(comparison.exhibits, directory / FOLDER)
-    write_header(comparison, directory)
+    with Writing(comparison, directory) as write:
+        _write_exhibits(comparison, directory, write)
+        write(HEADER, partial(write_header, comparison, directory))
 
 
 # -- header ----------------------------------------------------------------------------------
@@ -178,14 +263,12 @@ def drop_header(directory: Path) -> None:
 
 def write_header(comparison: Fits, directory: Path) -> None:
     """Write what binds the fits of a folder together, whole or not at all."""
-    labels = {
-        name: kept.labels.to_json()
-        for name, kept in comparison.kept.items()
-        if kept.labels is not None and kept.path == fit_path(directory, name)
-    }
+    here = {n: k for n, k in comparison.kept.items() if k.path == fit_path(directory, n)}
+    labels = {n: kept.labels.to_json() for n, kept in here.items() if kept.labels is not None}
+    reference = comparison.reference_name
     header = {
-        "fits": list(comparison.fits),
-        "reference": comparison.reference_name,
+        "fits": [name for name in comparison.fits if name in here],
+        "reference": reference if reference in here else None,
         "target_name": comparison.target_name,
         "notes": comparison.notes,
         "interrupted": comparison.interrupted,
@@ -193,7 +276,9 @@ def write_header(comparison: Fits, directory: Path) -> None:
         "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
         "labels": labels,
         "exhibits": [
-            {"name": e.name, "title": e.title, "caption": e.caption} for e in comparison.exhibits
+            {"name": e.name, "title": e.title, "caption": e.caption}
+            for e in comparison.exhibits
+            if not e.problem
         ],
     }
     write_whole(directory / HEADER, json.dumps(header, indent=2) + "\n")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.core import attempt
 from vi_recipes.fit import MAX_STORED_COV, Fit
 from vi_recipes.report import strict
 from vi_recipes.trust import Verdict
 
 SCHEMA_VERSION = 1
 """Raised when a key is removed or changes its meaning; new keys may come without."""
+
+
+_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd", "cov", "cov_blocks")
 
 
 def to_json(comparison: Fits) -> dict[str, Any]:
@@ -45,6 +50,9 @@ def to_json(comparison: Fits) -> dict[str, Any]:
     verdicts = comparison.verdicts()
     record = next((fit.provenance for fit in fits.values()), None)
     seeds = [fit.provenance.seed for fit in fits.values() if fit.provenance.seed is not None]
+    methods = {n: _method(comparison, n, fit, verdicts.get(n)) for n, fit in fits.items()}
+    accuracy = _part(comparison, "accuracy", lambda: _accuracy(comparison), None)
+    constants = _part(comparison, "list of constants", lambda: _constants(comparison), list[str]())
     content = {
         "schema_version": SCHEMA_VERSION,
         "model": comparison.target_name,
@@ -56,10 +64,10 @@ def to_json(comparison: Fits) -> dict[str, Any]:
         "interrupted": comparison.interrupted,
         "reference": name,
         "warnings": list(comparison.warnings),
-        "notes": list(comparison.notes),
-        "methods": {n: _method(fit, verdicts.get(n)) for n, fit in fits.items()},
-        "constants": _constants(comparison),
-        "accuracy": _accuracy(comparison),
+        "notes": comparison.remarks,
+        "methods": methods,
+        "constants": constants,
+        "accuracy": accuracy,
     }
     return {key: strict(value) for key, value in content.items()}
 
@@ -75,7 +83,17 @@ def dumps(comparison: Fits) -> str:
     return json.dumps(to_json(comparison), allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _method(fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
+def _part[T](comparison: Fits, what: str, make: Callable[[], T], instead: T) -> T:
+    """Return a part of the result; where an error ends it, what stands in, with a note."""
+
+    def without(error: str) -> T:
+        comparison.lose(f"The machine-readable result has no {what}: {error}")
+        return instead
+
+    return attempt(make, without)
+
+
+def _method(comparison: Fits, name: str, fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
     evidence = fit.log_evidence if fit.has_result else None
     return {
         "method": fit.kind,
@@ -84,14 +102,14 @@ def _method(fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
         "advice": fit.advice,
         "trust": verdict.trust.value if verdict else None,
         "verdict": str(verdict or ""),
-        "assessment": _assessment(fit),
+        "assessment": _part(comparison, f"assessment of {name}", lambda: _assessment(fit), None),
         "options": dict(fit.config),
         "seed": fit.provenance.seed,
         "dtype": fit.provenance.dtype or None,
         "timing": {"total_seconds": fit.timing.total_seconds, **fit.timing.to_dict()},
         "parameters": fit.labels(coords=False),
         "labels": fit.labels(coords=True),
-        **_moments(fit),
+        **_part(comparison, f"moments of {name}", lambda: _moments(fit), dict.fromkeys(_MOMENTS)),
         "diagnostics": dict(fit.diagnostics),
         "log_evidence": {"value": evidence.value, "se": evidence.se, "kind": evidence.kind}
         if evidence is not None
@@ -121,14 +139,13 @@ def _assessment(fit: Fit) -> dict[str, Any] | None:
         if assessment.correction and moments
         else None,
         "evidence": [{"value": e.value, "se": e.se, "kind": e.kind} for e in assessment.evidence],
-        "unknown": dict(assessment.unknown),
+        "unknown": {**assessment.unknown, **assessment.errors},
         "seconds": assessment.seconds,
     }
 
 
 def _moments(fit: Fit) -> dict[str, Any]:
-    names = ("mean", "sd", "mcse_mean", "mcse_sd", "cov", "cov_blocks")
-    moments: dict[str, Any] = dict.fromkeys(names)
+    moments: dict[str, Any] = dict.fromkeys(_MOMENTS)
     if not fit.has_result:
         return moments
     moments["mean"] = fit.flat(fit.mean())

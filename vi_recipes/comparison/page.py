@@ -5,6 +5,7 @@ from __future__ import annotations
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.sections import SECTIONS
 from vi_recipes.comparison.view import all_fits, order, select
+from vi_recipes.core import attempt
 from vi_recipes.report import Document
 
 
@@ -13,7 +14,7 @@ def compose(comparison: Fits) -> Document:
     parts = [section.on_page(comparison) for section in SECTIONS]
     return Document(
         title=f"{comparison.target_name or 'Model'}: methods side by side",
-        intro=_intro(comparison),
+        intro=attempt(lambda: _intro(comparison), lambda error: f"No introduction: {error}"),
         description=comparison.description,
         warnings=_warnings(comparison),
         parts=[part for part in parts if part is not None],

@@ -17,11 +17,13 @@ from vi_recipes.comparison.figures.gallery import draw
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, block
 from vi_recipes.comparison.weights import weights
+from vi_recipes.core import attempt
 from vi_recipes.report import (
     FOLDER,
     Block,
     Cell,
     Entries,
+    Exhibit,
     Notes,
     Part,
     Table,
@@ -108,19 +110,42 @@ class Section:
 
     def on_page(self, comparison: Fits) -> Part | None:
         """Return the section as a part of the page; ``None`` if it has nothing to show."""
-        blocks = self.page(comparison)
+        blocks = [self._drawn(shown) for shown in self._shown(comparison, self.page)]
         return part(self.key, *blocks, title=self.title, linked=self.linked, folder=self.folder)
+
+    def on_terminal(self, comparison: Fits) -> list[Block]:
+        """Return what the terminal shows of the section."""
+        shown = self._shown(comparison, self.terminal)
+        return [block for block in shown if not is_empty(block)]
+
+    def as_files(self, comparison: Fits) -> Sequence[TableFile]:
+        """Return the tables as files; none, with a note, where an error ends it."""
+
+        def without(error: str) -> Sequence[TableFile]:
+            comparison.lose(f"The files of the section '{self.key}' are left out: {error}")
+            return ()
+
+        return attempt(lambda: list(self.files(comparison)), without)
+
+    def _shown(self, comparison: Fits, what: Callable[[Fits], Sequence[Block]]) -> Sequence[Block]:
+        """Return what a place shows; where an error ends it, a line that says so."""
+        return attempt(lambda: list(what(comparison)), lambda error: [self._lost(error)])
+
+    def _lost(self, error: str) -> Notes:
+        name = self.title or self.key.capitalize()
+        return Notes(name, [f"The section '{name}' is left out: {error}"])
+
+    def _drawn(self, shown: Block) -> Block:
+        """Return a block; where it is a figure that cannot be drawn, a line that says so."""
+        if isinstance(shown, Exhibit) and shown.problem:
+            return Notes(shown.title, [f"'{shown.title}' is left out: {shown.problem}"])
+        return shown
 
 
 def on_terminal(comparison: Fits) -> list[Block]:
     """Return what the terminal shows, in order."""
     ordered = sorted(SECTIONS, key=lambda section: section.place)
-    return [
-        shown
-        for section in ordered
-        for shown in section.terminal(comparison)
-        if not is_empty(shown)
-    ]
+    return [shown for section in ordered for shown in section.on_terminal(comparison)]
 
 
 # -- what sections show ----------------------------------------------------------------------
@@ -245,8 +270,8 @@ SECTIONS = (
     Section(
         key="record",
         title="How it was made",
-        page=lambda c: [tables.options(c), tables.provenance(c), Notes("Notes", c.notes)],
-        terminal=lambda c: [Notes("Notes", c.notes)],
+        page=lambda c: [tables.options(c), tables.provenance(c), Notes("Notes", c.remarks)],
+        terminal=lambda c: [Notes("Notes", c.remarks)],
         place=8,
     ),
 )

@@ -27,9 +27,11 @@ from vi_recipes.core.content import (
     only,
     public_functions,
 )
+from vi_recipes.core.errors import attempt, called, place_of, told
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, generator, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
+from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
@@ -58,7 +60,9 @@ __all__ = [
     "Status",
     "Timing",
     "as_key",
+    "attempt",
     "bind_parts",
+    "called",
     "find",
     "generator",
     "import_file",
@@ -68,7 +72,9 @@ __all__ = [
     "load_file",
     "load_object",
     "member",
+    "one_at_a_time",
     "only",
+    "place_of",
     "precision",
     "progress_bar",
     "public_functions",
@@ -77,6 +83,7 @@ __all__ = [
     "require_number",
     "shapes_of",
     "silent",
+    "told",
     "unknown",
     "visible",
     "write_whole",

@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from vi_recipes.core.complaints import unknown
+from vi_recipes.core.errors import is_own
 
 Kind = Literal["models", "comparisons"]
 
@@ -167,13 +167,9 @@ def _importable(directory: Path) -> Iterator[None]:
 
 def _own_lines(error: BaseException, path: Path) -> str:
     """Return the traceback of ``error`` from the user's file on, without library frames."""
-    folders = [Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")]
-    libraries = tuple(str(folder.resolve()) + os.sep for folder in (*folders, PACKAGE))
     report = traceback.TracebackException.from_exception(error)
     report.stack = traceback.StackSummary.from_list(
-        frame
-        for frame in report.stack
-        if frame.filename == str(path) or not frame.filename.startswith((*libraries, "<frozen"))
+        frame for frame in report.stack if frame.filename == str(path) or is_own(frame.filename)
     )
     return "".join(report.format(chain=False)).rstrip()
 

@@ -94,7 +94,7 @@ def normalise(name: str, value: Any) -> Any:
 def _is_number(value: Any) -> bool:
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 

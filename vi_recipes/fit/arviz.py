@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import as_key
+from vi_recipes.core import as_key, one_at_a_time
 from vi_recipes.fit.draws import FitDraws, check_num_draws, fit_draws, plain_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.names import Layout, lay_out
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # -- trees -----------------------------------------------------------------------------------
 
 
+@one_at_a_time
 def to_tree(
     fit: Fitted,
     target: Target | None = None,

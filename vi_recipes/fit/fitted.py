@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import jax
 import numpy as np
 
-from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key
+from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key, one_at_a_time
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Site, Sites, labels_by_site
@@ -72,6 +72,7 @@ class Fitted:
         """Moments and labels, which tables, figures and files ask for again and again."""
         return MadeOnce()
 
+    @one_at_a_time
     def _moment(self, what: str) -> Sites:
         values: Sites = self._made(what, getattr(self.known_posterior(), what))
         return {name: value.copy() for name, value in values.items()}  # a caller may write to it
@@ -111,6 +112,7 @@ class Fitted:
         labels = self.labels(names)
         return pd.DataFrame(self._cov(names), index=labels, columns=labels)
 
+    @one_at_a_time
     def _cov(self, names: Sequence[str]) -> np.ndarray:
         """Return the joint covariance of the scalars of sites, of which a small one is kept."""
         posterior = self.known_posterior()
@@ -125,6 +127,7 @@ class Fitted:
             return posterior.cov(names)
         return np.array(self._made(("cov", *names), lambda: posterior.cov(names)))
 
+    @one_at_a_time
     def draws(self, num_draws: int, key: jax.Array | int = 0) -> Sites:
         """Return draws by site, shape (num_draws, *site shape), constrained scale.
 

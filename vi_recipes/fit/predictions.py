@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from vi_recipes.core import as_key
+from vi_recipes.core import as_key, one_at_a_time
 from vi_recipes.fit.draws import (
     check_same,
     fit_draws,
@@ -15,6 +15,7 @@ from vi_recipes.model import Sites, Target, log_likelihood_at, replicate_at
 # -- log-likelihood --------------------------------------------------------------------------
 
 
+@one_at_a_time
 def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) -> Sites:
     """Return the pointwise log-likelihood at draws of a fit, in float64.
 
@@ -53,6 +54,7 @@ def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) ->
 # -- replications ----------------------------------------------------------------------------
 
 
+@one_at_a_time
 def posterior_predictive(
     fit: Fit, target: Target, *, num_draws: int | None = None, key: jax.Array | int = 0
 ) -> Sites:

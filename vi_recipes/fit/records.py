@@ -118,6 +118,8 @@ class Assessment:
         That of a constant is NaN.
     unknown
         What could not be had -> why.
+    errors
+        What of it an error ended -> the error, in a line.
     seconds
         Spent on all of it, with compilation.
     """
@@ -131,6 +133,7 @@ class Assessment:
     stein: KernelStein | None = None
     response_ratio: Mapping[str, np.ndarray] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def permuted(self, permute: Callable[[Sites], Sites]) -> Assessment:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vi_recipes.core import Status
+from vi_recipes.core import Status, unknown
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.records import provenance
 from vi_recipes.model import Target, labels_by_site
 from vi_recipes.posterior import MomentsPosterior
+
+LARGEST = sys.float_info.max
+"""Of all floating-point numbers; NaN is not below it."""
 
 
 def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fit:
@@ -43,14 +47,20 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
             content = json.loads(Path(source).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"reference {source}: cannot be read as JSON ({error})") from None
+        if not isinstance(content, Mapping):
+            raise ValueError(
+                f"reference {source}: got a JSON {type(content).__name__}, expected an object with "
+                '"parameters": label -> {"mean": ..., "sd": ...}'
+            )
     answers = content.get("parameters")
     if not isinstance(answers, Mapping):
         raise ValueError('reference: it has no "parameters" mapping of label to mean and sd')
+    _check_numbers(answers)
     labels = labels_by_site(target.quantities)
     known = {label for several in labels.values() for label in several}
-    if unknown := [label for label in answers if label not in known]:
+    if strangers := [label for label in answers if label not in known]:
         raise ValueError(
-            f"reference: label(s) {', '.join(unknown[:5])} are not among the target's, such as "
+            f"reference: label(s) {', '.join(strangers[:5])} are not among the target's, such as "
             f"{', '.join(target.labels()[:5])}"
         )
 
@@ -76,9 +86,7 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         name: np.where(np.isnan(given[name]), error / np.sqrt(2), given[name])
         for name, error in errors.items()
     }
-    joint = content.get("covariance", {})
-    order = tuple(joint.get("sites", ()))
-    covariance = np.asarray(joint["values"], float) if order else None
+    order, covariance = _joint(content.get("covariance"), target)
     return Fit(
         method="reference",
         status=Status.OK,
@@ -90,3 +98,50 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         ),
         provenance=provenance(target, seed=None, dtype="float64"),
     )
+
+
+def _check_numbers(answers: Mapping[str, Any]) -> None:
+    """Raise a :class:`ValueError` unless every answer is made of numbers that it can have."""
+    for label, answer in answers.items():
+        if not isinstance(answer, Mapping):
+            raise ValueError(
+                f"reference: '{label}' is {answer!r}, expected an object with its mean and sd"
+            )
+        for key in ("mean", "sd", "mcse", "mcse_sd"):
+            value = answer.get(key, 0.0)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not abs(value) <= LARGEST or (key != "mean" and value < 0):
+                expected = "a number" if key == "mean" else "a number that is not negative"
+                raise ValueError(
+                    f"reference: the {key} of '{label}' is {value!r}, expected {expected}"
+                )
+
+
+def _joint(given: Any, target: Target) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Return the sites of a joint covariance and its numbers; none where none is given.
+
+    Raises
+    ------
+    ValueError
+        For sites that the target does not have, or a matrix of another size than theirs.
+    """
+    if not given:
+        return (), None
+    if not isinstance(given, Mapping) or not {"sites", "values"} <= set(given):
+        raise ValueError('reference: its covariance must be an object with "sites" and "values"')
+    sizes = {site.name: site.size for site in target.quantities}
+    order = tuple(map(str, given["sites"]))
+    for name in order:
+        if name not in sizes:
+            raise ValueError(f"reference: covariance: {unknown('site', name, sizes)}")
+    size = sum(sizes[name] for name in order)
+    try:
+        values = np.asarray(given["values"], float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"reference: its covariance is no matrix of numbers ({error})") from None
+    if values.shape != (size, size):
+        raise ValueError(
+            f"reference: its covariance has shape {values.shape}, expected ({size}, {size}), that "
+            f"of the scalars of {', '.join(order)}"
+        )
+    return order, values

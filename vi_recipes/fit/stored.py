@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing, visible, write_whole
+from vi_recipes.core import Status, Timing, one_at_a_time, visible, write_whole
 from vi_recipes.fit.arviz import site_layout, to_tree
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws, has_long_draws
 from vi_recipes.fit.fitted import Fitted
@@ -33,6 +33,7 @@ _MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
 # -- writing ---------------------------------------------------------------------------------
 
 
+@one_at_a_time
 def save(fit: Fitted, path: Path) -> Path:
     """Write a fit to a netCDF file (see :meth:`Fit.save`)."""
     import xarray as xr
@@ -221,6 +222,7 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         "bounds": assessment.bounds and asdict(assessment.bounds),
         "stein": assessment.stein and asdict(assessment.stein),
         "unknown": dict(assessment.unknown),
+        "errors": dict(assessment.errors),
         "seconds": assessment.seconds,
     }
     groups = {"response_ratio": assessment.response_ratio}

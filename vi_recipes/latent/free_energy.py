@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.core import MethodFailure, Status, Timing
+from vi_recipes.core import MethodFailure, Status, Timing, one_at_a_time
 from vi_recipes.latent.marginal import Marginal, at_states
 from vi_recipes.latent.objective import MarginalObjective
 from vi_recipes.latent.rules import marginal_of, starting_point
@@ -71,6 +71,7 @@ class FreeEnergy:
     sparse, and other variants. doi:10.1007/978-94-011-5014-9_12
     """
 
+    @one_at_a_time
     def __init__(
         self,
         target: Target,
@@ -162,6 +163,7 @@ class FreeEnergy:
                 f"of {', '.join(map(str, shapes))}"
             )
 
+    @one_at_a_time
     def _run(self, name: str, function: Callable[..., Any], theta: Any, q: Any) -> Any:
         with jax.enable_x64(True):
             q = jax.tree.map(lambda v: jnp.asarray(v, float), q)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vi_recipes.core import one_at_a_time
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em.em import EM
@@ -49,6 +50,7 @@ def make_method(name: str, target: Target, **options: Any) -> Method:
     return METHODS[name](**{**target.model.options.get(name, {}), **options})
 
 
+@one_at_a_time
 def default_methods(target: Target) -> dict[str, Method]:
     """Return the methods to run on ``target`` unasked, by name, with the model's own options."""
     methods = {name: make_method(name, target) for name in METHODS if METHODS[name].by_default}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,13 +21,15 @@ from vi_recipes.core import (
     Status,
     Timing,
     as_key,
+    one_at_a_time,
     precision,
     silent,
+    told,
 )
 from vi_recipes.fit import Fit, provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.methods.reach import ADVICE, met_jumps
-from vi_recipes.model import Target
+from vi_recipes.model import Target, check_target
 from vi_recipes.posterior import PointPosterior, Posterior
 
 
@@ -104,10 +105,19 @@ class Method(ABC):
             )
         return None
 
+    def check(self, target: Target) -> None:
+        """Raise a :class:`ValueError` for options that do not go with ``target``.
+
+        A comparison asks every method before it fits the first: sites that the model does not
+        have, more rows in a batch than there are, a checkpoint that cannot be written.
+        """
+        self.applies(target)
+
     @abstractmethod
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         """Fit, in the method's precision; raise :class:`MethodFailure` to give up."""
 
+    @one_at_a_time
     def fit(
         self,
         target: Target,
@@ -144,11 +154,7 @@ class Method(ABC):
             For a target without a finite density, indices out of bounds, options that name sites
             the model does not have, or a checkpoint of another fit.
         """
-        if not isinstance(target, Target):
-            raise ValueError(
-                f"target: got {type(target).__name__}, expected a Target; "
-                "make one with vi_recipes.Target(model, **data)"
-            )
+        check_target(target)
         timing = Timing()
         with timing.running():
             reason = self.applies(target)
@@ -158,24 +164,18 @@ class Method(ABC):
             with precision(self.dtype_used):
                 result = self._fit(target, as_key(key), timing, progress)
                 result = self._mind_jumps(result, target, timing)
+            result = _without_infinities(result, target, self.key)
         except MethodFailure as failure:
             result = Result(None, failure.status, failure.message, failure.advice)
             if not reason:
                 result = self._mind_jumps(result, target, timing)
         except (KeyboardInterrupt, ModelError, CheckpointError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if throw:
                 raise
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            result = Result(
-                None,
-                Status.FAILED,
-                f"{type(error).__name__}: {str(error).strip()[:500]} "
-                f"(in {where.name}, line {where.lineno})",
-                "fit this method alone with throw=True for the whole traceback",
-            )
-        result = _without_infinities(result, target, self.key)
+            advice = "fit this method alone with throw=True for the whole traceback"
+            result = Result(None, Status.FAILED, told(error), advice)
         fit = Fit(
             method=name or self.name,
             kind=self.key,

@@ -19,7 +19,7 @@ from vi_recipes.model.replicate import (
 )
 from vi_recipes.model.sites import Site, Sites
 from vi_recipes.model.start import NUM_ATTEMPTS
-from vi_recipes.model.target import Target
+from vi_recipes.model.target import Target, check_target
 from vi_recipes.model.terms import SiteTerm, site_terms
 from vi_recipes.model.zeros import IMPOSSIBLE, floored, or_infinite, with_finite_logs
 
@@ -40,6 +40,7 @@ __all__ = [
     "Target",
     "VBSteps",
     "candidates",
+    "check_target",
     "find_families",
     "find_jumps",
     "floored",

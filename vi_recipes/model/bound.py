@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import MadeOnce, bind_parts
+from vi_recipes.core import MadeOnce, ModelError, bind_parts, called
 from vi_recipes.data import bind, fingerprint
 from vi_recipes.model.model import Model
 
@@ -121,4 +121,10 @@ def _with_defaults(model: Model, data: dict[str, Any]) -> dict[str, Any]:
     required = [n for n, p in known.items() if p.default is p.empty]
     if data and all(name in data for name in required):
         return data
-    return {**model.data(), **data}
+    what = f"the data function of model '{model.name}'"
+    own = called(what, model.data)
+    if not isinstance(own, Mapping):
+        raise ModelError(
+            f"{what} returned {type(own).__name__}, expected a mapping: argument -> value"
+        )
+    return {**own, **data}

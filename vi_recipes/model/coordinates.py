@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vi_recipes.core import Timing
+from vi_recipes.core import Timing, one_at_a_time
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.flows import DensityWithFlows
 
@@ -34,6 +34,7 @@ class DensityByCoordinate(DensityWithFlows):
         """
         return self.compiled_once("coordinate of every scalar", self._find_coordinates)
 
+    @one_at_a_time
     def _find_coordinates(self) -> dict[str, np.ndarray]:
         def probe(z: Array, directions: Array, arrays: Arrays) -> dict[str, Array]:
             def along(direction: Array) -> dict[str, Array]:
@@ -68,6 +69,7 @@ class DensityByCoordinate(DensityWithFlows):
             coordinates[name] = np.full_like(coordinates[name], -1)
         return coordinates
 
+    @one_at_a_time
     def slopes(self, z: Any) -> dict[str, np.ndarray]:
         """Return the derivative of every scalar in the one coordinate that it depends on, at ``z``.
 

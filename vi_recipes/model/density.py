@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
 
-from vi_recipes.core import COMPILED_QUICKLY
+from vi_recipes.core import COMPILED_QUICKLY, one_at_a_time
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.model import Model
 from vi_recipes.model.tracing import TracedModel
@@ -138,6 +138,7 @@ class FlatDensity(TracedModel):
 
     # -- values, in float64 --------------------------------------------------------------------
 
+    @one_at_a_time
     def log_density(self, z: Any, *, jacobian: bool = True) -> float:
         """Return the log joint density at ``z`` (see :meth:`log_density_fn`)."""
 
@@ -148,6 +149,7 @@ class FlatDensity(TracedModel):
         with jax.enable_x64(True):
             return float(compiled(jnp.asarray(z, float), self.arrays()))
 
+    @one_at_a_time
     def log_densities(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, " rows"]:
         """Return the log joint densities of the rows of ``z``, unconstrained scale.
 
@@ -156,6 +158,7 @@ class FlatDensity(TracedModel):
         values = self._at_rows("log densities", self.log_density_fn, z)
         return np.where(np.isnan(values), -np.inf, values)
 
+    @one_at_a_time
     def scores(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
         """Return the gradients of the log joint density at the rows of ``z``, shape (rows, dim).
 
@@ -175,6 +178,7 @@ class FlatDensity(TracedModel):
         compiled = self.compiled_for_any_data(name, lambda: jax.jit(at_rows))
         return in_blocks(lambda rows: np.asarray(compiled(rows, self.arrays())), z)
 
+    @one_at_a_time
     def _value_and_grad(self, z: np.ndarray) -> tuple[Any, Any]:
         """Return the log joint density and its gradient at ``z``, unconstrained scale."""
         compiled = self.compiled_for_any_data(
@@ -187,6 +191,7 @@ class FlatDensity(TracedModel):
             value, gradient = compiled(jnp.asarray(z), self.arrays())
             return float(value), np.asarray(gradient)
 
+    @one_at_a_time
     def log_likelihood(self, z: Any) -> dict[str, np.ndarray]:
         """Return the pointwise log-likelihood at ``z``.
 
@@ -212,6 +217,7 @@ class FlatDensity(TracedModel):
                 "an observed site (obs=...) to have one"
             )
 
+    @one_at_a_time
     def site_log_densities(self, z: Any) -> dict[str, float]:
         """Return the log density of every sample site at ``z``, constrained scale."""
 
@@ -235,6 +241,7 @@ class FlatDensity(TracedModel):
 
     # -- from one scale to the other, in float64 -----------------------------------------------
 
+    @one_at_a_time
     def constrain(self, z: Any) -> dict[str, np.ndarray]:
         """Return latent and deterministic values on the constrained scale, from the flat vector.
 
@@ -270,6 +277,7 @@ class FlatDensity(TracedModel):
         """
         return self.constrain(self.unconstrain_rows(latents))
 
+    @one_at_a_time
     def unconstrain_rows(self, latents: Mapping[str, Any]) -> Float[np.ndarray, "draws dim"]:
         """Return the flat vectors of draws of the latent sites, shape (num_draws, dim).
 
@@ -282,6 +290,7 @@ class FlatDensity(TracedModel):
             values = {s.name: jnp.asarray(latents[s.name], float) for s in self.latents}
             return np.asarray(compiled(values, self.arrays()))
 
+    @one_at_a_time
     def unconstrain(self, values: Mapping[str, Any]) -> Float[np.ndarray, " dim"]:
         """Return the flat vector of constrained latent values.
 

@@ -16,6 +16,7 @@ from numpyro.infer import Predictive, init_to_uniform
 from numpyro.infer import log_likelihood as numpyro_log_likelihood
 from numpyro.primitives import Messenger
 
+from vi_recipes.core import one_at_a_time
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity
 from vi_recipes.model.sites import Site, Sites, read_trace
@@ -28,6 +29,7 @@ BLOCK = 2**21
 """Numbers that one call of compiled code returns."""
 
 
+@one_at_a_time
 def log_likelihood_at(target: FlatDensity, samples: Mapping[str, np.ndarray]) -> Sites:
     """Return the pointwise log-likelihood at draws shaped (chain, draw, *site shape)."""
 
@@ -38,6 +40,7 @@ def log_likelihood_at(target: FlatDensity, samples: Mapping[str, np.ndarray]) ->
     return _in_blocks("log_likelihood", evaluate, target, samples, jax.random.key(0))
 
 
+@one_at_a_time
 def replicate_at(target: FlatDensity, samples: Mapping[str, np.ndarray], key: jax.Array) -> Sites:
     """Return replications at draws shaped (chain, draw, *site shape)."""
     names = list(observed_sites(target))
@@ -80,6 +83,7 @@ class _Whole(Messenger):  # type: ignore[misc]
 # -- the data --------------------------------------------------------------------------------
 
 
+@one_at_a_time
 def observed_sites(target: FlatDensity) -> dict[str, Site]:
     """Return the observed sites by name, of a model whose discrete variables are summed out too."""
     if target.observed or target.complete_model is target.model:
@@ -94,6 +98,7 @@ def _trace_observed_sites(target: FlatDensity) -> dict[str, Site]:
     return {name: s for name, s in read_trace(trace).items() if s.kind == "observed"}
 
 
+@one_at_a_time
 def observed_data(target: FlatDensity) -> Sites:
     """Return what the model observes, by site: the data as they reach their distributions."""
     names = list(observed_sites(target))

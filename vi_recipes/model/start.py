@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,14 @@ from jaxtyping import Float
 from numpyro import handlers
 from numpyro.infer import init_to_median, init_to_uniform
 
-from vi_recipes.core import COMPILED_QUICKLY, ModelError, generator
+from vi_recipes.core import (
+    COMPILED_QUICKLY,
+    ModelError,
+    called,
+    generator,
+    one_at_a_time,
+    unknown,
+)
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity
 from vi_recipes.model.enumeration import LOG_JOINT
@@ -29,6 +36,7 @@ class DensityWithStart(FlatDensity):
 
     # -- starting points -----------------------------------------------------------------------
 
+    @one_at_a_time
     def start(
         self,
         key: jax.Array,
@@ -74,7 +82,7 @@ class DensityWithStart(FlatDensity):
 
     def _propose(self, key: jax.Array, scatter: float, attempt: int) -> Float[np.ndarray, " dim"]:
         centre_key, noise_key = jax.random.split(key)
-        given = self.model.init(centre_key, **self.data) if self.model.init else {}
+        given = self._given_start(centre_key)
         if scatter and not given:
             centre = np.zeros(self.dim)
         elif len(given) == len(self.latents):
@@ -85,6 +93,23 @@ class DensityWithStart(FlatDensity):
         if scatter:
             centre = centre + generator(noise_key).uniform(-scatter, scatter, self.dim)
         return np.asarray(centre)
+
+    def _given_start(self, key: jax.Array) -> Mapping[str, Any]:
+        """Return where the model says that methods start; nothing where it does not say."""
+        if self.model.init is None:
+            return {}
+        what = f"init of model '{self.name}'"
+        given = called(what, self.model.init, key, **self.data)
+        if not isinstance(given, Mapping):
+            raise ModelError(
+                f"{what} returned {type(given).__name__}, expected a mapping: site -> value"
+            )
+        for name, value in given.items():
+            if name not in self.sites:
+                raise ModelError(f"{what}: {unknown('site', str(name), self.sites)}")
+            if not np.isfinite(called(f"{what}, site '{name}',", np.asarray, value, float)).all():
+                raise ModelError(f"{what}: got NaN or infinity for site '{name}', expected numbers")
+        return given
 
     def _initial_values(self, uniform: bool) -> Callable[..., Any]:
         """Return a compiled ``(key, arrays) -> values``: prior medians, or uniform near 0."""
@@ -123,6 +148,7 @@ class DensityWithStart(FlatDensity):
     # -- indices -------------------------------------------------------------------------------
 
     @cached_property
+    @one_at_a_time
     def closes_over_arrays(self) -> bool:
         """Whether the model reads floating-point arrays that are not among its arguments."""
 
@@ -140,6 +166,7 @@ class DensityWithStart(FlatDensity):
                 for a, b in pairs
             )
 
+    @one_at_a_time
     def check_indices(self, arrays: Arrays) -> None:
         """Raise a :class:`ModelError` if the model reads an index out of bounds in ``arrays``.
 

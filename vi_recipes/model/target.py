@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from vi_recipes.core import MadeOnce
+from vi_recipes.core import MadeOnce, ModelError, called, one_at_a_time
 from vi_recipes.data import fingerprint, normalise
 from vi_recipes.model.coordinates import DensityByCoordinate
 from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
+
+
+def check_target(target: object) -> None:
+    """Raise a :class:`ValueError` unless ``target`` is a :class:`Target`."""
+    if not isinstance(target, Target):
+        got = getattr(target, "__name__", type(target).__name__)
+        raise ValueError(
+            f"target: got {got}, expected a Target; make one with vi_recipes.Target(model, **data)"
+        )
 
 
 class Target(DensityByCoordinate):
@@ -57,6 +66,7 @@ class Target(DensityByCoordinate):
     (1, ['p', 'y'])
     """
 
+    @one_at_a_time
     def __init__(self, model: Model | Callable[..., Any], /, **data: Any) -> None:
         if not isinstance(model, Model):
             if not callable(model):
@@ -66,6 +76,7 @@ class Target(DensityByCoordinate):
                 )
             model = Model(function=model, name=getattr(model, "__name__", "model"))
         super().__init__(model, data)
+        self._read_coords()  # labels that do not fit are told now, and not after the first fit
 
     def with_data(self, /, **values: Any) -> Target:
         """Return the same model conditioned on other values of some arguments.
@@ -119,7 +130,13 @@ class Target(DensityByCoordinate):
 
     def _read_coords(self) -> dict[str, np.ndarray]:
         given = self.model.coords
-        labels = dict(given(**self.data) if callable(given) else given)
+        what = f"coords of model '{self.name}'"
+        made = called(what, given, **self.data) if callable(given) else given
+        if not isinstance(made, Mapping):
+            raise ModelError(
+                f"{what}: got {type(made).__name__}, expected a mapping: dimension -> labels"
+            )
+        labels = dict(made)
         coords: dict[str, np.ndarray] = {}
         for site in self.sites.values():
             for dim, size in zip(site.dims, site.shape, strict=True):

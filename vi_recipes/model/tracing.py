@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.infer import init_to_uniform
 from numpyro.infer.util import constrain_fn
 
-from vi_recipes.core import ModelError
+from vi_recipes.core import ModelError, place_of, told
 from vi_recipes.model.bound import Arrays, BoundModel
 from vi_recipes.model.enumeration import marginalise
 from vi_recipes.model.model import Model
@@ -74,15 +74,14 @@ class TracedModel(BoundModel):
         is_float = [a and x.dtype.kind == "f" for a, x in zip(is_array, self._leaves, strict=True)]
         # A model may read sizes off integer data (len(np.unique(group))), or off any data: those
         # arrays are then bound as constants instead of traced.
-        for is_traced in (is_array, is_float):
+        for is_traced in (is_array, is_float, [False] * len(is_array)):
             self._trace_leaves(is_traced)
             try:
                 return self._trace()
-            except _NEEDS_CONCRETE:
+            except _NEEDS_CONCRETE as error:
                 if not any(is_traced):
-                    raise
-        self._trace_leaves([False] * len(is_array))
-        return self._trace()
+                    raise ModelError(_no_number(self.name, error)) from error
+        raise AssertionError("the last try returns or raises")
 
     def _sum_out(self, discrete: dict[str, Site]) -> None:
         """Put the marginal over the discrete latent variables in the model's place."""
@@ -135,12 +134,8 @@ class TracedModel(BoundModel):
                 jax.eval_shape(run, jax.random.key(0), self.arrays())
         except (ModelError, *_NEEDS_CONCRETE):
             raise
-        except Exception as error:
-            shapes = {n: getattr(v, "shape", v) for n, v in self.data.items()}
-            raise ModelError(
-                f"model '{self.name}' raised {type(error).__name__} on data with shapes {shapes}: "
-                f"{_first_line(error)}. Check that the lengths of the arguments agree"
-            ) from error
+        except (Exception, SystemExit) as error:
+            raise ModelError(self._complaint(error)) from error
         if not any(site.kind == "latent" for site in sites.values()):
             raise ModelError(
                 f"model '{self.name}' has no latent site: every numpyro.sample is observed, so "
@@ -148,6 +143,15 @@ class TracedModel(BoundModel):
                 "model function was passed and not a conditioned one"
             )
         return sites
+
+    def _complaint(self, error: BaseException) -> str:
+        """Return what to say of an error in the model function."""
+        text = f"model '{self.name}' raised {told(error)}"
+        of_shapes = any(word in str(error).lower() for word in _OF_SHAPES)
+        if not (of_shapes or isinstance(error, IndexError)):
+            return text
+        shapes = ", ".join(f"{n} {list(np.shape(v))}" for n, v in self.data.items())
+        return f"{text}. The shapes of the data are {shapes}: check that the lengths agree"
 
     def _name_dims(self) -> None:
         """Give sites the names of dimensions that the model declares."""
@@ -172,5 +176,24 @@ class TracedModel(BoundModel):
                 self.sites[name] = replace(site, dims=tuple(named))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0][:300]
+_OF_SHAPES = ("shape", "broadcast", "dimension", "size", "axis", "axes")
+"""Words of errors about arrays that do not go together."""
+
+
+def _no_number(model: str, error: Exception) -> str:
+    """Return what to say where the model takes a latent variable for a number."""
+    match error:
+        case jax.errors.TracerBoolConversionError():
+            what = "asks 'if', 'while', 'and' or 'or' of a value"
+            cure = "use jnp.where or jax.lax.cond"
+        case jax.errors.TracerArrayConversionError():
+            what = "hands a value to NumPy"
+            cure = "use jax.numpy in place of numpy there"
+        case _:
+            what = "makes a Python number, a size or a mask of a value"
+            cure = "use jax.numpy and jnp.where there"
+    place = place_of(error)
+    return (
+        f"model '{model}'{f' ({place})' if place else ''} {what} that depends on a latent "
+        f"variable, which has no one value while the model is traced: {cure}"
+    )

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vi_recipes.core import write_whole
+from vi_recipes.core import attempt, write_whole
 from vi_recipes.report.cells import Table, from_frame
 from vi_recipes.report.csv import csv_text, read_text
 from vi_recipes.report.latex import latex
@@ -75,6 +75,11 @@ class Exhibit:
         if not isinstance(self.content, pd.DataFrame):
             return None
         return from_frame(self.content, self.title, self.caption)
+
+    @cached_property
+    def problem(self) -> str:
+        """Why it cannot be shown, the error in a line; empty where it can."""
+        return attempt(lambda: "" if self.table or self.svg else "it is empty", str)
 
     @cached_property
     def png(self) -> bytes:

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from vi_recipes.algebra import MAX_DENSE
-from vi_recipes.core import MethodFailure, as_key
-from vi_recipes.fit import Assessment, Fit
-from vi_recipes.importance import MAX_DRAWS, MIN_DRAWS, kernel_stein, khat, wasserstein_bounds
+from vi_recipes.core import MethodFailure, as_key, attempt, one_at_a_time, told
+from vi_recipes.fit import Assessment, Correction, Fit
+from vi_recipes.importance import (
+    MAX_DRAWS,
+    MIN_DRAWS,
+    KernelStein,
+    WassersteinBounds,
+    kernel_stein,
+    khat,
+    wasserstein_bounds,
+)
 from vi_recipes.model import Sites, Target
-from vi_recipes.posterior import FactorPosterior, Posterior, ResponsePosterior, is_constant
+from vi_recipes.posterior import (
+    FactorPosterior,
+    Posterior,
+    ResponsePosterior,
+    WeighedDraws,
+    is_constant,
+)
 from vi_recipes.trust.correct import NoCorrection, correct
 from vi_recipes.trust.evidence import evidences
 
@@ -27,6 +44,7 @@ FEW = 400
 """Draws that there are at least, and of more coordinates than ``MAX_DENSE``."""
 
 
+@one_at_a_time
 def assess(
     fit: Fit, target: Target, *, key: jax.Array | int = 0, num_draws: int | None = None
 ) -> Assessment:
@@ -60,76 +78,139 @@ def assess(
     start = time.perf_counter()
     fields: dict[str, Any] = {}
     unknown: dict[str, str] = {}
+    errors: dict[str, str] = {}
     if not fit.has_result or fit.posterior is None:
         unknown["weights"] = "there is no result"
     elif fit.is_sampler:
         unknown["weights"] = "a sampler's draws have no density of their own: its audit stands"
         fields["evidence"] = tuple(evidences(fit, target, None, None, key))
     else:
-        fields = _weigh(fit, fit.posterior, target, as_key(key), num_draws, unknown)
-        if (ratio := _response_ratio(fit.posterior, unknown)) is not None:
+        posterior = fit.posterior
+        weighing = _Weighing(fit, posterior, target, as_key(key), num_draws, unknown, errors)
+        fields = weighing.findings()
+        ratio = weighing.seek("linear response", lambda: _response_ratio(posterior, unknown))
+        if ratio is not None:
             fields["response_ratio"] = ratio
-    return Assessment(**fields, unknown=unknown, seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Assessment(**fields, unknown=unknown, errors=errors, seconds=seconds)
 
 
-def _weigh(
-    fit: Fit,
-    posterior: Posterior,
-    target: Target,
-    key: jax.Array,
-    num_draws: int | None,
-    unknown: dict[str, str],
-) -> dict[str, Any]:
-    draw_key, block_key, correct_key, stein_key = jax.random.split(key, 4)
-    count = num_draws or default_draws(target)
-    drawn = posterior.weighed_draws(count, draw_key)
-    if drawn is None:
-        unknown["weights"] = _why_none(posterior, target)
-        return {"evidence": tuple(evidences(fit, target, None, None))}
-    log_p = target.log_densities(drawn.z)
-    if not np.isfinite(drawn.log_q).all() or np.isposinf(log_p).any():
-        unknown["weights"] = "its draws, or the posterior's density at them, are not finite"
-        return {"evidence": tuple(evidences(fit, target, None, None))}
-    log_ratios = log_p - drawn.log_q
-    fields: dict[str, Any] = {
-        "num_draws": len(log_ratios),
-        "evidence": tuple(evidences(fit, target, drawn, log_p)),
-    }
-    if np.isneginf(log_p).all():
-        unknown["correction"] = "the posterior has no density at any of its draws"
-        return fields | {"khat": np.inf}
-    try:
-        fields["khat"] = khat(log_ratios)
-        fields["correction"] = correct(target, drawn.z, drawn.values, log_ratios, correct_key)
-    except (NoCorrection, ValueError) as reason:
-        unknown["correction"] = str(reason)
-    bounds = wasserstein_bounds(drawn.z, log_ratios)
-    if bounds.reason:
-        unknown["bounds"] = bounds.reason
-    else:
-        fields["bounds"] = bounds
-    if target.dim > MAX_DENSE:
-        unknown["stein"] = f"it has no power in {target.dim} coordinates"
-    else:
+@dataclass
+class _Weighing:
+    """What the draws of an approximation say; a step that an error ends leaves the others be.
+
+    Parameters
+    ----------
+    fit, posterior, target, key, num_draws
+        What is weighed, by what, and with which draws.
+    unknown
+        Told what could not be had, and why.
+    errors
+        Told which steps an error ended.
+    """
+
+    fit: Fit
+    posterior: Posterior
+    target: Target
+    key: jax.Array
+    num_draws: int | None
+    unknown: dict[str, str]
+    errors: dict[str, str]
+
+    def seek[T](self, what: str, find: Callable[[], T]) -> T | None:
+        """Return what a step finds; ``None`` where an error ends it, which is taken note of."""
+
+        def lost(error: str) -> None:
+            self.errors[what] = error
+
+        return attempt(find, lost)
+
+    def findings(self) -> dict[str, Any]:
+        """Return the fields of the assessment."""
+        draw_key, block_key, correct_key, stein_key = jax.random.split(self.key, 4)
+        count = self.num_draws or default_draws(self.target)
+        weighed = self.seek("weights", lambda: self._weighed(count, draw_key))
+        if weighed is None:
+            if "weights" in self.errors:
+                self.unknown["weights"] = self.errors["weights"]
+            return self._evidence(None, None)
+        drawn, log_p = weighed
+        log_ratios = log_p - drawn.log_q
+        fields = {"num_draws": len(log_ratios), **self._evidence(drawn, log_p)}
+        if np.isneginf(log_p).all():
+            self.unknown["correction"] = "the posterior has no density at any of its draws"
+            return fields | {"khat": np.inf}
+        found = {
+            "khat": self.seek("khat", lambda: khat(log_ratios)),
+            "correction": self._correction(drawn, log_ratios, correct_key),
+            "bounds": self.seek("bounds", lambda: self._bounds(drawn, log_ratios)),
+            "stein": self.seek("stein", lambda: self._stein(drawn, stein_key)),
+            "block_khat": self._by_site(count, block_key),
+        }
+        return fields | {name: value for name, value in found.items() if value is not None}
+
+    def _weighed(self, count: int, key: jax.Array) -> tuple[WeighedDraws, np.ndarray] | None:
+        drawn = self.posterior.weighed_draws(count, key)
+        if drawn is None:
+            self.unknown["weights"] = _why_none(self.posterior, self.target)
+            return None
+        log_p = self.target.log_densities(drawn.z)
+        if not np.isfinite(drawn.log_q).all() or np.isposinf(log_p).any():
+            self.unknown["weights"] = (
+                "its draws, or the posterior's density at them, are not finite"
+            )
+            return None
+        return drawn, log_p
+
+    def _evidence(self, drawn: WeighedDraws | None, log_p: np.ndarray | None) -> dict[str, Any]:
+        found = self.seek("evidence", lambda: evidences(self.fit, self.target, drawn, log_p))
+        reported = self.fit.log_evidence
+        return {"evidence": tuple(found if found is not None else [reported] if reported else [])}
+
+    def _correction(
+        self, drawn: WeighedDraws, log_ratios: np.ndarray, key: jax.Array
+    ) -> Correction | None:
+        try:
+            return correct(self.target, drawn.z, drawn.values, log_ratios, key)
+        except (NoCorrection, ValueError) as reason:
+            self.unknown["correction"] = str(reason)
+        except Exception as error:
+            self.unknown["correction"] = self.errors["correction"] = told(error)
+        return None
+
+    def _bounds(self, drawn: WeighedDraws, log_ratios: np.ndarray) -> WassersteinBounds | None:
+        bounds = wasserstein_bounds(drawn.z, log_ratios)
+        if not bounds.reason:
+            return bounds
+        self.unknown["bounds"] = bounds.reason
+        return None
+
+    def _stein(self, drawn: WeighedDraws, key: jax.Array) -> KernelStein | None:
+        if self.target.dim > MAX_DENSE:
+            self.unknown["stein"] = f"it has no power in {self.target.dim} coordinates"
+            return None
         some = drawn.z[:MAX_DRAWS]
-        stein = kernel_stein(some, target.scores(some), drawn.z.std(axis=0), stein_key)
-        if stein.reason:
-            unknown["stein"] = stein.reason
-        else:
-            fields["stein"] = stein
-    blocks = {}
-    for k, (name, place) in enumerate(target.slices.items()):
-        if place.stop - place.start > MAX_DENSE:
-            unknown[f"khat of {name}"] = f"more than {MAX_DENSE} coordinates"
-            continue
-        site_key = jax.random.fold_in(block_key, k)
-        alone = posterior.block_draws(place, num_block_draws(count), site_key)
-        if alone is not None:
-            try:
-                blocks[name] = khat(target.log_densities(alone[0]) - alone[1])
-            except ValueError as reason:
-                unknown[f"khat of {name}"] = str(reason)
-    return fields | {"block_khat": blocks}
+        stein = kernel_stein(some, self.target.scores(some), drawn.z.std(axis=0), key)
+        if not stein.reason:
+            return stein
+        self.unknown["stein"] = stein.reason
+        return None
+
+    def _by_site(self, count: int, key: jax.Array) -> dict[str, float]:
+        blocks = {}
+        for k, (name, place) in enumerate(self.target.slices.items()):
+            if place.stop - place.start > MAX_DENSE:
+                self.unknown[f"khat of {name}"] = f"more than {MAX_DENSE} coordinates"
+                continue
+            site_key = jax.random.fold_in(key, k)
+            found = self.seek(f"khat of {name}", partial(self._alone, place, count, site_key))
+            if found is not None:
+                blocks[name] = found
+        return blocks
+
+    def _alone(self, place: slice, count: int, key: jax.Array) -> float | None:
+        alone = self.posterior.block_draws(place, num_block_draws(count), key)
+        return None if alone is None else khat(self.target.log_densities(alone[0]) - alone[1])
 
 
 def num_block_draws(num_draws: int) -> int:

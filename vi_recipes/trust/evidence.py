@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from vi_recipes.core import MethodFailure
+from vi_recipes.core import MethodFailure, told
 from vi_recipes.fit import Fit
 from vi_recipes.importance import (
     MIN_DRAWS,
@@ -82,9 +82,14 @@ def evidences(
         try:
             several.append(bridge(target, fit, key=key))
         except MethodFailure as failure:
-            nan, reason = float("nan"), f"bridge sampling: {failure.message}"
-            several.append(LogEvidence(nan, nan, Bound.MISSING, reason))
+            several.append(_missing(f"bridge sampling: {failure.message}"))
+        except Exception as error:
+            several.append(_missing(f"bridge sampling: {told(error)}"))
     return several
+
+
+def _missing(reason: str) -> LogEvidence:
+    return LogEvidence(float("nan"), float("nan"), Bound.MISSING, reason)
 
 
 def evidence_table(evidence: Mapping[str, Sequence[LogEvidence]]) -> pd.DataFrame:

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from vi_recipes.core import one_at_a_time
 from vi_recipes.elbo import KL
 from vi_recipes.fit import Fit
 from vi_recipes.posterior import ResponsePosterior
 
 
+@one_at_a_time
 def case_sensitivity(
     fit: Fit,
     sites: Sequence[str] | None = None,
@@ -82,6 +84,7 @@ def case_sensitivity(
     return table.groupby(groups).sum().rename_axis("group")
 
 
+@one_at_a_time
 def data_sensitivity(fit: Fit, argument: str, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the derivative of every mean in the entries of an argument of the model.
 

@@ -6,6 +6,7 @@ Figures are made without ``pyplot``, so a caller's open figures and style are le
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -26,6 +27,7 @@ from vi_recipes.comparison.figures.traces import (
 )
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import MEAN_OFF, SD_OFF
+from vi_recipes.core import attempt
 from vi_recipes.report import Exhibit
 
 
@@ -38,11 +40,20 @@ def draw(comparison: Fits) -> list[Exhibit]:
 
 
 def _draw(comparison: Fits) -> list[Exhibit]:
-    return [
-        Exhibit(name=name, title=title, caption=caption, content=figure)
-        for name, (function, title, caption) in FIGURES.items()
-        if (figure := function(comparison)) is not None
-    ]
+    drawn = []
+    for name, (function, title, caption) in FIGURES.items():
+
+        def without(error: str, title: str = title) -> None:
+            comparison.lose(f"The figure '{title}' is left out: {error}")
+
+        figure = attempt(partial(function, comparison), without)
+        if figure is not None:
+            exhibit = Exhibit(name=name, title=title, caption=caption, content=figure)
+            if exhibit.problem:
+                without(exhibit.problem)
+            else:
+                drawn.append(exhibit)
+    return drawn
 
 
 FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
