@@ -16,6 +16,8 @@ from numpyro.contrib.control_flow import cond
 from scipy import stats
 
 import vi_recipes as vr
+from vi_recipes.core import Timing
+from vi_recipes.elbo import CurvedKL, make_factors
 
 COUNTS = np.array([3, 2, 4, 3, 5, 2, 3, 1, 0, 1, 2, 0, 1, 1, 0, 1, 2, 1, 0, 1])
 """Poisson counts at 0.5, 1.5, ..., of rate 3 before a change and 1 after it."""
@@ -119,6 +121,44 @@ def test_an_input_that_is_flat_where_it_is_probed_is_no_constant() -> None:
     assert fit.mean()["z"] == pytest.approx(mean, abs=0.1 * 20)
     assert fit.log_evidence is not None
     assert fit.log_evidence.value < exact + 3 * fit.log_evidence.se
+
+
+def test_a_weight_that_depends_on_a_latent_site_is_no_constant() -> None:
+    def model(y: float) -> None:
+        c = numpyro.sample("c", dist.Normal(0.0, 1.0))
+        with numpyro.handlers.scale(scale=jnp.exp(c)):
+            numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    fit = vr.MeanField().fit(vr.Target(model, y=1.0))
+    grid = np.linspace(-12, 12, 48_001)
+    joint = np.exp(stats.norm.logpdf(grid) + np.exp(grid) * stats.norm.logpdf(1.0))
+    exact = np.log(joint.sum() * (grid[1] - grid[0]))
+    assert "y by draws (its mask or scale depends on c)" in fit.message
+    assert fit.log_evidence is not None
+    assert exact - 0.5 < fit.log_evidence.value < exact + 3 * fit.log_evidence.se
+
+
+def test_a_mask_that_steps_is_found() -> None:
+    def model(y: float) -> None:
+        c = numpyro.sample("c", dist.Normal(0.0, 1.0))
+        with numpyro.handlers.mask(mask=c > 0):
+            numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    fit = vr.Laplace().fit(vr.Target(model, y=1.0))
+    assert fit.status is vr.Status.NOT_APPLICABLE
+    assert "of site y jumps" in fit.message
+
+
+def test_an_input_of_two_sites_one_of_which_is_flat_is_not_affine() -> None:
+    def model(y: float) -> None:
+        c = numpyro.sample("c", dist.Normal(0.0, 1.0))
+        z = numpyro.sample("z", dist.Normal(100.0, 50.0))
+        numpyro.sample("y", dist.Normal(c + jnp.maximum(z - 150.0, 0.0), 20.0), obs=y)
+
+    target = vr.Target(model, y=80.0)
+    with jax.enable_x64(True):
+        kl = CurvedKL(target, make_factors(target, {}), {}, jax.random.key(0), Timing())
+    assert "y by draws (an input depends on z without a slope" in kl.describe()
 
 
 # -- quantities that change by steps -----------------------------------------------------------

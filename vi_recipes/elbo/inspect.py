@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -108,7 +108,7 @@ def make_plans(
                 probes,
                 [(here[name].leaves[j], along[name].leaves[j]) for here, along in seen],
                 site.shape,
-                flows.leaves[j].latents,
+                flows.leaves[j].latents if j or name not in target.slices else {name},
             )
             for j in range(len(site.leaves))
         ]
@@ -116,6 +116,9 @@ def make_plans(
         plan = Plan(name, shape=site.shape, weight=seen[0][0][name].weight)
         if overrides.get(name) == "draws":
             plan.draws, plan.reason = True, "as asked"
+        elif flows.weight.latents:
+            weighing = ", ".join(sorted(flows.weight.latents))
+            plan.draws, plan.reason = True, f"its mask or scale depends on {weighing}"
         elif site.shape is None or name in target.moving_supports:
             _plan_whole(target, plan, slopes, probes.units, flows.whole.latents)
         else:
@@ -191,7 +194,7 @@ def _read_leaf(
     probes: Probes,
     seen: list[tuple[np.ndarray, np.ndarray]],
     shape: tuple[int, ...] | None,
-    latents: Collection[str],
+    latents: Set[str],
 ) -> Leaf:
     """Find how a leaf depends on the latent sites, from its values and slopes at all points.
 
@@ -218,6 +221,7 @@ def _read_leaf(
     # far out a slope may overflow, which says nothing
     slopes = [t for t in slopes if np.isfinite(t).all()]
     singles: list[tuple[str, np.ndarray]] = []
+    seen_sites: set[str] = set()
     offset = np.array(value)
     for name, rows in probes.units.items():
         place = target.slices[name]
@@ -227,6 +231,7 @@ def _read_leaf(
         scale = max(float(np.abs(t).max()) for t in here)
         if scale == 0:
             continue
+        seen_sites.add(name)
         linear = all(bool(np.abs(a - t).max() <= TINY * scale) for t in here[1:])
         leaf.affine = leaf.affine and linear
         if size <= MAX_UNITS:
@@ -253,7 +258,9 @@ def _read_leaf(
     leaf.offset = offset
     if len(singles) == 1 and singles[0][0]:
         leaf.single = singles[0]
-    if not leaf.affine and leaf.single is None:
+    if unseen := latents - seen_sites:
+        leaf.trouble, leaf.affine = _without_slope("an input", unseen), False
+    elif not leaf.affine and leaf.single is None:
         leaf.trouble = "an input is not affine and depends on several scalars"
     return leaf
 
@@ -277,7 +284,7 @@ def _plan_elements(target: Target, factors: Factors, plan: Plan, leaves: list[Le
             _add_single(target, plan, leaf, j)
 
 
-def _without_slope(what: str, latents: Collection[str]) -> str:
+def _without_slope(what: str, latents: Set[str]) -> str:
     return f"{what} depends on {', '.join(sorted(latents))} without a slope at the points tried"
 
 
@@ -286,22 +293,24 @@ def _plan_whole(
     plan: Plan,
     slopes: list[Float[np.ndarray, " directions"]],
     units: dict[str, slice],
-    latents: Collection[str],
+    latents: Set[str],
 ) -> None:
     """Plan a site whose density is not elementwise: over its few scalars, or by draws."""
     touched: list[int] = []
+    seen: set[str] = set()
     for name, rows in units.items():
         place = target.slices[name]
         here = [slope[rows] for slope in slopes]
         if not any((s != 0).any() for s in here):
             continue
+        seen.add(name)
         if place.stop - place.start > MAX_UNITS:
             touched += [-1] * (MAX_WHOLE + 1)
         else:
             hit = np.flatnonzero(np.any([s != 0 for s in here], axis=0))
             touched += [place.start + int(k) for k in hit]
-    if latents and not touched:
-        plan.draws, plan.reason = True, _without_slope("its density", latents)
+    if unseen := latents - seen:
+        plan.draws, plan.reason = True, _without_slope("its density", unseen)
     elif len(touched) > MAX_WHOLE:
         plan.draws, plan.reason = True, "its density is not a product over scalars"
     else:

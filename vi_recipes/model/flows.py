@@ -22,11 +22,14 @@ class SiteFlows(NamedTuple):
     ----------
     leaves
         Each of the arrays that :attr:`SiteTerm.leaves` lists: its value and its distribution's.
+    weight
+        Its masks and scale.
     whole
         All that it is made of together.
     """
 
     leaves: list[Flow]
+    weight: Flow
     whole: Flow
 
 
@@ -78,7 +81,11 @@ class DensityWithFlows(DensityWithStart):
             zeros = {s.name: jnp.zeros(s.unconstrained_shape) for s in self.latents}
             inputs, values = trace_flows(look, zeros, self.arrays())
         densities = {
-            name: SiteFlows(site.leaves, join([*site.leaves, *site.others]))
+            name: SiteFlows(
+                site.leaves,
+                join(site.weights),
+                join([*site.leaves, *site.weights, *site.within]),
+            )
             for name, site in inputs.items()
         }
         return Flows(densities, values)

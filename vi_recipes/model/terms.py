@@ -72,8 +72,10 @@ class SiteInputs(NamedTuple):
     leaves
         The value and the distribution's own arrays, as :attr:`SiteTerm.leaves` has them where it
         has some.
-    others
-        Masks and scale; and the log density itself of a distribution that is not NumPyro's own.
+    weights
+        Masks and scale.
+    within
+        The log density itself of a distribution that is not NumPyro's own.
 
     Notes
     -----
@@ -81,7 +83,8 @@ class SiteInputs(NamedTuple):
     """
 
     leaves: list[Array]
-    others: list[Array]
+    weights: list[Array]
+    within: list[Array]
 
 
 def site_inputs(
@@ -95,13 +98,14 @@ def site_inputs(
     with jax.numpy_rank_promotion("allow"):
         for name, site in _sample_sites(target, values, arrays).items():
             fn, masks = _unwrap(site["fn"])
-            own = type(fn).__module__.startswith("numpyro.")
-            others = [*masks, jnp.asarray(1.0 if site["scale"] is None else site["scale"])]
-            others += [] if own else [fn.log_prob(site["value"])]
+            weights = [*masks, jnp.asarray(1.0 if site["scale"] is None else site["scale"])]
             leaves = [site["value"], *jax.tree.leaves(fn)]
             if _is_left_out(site["fn"]):
-                leaves, others = [jnp.zeros(()) for _ in leaves], []
-            out[name] = SiteInputs(leaves, others)
+                out[name] = SiteInputs([jnp.zeros(()) for _ in leaves], [], [])
+                continue
+            own = type(fn).__module__.startswith("numpyro.")
+            within = [] if own else [fn.log_prob(site["value"])]
+            out[name] = SiteInputs(leaves, weights, within)
     return out
 
 
