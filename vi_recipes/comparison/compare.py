@@ -30,7 +30,7 @@ from vi_recipes.fit import Assessment, Fit, provenance
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods import Method, default_methods
 from vi_recipes.model import Target, check_target
-from vi_recipes.trust import assess
+from vi_recipes.trust import Overlooked, assess, overlooked, unfit
 from vi_recipes.trust import quadrature as integrate
 
 NO_SPREAD = (
@@ -125,7 +125,10 @@ def compare(
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
-    comparison = run.comparison(interrupted=interrupted, notes=notes, quadrature=evidence)
+    found = attempt(lambda: _overlooked(fits, reference, target), lambda _: {})
+    comparison = run.comparison(
+        interrupted=interrupted, notes=notes, quadrature=evidence, found=found
+    )
     run.keep("what binds the fits together", lambda folder: write_header(comparison, folder))
     comparison.losses += run.losses
     return comparison
@@ -197,6 +200,7 @@ class _Run:
         interrupted: bool,
         notes: Sequence[str] = (),
         quadrature: LogEvidence | None = None,
+        found: Mapping[str, Overlooked] | None = None,
     ) -> Comparison:
         """Return the comparison of what is done."""
         return assemble(
@@ -208,6 +212,7 @@ class _Run:
             description=self.description,
             notes=notes,
             quadrature=quadrature,
+            found=found,
         )
 
     def relabel(self) -> list[str]:
@@ -378,6 +383,17 @@ def _assessed_reference(reference: Fit, target: Target) -> Fit:
         return reference
     assessment = attempt(lambda: assess(reference, target), _unassessed)
     return replace(reference, assessment=assessment)
+
+
+def _overlooked(
+    fits: Mapping[str, Fit], reference: str | Fit | None, target: Target
+) -> dict[str, Overlooked]:
+    """Return what fits have found of the posterior where the reference has no draws."""
+    chosen, _ = choose_reference(fits, reference)
+    if chosen is None or unfit(chosen):
+        return {}
+    found = {name: overlooked(fit, chosen, target) for name, fit in fits.items()}
+    return {name: known for name, known in found.items() if known is not None}
 
 
 def _by_quadrature(target: Target) -> LogEvidence:

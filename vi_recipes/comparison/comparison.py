@@ -15,7 +15,7 @@ from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Target
 from vi_recipes.report import FOLDER, read_exhibit
-from vi_recipes.trust import unfit
+from vi_recipes.trust import Overlooked, unfit
 
 
 class Comparison(Fits):
@@ -115,6 +115,7 @@ class Comparison(Fits):
             quadrature=LogEvidence.from_dict(known)
             if (known := header.get("quadrature"))
             else None,
+            overlooked={n: Overlooked(**o) for n, o in header.get("overlooked", {}).items()},
             exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
         )
         comparison.kept.update(kept)
@@ -149,6 +150,7 @@ def assemble(
     description: str,
     notes: Sequence[str] = (),
     quadrature: LogEvidence | None = None,
+    found: Mapping[str, Overlooked] | None = None,
 ) -> Comparison:
     """Return the comparison of ``fits``, with the reference if it is there already."""
     chosen, name = choose_reference(fits, reference)
@@ -161,6 +163,7 @@ def assemble(
         description=description or target.model.description,
         notes=notes,
         quadrature=quadrature,
+        overlooked=found,
     )
     comparison.kept.update(kept)
     return comparison

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vi_recipes.comparison.constants import constants_in
 from vi_recipes.comparison.kept import KeptFit
+from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, with_medians
 from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.core import MadeOnce, attempt
-from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of
+from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of, unsettled
 from vi_recipes.importance import LogEvidence
-from vi_recipes.posterior import is_constant
 from vi_recipes.report import Exhibit
-from vi_recipes.trust import Trust, Verdict, audit, evidence_table, unfit, verdict
+from vi_recipes.trust import Overlooked, Trust, Verdict, audit, evidence_table, unfit, verdict
 
 
 class Fits(Mapping[str, Fit]):
@@ -47,6 +48,8 @@ class Fits(Mapping[str, Fit]):
         Figures and tables of a study's own, which follow it.
     quadrature
         log p(y) by quadrature, or why it cannot be had; ``None`` where nobody asked.
+    overlooked
+        Name of a fit -> what that has found of the posterior where the reference has no draws.
     """
 
     def __init__(
@@ -61,11 +64,13 @@ class Fits(Mapping[str, Fit]):
         description: str = "",
         exhibits: Sequence[Exhibit] = (),
         quadrature: LogEvidence | None = None,
+        overlooked: Mapping[str, Overlooked] | None = None,
     ) -> None:
         self._fits = dict(fits)
         self._reference = reference
         self._reference_name = reference_name
         self._quadrature = quadrature
+        self._overlooked = dict(overlooked or {})
         self._made = MadeOnce()
         self.kept: dict[str, KeptFit] = {}
         self.target_name = target_name
@@ -131,13 +136,19 @@ class Fits(Mapping[str, Fit]):
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the reference itself, and which fits ended below others."""
-        reference = self._reference
+        reference, found = self._reference, self._overlooked
         said: list[str] = []
         if reference is not None:
             said += attempt(
-                lambda: audit(reference), lambda e: [f"The reference could not be audited: {e}"]
+                lambda: audit(reference, found),
+                lambda e: [f"The reference could not be audited: {e}"],
             )
         return said + [f"{name}: {sentence}." for name, sentence in self._below().items()]
+
+    @property
+    def overlooked(self) -> Mapping[str, Overlooked]:
+        """Name of a fit -> what that has found where the reference has no draws."""
+        return MappingProxyType(self._overlooked)
 
     def _below(self) -> dict[str, str]:
         """Return the fits that ended below others of their kind, with a sentence on each."""
@@ -152,7 +163,8 @@ class Fits(Mapping[str, Fit]):
     def measures(self) -> bool:
         """Whether there is a reference that others can be measured by."""
         reference = self._reference
-        return reference is not None and self.once("unfit", lambda: unfit(reference)) == ""
+        found = self._overlooked
+        return reference is not None and self.once("unfit", lambda: unfit(reference, found)) == ""
 
     @property
     def columns(self) -> dict[str, Fit]:
@@ -161,6 +173,23 @@ class Fits(Mapping[str, Fit]):
         if self._reference is not None and self._reference_name not in columns:
             columns[self._reference_name or "reference"] = self._reference
         return columns
+
+    @property
+    def unsettled(self) -> dict[str, float]:
+        """Label -> khat of scalars whose mean or sd does not exist, or is not told by a fit."""
+
+        def make() -> dict[str, float]:
+            return self._part("Tails are not looked at", partial(unsettled_in, self.columns)) or {}
+
+        return dict(self.once("unsettled", make))
+
+    def quantiles(self) -> pd.DataFrame:
+        """Return quantiles of the scalars that have no mean or sd to speak of, by what a fit knows.
+
+        Rows ``(parameter, method)``; columns ``5 %``, ``50 %`` and ``95 %``, and ``khat``, the
+        largest of those that say so. In the tables of moments such fits have NaN there.
+        """
+        return self._frame("quantiles", lambda: quantile_table(self.columns, self.unsettled))
 
     def _table(
         self, key: str, sites: Sequence[str] | None, what: Callable[[Fit], Mapping[str, np.ndarray]]
@@ -176,7 +205,7 @@ class Fits(Mapping[str, Fit]):
             index = next(iter(self.columns.values())).labels(sites)
             return pd.DataFrame(
                 {
-                    name: column(name, fit) if fit.has_result else np.nan
+                    name: told(fit, column(name, fit), index) if fit.has_result else np.nan
                     for name, fit in self.columns.items()
                 },
                 index=index,
@@ -186,8 +215,19 @@ class Fits(Mapping[str, Fit]):
         return self._frame((key, _names(sites)), make)
 
     def means(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the means (for a point, the point), a row a scalar and a column a fit."""
+        """Return the means (for a point, the point), a row a scalar and a column a fit.
+
+        NaN where by what a fit knows there is no mean or sd (see :meth:`quantiles`).
+        """
         return self._table("means", sites, Fit.mean)
+
+    def centres(self) -> pd.DataFrame:
+        """Return the means, and of scalars without mean or sd the medians in their places."""
+        return self._frame("centres", lambda: with_medians(self.columns, self.unsettled, "mean"))
+
+    def spreads(self) -> pd.DataFrame:
+        """Return the sds, and of scalars without mean or sd half of what the central 68 % span."""
+        return self._frame("spreads", lambda: with_medians(self.columns, self.unsettled, "sd"))
 
     def sds(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the standard deviations, a row a scalar and a column a fit."""
@@ -208,22 +248,7 @@ class Fits(Mapping[str, Fit]):
         their sds is noise, so tables name them as constant and figures leave them out. Scalars of
         which no fit has an sd are not among them.
         """
-
-        def make() -> list[str]:
-            found: np.ndarray | None = None
-            for fit in self.columns.values():
-                if not fit.has_result:
-                    continue
-                sd = fit.flat(fit.sd())
-                own = is_constant(sd, fit.flat(fit.mean()), fit.provenance.dtype)
-                if not np.isnan(sd).all():
-                    found = own if found is None else found & (own | np.isnan(sd))
-            if found is None:
-                return []
-            labels = next(iter(self.columns.values())).labels()
-            return [label for label, is_one in zip(labels, found, strict=True) if is_one]
-
-        return list(self.once("constants", make))
+        return list(self.once("constants", lambda: constants_in(self.columns)))
 
     def covariances(self, sites: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
         """Return name -> joint covariance of ``sites``, for the fits that have one.
@@ -249,7 +274,8 @@ class Fits(Mapping[str, Fit]):
             if fit.has_result:
                 table = self._part(f"{name} has no covariance", partial(fit.cov, sites))
                 if table is not None and not table.isna().all(axis=None):
-                    tables[name] = table
+                    gone = table.index.isin(list(unsettled(fit)))
+                    tables[name] = table.mask(np.logical_or.outer(gone, gone))
         return tables
 
     def _part[T](self, lost: str, make: Callable[[], T]) -> T | None:
@@ -322,14 +348,15 @@ class Fits(Mapping[str, Fit]):
         Columns ``difference`` (of means, in reference sds), ``difference_mcse``, ``sd_ratio``
         (method over reference), ``sd_ratio_mcse``, and ``within_error``: the difference is at
         most twice its Monte Carlo error, which is that of the reference and of the method.
-        Without a reference the table is empty.
+        Where a fit says that there is no mean or sd, medians and half-widths of the central 68 %
+        are compared. Without a reference the table is empty.
         """
         return self._frame(("accuracy", _names(sites)), lambda: self._make_accuracy(sites))
 
     def _make_accuracy(self, sites: Sequence[str] | None) -> pd.DataFrame:
         frames = {}
         if self._reference is not None and self._reference.has_result:
-            reference = moments_of(self._reference)
+            reference = moments_of(self._reference, self.unsettled)
             for name, fit in self._fits.items():
                 if name != self._reference_name and fit.has_result:
                     lost = f"{name} is not compared with the reference"
@@ -371,9 +398,14 @@ class Fits(Mapping[str, Fit]):
 
         def judged(name: str, fit: Fit) -> Verdict:
             def judge() -> Verdict:
-                first = name == self._reference_name
-                table = self.accuracy()
-                return verdict(fit, table, reference=self._reference, is_reference=first)
+                return verdict(
+                    fit,
+                    self.accuracy(),
+                    reference=self._reference,
+                    is_reference=name == self._reference_name,
+                    unsettled=self.unsettled,
+                    found=self._overlooked,
+                )
 
             return attempt(judge, lambda e: Verdict(Trust.UNKNOWN, f"Cannot be told: {e}."))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -274,6 +275,7 @@ def write_header(comparison: Fits, directory: Path) -> None:
         "interrupted": comparison.interrupted,
         "description": comparison.description,
         "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
+        "overlooked": {name: asdict(found) for name, found in comparison.overlooked.items()},
         "labels": labels,
         "exhibits": [
             {"name": e.name, "title": e.title, "caption": e.caption}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.core import attempt
-from vi_recipes.fit import MAX_STORED_COV, Fit
+from vi_recipes.fit import MAX_STORED_COV, Fit, quantiles, unsettled
 from vi_recipes.report import strict
 from vi_recipes.trust import Verdict
 
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 """Raised when a key is removed or changes its meaning; new keys may come without."""
 
 
-_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd", "cov", "cov_blocks")
+_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd", "cov", "cov_blocks", "quantiles")
 
 
 def to_json(comparison: Fits) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def to_json(comparison: Fits) -> dict[str, Any]:
     dict
         Described by :func:`schema`. Scalars of sites are listed in the order of ``parameters``,
         zero-based (``beta[0]``, ``A[0, 1]``); NaN and infinity are ``None``; a method without a
-        result has ``None`` for every number.
+        result has ``None`` for every number. Scalars whose mean or sd does not exist, or is not
+        told, have ``None`` for moments and are among the ``quantiles``.
 
     Examples
     --------
@@ -148,18 +149,26 @@ def _moments(fit: Fit) -> dict[str, Any]:
     moments: dict[str, Any] = dict.fromkeys(_MOMENTS)
     if not fit.has_result:
         return moments
-    moments["mean"] = fit.flat(fit.mean())
-    moments["mcse_mean"] = fit.flat(fit.mcse())
-    sd = fit.flat(fit.sd())
+    unknown = unsettled(fit)
+    lost = np.array([label in unknown for label in fit.labels()]) if unknown else np.False_
+
+    def known(values: np.ndarray) -> np.ndarray:
+        return np.where(lost, np.nan, values)
+
+    if unknown:
+        moments["quantiles"] = _quantiles(fit, unknown)
+    moments["mean"] = known(fit.flat(fit.mean()))
+    moments["mcse_mean"] = known(fit.flat(fit.mcse()))
+    sd = known(fit.flat(fit.sd()))
     if np.isnan(sd).all():  # a point has no spread, and no error of it
         return moments
     moments["sd"] = sd
-    moments["mcse_sd"] = fit.flat(fit.mcse_sd())
+    moments["mcse_sd"] = known(fit.flat(fit.mcse_sd()))
     if sum(site.size for site in fit.sites) <= MAX_STORED_COV:
-        moments["cov"] = fit.cov().to_numpy()
+        moments["cov"] = _cov(fit, None, unknown)
     else:
         small = [site.name for site in fit.sites if site.size <= MAX_STORED_COV]
-        moments["cov_blocks"] = {name: fit.cov([name]).to_numpy() for name in small}
+        moments["cov_blocks"] = {name: _cov(fit, [name], unknown) for name in small}
     return moments
 
 
@@ -169,6 +178,26 @@ def _constants(comparison: Fits) -> list[str]:
     first = next(iter(comparison.columns.values()))
     both = zip(first.labels(), first.labels(coords=False), strict=True)
     return [zero_based for label, zero_based in both if label in constants]
+
+
+def _cov(fit: Fit, sites: list[str] | None, unknown: Mapping[str, float]) -> np.ndarray:
+    """Return a covariance, NaN where it has none."""
+    table = fit.cov(sites)
+    gone = [label in unknown for label in table.index]
+    return np.asarray(table.mask(np.logical_or.outer(gone, gone)).to_numpy())
+
+
+def _quantiles(fit: Fit, unknown: Mapping[str, float]) -> dict[str, Any]:
+    places = np.array([k for k, label in enumerate(fit.labels()) if label in unknown], int)
+    found = quantiles(fit, places)
+    plain = fit.labels(coords=False)
+    return {
+        "parameters": [plain[k] for k in places],
+        "khat": list(unknown.values()),
+        "q5": found.low,
+        "q50": found.median,
+        "q95": found.high,
+    }
 
 
 def _accuracy(comparison: Fits) -> dict[str, Any] | None:

@@ -158,10 +158,13 @@ def _few_means(comparison: Fits) -> list[Table]:
 
 
 def _mean_files(comparison: Fits) -> list[TableFile]:
-    return [
+    files = [
         TableFile("means", comparison.means(), tables.means(comparison)),
         TableFile("sds", comparison.sds()),
     ]
+    if comparison.unsettled:
+        files.append(TableFile("quantiles", comparison.quantiles()))
+    return files
 
 
 def _spoken_verdicts(comparison: Fits) -> list[Entries]:

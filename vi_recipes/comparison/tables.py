@@ -20,7 +20,7 @@ from vi_recipes.comparison.view import (
     select,
 )
 from vi_recipes.core import Status
-from vi_recipes.fit import Fit
+from vi_recipes.fit import Fit, say_unsettled
 from vi_recipes.report import (
     DASH,
     Cell,
@@ -59,6 +59,7 @@ def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | Non
     accuracy = judgements(comparison)
     fits = all_fits(comparison)
     points = {name for name, fit in fits.items() if fit.is_point}
+    instead = _quantiles(comparison)
     reference = comparison.reference_name
     columns = ["parameter"]
     for name, fit in fits.items():
@@ -80,6 +81,9 @@ def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | Non
             if not fit.has_result:
                 row.append(Cell(DASH, "failed"))
                 continue
+            if (label, name) in instead:
+                row += _by_quantiles(*instead[label, name], is_point=name in points)
+                continue
             own = spread[name][label]
             # a method sure of itself does not earn its mean more digits than the reference's has
             scale = max((sd for sd in (own, reference_sd) if sd > 0), default=math.nan)
@@ -97,8 +101,33 @@ def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | Non
         "Means and standard deviations",
         columns,
         rows,
-        sentences(_reading(comparison), _left_out(left_out)),
+        sentences(_no_moments(comparison), _reading(comparison), _left_out(left_out)),
     )
+
+
+def _quantiles(comparison: Fits) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """Return (parameter, fit) -> 5 %, 50 % and 95 %, of scalars without a mean or sd."""
+    rows = comparison.quantiles().drop(columns="khat")
+    return {
+        (str(label), str(name)): (float(low), float(middle), float(high))
+        for (label, name), (low, middle, high) in zip(rows.index, rows.to_numpy(), strict=True)
+    }
+
+
+def _by_quantiles(low: float, middle: float, high: float, *, is_point: bool) -> list[Cell]:
+    """Return the cells of a scalar without a mean or sd."""
+    if is_point:
+        return [Cell(format_number(middle))]
+    if math.isnan(middle):
+        return [Cell(DASH), Cell(DASH)]
+    ends = f"{format_number(low, 3)} to {format_number(high, 3)}"
+    return [Cell(f"{format_number(middle, 3)} (median)"), Cell(ends)]
+
+
+def _no_moments(comparison: Fits) -> str:
+    """Return which scalars have no mean or sd, and what stands in the place of them."""
+    said = say_unsettled(comparison.unsettled, "the draws do")
+    return f"{said}: median, and 5 % to 95 %, of every fit stand there instead" if said else ""
 
 
 def accuracy(
@@ -133,9 +162,17 @@ def accuracy(
                 row.append(Cell(_plus_minus(one.sd_ratio, one.sd_ratio_mcse), one.sd_flag))
         rows.append(row)
     reference = comparison.reference_name
+    named = [label for label in comparison.unsettled if label in labels]
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    medians = (
+        f". Of {', '.join(named[:3])}{more}, which have no mean or sd, or none that is known, "
+        "medians and half-widths of the central 68 % are compared"
+        if named
+        else ""
+    )
     note = (
         f"Difference: method mean minus {reference} mean, in {reference} sds. Sd ratio: method sd "
-        f"over {reference} sd. After ± stands the Monte Carlo standard error"
+        f"over {reference} sd. After ± stands the Monte Carlo standard error" + medians
         if names
         else "No reference to compare with: there is no method to compare, or no reference"
     )

@@ -8,6 +8,14 @@ from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
 from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Provenance, provenance
 from vi_recipes.fit.reference import load_reference
+from vi_recipes.fit.tails import (
+    Quantiles,
+    from_sorted,
+    quantiles,
+    say_unsettled,
+    tail_shapes,
+    unsettled,
+)
 
 __all__ = [
     "COLUMNS",
@@ -17,8 +25,10 @@ __all__ = [
     "Fit",
     "LOOError",
     "Provenance",
+    "Quantiles",
     "compare_models",
     "differences",
+    "from_sorted",
     "load_reference",
     "log_likelihood",
     "loo",
@@ -26,4 +36,8 @@ __all__ = [
     "moments_of",
     "posterior_predictive",
     "provenance",
+    "quantiles",
+    "say_unsettled",
+    "tail_shapes",
+    "unsettled",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vi_recipes.fit.fitted import Fitted
+from vi_recipes.fit.tails import quantiles, unsettled
 from vi_recipes.model import Sites
 from vi_recipes.posterior import Moments, is_constant
 
@@ -18,9 +19,49 @@ if TYPE_CHECKING:
 COLUMNS = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error")
 
 
-def moments_of(fit: Fitted) -> Moments:
-    """Return the moments of a fit that has a result."""
-    return Moments(fit.mean(), fit.sd(), fit.mcse(), fit.mcse_sd())
+def moments_of(fit: Fitted, tails: Mapping[str, float] | None = None) -> Moments:
+    """Return the moments of a fit that has a result.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    tails
+        Label -> khat of scalars that have no moments by what others know of them; by default by
+        what the fit knows itself. Quantiles stand in their places.
+    """
+    named = unsettled(fit) if tails is None else tails
+    plain = Moments(fit.mean(), fit.sd(), fit.mcse(), fit.mcse_sd())
+    if not named:
+        return plain
+    labels = fit.labels()
+    places = np.array([k for k, label in enumerate(labels) if label in named], int)
+    found = quantiles(fit, places)
+
+    def placed(values: Sites, some: np.ndarray) -> Sites:
+        flat = np.array(fit.flat(values), float)
+        flat[places] = some
+        ends = np.cumsum([site.size for site in fit.sites])[:-1]
+        return {
+            site.name: part.reshape(site.shape)
+            for site, part in zip(fit.sites, np.split(flat, ends), strict=True)
+        }
+
+    none = {site.name: np.full(site.shape, np.nan) for site in fit.sites}
+    return Moments(
+        placed(plain.mean, found.median),
+        placed(plain.sd, found.width),
+        placed(plain.mcse_mean, found.median_error),
+        placed(plain.mcse_sd, found.width_error),
+        placed(none, np.array([named[labels[k]] for k in places])),
+    )
+
+
+def _named(fit: Fitted, values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    if not values:
+        return {}
+    every = {s.name: values.get(s.name, np.full(s.shape, np.nan)) for s in fit.sites}
+    return dict(zip(fit.labels(), map(float, fit.flat(every)), strict=True))
 
 
 def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None) -> pd.DataFrame:
@@ -30,6 +71,9 @@ def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None)
     (the fit's over the other), ``sd_ratio_mcse``, and ``within_error``: the difference is at most
     twice its Monte Carlo error, which is that of both.
 
+    Where either has no mean or sd (:attr:`Moments.tails`), both are compared by their medians and
+    half-widths of the central 68 %; by nothing, where one has none of them.
+
     A scalar that is the same constant in both, up to rounding, such as the first diagonal element
     of a Cholesky factor of correlations, has no difference: NaN.
     """
@@ -38,8 +82,12 @@ def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None)
     def flat(values: Sites) -> np.ndarray:
         return np.asarray(fit.flat(values, sites), float)
 
-    moments = moments_of(fit)
-    sd = flat(other.sd)
+    tails = {label: shape for label, shape in _named(fit, other.tails).items() if shape == shape}
+    known = set(tails)
+    tails |= {k: v for k, v in unsettled(fit).items() if k not in known}
+    moments = moments_of(fit, tails)
+    lacking = np.array([label in tails and label not in known for label in fit.labels(sites)])
+    sd = np.where(lacking, np.nan, flat(other.sd))
     size = np.maximum(np.abs(flat(moments.mean)), np.abs(flat(other.mean)))
     spread = np.fmax(flat(moments.sd), sd)  # a point has none
     apart = np.abs(flat(moments.mean) - flat(other.mean))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, override
+
+import numpy as np
 
 from vi_recipes.fit import stored
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.fitted import Fitted
+from vi_recipes.fit.tails import quantiles, unsettled
 from vi_recipes.model import Target
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 
@@ -60,6 +65,27 @@ class Fit(Fitted):
     provenance
         Seed, versions, device, dtype, data fingerprint.
     """
+
+    @override
+    def summary(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return mean, sd, Monte Carlo error, and for a sampler ESS and R-hat, by scalar.
+
+        Where by its draws, or the weights that correct it, there is no mean or sd, these are NaN,
+        and there are columns ``q5``, ``median`` and ``q95``.
+        """
+        table = super().summary(sites)
+        named = unsettled(self)
+        if rows := [label for label in table.index if label in named]:
+            labels = self.labels()
+            found = quantiles(self, np.array([labels.index(label) for label in rows]))
+            table.loc[rows, ["mean", "sd", "mcse_mean"]] = np.nan
+            for column, values in (
+                ("q5", found.low),
+                ("median", found.median),
+                ("q95", found.high),
+            ):
+                table.loc[rows, column] = values
+        return table
 
     def to_arviz(
         self,

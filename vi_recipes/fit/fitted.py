@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -66,6 +66,10 @@ class Fitted:
         reason = f": {self.message.rstrip('.')}" if self.message else ""
         cure = f". {self.advice[0].upper()}{self.advice[1:].rstrip('.')}" if self.advice else ""
         return f"{self.status.value}{reason}{cure}"
+
+    def once[T](self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make`` makes of the fit, made when ``key`` is first asked for."""
+        return self._made(key, make)
 
     @cached_property
     def _made(self) -> MadeOnce:

@@ -142,8 +142,10 @@ class Assessment:
         correction = self.correction
         if correction is not None:
             m = correction.moments
-            moved = (permute(v) for v in (m.mean, m.sd, m.mcse_mean, m.mcse_sd))
-            correction = replace(correction, moments=Moments(*moved))
+            mean, sd, error, error_sd = map(permute, (m.mean, m.sd, m.mcse_mean, m.mcse_sd))
+            none = {name: np.full(v.shape, np.nan) for name, v in m.mean.items()}
+            tails = permute(none | dict(m.tails)) if m.tails else {}
+            correction = replace(correction, moments=Moments(mean, sd, error, error_sd, tails))
         return replace(self, correction=correction, response_ratio=ratio)
 
     def numbers(self) -> dict[str, float]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ASSESSMENT = "vi_recipes_assessment"
 """Attribute of a tree that holds what is no array of an assessment."""
 
-_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
+_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd", "tails")
 
 
 # -- writing ---------------------------------------------------------------------------------

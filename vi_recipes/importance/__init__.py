@@ -14,6 +14,7 @@ from vi_recipes.importance.bounds import (
 from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
 from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
 from vi_recipes.importance.weights import (
+    FINITE_VARIANCE,
     KHAT_LIMIT,
     MIN_DRAWS,
     MIN_PER_COORDINATE,
@@ -28,6 +29,7 @@ from vi_recipes.importance.weights import (
 
 __all__ = [
     "DEGREES",
+    "FINITE_VARIANCE",
     "KHAT_LIMIT",
     "MAX_DRAWS",
     "MIN_DRAWS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -33,12 +33,17 @@ class Moments:
         Of the site's shape; the sd is NaN where there is none.
     mcse_mean, mcse_sd
         Monte Carlo standard errors of both.
+    tails
+        Pareto's khat, where a mean or sd does not exist or is not known: NaN at other scalars, and
+        nothing for other sites. There the median stands for the mean, and for the sd half of what
+        the central 68 % span.
     """
 
     mean: Sites
     sd: Sites
     mcse_mean: Sites
     mcse_sd: Sites
+    tails: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 ROUNDING = {"float32": 5e-7, "float64": 1e-13}

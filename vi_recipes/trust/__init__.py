@@ -13,6 +13,7 @@ from vi_recipes.trust.measured import (
     Trust,
     Verdict,
 )
+from vi_recipes.trust.overlooked import Overlooked, overlooked
 from vi_recipes.trust.quadrature import quadrature
 from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
 from vi_recipes.trust.verdict import audit, judge, unfit, verdict
@@ -22,6 +23,7 @@ __all__ = [
     "GOOD_SD",
     "POOR_MEAN",
     "POOR_SD",
+    "Overlooked",
     "Trust",
     "Verdict",
     "assess",
@@ -32,6 +34,7 @@ __all__ = [
     "evidence_table",
     "judge",
     "num_block_draws",
+    "overlooked",
     "quadrature",
     "unfit",
     "verdict",

@@ -10,9 +10,10 @@ from numpyro.distributions import MultivariateStudentT
 from scipy.special import softmax
 
 from vi_recipes.core import MethodFailure, silent
-from vi_recipes.fit import Correction
+from vi_recipes.fit import Correction, from_sorted
 from vi_recipes.importance import (
     DEGREES,
+    KHAT_LIMIT,
     Proposal,
     Weights,
     adapt,
@@ -39,6 +40,10 @@ GOOD_SHARE = 0.25
 
 MIN_PER_COORDINATE = 20
 """Draws a coordinate below which a proposal is not adapted: its covariance would be noise."""
+
+
+MAX_PART = 0.05
+"""Of a variance, what a single draw may hold for no tail to be looked at."""
 
 
 class NoCorrection(ValueError):
@@ -140,4 +145,63 @@ def _weighted(
         mcse_mean={name: m.mcse_mean for name, m in marginals.items()},
         mcse_sd={name: m.mcse_sd for name, m in marginals.items()},
     )
+    if tails := _tails(values, log_ratios, weights):
+        moments = _by_quantiles(moments, values, weights, tails)
     return Correction(moments, shape, weights.ess, num_rounds)
+
+
+def _tails(
+    values: Sites, log_ratios: Float[np.ndarray, " draws"], weights: Weights
+) -> dict[str, np.ndarray]:
+    """Return khat of scalars without a mean, by site; nothing of other sites.
+
+    It is that of the weights times the distances from the weighted median, which are what a mean
+    adds up. A mean of which no draw holds much of the sd is not looked at.
+    """
+    found = {}
+    for name, draws in values.items():
+        flat = draws.reshape(len(draws), -1).astype(float)
+        order = np.argsort(flat, axis=0)
+        at = np.cumsum(weights.values[order], axis=0)
+        rows = (at >= 0.5).argmax(axis=0)[None]
+        away = np.abs(flat - np.take_along_axis(flat, np.take_along_axis(order, rows, 0), 0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = away * away * weights.values[:, None]
+            total = part.sum(axis=0)
+        shapes = np.full(flat.shape[1], np.nan)
+        for k in np.flatnonzero(np.isfinite(total) & (part.max(axis=0) > MAX_PART * total)):
+            with np.errstate(divide="ignore"):
+                shape = khat(log_ratios + np.log(away[:, k]))
+            if shape >= KHAT_LIMIT:
+                shapes[k] = shape
+        if not np.isnan(shapes).all():
+            found[name] = shapes.reshape(draws.shape[1:])
+    return found
+
+
+def _by_quantiles(
+    moments: Moments, values: Sites, weights: Weights, tails: dict[str, np.ndarray]
+) -> Moments:
+    """Return moments with quantiles where there are none."""
+    fields = {
+        name: {site: np.array(v, float) for site, v in getattr(moments, name).items()}
+        for name in ("mean", "sd", "mcse_mean", "mcse_sd")
+    }
+    for site, shapes in tails.items():
+        places = np.flatnonzero(~np.isnan(shapes.ravel()))
+        flat = values[site].reshape(len(weights.values), -1)[:, places].astype(float)
+        order = np.argsort(flat, axis=0)
+        found = from_sorted(
+            np.take_along_axis(flat, order, axis=0),
+            weights.values[order],
+            np.full(len(places), weights.ess),
+        )
+        instead = {
+            "mean": found.median,
+            "sd": found.width,
+            "mcse_mean": found.median_error,
+            "mcse_sd": found.width_error,
+        }
+        for name, some in instead.items():
+            fields[name][site].reshape(-1)[places] = some
+    return Moments(**fields, tails=tails)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -76,6 +76,8 @@ class Measured:
         The largest Monte Carlo error of a difference, in sds, or of a ratio of sds.
     parts
         The differences in words.
+    aside
+        What else is to be known of them.
     point
         Whether the fit has no spread.
     close
@@ -87,6 +89,7 @@ class Measured:
     trust: Trust
     error: float
     parts: tuple[str, ...]
+    aside: str = ""
     point: bool = False
     close: bool = False
     understates: bool = False
@@ -113,7 +116,7 @@ class Measured:
             held.insert(0, f"known to {self.error:.2g} sds only")
         if held and trust is Trust.TRUSTWORTHY:
             trust = Trust.CARE
-        said = "; ".join((*held, *self.parts)) + source
+        said = "; ".join((*held, *self.parts)) + source + self.aside
         if self.point:
             lead = "close to the means" if self.close else "not the posterior means"
             return Verdict(trust, f"A point, without spread: {lead}; {said}.")
@@ -121,7 +124,7 @@ class Measured:
         return Verdict(trust, f"{trust.lead} {where}{less}: {said}.")
 
 
-def measure(rows: pd.DataFrame, yardstick: str) -> Measured | None:
+def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -> Measured | None:
     """Return what differences come to; ``None`` where nothing can be compared.
 
     What twice the Monte Carlo error explains is not held against a fit.
@@ -132,6 +135,8 @@ def measure(rows: pd.DataFrame, yardstick: str) -> Measured | None:
         From :func:`vi_recipes.fit.differences`, of one fit.
     yardstick
         Whose sds are the unit, as one word.
+    medians
+        Scalars without a mean or sd, of which medians and half-widths are compared.
     """
     difference, ratio = rows["difference"].dropna(), rows["sd_ratio"].dropna()
     if difference.empty:
@@ -143,10 +148,17 @@ def measure(rows: pd.DataFrame, yardstick: str) -> Measured | None:
         f"means differ by at most {difference.abs().max():.2g} {yardstick} sds "
         f"(beyond Monte Carlo error: {excess.max():.2g}, at {worst})"
     )
+    named = [label for label in medians if label in difference.index]
+    aside = (
+        f"; of {_listed(named)} medians and half-widths of the central 68 % are compared"
+        if named
+        else ""
+    )
     close = bool(excess.max() <= GOOD_MEAN)
     if ratio.empty:
         trust = Trust.UNTRUSTED if excess.max() > POOR_MEAN else Trust.CARE
-        return Measured(trust, float(errors.max()), (mean_part,), point=True, close=close)
+        error = float(errors.max())
+        return Measured(trust, error, (mean_part,), aside, point=True, close=close)
     low, high = ratio.idxmin(), ratio.idxmax()
     sd_part = (
         f"sds are {ratio.min():.2g} ({low}) to {ratio.max():.2g} ({high}) times the {yardstick}'s"
@@ -164,6 +176,12 @@ def measure(rows: pd.DataFrame, yardstick: str) -> Measured | None:
         trust,
         float(max(errors.max(), noise.max())),
         (mean_part, sd_part),
+        aside,
         close=close,
         understates=small and trust is not Trust.TRUSTWORTHY,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

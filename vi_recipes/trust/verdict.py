@@ -18,16 +18,20 @@ The thresholds, of which ``docs/trust.md`` says when they were fixed:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vi_recipes.core import Status
-from vi_recipes.fit import Assessment, Correction, Fit, differences
+from vi_recipes.fit import Assessment, Correction, Fit, differences, say_unsettled
+from vi_recipes.fit import unsettled as no_moments
 from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
 from vi_recipes.trust.assess import num_block_draws
 from vi_recipes.trust.measured import POOR_SD, Trust, Verdict, measure
+from vi_recipes.trust.overlooked import SHARE, Overlooked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +45,19 @@ MIN_ESS = 100
 BLIND = "None of this sees a part of the posterior where no chain has been."
 
 
-def audit(reference: Fit) -> list[str]:
-    """Return what is wrong with a reference; empty for one that met its own criteria."""
+NOTHING: Mapping[str, Overlooked] = MappingProxyType({})
+
+
+def audit(reference: Fit, found: Mapping[str, Overlooked] = NOTHING) -> list[str]:
+    """Return what is wrong with a reference; empty for one that met its own criteria.
+
+    Parameters
+    ----------
+    reference
+        What the fits are measured against.
+    found
+        Name of a fit -> what that has found where the reference has no draws.
+    """
     if not reference.has_result:
         return []
     name, advice = reference.method, reference.advice.rstrip(".")
@@ -52,7 +67,7 @@ def audit(reference: Fit) -> list[str]:
         if reference.status is Status.OK
         else f" did not meet its own convergence criteria: {reference.message.rstrip('.')}."
     )
-    if reason := unfit(reference):
+    if reason := unfit(reference, found):
         return [
             f"The reference, {name},{said}{' It' if said else ''} measures nobody ({reason}). "
             f"Every fit is judged by its own evidence; differences from {name} are shown and not "
@@ -63,15 +78,18 @@ def audit(reference: Fit) -> list[str]:
     return [f"The reference, {name},{said} Read every difference from it with that in mind.{cure}"]
 
 
-def unfit(reference: Fit) -> str:
+def unfit(reference: Fit, found: Mapping[str, Overlooked] = NOTHING) -> str:
     """Return why others cannot be measured by a reference, as part of a sentence; "" if they can.
 
-    Answers from outside, which come with no evidence, are taken as given.
+    Answers from outside, which come with no evidence, are taken as given. Parameters are those of
+    :func:`audit`.
     """
     if not reference.has_result:
         return "it has no result"
     if reference.is_point:
         return "it is a point, without a spread to measure in"
+    if found:
+        return _elsewhere(found)
     if _is_given(reference):
         return ""
     own = _by_itself(reference)
@@ -93,6 +111,8 @@ def verdict(
     *,
     reference: Fit | None = None,
     is_reference: bool = False,
+    unsettled: Mapping[str, float] = MappingProxyType({}),
+    found: Mapping[str, Overlooked] = NOTHING,
 ) -> Verdict:
     """Return how far ``fit`` can be trusted: by a reference, else by its own evidence.
 
@@ -107,16 +127,23 @@ def verdict(
         What the fits are measured against; ``None`` for no reference.
     is_reference
         Whether it is the fit.
+    unsettled
+        Label -> khat of scalars that have no mean or sd by what some fit knows of them.
+    found
+        Name of a fit -> what that has found where the reference has no draws.
     """
     if not fit.has_result:
         return Verdict(Trust.NO_RESULT, f"No result: {fit.explanation}.")
     if is_reference:
-        judged = _reference(fit)
+        judged = _reference(fit, found)
     elif reference is None or accuracy is None:
         judged = _by_itself(fit)
     else:
         rows = accuracy[accuracy.index.get_level_values("method") == fit.method]
-        judged = _beside(fit, rows.droplevel("method").astype(float), reference)
+        judged = _beside(fit, rows.droplevel("method").astype(float), reference, unsettled, found)
+    aside = say_unsettled(no_moments(fit), "its draws do") if fit.is_sampler else ""
+    if aside and "khat_draws" not in fit.diagnostics:  # of which its own message speaks
+        judged = Verdict(judged.trust, f"{judged.text} {aside}: look at its quantiles.")
     return judged if fit.status.ok else _provisional(judged, fit.message)
 
 
@@ -137,9 +164,18 @@ def _provisional(judged: Verdict, why: str) -> Verdict:
 # -- by a reference --------------------------------------------------------------------------
 
 
-def _reference(fit: Fit) -> Verdict:
+def _elsewhere(found: Mapping[str, Overlooked], where: str = "none of its draws are") -> str:
+    """Return who has found most of what a reference has not, as a part of a sentence."""
+    name = max(found, key=lambda name: found[name].missed)
+    return f"{name} has mass where {where}: {found[name]}"
+
+
+def _reference(fit: Fit, found: Mapping[str, Overlooked]) -> Verdict:
     """Return the verdict on the reference itself, which is by its own evidence."""
     own = _by_itself(fit)
+    if found:
+        text = f"The reference, which measures nobody. Not to be trusted: {_elsewhere(found)}."
+        return Verdict(Trust.UNTRUSTED, text)
     if unfit(fit):
         return Verdict(own.trust, f"The reference, which measures nobody. {own.text}")
     if _is_given(fit):
@@ -152,15 +188,21 @@ def _reference(fit: Fit) -> Verdict:
     return Verdict(own.trust, f"The reference: use it with caution. {BLIND}")
 
 
-def _beside(fit: Fit, rows: pd.DataFrame, reference: Fit) -> Verdict:
+def _beside(
+    fit: Fit,
+    rows: pd.DataFrame,
+    reference: Fit,
+    unsettled: Mapping[str, float],
+    found: Mapping[str, Overlooked],
+) -> Verdict:
     """Return the verdict on a fit by a reference, if others can be measured by that."""
-    measured = measure(rows, "reference")
+    measured = measure(rows, "reference", unsettled)
     if measured is None:
         own = _by_itself(fit)
         return Verdict(own.trust, f"{own.text} It shares no parameter with the reference.")
-    if unfit(reference):
-        own = _by_itself(fit)
-        shown = "; ".join(measured.parts)
+    if unfit(reference, found):
+        own = _knowing(_by_itself(fit), fit.method, reference.method, found)
+        shown = "; ".join(measured.parts) + measured.aside
         aside = f"Not held against it, as {reference.method} measures nobody: {shown}."
         return Verdict(own.trust, f"{own.text} {aside}")
     sure = reference.status.ok and (
@@ -168,6 +210,28 @@ def _beside(fit: Fit, rows: pd.DataFrame, reference: Fit) -> Verdict:
     )
     doubts = [] if sure else [f"{reference.method} is itself to be used with care"]
     return measured.verdict("by the reference", doubts=doubts)
+
+
+def _knowing(own: Verdict, name: str, reference: str, found: Mapping[str, Overlooked]) -> Verdict:
+    """Return a verdict by a fit's own evidence, given what of the posterior that cannot see."""
+    if not found:
+        return own
+    if name in found:
+        here = f"It has mass where {reference} has no draws: {found[name]}."
+        if found[name].lost < SHARE:
+            return Verdict(own.trust, f"{own.text} {here}")
+        return Verdict(
+            Trust.UNTRUSTED,
+            f"Not to be trusted: about {found[name].lost:.0%} of the posterior is where "
+            f"{reference} has draws, and it has hardly any mass there. {here}",
+        )
+    if own.trust not in (Trust.TRUSTWORTHY, Trust.CARE):
+        return own
+    return Verdict(
+        Trust.UNKNOWN,
+        f"Cannot be told: {_elsewhere(found, f'{reference} has no draws')}, "
+        "and its own evidence does not see whether it has any there.",
+    )
 
 
 # -- without a reference ---------------------------------------------------------------------
@@ -244,7 +308,7 @@ def _r_hat_of_halves(fit: Fit) -> float:
 
 
 def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verdict:
-    measured = measure(differences(fit, correction.moments), "posterior")
+    measured = measure(differences(fit, correction.moments), "posterior", no_moments(fit))
     if measured is None:
         return Verdict(Trust.UNKNOWN, "Cannot be told: there is no moment to compare with.")
     source = (

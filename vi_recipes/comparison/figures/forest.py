@@ -43,8 +43,8 @@ def forest(comparison: Fits) -> Figure | None:
         return None
     constants = set(comparison.constants())
     labels = [label for label in labels if label not in constants]
-    mean = finite(comparison.means()).loc[labels, list(fits)].dropna(how="all")
-    sd = finite(comparison.sds()).loc[mean.index, list(fits)]
+    mean = finite(comparison.centres()).loc[labels, list(fits)].dropna(how="all")
+    sd = finite(comparison.spreads()).loc[mean.index, list(fits)]
     if mean.empty:
         return None
     labels = [str(label) for label in mean.index]
@@ -62,7 +62,10 @@ def forest(comparison: Fits) -> Figure | None:
             for place, row in enumerate(rows):
                 for name, value in beyond.get(str(mean.index[row]), {}).items():
                     _say_value(axes, float(mean[name].iloc[row]), place, name, value, list(fits))
-        grid[-1].set_xlabel("mean ± 2 sd; a point estimate has no bar")
+        said = "mean ± 2 sd; a point estimate has no bar"
+        if named := [label for label in comparison.unsettled if label in labels]:
+            said += f"\n{', '.join(named[:3])}: median ± 2 half-widths of the central 68 %"
+        grid[-1].set_xlabel(said)
         say_left_out(figure, left_out)
         figure.legend(
             handles=[handle(heading(n, comparison), styles[n]) for n in fits],

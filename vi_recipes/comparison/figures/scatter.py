@@ -31,7 +31,7 @@ def agreement(comparison: Fits) -> Figure | None:
         return None
     frames = {
         what: finite(frame.drop(index=comparison.constants()))
-        for what, frame in (("mean", comparison.means()), ("sd", comparison.sds()))
+        for what, frame in (("mean", comparison.centres()), ("sd", comparison.spreads()))
     }
     styles = fit_styles(comparison)
     with style():

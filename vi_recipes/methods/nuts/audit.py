@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from vi_recipes.core import Status
+from vi_recipes.fit import tail_shapes
+from vi_recipes.importance import FINITE_VARIANCE
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.nuts.running import Draws
 from vi_recipes.posterior import DrawsPosterior, per_scalar
@@ -57,10 +59,18 @@ def audit(
         f"{diagnostics['ess_bulk_min']:.0f}, "
         + (f"{divergences:.0f} divergences" if divergences else "no trouble reported")
     )
+    message = "; ".join(complaints) or healthy
+    shapes = tail_shapes(samples)
+    if lost := [n for n, k in shapes.items() if (k >= FINITE_VARIANCE).any()]:
+        diagnostics["khat_draws"] = max(float(np.nanmax(shapes[n])) for n in lost)
+        message += (
+            f"; Pareto khat of the draws of {', '.join(lost)} is up to "
+            f"{diagnostics['khat_draws']:.2f}: take medians and intervals there, not means and sds"
+        )
     return Result(
         DrawsPosterior(samples),
         status,
-        "; ".join(complaints) or healthy,
+        message,
         advice,
         diagnostics=diagnostics,
         sample_stats={

@@ -1,0 +1,120 @@
+"""Parts of the posterior that a sampler has not seen and another fit has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.posterior.base import WeighedDraws
+from vi_recipes.posterior.draws import DrawsPosterior
+from vi_recipes.posterior.gaussian import GaussianPosterior
+from vi_recipes.trust.measured import Trust
+from vi_recipes.trust.overlooked import overlooked
+
+
+def square(y: Any) -> None:
+    """A sign that the data do not see: two modes, one the other's mirror image."""
+    numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
+    numpyro.sample("y", dist.Normal(theta**2, 0.4), obs=y)
+
+
+def started(at: float) -> vr.Target:
+    return vr.Target(
+        vr.Model(function=square, name="square", init=lambda key, y: {"theta": at, "mu": 0.0}),
+        y=np.ones(8),
+    )
+
+
+@cache
+def one_side() -> vr.Fit:
+    """Chains that all stay on the right, which their R-hat does not see."""
+    target = started(1.0)
+    fit = vr.NUTS(num_warmup=300, num_samples=500, num_chains=2, scatter=0.01).fit(target, key=1)
+    assert (fit.posterior.samples["theta"] > 0).all()
+    fit = replace(fit, status=vr.Status.OK, message="R-hat at most 1.0010")
+    return replace(fit, assessment=vr.assess(fit, target))
+
+
+def test_a_mode_on_the_other_side_is_found_and_both_say_so(tmp_path: Path) -> None:
+    alone = vr.Comparison({"nuts": one_side()}, reference=one_side(), reference_name="nuts")
+    assert alone.verdicts()["nuts"].trust is Trust.TRUSTWORTHY
+    assert "no chain has been" in alone.verdicts()["nuts"].text
+    c = vr.compare(started(-1.0), [vr.Laplace(), vr.MAP()], reference=one_side(), path=tmp_path)
+    assert c["laplace"].mean()["theta"] < 0
+    found = c.overlooked["laplace"]
+    assert found.label == "theta"
+    assert found.value == pytest.approx(-1, abs=0.1)
+    assert found.missed == pytest.approx(0.5, abs=0.05)  # by symmetry
+    assert found.lost == pytest.approx(0.5, abs=0.05)
+    assert not c.measures
+    said = c.verdicts()
+    assert said["laplace"].trust is Trust.UNTRUSTED
+    assert "where nuts has draws, and it has hardly any mass there" in said["laplace"].text
+    assert "laplace has mass where none of its draws are" in c.warnings[0]
+    back = vr.Comparison.load(tmp_path)
+    assert back.overlooked == c.overlooked
+    assert back.verdicts() == said
+
+
+def test_what_a_reference_says_of_it_and_what_follows_for_others() -> None:
+    found = {"laplace": overlooked(vr.Laplace().fit(started(-1.0)), one_side(), started(1.0))}
+    same = vr.Laplace().fit(started(1.0))
+    same = replace(same, assessment=vr.assess(same, started(1.0)), method="same")
+    fits = {"same": same, "nuts": one_side()}
+    c = vr.Comparison(fits, reference=one_side(), reference_name="nuts", overlooked=found)
+    said = c.verdicts()
+    assert said["nuts"].trust is Trust.UNTRUSTED
+    assert "Not to be trusted: laplace has mass where none of its draws are" in said["nuts"].text
+    assert said["same"].trust is Trust.UNKNOWN
+    assert "laplace has mass where nuts has no draws" in said["same"].text
+
+
+def test_a_fit_of_both_sides_is_judged_by_its_own_evidence() -> None:
+    """Draws of both modes, with their density: of two normals, halves."""
+    target = started(1.0)
+    laplace = vr.Laplace().fit(target)
+    sd = float(laplace.sd()["theta"])
+    rng = np.random.default_rng(0)
+    z = np.column_stack([np.zeros(2_000), np.zeros(2_000)])
+    place = {n: s.start for n, s in target.slices.items()}
+    z[:, place["mu"]] = rng.standard_normal(2_000)
+    z[:, place["theta"]] = np.where(rng.random(2_000) < 0.5, 1, -1) + sd * rng.standard_normal(
+        2_000
+    )
+    x = z[:, place["theta"]]
+    halves = np.logaddexp(-((x - 1) ** 2) / 2 / sd**2, -((x + 1) ** 2) / 2 / sd**2)
+    log_q = halves - np.log(2 * sd) - np.log(2 * np.pi) - z[:, place["mu"]] ** 2 / 2
+    values = target.constrain(z)
+    posterior = DrawsPosterior(
+        {n: v[None] for n, v in values.items()},
+        independent=True,
+        weighed=WeighedDraws(z, log_q, values),
+    )
+    both = replace(laplace, posterior=posterior, method="both")
+    found = overlooked(both, one_side(), target)
+    assert found is not None
+    assert found.missed == pytest.approx(0.5, abs=0.05)
+    assert found.lost < 0.05
+
+
+def test_what_is_wide_or_wrong_has_found_nothing() -> None:
+    """Mass is the posterior's: draws of a fit that is too wide, or astray, have no weight."""
+    target = started(1.0)
+    place = {n: s.start for n, s in target.slices.items()}
+    for at, spread in ((1.0, 0.3), (3.0, 0.05), (1.0, 0.05)):
+        loc, sd = np.zeros(2), np.ones(2)
+        loc[place["theta"]], sd[place["theta"]] = at, spread
+        fit = replace(vr.Laplace().fit(target), posterior=GaussianPosterior(target, loc, None, sd))
+        assert overlooked(fit, one_side(), target) is None
+    assert overlooked(vr.MAP().fit(started(-1.0)), one_side(), target) is None
+    untold = replace(one_side(), assessment=None)
+    assert overlooked(vr.Laplace().fit(started(-1.0)), untold, target) is None
