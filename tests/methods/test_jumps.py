@@ -55,8 +55,21 @@ def jumping(name: str) -> vr.Target:
 STEPS = {"switch": ("n", "tau"), "branch": ("x", "c"), "stairs": ("y", "c")}
 
 
-@pytest.mark.parametrize("method", [vr.Laplace(), vr.MeanField(), vr.LinearResponse()])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("switch", vr.Laplace()),
+        ("branch", vr.Laplace()),
+        ("stairs", vr.MeanField()),
+        ("stairs", vr.LinearResponse()),
+        pytest.param("stairs", vr.Laplace(), marks=pytest.mark.slow),
+        *(
+            pytest.param(name, method, marks=pytest.mark.slow)
+            for name in ("switch", "branch")
+            for method in (vr.MeanField(), vr.LinearResponse())
+        ),
+    ],
+)
 def test_no_law_is_made_of_slopes_where_the_density_jumps(name: str, method: vr.Method) -> None:
     site, latent = STEPS[name]
     fit = method.fit(jumping(name))
@@ -74,6 +87,7 @@ def test_a_mode_among_jumps_is_of_one_piece(name: str) -> None:
     assert "this is the mode of one piece, and others may be higher" in fit.message
 
 
+@pytest.mark.slow
 def test_gradients_through_draws_miss_jumps_and_those_of_scores_do_not() -> None:
     short: Any = {"num_steps": 30, "tolerance": None}
     fit = vr.SVI(**short).fit(jumping("stairs"))
@@ -216,6 +230,7 @@ def test_an_estimate_has_the_value_there_and_the_spread_of_draws() -> None:
         assert fit.sd()[name] == pytest.approx(sd, rel=0.04)
 
 
+@pytest.mark.slow
 def test_a_sampler_and_stochastic_gradients_count_too() -> None:
     means, _ = exact_moments()
     fit = vr.NUTS(num_warmup=200, num_samples=500, num_chains=2).fit(positive_target())

@@ -207,11 +207,11 @@ class Method(ABC):
         if result.status.has_result and status.has_result:
             if isinstance(result.posterior, PointPosterior):
                 message += ", so this is the mode of one piece, and others may be higher"
-            message += f" ({result.message})"
+            message += f"; {result.message}"
             return dataclasses.replace(result, status=status, message=message, advice=ADVICE)
         if not result.status.has_result:  # there are no numbers, for a reason of its own
             status = result.status if status.has_result else status
-            message += f" ({result.message})"
+            message += f"; {result.message}"
         return Result(None, status, message, ADVICE, trace=result.trace)
 
     def options(self) -> dict[str, Any]:

@@ -20,9 +20,9 @@ NUM_SDS = 4.0
 """How far from a point is looked, in what the curvature there makes an sd."""
 
 ADVICE = (
-    "use NUTS, whose draws see jumps, and look at its R-hat and effective sample sizes; or make "
-    "what jumps a discrete variable, which is summed out exactly; or put something continuous in "
-    "its place, such as jax.nn.sigmoid"
+    "make what jumps a discrete variable, which is summed out exactly; or put something continuous "
+    "in its place, such as jax.nn.sigmoid; or use NUTS, which sees jumps but crosses them slowly: "
+    "look at its R-hat and effective sample sizes"
 )
 """What to do where a density jumps."""
 
