@@ -299,3 +299,45 @@ def test_an_interrupted_assessment_keeps_its_fit(monkeypatch: pytest.MonkeyPatch
     assert c.interrupted
     assert list(c) == ["laplace"]
     assert c["laplace"].status is Status.OK
+
+
+# -- what is asked for -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "match"),
+    [
+        ((lambda y: None,), {}, "target: got <lambda>, expected a Target; make one with"),
+        ((None,), {}, "target: got NoneType, expected a Target"),
+        ((target("normal_mean"), vr.MAP()), {}, r"methods: got MAP\(.*expected a list of methods"),
+        ((target("normal_mean"), "map"), {}, "methods: got 'map', expected a list of methods"),
+        ((target("normal_mean"), [vr.MAP]), {}, "methods: got <class .*expected a method such"),
+        ((target("normal_mean"), {1: vr.MAP()}), {}, "the name 1 must be letters"),
+        ((target("normal_mean"),), {"progress": True}, "progress: got True, expected what makes"),
+        ((target("normal_mean"),), {"reference": 3}, "reference: got int, expected the name"),
+        ((target("normal_mean"),), {"reference": vr.NUTS()}, "reference: got NUTS, expected"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(
+    arguments: tuple[Any, ...], options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        vr.compare(*arguments, **options)
+
+
+def test_two_methods_may_not_share_a_checkpoint(tmp_path: Path) -> None:
+    svi = vr.SVI(checkpoint=tmp_path / "one.npz")
+    with pytest.raises(ValueError, match="for a and for b, expected a file for each"):
+        vr.compare(target("normal_mean"), {"a": svi, "b": svi})
+
+
+def test_without_methods_those_of_the_command_line_are_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    this = target("normal_mean")
+    asked = []
+    monkeypatch.setattr(
+        comparing, "default_methods", lambda t: asked.append(t) or {"map": vr.MAP()}
+    )
+    assert list(vr.compare(this)) == ["map"]
+    assert asked == [this]

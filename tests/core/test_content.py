@@ -176,9 +176,8 @@ def test_a_file_that_raises_shows_the_users_own_lines(write):
     with pytest.raises(content.ContentError) as error:
         vr.load_model(path)
     message = str(error.value)
-    assert f"{path} raised JSONDecodeError" in message
-    assert "return json.loads('{')" in message
-    assert "line 6, in <module>" in message
+    assert message.startswith(f"{path} raised JSONDecodeError: Expecting property name")
+    assert message.endswith("line 4: return json.loads('{')) when it was loaded")
     for foreign in ("decoder.py", "content.py", "importlib"):
         assert foreign not in message
     assert set(sys.modules) == before

@@ -8,6 +8,7 @@ import re
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
+from vi_recipes.core import write_whole
 from vi_recipes.posterior.gaussian import GaussianPosterior
 
 
@@ -207,3 +209,35 @@ def test_help_lists_the_fields(kind: type) -> None:
     explained = re.findall(r"^(\w+(?:, \w+)*)\n    \S", text, re.MULTILINE)
     names = {name for line in explained for name in line.split(", ")}
     assert names == {field.name for field in fields(kind)}
+
+
+def test_a_file_that_may_not_grow_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    fit = vr.Laplace().fit(target("linear_regression"), key=0)
+    path = fit.save(tmp_path / "whole.nc")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2, before[1]))
+    try:  # HDF5 ends the process where it cannot write
+        with pytest.raises(OSError, match="File too large"):
+            fit.save(tmp_path / "half.nc")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.nc"]
+
+
+@pytest.mark.parametrize("name", ["linear_regression", "normal_mean"])
+def test_the_room_that_is_made_is_enough(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vi_recipes.fit import stored
+
+    asked: list[int] = []
+
+    def write(path: Path, content: Any, *, size: int = 0) -> Path:
+        asked.append(size)
+        return write_whole(path, content, size=size)
+
+    monkeypatch.setattr(stored, "write_whole", write)
+    for method in (vr.MAP(), vr.Laplace(), vr.MeanField()):
+        path = method.fit(target(name), key=0).save(tmp_path / f"{method.name}.nc")
+        assert path.stat().st_size <= asked[-1]

@@ -6,12 +6,13 @@ What a command needs is imported inside it, so that help and lists come at once.
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
 from vi_recipes.cli import calibrate, compare, lists, report, run, verify
 from vi_recipes.cli.arguments import VersionOption
-from vi_recipes.cli.group import Group, keep_interrupts
+from vi_recipes.cli.group import Group, keep_interrupts, open_closed_streams, tell_warning
 
 app = typer.Typer(
     cls=Group,
@@ -25,6 +26,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
+    open_closed_streams()
+    warnings.showwarning = tell_warning
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # signs that the encoding lacks are replaced
             stream.reconfigure(errors="replace")

@@ -17,7 +17,7 @@ from vi_recipes.cli.arguments import (
     SetOption,
     out_option,
 )
-from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, tell
+from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, printing, tell
 from vi_recipes.cli.output import check_json, output_folder, report_folder, write_json
 
 if TYPE_CHECKING:
@@ -93,15 +93,21 @@ def command(
             quantities=sites,
             progress=progress_bar,
         )
-    console = show.make_console(stderr=str(json) == "-")
-    _show(console, calibration)
-    if json is not None:
-        from vi_recipes.calibration import dumps
+    from vi_recipes.calibration import dumps
 
-        write_json(dumps(calibration), json)
+    report = ""
     if folder is not None and calibration.outcomes:
         calibration.report(folder)
-        console.print(f"\nReport: {folder / 'report.html'}")
+        report = f"Report: {folder / 'report.html'}"
+    if json is not None and str(json) != "-":
+        write_json(dumps(calibration), json)
+    with printing(f"; {report}" if report else ""):
+        console = show.make_console(stderr=str(json) == "-")
+        _show(console, calibration)
+        if json is not None and str(json) == "-":
+            write_json(dumps(calibration), json)
+        if report:
+            console.print(f"\n{report}")
     if calibration.interrupted:
         tell("interrupted; what was done is above, and the same command goes on from there")
         raise typer.Exit(INTERRUPTED)

@@ -41,8 +41,9 @@ Examples:
   vi-recipes compare my_model.py --data my_data.json --no-report --json result.json
 
 \b
-Exit codes: 0; 1 if every method failed; 2 for bad usage or input; 130 on Ctrl-C,
-after which the methods that were done are printed and reported.
+Exit codes: 0; 1 if every method failed; 2 for bad usage or input, or if the report
+or the screen could not be written; 130 on Ctrl-C, after which the methods that were
+done are printed and reported.
 """
 
 FIT_EPILOG = """\b

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import _thread
 import errno
+import os
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from vi_recipes.core import told
+
 BAD_INPUT = 2
 ALL_FAILED = 1
 INTERRUPTED = 130
+
+_OF_TYPER: tuple[type[BaseException], ...] = (
+    typer.Exit,
+    typer.Abort,
+    *(kind for kind in typer.BadParameter.__mro__ if kind not in Exception.__mro__),
+)
+"""What typer ends a command with by itself: exits and bad usage."""
 
 
 class Group(TyperGroup):
@@ -28,20 +40,29 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             tell("interrupted")
             raise typer.Exit(INTERRUPTED) from None
-        except (ValueError, OSError) as error:
+        except _OF_TYPER:
+            raise
+        except (Exception, SystemExit) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise
+                raise  # whoever read has gone
             if ctx.meta.get("debug"):
                 traceback.print_exc()
-            else:
+            elif isinstance(error, OSError) and (error.errno, error.filename) == (
+                errno.ENOSPC,
+                None,
+            ):
+                tell("error: no room is left where standard output goes")
+            elif is_ours(error):
                 tell(f"error: {error}")
-                if not is_ours(error):
-                    tell("(unexpected: --debug shows where it comes from)")
+            else:
+                tell(f"error: {told(error)}; unexpected: --debug shows where it comes from")
             raise typer.Exit(BAD_INPUT) from None
 
 
 def is_ours(error: BaseException) -> bool:
     """Whether the error was raised on purpose: by this package, or by a model's own code."""
+    if not isinstance(error, ValueError | OSError):
+        return False
     frames = traceback.extract_tb(error.__traceback__)
     package = str(Path(__file__).resolve().parent.parent)
     return bool(frames) and (
@@ -62,3 +83,47 @@ def keep_interrupts(unraisable: Any) -> None:
         threading.Timer(0.05, _thread.interrupt_main).start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def tell_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Say a warning in a line, without the code that gave it."""
+    tell(f"warning: {message}")
+
+
+def open_closed_streams() -> None:
+    """Put the null device in the place of standard streams that are closed (``2>&-``).
+
+    A file that is opened later would have their number, and what a library prints would go into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+@contextmanager
+def printing(kept: str = "") -> Iterator[None]:
+    """Print in the block; where the screen takes no more, say so and what is kept elsewhere.
+
+    Raises
+    ------
+    ValueError
+        Where standard output cannot be written, such as one that goes to a full disk. A reader who
+        has gone (``| head``) is no error of ours.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # what is left in the buffer would be complained of again when the program ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno == errno.EPIPE:
+            raise
+        raise ValueError(
+            f"standard output cannot be written ({error.strerror or error}){kept}"
+        ) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, tell
+from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, printing, tell
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
@@ -30,18 +30,44 @@ def show_and_write(
     json: Path | None,
     write: Callable[[Comparison, Path], object] | None = None,
 ) -> None:
-    """Print what a comparison found, and write what was asked for."""
+    """Write what was asked for and print what a comparison found, each whatever becomes of it.
+
+    Raises
+    ------
+    ValueError
+        Where something could not be written, once all else is written and printed.
+    """
     from vi_recipes.cli import show
+    from vi_recipes.comparison import dumps
 
-    console = show.make_console(stderr=str(json) == "-")
-    show.show_comparison(console, comparison)
-    if json is not None:
-        from vi_recipes.comparison import dumps
-
-        write_json(dumps(comparison), json)
+    refused: list[str] = []
+    kept = ""
     if folder is not None:
-        write(comparison, folder) if write else comparison.save(folder)
-        console.print(f"\nReport: {folder / 'report.html'}")
+        try:
+            write(comparison, folder) if write else comparison.save(folder)
+            kept = f"Report: {folder / 'report.html'}"
+        except OSError as error:
+            refused.append(str(error))
+    if json is not None and str(json) != "-":
+        refused += _refused(json, dumps(comparison))
+    with printing(f"; {kept}" if kept else ""):
+        console = show.make_console(stderr=str(json) == "-")
+        show.show_comparison(console, comparison)
+        if str(json) == "-":
+            write_json(dumps(comparison), Path("-"))
+        if kept:
+            console.print(f"\n{kept}")
+    if refused:
+        raise ValueError("; ".join(refused))
+
+
+def _refused(path: Path, text: str) -> list[str]:
+    """Write a machine-readable result; return a complaint where that cannot be done."""
+    try:
+        write_json(text, path)
+    except OSError as error:
+        return [f"--json: cannot write {path} ({error.strerror or error}); choose another place"]
+    return []
 
 
 def exit_with(comparison: Comparison) -> None:
@@ -56,10 +82,14 @@ def exit_with(comparison: Comparison) -> None:
 
 def write_json(text: str, path: Path) -> None:
     """Write a machine-readable result to a file, or to standard output for ``-``."""
+    from vi_recipes.core import write_whole
+
     if str(path) == "-":
         typer.echo(text, nl=False)
+    elif path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")  # a pipe, say
     else:
-        path.write_text(text, encoding="utf-8")  # it may be a pipe
+        write_whole(path.resolve(), text)
 
 
 @contextmanager

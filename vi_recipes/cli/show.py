@@ -28,6 +28,10 @@ class Screen(Console):
         shown = (visible(o, lines=True) if isinstance(o, str) else o for o in objects)
         super().print(*shown, **options)
 
+    def on_broken_pipe(self) -> None:
+        """Leave a reader who has gone to whoever prints; called where the error is handled."""
+        raise
+
 
 def said(text: str, style: str = "") -> Text:
     """Return text for a console; control characters in it are spelled out."""

@@ -8,16 +8,13 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import (
-    Annotated,
     Any,
     Literal,
-    TypeAliasType,
-    Union,
     get_args,
     get_origin,
 )
 
-from vi_recipes.core import load_object, unknown
+from vi_recipes.core import load_object, members, unknown
 
 _FILE_REFERENCE = re.compile(r".+\.py:\w+")
 
@@ -61,13 +58,13 @@ def parse_value(text: str, annotation: Any, what: str) -> Any:
     >>> parse_value("[3, 4]", tuple[int, ...] | None, "x")
     (3, 4)
     """
-    for member in sorted(_members(annotation), key=_rank):
+    for member in sorted(members(annotation), key=_rank):
         try:
             return _read(text.strip(), member)
         except _MismatchError:
             continue
-    words = [str(w) for m in _members(annotation) if get_origin(m) is Literal for w in get_args(m)]
-    if words and all(get_origin(m) is Literal for m in _members(annotation)):
+    words = [str(w) for m in members(annotation) if get_origin(m) is Literal for w in get_args(m)]
+    if words and all(get_origin(m) is Literal for m in members(annotation)):
         raise ValueError(f"--set: {unknown(f'value of {what}:', text, words)}")
     raise ValueError(f"--set: {what}: got {text!r}, expected {describe(annotation)}")
 
@@ -75,7 +72,7 @@ def parse_value(text: str, annotation: Any, what: str) -> Any:
 def describe(annotation: Any) -> str:
     """Return a type in words that say what to type."""
     words: list[str] = []
-    for member in _members(annotation):
+    for member in members(annotation):
         origin, arguments = get_origin(member) or member, get_args(member)
         if origin is Literal:
             words += map(str, arguments)
@@ -91,20 +88,6 @@ def describe(annotation: Any) -> str:
             words.append("file.py:NAME")
     words = list(dict.fromkeys(words))
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _members(annotation: Any) -> list[Any]:
-    """Return the members of a union, aliases resolved; the type itself if it is none."""
-    if isinstance(annotation, TypeAliasType):
-        return _members(annotation.__value__)
-    origin = get_origin(annotation)
-    if isinstance(origin, TypeAliasType):
-        return _members(origin.__value__)
-    if origin is Annotated:
-        return _members(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return [m for argument in get_args(annotation) for m in _members(argument)]
-    return [annotation]
 
 
 def _rank(member: Any) -> int:
@@ -123,7 +106,7 @@ def has_text(annotation: Any) -> bool:
     """Whether values of a type can be typed as text, all of its members."""
     return all(
         m in _PLAIN or m is Any or get_origin(m) is Literal or _is_container(m)
-        for m in _members(annotation)
+        for m in members(annotation)
     )
 
 
@@ -190,7 +173,7 @@ def _number(text: str, kind: Callable[[Any], Any]) -> Any:
 
 def _conform(value: Any, annotation: Any) -> Any:
     """Return a decoded JSON value as a value of ``annotation``."""
-    for member in _members(annotation):
+    for member in members(annotation):
         try:
             return _conform_one(value, member)
         except _MismatchError:

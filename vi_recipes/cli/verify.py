@@ -79,11 +79,12 @@ def command(
         progress=progress_bar,
         done=tell_of,
     )
+    if folder is not None:
+        write_whole(folder / "verification.md", page.markdown(rows))
     show.show_table(console, page.confusion_table(rows))
     for row in faults(rows):
         console.print(f"contradicted: {row.method} on {row.model}: {row.verdict}")
     if folder is not None:
-        write_whole(folder / "verification.md", page.markdown(rows))
         console.print(f"\nReport: {folder / 'verification.md'}")
     if faults(rows) or any(map(failed, rows)):
         raise typer.Exit(ALL_FAILED)

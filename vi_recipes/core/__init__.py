@@ -38,6 +38,7 @@ from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
 from vi_recipes.core.text import visible
 from vi_recipes.core.timing import CALLS_OF_A_SEARCH, COMPILED_QUICKLY, Timing
+from vi_recipes.core.typed import check_fields, members
 
 __all__ = [
     "CALLS_OF_A_SEARCH",
@@ -63,6 +64,7 @@ __all__ = [
     "attempt",
     "bind_parts",
     "called",
+    "check_fields",
     "find",
     "generator",
     "import_file",
@@ -72,6 +74,7 @@ __all__ = [
     "load_file",
     "load_object",
     "member",
+    "members",
     "one_at_a_time",
     "only",
     "place_of",

@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from vi_recipes.core.complaints import unknown
-from vi_recipes.core.errors import is_own
+from vi_recipes.core.errors import told
 
 Kind = Literal["models", "comparisons"]
 
@@ -29,7 +28,7 @@ _THING = {"models": "model", "comparisons": "study"}
 class ContentError(ValueError):
     """A file of models or studies that raised an error when it was loaded.
 
-    The message ends with the file's own traceback, shortened to the user's lines.
+    The message has the user's own line that it comes from.
     """
 
 
@@ -148,9 +147,7 @@ def import_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ContentError(
-            f"{path} raised {type(error).__name__} when it was loaded:\n{_own_lines(error, path)}"
-        ) from error
+        raise ContentError(f"{path} raised {told(error)} when it was loaded") from error
     return module
 
 
@@ -163,15 +160,6 @@ def _importable(directory: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(entry)
-
-
-def _own_lines(error: BaseException, path: Path) -> str:
-    """Return the traceback of ``error`` from the user's file on, without library frames."""
-    report = traceback.TracebackException.from_exception(error)
-    report.stack = traceback.StackSummary.from_list(
-        frame for frame in report.stack if frame.filename == str(path) or is_own(frame.filename)
-    )
-    return "".join(report.format(chain=False)).rstrip()
 
 
 # -- choosing --------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ MAX_LENGTH = 300
 """Characters of an error's own message that a sentence takes."""
 
 
+MAX_SOURCE = 80
+"""Characters of the user's line that a sentence takes."""
+
+
 def told(error: BaseException) -> str:
     """Return an error in a line: its kind, what it says, and the user's line that it comes from.
 
@@ -41,7 +45,7 @@ def told(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Return where the user's own code was when it raised, such as ``model.py, line 7``.
+    """Return where the user's own code was when it raised: ``model.py, line 7: x = y["z"]``.
 
     Empty where none of the user's code was running.
     """
@@ -52,7 +56,9 @@ def place_of(error: BaseException) -> str:
     if not name.startswith("<"):
         path, here = Path(name), Path.cwd()
         name = str(path.relative_to(here)) if path.is_relative_to(here) else name
-    return f"{name}, line {frames[-1].lineno}"
+    source = (frames[-1].line or "").strip()
+    shown = source if len(source) <= MAX_SOURCE else f"{source[: MAX_SOURCE - 1].rstrip()}…"
+    return f"{name}, line {frames[-1].lineno}{f': {shown}' if shown else ''}"
 
 
 def is_own(filename: str, function: str = "") -> bool:

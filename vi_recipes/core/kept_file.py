@@ -20,7 +20,9 @@ WIDTH = 200
 """Characters of a description that a message shows."""
 
 
-def write_whole(path: str | Path, content: str | bytes | Callable[[Path], object]) -> Path:
+def write_whole(
+    path: str | Path, content: str | bytes | Callable[[Path], object], *, size: int = 0
+) -> Path:
     """Write a file in place of an old one, whole or not at all; return its path.
 
     It is written beside its place, under a name with this process's number, and then put there. So
@@ -33,6 +35,9 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[Path], object
         Of the file, in a folder that exists.
     content
         Text, which is written in UTF-8, or bytes; or what writes a file to the path it is given.
+    size
+        Bytes that it may take: where there is no room for them, nothing is begun. Some libraries,
+        HDF5 among them, crash on a disk that fills up under them.
 
     Raises
     ------
@@ -44,9 +49,17 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[Path], object
     try:
         beside.unlink(missing_ok=True)
         # made here and now: what another process put there, such as a link, is not written through
-        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        made = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        try:
+            if size and hasattr(os, "posix_fallocate"):  # not everywhere
+                os.posix_fallocate(made, 0, size)
+                os.ftruncate(made, 0)
+        finally:
+            os.close(made)
         if callable(content):
             content(beside)
+            if not beside.stat().st_size:
+                raise FileNotFoundError(f"{path}: nothing was written")
         else:
             beside.write_bytes(
                 # half of a pair of surrogates, in a name, has no UTF-8

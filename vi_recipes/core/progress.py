@@ -21,6 +21,10 @@ def silent(done: int, total: int, text: str = "") -> None:
     """Report nothing."""
 
 
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progress]:
     """Yield a :class:`Progress` that draws a bar on standard error.
@@ -32,7 +36,7 @@ def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progres
     enabled
         ``None`` draws only when standard error is a terminal.
     """
-    if not (sys.stderr.isatty() if enabled is None else enabled):
+    if not (_is_terminal() if enabled is None else enabled):
         yield silent
         return
     from rich.console import Console

@@ -63,6 +63,11 @@ def normalise(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: normalise(f"{name}[{key!r}]", item) for key, item in value.items()}
     if isinstance(value, bool | int | str) or value is None:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(
+                f"data argument '{name}' is too large: an integer of {value.bit_length()} bits, "
+                "where 64 are the most; rescale it"
+            )
         return value
     if isinstance(value, float | np.generic):
         value = value.item() if isinstance(value, np.generic) else value

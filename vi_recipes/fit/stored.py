@@ -71,7 +71,17 @@ def save(fit: Fitted, path: Path) -> Path:
         if long:
             _append_draws(fit, layout, beside, NUM_DRAWS)
 
-    return write_whole(path, write)
+    draws = NUM_DRAWS * sum(site.size for site in fit.sites) if long else 0
+    return write_whole(path, write, size=_room(tree, draws))
+
+
+def _room(tree: xr.DataTree, draws: int) -> int:
+    """Return bytes that are enough for a tree in a file, with so many numbers beside it."""
+    nodes = list(tree.subtree)
+    parts = sum(3 + len(node.variables) for node in nodes)
+    numbers = sum(variable.nbytes for node in nodes for variable in node.variables.values())
+    texts = sum(len(str(value).encode("utf-8", "replace")) for value in tree.attrs.values())
+    return int(1.1 * (numbers + 8 * draws)) + 2 * texts + 8_192 * parts + 65_536
 
 
 def _without_draws(posterior: xr.Dataset, num_draws: int) -> xr.DataTree:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from vi_recipes.core import one_at_a_time
+from vi_recipes.core import attempt, one_at_a_time, unknown
 from vi_recipes.methods.base import Method
 from vi_recipes.methods.cavi import CAVI
 from vi_recipes.methods.em.em import EM
@@ -47,14 +48,28 @@ METHODS: dict[str, type[Method]] = {
 
 def make_method(name: str, target: Target, **options: Any) -> Method:
     """Return the method called ``name``, with the model's own options and then ``options``."""
-    return METHODS[name](**{**target.model.options.get(name, {}), **options})
+    known = [field.name for field in dataclasses.fields(METHODS[name])]
+    own = target.model.options.get(name, {})
+    for option in own:
+        if option not in known:
+            what = unknown(f"option of {name}", option, known)
+            raise ValueError(f"options of model '{target.name}': {what}")
+    try:
+        return METHODS[name](**{**own, **options})
+    except ValueError as error:
+        raise ValueError(f"method '{name}': {error}") from None
 
 
 @one_at_a_time
 def default_methods(target: Target) -> dict[str, Method]:
     """Return the methods to run on ``target`` unasked, by name, with the model's own options."""
     methods = {name: make_method(name, target) for name in METHODS if METHODS[name].by_default}
-    return {name: method for name, method in methods.items() if method.applies(target) is None}
+
+    def applies(method: Method) -> bool:
+        # what an error stops from telling is told by its fit
+        return attempt(lambda: method.applies(target) is None, lambda _: True)
+
+    return {name: method for name, method in methods.items() if applies(method)}
 
 
 __all__ = [

@@ -21,6 +21,7 @@ from vi_recipes.core import (
     Status,
     Timing,
     as_key,
+    check_fields,
     one_at_a_time,
     precision,
     silent,
@@ -67,6 +68,10 @@ class Method(ABC):
 
     by_default: ClassVar[bool] = True
     """Whether a comparison that names no methods runs it, where it applies."""
+
+    def __post_init__(self) -> None:
+        """Raise a :class:`ValueError` for an option of another type than its annotation."""
+        check_fields(self)
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "key"):
@@ -258,6 +263,8 @@ def _without_infinities(result: Result, target: Target, kind: str) -> Result:
 def _describe(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, tuple | list):
         return [_describe(v) for v in value]
     if isinstance(value, Mapping):

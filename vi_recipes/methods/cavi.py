@@ -72,6 +72,7 @@ class CAVI(Method):
     num_starts: int = 5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_count("max_steps", self.max_steps)
         require_number("tolerance", self.tolerance, most=LOOSEST_RISE)
         require_count("num_starts", self.num_starts)

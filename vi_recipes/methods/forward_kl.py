@@ -91,6 +91,7 @@ class ForwardKL(Method):
     scatter: float = 3.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.family in ("normal", "multivariate_normal"),
             "family",

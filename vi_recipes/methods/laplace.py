@@ -61,6 +61,7 @@ class Laplace(Method):
     condition_limit: float = 1e9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_count("max_dim", self.max_dim)
         require_number("condition_limit", self.condition_limit, above=1.0, most=1e15)
         check_search(self.solver, self.max_steps, self.tolerance, self.num_starts)

@@ -43,12 +43,18 @@ class LinearResponse(Method):
     base: MeanField = field(default_factory=MeanField)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(isinstance(self.base, MeanField), "base", self.base, "a MeanField method")
 
     @property
     @override
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
+
+    @override
+    def check(self, target: Target) -> None:
+        super().check(target)
+        self.base.check(target)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

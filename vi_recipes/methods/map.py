@@ -59,6 +59,7 @@ class MAP(Method):
     num_starts: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.space in ("constrained", "unconstrained"),
             "space",

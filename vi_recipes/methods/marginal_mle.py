@@ -113,6 +113,7 @@ class MarginalMLE(Method):
     num_starts: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_options(self)
         require(self.ascent in ("theta", "joint"), "ascent", self.ascent, "'theta' or 'joint'")
         rules = get_args(Rule)

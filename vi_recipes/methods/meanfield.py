@@ -17,10 +17,12 @@ from vi_recipes.core import (
     require,
     require_count,
     require_number,
+    unknown,
 )
 from vi_recipes.elbo import (
     MAX_NODES,
     CurvedKL,
+    Factors,
     Family,
     Limits,
     Optimum,
@@ -81,6 +83,7 @@ class MeanField(Method):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(isinstance(self.factors, Mapping), "factors", self.factors, "site: family pairs")
         require(
             isinstance(self.expectations, Mapping)
@@ -100,6 +103,21 @@ class MeanField(Method):
     @override
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
+
+    @override
+    def check(self, target: Target) -> None:
+        super().check(target)
+        self._factors(target, self.factors)
+
+    def _factors(self, target: Target, families: Mapping[str, Family]) -> Factors:
+        """Return the factors; raise a :class:`ValueError` for sites that the model does not have.
+
+        So too for sites whose expectations are asked for.
+        """
+        for name in self.expectations:
+            if name not in target.sites:
+                raise ValueError(f"expectations: {unknown('site', name, target.sites)}")
+        return make_factors(target, families)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
@@ -167,14 +185,7 @@ class MeanField(Method):
         settings = tuple(sorted(families.items())), tuple(sorted(self.expectations.items()))
 
         def make() -> T:
-            factors = make_factors(target, families)
-            unknown = [n for n in self.expectations if n not in target.sites]
-            require(
-                not unknown,
-                "expectations",
-                ", ".join(unknown),
-                f"sites of the model: {', '.join(target.sites)}",
-            )
+            factors = self._factors(target, families)
             with timing.running_compiled():
                 return kind(target, factors, self.expectations, key, timing)
 

@@ -96,6 +96,7 @@ class SVGD(Method):
     scatter: float = 2.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_count("num_particles", self.num_particles, least=4, most=MAX_PARTICLES)
         require_count("num_steps", self.num_steps)
         require_number("tolerance", self.tolerance, most=SPREAD_LIMIT)

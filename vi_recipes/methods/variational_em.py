@@ -68,6 +68,7 @@ class VariationalEM(Method):
     base: MeanField = field(default_factory=MeanField)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.objective in ("mle", "map"), "objective", self.objective, "'mle' or 'map'")
         require(isinstance(self.base, MeanField), "base", self.base, "a MeanField method")
 
@@ -94,14 +95,26 @@ class VariationalEM(Method):
         return None
 
     @override
-    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        names = local_sites(target, self.latent)
+    def check(self, target: Target) -> None:
+        super().check(target)
+        self.base.check(target)
+        with jax.enable_x64(True):
+            self._split(target)
+
+    def _split(self, target: Target) -> tuple[list[str], list[str]]:
+        """Return the latent sites and the parameters, of which none may have a factor."""
+        names = list(local_sites(target, self.latent))
         theta = [s.name for s in target.latents if s.name not in names]
         if estimated := [n for n in self.base.factors if n in theta]:
             raise ValueError(
                 f"base.factors: got a family for {', '.join(estimated)}, which is estimated, "
                 f"expected latent sites only: {', '.join(names)}"
             )
+        return names, theta
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        names, theta = self._split(target)
         families: Mapping[str, Family] = {**self.base.factors, **dict.fromkeys(theta, "point")}
         kind = LogLikelihoodBound if self.objective == "mle" else LogPosteriorBound
         kl = self.base.objective(target, key, timing, kind, families)

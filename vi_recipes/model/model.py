@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vi_recipes.core import check_fields, require
+
 Data = Mapping[str, Any]
 """The keyword arguments of a model function: arrays, and the scalars that fix its shapes."""
 
@@ -182,6 +184,11 @@ class Model:
     description, citation
         One sentence, and the source with a DOI where it has one.
 
+    Raises
+    ------
+    ValueError
+        For a field of another type.
+
     Examples
     --------
     >>> import numpyro, numpyro.distributions as dist
@@ -209,3 +216,14 @@ class Model:
     init: Callable[..., dict[str, Any]] | None = None
     description: str = ""
     citation: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(bool(self.name.strip()), "name", self.name, "a short name")
+        for group in self.exchangeable:
+            require(
+                isinstance(group, Exchangeable), "exchangeable", group, "a list of Exchangeable"
+            )
+        for what in (self.em, self.vb):
+            kind = EMSteps if what is self.em else VBSteps
+            require(isinstance(what, kind | None), kind.__name__, what, f"{kind.__name__} or None")

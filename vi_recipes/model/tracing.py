@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.infer import init_to_uniform
 from numpyro.infer.util import constrain_fn
 
-from vi_recipes.core import ModelError, place_of, told
+from vi_recipes.core import ModelError, place_of, told, unknown
 from vi_recipes.model.bound import Arrays, BoundModel
 from vi_recipes.model.enumeration import marginalise
 from vi_recipes.model.model import Model
@@ -154,7 +154,25 @@ class TracedModel(BoundModel):
         return f"{text}. The shapes of the data are {shapes}: check that the lengths agree"
 
     def _name_dims(self) -> None:
-        """Give sites the names of dimensions that the model declares."""
+        """Give sites the names of dimensions that the model declares, and check what it names."""
+        for what in ("parameters", "latents"):
+            for name in getattr(self.model, what):
+                if name not in self.sites:
+                    raise ModelError(
+                        f"{what} of model '{self.name}': {unknown('site', name, self.sites)}"
+                    )
+        for group in self.model.exchangeable:
+            for name, axis in group.sites.items():
+                if name not in self.sites:
+                    raise ModelError(
+                        f"exchangeable of model '{self.name}': {unknown('site', name, self.sites)}"
+                    )
+                shape = self.sites[name].shape
+                if not -len(shape) <= axis < len(shape):
+                    raise ModelError(
+                        f"exchangeable of model '{self.name}': got axis {axis} for site '{name}', "
+                        f"which has the shape {shape}"
+                    )
         for name, dims in self.model.dims.items():
             site = self.sites.get(name)
             if site is None:

@@ -119,6 +119,7 @@ class EM(Method):
     m_step: MStep = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_options(self)
         rules = get_args(Rule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")

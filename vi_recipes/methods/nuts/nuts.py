@@ -105,6 +105,7 @@ class NUTS(Method):
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_count("num_warmup", self.num_warmup, least=0)
         require_count("num_samples", self.num_samples, least=4)
         require_count("num_chains", self.num_chains)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,11 +71,7 @@ class Checkpoint:
         """What the file says of itself; empty where there is none yet."""
         self._stored: dict[str, np.ndarray] = {}
         self._written, self._cost = time.monotonic(), 0.0
-        if not self.path.parent.is_dir() or self.path.is_dir():
-            raise CheckpointError(
-                f"checkpoint: got '{self.path}', expected a file in a folder that exists; "
-                f"make '{self.path.parent}', or give another path"
-            )
+        _check_place(self.path)
         if self.path.exists():
             self.header, self._stored = self._file.read_arrays()
             self._compare()
@@ -194,6 +191,49 @@ def _listed(values: Sequence[float]) -> str:
 # -- what a fit is ---------------------------------------------------------------------------------
 
 
+def check_checkpoint(method: SVIOptions, target: Target) -> None:
+    """Raise a :class:`CheckpointError` for a checkpoint that could not be written or gone on from.
+
+    As far as can be told before anything is compiled: the seed, the guide's parameters and the
+    optimiser are compared when the fit begins.
+    """
+    if method.checkpoint is None:
+        return
+    path = Path(method.checkpoint)
+    _check_place(path)
+    if path.exists():
+        KeptFile(path, _options_of(method, target), WORDS).read_arrays()
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir() or path.is_dir():
+        raise CheckpointError(
+            f"checkpoint: got '{path}', expected a file in a folder that exists; "
+            f"make '{path.parent}', or give another path"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise CheckpointError(
+            f"checkpoint: '{path}' cannot be written; choose another folder than '{path.parent}'"
+        )
+
+
+def _options_of(method: SVIOptions, target: Target) -> dict[str, str]:
+    """Return what a fit must have in common with its checkpoint, of the target and the options."""
+    data = ", ".join(f"{name} {list(np.shape(v))}" for name, v in target.data.items())
+    size = method.batches.batch_size if method.batches is not None else method.batch_size
+    rows = "all" if size is None else f"{size} at a time, of plate {method.plate or 'by default'}"
+    if method.batches is not None:
+        rows += f", of {method.batches.num_rows} from elsewhere"
+    return {
+        "model": target.name,
+        "data": f"{data} (fingerprint {target.fingerprint})",
+        "rows": rows,
+        "objective": f"{method.objective}, draws {method.draws}, alpha {method.alpha}",
+        "precision": method.dtype,
+        "init": method.init,
+    }
+
+
 def checkpoint_of(
     method: SVIOptions,
     target: Target,
@@ -218,20 +258,10 @@ def checkpoint_of(
     if method.checkpoint is None:
         return None
     params = engine.optim.get_params(state.optim_state)
-    data = ", ".join(f"{name} {list(np.shape(v))}" for name, v in target.data.items())
-    size = method.batches.batch_size if method.batches is not None else method.batch_size
-    rows = "all" if size is None else f"{size} at a time, of plate {method.plate or 'by default'}"
-    if method.batches is not None:
-        rows += f", of {method.batches.num_rows} from elsewhere"
     identity = {
-        "model": target.name,
-        "data": f"{data} (fingerprint {target.fingerprint})",
-        "rows": rows,
+        **_options_of(method, target),
         "guide": f"{method.options()['guide']}, with parameters {shapes_of(params)}",
-        "objective": f"{method.objective}, draws {method.draws}, alpha {method.alpha}",
         "optimizer": f"one with state {shapes_of(state.optim_state)}",
-        "precision": method.dtype,
-        "init": method.init,
         "seed": str(np.asarray(jax.random.key_data(key)).tolist()),
     }
     moves = target.compiled_once(

@@ -231,6 +231,7 @@ class SVIOptions(Method):
     # -- what they may be ------------------------------------------------------------------------
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.guide, str) and self.guide not in GUIDES:
             close = get_close_matches(self.guide, GUIDES, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""

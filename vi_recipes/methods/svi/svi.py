@@ -29,7 +29,7 @@ from vi_recipes.methods.minibatch.feed import Feed, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi import outcome
 from vi_recipes.methods.svi.applies import why_not
-from vi_recipes.methods.svi.checkpoint import Checkpoint, checkpoint_of
+from vi_recipes.methods.svi.checkpoint import Checkpoint, check_checkpoint, checkpoint_of
 from vi_recipes.methods.svi.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.svi.objectives import OBJECTIVES
 from vi_recipes.methods.svi.options import SVIOptions
@@ -111,6 +111,11 @@ class SVI(SVIOptions):  # noqa: D101
     @override
     def applies(self, target: Target) -> str | None:
         return why_not(self, target) or super().applies(target)
+
+    @override
+    def check(self, target: Target) -> None:
+        super().check(target)
+        check_checkpoint(self, target)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
