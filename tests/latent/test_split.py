@@ -124,6 +124,48 @@ def test_latents_on_a_constrained_scale_masks_scales_and_shared_data() -> None:
     np.testing.assert_allclose(joint.shared, stats.gamma(1.7).logpdf([1.2, 0.7]).sum(), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-12, 12), (-60, 60), (1_990, 2_010), (2e4, 9e4)])
+def test_members_are_found_where_links_saturate(low: float, high: float) -> None:
+    """Covariates that nobody standardised: almost everywhere slopes are 0, or rounding."""
+    group = np.repeat(np.arange(30), 4)
+    x = np.random.default_rng(0).uniform(low, high, 120)
+
+    def logit(x, group, y):
+        b = numpyro.sample("b", dist.Normal(0, 10))
+        with numpyro.plate("group", 30):
+            u = numpyro.sample("u", dist.Normal(0, 1))
+        with numpyro.plate("row", 120):
+            numpyro.sample("y", dist.Bernoulli(logits=b * x + u[group]), obs=y)
+
+    def log_link(x, group, y):
+        b = numpyro.sample("b", dist.Normal(0, 1))
+        with numpyro.plate("group", 30):
+            u = numpyro.sample("u", dist.Normal(0, 1))
+        with numpyro.plate("row", 120):
+            numpyro.sample("y", dist.Poisson(jnp.exp(b * x + u[group])), obs=y)
+
+    for model in (logit, log_link):
+        target = vr.Target(model, x=x, group=group, y=np.arange(120) % 2)
+        if model is logit:
+            assert made(target).rule == "quadrature"  # saturated, it would pass for Gaussian
+        found = split_target(target)
+        assert found.num_members == 30
+        np.testing.assert_array_equal(found.index["y"], group)
+
+
+def test_rows_whose_member_cannot_be_told_are_refused() -> None:
+    def steps(group, y):
+        b = numpyro.sample("b", dist.Normal(0, 10))
+        with numpyro.plate("group", 6):
+            u = numpyro.sample("u", dist.Normal(0, 1))
+        with numpyro.plate("row", 40):
+            numpyro.sample("y", dist.Bernoulli(logits=b + (u[group] > 0)), obs=y)
+
+    fit = vr.MarginalMLE(latent=("u",)).fit(vr.Target(steps, group=GROUP, y=COUNTS % 2))
+    assert fit.status is Status.NOT_APPLICABLE
+    assert "elements of y hardly change with u, or by steps" in fit.message
+
+
 def test_coefficients_in_a_plate_are_parameters() -> None:
     def regression(X, y):
         with numpyro.plate("column", 3):

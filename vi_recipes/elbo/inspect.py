@@ -23,7 +23,7 @@ from vi_recipes.elbo.plan import (
     all_normal,
     check_sources,
 )
-from vi_recipes.model import Arrays, SiteTerm, Target, one_coordinate, site_terms
+from vi_recipes.model import TINY_SLOPES, Arrays, SiteTerm, Target, one_coordinate, site_terms
 
 MAX_UNITS = 24
 """Sites of up to this many coordinates are probed one coordinate at a time."""
@@ -251,6 +251,11 @@ def _read_leaf(
             leaf.trouble = f"an element depends on several coordinates of {name}"
             leaf.affine = False
             return leaf
+        if (index == TINY_SLOPES).any():
+            leaf.trouble = f"slopes in {name} are too small to tell which coordinate they are of"
+            leaf.affine = False
+            return leaf
+        index = np.maximum(index, 0)  # an element without slopes may look anywhere
         singles.append((name, index))
         if linear:
             leaf.gathers.append(Gather(np.array(a[0]), place.start + index))

@@ -13,14 +13,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, Status
 from vi_recipes.latent.split import Split, without_latents
-from vi_recipes.model import Arrays, Target, candidates, one_coordinate, shared_members
+from vi_recipes.model import (
+    NO_SLOPE,
+    TINY_SLOPES,
+    Arrays,
+    Target,
+    candidates,
+    one_coordinate,
+    shared_members,
+)
 
 SPREADS = (0.3, 0.3, 2.0)
 """Distances from the start at which it is verified which member an element belongs to."""
+
+NEAR_ZERO = (1.0, 0.03, 1e-3, 1e-5)
+"""Distances of theta from 0, unconstrained, at which a model is looked at too: where covariates are
+in the thousands a link saturates everywhere else."""
+
+SAME = 1e-9
+"""Relative difference of log densities that counts as none."""
 
 
 def split_by_names(bare: Split, names: Sequence[str]) -> Split:
@@ -150,31 +165,55 @@ def _verify_continuous(this: Split) -> Split | str:
     tangents = jnp.asarray(directions[:, :, None] * weight)
 
     def probe(theta: jax.Array, z: jax.Array, tangents: jax.Array, arrays: Arrays) -> Any:
-        push = jax.linearize(lambda z: this.elements(theta, z, arrays), z)[1]
-        return jax.lax.map(push, tangents)
+        here, push = jax.linearize(lambda z: this.elements(theta, z, arrays), z)
+        return here, jax.lax.map(push, tangents)
 
     start, arrays = target.anywhere(), target.arrays()
     compiled = target.compiled_once(
         ("slopes of elements", this.latents, this.local.shape, this.local.tobytes()),
         lambda: jax.jit(probe, compiler_options=COMPILED_QUICKLY),
     )
-    seen: dict[str, list[np.ndarray]] = {}
+    thetas, places = [], []
     for spread in SPREADS:
-        theta = start[this.border] + min(spread, 0.5) * rng.standard_normal(this.border.size)
-        z = start[this.local] + spread * rng.standard_normal(this.local.shape)
-        slopes = compiled(jnp.asarray(theta), jnp.asarray(z), tangents, arrays)
-        for name, slope in slopes.items():
+        thetas.append(start[this.border] + min(spread, 0.5) * rng.standard_normal(this.border.size))
+        places.append(start[this.local] + spread * rng.standard_normal(this.local.shape))
+    for spread in NEAR_ZERO:
+        thetas.append(spread * rng.standard_normal(this.border.size))
+        places.append(0.5 * rng.standard_normal(this.local.shape))
+    slopes: dict[str, list[np.ndarray]] = {}
+    moved: dict[str, Any] = {}
+    for k, (theta, z) in enumerate(zip(thetas, places, strict=True)):
+        values, pushed = compiled(jnp.asarray(theta), jnp.asarray(z), tangents, arrays)
+        for name, slope in pushed.items():
             if np.isfinite(slope).all():
-                seen.setdefault(name, []).append(np.asarray(slope))
+                slopes.setdefault(name, []).append(np.asarray(slope))
+        if k in (0, len(SPREADS)):  # a kink, a step or a saturated link has no slope, and moves
+            others = compiled(jnp.asarray(theta), jnp.asarray(z[::-1] + 3.0), tangents, arrays)[0]
+            for name, value in values.items():
+                moved[name] = moved.get(name, False) | _differ(value, others[name])
     index = {}
-    for name, rows in seen.items():
-        if not any((r != 0).any() for r in rows):
+    for name, rows in slopes.items():
+        if not moved[name].any() and not any((r != 0).any() for r in rows):
             continue
         if name in this.parameters:
             return f"the density of {name} depends on {', '.join(this.latents)}"
         place = one_coordinate(rows, random, members)
         if place is None:
             return f"members of {this.plate or 'one axis'} are coupled through {name}"
-        touched = np.any([r[0] != 0 for r in rows], axis=0)
-        index[name] = np.where(touched, place, -1)
+        lost = (place == TINY_SLOPES) | ((place == NO_SLOPE) & moved[name])
+        if lost.any():
+            return (
+                f"{int(lost.sum())} of {place.size} elements of {name} hardly change with "
+                f"{', '.join(this.latents)}, or by steps: which member they belong to cannot be "
+                "told"
+            )
+        index[name] = place
     return replace(this, index=index)
+
+
+def _differ(one: Any, other: Any) -> Bool[np.ndarray, ...]:
+    """Return where log densities differ beyond rounding."""
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    with np.errstate(invalid="ignore"):
+        far = np.abs(one - other) > SAME * np.maximum(1.0, np.abs(one))
+    return np.asarray(far | (np.isfinite(one) & ~np.isfinite(other)))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import MethodFailure, Status, Timing
+from vi_recipes.latent.continuous import NEAR_ZERO
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
@@ -147,15 +148,18 @@ def _is_quadratic(
     )
     theta = start[split.border]
     thetas = [theta + 0.3 * rng.standard_normal(theta.shape) for _ in range(2)]
+    near_zero = [spread * rng.standard_normal(theta.shape) for spread in NEAR_ZERO]
     compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays, calls=1)
-    for point in thetas:
+    for k, point in enumerate(thetas + near_zero):
         at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
         if not np.isfinite(at_places).all():
-            return False
+            if k < len(thetas):
+                return False
+            continue
         scale = np.abs(at_places).max()
         if np.abs(at_places - at_places[0]).max() > QUADRATIC * scale:
             return False
-        if not (np.linalg.eigvalsh(at_places[0]) > 0).all():
+        if k < len(thetas) and not (np.linalg.eigvalsh(at_places[0]) > 0).all():
             return False
     return True
 

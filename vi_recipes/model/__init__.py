@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vi_recipes.model.bound import Arrays
-from vi_recipes.model.coordinates import one_coordinate
+from vi_recipes.model.coordinates import NO_SLOPE, TINY_SLOPES, one_coordinate
 from vi_recipes.model.density import BATCH, in_blocks
 from vi_recipes.model.jumps import Jump, find_jumps
 from vi_recipes.model.labels import labels_by_site, site_labels
@@ -27,7 +27,9 @@ __all__ = [
     "BATCH",
     "IMPOSSIBLE",
     "MAX_NUMBERS",
+    "NO_SLOPE",
     "NUM_ATTEMPTS",
+    "TINY_SLOPES",
     "Arrays",
     "EMSteps",
     "Exchangeable",

@@ -18,6 +18,16 @@ FAR = (1.0,) * 6 + (3.0,) * 6
 """Spreads of the points, far from the start, where it is verified which coordinate it is."""
 
 
+TELLING = 1e-7
+"""Share of the largest slope up to which one is rounding, and tells nothing."""
+
+NO_SLOPE = -1
+"""In place of a coordinate: an element has no slope anywhere."""
+
+TINY_SLOPES = -2
+"""In place of a coordinate: an element's slopes are tiny everywhere."""
+
+
 class DensityByCoordinate(DensityWithFlows):
     """A flat density that knows which coordinates its scalars and supports depend on."""
 
@@ -140,6 +150,10 @@ def one_coordinate(
 ) -> Int[np.ndarray, "*elements"] | None:
     """Return the one coordinate of a site that each element depends on; ``None`` if several.
 
+    A slope that is tiny beside the largest says nothing: where a link saturates it is rounding.
+    Elements that have no other slopes get :data:`NO_SLOPE`, those with slopes that are tiny
+    wherever they are looked at :data:`TINY_SLOPES`.
+
     Parameters
     ----------
     slopes
@@ -150,20 +164,23 @@ def one_coordinate(
     size
         Number of coordinates.
     """
-    index = np.zeros(slopes[0].shape[1:], int)
-    known = np.zeros(index.shape, bool)
-    for by_one, by_index, by_random in slopes:
-        scale = np.abs(by_one)
+    sizes = [np.abs(np.stack([s[0], s[1] / size, s[2]])).max(axis=0) for s in slopes]
+    tops = [float(s.max(initial=0.0)) for s in sizes]
+    usual = sorted(tops)[
+        len(tops) // 2
+    ]  # a link may saturate at some points, and explode at others
+    index = np.full(slopes[0].shape[1:], NO_SLOPE)
+    for (by_one, by_index, by_random), here, top in zip(slopes, sizes, tops, strict=True):
+        limit = TELLING * max(top, usual, 1e-300)
+        telling = here > limit
         with np.errstate(divide="ignore", invalid="ignore"):
-            guess = np.where(scale > 0, by_index / by_one, 1.0)
+            guess = np.where(by_one != 0, by_index / by_one, 1.0)
         guess = np.clip(np.nan_to_num(np.round(guess), nan=1.0), 1, size).astype(int) - 1
-        limit = 1e-7 * max(float(scale.max()), 1e-300)
-        if (np.abs(by_index - (guess + 1) * by_one) > limit * size).any():
+        if (np.abs(by_index - (guess + 1) * by_one) > limit * size)[telling].any():
             return None
-        if (np.abs(by_random - random[guess] * by_one) > limit).any():
+        if (np.abs(by_random - random[guess] * by_one) > limit)[telling].any():
             return None
-        if (known & (scale > 0) & (guess != index)).any():
+        if (telling & (index >= 0) & (guess != index)).any():
             return None
-        index = np.where(scale > 0, guess, index)
-        known |= scale > 0
+        index = np.where(telling, guess, np.where((index < 0) & (here > 0), TINY_SLOPES, index))
     return index
