@@ -87,6 +87,20 @@ def test_a_mode_among_jumps_is_of_one_piece(name: str) -> None:
     assert "this is the mode of one piece, and others may be higher" in fit.message
 
 
+def test_an_integral_over_steps_that_collapses_is_not_called_exact() -> None:
+    def model(y: np.ndarray) -> None:
+        m = numpyro.sample("m", dist.Normal(0.0, 1.0))
+        s = numpyro.sample("s", dist.HalfNormal(1.0))
+        with numpyro.plate("group", len(y)):
+            u = numpyro.sample("u", dist.Normal(m, s))
+            numpyro.sample("y", dist.Normal(jnp.round(u), 1.0), obs=y)
+
+    target = vr.Target(model, y=np.array([1.0, 2.0, 0.3, -0.4, 2.0, 1.0]))
+    fit = vr.MarginalMLE().fit(target)
+    assert fit.status is vr.Status.NOT_APPLICABLE
+    assert fit.message.startswith("the log density of site y jumps by")
+
+
 @pytest.mark.slow
 def test_gradients_through_draws_miss_jumps_and_those_of_scores_do_not() -> None:
     short: Any = {"num_steps": 30, "tolerance": None}

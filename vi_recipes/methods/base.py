@@ -206,6 +206,8 @@ class Method(ABC):
             return result
         with timing.running_compiled():
             met = met_jumps(result.posterior, target, timing)
+            if not met and result.status is Status.COLLAPSED:  # what has no spread reaches nothing
+                met = met_jumps(None, target, timing)
         if not met:
             return result
         message = f"{met}: the slopes that {self.key} follows do not see it"

@@ -122,7 +122,7 @@ class MeanField(Method):
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         optimum = self.optimise(target, key, timing, progress)
-        with timing.running():
+        with timing.running(), np.errstate(over="ignore", invalid="ignore"):
             posterior = FactorPosterior(
                 target, optimum.kl.factors, optimum.eta, optimum.standard_error, optimum.kl
             )
