@@ -118,3 +118,30 @@ def test_what_is_wide_or_wrong_has_found_nothing() -> None:
     assert overlooked(vr.MAP().fit(started(-1.0)), one_side(), target) is None
     untold = replace(one_side(), assessment=None)
     assert overlooked(vr.Laplace().fit(started(-1.0)), untold, target) is None
+
+
+def mode(at: float, name: str) -> vr.Fit:
+    fit = vr.Laplace().fit(started(at), name=name)
+    return replace(fit, assessment=vr.assess(fit, started(at)))
+
+
+def test_fits_of_two_sides_without_a_reference() -> None:
+    """Each is right by its own evidence, and has half of the posterior."""
+    sides = {"left": mode(-1.0, "left"), "right": mode(1.0, "right")}
+    alone = vr.Comparison({"left": sides["left"]}).verdicts()["left"]
+    assert alone.trust is Trust.TRUSTWORTHY
+    said = vr.Comparison(sides).verdicts()
+    for name, other, value in (("left", "right", "1"), ("right", "left", "-1")):
+        assert said[name].trust is Trust.UNTRUSTED
+        assert said[name].text.startswith(
+            f"Not to be trusted: {other} has found another part of the posterior, 50% of what"
+        )
+        assert f"about theta = {value}" in said[name].text.replace("0.99", "1")
+    # a part that hardly matters is no reason to distrust the other
+    small = sides["left"].assessment
+    assert small is not None
+    less = tuple(replace(e, value=e.value - 5) for e in small.evidence)
+    sides["left"] = replace(sides["left"], assessment=replace(small, evidence=less))
+    said = vr.Comparison(sides).verdicts()
+    assert said["right"].trust is Trust.TRUSTWORTHY
+    assert said["left"].trust is Trust.UNTRUSTED

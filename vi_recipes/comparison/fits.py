@@ -18,7 +18,16 @@ from vi_recipes.core import MadeOnce, attempt
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of, unsettled
 from vi_recipes.importance import LogEvidence
 from vi_recipes.report import Exhibit
-from vi_recipes.trust import Overlooked, Trust, Verdict, audit, evidence_table, unfit, verdict
+from vi_recipes.trust import (
+    Overlooked,
+    Trust,
+    Verdict,
+    audit,
+    elsewhere,
+    evidence_table,
+    unfit,
+    verdict,
+)
 
 
 class Fits(Mapping[str, Fit]):
@@ -177,11 +186,8 @@ class Fits(Mapping[str, Fit]):
     @property
     def unsettled(self) -> dict[str, float]:
         """Label -> khat of scalars whose mean or sd does not exist, or is not told by a fit."""
-
-        def make() -> dict[str, float]:
-            return self._part("Tails are not looked at", partial(unsettled_in, self.columns)) or {}
-
-        return dict(self.once("unsettled", make))
+        find = partial(self._part, "Tails are not looked at", partial(unsettled_in, self.columns))
+        return dict(self.once("unsettled", lambda: find() or {}))
 
     def quantiles(self) -> pd.DataFrame:
         """Return quantiles of the scalars that have no mean or sd to speak of, by what a fit knows.
@@ -411,8 +417,11 @@ class Fits(Mapping[str, Fit]):
 
         def make() -> dict[str, Verdict]:
             verdicts = {name: judged(name, fit) for name, fit in self._fits.items()}
-            below = self._below()
-            return verdicts | {name: verdicts[name].held(why) for name, why in below.items()}
+            verdicts |= {name: verdicts[name].held(why) for name, why in self._below().items()}
+            if self.measures or self._overlooked:
+                return verdicts
+            lost = "Fits are not compared with one another"
+            return verdicts | (self._part(lost, partial(elsewhere, self._fits)) or {})
 
         return dict(self.once("verdicts", make))
 
@@ -430,12 +439,7 @@ class Fits(Mapping[str, Fit]):
         return f"{name}({self.target_name!r}, {listed}; reference {self._reference_name})"
 
 
-_WORDS = {
-    "means": "means",
-    "sds": "sds",
-    "mcses": "errors of means",
-    "mcses_sd": "errors of sds",
-}
+_WORDS = {"means": "means", "sds": "sds", "mcses": "errors of means", "mcses_sd": "errors of sds"}
 """Key of a table -> what is in it."""
 
 

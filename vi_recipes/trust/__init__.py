@@ -13,7 +13,7 @@ from vi_recipes.trust.measured import (
     Trust,
     Verdict,
 )
-from vi_recipes.trust.overlooked import Overlooked, overlooked
+from vi_recipes.trust.overlooked import Overlooked, elsewhere, overlooked
 from vi_recipes.trust.quadrature import quadrature
 from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
 from vi_recipes.trust.verdict import audit, judge, unfit, verdict
@@ -31,6 +31,7 @@ __all__ = [
     "bridge",
     "case_sensitivity",
     "data_sensitivity",
+    "elsewhere",
     "evidence_table",
     "judge",
     "num_block_draws",

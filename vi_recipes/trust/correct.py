@@ -155,17 +155,14 @@ def _tails(
 ) -> dict[str, np.ndarray]:
     """Return khat of scalars without a mean, by site; nothing of other sites.
 
-    It is that of the weights times the distances from the weighted median, which are what a mean
-    adds up. A mean of which no draw holds much of the sd is not looked at.
+    It is that of the weights times the distances from the mean as it is, which a mean adds up. A
+    scalar of whose variance no draw holds much is not looked at.
     """
     found = {}
     for name, draws in values.items():
         flat = draws.reshape(len(draws), -1).astype(float)
-        order = np.argsort(flat, axis=0)
-        at = np.cumsum(weights.values[order], axis=0)
-        rows = (at >= 0.5).argmax(axis=0)[None]
-        away = np.abs(flat - np.take_along_axis(flat, np.take_along_axis(order, rows, 0), 0))
         with np.errstate(over="ignore", invalid="ignore"):
+            away = np.abs(flat - weights.values @ flat)
             part = away * away * weights.values[:, None]
             total = part.sum(axis=0)
         shapes = np.full(flat.shape[1], np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float
 
 from vi_recipes.core import as_key
 from vi_recipes.fit import Fit, differences, moments_of
-from vi_recipes.importance import KHAT_LIMIT, MIN_DRAWS, khat, log_mean
+from vi_recipes.importance import KHAT_LIMIT, MIN_DRAWS, Bound, khat, log_mean
 from vi_recipes.model import Target
-from vi_recipes.posterior import held_draws
+from vi_recipes.posterior import MomentsPosterior, held_draws
 from vi_recipes.trust.assess import default_draws
+from vi_recipes.trust.measured import Trust, Verdict
 
 NUM_DRAWS = 1_000
 
@@ -184,3 +185,56 @@ def _log_mass(log_ratios: Float[np.ndarray, " draws"], chosen: Bool[np.ndarray, 
     if some.size >= MIN_DRAWS and khat(some) < KHAT_LIMIT:
         return share + log_mean(some)[0]
     return share + float(some.mean())  # by Jensen
+
+
+OUTSIDE = 3.0
+"""Sds of what one fit has found, beyond which what another has found lies outside it."""
+
+
+def elsewhere(fits: Mapping[str, Fit]) -> dict[str, Verdict]:
+    """Return verdicts on fits where another has found a part of the posterior that they have not.
+
+    Each of the two is right by its own evidence, whose moments, by importance sampling, lie apart.
+
+    Parameters
+    ----------
+    fits
+        Name -> fit, assessed.
+
+    Returns
+    -------
+    dict
+        Name -> verdict, where by the evidence the part is worth saying.
+    """
+    known = {name: part for name, fit in fits.items() if (part := _part(fit)) is not None}
+    said = {}
+    for name, (moments, own) in known.items():
+        for other, (found, mass) in known.items():
+            share = float(np.exp(mass - np.logaddexp(mass, own)))
+            if name == other or share < SHARE:
+                continue
+            rows = differences(found, moments_of(moments))
+            away = (rows["difference"].abs() - 4 * rows["difference_mcse"].fillna(0.0)).dropna()
+            if not away.empty and away.max() > OUTSIDE:
+                label = str(away.idxmax())
+                value = float(found.flat(found.mean())[found.labels().index(label)])
+                said[name] = Verdict(
+                    Trust.UNTRUSTED,
+                    f"Not to be trusted: {other} has found another part of the posterior, "
+                    f"{share:.0%} of what the two have found, about {label} = {value:.3g}.",
+                )
+    return said
+
+
+def _part(fit: Fit) -> tuple[Fit, float] | None:
+    """Return what a fit's weights say of the posterior: moments, and the log of its mass."""
+    if not fit.has_result or fit.assessment is None or fit.assessment.correction is None:
+        return None
+    m = fit.assessment.correction.moments
+    posterior = MomentsPosterior(m.mean, m.sd, None, (), m.mcse_mean, m.mcse_sd)
+    masses = [
+        e.value
+        for e in fit.assessment.evidence
+        if e.bound in (Bound.ESTIMATE, Bound.LOWER) and np.isfinite(e.value)
+    ]
+    return (replace(fit, posterior=posterior, assessment=None), max(masses)) if masses else None
