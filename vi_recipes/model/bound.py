@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,22 +34,33 @@ class BoundModel:
 
     def __init__(self, model: Model, data: dict[str, Any]) -> None:
         bind_parts("numpyro")
+        given = bind(model.function, _with_defaults(model, data))
+        model = _with_own_containers(model, given)
         self.model = model
         self.complete_model = model
         """The model as it was given, with its discrete latent variables where it has some."""
         self.name = model.name
-        self.data = bind(model.function, _with_defaults(model, data))
-        self.fingerprint = fingerprint(self.data)
+        self.fingerprint = fingerprint(given)
         self.compiled_once = MadeOnce()
         """``(key, make) -> made``: compiled code, and what was found out, once a target."""
         self.compiled_for_any_data = MadeOnce()
         """Like :attr:`compiled_once`, for code that takes the data as arguments from
         :meth:`arrays`: :meth:`with_data` passes it on."""
-        leaves = jax.tree.leaves_with_path(self.data, is_leaf=_is_none)
+        leaves = jax.tree.leaves_with_path(given, is_leaf=_is_none)
+        self._arguments = tuple(given)
         self._paths = [path for path, _ in leaves]
-        self._leaves = [leaf for _, leaf in leaves]
-        self._treedef = jax.tree.structure(self.data, is_leaf=_is_none)
+        self._leaves = [read_only(leaf) for _, leaf in leaves]
+        self._treedef = jax.tree.structure(given, is_leaf=_is_none)
         self._trace_leaves([isinstance(leaf, np.ndarray) for leaf in self._leaves])
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The keyword arguments: containers of their own each time, arrays that are not written.
+
+        What a model does to its arguments is so no matter to whoever reads them next.
+        """
+        tree = jax.tree.unflatten(self._treedef, self._leaves)
+        return {name: tree[name] for name in self._arguments}
 
     def _trace_leaves(self, is_traced: Sequence[bool]) -> None:
         """Say which leaves of the data are traced; the others are constants of compiled code."""
@@ -108,6 +122,35 @@ class BoundModel:
             for leaf, (path, traced) in enumerate(zip(self._paths, self._is_traced, strict=True))
             if traced and len(path) == 1
         }
+
+
+def read_only(leaf: Any) -> Any:
+    """Return an array as a view that cannot be written to, anything else as it is; no copy."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    view = leaf.view()
+    view.flags.writeable = False
+    return view
+
+
+def _with_own_containers(model: Model, given: Mapping[str, Any]) -> Model:
+    """Return a model each of whose calls has containers and changeable defaults of its own."""
+    known = inspect.signature(model.function).parameters
+    kept = {
+        name: copy.deepcopy(parameter.default)
+        for name, parameter in known.items()
+        if name not in given and isinstance(parameter.default, list | dict | set | np.ndarray)
+    }
+    if not kept and not any(isinstance(value, Mapping) for value in given.values()):
+        return model
+
+    @functools.wraps(model.function)
+    def function(**arguments: Any) -> Any:
+        # one call to a density runs the model more than once; arrays are not copied
+        own = jax.tree.map(lambda leaf: leaf, arguments, is_leaf=_is_none)
+        return model.function(**copy.deepcopy(kept), **own)
+
+    return dataclasses.replace(model, function=function)
 
 
 def _is_none(leaf: Any) -> bool:

@@ -6,11 +6,11 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from vi_recipes.core import MadeOnce, ModelError, called, one_at_a_time
 from vi_recipes.data import fingerprint, normalise
+from vi_recipes.model.bound import read_only
 from vi_recipes.model.coordinates import DensityByCoordinate
 from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
@@ -109,11 +109,10 @@ class Target(DensityByCoordinate):
                     f"argument '{name}': got {new.dtype} of shape {new.shape}, expected "
                     f"{old.dtype} of shape {old.shape}. Make a new Target for data of another form"
                 )
-            leaves[places[name]] = new.astype(old.dtype)
+            leaves[places[name]] = read_only(new.astype(old.dtype))
         other = copy.copy(self)
         other._leaves = leaves
         other._trace_leaves(self._is_traced)
-        other.data = jax.tree.unflatten(self._treedef, leaves)
         other.fingerprint = fingerprint(other.data)
         other.compiled_once = MadeOnce()
         return other

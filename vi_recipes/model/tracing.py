@@ -147,6 +147,11 @@ class TracedModel(BoundModel):
     def _complaint(self, error: BaseException) -> str:
         """Return what to say of an error in the model function."""
         text = f"model '{self.name}' raised {told(error)}"
+        if "read-only" in str(error) or "immutable" in str(error):
+            return (
+                f"{text}: it writes into one of its arguments. Every method runs the model anew, "
+                "on the same data: let it work on a copy, x = x.copy() or x = x.at[i].set(value)"
+            )
         of_shapes = any(word in str(error).lower() for word in _OF_SHAPES)
         if not (of_shapes or isinstance(error, IndexError)):
             return text
