@@ -11,11 +11,13 @@ from vi_recipes.algebra.forward_backward import smooth
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import Dense, trust_region_newton
 from vi_recipes.algebra.normals import MAX_DENSE, block_normal, log_dense_normal, log_normal
+from vi_recipes.algebra.outward import SAME, as_good_outward, flattest, looks_flat, moves_to_edges
 
 __all__ = [
     "MAX_DENSE",
     "MIN_FAMILY",
     "MULTIPLE",
+    "SAME",
     "VERIFIED",
     "BlockArrow",
     "Crossed",
@@ -26,10 +28,14 @@ __all__ = [
     "LocalStructure",
     "Push",
     "TruncatedStep",
+    "as_good_outward",
     "block_normal",
     "dense_structure",
+    "flattest",
     "log_dense_normal",
     "log_normal",
+    "looks_flat",
+    "moves_to_edges",
     "pad",
     "recovery_error",
     "second_order",

@@ -52,33 +52,55 @@ class Shiftable(Protocol):
 
 
 class Dense:
-    """A dense Hessian; M is the identity.
+    """A dense Hessian; M is diagonal.
 
     One eigendecomposition, from which the exact minimiser in the ball follows by bisection on its
     multiplier.
+
+    Parameters
+    ----------
+    hessian
+        The matrix.
+    unit
+        What lengths are measured by, M = diag(unit^-2); ones by default.
     """
 
-    def __init__(self, hessian: Float[np.ndarray, "dim dim"]) -> None:
+    def __init__(
+        self, hessian: Float[np.ndarray, "dim dim"], unit: Float[np.ndarray, " dim"] | None = None
+    ) -> None:
         self.values, self.vectors = np.linalg.eigh(hessian)
+        self._unit = None if unit is None or (unit == 1).all() else unit
+        self._scaled = (self.values, self.vectors)
+        if self._unit is not None:
+            values, vectors = np.linalg.eigh(hessian * np.outer(self._unit, self._unit))
+            self._scaled = (values, vectors)
 
     def step(self, gradient: Float[np.ndarray, " dim"], radius: float) -> Float[np.ndarray, " dim"]:
         """Return the minimiser of the quadratic model in the ball."""
-        slope = self.vectors.T @ gradient
-        return np.asarray(self.vectors @ _step(self.values, slope, radius))
+        values, vectors = self._scaled
+        unit = np.ones(gradient.size) if self._unit is None else self._unit
+        return np.asarray(unit * (vectors @ _step(values, vectors.T @ (unit * gradient), radius)))
 
     def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a vector."""
         return np.asarray(self.vectors @ (self.values * (self.vectors.T @ vector)))
 
     def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
-        """Return the Euclidean length."""
-        return float(np.linalg.norm(vector))
+        """Return the length, in units."""
+        return float(np.linalg.norm(vector if self._unit is None else vector / self._unit))
 
     def decrement(self, gradient: Float[np.ndarray, " dim"]) -> float:
         """Return the Newton decrement sqrt(g' H^-1 g); infinite unless H is positive definite."""
-        if self.values[0] <= 0:
+        values, vectors = self._scaled
+        if values[0] <= 0:
             return float("inf")
-        return float(np.sqrt(((self.vectors.T @ gradient) ** 2 / self.values).sum()))
+        slope = vectors.T @ (gradient if self._unit is None else self._unit * gradient)
+        return float(np.sqrt((slope**2 / values).sum()))
+
+    @property
+    def matrix(self) -> Float[np.ndarray, "dim dim"]:
+        """H itself."""
+        return np.asarray((self.vectors * self.values) @ self.vectors.T)
 
     def diagonal(self) -> Float[np.ndarray, " dim"]:
         """Return the diagonal of H."""
@@ -173,7 +195,7 @@ def _step(
         if np.linalg.norm(newton) <= radius:
             return np.asarray(newton)
     # |slope / (eigenvalues + shift)| falls in the shift; it is at most radius at the upper end
-    scale = max(1.0, float(np.abs(eigenvalues).max()))
+    scale = float(np.abs(eigenvalues).max())
     low = max(0.0, -float(eigenvalues[0]))
     high = low + float(np.linalg.norm(slope)) / radius + 1e-12 * scale
     for _ in range(NUM_BISECTIONS):

@@ -11,7 +11,7 @@ class Status(Enum):
     OK = "converged"
     UNCONVERGED = "stopped before its convergence criterion was met; the numbers are provisional"
     INTERRUPTED = "interrupted; the numbers come from the part that was done"
-    DEGENERATE = "no finite optimum: the objective grows without bound"
+    DEGENERATE = "there is no optimum inside the support"
     SINGULAR = "the Hessian at the mode is singular or indefinite; no Gaussian fits there"
     COLLAPSED = "the mode has collapsed: members of a plate share one value"
     DIVERGED = "the objective, or an answer, became NaN or infinite"

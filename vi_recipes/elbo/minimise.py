@@ -17,7 +17,10 @@ MAX_NODES = 64
 """Nodes per dimension up to which they are doubled, the doubled ones to check by included."""
 
 RUNAWAY = 25.0
-"""A location that has moved this far from where it began, unconverged, has no optimum."""
+"""A location that has moved so many units from where it began, unconverged, has no optimum."""
+
+ESCAPE = 1e30
+"""A location or scale beyond this is not looked for any further."""
 
 
 NODE_ERROR = 0.01
@@ -161,7 +164,7 @@ def search(
         trace.append(-kl.evaluate(flat)[0])
         progress(len(trace), limits.max_steps, f"ELBO {trace[-1]:.6g}")
         location, scale = kl.location_scale(flat)
-        return bool((np.abs(location - begin) > 1e6 * (1 + scale)).any())
+        return bool((np.abs(location) > ESCAPE).any() or (scale > ESCAPE).any())
 
     with np.errstate(all="ignore"):
         flat, why = trust_region_newton(
@@ -204,8 +207,10 @@ def _explain(optimum: Optimum, why: str, begin: Float[np.ndarray, " dim"]) -> No
     """Say why a search did not converge, or raise where there is no optimum to be found."""
     kl, flat = optimum.kl, optimum.eta.ravel()
     location, scale = kl.location_scale(flat)
-    far = ~(np.abs(location - begin) <= RUNAWAY * np.clip(scale, 1.0, 1e6)) | (scale > 1e12)
-    narrow = (scale < 1e-6) & ~kl.factors.points
+    unit = kl.target.units
+    far = ~(np.abs(location - begin) <= RUNAWAY * np.clip(scale, unit, 1e6 * unit))
+    far |= scale > 1e12 * unit
+    narrow = (scale < 1e-6 * unit) & ~kl.factors.points
     if far.any() or narrow.any():
         gone = [n for n, p in kl.target.slices.items() if (far | narrow)[p].any()]
         raise MethodFailure(

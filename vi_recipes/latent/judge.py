@@ -11,9 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.algebra import BlockArrow, Dense, LocalStructure
+from vi_recipes.algebra import (
+    BlockArrow,
+    Dense,
+    LocalStructure,
+    as_good_outward,
+    flattest,
+    looks_flat,
+)
+from vi_recipes.algebra.outward import FLAT as LEVEL
+from vi_recipes.algebra.outward import SAME
 from vi_recipes.core import MethodFailure, Status
-from vi_recipes.latent.edges import SAME, Edge, find_edge
+from vi_recipes.latent.edges import Edge, find_edge
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.split import latent_moments
 from vi_recipes.model import Arrays
@@ -25,6 +34,11 @@ STEEP = 1e-5
 
 FLAT = 1e-7
 """Smallest eigenvalue of an information matrix, scaled to unit diagonal, that counts as zero."""
+
+
+NEAR = 1.0
+"""Standard errors from the maximum, or nats to gain by going as far again, up to which it is looked
+whether there is a maximum."""
 
 
 EMPTY = 1e-3
@@ -64,7 +78,7 @@ def is_at_maximum(objective: MarginalObjective, theta: Float[np.ndarray, " G"]) 
 
 def _relative_gradient(objective: MarginalObjective, theta: Float[np.ndarray, " G"]) -> float:
     value, gradient = objective.value_and_grad(theta)
-    return float(np.abs(gradient).max() / max(1.0, abs(value)))
+    return float(np.abs(gradient * objective.units).max() / max(1.0, abs(value)))
 
 
 def judge_estimate(objective: MarginalObjective, theta: Float[np.ndarray, " G"]) -> Estimate:
@@ -95,9 +109,10 @@ def judge_estimate(objective: MarginalObjective, theta: Float[np.ndarray, " G"])
     if curvature is None:
         return _without_information(objective, theta, bare)
     away = curvature.decrement(gradient)
+    _require_maximum(objective, theta, curvature, away)
     if edge := find_edge(objective, theta, curvature):
         return _at_edge(objective, theta, edge, replace(bare, decrement=away))
-    smallest, vector = _flattest(curvature)
+    smallest, vector = flattest(curvature.matrix)
     if smallest <= FLAT:
         along = ", ".join(objective.target.sites_along(objective.flat(vector)))
         return replace(
@@ -196,12 +211,39 @@ def _at_edge(
     )
 
 
-def _flattest(curvature: Dense) -> tuple[float, Float[np.ndarray, " G"]]:
-    """Return the smallest eigenvalue at unit diagonal, where units do not count, and its vector."""
-    hessian = (curvature.vectors * curvature.values) @ curvature.vectors.T
-    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
-    values, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
-    return float(values[0]), vectors[:, 0] * scale
+def _require_maximum(
+    objective: MarginalObjective, theta: Float[np.ndarray, " G"], curvature: Dense, away: float
+) -> None:
+    """Raise ``DEGENERATE`` where a likelihood levels out on the way that an ascent has taken.
+
+    It then rises for ever, by less and less; an ascent comes to rest all the same.
+    """
+    gradient = objective.value_and_grad(theta)[1]
+    left = float(np.abs(gradient) @ (np.abs(theta) + objective.units))
+    smallest, vector = flattest(curvature.matrix)
+    flat = looks_flat(theta, np.zeros(theta.size), curvature.diagonal()) & ~objective.bounded
+    if min(away, left) > NEAR or not (flat.any() or smallest < LEVEL):
+        return
+    with np.errstate(divide="ignore", invalid="ignore"):
+        newton = -curvature.vectors @ ((curvature.vectors.T @ gradient) / curvature.values)
+    directions = [newton, theta, vector, -vector]
+    directions = [np.where(flat, d, 0.0) for d in directions] + directions
+    directions = [np.where(objective.bounded, 0.0, d) for d in directions] + directions
+    value = objective.value_near(theta)
+    along = as_good_outward(value, theta, curvature, directions)
+    here = value(theta)
+    ridge = along is not None and as_good_outward(value, theta, curvature, [-along]) is not None
+    objective.value_and_grad(theta)
+    if along is None or ridge:
+        return
+    target = objective.target
+    names = ", ".join(target.sites_along(objective.flat(along) / target.units))
+    raise MethodFailure(
+        Status.DEGENERATE,
+        f"the log-likelihood ({-here:.6g}) gets no lower along {names}, however far out: it levels "
+        "out and has no maximum, as where outcomes are separated",
+        "use objective='map' with priors that fall, or leave out what separates the outcomes",
+    )
 
 
 def integrate(
@@ -245,7 +287,7 @@ def _posterior(
 ) -> EstimatePosterior:
     """Return the Gaussian of theta and of z given theta: its precision is block-arrow."""
     target, split = objective.target, objective.marginal.split
-    information = (curvature.vectors * curvature.values) @ curvature.vectors.T
+    information = curvature.matrix
     if moments is None:
         root = curvature.vectors / np.sqrt(curvature.values)
         return EstimatePosterior(target, flat, root, np.zeros(target.dim))

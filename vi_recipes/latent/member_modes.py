@@ -126,7 +126,7 @@ def seek_modes(
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all(-1)
         noise = 1e-13 * (1.0 + jnp.abs(terms.value))
         better = finite & (new.value >= terms.value - noise)
-        size = jnp.abs(jnp.trace(terms.precision, axis1=-2, axis2=-1)) + 1e-8
+        size = jnp.abs(jnp.trace(terms.precision, axis1=-2, axis2=-1)) + least
         damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 0.3 * size))
         damping = jnp.where(damping < 1e-3 * size, 0.0, damping)
 
@@ -136,6 +136,7 @@ def seek_modes(
         kept = jax.tree.map(keep, new, terms)
         return _Search(keep(candidate, search.z), kept, damping, search.taken + 1)
 
+    least = 1e-8 * jnp.sum(jnp.asarray(split.target.units[split.local]) ** -2.0, axis=-1)
     first = member_terms(split, theta, z, arrays)
     start = _Search(z, first, jnp.zeros(len(first.value)), 0)
     end: _Search = jax.lax.while_loop(unfinished, step, start)

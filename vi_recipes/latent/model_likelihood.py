@@ -6,8 +6,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from vi_recipes.algebra import SAME
 from vi_recipes.core import MethodFailure, Status, Timing
-from vi_recipes.latent.edges import SAME, find_edge
+from vi_recipes.latent.edges import find_edge
 from vi_recipes.latent.judge import Estimate, is_at_maximum, judge_estimate
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.rules import marginal_of, starting_point

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vi_recipes.algebra import Dense, second_order
 from vi_recipes.core import CALLS_OF_A_SEARCH, Timing, shapes_of
@@ -95,6 +95,16 @@ class MarginalObjective:
             flat[split.local] = z
         return flat
 
+    @property
+    def units(self) -> Float[np.ndarray, " G"]:
+        """The unit of every parameter: what lengths are measured by."""
+        return self.target.units[self.marginal.split.border]
+
+    @property
+    def bounded(self) -> Bool[np.ndarray, " G"]:
+        """Which parameters an edge of their support puts at infinity."""
+        return np.asarray(self.target.edged[self.marginal.split.border])
+
     # -- derivatives -------------------------------------------------------------------------------
 
     def _first_order(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> _Traced:
@@ -155,7 +165,19 @@ class MarginalObjective:
         hessian = self._evaluate(theta).hessian
         if hessian is None or not np.isfinite(hessian).all():
             return None
-        return Dense((hessian + hessian.T) / 2)
+        return Dense((hessian + hessian.T) / 2, self.units)
+
+    def value_near(self, theta: Float[np.ndarray, " G"]) -> Callable[[np.ndarray], float]:
+        """Return minus the objective as a function, the modes always sought from those at theta."""
+        self.value_and_grad(theta)
+        modes = self.modes
+
+        def value(moved: np.ndarray) -> float:
+            found = self.value_and_grad(moved)[0]
+            self.modes = modes
+            return found
+
+        return value
 
     def decrement(
         self, theta: Float[np.ndarray, " G"], fixed: Int[np.ndarray, " places"] | None = None
@@ -170,8 +192,8 @@ class MarginalObjective:
         gradient = self.value_and_grad(theta)[1]
         if fixed is not None:
             free = np.setdiff1d(np.arange(theta.size), fixed)
-            information = (curvature.vectors * curvature.values) @ curvature.vectors.T
-            curvature, gradient = Dense(information[np.ix_(free, free)]), gradient[free]
+            inner = curvature.matrix[np.ix_(free, free)]
+            curvature, gradient = Dense(inner, self.units[free]), gradient[free]
         return curvature.decrement(gradient)
 
     def log_prior(self, theta: Float[np.ndarray, " G"]) -> float:

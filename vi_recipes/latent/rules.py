@@ -143,12 +143,13 @@ def _is_quadratic(
         return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
 
     shape = (3, *split.local.shape)
-    places = start[split.local] + np.array([0.1, 1.0, 4.0])[:, None, None] * rng.standard_normal(
-        shape
-    )
-    theta = start[split.border]
-    thetas = [theta + 0.3 * rng.standard_normal(theta.shape) for _ in range(2)]
-    near_zero = [spread * rng.standard_normal(theta.shape) for spread in NEAR_ZERO]
+    unit = split.target.units
+    away = np.array([0.1, 1.0, 4.0])[:, None, None] * rng.standard_normal(shape)
+    places = start[split.local] + unit[split.local] * away
+    theta, width = start[split.border], 0.3 * unit[split.border]
+    thetas = [theta + width * rng.standard_normal(theta.shape) for _ in range(2)]
+    normals = [unit[split.border] * rng.standard_normal(theta.shape) for _ in NEAR_ZERO]
+    near_zero = [spread * x for spread, x in zip(NEAR_ZERO, normals, strict=True)]
     compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays, calls=1)
     for k, point in enumerate(thetas + near_zero):
         at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))

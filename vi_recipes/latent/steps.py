@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
@@ -35,7 +36,7 @@ MEMORY = 20
 """Pairs of steps and gradients that L-BFGS remembers."""
 
 LONGEST = 4.0
-"""Longest move of an M-step's single Newton step on the unconstrained scale."""
+"""Longest move of an M-step's single Newton step, in units of the coordinates."""
 
 
 class _Newton(NamedTuple):
@@ -68,7 +69,11 @@ class _LBFGS(NamedTuple):
 
 
 def maximise(
-    function: Callable[[jax.Array], jax.Array], start: Float[Array, " G"], *, forward: bool
+    function: Callable[[jax.Array], jax.Array],
+    start: Float[Array, " G"],
+    unit: Float[np.ndarray, " G"],
+    *,
+    forward: bool,
 ) -> Float[Array, " G"]:
     """Return a maximum of a smooth function near ``start``, never a lower point; pure.
 
@@ -77,12 +82,13 @@ def maximise(
     """
 
     def propose(gradient: jax.Array, hessian: jax.Array) -> tuple[jax.Array, jax.Array]:
-        values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
+        values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2 * np.outer(unit, unit))
         size = jnp.abs(values)
         size = jnp.maximum(size, 1e-12 * size.max() + 1e-300)
-        turned = vectors.T @ gradient
+        turned = vectors.T @ (unit * gradient)
         step = vectors @ (turned / size)
-        return step * jnp.minimum(1.0, LONGEST / jnp.abs(step).max()), (turned**2 / size).sum()
+        share = jnp.minimum(1.0, LONGEST / jnp.abs(step).max())
+        return jnp.asarray(unit * step * share), (turned**2 / size).sum()
 
     def unfinished(state: _Newton) -> jax.Array:
         return (state.taken < NUM_NEWTON) & (state.missed > SOLVED)
@@ -110,7 +116,9 @@ def maximise(
 
 
 def ascend(
-    function: Callable[[jax.Array], jax.Array], start: Float[Array, " G"]
+    function: Callable[[jax.Array], jax.Array],
+    start: Float[Array, " G"],
+    unit: Float[np.ndarray, " G"],
 ) -> Float[Array, " G"]:
     """Return a higher point of a smooth function, near a maximum, never a lower one; pure.
 
@@ -119,7 +127,7 @@ def ascend(
     """
 
     def loss(x: jax.Array) -> jax.Array:
-        value = -function(x)
+        value = -function(jnp.asarray(unit * x))
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     solver = optax.lbfgs(memory_size=MEMORY)
@@ -146,9 +154,10 @@ def ascend(
         missed = jnp.where(better, missed, 0.0)
         return _LBFGS(jnp.where(better, new, x), inner, missed, first, state.taken + 1)
 
-    state = _LBFGS(start, solver.init(start), jnp.inf, 0.0, 0)
+    begin = jnp.asarray(start / unit)
+    state = _LBFGS(begin, solver.init(begin), jnp.inf, 0.0, 0)
     end: _LBFGS = jax.lax.while_loop(unfinished, take_step, state)
-    return end.x
+    return jnp.asarray(unit * end.x)
 
 
 def general_step(marginal: Marginal, *, forward: bool, newton: bool = True) -> Step:
@@ -162,6 +171,7 @@ def general_step(marginal: Marginal, *, forward: bool, newton: bool = True) -> S
     difference as a linear term, so that EM ends where that likelihood is highest, with any number
     of nodes.
     """
+    unit = marginal.split.target.units[marginal.split.border]
 
     def step(state: State, arrays: Arrays) -> tuple[State, jax.Array]:
         theta, z = state
@@ -180,8 +190,8 @@ def general_step(marginal: Marginal, *, forward: bool, newton: bool = True) -> S
             return marginal.expected(new, q, arrays) + tilt @ (new - theta)
 
         if newton:
-            return (maximise(objective, theta, forward=forward), z), value
-        return (ascend(objective, theta), z), value
+            return (maximise(objective, theta, unit, forward=forward), z), value
+        return (ascend(objective, theta, unit), z), value
 
     return step
 

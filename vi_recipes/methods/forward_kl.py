@@ -65,7 +65,8 @@ class ForwardKL(Method):
     num_rounds
         Rounds, at most.
     scatter
-        Sd of the first proposal on the unconstrained scale, around the model's own ``init`` where
+        Sd of the first proposal on the unconstrained scale, in units of the coordinates
+        (:mod:`vi_recipes.model.units`), around the model's own ``init`` where
         it has one, else around prior medians. Modes that it does not reach are not found.
 
     References
@@ -190,8 +191,8 @@ class ForwardKL(Method):
         start_key, round_key = jax.random.split(key)
         with timing.running():
             centre = target.start(start_key)
-        arrays, dim = target.arrays(), target.dim
-        proposal = Proposal(centre, self.scatter * np.eye(dim))
+        arrays = target.arrays()
+        proposal = Proposal(centre, self.scatter * np.diag(target.units))
         first = round_key, jnp.asarray(proposal.loc), jnp.asarray(proposal.root), arrays
         weigh = target.compiled_once(
             ("round of importance sampling", self.num_draws, shapes_of(*first)),

@@ -35,7 +35,8 @@ from vi_recipes.model import Arrays, Target
 Rule = Literal["auto", EStepRule]
 
 FAR = 40.0
-"""A coordinate that has moved this far on the unconstrained scale has run away."""
+"""A coordinate of a bounded site that has moved this far has run to an edge of its support: its
+scale is that of logarithms or logits. The others may go anywhere."""
 
 STOP = 1e-6
 """Newton decrement at which the ascent stops; the judge is content with less."""
@@ -166,8 +167,9 @@ class MarginalMLE(Method):
         def callback(theta: np.ndarray) -> bool:
             path.append(-objective.value_and_grad(theta)[0])
             progress(len(path), self.max_steps, f"log-likelihood {path[-1]:.6g}")
-            return bool(np.abs(theta - start).max() > FAR)
+            return bool(np.abs(theta - start)[bounded].max(initial=0.0) > FAR)
 
+        bounded = objective.bounded
         newton = self.solver == "newton" or (self.solver == "auto" and start.size <= MAX_DENSE)
         with np.errstate(all="ignore"):
             if newton:
@@ -180,7 +182,8 @@ class MarginalMLE(Method):
                     callback=callback,
                 )
             else:
-                theta, why = self._quasi_newton(objective.value_and_grad, start, callback)
+                unit = objective.units
+                theta, why = self._quasi_newton(objective.value_and_grad, start, unit, callback)
         return _Run(path, theta, objective.modes, why)
 
     def _ascend_jointly(
@@ -216,28 +219,35 @@ class MarginalMLE(Method):
             progress(len(path), self.max_steps, f"free energy {path[-1]:.6g}")
 
         with np.errstate(all="ignore"):
-            both, why = self._quasi_newton(evaluate, both, callback)
+            unit = np.ones(both.size)
+            unit[: start.size] = objective.units
+            both, why = self._quasi_newton(evaluate, both, unit, callback)
         return _Run(path, both[: start.size], objective.modes, why)
 
     def _quasi_newton(
         self,
         value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]],
         start: np.ndarray,
+        unit: np.ndarray,
         callback: Callable[[np.ndarray], Any],
     ) -> tuple[np.ndarray, str]:
-        """Return where L-BFGS ends, and why."""
+        """Return where L-BFGS ends, and why; it goes by coordinates in their units."""
 
         def guarded(x: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = value_and_grad(x)
+            value, gradient = value_and_grad(unit * x)
             finite = np.isfinite(value) and np.isfinite(gradient).all()
-            return (value, gradient) if finite else (np.inf, np.zeros_like(x))
+            return (value, unit * gradient) if finite else (np.inf, np.zeros_like(x))
+
+        def watch(x: np.ndarray) -> None:
+            if callback(unit * x):
+                raise StopIteration
 
         outcome = minimize(
             guarded,
-            start,
+            start / unit,
             jac=True,
             method="L-BFGS-B",
-            callback=lambda x: bool(callback(x)) and None,
+            callback=watch,
             options={"maxiter": self.max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-7},
         )
-        return np.asarray(outcome.x), str(outcome.message)
+        return unit * np.asarray(outcome.x), str(outcome.message)

@@ -70,7 +70,8 @@ class SVGD(Method):
     optimizer
         Any optax gradient transformation; Adagrad by default.
     scatter
-        Half-width of the uniform scatter of the particles' starts on the unconstrained scale,
+        Half-width of the uniform scatter of the particles' starts on the unconstrained scale, in
+        units of the coordinates (:mod:`vi_recipes.model.units`), by which they move too,
         around the model's own ``init`` where it has one, else around prior medians.
 
     References
@@ -159,10 +160,13 @@ class SVGD(Method):
         start_key, scatter_key = jax.random.split(key)
         centre = target.start(start_key)
         shape = (self.num_particles, target.dim)
+        centre = centre / target.units
         away = self.scatter * np.asarray(jax.random.uniform(scatter_key, shape, float, -1, 1))
         density = target.compiled_once(
             "densities and gradients of particles",
-            lambda: jax.jit(jax.vmap(jax.value_and_grad(target.log_density_fn), in_axes=(0, None))),
+            lambda: jax.jit(
+                jax.vmap(jax.value_and_grad(target.density_in_units), in_axes=(0, None))
+            ),
         )
         for _ in range(NUM_ATTEMPTS):
             values, gradients = density(jnp.asarray(centre + away), target.arrays())
@@ -284,7 +288,7 @@ def stein_force(particles: jax.Array, gradients: jax.Array) -> tuple[jax.Array, 
 
 def make_steps(target: Target, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
     """Return ``(particles, state, n, arrays) -> (particles, state, seen)``, after ``n`` steps."""
-    density = jax.vmap(jax.value_and_grad(target.log_density_fn), in_axes=(0, None))
+    density = jax.vmap(jax.value_and_grad(target.density_in_units), in_axes=(0, None))
 
     def steps(
         particles: jax.Array, state: Any, n: jax.Array, arrays: Any
@@ -308,7 +312,8 @@ def make_steps(target: Target, optimizer: optax.GradientTransformation) -> Calla
 
 def _read(run: _Run, target: Target) -> tuple[Sites, str]:
     """Return the particles on the constrained scale, and what to say of their labels."""
-    samples = {name: value[None] for name, value in target.constrain(run.particles).items()}
+    values = target.constrain(run.particles * target.units)
+    samples = {name: value[None] for name, value in values.items()}
     if not target.exchangeable:
         return samples, ""
     best = int(np.argmax(run.log_p))

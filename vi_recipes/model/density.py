@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
@@ -59,6 +59,21 @@ class FlatDensity(TracedModel):
             for s, size, end in zip(self.latents, sizes, ends, strict=True)
         }
         """Latent site -> its place in the flat vector."""
+        self.edged = self._find_edged()
+        """Which coordinates an edge of a support puts at infinity, shape (dim,): logarithms, logits
+        and the like, which have no unit."""
+
+    def _find_edged(self) -> Bool[np.ndarray, " dim"]:
+        edged = np.zeros(self.dim, bool)
+        for site in self.latents:
+            place = self.slices[site.name]
+            edged[place] = site.bounded
+            if "OrderedVector" in site.support:
+                # the first as it is, then the logarithms of what each adds to the one before
+                of_site = np.ones(site.unconstrained_shape, bool)
+                of_site[..., 0] = False
+                edged[place] = of_site.ravel()
+        return edged
 
     @property
     def size(self) -> int:

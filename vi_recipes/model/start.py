@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.infer import init_to_median, init_to_uniform
 
@@ -26,9 +26,14 @@ from vi_recipes.core import (
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity
 from vi_recipes.model.enumeration import LOG_JOINT
+from vi_recipes.model.units import find_units
 
 NUM_ATTEMPTS = 20
 """Starting points that are tried before giving up."""
+
+DISTANT = 4.0
+"""From 0 on the scale of logarithms and logits: prior medians beyond are what starting points are
+scattered around, and not 0. Scales of data in another unit are as far off."""
 
 
 class DensityWithStart(FlatDensity):
@@ -51,8 +56,9 @@ class DensityWithStart(FlatDensity):
         key
             Seeds the model's ``init``, the prior draws and the scatter.
         scatter
-            Half-width of the uniform noise added to every coordinate. With scatter and without a
-            model ``init`` the centre is 0, which is NumPyro's ``init_to_uniform``.
+            Half-width of the uniform noise added to every coordinate, in its :attr:`units`. With
+            scatter and without a model ``init`` the centre is 0, which is NumPyro's
+            ``init_to_uniform``, but for scales whose prior medians are far from 1.
         value_and_grad
             The caller's own compiled log density and gradient, to spare a compilation.
 
@@ -80,18 +86,36 @@ class DensityWithStart(FlatDensity):
         """Return a point to differentiate at, unconstrained: its density need not be finite."""
         return self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
 
+    @property
+    def units(self) -> Float[np.ndarray, " dim"]:
+        """The unit of every coordinate, shape (dim,); see :mod:`vi_recipes.model.units`.
+
+        Searches start, go and stop by it, so that a fit is the same in metres and in millimetres.
+        """
+        with jax.ensure_compile_time_eval():  # numbers, also while something is traced
+            return self.compiled_once("units", lambda: find_units(self, self.anywhere()))
+
+    def density_in_units(self, x: Float[Array, " dim"], arrays: Arrays) -> Float[Array, ""]:
+        """Return the log density where every coordinate is ``x`` of its :attr:`units`.
+
+        Over the flat vector itself, so without the Jacobian of the units, which is constant.
+        """
+        return self.log_density_fn(x * self.units, arrays)
+
     def _propose(self, key: jax.Array, scatter: float, attempt: int) -> Float[np.ndarray, " dim"]:
         centre_key, noise_key = jax.random.split(key)
         given = self._given_start(centre_key)
         if scatter and not given:
-            centre = np.zeros(self.dim)
+            medians = self.compiled_once("medians", self.anywhere)
+            centre = np.where(self.edged & (np.abs(medians) > DISTANT), medians, 0.0)
         elif len(given) == len(self.latents):
             centre = self.unconstrain(given)
         else:
             draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
             centre = self.unconstrain(draw(centre_key, self.arrays()) | dict(given))
         if scatter:
-            centre = centre + generator(noise_key).uniform(-scatter, scatter, self.dim)
+            noise = generator(noise_key).uniform(-scatter, scatter, self.dim)
+            centre = centre + self.units * noise
         return np.asarray(centre)
 
     def _given_start(self, key: jax.Array) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vi_recipes.core import MethodFailure, Status
-from vi_recipes.model import Target
+from vi_recipes.modes.edges import levels_out, no_mode, require_mode
 from vi_recipes.modes.objective import JointObjective
 
 Solver = Literal["auto", "newton", "l-bfgs"]
@@ -32,6 +32,10 @@ class Stop:
     """Where and why a solver stopped, on the unconstrained scale."""
 
     z: Float[np.ndarray, " dim"]
+    start: Float[np.ndarray, " dim"]
+    """Where it began."""
+    last_step: Float[np.ndarray, " dim"]
+    """The last move that was of some size."""
     far: Bool[np.ndarray, " dim"]
     """Which coordinates have run away from the start."""
     first: float
@@ -60,19 +64,13 @@ class Mode:
     advice: str = ""
 
 
-class NoMode(MethodFailure):
-    """The density has no maximum; ``z`` is where the solver stopped."""
-
-    z: np.ndarray
-
-
 def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
     """Say whether a solver stopped at a minimum, by gradient and curvature and not by its word.
 
     Raises
     ------
     NoMode
-        ``DEGENERATE`` where coordinates run to an edge of their support.
+        ``DEGENERATE`` where coordinates run to an edge of their support, or the density levels out.
     MethodFailure
         ``DIVERGED`` where the objective is not finite.
     """
@@ -99,6 +97,7 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
             advice=advice,
         )
 
+    curvature = None
     if stop.solver == "newton":
         curvature = objective.curvature(z)
         assert curvature is not None
@@ -106,6 +105,8 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
         converged = decrement <= tolerance
         measure = f"Newton decrement {decrement:.2g}"
         stuck = not converged and not stop.far.any() and gradient_max <= tolerance
+        if stuck:
+            require_mode(objective, z, stop.start, stop.last_step, curvature)
         smallest, largest, vector = curvature.extreme_eigenvalues() if stuck else (1.0, 1.0, z)
         if stuck and abs(smallest) <= FLAT * largest:
             along = ", ".join(objective.target.sites_along(vector))
@@ -117,10 +118,12 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
             )
     else:
         # the first value bounds the scale: a density that grows without end does not excuse slopes
-        relative = gradient_max / max(1.0, min(abs(value), abs(stop.first)))
+        steepest = float(np.abs(gradient * objective.target.units).max())
+        relative = steepest / max(1.0, min(abs(value), abs(stop.first)))
         converged = relative <= tolerance
         measure = f"relative gradient {relative:.2g}"
     if converged:
+        require_mode(objective, z, stop.start, stop.last_step, curvature)
         if stop.solver == "newton" and (collapse := collapsed_plates(objective, z)):
             return mode(
                 Status.COLLAPSED,
@@ -130,7 +133,8 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
             )
         return mode(Status.OK, f"{measure} after {steps} steps")
     if stop.far.any():
-        raise no_mode(objective.target, stop, value, gradient_max)
+        levels = levels_out(objective, z, stop.start, stop.far)
+        raise no_mode(objective, z, stop.far, levels)
     return mode(
         Status.UNCONVERGED,
         f"{measure} after {steps} steps, tolerance {tolerance:.2g}; the solver said: "
@@ -179,29 +183,3 @@ def collapsed_plates(objective: JointObjective, z: Float[np.ndarray, " dim"]) ->
                 "nothing about the spread of a typical draw"
             )
     return "; ".join(sentences)
-
-
-def no_mode(target: Target, stop: Stop, value: float, gradient_max: float) -> NoMode:
-    """Return the failure that says which sites run to the edge of their support."""
-    values = target.constrain(stop.z)
-    reports = []
-    for site in target.latents:
-        moved = stop.far[target.slices[site.name]]
-        if moved.any():
-            constrained = np.ravel(values[site.name])
-            if constrained.size != moved.size:
-                reports.append(f"{site.name} runs to an edge of its support")
-                continue
-            index = int(np.argmax(moved))
-            label = target.labels([site.name], coords=True)[index]
-            reports.append(f"{label} runs to {constrained[index]:.2g}")
-    failure = NoMode(
-        Status.DEGENERATE,
-        f"{'; '.join(reports)} while the log density still rises (now {-value:.6g}, gradient "
-        f"{gradient_max:.2g}): the joint density has no maximum there",
-        "integrate the latent variables instead of maximising over them (EM, mean-field VB with "
-        "linear response, NUTS), "
-        "or use a prior that keeps the scale from zero",
-    )
-    failure.z = stop.z
-    return failure

@@ -140,7 +140,7 @@ class JointObjective:
             rows = self.structured(z).products
             return BlockArrow.recover(self.structure, rows) if np.isfinite(rows).all() else None
         hessian = self.hessian(z)
-        return Dense(hessian) if np.isfinite(hessian).all() else None
+        return Dense(hessian, self.target.units) if np.isfinite(hessian).all() else None
 
     def curvature_of_site(
         self, site: str, z: Float[np.ndarray, " dim"]

@@ -27,7 +27,10 @@ MAX_DENSE = 300
 
 
 ESCAPE = 1e8
-"""A coordinate of any site that has moved this far, in units of where it began, escapes."""
+"""A coordinate of any site that has moved this far, in units of itself or of its start, escapes."""
+
+LEAST_STEP = 1e-3
+"""Largest change of a coordinate, relative to their sizes, of a step that is of some size."""
 
 
 PATIENCE = {"newton": 25, "l-bfgs": 250}
@@ -109,16 +112,19 @@ def _descend(
     trace: list[float] = []
     displaced: list[float] = []
     patience = PATIENCE[solver]
-    bounded = np.zeros(start.size, bool)
-    for site in objective.target.latents:
-        bounded[objective.target.slices[site.name]] = site.bounded
+    bounded = objective.target.edged
+    before, last_step = start, np.zeros(start.size)
 
     def callback(z: np.ndarray) -> bool:
+        nonlocal before, last_step
+        if np.abs(z - before).max() > LEAST_STEP * min(1.0, float(np.abs(z).max())):
+            last_step = z - before
+        before = z.copy()
         trace.append(-objective.value_and_grad(z)[0])
         progress(len(trace), max_steps, f"log density {trace[-1]:.6g}")
         displaced.append(float(np.abs(z - start)[bounded].max(initial=0.0)))
         lingering = len(displaced) > patience and min(displaced[-patience:]) > RUNAWAY
-        return displaced[-1] > 3 * RUNAWAY or lingering or bool(_escaped(z, start).any())
+        return displaced[-1] > 3 * RUNAWAY or lingering or bool(_escaped(objective, z, start).any())
 
     with objective.timing.running_compiled(), np.errstate(all="ignore"):
         first = objective.value_and_grad(start)[0]
@@ -133,15 +139,27 @@ def _descend(
             )
         else:
             z, why = _l_bfgs(objective, start, max_steps, callback)
-        far = bounded & (np.abs(z - start) > RUNAWAY) | _escaped(z, start)
-        stop = Stop(z=z, far=far, first=first, trace=trace, solver=solver, why=why)
+        far = bounded & (np.abs(z - start) > RUNAWAY) | _escaped(objective, z, start)
+        stop = Stop(
+            z=z,
+            start=start,
+            last_step=last_step,
+            far=far,
+            first=first,
+            trace=trace,
+            solver=solver,
+            why=why,
+        )
         return judge_stop(objective, stop, tolerance)
 
 
 def _escaped(
-    z: Float[np.ndarray, " dim"], start: Float[np.ndarray, " dim"]
+    objective: JointObjective, z: Float[np.ndarray, " dim"], start: Float[np.ndarray, " dim"]
 ) -> Bool[np.ndarray, " dim"]:
-    return np.abs(z - start) > ESCAPE * np.maximum(1.0, np.abs(start))
+    away = np.abs(z - start) > ESCAPE * np.maximum(1.0, np.abs(start))
+    if away.any():  # units are looked for where they are needed
+        away &= np.abs(z - start) > ESCAPE * objective.target.units
+    return np.asarray(away)
 
 
 def _l_bfgs(
@@ -150,21 +168,28 @@ def _l_bfgs(
     max_steps: int,
     callback: Callable[[np.ndarray], bool],
 ) -> tuple[Float[np.ndarray, " dim"], str]:
-    """Minimise by SciPy's L-BFGS-B; return the last point and why it stopped."""
+    """Minimise by SciPy's L-BFGS-B, in units; return the last point and why it stopped."""
     last = [start]
 
-    def watch(z: np.ndarray) -> None:
-        last.append(z.copy())
-        if callback(z):
+    unit = objective.target.units
+
+    def in_units(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = objective.value_and_grad(unit * x)
+        return value, unit * gradient
+
+    def watch(x: np.ndarray) -> None:
+        last.append(unit * x)
+        if callback(unit * x):
             raise StopIteration
 
     options = {"maxiter": max_steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-9, "maxfun": 10**9}
     outcome = minimize(
-        objective.value_and_grad,
-        start,
+        in_units,
+        start / unit,
         jac=True,
         method="L-BFGS-B",
         callback=watch,
         options=options,
     )
-    return np.asarray(outcome.x if outcome.success else last[-1], float), str(outcome.message)
+    end = unit * outcome.x if outcome.success else last[-1]
+    return np.asarray(end, float), str(outcome.message)

@@ -47,7 +47,7 @@ class Chains:
     settings
         Of the kernel.
     structure
-        Of the whitened coordinates; ``None`` samples the unconstrained vector itself.
+        Of the whitened coordinates; ``None`` samples the unconstrained vector, in its units.
     """
 
     target: Target
@@ -64,7 +64,8 @@ class Chains:
         def potential(v: jax.Array) -> jax.Array:
             if self.structure is not None:
                 v = unwhiten(self.structure, v, inputs.whitening)
-            return -self.target.log_density_fn(v, inputs.data)
+                return -self.target.log_density_fn(v, inputs.data)
+            return -self.target.density_in_units(v, inputs.data)
 
         kernel = Kernel(
             potential_fn=potential,

@@ -71,7 +71,8 @@ class NUTS(Method):
         ``"vectorized"`` runs the chains in lockstep, which suits accelerators. ``"auto"`` picks
         threads on a CPU.
     scatter
-        Half-width of the uniform scatter of the starting points on the unconstrained scale,
+        Half-width of the uniform scatter of the starting points on the unconstrained scale, in
+        units of the coordinates (:mod:`vi_recipes.model.units`), by which adaptation begins too,
         around the model's own ``init`` where it has one, else around 0. With preconditioning, of
         the whitened coordinates around 0, where the posterior has sds near 1.
     precondition
@@ -182,7 +183,7 @@ class NUTS(Method):
             if watch.stopped and num_kept < MIN_KEPT:
                 raise KeyboardInterrupt
             z = kept.pop("z").astype(float)
-            samples = target.constrain(white.apply_rows(z) if white else z)
+            samples = target.constrain(white.apply_rows(z) if white else z * target.units)
             samples = {site.name: samples[site.name] for site in reported}
             relabelled = 0.0
             if target.exchangeable:
@@ -264,7 +265,7 @@ class NUTS(Method):
             else None
         )
         code = settings, places, self.dtype
-        origin = jnp.zeros(target.dim)
+        origin, unit = jnp.zeros(target.dim), 1.0 if white else target.units
         begin = target.compiled_once(
             ("start of NUTS", code, shapes_of(origin, inputs)),
             lambda: timing.compile(chains.begin, key, origin, inputs),
@@ -275,7 +276,7 @@ class NUTS(Method):
                 key,
                 self.num_chains,
                 self.scatter,
-                lambda key, z: begin(key, jnp.asarray(z, float), inputs),
+                lambda key, z: begin(key, jnp.asarray(z / unit, float), inputs),
                 whitened=white is not None,
             )
         if self._vectorized:

@@ -86,9 +86,10 @@ class SVIOptions(Method):
         by as much as the step size is smaller. ``None`` takes all steps at one step size, as
         guides without locations and scales do: points, flows, functions.
     step_size
-        Of Adam: a number, from which it falls, or an optax schedule (step -> step size), which is
-        kept to. ``None`` takes 0.04 where it falls, else 0.01, and 0.002 for ``"iaf"``. Ignored
-        with ``optimizer``.
+        Of Adam, for locations in units of their coordinates (:mod:`vi_recipes.model.units`): a
+        number, from which it falls, or an optax schedule (step -> step size), which is kept to.
+        ``None`` takes 0.04 where it falls, else 0.01, and 0.002 for ``"iaf"``. Ignored with
+        ``optimizer``.
     optimizer
         Any optax gradient transformation; Adam by default.
     objective

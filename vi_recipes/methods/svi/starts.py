@@ -13,6 +13,7 @@ from numpyro.infer import SVI as Engine
 from vi_recipes.core import MethodFailure, Status, Timing, silent
 from vi_recipes.methods.guides.making import families_in, make_guide, start_values
 from vi_recipes.methods.guides.sites import latent_sites
+from vi_recipes.methods.guides.units import first_in_units, guide_units
 from vi_recipes.model import Target
 from vi_recipes.modes import JointObjective, find_mode
 
@@ -119,6 +120,10 @@ class Starts:
         guide = make_guide(self._spec, self._target, values, self._whole)
         engine = self._make(guide)
         state = engine.init(key, **self._target.keywords(arrays))
+        units = guide_units(guide, self._whole or self._target)
+        if units.spreads:
+            params = first_in_units(engine.optim.get_params(state.optim_state), units)
+            state = state._replace(optim_state=engine.optim.init(params))
         self._made = engine
         if self._begin is None:
             return state, None

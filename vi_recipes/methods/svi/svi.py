@@ -25,6 +25,7 @@ from vi_recipes.methods.guides.families import (
     location_scales,
     read_guide,
 )
+from vi_recipes.methods.guides.units import guide_units, steps_in_units
 from vi_recipes.methods.minibatch.feed import Feed, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi import outcome
@@ -143,7 +144,10 @@ class SVI(SVIOptions):  # noqa: D101
 
         def engine(guide: Any) -> Engine:
             objective = self.settings.make(self.draws, self.order)
-            return Engine(view.function, guide, self._optimizer(), objective)
+            optimizer = self._optimizer()
+            if self.optimizer is None:
+                optimizer = steps_in_units(optimizer, lambda: guide_units(guide, target))
+            return Engine(view.function, guide, optimizer, objective)
 
         return target.compiled_once(
             ("starts of SVI", self.step_key, view.key),

@@ -1,0 +1,99 @@
+"""Guides in the units of a target's coordinates: how far their locations go in a step.
+
+Adam goes about its step size in a step, whatever the gradient: a location in millimetres takes a
+thousand times as many steps as one in metres. So every location goes by its coordinate's unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.nn import softplus
+from numpyro.infer import autoguide
+
+from vi_recipes.methods.guides.sites import block_sites, places_of
+from vi_recipes.model import Target
+
+
+class GuideUnits(NamedTuple):
+    """What a guide's unconstrained parameters go by, name -> array; ones for those left out."""
+
+    locations: dict[str, np.ndarray]
+    """Units of locations, which steps are multiplied by."""
+    spreads: dict[str, np.ndarray]
+    """Units of sds behind a softplus, which the first sds are multiplied by."""
+
+
+def guide_units(guide: Any, target: Target) -> GuideUnits:
+    """Return the units of the parameters of a guide that has been set up.
+
+    Of NumPyro's normals, points and blocks of them; empty for other guides, and where all units
+    are 1.
+    """
+    found = GuideUnits({}, {})
+    if (target.units == 1).all():
+        return found
+    parts = list(guide) if isinstance(guide, autoguide.AutoGuideList) else [guide]
+    for part in parts:
+        if isinstance(part, autoguide.AutoNormal | autoguide.AutoDelta):
+            for name in block_sites(part):
+                unit = target.units[target.slices[name]]
+                unit = unit.reshape(target.sites[name].unconstrained_shape)
+                key = f"{name}_{part.prefix}"
+                # a point is a parameter on its own support: what has an edge has unit 1
+                if not target.edged[target.slices[name]].any():
+                    found.locations[f"{key}_loc"] = unit
+                    found.spreads[f"{key}_scale"] = unit
+        elif isinstance(
+            part,
+            autoguide.AutoDiagonalNormal
+            | autoguide.AutoMultivariateNormal
+            | autoguide.AutoLowRankMultivariateNormal
+            | autoguide.AutoLaplaceApproximation,
+        ):
+            unit = target.units[places_of(part, target)]
+            found.locations[f"{part.prefix}_loc"] = unit
+            found.spreads[f"{part.prefix}_scale"] = unit
+            # a root of the covariance: rows of what is below the diagonal, then the sds
+            below = np.ones(unit.size * (unit.size - 1) // 2)
+            found.spreads[f"{part.prefix}_scale_tril"] = np.concatenate([below, unit])
+    return found
+
+
+def first_in_units(params: dict[str, Any], units: GuideUnits) -> dict[str, Any]:
+    """Return unconstrained parameters to begin with, their sds in units; pure."""
+    out = dict(params)
+    for name, unit in units.spreads.items():
+        if name in out and out[name].shape == unit.shape:
+            sd = softplus(out[name]) * unit
+            moved = sd + jnp.log(-jnp.expm1(-sd))
+            out[name] = jnp.where(unit == 1, out[name], moved).astype(out[name].dtype)
+    return out
+
+
+def steps_in_units(
+    optimizer: optax.GradientTransformation, find: Callable[[], GuideUnits]
+) -> optax.GradientTransformation:
+    """Return an optimiser whose steps are in units; ``find`` is called once the guide is set up.
+
+    Large sds behind a softplus are their own parameters, and go by their unit too.
+    """
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        steps, state = optimizer.update(grads, state, params)
+        units = find()
+        by_name = {name: np.maximum(1.0, unit) for name, unit in units.spreads.items()}
+        by_name |= units.locations
+        scaled = {
+            name: step * jnp.asarray(by_name[name], step.dtype)
+            if name in by_name and by_name[name].shape == step.shape
+            else step
+            for name, step in steps.items()
+        }
+        return scaled, state
+
+    return optax.GradientTransformation(optimizer.init, update)

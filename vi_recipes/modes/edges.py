@@ -1,0 +1,183 @@
+"""Points that look like modes and are none: edges of supports, and densities that level out."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vi_recipes.algebra import (
+    BlockArrow,
+    Dense,
+    as_good_outward,
+    flattest,
+    looks_flat,
+    moves_to_edges,
+)
+from vi_recipes.algebra.outward import FLAT, SAME
+from vi_recipes.core import MethodFailure, Status
+from vi_recipes.modes.objective import JointObjective
+
+MAX_DENSE = 300
+"""Largest dimension for which a Hessian is formed to look at where a search without one ended."""
+
+AFAR = 5.0
+"""Units that such a search has gone in some coordinate, or it is not looked at."""
+
+MOST = 20
+"""Coordinates of bounded sites that are moved towards their edges, those of least curvature."""
+
+STEEP_CONDITION = 1e4
+"""Condition number at unit diagonal from which on up a structured Hessian counts as flat."""
+
+
+class NoMode(MethodFailure):
+    """The density has no maximum; ``z`` is where the solver stopped."""
+
+    z: np.ndarray
+
+
+class ByDifferences:
+    """Hessian-vector products from differences of gradients, where no Hessian is formed."""
+
+    def __init__(self, objective: JointObjective, z: Float[np.ndarray, " dim"]) -> None:
+        self._objective, self._z = objective, z
+
+    def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+        """Return about the Hessian times a vector."""
+        step = 1e-4 * float(np.abs(self._z).max() + 1e-3) / float(np.abs(vector).max())
+        up, down = (
+            self._objective.value_and_grad(self._z + sign * step * vector)[1] for sign in (1, -1)
+        )
+        return np.asarray((up - down) / (2 * step))
+
+
+def require_mode(
+    objective: JointObjective,
+    z: Float[np.ndarray, " dim"],
+    start: Float[np.ndarray, " dim"],
+    last_step: Float[np.ndarray, " dim"],
+    curvature: Dense | BlockArrow | None,
+) -> None:
+    """Raise :class:`NoMode` unless the density falls in every direction from where a search ended.
+
+    Parameters
+    ----------
+    objective
+        Minus the log density.
+    z
+        Where the gradient is as good as zero.
+    start
+        Where the search began.
+    last_step
+        The last move that changed much: where there is no mode it leads on out.
+    curvature
+        The Hessian at ``z``; ``None`` where none is formed.
+    """
+
+    def value(z: np.ndarray) -> float:
+        return objective.value_and_grad(z)[0]
+
+    target, edged = objective.target, objective.target.edged
+    moved = np.abs(z - start)
+    if curvature is None and target.dim <= MAX_DENSE and (moved > AFAR * target.units).any():
+        curvature = objective.curvature(z)
+    directions = [last_step, z - start, z]
+    if curvature is None:
+        flat = np.zeros(z.size, bool)
+        directions = [d for d in directions if (np.abs(d) > AFAR * target.units).any()]
+    else:
+        diagonal = curvature.diagonal()
+        places = np.flatnonzero(edged)
+        places = places[np.argsort(diagonal[places])][:MOST]
+        if moves := moves_to_edges(value, z, diagonal, places):
+            far = np.zeros(z.size, bool)
+            far[[move.place for move in moves]] = True
+            raise no_mode(objective, z, far, all(move.levels for move in moves))
+        flat = looks_flat(z, start, diagonal) & ~edged
+        directions = [np.where(flat, d, 0.0) for d in directions] + directions
+        if isinstance(curvature, Dense):
+            smallest, vector = flattest(curvature.matrix)
+            leaning = smallest < FLAT
+            directions += [vector, -vector]
+        else:
+            leaning = not curvature.positive or curvature.condition() > STEEP_CONDITION
+        if not (flat.any() or leaning):
+            return
+    hessian = curvature or ByDifferences(objective, z)
+    directions = [np.where(edged, 0.0, d) for d in directions] + directions
+    here = value(z)
+    along = as_good_outward(value, z, hessian, directions)
+    if along is None or as_good_outward(value, z, hessian, [-along]) is not None:
+        return  # what is as good both ways is a ridge
+    raise _failure(
+        z,
+        f"the log density ({-here:.6g}) gets no lower along {_named(objective, along)}, however "
+        "far out: it levels out and has no maximum, as where outcomes are separated and the prior "
+        "is flat",
+        "give those sites priors that fall, or leave out what separates the outcomes",
+    )
+
+
+def no_mode(
+    objective: JointObjective,
+    z: Float[np.ndarray, " dim"],
+    far: Bool[np.ndarray, " dim"],
+    levels: bool,
+) -> NoMode:
+    """Return the failure that says which sites run to the edge of their support.
+
+    ``levels`` says whether the density comes to an end there.
+    """
+    target = objective.target
+    values = target.constrain(z)
+    reports = []
+    for site in target.latents:
+        moved = far[target.slices[site.name]]
+        if moved.any():
+            constrained = np.ravel(values[site.name])
+            if constrained.size != moved.size:
+                reports.append(f"{site.name} runs to an edge of its support")
+                continue
+            index = int(np.argmax(moved))
+            label = target.labels([site.name], coords=True)[index]
+            reports.append(f"{label} runs to {constrained[index]:.2g}")
+    runs = "; ".join(reports)
+    value, gradient = objective.value_and_grad(z)
+    if levels:
+        return _failure(
+            z,
+            f"{runs}, an edge of its support, where the log density is highest ({-value:.6g}): "
+            "there is no maximum inside, and the edge says nothing of typical values",
+            "use space='unconstrained', a prior that keeps the site from its edge, or NUTS",
+        )
+    return _failure(
+        z,
+        f"{runs} while the log density still rises (now {-value:.6g}, gradient "
+        f"{np.abs(gradient).max():.2g}): the joint density has no maximum there",
+        "integrate the latent variables instead of maximising over them (EM, mean-field VB with "
+        "linear response, NUTS), or use a prior that keeps the scale from zero",
+    )
+
+
+def levels_out(
+    objective: JointObjective,
+    z: Float[np.ndarray, " dim"],
+    start: Float[np.ndarray, " dim"],
+    far: Bool[np.ndarray, " dim"],
+) -> bool:
+    """Whether the density comes to an end on the way that some coordinates of bounded sites go."""
+    if not objective.target.edged[far].all():
+        return False
+    away = np.where(far, np.sign(z - start), 0.0)
+    there = [objective.value_and_grad(z + distance * away)[0] for distance in (0.0, 6.0, 12.0)]
+    return bool(np.isfinite(there).all() and abs(there[2] - there[1]) <= SAME)
+
+
+def _named(objective: JointObjective, direction: Float[np.ndarray, " dim"]) -> str:
+    return ", ".join(objective.target.sites_along(direction / objective.target.units))
+
+
+def _failure(z: Float[np.ndarray, " dim"], message: str, advice: str) -> NoMode:
+    failure = NoMode(Status.DEGENERATE, message, advice)
+    failure.z = z
+    return failure
