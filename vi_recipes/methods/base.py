@@ -30,6 +30,7 @@ from vi_recipes.core import (
 from vi_recipes.fit import Fit, provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.methods.reach import ADVICE, met_jumps
+from vi_recipes.methods.single import why_not_single
 from vi_recipes.model import Target, check_target
 from vi_recipes.posterior import PointPosterior, Posterior
 
@@ -108,7 +109,7 @@ class Method(ABC):
                 "and JAX ties such arrays to one precision: pass them as arguments, or use "
                 "dtype='float64'"
             )
-        return None
+        return why_not_single(target) if self.dtype_used == "float32" else None
 
     def check(self, target: Target) -> None:
         """Raise a :class:`ValueError` for options that do not go with ``target``.
