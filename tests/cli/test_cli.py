@@ -378,7 +378,7 @@ def compare_data(data, *words):
         ({**DATA, "y": [0.1, float("nan"), 1.0, 2.0]}, "'y' has 1 NaN or infinite value(s)"),
         ({**DATA, "y": [0.1, float("inf"), 1.0, 2.0]}, "infinite"),
         ({**DATA, "y": [0.1, None, 1.0, 2.0]}, "'y' has dtype object, e.g. None"),
-        ({**DATA, "y": [1.0, 2.0]}, "'y'"),
+        ({**DATA, "y": [1.0, 2.0]}, "y [2]"),
         ({**DATA, "y": [[1.0, 2.0], [3.0]]}, "'y' is not a rectangular array"),
         ({**DATA, "x": [[1.0, 2.0, 3.0]]}, "shape"),
         ({"y": DATA["y"]}, "missing argument(s) x"),

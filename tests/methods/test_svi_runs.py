@@ -352,7 +352,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none" / "run.npz"):
         with pytest.raises(ValueError, match="expected a file in a folder that exists"):
             vr.SVI(checkpoint=path).fit(this)
-    with pytest.raises(ValueError, match="checkpoint: got 3, expected the path of a file"):
+    with pytest.raises(ValueError, match="checkpoint: got 3, expected text, a path or None"):
         vr.SVI(checkpoint=3)  # type: ignore[arg-type]
 
 
@@ -477,7 +477,7 @@ def test_a_schedule_of_step_sizes() -> None:
     [
         ({"init": "mpa"}, "unknown init 'mpa'; did you mean 'map'"),
         ({"num_starts": 0}, "num_starts: got 0, expected a positive integer"),
-        ({"step_size": "0.1"}, "step_size: got '0.1', expected a positive number"),
+        ({"step_size": "0.1"}, "step_size: got '0.1', expected a number, a function or None"),
         ({"step_size": lambda: 0.1}, "step_size: got .* expected a positive number, or an optax"),
         ({"step_size": lambda step: np.nan}, "step_size: got"),
     ],
