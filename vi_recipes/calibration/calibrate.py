@@ -97,7 +97,7 @@ def calibrate(
     ):
         require(isinstance(value, int) and value >= 1, name, value, "a positive integer")
     target = model if isinstance(model, Target) else Target(model)
-    if (reason := method.applies(target)) is not None:
+    if (reason := method.refusal(target)) is not None:
         raise ValueError(f"method '{method.name}' does not apply: {reason}")
     predictive = PriorPredictive(target)
     seed = as_key(key)

@@ -172,7 +172,7 @@ def methods_for(target: Target) -> dict[str, Method]:
     """Return the methods that are verified by default: those that apply, and a second guide."""
     full = SVI(guide="multivariate_normal", **dict(target.model.options.get("svi", {})))
     methods = default_methods(target)
-    more = {full.name: full} if full.applies(target) is None else {}
+    more = {full.name: full} if full.refusal(target) is None else {}
     before = {n: m for n, m in methods.items() if n != "nuts"}
     return {**before, **more, **{n: m for n, m in methods.items() if n == "nuts"}}
 

@@ -165,7 +165,7 @@ def same_likelihood(
 def _find(marginal: Marginal, start: Float[np.ndarray, " dim"], timing: Timing) -> Marginal | None:
     this = marginal.split
     members, states = this.num_members, len(this.states)
-    if marginal.rule != "enumerate" or members < MIN_MEMBERS:
+    if marginal.rule != "enumerate" or members < MIN_MEMBERS or this.weights is not None:
         return None
     rng = np.random.default_rng(17)
     some = rng.choice(members, min(members, SAMPLED), replace=False)

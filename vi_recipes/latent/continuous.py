@@ -15,16 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, Status
+from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, ModelError, Status
 from vi_recipes.latent.split import Split, without_latents
 from vi_recipes.model import (
     NO_SLOPE,
     TINY_SLOPES,
     Arrays,
     Target,
+    Weights,
     candidates,
     one_coordinate,
     shared_members,
+    weights_of_members,
 )
 
 SPREADS = (0.3, 0.3, 2.0)
@@ -208,7 +210,35 @@ def _verify_continuous(this: Split) -> Split | str:
                 "told"
             )
         index[name] = place
-    return replace(this, index=index)
+    found = replace(this, index=index)
+    if not target.has_weights:
+        return found
+    compiled = target.compiled_once(
+        ("weights of elements", this.latents, this.local.shape, this.local.tobytes()),
+        lambda: jax.jit(this.site_weights, compiler_options=COMPILED_QUICKLY),
+    )
+    weights = compiled(jnp.asarray(thetas[0]), jnp.asarray(places[0]), arrays)
+    return _weighted(found, {n: np.asarray(w) for n, w in weights.items()})
+
+
+def _weighted(this: Split, weights: Weights) -> Split | str:
+    """Return the split with the weights of its members, or why they are none."""
+    target = this.target
+    member = np.full(target.dim, NO_SLOPE)
+    member[this.local] = np.arange(this.num_members)[:, None]
+    own = {}
+    for name in this.latents:  # where one is masked its density has no slope
+        shape = target.sites[name].unconstrained_shape
+        place = member[target.slices[name]].reshape(shape)
+        batch = weights[name].ndim
+        own[name] = place.reshape(*place.shape[:batch], -1)[..., 0] if batch < len(shape) else place
+    index = this.index | own
+    plates = {n: [p for p, _, _ in site.plates] for n, site in target.sites.items()}
+    try:
+        w = weights_of_members(weights, index, this.latents, this.num_members, plates)
+    except ModelError as error:
+        return str(error)
+    return this if w is None else replace(this, index=index, weights=w)
 
 
 def _differ(one: Any, other: Any) -> Bool[np.ndarray, ...]:

@@ -178,6 +178,12 @@ def require_exact(marginal: Marginal) -> None:
     MethodFailure
         ``NOT_APPLICABLE``.
     """
+    if marginal.split.weights is not None:
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            "rows are weighted (handlers.scale or masks), and F(q, theta) is that of rows alike",
+            "MarginalMLE and EM weigh rows",
+        )
     if marginal.rule not in ("enumerate", "gaussian"):
         raise MethodFailure(
             Status.NOT_APPLICABLE,

@@ -202,7 +202,7 @@ class Marginal:
             by_member = jax.nn.logsumexp(joint.members, axis=0)
             rest = self.rest(jax.tree.map(lambda v: v[0], joint))
             step = EStep(states, jnp.exp(joint.members - by_member))
-            return or_infinite(by_member).sum() + rest, step
+            return split.weighted(or_infinite(by_member)).sum() + rest, step
         if self.rule == "forward_backward":
             chains, joint = potentials(split, theta, arrays)
             q = probabilities(chains)
@@ -237,14 +237,15 @@ class Marginal:
             rest = self.rest(split.log_joint(theta, z, arrays))
             by_member = value + log_scale + d * HALF_LOG_2PI
             spread = jnp.broadcast_to(weights[:, None], (len(weights), split.num_members))
-            return by_member.sum() + rest, EStep(place(z, root, points), spread)
+            return split.weighted(by_member).sum() + rest, EStep(place(z, root, points), spread)
         points, log_weights = hermite(self.num_nodes, d)
         nodes = place(z, root, points)
         joint = jax.vmap(lambda z: split.log_joint(theta, z, arrays))(nodes)
         logs = joint.members + log_weights[:, None]
         by_member = jax.nn.logsumexp(logs, axis=0)
         rest = self.rest(jax.tree.map(lambda v: v[0], joint))
-        return (by_member + log_scale).sum() + rest, EStep(nodes, jnp.exp(logs - by_member))
+        value = split.weighted(by_member + log_scale).sum() + rest
+        return value, EStep(nodes, jnp.exp(logs - by_member))
 
     def expected(self, theta: Float[Array, " G"], q: EStep, arrays: Arrays) -> Float[Array, ""]:
         """Return Q(theta), the log joint averaged over q, with log p(theta) where asked for."""
@@ -258,7 +259,8 @@ class Marginal:
             joint = jax.vmap(lambda z: self.split.log_joint(theta, z, arrays))(q.nodes)
         # a state that is out of the question has no weight; its log joint may be -inf
         terms = jnp.where(q.weights > 0, joint.members, 0.0) * q.weights
-        return terms.sum() + self.rest(jax.tree.map(lambda v: v[0], joint))
+        rest = self.rest(jax.tree.map(lambda v: v[0], joint))
+        return self.split.weighted(terms.sum(0)).sum() + rest
 
     def probabilities(
         self, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
-from vi_recipes.model import Arrays, Target, with_finite_logs
+from vi_recipes.model import Arrays, Target, unmasked, weights_of, with_finite_logs
 
 Elements = dict[str, jax.Array]
 """Site -> its log density, element by element, scales and masks applied."""
@@ -64,6 +64,9 @@ class Split:
     broadcast
         Whether one state for all members may stand in an array of size one, which the model's own
         indexing then broadcasts (parameters[z] is gathered once instead of once a row).
+    weights
+        Of every member's marginal, where scales and masks are those of rows; ``None`` where all are
+        1. What :meth:`log_joint` says of a member is then that of one row, without its weight.
     """
 
     target: Target
@@ -78,6 +81,11 @@ class Split:
     index: dict[str, np.ndarray] = field(default_factory=dict)
     chains: int = 0
     broadcast: bool = False
+    weights: Float[np.ndarray, " rows"] | None = None
+
+    def weighted(self, by_member: Float[Array, " members"]) -> Float[Array, " members"]:
+        """Return the terms of the members times the weights of their rows."""
+        return by_member if self.weights is None else jnp.asarray(self.weights) * by_member
 
     @property
     def width(self) -> int:
@@ -114,6 +122,7 @@ class Split:
         members = jnp.zeros(self.num_members)
         shared = prior = jnp.zeros(())
         for name, value in elements.items():
+            value = self._of_one_row(name, value)
             if name in self.parameters:
                 prior = prior + value.sum()
                 continue
@@ -140,12 +149,51 @@ class Split:
             )
         return LogJoint(members, shared, prior)
 
+    def _of_one_row(self, name: str, value: jax.Array) -> jax.Array:
+        """Return the elements of a site without the weights of their rows."""
+        place = self.index.get(name)
+        if self.weights is None or place is None or name in self.latents:
+            return value  # latent sites' elements have none
+        w = np.where(place >= 0, self.weights[np.maximum(place, 0)], 1.0)
+        value = jnp.broadcast_to(value, place.shape)
+        return jnp.where(w > 0, value / np.where(w > 0, w, 1.0), 0.0)
+
     def elements(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> Elements:
         """Return the log densities of all sites, element by element, by one trace of the model.
 
         ``z`` has shape (members, d); of discrete variables it holds their values, and may have one
         row for all members. The latent sites' Jacobians are in their elements, the parameters' not.
         """
+        target = self.target
+        elements: Elements = {}
+        with jax.numpy_rank_promotion("allow"):
+            trace, flat, jacobians = self._trace(theta, z, arrays)
+            for name, site in trace.items():
+                if site["type"] != "sample":
+                    continue
+                own = self.weights is not None and name in self.latents
+                value = (unmasked(site["fn"])[0] if own else site["fn"]).log_prob(site["value"])
+                if site["scale"] is not None and not own:
+                    value = site["scale"] * value
+                if target.has_scan and name in self.latents and name in flat:
+                    transform = biject_to(site["fn"].support)
+                    jacobians[name] = transform.log_abs_det_jacobian(flat[name], site["value"])
+                if name in jacobians:
+                    value = value + jacobians[name]
+                elements[name] = jnp.asarray(value)
+        return elements
+
+    def site_weights(
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
+    ) -> dict[str, jax.Array]:
+        """Return the weight of every element of the sites' log densities, by scales and masks."""
+        with jax.numpy_rank_promotion("allow"):
+            return weights_of(self._trace(theta, z, arrays)[0])
+
+    def _trace(
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
+    ) -> tuple[dict[str, Any], dict[str, jax.Array], dict[str, jax.Array]]:
+        """Return a trace of the model, the unconstrained sites, and Jacobians of latent ones."""
         target = self.target
         given: dict[str, jax.Array] = {}
         if self.kind == "discrete":
@@ -165,30 +213,16 @@ class Split:
                 jacobians[name] = transform.log_abs_det_jacobian(flat[name], value)
             return value
 
-        with jax.numpy_rank_promotion("allow"):
-            if target.has_scan:  # the sites of a scan are substituted whole, by value
-                given |= {
-                    n: v for n, v in target.constrain_fn(self.flat(theta, z), arrays).items()
-                    if n in flat
-                }  # fmt: skip
-                model = handlers.substitute(model, data=given)
-            else:
-                model = handlers.substitute(model, substitute_fn=value_of)
-            trace = handlers.trace(model).get_trace(**target.keywords(arrays))
-            elements: Elements = {}
-            for name, site in trace.items():
-                if site["type"] != "sample":
-                    continue
-                value = site["fn"].log_prob(site["value"])
-                if site["scale"] is not None:
-                    value = site["scale"] * value
-                if target.has_scan and name in self.latents and name in flat:
-                    transform = biject_to(site["fn"].support)
-                    jacobians[name] = transform.log_abs_det_jacobian(flat[name], site["value"])
-                if name in jacobians:
-                    value = value + jacobians[name]
-                elements[name] = jnp.asarray(value)
-        return elements
+        if target.has_scan:  # the sites of a scan are substituted whole, by value
+            given |= {
+                n: v for n, v in target.constrain_fn(self.flat(theta, z), arrays).items()
+                if n in flat
+            }  # fmt: skip
+            model = handlers.substitute(model, data=given)
+        else:
+            model = handlers.substitute(model, substitute_fn=value_of)
+        trace = dict(handlers.trace(model).get_trace(**target.keywords(arrays)))
+        return trace, flat, jacobians
 
     def _states_by_site(self, z: Int[Array, "rows d"]) -> dict[str, jax.Array]:
         """Return the values of the discrete sites whose members' values are the rows of ``z``."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +20,17 @@ from numpyro import handlers
 from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, Status
 from vi_recipes.latent.chains import pairs, swinging
 from vi_recipes.latent.split import Elements, Split
-from vi_recipes.model import IMPOSSIBLE, Arrays, Site, Target
-
-MAX_STATES = 1_024
-"""Combined states of one member's discrete latent variables that are summed over."""
-
-
-SAME = 1e-9
-"""Relative difference of log densities that counts as none."""
+from vi_recipes.model import (
+    MAX_STATES,
+    SAME_DENSITY,
+    Arrays,
+    CoupledError,
+    Site,
+    Target,
+    comparable,
+    members_of,
+    scale_of,
+)
 
 
 def states_of(bare: Split, names: Sequence[str]) -> Split:
@@ -95,47 +97,28 @@ def as_members(this: Split) -> Split:
     MethodFailure
         ``NOT_APPLICABLE`` where members are coupled, with the sites that couple them.
     """
-    members, count = this.num_members, len(this.states)
     rng = np.random.default_rng(3)
     theta, look = _probe(this, rng)
-    everyone = [look(np.full(members, k)) for k in range(count)]
-    digits = [(np.arange(members) >> b) & 1 for b in range(max(1, int(members - 1).bit_length()))]
-    patterns = {k: [look(np.where(d, k, 0)) for d in digits] for k in range(1, count)}
-    random = rng.integers(count, size=(3, members))
-    checks = [look(pattern) for pattern in random]
-    index = {}
-    for name in everyone[0]:
-        values = np.stack([e[name] for e in everyone])
-        scale = _scale(values)
-        place = np.full(values.shape[1:], -1)
-        for k in range(1, count):
-            moves = np.abs(values[k] - values[0]) > 1e3 * SAME * scale
-            guess = np.zeros(values.shape[1:], int)
-            for b, seen in enumerate(patterns[k]):
-                nearer = np.abs(seen[name] - values[k]) < np.abs(seen[name] - values[0])
-                guess += nearer.astype(int) << b
-            place = np.where(moves & (place < 0), guess, place)
-        inside = np.clip(place, 0, members - 1)
-        for pattern, seen in zip(random, checks, strict=True):
-            expected = np.take_along_axis(values, pattern[inside][None], axis=0)[0]
-            expected = np.where(place < 0, values[0], expected)
-            off = ~(np.abs(seen[name] - expected) <= 1e2 * SAME * scale)
-            if off.any() or (place >= members).any():
-                raise MethodFailure(
-                    Status.NOT_APPLICABLE,
-                    f"no E-step for {', '.join(this.latents)}: members of "
-                    f"{this.plate or 'the sites'} are coupled through {name}",
-                    "MAP, Laplace, SVI and NUTS sum the states out by NumPyro's enumeration",
-                )
-        if (place >= 0).any():
-            if name in this.parameters:
-                raise MethodFailure(
-                    Status.NOT_APPLICABLE,
-                    f"the density of {name} depends on {', '.join(this.latents)}",
-                    "name it as latent too, or use NUTS",
-                )
-            index[name] = place
-    verified = replace(this, index=index)
+    try:
+        index = members_of(look, len(this.states), this.num_members)
+    except CoupledError as error:
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"no E-step for {', '.join(this.latents)}: members of "
+            f"{this.plate or 'the sites'} are coupled through {error}",
+            "MAP, Laplace, SVI and NUTS sum the states out by NumPyro's enumeration",
+        ) from None
+    if moved := [name for name in index if name in this.parameters]:
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"the density of {moved[0]} depends on {', '.join(this.latents)}",
+            "name it as latent too, or use NUTS",
+        )
+    own = np.arange(this.num_members).reshape(this.target.sites[this.latents[0]].shape)
+    index |= dict.fromkeys(this.latents, own)
+    summed = this.target.state_sum
+    verified = replace(this, index=index, weights=None if summed is None else summed.weights)
+    everyone = [look(np.full(this.num_members, k)) for k in range(len(this.states))]
     return replace(verified, broadcast=_may_broadcast(verified, theta, everyone))
 
 
@@ -156,21 +139,9 @@ def _probe(
 
     def look(states: np.ndarray) -> dict[str, np.ndarray]:
         elements = evaluate(theta, jnp.asarray(states), arrays)
-        return {n: _comparable(v) for n, v in elements.items()}
+        return {n: np.asarray(v) for n, v in elements.items()}
 
     return theta, look
-
-
-def _comparable(values: Any) -> np.ndarray:
-    """Return log densities with a number in place of infinity: states may be impossible."""
-    values = np.asarray(values, float)
-    return np.asarray(np.nan_to_num(values, nan=np.nan, posinf=-IMPOSSIBLE, neginf=IMPOSSIBLE))
-
-
-def _scale(values: np.ndarray) -> np.ndarray:
-    """Return what differences along the first axis are relative to: possible values, at least 1."""
-    size = np.abs(values)
-    return np.asarray(np.maximum(1.0, np.where(size < -IMPOSSIBLE, size, 0.0).max(axis=0)))
 
 
 def as_chains(this: Split) -> Split | None:
@@ -192,7 +163,7 @@ def as_chains(this: Split) -> Split | None:
     checks = [look(path) for path in paths]
     index = {}
     for name in swings[0]:
-        seen = np.stack([e[name] for e in (*swings, *checks)])
+        seen = np.stack([comparable(e[name]) for e in (*swings, *checks)])
         if (seen == seen[0]).all():
             continue
         if name in this.parameters or seen.shape[1 : 1 + len(shape)] != shape:
@@ -206,7 +177,7 @@ def as_chains(this: Split) -> Split | None:
                                 strict=True):  # fmt: skip
             moves = np.asarray(pair.moves)[path[:-1], path[1:], times - 1, each]
             expected = np.concatenate([np.asarray(pair.first)[path[0], each], moves])
-            if not (np.abs(looked - expected) <= 1e2 * SAME * _scale(looked[None])).all():
+            if not (np.abs(looked - expected) <= 1e2 * SAME_DENSITY * scale_of(looked[None])).all():
                 return None
     return replace(this, index=index, chains=chains)
 
@@ -233,7 +204,7 @@ def _may_broadcast(this: Split, theta: jax.Array, everyone: list[dict[str, np.nd
     except (TypeError, ValueError, IndexError):
         return False
     return all(
-        np.allclose(np.asarray(values[name][k]), seen[name], rtol=SAME, atol=SAME)
+        np.allclose(np.asarray(values[name][k]), seen[name], rtol=SAME_DENSITY, atol=SAME_DENSITY)
         for k, seen in enumerate(everyone)
         for name in seen
     )

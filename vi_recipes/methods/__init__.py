@@ -67,7 +67,7 @@ def default_methods(target: Target) -> dict[str, Method]:
 
     def applies(method: Method) -> bool:
         # what an error stops from telling is told by its fit
-        return attempt(lambda: method.applies(target) is None, lambda _: True)
+        return attempt(lambda: method.refusal(target) is None, lambda _: True)
 
     return {name: method for name, method in methods.items() if applies(method)}
 

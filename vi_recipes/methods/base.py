@@ -67,6 +67,9 @@ class Method(ABC):
     choices: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """What is to choose from: a heading -> the choices, each explained in a sentence or two."""
 
+    integrates: ClassVar[bool] = False
+    """Whether it integrates latent variables out, and so weighs rows and not densities."""
+
     by_default: ClassVar[bool] = True
     """Whether a comparison that names no methods runs it, where it applies."""
 
@@ -119,6 +122,13 @@ class Method(ABC):
         """
         self.applies(target)
 
+    def refusal(self, target: Target) -> str | None:
+        """Return ``None`` if the method fits ``target`` and means what its weights mean.
+
+        See :meth:`applies` and :attr:`vi_recipes.Target.weighted_latents`.
+        """
+        return self.applies(target) or (target.weighted_latents if not self.integrates else None)
+
     @abstractmethod
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         """Fit, in the method's precision; raise :class:`MethodFailure` to give up."""
@@ -163,7 +173,7 @@ class Method(ABC):
         check_target(target)
         timing = Timing()
         with timing.running():
-            reason = self.applies(target)
+            reason = self.refusal(target)
         try:
             if reason:
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)

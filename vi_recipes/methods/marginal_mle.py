@@ -104,6 +104,8 @@ class MarginalMLE(Method):
 
     rules: ClassVar[Mapping[str, str]] = RULES
 
+    integrates: ClassVar[bool] = True
+
     latent: tuple[str, ...] | None = None
     e_step: Rule = "auto"
     num_nodes: int = 9

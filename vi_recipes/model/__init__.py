@@ -19,18 +19,30 @@ from vi_recipes.model.replicate import (
 )
 from vi_recipes.model.sites import Site, Sites
 from vi_recipes.model.start import NUM_ATTEMPTS
+from vi_recipes.model.states import (
+    MAX_STATES,
+    SAME_DENSITY,
+    CoupledError,
+    comparable,
+    members_of,
+    scale_of,
+)
 from vi_recipes.model.target import Target, check_target
 from vi_recipes.model.terms import SiteTerm, site_terms
+from vi_recipes.model.weights import Weights, unmasked, weights_of, weights_of_members
 from vi_recipes.model.zeros import IMPOSSIBLE, floored, or_infinite, with_finite_logs
 
 __all__ = [
     "BATCH",
     "IMPOSSIBLE",
     "MAX_NUMBERS",
+    "MAX_STATES",
     "NO_SLOPE",
     "NUM_ATTEMPTS",
+    "SAME_DENSITY",
     "TINY_SLOPES",
     "Arrays",
+    "CoupledError",
     "EMSteps",
     "Exchangeable",
     "Jump",
@@ -41,8 +53,10 @@ __all__ = [
     "Sites",
     "Target",
     "VBSteps",
+    "Weights",
     "candidates",
     "check_target",
+    "comparable",
     "find_families",
     "find_jumps",
     "floored",
@@ -50,13 +64,18 @@ __all__ = [
     "labels_by_site",
     "load_model",
     "log_likelihood_at",
+    "members_of",
     "observed_data",
     "observed_sites",
     "one_coordinate",
     "or_infinite",
     "replicate_at",
+    "scale_of",
     "shared_members",
     "site_labels",
     "site_terms",
+    "unmasked",
+    "weights_of",
+    "weights_of_members",
     "with_finite_logs",
 ]

@@ -7,6 +7,8 @@ from functools import wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.primitives import Messenger
@@ -25,54 +27,34 @@ class _Silent(Messenger):  # type: ignore[misc]
             msg["fn"] = msg["fn"].mask(False)
 
 
+LogJoint = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
+"""``(values of the continuous sites, data) -> log joint density``, discrete sites summed out."""
+
+
 def marginalise(
-    function: Callable[..., Any],
-    discrete: Mapping[str, str],
-    observed: Collection[str],
-    plate_depth: int,
+    function: Callable[..., Any], hidden: Collection[str], log_joint: LogJoint
 ) -> Callable[..., Any]:
     """Return a NumPyro model with the same continuous sites and the discrete ones summed out.
 
     The continuous sites keep their distributions, for their supports and for starting points, but
-    lose their log densities: the whole log joint, with the discrete sites enumerated, is one
+    lose their log densities: the whole log joint, with the discrete sites summed out, is one
     factor.
 
     Parameters
     ----------
     function
         A NumPyro model.
-    discrete
-        Name of each discrete latent site -> name of its distribution.
-    observed
-        Names of the observed sites, factors among them.
-    plate_depth
-        How many dimensions the plates take; enumeration uses those to their left.
-
-    Raises
-    ------
-    ModelError
-        If funsor, on which NumPyro's enumeration is built, is not installed.
+    hidden
+        Names of the discrete latent sites and of the observed ones, factors among them.
+    log_joint
+        The density.
     """
-    try:
-        from numpyro.contrib.funsor import config_enumerate, enum, log_density
-    except ImportError:
-        listed = ", ".join(f"'{name}' ({kind})" for name, kind in discrete.items())
-        raise ModelError(
-            f"discrete latent site {listed}: summing it out needs the package funsor. Install "
-            "'vi_recipes[enumerate]', or sum it out in the model, for instance with "
-            "dist.MixtureSameFamily"
-        ) from None
-
-    give_log_of_zero_a_slope()
-    safe = with_finite_logs(function)
 
     @wraps(function)
     def marginal(**data: Any) -> None:
         key = numpyro.prng_key()  # so that starting points follow the caller's seed
-        key = jax.random.key(0) if key is None else key
-        enumerated = enum(config_enumerate(handlers.seed(safe, key)), -plate_depth - 1)
-        drawn = handlers.seed(function, key)
-        visible = handlers.block(drawn, hide=[*discrete, *observed])
+        drawn = handlers.seed(function, jax.random.key(0) if key is None else key)
+        visible = handlers.block(drawn, hide=list(hidden))
         trace = handlers.trace(_Silent(visible)).get_trace(**data)
         values = {
             name: site["value"]
@@ -80,7 +62,98 @@ def marginalise(
             if site["type"] == "sample" and not site["is_observed"]
         }
         with handlers.block():
-            log_joint, _ = log_density(enumerated, (), data, values)
-        numpyro.factor(LOG_JOINT, or_infinite(log_joint))
+            value = log_joint(values, data)
+        numpyro.factor(LOG_JOINT, or_infinite(value))
 
     return marginal
+
+
+class NumPyroSum:
+    """NumPyro's own enumeration of a model's discrete latent variables, by funsor.
+
+    Parameters
+    ----------
+    function
+        A NumPyro model.
+    discrete
+        Name of each discrete latent site -> name of its distribution.
+    plate_depth
+        How many dimensions the plates take; enumeration uses those to their left.
+
+    Raises
+    ------
+    ModelError
+        If funsor is not installed.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], discrete: Mapping[str, str], plate_depth: int
+    ) -> None:
+        try:
+            from numpyro.contrib import funsor
+        except ImportError:
+            listed = ", ".join(f"'{name}' ({kind})" for name, kind in discrete.items())
+            raise ModelError(
+                f"discrete latent site {listed}: summing it out needs the package funsor. Install "
+                "'vi_recipes[enumerate]', or sum it out in the model, for instance with "
+                "dist.MixtureSameFamily"
+            ) from None
+        give_log_of_zero_a_slope()
+        self._funsor, self._depth = funsor, plate_depth
+        safe = with_finite_logs(function)
+        self._function = funsor.config_enumerate(handlers.seed(safe, jax.random.key(0)))
+
+    def log_joint(self, values: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+        """Return the log joint density with the discrete sites summed out; pure."""
+        enumerated = self._funsor.enum(self._function, -self._depth - 1)
+        return self._funsor.log_density(enumerated, (), dict(data), dict(values))[0]
+
+    def at_states(
+        self,
+        values: Mapping[str, Any],
+        states: Mapping[str, Any],
+        data: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return what the enumerated trace has for the sites at states of the discrete ones; pure.
+
+        Parameters
+        ----------
+        values
+            Of the continuous latent sites.
+        states
+            Number of the state of every element of the discrete sites, by name.
+        data
+            The model's arguments.
+
+        Raises
+        ------
+        ValueError
+            For a site that reads states from outside their plate.
+        """
+        enumerated = self._funsor.enum(self._function, -self._depth - 1)
+        model = handlers.substitute(enumerated, data=dict(values))
+        with self._funsor.plate_to_enum_plate():
+            trace = self._funsor.trace(model).get_trace(**data)
+        plates = {
+            name: {f.name for f in site["cond_indep_stack"]}
+            for name, site in trace.items()
+            if site["type"] == "sample"
+        }
+        found = {}
+        for name, inside in plates.items():
+            site = trace[name]
+            table = jnp.asarray(site["fn"].log_prob(site["value"]))
+            if site["scale"] is not None:
+                table = site["scale"] * table
+            places: list[Any] = []
+            for dim in range(-table.ndim, 0):
+                variable = site["infer"]["dim_to_name"].get(dim)
+                if variable in states:
+                    if not plates[variable] <= inside:
+                        raise ValueError(f"'{name}' reads '{variable}' from outside its plate")
+                    places.append(states[variable])
+                else:  # a plate, or nothing
+                    back = (1,) * (-dim - 1)
+                    places.append(np.arange(table.shape[dim]).reshape(-1, *back))
+            found[name] = table[tuple(places)] if places else table
+        return found

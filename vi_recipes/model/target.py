@@ -6,14 +6,25 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from numpyro import handlers
 
-from vi_recipes.core import MadeOnce, ModelError, called, one_at_a_time
+from vi_recipes.core import (
+    COMPILED_QUICKLY,
+    MadeOnce,
+    ModelError,
+    called,
+    one_at_a_time,
+)
 from vi_recipes.data import fingerprint, normalise
-from vi_recipes.model.bound import read_only
+from vi_recipes.model.bound import Arrays, read_only
 from vi_recipes.model.coordinates import DensityByCoordinate
 from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
+from vi_recipes.model.terms import site_terms
+from vi_recipes.model.weights import weights_of
 
 
 def check_target(target: object) -> None:
@@ -115,7 +126,21 @@ class Target(DensityByCoordinate):
         other._trace_leaves(self._is_traced)
         other.fingerprint = fingerprint(other.data)
         other.compiled_once = MadeOnce()
+        if self.state_sum is not None:  # whose states a row reads may be among the data
+            return Target(self.complete_model, **other.data)
         return other
+
+    @property
+    def weighted_latents(self) -> str | None:
+        """Why scales and masks make the joint density none of its rows; ``None`` if they do not.
+
+        A continuous latent site of rows that are weighted: a power of its density is no law of it,
+        and the weight of a row is that of the integral over it. A masked one that nothing else
+        depends on is flat.
+        """
+        if not self.has_weights:
+            return None
+        return self.compiled_once("weighted latents", lambda: _why_weighted(self))
 
     @property
     def exchangeable(self) -> tuple[Exchangeable, ...]:
@@ -163,3 +188,50 @@ class Target(DensityByCoordinate):
     def __repr__(self) -> str:
         sites = ", ".join(f"{s.name}{list(s.shape) if s.shape else ''}" for s in self.latents)
         return f"Target({self.name!r}, dim={self.dim}, latent: {sites})"
+
+
+def _why_weighted(target: Target) -> str | None:
+    def look(z: jax.Array, arrays: Arrays) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        values = target.constrain_fn(z, arrays)
+        latent = {site.name: values[site.name] for site in target.latents}
+        seeded = handlers.seed(target.complete_model.function, jax.random.key(0))
+        with jax.numpy_rank_promotion("allow"):
+            model = handlers.substitute(seeded, data=latent)
+            weights = weights_of(handlers.trace(model).get_trace(**target.keywords(arrays)))
+
+            def own(z: jax.Array) -> dict[str, jax.Array]:
+                terms = site_terms(target, z, arrays)
+                return {n: terms[n].total for n in latent if n in terms}
+
+            depends = jax.jacrev(own)(z)
+        slope = jax.grad(lambda z: target.log_density_fn(z, arrays, jacobian=False))(z)
+        return {n: weights[n] for n in latent}, {**depends, "": slope}
+
+    start = target.anywhere()
+    with jax.enable_x64(True):
+        compiled = jax.jit(look, compiler_options=COMPILED_QUICKLY)
+        weights, slopes = jax.tree.map(
+            np.asarray, compiled(jnp.asarray(start + 0.3), target.arrays())
+        )
+    for site in target.latents:
+        weight, place = weights[site.name], target.slices[site.name]
+        if (weight == 1).all():
+            continue
+        if np.isin(weight, (0.0, 1.0)).all():
+            flat = (slopes[""][place] == 0).sum()
+            if flat:
+                return (
+                    f"latent site '{site.name}' is masked (handlers.mask, obs_mask), and nothing "
+                    f"in the model bounds {flat} of its {place.stop - place.start} coordinates: "
+                    "their posterior is flat. Sample only the elements that are needed"
+                )
+            continue
+        others = np.delete(slopes.get(site.name, np.zeros(target.dim)), np.r_[place])
+        if np.any(others != 0) or np.ptp(weight) > 0:
+            return (
+                f"latent site '{site.name}' is under handlers.scale (weights from {weight.min():g} "
+                f"to {weight.max():g}): a power of its density is no law of it, and the weight of "
+                "a row is that of the integral over it, which EM and MarginalMLE take. Scale "
+                "observed sites only, or write the rows out"
+            )
+    return None

@@ -13,11 +13,13 @@ from numpyro import handlers
 from numpyro.infer import init_to_uniform
 from numpyro.infer.util import constrain_fn
 
-from vi_recipes.core import ModelError, place_of, told, unknown
+from vi_recipes.core import COMPILED_QUICKLY, ModelError, place_of, told, unknown
 from vi_recipes.model.bound import Arrays, BoundModel
-from vi_recipes.model.enumeration import marginalise
+from vi_recipes.model.enumeration import LogJoint, NumPyroSum, marginalise
 from vi_recipes.model.model import Model
 from vi_recipes.model.sites import ScanWatch, Site, observed_names, plate_depth, read_trace
+from vi_recipes.model.states import CoupledError, StateSum, Summand, state_sum
+from vi_recipes.model.weights import Weights, unmasked, weights_of
 
 _NEEDS_CONCRETE = (
     jax.errors.ConcretizationTypeError,
@@ -39,10 +41,14 @@ class TracedModel(BoundModel):
 
     def __init__(self, model: Model, data: dict[str, Any]) -> None:
         super().__init__(model, data)
+        self.state_sum: StateSum | None = None
+        """How discrete latent variables are summed out member by member, where that was found."""
         self.seeded = handlers.seed(self.model.function, jax.random.key(0))
         """The model function, with a key for what it draws."""
         self.sites = self._trace_with_least_constants()
         """Site name -> site, in model order."""
+        self.has_weights = self._seen_weights
+        """Whether scales or masks weigh any site of the model as it was given."""
         discrete = {n: site for n, site in self.sites.items() if site.kind == "discrete"}
         if discrete:
             self._sum_out(discrete)
@@ -85,8 +91,9 @@ class TracedModel(BoundModel):
 
     def _sum_out(self, discrete: dict[str, Site]) -> None:
         """Put the marginal over the discrete latent variables in the model's place."""
-        kinds = {name: site.support for name, site in discrete.items()}
-        marginal = marginalise(self.model.function, kinds, self._observed_names, self._plate_depth)
+        hidden = [*discrete, *self._observed_names]
+        log_joint = self._summed(discrete)
+        marginal = marginalise(self.model.function, hidden, log_joint)
         self.model = replace(self.model, function=marginal)
         self.seeded = handlers.seed(marginal, jax.random.key(0))
         self.sites = self._trace() | discrete
@@ -112,6 +119,111 @@ class TracedModel(BoundModel):
                     "out of the model"
                 )
 
+    def _summed(self, discrete: dict[str, Site]) -> LogJoint:
+        """Return the log joint density with the discrete latent variables summed out.
+
+        By NumPyro's enumeration where that gives every site the density which the model gives it,
+        and weights are those of rows; else state by state, where members do not touch one another.
+        """
+        function, names = self.model.function, ", ".join(discrete)
+        by_numpyro = NumPyroSum(
+            function, {name: site.support for name, site in discrete.items()}, self._plate_depth
+        )
+        with warnings.catch_warnings(), jax.enable_x64(True):
+            warnings.simplefilter("ignore")
+            summand, values, weights = self._look_at(discrete)
+            weighted = any((weights[name] != 1).any() for name in discrete) or any(
+                not np.isin(weights[name], (0.0, 1.0)).all() for name in self._observed_names
+            )
+            why = "" if self.has_scan else self._why_not_numpyro(by_numpyro, summand, values)
+            if not (why or weighted):
+                return by_numpyro.log_joint
+            plates = {n: [p for p, _, _ in site.plates] for n, site in self.sites.items()}
+            try:
+                total = state_sum(summand, values, self.keywords, self.arrays(), weights, plates)
+            except CoupledError as error:
+                coupled = str(error)
+            else:
+                self.state_sum = total
+                return (
+                    by_numpyro.log_joint if total.weights is None and not why else total.log_joint
+                )
+        if why:
+            raise ModelError(
+                f"discrete latent site '{names}' cannot be summed out: NumPyro's enumeration fails "
+                f"({why}), and so does a sum for each member by itself ({coupled}). Sum it out in "
+                "the model, for instance with dist.MixtureSameFamily, or read states only within "
+                "their own plate"
+            )
+        uses = {p for name in discrete for p in plates[name]}
+        bad = [name for name in discrete if (weights[name] != 1).any()] + [
+            name
+            for name in self._observed_names
+            if set(plates.get(name, ())) <= uses and not np.isin(weights[name], (0.0, 1.0)).all()
+        ]
+        if bad:
+            raise ModelError(
+                f"site '{bad[0]}' is under handlers.scale or a mask, and '{names}', which is "
+                f"summed out, has no rows of its own that could be weighted ({coupled}): within "
+                "the sum a weight is not that of a row. Drop the weights, or write the rows out"
+            )
+        return by_numpyro.log_joint
+
+    def _look_at(self, discrete: dict[str, Site]) -> tuple[Summand, dict[str, Any], Weights]:
+        """Return the model to sum over, values of its continuous sites, and all sites' weights."""
+
+        def run(arrays: Arrays) -> tuple[dict[str, jax.Array], ...]:
+            seeded = handlers.seed(self.model.function, jax.random.key(1))
+            model = handlers.substitute(seeded, substitute_fn=init_to_uniform())
+            with jax.numpy_rank_promotion("allow"):
+                trace = handlers.trace(model).get_trace(**self.keywords(arrays))
+            supports = {n: trace[n]["fn"].enumerate_support(expand=False) for n in discrete}
+            values = {n: trace[n]["value"] for n, s in self.sites.items() if s.kind == "latent"}
+            return supports, values, weights_of(trace)
+
+        supports, values, weights = jax.jit(run, compiler_options=COMPILED_QUICKLY)(self.arrays())
+        table = {name: np.asarray(supports[name]).ravel().tolist() for name in discrete}
+        summand = Summand(self.model.function, discrete, table)
+        return summand, values, {name: np.asarray(w) for name, w in weights.items()}
+
+    def _why_not_numpyro(
+        self, by_numpyro: NumPyroSum, summand: Summand, values: dict[str, Any]
+    ) -> str:
+        """Return what NumPyro's enumeration gets wrong, at random states; empty if nothing."""
+        rng = np.random.default_rng(5)
+        supports = {n: np.asarray(v) for n, v in summand.supports.items()}
+
+        def both(numbers: dict[str, jax.Array], values: Any, arrays: Arrays) -> Any:
+            data = self.keywords(arrays)
+            states = {n: jnp.asarray(supports[n])[k] for n, k in numbers.items()}
+            right = summand.elements({**values, **states}, data)
+            with jax.numpy_rank_promotion("allow"):
+                return by_numpyro.at_states(values, numbers, data), right
+
+        compiled = jax.jit(both, compiler_options=COMPILED_QUICKLY)
+        for _ in range(2):
+            numbers = {
+                n: rng.integers(len(supports[n]), size=site.shape)
+                for n, site in summand.sites.items()
+            }
+            try:
+                made, right = compiled(numbers, values, self.arrays())
+            except Exception as error:  # whatever a model does with states that lead its plates
+                return " ".join(told(error).split())[:300]
+            for name, value in right.items():
+                try:
+                    same = np.allclose(
+                        np.broadcast_to(made[name], value.shape), value, rtol=1e-9, atol=1e-9
+                    )
+                except ValueError:
+                    same = False
+                if not same:
+                    return (
+                        f"it gives '{name}' another density than the model does, which reads "
+                        f"{', '.join(summand.sites)} by an index or across its plate"
+                    )
+        return ""
+
     def _trace(self) -> dict[str, Site]:
         """Trace the model abstractly; needs no memory for its arrays."""
         sites: dict[str, Site] = {}
@@ -126,6 +238,11 @@ class TracedModel(BoundModel):
             self.has_scan = watch.found
             sites.update(read_trace(trace))
             self._observed_names = observed_names(trace)
+            self._seen_weights = any(
+                site["scale"] is not None or unmasked(site["fn"])[1] is not None
+                for site in trace.values()
+                if site["type"] == "sample"
+            )
             self._plate_depth = plate_depth(trace)
 
         try:
@@ -136,6 +253,12 @@ class TracedModel(BoundModel):
             raise
         except (Exception, SystemExit) as error:
             raise ModelError(self._complaint(error)) from error
+        discrete = [name for name, site in sites.items() if site.kind == "discrete"]
+        if discrete and not any(site.kind == "latent" for site in sites.values()):
+            raise ModelError(
+                f"model '{self.name}' has no continuous latent site: {', '.join(discrete)} would "
+                "be summed out, and nothing is left to fit"
+            )
         if not any(site.kind == "latent" for site in sites.values()):
             raise ModelError(
                 f"model '{self.name}' has no latent site: every numpyro.sample is observed, so "

@@ -283,6 +283,8 @@ def _integrand(target: Target, num_nodes: int) -> _Integrand:
         return _Integrand(objective, start, target.log_densities, None, about)
     given = marginal_of(target, None, "auto", num_nodes, True, timing)
     split = given.split
+    if split.weights is not None:
+        raise _refusal(f"rows of {', '.join(split.latents)} are weighted (handlers.scale or masks)")
     if split.border.size > MAX_COORDINATES:
         raise _refusal(
             f"{split.border.size} coordinates are left when latent variables are integrated out, "

@@ -107,6 +107,8 @@ class EM(Method):
         **RULES,
     }
 
+    integrates: ClassVar[bool] = True
+
     latent: tuple[str, ...] | None = None
     e_step: Rule = "auto"
     num_nodes: int = 9
