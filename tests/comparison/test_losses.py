@@ -232,7 +232,7 @@ def test_quadrature_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Broken("it broke")])
-@pytest.mark.parametrize("place", ["save_fit", "write_header", "drop_header"])
+@pytest.mark.parametrize("place", ["save_fit", "write_header", "place_for"])
 def test_a_fit_that_cannot_be_kept_is_compared_all_the_same(
     place: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vi_recipes.calibration.ranked import Ranked
-from vi_recipes.core import write_whole
+from vi_recipes.calibration.store import FILE, FOLDERS
+from vi_recipes.core import check_folder, write_whole
 from vi_recipes.report import (
     DASH,
     Cell,
@@ -35,9 +36,13 @@ def write(calibration: Ranked, directory: Path) -> Path:
     from vi_recipes.calibration.figures import draw
     from vi_recipes.report import html_page, latex, markdown_page
 
+    check_folder(directory, FILE, FOLDERS)
     (directory / "tables").mkdir(parents=True, exist_ok=True)
     (directory / "figures").mkdir(exist_ok=True)
     drawings = draw(calibration)
+    for path in (directory / "figures").glob("*.*"):  # of fewer simulations
+        if path.suffix in (".png", ".svg") and path.stem not in [d.name for d in drawings]:
+            path.unlink()
     for drawing in drawings:
         write_whole(directory / "figures" / f"{drawing.name}.png", drawing.png)
         write_whole(directory / "figures" / f"{drawing.name}.svg", drawing.svg)

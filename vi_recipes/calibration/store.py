@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from vi_recipes.calibration.ranks import Outcome
-from vi_recipes.core import CheckpointError, KeptFile, KeptWords
+from vi_recipes.core import CheckpointError, KeptFile, KeptWords, check_folder
 
 FILE = "calibration.npz"
+FOLDERS = ("tables", "figures")
+"""What its report is written to."""
+
 SECONDS = 5.0
 """Between two writings."""
 
@@ -48,6 +51,10 @@ class Store:
         self._written = time.monotonic()
         if path is None:
             return
+        try:
+            check_folder(Path(path), FILE, FOLDERS)
+        except ValueError as error:
+            raise CheckpointError(f"path: {error}") from None
         self._file = KeptFile(Path(path) / FILE, dict(identity), WORDS)
         try:
             self._file.path.parent.mkdir(parents=True, exist_ok=True)

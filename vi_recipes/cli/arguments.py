@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vi_recipes.cli.streams import keep_stdout
+
 MAX_SEED = 2**31 - 1
 
 
@@ -44,7 +46,10 @@ SeedOption = Annotated[
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", help="Write the machine-readable result; - for standard output."
+        "--json",
+        metavar="FILE",
+        callback=keep_stdout,
+        help="Write the machine-readable result; - for standard output.",
     ),
 ]
 NoReportOption = Annotated[

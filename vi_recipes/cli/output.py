@@ -12,16 +12,27 @@ from typing import TYPE_CHECKING
 import typer
 
 from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, printing, tell
+from vi_recipes.cli.streams import check_pipe, result_stream, write_pipe
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
+
+
+MAX_FOLDER = 100
+"""Characters of the name of a folder."""
 
 
 def report_folder(out: Path | None, default: str, no_report: bool) -> Path | None:
     """Return the folder for the report; ``None`` for none."""
     if no_report and out is not None:
         raise ValueError("--out and --no-report: expected at most one of them")
-    return None if no_report else out or Path(default)
+    return None if no_report else out or Path(folder_name(default))
+
+
+def folder_name(wanted: str) -> str:
+    """Return a name for a folder here, whatever a model is called."""
+    safe = "".join(c if c.isalnum() or c in "-_. " else "_" for c in wanted).lstrip(".-")
+    return safe[-MAX_FOLDER:] or "report"
 
 
 def show_and_write(
@@ -42,7 +53,9 @@ def show_and_write(
 
     refused: list[str] = []
     kept = ""
-    if folder is not None:
+    if folder is not None and _adds_nothing(comparison, folder):
+        kept = f"{folder} is as it was: nothing was done that could take its place"
+    elif folder is not None:
         try:
             write(comparison, folder) if write else comparison.save(folder)
             kept = f"Report: {folder / 'report.html'}"
@@ -70,6 +83,14 @@ def _refused(path: Path, text: str) -> list[str]:
     return []
 
 
+def _adds_nothing(comparison: Comparison, folder: Path) -> bool:
+    """Whether a comparison was interrupted before it had anything, and the folder has more."""
+    from vi_recipes.comparison import holds_comparison
+
+    done = any(fit.has_result for fit in comparison.fits.values())
+    return comparison.interrupted and not done and holds_comparison(folder)
+
+
 def exit_with(comparison: Comparison) -> None:
     """Exit with the code that says how it went, unless it went well."""
     if comparison.interrupted:
@@ -85,11 +106,14 @@ def write_json(text: str, path: Path) -> None:
     from vi_recipes.core import write_whole
 
     if str(path) == "-":
-        typer.echo(text, nl=False)
-    elif path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")  # a pipe, say
-    else:
-        write_whole(path.resolve(), text)
+        stream = result_stream()
+        stream.write(text)
+        stream.flush()
+    elif not write_pipe(text, path):
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")  # a device, say
+        else:
+            write_whole(path.resolve(), text)
 
 
 @contextmanager
@@ -128,3 +152,4 @@ def check_json(path: Path | None) -> None:
     place = path if path.exists() else path.absolute().parent
     if not os.access(place, os.W_OK):
         raise ValueError(f"--json: cannot write to {path}; choose another place")
+    check_pipe(path)

@@ -11,6 +11,7 @@ from vi_recipes.cli.arguments import (
     DebugOption,
     JsonOption,
 )
+from vi_recipes.cli.group import tell
 from vi_recipes.cli.output import check_json, output_folder, show_and_write
 
 EPILOG = """\b
@@ -30,9 +31,11 @@ def command(
     if not directory.is_dir():
         what = "is a file" if directory.exists() else "does not exist"
         raise ValueError(f"{directory} {what}; expected a folder written by compare, fit or run")
-    from vi_recipes.comparison import Comparison, write_all
+    from vi_recipes.comparison import Comparison, unfinished, write_all
 
     check_json(json)
     comparison = Comparison.load(directory)
+    for place in unfinished(directory):
+        tell(f"note: {place} holds fits of a run that has not ended; 'report' shows them too")
     with output_folder(directory):
         show_and_write(comparison, directory, json, write_all)  # leaves the fits as they are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vi_recipes.comparison.beside import holds_comparison, unfinished
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.figures.marks import fit_styles
@@ -24,10 +25,12 @@ __all__ = [
     "faults",
     "fit_styles",
     "from_lists",
+    "holds_comparison",
     "load_study",
     "markdown",
     "on_terminal",
     "problems",
+    "unfinished",
     "verify",
     "write_all",
 ]

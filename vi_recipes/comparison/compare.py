@@ -11,8 +11,9 @@ from pathlib import Path
 
 import jax
 
+from vi_recipes.comparison.beside import FOLDERS, HEADER, discard, place_for, put_in_place
 from vi_recipes.comparison.comparison import Comparison, assemble, choose_reference
-from vi_recipes.comparison.folder import drop_header, save_fit, write_header
+from vi_recipes.comparison.folder import fit_path, save_fit, write_header
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
 from vi_recipes.core import (
@@ -23,6 +24,7 @@ from vi_recipes.core import (
     Status,
     attempt,
     called,
+    check_folder,
     silent,
     told,
 )
@@ -103,6 +105,8 @@ def compare(
     _check_start(target, key)
     if assessed and isinstance(reference, Fit):
         reference = _assessed_reference(reference, target)
+    if path is not None:
+        check_folder(Path(path), HEADER, FOLDERS)
     run = _Run(target, reference, description, None if path is None else Path(path))
     interrupted = False
     evidence = None
@@ -129,7 +133,8 @@ def compare(
     comparison = run.comparison(
         interrupted=interrupted, notes=notes, quadrature=evidence, found=found
     )
-    run.keep("what binds the fits together", lambda folder: write_header(comparison, folder))
+    run.keep("what binds the fits together", lambda place: write_header(comparison, place))
+    run.finish(comparison)
     comparison.losses += run.losses
     return comparison
 
@@ -144,6 +149,8 @@ class _Run:
         As for :func:`compare`.
     folder
         Where fits are kept; ``None`` for nowhere.
+    place
+        Where they are until all are done: beside what the folder holds already, if anything.
     fits
         Those that are done.
     kept
@@ -156,6 +163,7 @@ class _Run:
     reference: str | Fit | None
     description: str
     folder: Path | None
+    place: Path | None = None
     fits: dict[str, Fit] = field(default_factory=dict)
     kept: dict[str, KeptFit] = field(default_factory=dict)
     losses: list[str] = field(default_factory=list)
@@ -165,7 +173,7 @@ class _Run:
         first = not self.fits
         self.fits[name] = fit
         if first:
-            self.keep("the folder's old header", drop_header)
+            self.keep("a place beside what is there", self._choose_place)
             if isinstance(self.reference, Fit):
                 self._save(self.reference.method, self.reference)
         self._save(name, fit)
@@ -177,12 +185,28 @@ class _Run:
 
         self.keep(f"the fit '{name}'", save)
 
+    def _choose_place(self, folder: Path) -> None:
+        self.place = place_for(folder)
+
     def _write_header(self, folder: Path) -> None:
         write_header(self.comparison(interrupted=True), folder)
 
+    def finish(self, comparison: Comparison) -> None:
+        """Put what was written beside in the place of what was there, unless nothing was done."""
+        place, folder = self.place, self.folder
+        if folder is None or place is None or place == folder:
+            return
+        if comparison.interrupted and not any(fit.has_result for fit in self.fits.values()):
+            discard(place)
+            comparison.kept.clear()
+            return
+        self.keep("the new run", lambda _: put_in_place(place, folder))
+        for name, kept in self.kept.items():
+            comparison.kept[name] = replace(kept, path=fit_path(folder, name))
+
     def keep(self, what: str, write: Callable[[Path], object]) -> None:
         """Write something to the folder, if there is one; the fits stand where that fails."""
-        folder = self.folder
+        folder = self.place or self.folder
         if folder is None:
             return
 

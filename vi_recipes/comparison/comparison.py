@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from vi_recipes.comparison.checked import check_alike
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.folder import load_fit, read_header, save_fits, write, write_all
+from vi_recipes.comparison.folder import load_fit, read_header, save_all, write
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.fit import Fit, loo_table
@@ -78,10 +79,7 @@ class Comparison(Fits):
         A fit that the folder holds already, from :func:`compare`, is not written again.
         """
         directory = Path(directory)
-        try:
-            save_fits(self, directory)
-        finally:  # the reports do not need them
-            write_all(self, directory)
+        save_all(self, directory)
         return directory
 
     @classmethod
@@ -104,6 +102,7 @@ class Comparison(Fits):
             n: load_fit(directory, n, Relabelling.from_json(labels[n]) if n in labels else None)
             for n in names
         }
+        check_alike({n: one.fit for n, one in kept.items()})
         comparison = cls(
             {n: kept[n].fit for n in header["fits"]},
             reference=kept[name].fit if name is not None else None,

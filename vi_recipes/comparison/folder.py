@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from vi_recipes.comparison.beside import (
+    FOLDERS,
+    HEADER,
+    drop_stale,
+    place_for,
+    put_in_place,
+)
+from vi_recipes.comparison.checked import MAX_NAME, check_header, check_labels, is_fit_name
 from vi_recipes.comparison.figures.gallery import draw
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.json import dumps
@@ -20,7 +28,7 @@ from vi_recipes.comparison.kept import KeptFit, stamp_of
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.page import compose
 from vi_recipes.comparison.sections import SECTIONS
-from vi_recipes.core import told, write_whole
+from vi_recipes.core import check_folder, inside, told, within, write_whole
 from vi_recipes.fit import Fit
 from vi_recipes.report import (
     FOLDER,
@@ -32,14 +40,8 @@ from vi_recipes.report import (
     write_exhibits,
 )
 
-if TYPE_CHECKING:
-    pass
-
 SUFFIXES = (".html", ".md", ".json")
 """Formats that :func:`write` knows."""
-
-HEADER = "comparison.json"
-"""What binds the fits of a folder together."""
 
 MAX_NAMED = 3
 """Files that a complaint about a full disk names."""
@@ -97,14 +99,19 @@ def write_all(comparison: Fits, directory: str | Path) -> Path:
     comparison
         What to report on.
     directory
-        Made if need be; files of the same names are replaced.
+        Made if need be; files of the same names are replaced, and tables, figures and exhibits
+        that are not this comparison's removed.
     """
     directory = Path(directory)
+    check_folder(directory, HEADER, FOLDERS)
     with Writing(comparison, directory) as write:
         for name, fit in comparison.columns.items():
             if not fit_path(directory, name).exists():
                 write(f"the fit '{name}'", partial(save_fit, fit, directory, name))
         _write_reports(comparison, directory, write)
+        fits = {fit_path(directory, name) for name in comparison.columns}
+        kept = {path.relative_to(directory) for path in write.written | fits}
+        write("what is there", partial(drop_stale, directory, kept))
     return directory
 
 
@@ -143,6 +150,8 @@ def _write_exhibits(comparison: Fits, directory: Path, write: Writing) -> None:
         if exhibit.problem:
             comparison.lose(f"The exhibit '{exhibit.title}' is left out: {exhibit.problem}")
         else:
+            path = directory / FOLDER / exhibit.name
+            write.written |= {path.with_suffix(s) for s in FOLDERS[FOLDER]}
             write(
                 f"the exhibit '{exhibit.name}'",
                 partial(write_exhibits, [exhibit], directory / FOLDER),
@@ -158,6 +167,7 @@ def _write_text(path: Path, make: Callable[[], str | bytes], write: Writing) -> 
         write_whole(path, content)
 
     write(path.name, whole)
+    write.written.add(path)
 
 
 class Writing:
@@ -177,6 +187,8 @@ class Writing:
     def __init__(self, comparison: Fits, directory: Path) -> None:
         self._comparison, self._directory = comparison, directory
         self._refused: dict[str, OSError] = {}
+        self.written: set[Path] = set()
+        """Files that belong here."""
 
     def __call__(self, name: str, write: Callable[[], object]) -> None:
         """Have one file written."""
@@ -207,7 +219,17 @@ class Writing:
 
 
 def fit_path(directory: Path, name: str) -> Path:
-    """Return the place of a fit in a comparison's folder."""
+    """Return the place of a fit in a comparison's folder.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none of a fit.
+    """
+    if not is_fit_name(name):
+        raise ValueError(
+            f"fit: its name {name!r} must be at most {MAX_NAME} letters, digits, '-', '_', '.'"
+        )
     return directory / "fits" / f"{name}.nc"
 
 
@@ -221,23 +243,45 @@ def save_fit(fit: Fit, directory: Path, name: str) -> KeptFit:
 
 def load_fit(directory: Path, name: str, labels: Relabelling | None = None) -> KeptFit:
     """Read a fit from its place in a comparison's folder, its components in the order compared."""
-    path = fit_path(directory, name)
+    path = inside(fit_path(directory, name), directory)
     stamp = stamp_of(path)
     fit = Fit.load(path)
+    if labels is not None:
+        check_labels(labels.to_json(), fit)
     return KeptFit(fit if labels is None else labels.apply(fit), path, stamp, labels)
 
 
-def save_fits(comparison: Fits, directory: Path) -> None:
-    """Write the fits and the reference that the folder lacks, and what binds them together."""
-    missing = {
+def save_all(comparison: Fits, directory: Path) -> None:
+    """Write everything: beside what the folder holds, if that is another comparison."""
+    check_folder(directory, HEADER, FOLDERS)
+    place = place_for(directory) if _missing(comparison, directory) else directory
+    try:
+        try:
+            save_fits(comparison, place)
+        finally:  # the reports do not need them
+            write_all(comparison, place)
+    finally:
+        if place != directory:
+            put_in_place(place, directory)
+            for name, kept in comparison.kept.items():
+                if kept.path == fit_path(place, name):
+                    comparison.kept[name] = replace(kept, path=fit_path(directory, name))
+
+
+def _missing(comparison: Fits, directory: Path) -> dict[str, Fit]:
+    """Return the fits that do not lie in a folder yet."""
+    return {
         name: fit
         for name, fit in comparison.columns.items()
         if name not in comparison.kept
         or not comparison.kept[name].holds(fit, fit_path(directory, name))
     }
+
+
+def save_fits(comparison: Fits, directory: Path) -> None:
+    """Write the fits and the reference that the folder lacks, and what binds them together."""
+    missing = _missing(comparison, directory)
     with Writing(comparison, directory) as write:
-        if missing:
-            write(HEADER, partial(drop_header, directory))
         for name, fit in missing.items():
 
             def save(name: str = name, fit: Fit = fit) -> None:
@@ -255,11 +299,6 @@ def save_exhibits(comparison: Fits, directory: Path) -> None:
 
 
 # -- header ----------------------------------------------------------------------------------
-
-
-def drop_header(directory: Path) -> None:
-    """Remove the header before a fit is replaced: what it says is of the fits that were there."""
-    (directory / HEADER).unlink(missing_ok=True)
 
 
 def write_header(comparison: Fits, directory: Path) -> None:
@@ -295,8 +334,9 @@ def read_header(directory: Path) -> dict[str, Any]:
         If there is none.
     """
     try:
-        header = json.loads((directory / HEADER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        header = json.loads(within(directory / HEADER, directory).read_text(encoding="utf-8"))
+        check_header(header)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{directory}: no saved comparison here ({error}); "
             "make one with 'vi-recipes compare MODEL --out DIR'"

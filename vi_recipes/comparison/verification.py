@@ -15,7 +15,7 @@ import pandas as pd
 
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
-from vi_recipes.core import KeptFile, KeptWords, ProgressFactory, Status, find
+from vi_recipes.core import KeptFile, KeptWords, ProgressFactory, Status, check_folder, find
 from vi_recipes.fit import Fit, differences, load_reference, moments_of
 from vi_recipes.methods import SVI, Method, default_methods, make_method
 from vi_recipes.model import Target, load_model
@@ -210,6 +210,8 @@ def verify(
     ValueError
         For a folder with rows of another seed or of other methods, and one that cannot be written.
     """
+    if path is not None:
+        check_folder(path, "verification.md")
     identity = {"format": FORMAT, "seed": seed, "methods": dict(methods) if methods else None}
     rows: list[Row] = []
     for name, problem in chosen.items():
@@ -228,10 +230,10 @@ def verify(
 
 
 def _kept(file: KeptFile) -> list[Row] | None:
-    if not file.path.is_file():
+    if not file.path.exists():
         return None
     with file.reading():
-        kept = json.loads(file.path.read_text(encoding="utf-8"))
+        kept = json.loads(file.regular.read_text(encoding="utf-8"))
         rows = [Row(**row) for row in kept.pop("rows")]
     file.check(kept)
     return rows

@@ -5,6 +5,22 @@ JAX is imported where it is used, so that help and lists come at once.
 
 from __future__ import annotations
 
+from vi_recipes.core.checked import (
+    Kind,
+    check_content,
+    inside,
+    is_flag,
+    is_list,
+    is_nothing,
+    is_number,
+    is_one_of,
+    is_record,
+    is_table,
+    is_text,
+    is_whole,
+    unreadable,
+    within,
+)
 from vi_recipes.core.complaints import (
     LOOSEST_RISE,
     LOOSEST_STEP,
@@ -28,6 +44,7 @@ from vi_recipes.core.content import (
     public_functions,
 )
 from vi_recipes.core.errors import attempt, called, place_of, told
+from vi_recipes.core.folders import check_folder
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, generator, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
@@ -52,6 +69,7 @@ __all__ = [
     "FitError",
     "KeptFile",
     "KeptWords",
+    "Kind",
     "MadeOnce",
     "MethodFailure",
     "ModelError",
@@ -64,11 +82,23 @@ __all__ = [
     "attempt",
     "bind_parts",
     "called",
+    "check_content",
     "check_fields",
+    "check_folder",
     "find",
     "generator",
     "import_file",
+    "inside",
     "instances",
+    "is_flag",
+    "is_list",
+    "is_nothing",
+    "is_number",
+    "is_one_of",
+    "is_record",
+    "is_table",
+    "is_text",
+    "is_whole",
     "list_models",
     "list_studies",
     "load_file",
@@ -88,6 +118,8 @@ __all__ = [
     "silent",
     "told",
     "unknown",
+    "unreadable",
     "visible",
+    "within",
     "write_whole",
 ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from vi_recipes.core.checked import unreadable
 from vi_recipes.core.complaints import unknown
 from vi_recipes.core.errors import told
 
@@ -129,9 +130,8 @@ def import_file(path: Path) -> ModuleType:
     ContentError
         If it raises.
     """
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
-        raise ValueError(f"{path} {what}; expected a Python file, file.py or file.py:NAME")
+    if reason := unreadable(path, "").removesuffix("; expected "):
+        raise ValueError(f"{path} {reason}; expected a Python file, file.py or file.py:NAME")
     path = path.resolve()
     label = path.parent.name if path.stem == "model" else path.stem
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]

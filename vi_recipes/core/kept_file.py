@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from vi_recipes.core.checked import unreadable
 from vi_recipes.core.status import CheckpointError
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class KeptFile:
         """
         import numpy as np
 
-        with self.reading(), np.load(self.path, allow_pickle=False) as archive:
+        with self.reading(), np.load(self.regular, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
             header: dict[str, Any] = json.loads(str(arrays.pop("header")))
             if header["format"] != self.format:
@@ -175,6 +176,13 @@ class KeptFile:
             theirs = dict(header["identity"])
         self.check(theirs)
         return header, arrays
+
+    @property
+    def regular(self) -> Path:
+        """The path, of a file and no pipe; raises a :class:`ValueError` for what is none."""
+        if reason := unreadable(self.path):
+            raise ValueError(reason)
+        return self.path
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vi_recipes.core import unreadable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -211,10 +213,9 @@ def check_file(path: str | Path) -> Path:
         If it is not.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; expected a data file")
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; check the name of the data file")
+    if reason := unreadable(path, "a data file"):
+        cure = "; check the name of the data file" if reason == "does not exist" else ""
+        raise ValueError(f"{path} {reason}{cure}")
     try:
         with path.open("rb") as file:
             if not file.read(1):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.core import Status, unknown
+from vi_recipes.core import Status, unknown, unreadable
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.records import provenance
 from vi_recipes.model import Target, labels_by_site
@@ -44,6 +44,8 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         content: Mapping[str, Any] = source
     else:
         try:
+            if reason := unreadable(Path(source)):
+                raise ValueError(reason)
             content = json.loads(Path(source).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"reference {source}: cannot be read as JSON ({error})") from None

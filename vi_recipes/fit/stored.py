@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing, one_at_a_time, visible, write_whole
+from vi_recipes.core import Status, Timing, one_at_a_time, unreadable, visible, write_whole
 from vi_recipes.fit.arviz import site_layout, to_tree
+from vi_recipes.fit.checked import (
+    check_assessment,
+    check_draws,
+    check_header,
+    check_own,
+    check_values,
+)
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws, has_long_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.names import Layout, lay_out, true_names
@@ -24,10 +31,14 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+HEADER = "vi_recipes_fit"
+"""Attribute of a tree that holds what is no array of a fit."""
+
 ASSESSMENT = "vi_recipes_assessment"
 """Attribute of a tree that holds what is no array of an assessment."""
 
-_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd", "tails")
+_MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
+_CORRECTED = (*_MOMENTS, "tails")
 
 
 # -- writing ---------------------------------------------------------------------------------
@@ -64,7 +75,7 @@ def save(fit: Fitted, path: Path) -> Path:
     write_group(tree, "latents", fit.latents)
     if fit.assessment is not None:
         write_assessment(tree, fit.assessment)
-    tree.attrs["vi_recipes_fit"] = json.dumps(_header(fit), default=_plain)
+    tree.attrs[HEADER] = json.dumps(_header(fit), default=_plain)
 
     def write(beside: Path) -> None:
         tree.to_netcdf(beside, engine="h5netcdf")
@@ -156,13 +167,25 @@ def _plain(value: Any) -> Any:
 
 def read(path: str | Path) -> dict[str, Any]:
     """Return the fields of a fit, read from its netCDF file (see :meth:`Fit.load`)."""
+    path = Path(path)
+    try:
+        if reason := unreadable(path):
+            raise ValueError(reason)
+        return _read(path)
+    except Exception as error:  # whatever a damaged file, or one of someone else, makes of it
+        told = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: not a fit saved by vi_recipes ({told})") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     import xarray as xr
 
-    try:
-        tree = xr.load_datatree(path, engine="h5netcdf")
-        header = json.loads(tree.attrs["vi_recipes_fit"])
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a fit saved by vi_recipes ({error})") from None
+    check_own(path)
+    tree = xr.load_datatree(path, engine="h5netcdf")
+    if HEADER not in tree.attrs:
+        raise ValueError("it has no header")
+    header = json.loads(tree.attrs[HEADER])
+    check_header(header)
     sites = tuple(
         Site(
             **{
@@ -172,6 +195,8 @@ def read(path: str | Path) -> dict[str, Any]:
         )
         for s in header["sites"]
     )
+    stats = read_group(tree, "sample_stats")
+    check_draws(stats)
     evidence = header["log_evidence"]
     return {
         "method": header["method"],
@@ -189,9 +214,9 @@ def read(path: str | Path) -> dict[str, Any]:
         },
         "log_evidence": evidence and LogEvidence.from_dict(evidence),
         "log_likelihood": header["log_likelihood"],
-        "sample_stats": read_group(tree, "sample_stats"),
+        "sample_stats": stats,
         "latents": read_group(tree, "latents"),
-        "assessment": read_assessment(tree),
+        "assessment": read_assessment(tree, sites),
         "provenance": Provenance(**header["provenance"]),
         "kind": header["kind"],
     }
@@ -201,9 +226,14 @@ def _load_posterior(tree: xr.DataTree, sites: tuple[Site, ...]) -> Posterior | N
     if "mean" not in tree.children:
         return None
     samples = read_group(tree, "posterior")
+    check_values({"posterior": samples}, sites, 2)
     if "sample_stats" in tree.children:
         return DrawsPosterior(samples)
+    check_values({name: read_group(tree, name) for name in _MOMENTS}, sites, 0)
     covariance = read_group(tree, "covariance").get("covariance")
+    size = sum(site.size for site in sites)
+    if covariance is not None and covariance.shape != (size, size):
+        raise ValueError(f"'covariance' is of shape {covariance.shape}, expected {(size, size)}")
     return MomentsPosterior(
         means=read_group(tree, "mean"),
         sds=read_group(tree, "sd"),
@@ -242,21 +272,24 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
             "ess": correction.ess,
             "rounds": correction.num_rounds,
         }
-        groups |= {f"corrected_{name}": getattr(correction.moments, name) for name in _MOMENTS}
+        groups |= {f"corrected_{name}": getattr(correction.moments, name) for name in _CORRECTED}
     for group, values in groups.items():
         write_group(tree, group, values)
     tree.attrs[ASSESSMENT] = json.dumps(header)
 
 
-def read_assessment(tree: xr.DataTree) -> Assessment | None:
+def read_assessment(tree: xr.DataTree, sites: tuple[Site, ...]) -> Assessment | None:
     """Return the assessment in a fit's tree, ``None`` where there is none."""
     if ASSESSMENT not in tree.attrs:
         return None
-
     header = json.loads(tree.attrs[ASSESSMENT])
+    check_assessment(header)
     correction = None
     if about := header.pop("correction", None):
-        moments = Moments(*(read_group(tree, f"corrected_{name}") for name in _MOMENTS))
+        groups = {name: read_group(tree, f"corrected_{name}") for name in _CORRECTED}
+        check_values({name: groups[name] for name in _MOMENTS}, sites, 0)
+        check_values({"tails": groups["tails"]}, [s for s in sites if s.name in groups["tails"]], 0)
+        moments = Moments(*groups.values())
         correction = Correction(moments, about["khat"], about["ess"], about["rounds"])
     bounds, stein = header.pop("bounds"), header.pop("stein")
     return Assessment(

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vi_recipes.core import attempt, write_whole
+from vi_recipes.core import attempt, within, write_whole
 from vi_recipes.report.cells import Table, from_frame
 from vi_recipes.report.csv import csv_text, read_text
 from vi_recipes.report.latex import latex
@@ -139,11 +139,15 @@ def read_exhibit(directory: Path, name: str, title: str, caption: str) -> Exhibi
     content: pd.DataFrame | Image
     try:
         if path.with_suffix(".csv").exists():
-            content = pd.read_csv(path.with_suffix(".csv")).map(read_text).rename(columns=read_text)
+            table = within(path.with_suffix(".csv"), directory.parent)
+            content = pd.read_csv(table).map(read_text).rename(columns=read_text)
         else:
             content = Image(
-                path.with_suffix(".png").read_bytes(), path.with_suffix(".svg").read_bytes()
+                *(
+                    within(path.with_suffix(suffix), directory.parent).read_bytes()
+                    for suffix in (".png", ".svg")
+                )
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{directory}: the exhibit '{name}' cannot be read ({error})") from None
     return Exhibit(name=name, title=title, caption=caption, content=content)
