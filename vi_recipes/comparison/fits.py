@@ -14,6 +14,7 @@ from vi_recipes.comparison.constants import constants_in
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, with_medians
 from vi_recipes.comparison.optima import shortfalls
+from vi_recipes.comparison.speed import timings
 from vi_recipes.core import MadeOnce, attempt
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of, unsettled
 from vi_recipes.importance import LogEvidence
@@ -304,29 +305,8 @@ class Fits(Mapping[str, Fit]):
         return {name: table.copy() for name, table in tables.items()}
 
     def timings(self) -> pd.DataFrame:
-        """Return seconds, speed-up over the reference and evaluation counts, a row a fit."""
-        return self._frame("timings", self._make_timings)
-
-    def _make_timings(self) -> pd.DataFrame:
-        base = self._reference.timing.total_seconds if self._reference is not None else 0.0
-        rows = {}
-        for name, fit in self._fits.items():
-            timing = fit.timing
-            ess = fit.diagnostics.get("ess_bulk_min", np.nan) if fit.has_result else np.nan
-            rows[name] = {
-                "status": fit.status.name,
-                "compile_seconds": timing.compile_seconds,
-                "run_seconds": timing.run_seconds,
-                "total_seconds": timing.total_seconds,
-                "speed_up": base / timing.total_seconds
-                if base and timing.total_seconds
-                else np.nan,
-                "density_evaluations": timing.density_evaluations,
-                "gradient_evaluations": timing.gradient_evaluations,
-                "hvp_evaluations": timing.hvp_evaluations,
-                "ess_per_second": ess / timing.run_seconds if timing.run_seconds else np.nan,
-            }
-        return pd.DataFrame.from_dict(rows, orient="index")
+        """Return seconds, speed-ups over the reference and evaluation counts, a row a fit."""
+        return self._frame("timings", lambda: timings(self._fits, self._reference))
 
     def diagnostics(self) -> pd.DataFrame:
         """Return status, message, evidence and every diagnostic, a row a fit."""

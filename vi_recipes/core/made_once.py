@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, override
+
+from vi_recipes.core.timing import Timing
+
+
+@dataclass
+class _Cost:
+    """Seconds that it took to make something, without its parts; and the keys of those."""
+
+    seconds: float = 0.0
+    parts: list[Hashable] = field(default_factory=list)
 
 
 class MadeOnce:
@@ -16,16 +28,58 @@ class MadeOnce:
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Any] = {}
+        self._costs: dict[Hashable, _Cost] = {}
+        self._makers: list[_Cost] = []
+        self._used: set[Hashable] | None = None
 
     def __call__[T](self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what ``key`` stands for; ``make`` makes it the first time.
 
         What ``make`` raises is not kept: the next call tries again.
         """
-        if key not in self._made:
+        if self._makers:
+            self._makers[-1].parts.append(key)
+        if key in self._made:
+            if self._used is not None:
+                self._used.add(key)
+        elif self._used is None:  # no fit is under way, so it is part of none
             self._made[key] = make()
+        else:
+            self._made[key] = self._measured(key, make)
         made: T = self._made[key]
         return made
+
+    def _measured[T](self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make`` makes, its seconds without those of its parts noted."""
+        cost, start = _Cost(), time.perf_counter()
+        self._makers.append(cost)
+        try:
+            made = make()
+        finally:
+            self._makers.pop()
+            spent = time.perf_counter() - start
+            if self._makers:
+                self._makers[-1].seconds -= spent
+        cost.seconds += spent
+        self._costs[key] = cost
+        return made
+
+    @contextmanager
+    def shared(self, timing: Timing) -> Iterator[None]:
+        """Charge a fit, the block, with what it uses that earlier fits have made."""
+        before, known = self._used, set(self._costs)
+        self._used = used = set[Hashable]()
+        try:
+            yield
+        finally:
+            self._used = before
+            waiting, seen = list(used), set[Hashable]()
+            while waiting:
+                key = waiting.pop()
+                if key in known and key not in seen:
+                    seen.add(key)
+                    waiting += self._costs[key].parts
+            timing.shared_seconds += sum(max(self._costs[key].seconds, 0.0) for key in seen)
 
     def get(self, key: Hashable) -> Any:
         """Return what ``key`` stands for, or ``None`` where it was not made yet."""

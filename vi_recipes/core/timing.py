@@ -52,6 +52,8 @@ class Timing:
     density_evaluations, gradient_evaluations, hvp_evaluations
         Log densities without a gradient, log densities with one, and Hessian-vector products; a
         dense Hessian of dimension D counts D products.
+    shared_seconds
+        What earlier fits of the same target spent on code that this one used too.
     """
 
     compile_seconds: float = 0.0
@@ -59,11 +61,17 @@ class Timing:
     density_evaluations: int = 0
     gradient_evaluations: int = 0
     hvp_evaluations: int = 0
+    shared_seconds: float = 0.0
 
     @property
     def total_seconds(self) -> float:
         """Compilation plus running."""
         return self.compile_seconds + self.run_seconds
+
+    @property
+    def alone_seconds(self) -> float:
+        """The total, had no fit gone before."""
+        return self.total_seconds + self.shared_seconds
 
     def to_dict(self) -> dict[str, float]:
         """Return the fields as plain numbers."""

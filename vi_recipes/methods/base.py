@@ -177,7 +177,7 @@ class Method(ABC):
         try:
             if reason:
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)
-            with precision(self.dtype_used):
+            with precision(self.dtype_used), target.compiled_once.shared(timing):
                 result = self._fit(target, as_key(key), timing, progress)
                 result = self._mind_jumps(result, target, timing)
             result = _without_infinities(result, target, self.key)
