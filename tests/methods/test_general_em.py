@@ -390,9 +390,58 @@ def test_no_latent_variables() -> None:
 
 
 def test_too_few_steps_are_said() -> None:
-    fit = vr.EM(max_steps=10).fit(balanced())
+    fit = vr.EM(max_steps=10, finish=False).fit(balanced())
     assert fit.status is Status.UNCONVERGED
     assert "standard errors from the maximum" in fit.message
+
+
+def test_newton_goes_on_where_iterations_stop_short() -> None:
+    fit, right = vr.EM(max_steps=10).fit(balanced()), vr.EM().fit(balanced())
+    assert fit.status is Status.OK
+    assert "10 iterations" in fit.message
+    assert "of Newton's method" in fit.message
+    assert fit.log_likelihood == pytest.approx(right.log_likelihood, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_far_start_is_no_collapse() -> None:
+    """Relatives: from prior draws of b0, EM crawls along a ridge at whose end h2 is 1."""
+    rng = np.random.default_rng(10)
+    genes = np.repeat(rng.standard_normal((10, 60)), 4, axis=0) + 0.3 * rng.standard_normal(
+        (40, 60)
+    )
+    kinship = genes @ genes.T / 60 + 0.05 * np.eye(40)
+    root = np.linalg.cholesky(kinship / np.mean(np.diag(kinship)))
+    y = 2 + root @ rng.normal(0, np.sqrt(0.6), 40) + rng.normal(0, np.sqrt(0.4), 40)
+
+    def heritability(root, y):
+        tau = numpyro.sample("tau", dist.Gamma(1.0, 1.0))
+        h2 = numpyro.sample("h2", dist.Uniform())
+        b0 = numpyro.sample("b0", dist.Uniform(-1000, 1000))
+        with numpyro.plate("person", len(y)):
+            z = numpyro.sample("z", dist.Normal(0, jnp.sqrt(h2 / tau)))
+        numpyro.sample("y", dist.Normal(b0 + root @ z, jnp.sqrt((1 - h2) / tau)), obs=y)
+
+    values, vectors = np.linalg.eigh(root @ root.T)
+    turned, ones = vectors.T @ y, vectors.T @ np.ones(40)
+
+    def profiled(h2: float, tau: float) -> float:
+        v = (h2 * values + 1 - h2) / tau
+        b0 = (ones * turned / v).sum() / (ones**2 / v).sum()
+        return float(stats.norm.logpdf(turned, b0 * ones, np.sqrt(v)).sum())
+
+    right = max(
+        profiled(h2, tau)
+        for h2 in np.linspace(0.01, 0.9999, 150)
+        for tau in np.exp(np.linspace(-3, 3, 150))
+    )
+    this = vr.Target(heritability, root=root, y=y)
+    short = vr.EM(max_steps=100, finish=False).fit(this)
+    assert short.log_likelihood < right - 10
+    assert short.status is Status.UNCONVERGED
+    fit = vr.EM(max_steps=100).fit(this)
+    assert fit.status is Status.OK
+    assert fit.log_likelihood == pytest.approx(right, abs=0.01)
 
 
 def test_a_fit_with_latents_is_saved(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ class CurvedKL(KL):
         known = self.structure or self.families
         if known is not None:
             self._use(known)
-            return self._start(key)
+            return self.start(key)
         suggested = [s.widened(2) for s in candidates(self.target.latents, self.target.slices)]
         families = find_families(self.target.latents, self.target.slices)
         reasons: list[str] = []
@@ -214,7 +214,7 @@ class CurvedKL(KL):
             )
             return None
         self._use(structure)
-        start = self._start(key)
+        start = self.start(key)
         errors = recovery_error(structure, self._moved_products(start))
         if np.isfinite(errors).all() and errors.max() <= VERIFIED:
             return start
@@ -232,7 +232,7 @@ class CurvedKL(KL):
             return None
         wide = families.widened(2)
         self._use(wide)
-        start = self._start(key)
+        start = self.start(key)
         error = wide.assemble(self._moved_products(start), np.ones(start.size))[1]
         if verified(error):
             return start
@@ -249,13 +249,22 @@ class CurvedKL(KL):
         self._basis = form.basis()
         self._forget()
 
-    def _start(self, key: jax.Array) -> Float[np.ndarray, " params"]:
-        """Return parameters of finite value, of laws that are narrow."""
+    @property
+    def work(self) -> int:
+        """Numbers that one Hessian of known structure takes, about: directions times data."""
+        places = max(self.num_nodes, 2 * self.num_pairs)
+        return len(self._basis) * self.target.size * places
+
+    def start(self, key: jax.Array, *, scatter: float = 0.0) -> Float[np.ndarray, " params"]:
+        """Return parameters of finite value, of laws that are narrow.
+
+        ``key`` and ``scatter`` are those of :meth:`vi_recipes.model.Target.start`.
+        """
 
         def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
             return self.evaluate(self.factors.start(z, 0.1).ravel())
 
-        z = self.target.start(key, value_and_grad=evaluate)
+        z = self.target.start(key, scatter=scatter, value_and_grad=evaluate)
         return self.factors.start(z, 0.1).ravel()
 
     def _moved_products(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import BlockArrow, Crossed, trust_region_newton
-from vi_recipes.core import MethodFailure, Progress, Status
+from vi_recipes.core import MethodFailure, ModelError, Progress, Status
 from vi_recipes.elbo.curvature import CurvedKL
 from vi_recipes.elbo.expectation import CHECK_NODES
 
@@ -21,6 +21,18 @@ RUNAWAY = 25.0
 
 ESCAPE = 1e30
 """A location or scale beyond this is not looked for any further."""
+
+
+SEVERAL = 5
+"""Starts where they are cheap."""
+
+
+CHEAP = 10_000_000
+"""Numbers in one Hessian up to which starts are cheap."""
+
+
+SAME = 1e-3
+"""Nats up to which two optima are one."""
 
 
 NODE_ERROR = 0.01
@@ -45,6 +57,8 @@ class Limits:
         Newton steps allowed for each set of nodes and draws.
     tolerance
         Newton decrement to reach: the length of the Newton step in sds of the optimum.
+    num_starts
+        Starting points in all; ``None`` for :data:`SEVERAL` where they are cheap, else 1.
     """
 
     num_nodes: int
@@ -52,6 +66,7 @@ class Limits:
     max_pairs: int
     max_steps: int
     tolerance: float
+    num_starts: int | None = None
 
 
 @dataclass
@@ -84,6 +99,8 @@ class Optimum:
         Standard error of the ELBO.
     standard_error
         Of every parameter, shape (dim, 2); ``None`` without draws.
+    about
+        How many starts got there, in words, before the message.
     """
 
     kl: CurvedKL
@@ -101,6 +118,7 @@ class Optimum:
     draw_error: float = 0.0
     elbo_error: float = 0.0
     standard_error: np.ndarray | None = None
+    about: str = ""
 
 
 def find_optimum(kl: CurvedKL, key: jax.Array, limits: Limits, progress: Progress) -> Optimum:
@@ -118,13 +136,58 @@ def find_optimum(kl: CurvedKL, key: jax.Array, limits: Limits, progress: Progres
         kl.use_nodes(limits.num_nodes)
         kl.use_pairs(limits.num_pairs)
         start = kl.find_structure(key)
-        optimum = search(kl, start, limits, progress)
+        optimum = _best(kl, start, limits, progress)
         while optimum.status is Status.OK and (more := _refine(optimum, limits)):
             kl.use_nodes(more[0])
             kl.use_pairs(more[1])
+            about = optimum.about
             optimum = search(kl, optimum.eta.ravel(), limits, progress, optimum.trace)
+            optimum.about = about
         _judge_errors(optimum)
+        optimum.message = optimum.about + optimum.message
     return optimum
+
+
+# -- the starts ---------------------------------------------------------------------------------
+
+
+def _best(
+    kl: CurvedKL, start: Float[np.ndarray, " params"], limits: Limits, progress: Progress
+) -> Optimum:
+    """Return the best of the optima that are found from ``start`` and from scattered points.
+
+    The scattered ones are the same whatever the key, so that all fits of one ELBO try them: mean
+    field and linear response end in one optimum.
+
+    Raises
+    ------
+    MethodFailure
+        As :func:`search`, where no start has an optimum.
+    """
+    count = limits.num_starts or (SEVERAL if kl.work <= CHEAP else 1)
+    found: list[Optimum] = []
+    failure: MethodFailure | None = None
+    for number in range(count):
+        try:
+            if number:
+                start = kl.start(jax.random.key(number), scatter=1.0)
+            found.append(search(kl, start, limits, progress))
+        except MethodFailure as error:
+            failure = failure or error
+        except ModelError:  # the density is finite at none of the points tried
+            if not number:
+                raise
+    if not found:
+        assert failure is not None
+        raise failure
+    top = max(optimum.elbo for optimum in found)
+    reached = [optimum for optimum in found if optimum.elbo > top - SAME]
+    best = next((optimum for optimum in reached if optimum.status.ok), reached[0])
+    if not best.status.ok:  # it stopped short: with a step as long as a first one it may go on
+        best = search(kl, best.eta.ravel(), limits, progress, best.trace)
+    if count > 1:
+        best.about = f"reached by {len(reached)} of {count} starts; "
+    return best
 
 
 # -- the search --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from vi_recipes.latent.ascent import (
     reached_by,
     stacked_starts,
 )
+from vi_recipes.latent.climb import climb
 from vi_recipes.latent.closed_form import ClosedForm, general_start, no_start_left, why_collapsed
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.free_energy import (
@@ -24,13 +25,14 @@ from vi_recipes.latent.free_energy import (
     require_exact,
     vector_from_law,
 )
-from vi_recipes.latent.judge import Estimate, is_at_maximum, judge_estimate
+from vi_recipes.latent.judge import Ended, Estimate, is_at_maximum, judge_best, judge_estimate
 from vi_recipes.latent.linear_factors import LinearFactors
 from vi_recipes.latent.marginal import EStep, EStepRule, Marginal
 from vi_recipes.latent.members import local_sites, split_target
 from vi_recipes.latent.model_likelihood import ModelLikelihood
+from vi_recipes.latent.node_error import NumNodes
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
-from vi_recipes.latent.rules import RULES, marginal_of, starting_point
+from vi_recipes.latent.rules import RULES, SEVERAL, marginal_of, num_starts_of, starting_point
 from vi_recipes.latent.split import latent_moments, parameter_densities
 from vi_recipes.latent.steps import general_step, squarem
 
@@ -38,11 +40,13 @@ __all__ = [
     "CLOSE",
     "MAX_DENSE",
     "RULES",
+    "SEVERAL",
     "Ascent",
     "ClosedForm",
     "Compressed",
     "EStep",
     "EStepRule",
+    "Ended",
     "Estimate",
     "FreeEnergy",
     "LatentLaw",
@@ -50,24 +54,28 @@ __all__ = [
     "Marginal",
     "MarginalObjective",
     "ModelLikelihood",
+    "NumNodes",
     "State",
     "StateProbabilities",
     "Step",
     "TargetCompiler",
     "best_of",
     "check_monotone",
+    "climb",
     "compress",
     "exact_posterior",
     "free_energy_of",
     "general_start",
     "general_step",
     "is_at_maximum",
+    "judge_best",
     "judge_estimate",
     "latent_moments",
     "law_from_vector",
     "local_sites",
     "marginal_of",
     "no_start_left",
+    "num_starts_of",
     "parameter_densities",
     "reached_by",
     "require_exact",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from vi_recipes.algebra.outward import FLAT as LEVEL
 from vi_recipes.algebra.outward import SAME
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.edges import Edge, find_edge
+from vi_recipes.latent.node_error import NodeError, find_node_error
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.split import latent_moments
 from vi_recipes.model import Arrays
@@ -41,6 +42,10 @@ NEAR = 1.0
 whether there is a maximum."""
 
 
+SETTLED = 0.1
+"""Standard errors from their maximum up to which parameters say that an edge is one."""
+
+
 EMPTY = 1e-3
 """Expected number of members in a state below which nobody is in it."""
 
@@ -56,8 +61,21 @@ class Estimate:
     decrement: float = float("nan")
     """How far from the maximum, in standard errors; NaN where no Hessian was formed."""
     log_likelihood: float
+    node_error: NodeError | None = None
+    """What other nodes make of it; ``None`` where the integral has none."""
     latents: Mapping[str, np.ndarray]
     """What is known of z at the estimate: means and sds, or probabilities of the states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """Where an ascent of a marginal likelihood ended."""
+
+    value: float
+    """The objective there."""
+    theta: Float[np.ndarray, " G"]
+    modes: Float[np.ndarray, "members d"]
+    """The members' modes there."""
 
 
 class MomentsInTheta(NamedTuple):
@@ -67,6 +85,45 @@ class MomentsInTheta(NamedTuple):
     cov: Float[np.ndarray, "members d d"]
     slopes: Float[np.ndarray, "members d G"]
     """Of the mean, in theta."""
+
+
+def judge_best[T: Ended](objective: MarginalObjective, ends: Sequence[T]) -> tuple[Estimate, T]:
+    """Return the best end of several ascents, judged, and which it is.
+
+    Among those that are equally high the first that is a maximum. Where the likelihood is highest
+    at an edge at which it says nothing, as that of a mixture is where a component collapses, the
+    best of its other maxima; the message says so.
+
+    Raises
+    ------
+    MethodFailure
+        As :func:`judge_estimate`, of the highest end, where no end is a maximum.
+    """
+    order = sorted(ends, key=lambda end: -np.nan_to_num(end.value, nan=-np.inf))
+    failure: MethodFailure | None = None
+    best: tuple[Estimate, T] | None = None
+    for end in order:
+        if best is not None and end.value < best[1].value - SAME:
+            break
+        objective.modes = end.modes
+        try:
+            estimate = judge_estimate(objective, end.theta)
+        except MethodFailure as found:
+            failure = failure or found
+            continue
+        if failure is not None and not estimate.status.ok:
+            continue
+        if best is None or (estimate.status.ok and not best[0].status.ok):
+            best = estimate, end
+        if estimate.status.ok:
+            break
+    if best is None:
+        assert failure is not None
+        raise failure
+    if failure is not None:
+        message = f"{best[0].message}; higher up there is no maximum: {failure.message}"
+        best = replace(best[0], message=message), best[1]
+    return best
 
 
 def is_at_maximum(objective: MarginalObjective, theta: Float[np.ndarray, " G"]) -> bool:
@@ -129,13 +186,27 @@ def judge_estimate(objective: MarginalObjective, theta: Float[np.ndarray, " G"])
             decrement=away,
         )
     status = Status.OK if away <= CLOSE else Status.UNCONVERGED
-    return replace(
+    found = replace(
         bare,
         posterior=_posterior(objective, flat, curvature, moments),
         status=status,
         message=f"{away:.2g} standard errors from the maximum",
         advice="" if status.ok else "raise max_steps",
         decrement=away,
+    )
+    return _with_node_error(found, find_node_error(objective, theta, curvature))
+
+
+def _with_node_error(found: Estimate, error: NodeError | None) -> Estimate:
+    """Return an estimate with what other nodes say of it."""
+    if error is None:
+        return found
+    return replace(
+        found,
+        status=found.status if error.small else Status.UNCONVERGED,
+        message=f"{found.message}; {error.sentence}",
+        advice=found.advice or ("" if error.small else error.advice),
+        node_error=error,
     )
 
 
@@ -146,7 +217,7 @@ def _without_information(
     many = theta.size > MAX_DENSE
     reason = f"{theta.size} parameters (at most {MAX_DENSE})" if many else "it is not finite"
     relative = _relative_gradient(objective, theta)
-    return replace(
+    found = replace(
         bare,
         status=Status.OK if relative < STEEP else Status.UNCONVERGED,
         message=(
@@ -154,6 +225,7 @@ def _without_information(
             f"{relative:.2g}"
         ),
     )
+    return _with_node_error(found, find_node_error(objective, theta, None))
 
 
 def _at_edge(
@@ -196,6 +268,18 @@ def _at_edge(
             "finite estimate",
             "use objective='map' with a prior that keeps it inside, fewer components, or a "
             "tied covariance",
+        )
+    rest = _rest(objective, theta, edge)
+    if rest > SETTLED:
+        return replace(
+            bare,
+            status=Status.UNCONVERGED,
+            message=(
+                f"{edge.where}, and the other parameters are {rest:.2g} of their standard errors "
+                "from where the likelihood is highest: whether its maximum is at that edge is not "
+                "known"
+            ),
+            advice="raise max_steps, or start elsewhere with Model(init=...)",
         )
     return replace(
         bare,
@@ -244,6 +328,23 @@ def _require_maximum(
         "out and has no maximum, as where outcomes are separated",
         "use objective='map' with priors that fall, or leave out what separates the outcomes",
     )
+
+
+def _rest(objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: Edge) -> float:
+    """Return how far the parameters that run to no edge are from their maximum, at least.
+
+    In standard errors. What the likelihood does not depend on there, such as the correlation with
+    an effect of variance zero, is no distance.
+    """
+    curvature = objective.curvature(theta)
+    if curvature is None:
+        return float("inf")
+    free = np.setdiff1d(np.arange(theta.size), edge.places)
+    information = (curvature.vectors * curvature.values) @ curvature.vectors.T
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-300))[free]
+    values, vectors = np.linalg.eigh(information[np.ix_(free, free)] * np.outer(scale, scale))
+    slope = vectors.T @ (objective.value_and_grad(theta)[1][free] * scale)
+    return float(np.sqrt((slope**2 / np.maximum(np.abs(values), FLAT)).sum()))
 
 
 def integrate(

@@ -10,6 +10,7 @@ from vi_recipes.algebra import SAME
 from vi_recipes.core import MethodFailure, Status, Timing
 from vi_recipes.latent.edges import find_edge
 from vi_recipes.latent.judge import Estimate, is_at_maximum, judge_estimate
+from vi_recipes.latent.node_error import NumNodes
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.rules import marginal_of, starting_point
 from vi_recipes.model import Target
@@ -32,7 +33,9 @@ class ModelLikelihood:
         Charged with compilations.
     """
 
-    def __init__(self, target: Target, num_nodes: int, with_prior: bool, timing: Timing) -> None:
+    def __init__(
+        self, target: Target, num_nodes: NumNodes, with_prior: bool, timing: Timing
+    ) -> None:
         self.target, self.reason = target, ""
         self.objective: MarginalObjective | None = None
         try:

@@ -160,6 +160,12 @@ class MarginalObjective:
         evaluation = self._evaluate(theta)
         return evaluation.value, evaluation.gradient
 
+    def first_order(self, theta: Float[np.ndarray, " G"]) -> tuple[float, Float[np.ndarray, " G"]]:
+        """Return what :meth:`value_and_grad` does, by code that forms no Hessian."""
+        traced: _Traced = self.call("first order", self._first_order, theta, self.modes)
+        self.timing.gradient_evaluations += 1
+        return -float(traced.value), -np.asarray(traced.gradient)
+
     def curvature(self, theta: Float[np.ndarray, " G"]) -> Dense | None:
         """Return the observed information; ``None`` where it is not finite."""
         hessian = self._evaluate(theta).hessian

@@ -21,6 +21,7 @@ from vi_recipes.latent.marginal import (
 )
 from vi_recipes.latent.member_modes import member_terms
 from vi_recipes.latent.members import split_target
+from vi_recipes.latent.node_error import NumNodes, first_nodes
 from vi_recipes.latent.split import Split
 from vi_recipes.model import Arrays, Target
 
@@ -49,13 +50,20 @@ RULES: dict[str, str] = {
 """What makes an E-step tractable, in the order in which it is looked for."""
 
 
+SEVERAL = 5
+"""Starts where a likelihood has several maxima, or where they cost next to nothing."""
+
+CHEAP = 200_000
+"""Element evaluations of a Hessian up to which starts cost next to nothing."""
+
+
 # -- choosing --------------------------------------------------------------------------------------
 
 
 def choose(
     split: Split,
     e_step: str,
-    num_nodes: int,
+    num_nodes: NumNodes,
     with_prior: bool,
     start: Callable[[], np.ndarray],
     compiler: Callable[..., Callable[..., Any]],
@@ -120,7 +128,7 @@ def choose(
             f"no E-step is tractable for latent {what}: {of} {d} latent scalars, quadrature takes "
             f"at most {MAX_QUADRATURE}, and {what} {reason}"
         )
-    return Marginal(split, "quadrature", num_nodes, with_prior)
+    return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
 
 
 def _refusal(message: str) -> MethodFailure:
@@ -169,7 +177,7 @@ def marginal_of(
     target: Target,
     latent: tuple[str, ...] | None,
     rule: str,
-    num_nodes: int,
+    num_nodes: NumNodes,
     with_prior: bool,
     timing: Timing,
 ) -> Marginal:
@@ -193,6 +201,19 @@ def marginal_of(
         return starting_point(target, jax.random.key(0), 0)
 
     return choose(split_target(target, latent), rule, num_nodes, with_prior, start, timing.compile)
+
+
+def num_starts_of(marginal: Marginal) -> int:
+    """Return how many starts a search takes where nothing is said.
+
+    Several where the likelihood is a sum over states, which has several maxima more often than not,
+    and where they cost next to nothing.
+    """
+    split = marginal.split
+    nodes = marginal.num_nodes**split.width if marginal.rule == "quadrature" else 1
+    size = sum(s.size for s in split.target.observed) + split.num_members
+    cheap = size * nodes * split.border.size**2 <= CHEAP
+    return SEVERAL if split.kind == "discrete" or cheap else 1
 
 
 def starting_point(target: Target, key: jax.Array, number: int) -> Float[np.ndarray, " dim"]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import MethodFailure, Status, Timing, require, require_count
-from vi_recipes.latent import Estimate, Marginal, MarginalObjective, marginal_of, require_exact
+from vi_recipes.latent import (
+    Estimate,
+    Marginal,
+    MarginalObjective,
+    NumNodes,
+    marginal_of,
+    require_exact,
+)
 from vi_recipes.methods.base import Result
 from vi_recipes.model import Target
 
@@ -16,15 +25,18 @@ def check_options(method: object) -> None:
     """Check the options that EM and MarginalMLE have in common."""
     objective = getattr(method, "objective")  # noqa: B009
     require(objective in ("mle", "map"), "objective", objective, "'mle' or 'map'")
-    for name in ("num_nodes", "max_steps"):
-        require_count(name, getattr(method, name))
+    require_count("max_steps", getattr(method, "max_steps"))  # noqa: B009
+    for name in ("num_nodes", "num_starts"):
+        value = getattr(method, name)
+        if value != {"num_nodes": "auto", "num_starts": None}[name]:
+            require_count(name, value)
 
 
 def why_not(
     target: Target,
     latent: tuple[str, ...] | None,
     rule: str,
-    num_nodes: int,
+    num_nodes: NumNodes,
     *,
     exact: bool = False,
 ) -> str | None:
@@ -56,6 +68,14 @@ def no_likelihood(objective: MarginalObjective) -> MethodFailure:
         "a member's log joint has no mode there with a positive-definite curvature",
         "start elsewhere with Model(init=...), or use NUTS",
     )
+
+
+def with_more_nodes(num_nodes: NumNodes, marginal: Marginal, estimate: Estimate) -> Marginal | None:
+    """Return the likelihood with more nodes, where the estimate needs them and may have them."""
+    error = estimate.node_error
+    if num_nodes != "auto" or error is None or error.small or error.others < error.num_nodes:
+        return None
+    return replace(marginal, num_nodes=error.others)
 
 
 def result(

@@ -60,6 +60,10 @@ class MeanField(Method):
         Newton steps allowed for each set of nodes and draws.
     tolerance
         Newton decrement to reach: the length of the Newton step in sds of the optimum.
+    num_starts
+        Starting points in all: the first is the model's ``init`` or prior medians, the others are
+        scattered, the same ones whatever the key; the optimum with the highest ELBO is kept. By
+        default 5 where they are cheap, else 1.
 
     References
     ----------
@@ -81,6 +85,7 @@ class MeanField(Method):
     max_pairs: int = 1_024
     max_steps: int = 200
     tolerance: float = 1e-4
+    num_starts: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +102,8 @@ class MeanField(Method):
         require_count("max_pairs", self.max_pairs)
         require(self.max_pairs >= self.num_pairs, "max_pairs", self.max_pairs, "at least num_pairs")
         require_count("max_steps", self.max_steps)
+        if self.num_starts is not None:
+            require_count("num_starts", self.num_starts)
         require_number("tolerance", self.tolerance, most=LOOSEST_STEP)
 
     @property
@@ -171,6 +178,7 @@ class MeanField(Method):
             max_pairs=self.max_pairs,
             max_steps=self.max_steps,
             tolerance=self.tolerance,
+            num_starts=self.num_starts,
         )
 
     def objective[T: CurvedKL](

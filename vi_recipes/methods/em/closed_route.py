@@ -13,6 +13,7 @@ from vi_recipes.core import Status, Timing
 from vi_recipes.latent import (
     ClosedForm,
     ModelLikelihood,
+    NumNodes,
     State,
     TargetCompiler,
     best_of,
@@ -53,7 +54,7 @@ class ClosedRoute:
     target: Target
     objective: Literal["mle", "map"]
     num_starts: int
-    num_nodes: int
+    num_nodes: NumNodes
     num_blocks: int
     loop: Loop
     timing: Timing

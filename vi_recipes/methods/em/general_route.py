@@ -13,14 +13,17 @@ from jaxtyping import Float
 from vi_recipes.core import Timing
 from vi_recipes.latent import (
     MAX_DENSE,
+    SEVERAL,
     Ascent,
     Compressed,
     Marginal,
     MarginalObjective,
+    NumNodes,
     State,
     TargetCompiler,
     best_of,
     check_monotone,
+    climb,
     compress,
     general_start,
     general_step,
@@ -34,14 +37,17 @@ from vi_recipes.latent import (
 )
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.em.loop import Loop
-from vi_recipes.methods.likelihood import no_likelihood, result
+from vi_recipes.methods.likelihood import no_likelihood, result, with_more_nodes
 from vi_recipes.model import Target
 
 LENGTH = 10
 """Iterations in one call of compiled code."""
 
-SEVERAL = 5
-"""Starts where a likelihood has several maxima."""
+NUM_NEWTON = 200
+"""Steps of Newton's method, at most, where the iterations have not got to a maximum."""
+
+GAIN = 1e-3
+"""Nats that they have to gain: less is what an edge of the support has to offer."""
 
 
 class _Ended(NamedTuple):
@@ -62,7 +68,7 @@ class GeneralRoute:
     ----------
     target
         The model conditioned on data.
-    latent, e_step, num_nodes, objective, num_starts, m_step
+    latent, e_step, num_nodes, objective, num_starts, m_step, finish
         See :class:`vi_recipes.EM`.
     loop
         The iterations.
@@ -73,10 +79,11 @@ class GeneralRoute:
     target: Target
     latent: tuple[str, ...] | None
     e_step: str
-    num_nodes: int
+    num_nodes: NumNodes
     objective: Literal["mle", "map"]
     num_starts: int | None
     m_step: Literal["auto", "newton", "l-bfgs"]
+    finish: bool
     loop: Loop
     timing: Timing
 
@@ -115,10 +122,21 @@ class GeneralRoute:
             )
             check_monotone(path, alive, "the objective", "EM", advice)
             best = max(alive, key=lambda r: path[-1, r])
-            objective.modes = np.asarray(state[1][best])
-            estimate = judge_estimate(objective, np.asarray(state[0][best]))
-        iterations = ascent.count(path[:, best])
-        how = f"{iterations} iterations, reached by {reached_by(path, best)}"
+            iterations, reached = ascent.count(path[:, best]), reached_by(path, best)
+            objective.modes, end = np.asarray(state[1][best]), np.asarray(state[0][best])
+            theta, steps = self._finish(objective, end)
+            estimate = judge_estimate(objective, theta)
+            while more := with_more_nodes(self.num_nodes, marginal, estimate):
+                marginal = more
+                again = (jnp.asarray(theta)[None], jnp.asarray(objective.modes)[None])
+                state, path, objective = self._iterate(ascent, marginal, again)
+                iterations += ascent.count(path[:, 0])
+                objective.modes, end = np.asarray(state[1][0]), np.asarray(state[0][0])
+                theta, steps = self._finish(objective, end)
+                estimate = judge_estimate(objective, theta)
+        how = f"{iterations} iterations, reached by {reached}"
+        if steps:
+            how += f", and {steps} steps of Newton's method from there"
         made = result(estimate, marginal, path.T, how)
         made.diagnostics = {
             **made.diagnostics,
@@ -141,3 +159,23 @@ class GeneralRoute:
             return is_at_maximum(objective, np.asarray(state[0][best]))
 
         return _Ended(*self.loop.run(ascent, step, state, compiler, best_is_at_maximum), objective)
+
+    def _finish(
+        self, objective: MarginalObjective, theta: Float[np.ndarray, " G"]
+    ) -> tuple[Float[np.ndarray, " G"], int]:
+        """Return where Newton's method gets to from where EM has ended short, and its steps."""
+        if not self.finish or theta.size > MAX_DENSE or is_at_maximum(objective, theta):
+            return theta, 0
+        modes, steps = objective.modes, 0
+
+        def count(_: np.ndarray) -> bool:
+            nonlocal steps
+            steps += 1
+            return False
+
+        end, _ = climb(objective, theta, max_steps=NUM_NEWTON, callback=count)
+        before = objective.value_and_grad(theta)[0]
+        if before - objective.value_and_grad(end)[0] > GAIN:
+            return end, steps
+        objective.modes = modes
+        return theta, 0

@@ -1,0 +1,101 @@
+"""What the nodes of adaptive quadrature leave of the integral, found with more of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from vi_recipes.algebra import Dense
+from vi_recipes.latent.objective import MarginalObjective
+
+NumNodes = int | Literal["auto"]
+"""Nodes a dimension, or as many as it takes."""
+
+FIRST_NODES = 9
+"""Nodes a dimension that ``"auto"`` begins with; with fewer these are the check."""
+
+MOST_NODES = (79, 39)
+"""Nodes a dimension that ``"auto"`` goes up to, for one dimension and for two."""
+
+LIMIT = 0.1
+"""Standard errors by which more nodes may move an estimate."""
+
+
+@dataclass(frozen=True)
+class NodeError:
+    """What another number of nodes makes of a likelihood and of its maximum.
+
+    Parameters
+    ----------
+    num_nodes, others
+        Nodes a dimension that were used, and those of the check.
+    difference
+        Log-likelihood by the others, less that by those in use.
+    moved
+        Length of one Newton step to the others' maximum, in standard errors: the most that any
+        function of the parameters moves by. NaN where no Hessian was formed.
+    """
+
+    num_nodes: int
+    others: int
+    difference: float
+    moved: float
+
+    @property
+    def small(self) -> bool:
+        """Whether the nodes are enough, as far as it is known."""
+        return np.isnan(self.moved) or self.moved <= LIMIT
+
+    @property
+    def sentence(self) -> str:
+        """What the check says."""
+        by = (
+            ""
+            if np.isnan(self.moved)
+            else f" and the estimates by {self.moved:.2g} standard errors"
+        )
+        return (
+            f"{self.others} nodes instead of {self.num_nodes} change it by "
+            f"{self.difference:+.2g}{by}"
+        )
+
+    @property
+    def advice(self) -> str:
+        """What to do where the nodes are not enough."""
+        if self.others > self.num_nodes:
+            return f"raise num_nodes to {self.others} or more, or leave it at 'auto'"
+        return "use NUTS: more nodes than these are not to be had"
+
+
+def first_nodes(num_nodes: NumNodes) -> int:
+    """Return the nodes that a search begins with."""
+    return FIRST_NODES if num_nodes == "auto" else num_nodes
+
+
+def find_node_error(
+    objective: MarginalObjective, theta: Float[np.ndarray, " G"], curvature: Dense | None
+) -> NodeError | None:
+    """Return what other nodes say at a maximum; ``None`` where the integral has none.
+
+    Twice as many nodes where there are such, else half as many, whose difference is then larger
+    than the error.
+    """
+    marginal = objective.marginal
+    if marginal.rule != "quadrature":
+        return None
+    nodes, most = marginal.num_nodes, MOST_NODES[marginal.split.width - 1]
+    others = max(2 * nodes + 1, FIRST_NODES)
+    if others > most:
+        others = nodes // 2
+    finer = MarginalObjective(
+        replace(marginal, num_nodes=others), objective.timing, objective.modes
+    )
+    value, gradient = objective.value_and_grad(theta)
+    other_value, other_gradient = finer.first_order(theta)
+    moved = float("nan")
+    if curvature is not None:
+        moved = curvature.decrement(other_gradient - gradient)
+    return NodeError(nodes, others, value - other_value, moved)
