@@ -703,6 +703,7 @@ def test_a_healthy_mode_is_not_said_to_have_collapsed(make: Callable[[], vr.Targ
         assert fit.status is vr.Status.OK, fit.message
 
 
+@pytest.mark.slow
 def test_all_fits_of_one_elbo_end_in_its_best_optimum() -> None:
     """A line through data of which some are no part of it: the ELBO has two optima."""
     rng = np.random.default_rng(11)
