@@ -8,6 +8,7 @@ from numpyro.infer import autoguide
 
 from vi_recipes.methods.guides.blocks import encoded_sites, split_sites
 from vi_recipes.methods.guides.making import families_in
+from vi_recipes.methods.guides.supports import strays
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi.options import SVIOptions
 from vi_recipes.model import Target
@@ -25,6 +26,7 @@ def why_not(method: SVIOptions, target: Target) -> str | None:
         split_sites(method.guide, target)  # raises where it cannot
     return (
         _no_flow(method, target)
+        or strays(method.guide, target)
         or _moving(method, target)
         or method.settings.clash(families_in(method.guide), _enclosing_plates(target))
         or _no_minibatches(method, target)
