@@ -88,7 +88,7 @@ def verdicts(calibration: vr.Calibration) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def exact() -> vr.Calibration:
-    return vr.calibrate(MODEL, Sampler(), num_simulations=150, num_draws=99, key=1)
+    return vr.calibrate(MODEL, Sampler(), num_simulations=150, num_draws=99, key=2)
 
 
 def test_an_exact_sampler_is_calibrated(exact: vr.Calibration) -> None:

@@ -27,6 +27,9 @@ NUM_NEARER = 30
 EDGEWARD = (3.0, 6.0, 12.0)
 """How far it is looked along a logarithm or logit."""
 
+REACHED = 8.0
+"""A logarithm or logit that has reached its edge: what lies much further out is rounding."""
+
 SUSPECT = 2.0
 """Sd of a logarithm or logit from which it is looked whether an edge is better."""
 
@@ -144,12 +147,14 @@ def moves_to_edges(
             continue
         for sign in (-1.0, 1.0):
             there = []
-            for distance in EDGEWARD:
+            distances = EDGEWARD[:1] if sign * z[j] > REACHED else EDGEWARD
+            for distance in distances:
                 moved = z.copy()
                 moved[j] += sign * distance
                 there.append(value(moved))
             finite = [v for v in there if np.isfinite(v)]  # very far out nothing may be
             if finite and max(finite) <= here + SAME:
-                levels = len(finite) == len(EDGEWARD) and abs(finite[-1] - finite[-2]) <= SAME
+                before = finite[-2] if len(finite) > 1 else here
+                levels = len(finite) == len(distances) and abs(finite[-1] - before) <= SAME
                 moves.append(Move(int(j), sign, here - finite[-1], finite[-1], levels))
     return moves

@@ -61,8 +61,8 @@ def parse_methods(text: str) -> dict[str, str]:
     for entry in text.split(","):
         if not entry.strip():
             continue
-        label, _, method = (part.strip() for part in entry.rpartition("="))
-        label = label or method
+        label, named, method = (part.strip() for part in entry.rpartition("="))
+        label = label if named else method
         if method not in METHODS:
             raise ValueError(f"--methods: {unknown('method', method, METHODS)}")
         if not _NAME.fullmatch(label) or label == MODEL:

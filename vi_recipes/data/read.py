@@ -7,6 +7,7 @@ import gzip
 import inspect
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -298,21 +299,48 @@ def _csv_frame(path: Path, *, row_names: bool = False) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty; expected a header and rows") from None
     except pd.errors.ParserError as error:
+        _complain_of_width(path, row_names)
         raise ValueError(f"{path}: not a well-formed CSV ({error})") from None
 
 
-def check_width(path: Path, *, row_names: bool = False) -> None:
-    """Raise a :class:`ValueError` where the first row of a CSV has more fields than its header.
-
-    pandas would make names of the first column and move all others, silently. Of later rows that
-    are longer than the first it complains itself.
-    """
+@contextmanager
+def _csv_rows(path: Path) -> Iterator[Iterator[list[str]]]:
+    """Open a CSV as rows of fields, empty ones left out; the first is the header."""
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        yield (row for row in csv.reader(file) if row)
+
+
+def _complain_of_width(path: Path, row_names: bool) -> None:
+    """Raise a :class:`ValueError` that names the first row of a CSV that is too long."""
+    try:
+        with _csv_rows(path) as rows:
+            expected = len(next(rows)) + row_names
+            for number, row in enumerate(rows, start=1):
+                if len(row) > expected:
+                    raise ValueError(
+                        f"{path}, row {number}: it has {len(row)} fields, expected {expected}. "
+                        "Take out what is too many, such as a comma within a number or a text "
+                        "without quotes"
+                    )
+    except csv.Error:
+        return
+
+
+def check_width(path: Path, *, row_names: bool = False) -> None:
+    """Raise a :class:`ValueError` for a CSV whose first row has more fields than its header.
+
+    pandas would make names of the first column and move all others, silently. Of later rows that
+    are longer than the first it complains itself. Of two columns of one name it renames one, which
+    is refused too.
+    """
+    with _csv_rows(path) as rows:
         try:
-            header, first = islice((row for row in csv.reader(file) if row), 2)
+            header, first = islice(rows, 2)
         except (ValueError, csv.Error):  # no two rows, or none that can be told apart
             return
+    if twice := [name for name, number in Counter(header).items() if name and number > 1]:
+        raise ValueError(f"{path}: two columns are named {twice[0]}; rename or remove one")
     more = len(first) - len(header)
     if row_names and more != 1:
         raise ValueError(

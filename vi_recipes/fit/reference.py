@@ -40,6 +40,7 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
     ValueError
         For a file that is not such JSON, labels the target does not have, or other data.
     """
+    called = "reference" if isinstance(source, Mapping) else f"reference {source}"
     if isinstance(source, Mapping):
         content: Mapping[str, Any] = source
     else:
@@ -47,29 +48,29 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
             if reason := unreadable(Path(source)):
                 raise ValueError(reason)
             content = json.loads(Path(source).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"reference {source}: cannot be read as JSON ({error})") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{called}: cannot be read as JSON ({error})") from None
         if not isinstance(content, Mapping):
             raise ValueError(
-                f"reference {source}: got a JSON {type(content).__name__}, expected an object with "
+                f"{called}: got a JSON {type(content).__name__}, expected an object with "
                 '"parameters": label -> {"mean": ..., "sd": ...}'
             )
     answers = content.get("parameters")
     if not isinstance(answers, Mapping):
-        raise ValueError('reference: it has no "parameters" mapping of label to mean and sd')
-    _check_numbers(answers)
+        raise ValueError(f'{called}: it has no "parameters" mapping of label to mean and sd')
+    _check_numbers(answers, called)
     labels = labels_by_site(target.quantities)
     known = {label for several in labels.values() for label in several}
     if strangers := [label for label in answers if label not in known]:
         raise ValueError(
-            f"reference: label(s) {', '.join(strangers[:5])} are not among the target's, such as "
+            f"{called}: label(s) {', '.join(strangers[:5])} are not among the target's, such as "
             f"{', '.join(target.labels()[:5])}"
         )
 
     made_for = content.get("data_fingerprint")
     if made_for not in (None, target.fingerprint):
         raise ValueError(
-            f"reference: its answers are for data with fingerprint {made_for}, and these data have "
+            f"{called}: its answers are for data with fingerprint {made_for}, and these data have "
             f"{target.fingerprint}; leave the reference out, or use the data it was made for"
         )
 
@@ -88,7 +89,7 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         name: np.where(np.isnan(given[name]), error / np.sqrt(2), given[name])
         for name, error in errors.items()
     }
-    order, covariance = _joint(content.get("covariance"), target)
+    order, covariance = _joint(content.get("covariance"), target, called)
     return Fit(
         method="reference",
         status=Status.OK,
@@ -102,12 +103,12 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
     )
 
 
-def _check_numbers(answers: Mapping[str, Any]) -> None:
+def _check_numbers(answers: Mapping[str, Any], called: str) -> None:
     """Raise a :class:`ValueError` unless every answer is made of numbers that it can have."""
     for label, answer in answers.items():
         if not isinstance(answer, Mapping):
             raise ValueError(
-                f"reference: '{label}' is {answer!r}, expected an object with its mean and sd"
+                f"{called}: '{label}' is {answer!r}, expected an object with its mean and sd"
             )
         for key in ("mean", "sd", "mcse", "mcse_sd"):
             value = answer.get(key, 0.0)
@@ -115,11 +116,11 @@ def _check_numbers(answers: Mapping[str, Any]) -> None:
             if not number or not abs(value) <= LARGEST or (key != "mean" and value < 0):
                 expected = "a number" if key == "mean" else "a number that is not negative"
                 raise ValueError(
-                    f"reference: the {key} of '{label}' is {value!r}, expected {expected}"
+                    f"{called}: the {key} of '{label}' is {value!r}, expected {expected}"
                 )
 
 
-def _joint(given: Any, target: Target) -> tuple[tuple[str, ...], np.ndarray | None]:
+def _joint(given: Any, target: Target, called: str) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Return the sites of a joint covariance and its numbers; none where none is given.
 
     Raises
@@ -130,20 +131,20 @@ def _joint(given: Any, target: Target) -> tuple[tuple[str, ...], np.ndarray | No
     if not given:
         return (), None
     if not isinstance(given, Mapping) or not {"sites", "values"} <= set(given):
-        raise ValueError('reference: its covariance must be an object with "sites" and "values"')
+        raise ValueError(f'{called}: its covariance must be an object with "sites" and "values"')
     sizes = {site.name: site.size for site in target.quantities}
     order = tuple(map(str, given["sites"]))
     for name in order:
         if name not in sizes:
-            raise ValueError(f"reference: covariance: {unknown('site', name, sizes)}")
+            raise ValueError(f"{called}: covariance: {unknown('site', name, sizes)}")
     size = sum(sizes[name] for name in order)
     try:
         values = np.asarray(given["values"], float)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"reference: its covariance is no matrix of numbers ({error})") from None
+        raise ValueError(f"{called}: its covariance is no matrix of numbers ({error})") from None
     if values.shape != (size, size):
         raise ValueError(
-            f"reference: its covariance has shape {values.shape}, expected ({size}, {size}), that "
+            f"{called}: its covariance has shape {values.shape}, expected ({size}, {size}), that "
             f"of the scalars of {', '.join(order)}"
         )
     return order, values
