@@ -1,4 +1,4 @@
-"""A guide whose laws leave the supports of the model's sites is named, not run until it diverges."""
+"""A guide whose laws leave the supports of the model's sites is named before it runs."""
 
 from __future__ import annotations
 
