@@ -144,7 +144,7 @@ def build(num_hidden: int = 4) -> vr.Model:
             "f": ("point",),
             "y": ("row",),
         },
-        coords=coords,
+        coords=partial(coords, num_hidden=num_hidden),
         description=f"Regression by a network of {num_hidden} hidden units: compare its function.",
         citation=(
             "Neal (1996), Bayesian Learning for Neural Networks, Lecture Notes in Statistics 118, "

@@ -214,7 +214,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
     tmp_path: Path, exact: vr.Calibration
 ) -> None:
     def run(method: Method = Sampler(), **options: Any) -> vr.Calibration:
-        given = {"num_simulations": 9, "key": 1, "path": tmp_path, **options}
+        given = {"num_simulations": 9, "key": 2, "path": tmp_path, **options}
         return vr.calibrate(MODEL, method, **given)
 
     part = run(progress=stopping_after(5))
@@ -228,7 +228,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
     np.testing.assert_array_equal(run(num_simulations=4).ranks, exact.ranks[:4])
 
     for other, what in (
-        ({"key": 2}, "seed"),
+        ({"key": 1}, "seed"),
         ({"num_draws": 50}, "number of draws"),
     ):
         with pytest.raises(CheckpointError, match=f"something else: its {what} is .*folder"):
@@ -240,7 +240,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
         run(Corrected(base=Sampler(scale=2.0)), path=tmp_path / "other")
     longer = vr.Target(MODEL, y=np.zeros(9) + np.arange(9.0))
     with pytest.raises(CheckpointError, match="its first data simulated is"):
-        vr.calibrate(longer, Sampler(), num_simulations=9, key=1, path=tmp_path)
+        vr.calibrate(longer, Sampler(), num_simulations=9, key=2, path=tmp_path)
     (tmp_path / "calibration.npz").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="no file of simulations that can be read"):
         run()
@@ -250,7 +250,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
 
 @pytest.mark.slow
 def test_workers_find_what_one_finds(exact: vr.Calibration) -> None:
-    found = vr.calibrate(MODEL, Sampler(), num_simulations=6, key=1, num_workers=2)
+    found = vr.calibrate(MODEL, Sampler(), num_simulations=6, key=2, num_workers=2)
     np.testing.assert_array_equal(found.ranks, exact.ranks[:6])
     assert found.labels == exact.labels
 

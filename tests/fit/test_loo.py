@@ -77,6 +77,7 @@ def test_the_correction_repairs_what_q_gets_wrong_by_a_known_amount(ratio: float
         assert wrong.sum() - exact.sum() > 10 * np.sqrt((error**2).sum())
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # of 800 draws, by chance
 def test_a_samplers_is_arvizs_own() -> None:
     found = vr.loo(effects.nuts(), effects.target())
     tree = effects.nuts().to_arviz(effects.target(), log_likelihood=True)

@@ -103,7 +103,7 @@ def test_quantiles_with_their_errors() -> None:
         assert found.median_error[k] == pytest.approx(exact, rel=0.3)
         assert found.low[k] == pytest.approx(law.ppf(0.05), rel=0.2, abs=0.3)
         assert found.high[k] == pytest.approx(law.ppf(0.95), rel=0.2)
-    point = quantiles(vr.MAP().fit(target()), np.array([1]))
+    point = quantiles(vr.MAP(space="unconstrained").fit(target()), np.array([1]))
     assert np.isfinite(point.median).all()
     assert np.isnan(point.width).all()
 

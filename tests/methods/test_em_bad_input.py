@@ -161,5 +161,5 @@ def test_latent_sites_that_are_not_there() -> None:
     with pytest.raises(ValueError, match=r"latent: got 'nope'.*: pi, Sigma, mu, z"):
         vr.EM(latent=("nope",)).fit(one_far_off())
     declared = vr.Model(function=rough_path, name="rough_path", latents=("nope",))
-    with pytest.raises(ValueError, match="latents of model 'rough_path': got 'nope'"):
+    with pytest.raises(ValueError, match="latents of model 'rough_path': unknown site 'nope'"):
         vr.EM().fit(vr.Target(declared, **coupled().data))

@@ -98,7 +98,7 @@ def test_an_integral_over_steps_that_collapses_is_not_called_exact() -> None:
     target = vr.Target(model, y=np.array([1.0, 2.0, 0.3, -0.4, 2.0, 1.0]))
     fit = vr.MarginalMLE().fit(target)
     assert fit.status is vr.Status.NOT_APPLICABLE
-    assert fit.message.startswith("the log density of site y jumps by")
+    assert "elements of y hardly change with u, or by steps" in fit.message
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def test_bad_options(options: dict[str, Any], match: str) -> None:
 
 
 def test_a_target_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="target: got function, expected a Target"):
+    with pytest.raises(ValueError, match="target: got two_modes, expected a Target"):
         vr.MAP().fit(two_modes)  # type: ignore[arg-type]
 
 

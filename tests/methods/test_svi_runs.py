@@ -73,9 +73,9 @@ def restarted() -> tuple[vr.Fit, int]:
     compiled = []
     inner = Timing.compile
 
-    def counting(self: Timing, function: Any, *args: Any) -> Any:
+    def counting(self: Timing, function: Any, *args: Any, **how: Any) -> Any:
         compiled.append(getattr(function, "__name__", ""))
-        return inner(self, function, *args)
+        return inner(self, function, *args, **how)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Timing, "compile", counting)

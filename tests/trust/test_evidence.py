@@ -287,7 +287,7 @@ def test_what_each_fit_has_to_say() -> None:
     for method in (vr.Laplace(), vr.MeanField(), vr.MAP(space="unconstrained")):
         fit = method.fit(this, throw=True)
         assert fit.posterior is not None
-        weighed = fit.posterior.weighed_draws(1_000, jax.random.key(0))
+        weighed = fit.posterior.weighed_draws(4_000, jax.random.key(0))
         log_p = None if weighed is None else this.log_densities(weighed.z)
         found = evidences(fit, this, weighed, log_p)
         kinds[method.name] = [e.kind.split("sampling, ")[0] for e in found]

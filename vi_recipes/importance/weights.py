@@ -153,9 +153,9 @@ def smooth(log_ratios: Float[np.ndarray, " draws"]) -> Weights:
     The Pareto distribution is fitted to what the largest weights exceed a threshold by. Where the
     ratio p / q has a maximum or a plateau within q, many weights lie within a hair of it, and a fit
     to excesses of every order of magnitude has a shape of 3 and more, however nearly q is p. A tail
-    of that shape would show in its largest weights themselves, so Hill's estimate from a fifth of
-    the tail, two standard errors added, is an upper limit; weights that it overrules, or that have
-    no Pareto fit for ties, are not smoothed.
+    of that shape would show in its largest weights themselves, so of shapes above
+    :data:`WITHOUT_MEAN` Hill's estimate from a fifth of the tail, two standard errors added, is an
+    upper limit; weights that it overrules, or that have no Pareto fit for ties, are not smoothed.
 
     References
     ----------
@@ -177,9 +177,13 @@ def smooth(log_ratios: Float[np.ndarray, " draws"]) -> Weights:
         smoothed, shape = array_stats.psislw(log_ratios.max() - log_ratios)  # type: ignore[no-untyped-call]
     except ValueError:  # the whole tail is one number
         return Weights(plain, most)
-    if shape <= most:
+    if shape <= max(most, WITHOUT_MEAN):
         return Weights(softmax(np.asarray(smoothed)), float(shape))
     return Weights(plain, most)
+
+
+WITHOUT_MEAN = 1.0
+"""Shape from which on a Pareto distribution has no mean, as all weights have: more is a misfit."""
 
 
 def _largest_shape(log_ratios: Float[np.ndarray, " draws"]) -> float:

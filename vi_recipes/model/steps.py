@@ -47,6 +47,21 @@ class Flow(NamedTuple):
         return Flow(self.latents, self.latents)
 
 
+class Joint(NamedTuple):
+    """Arrays that were joined along one axis.
+
+    Parameters
+    ----------
+    axis
+        Along which.
+    pieces
+        Of each in turn, where it ends along the axis, and its flow.
+    """
+
+    axis: int
+    pieces: list[tuple[int, Flow]]
+
+
 NOTHING = Flow()
 
 
@@ -82,6 +97,7 @@ def trace_flows(function: Callable[..., Any], latents: dict[str, Any], *rest: An
 def _through(program: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
     """Return the flows of what a program returns from those of what it is given."""
     known = dict(zip(program.invars, given, strict=True))
+    joints: dict[Any, Joint] = {}
 
     def flow(var: Any) -> Flow:
         if isinstance(var, Literal):
@@ -89,9 +105,30 @@ def _through(program: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
         return known.get(var, NOTHING)
 
     for eqn in program.eqns:
-        outputs = _step(eqn, [flow(var) for var in eqn.invars])
+        inputs = [flow(var) for var in eqn.invars]
+        if eqn.primitive.name == "concatenate":
+            joints[eqn.outvars[0]] = _joint(eqn, inputs)
+        cut = eqn.primitive.name == "slice" and not isinstance(eqn.invars[0], Literal)
+        whole = joints.get(eqn.invars[0]) if cut else None
+        outputs = _step(eqn, inputs) if whole is None else [_cut(eqn, whole)]
         known.update(zip(eqn.outvars, outputs, strict=True))
     return [flow(var) for var in program.outvars]
+
+
+def _joint(eqn: Any, inputs: list[Flow]) -> Joint:
+    """Return the flows of what arrays are joined of, as x of x[0] and the rest, piece by piece."""
+    axis = eqn.params["dimension"]
+    ends = np.cumsum([var.aval.shape[axis] for var in eqn.invars])
+    return Joint(axis, [(int(end), flow) for end, flow in zip(ends, inputs, strict=True)])
+
+
+def _cut(eqn: Any, whole: Joint) -> Flow:
+    """Return the flow of a slice of joined arrays: of the pieces that it has elements of."""
+    low = eqn.params["start_indices"][whole.axis]
+    high = eqn.params["limit_indices"][whole.axis]
+    starts = [0, *(end for end, _ in whole.pieces)]
+    pieces = zip(starts, whole.pieces, strict=False)
+    return join([flow for start, (end, flow) in pieces if start < high and end > low])
 
 
 def _step(eqn: Any, inputs: list[Flow]) -> list[Flow]:

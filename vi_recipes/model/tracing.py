@@ -213,7 +213,11 @@ class TracedModel(BoundModel):
             for name, value in right.items():
                 try:
                     same = np.allclose(
-                        np.broadcast_to(made[name], value.shape), value, rtol=1e-9, atol=1e-9
+                        np.broadcast_to(made[name], value.shape),
+                        value,
+                        rtol=1e-9,
+                        atol=1e-9,
+                        equal_nan=True,  # what is no density is one either way
                     )
                 except ValueError:
                     same = False

@@ -174,8 +174,8 @@ class GeneralRoute:
             return False
 
         end, _ = climb(objective, theta, max_steps=NUM_NEWTON, callback=count)
-        before = objective.value_and_grad(theta)[0]
-        if before - objective.value_and_grad(end)[0] > GAIN:
+        before, after = (objective.value_and_grad(z)[0] for z in (theta, end))
+        if before - after > GAIN or (after <= before and is_at_maximum(objective, end)):
             return end, steps
         objective.modes = modes
         return theta, 0
