@@ -392,6 +392,7 @@ def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     assert r"y\_*" in printed
 
 
+@pytest.mark.slow
 def test_long_tables_fold_and_very_long_ones_stop(tmp_path: Path) -> None:
     world = World(groups=MAX_TABLE + 97)
     c = comparison(world.svi(), world.fit("laplace", world.gaussian()), reference="laplace")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pytest
 
 import vi_recipes as vr
 
@@ -28,6 +29,7 @@ def fit(seed: int) -> vr.Comparison:
     return c
 
 
+@pytest.mark.slow
 def test_two_threads_do_not_cross() -> None:
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(fit, [1, 2]))

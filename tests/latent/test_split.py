@@ -207,6 +207,7 @@ def test_the_members_of_discrete_states(shape: tuple[int, ...]) -> None:
     assert evaluate(made(this), theta) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_one_state_stands_for_all_members_where_the_model_broadcasts() -> None:
     assert split_target(vr.Target(labels, y=RNG.standard_normal(30))).broadcast
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,12 @@ WITHOUT_MLE = {
 MARGIN = 4.5
 """Standard errors that a right answer may be off. NUTS makes 70 comparisons with exact answers here
 (means and sds of 35 scalars): 5e-4 that right draws fail, for the seed there is."""
+
+
+def slow_where_long(models: Iterable[str]) -> list[Any]:
+    """Return the models, those of :data:`LONG` marked slow."""
+    return [pytest.param(m, marks=pytest.mark.slow if m in LONG else ()) for m in models]
+
 
 TABLE = [
     pytest.param(
@@ -230,7 +237,7 @@ def check_round_trip(fit: vr.Fit, path: Path) -> None:
 # -- right where the answer is known -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", CASES)
+@pytest.mark.parametrize("model", slow_where_long(CASES))
 def test_nuts_gives_the_exact_moments(model: str) -> None:
     known, fit = case(model), fitted("nuts", model)
     # the labels of the mixture may come in either order; the table has the lower mean first
@@ -248,7 +255,7 @@ def test_nuts_gives_the_exact_moments(model: str) -> None:
     check(fit.sd(), fit.mcse_sd(), known.sd)
 
 
-@pytest.mark.parametrize("model", [n for n in CASES if case(n).mode is not None])
+@pytest.mark.parametrize("model", slow_where_long(n for n in CASES if case(n).mode is not None))
 def test_map_gives_the_exact_mode(model: str) -> None:
     mode, fit = case(model).mode, fitted("map", model)
     assert mode is not None
@@ -268,7 +275,7 @@ def test_laplace_evidence(model: str) -> None:
     assert fit.value == pytest.approx(known - missing, abs=tolerance)
 
 
-@pytest.mark.parametrize("model", CASES)
+@pytest.mark.parametrize("model", slow_where_long(CASES))
 def test_no_elbo_exceeds_the_evidence(model: str) -> None:
     fit = fitted("svi", model)
     if fit.status is vr.Status.NOT_APPLICABLE:

@@ -153,6 +153,7 @@ def test_seeds() -> None:
     assert a[0, 0] != c[0, 0]
 
 
+@pytest.mark.slow
 def test_other_sites_follow() -> None:
     fit = vr.EM().fit(old_faithful("spherical"), throw=True)
     variance = fit.mean()["variance"]

@@ -301,6 +301,7 @@ def test_more_parameters_than_a_hessian_is_formed_for() -> None:
     np.testing.assert_allclose(fit.mean()["pi"], pi, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_louis_identity_gives_the_information() -> None:
     """I(theta) = E[-complete Hessian | y] - Var[complete score | y], in (logit pi, mu, sigma)."""
     fit = vr.EM(num_starts=1, tolerance=1e-14).fit(mixture_target(), throw=True)
@@ -389,6 +390,7 @@ def test_no_latent_variables() -> None:
     assert "EMSteps" in fit.message
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_said() -> None:
     fit = vr.EM(max_steps=10, finish=False).fit(balanced())
     assert fit.status is Status.UNCONVERGED

@@ -126,6 +126,7 @@ def test_the_optimum_is_that_of_full_em(covariance: str, objective: Any) -> None
     assert fit.trace["free_energy_step"][NUM_BLOCKS - 1] == 1  # in passes over the data
 
 
+@pytest.mark.slow
 def test_statistics_that_do_not_belong_to_their_block_are_found_out() -> None:
     model = eruptions().model
     assert model.em is not None

@@ -172,6 +172,7 @@ def test_the_message_tells_of_the_best_run() -> None:
 
 
 @pytest.mark.parametrize("key", [0])
+@pytest.mark.slow
 def test_a_sum_over_states_is_climbed_from_several_starts(key: int) -> None:
     y = np.concatenate([RNG.poisson(3.2, 40), RNG.poisson(0.9, 60)])
     T = len(y)

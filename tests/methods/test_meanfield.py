@@ -291,6 +291,7 @@ def test_linear_response_covers_itself() -> None:
     assert response.sd()["mu"] > 1.05 * field.sd()["mu"]
 
 
+@pytest.mark.slow
 def test_means_of_several_coordinates_are_those_of_mean_field() -> None:
     field = EXACT.fit(logistic_target())
     exact = field.mean()["mu"] * field.mean()["tau"]  # independent factors
@@ -424,6 +425,7 @@ def test_the_error_of_fixed_draws_is_what_other_draws_give() -> None:
     assert (np.abs(ratio - 1) < 3.5 * 0.147).all(), ratio
 
 
+@pytest.mark.slow
 def test_one_pair_is_doubled_until_its_error_is_known() -> None:
     fit = vr.MeanField(num_pairs=1).fit(softmax_target())
     assert fit.status is vr.Status.OK, fit.message
@@ -595,6 +597,7 @@ def truncated_by_row(y: jax.Array, low: jax.Array) -> None:
         pytest.param(truncated_by_row, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_supports_with_bounds_by_row(model: Callable[..., None]) -> None:
     """Moved by its bound every row is the same model, with bounds 0 and 1 that are numbers."""
 

@@ -43,6 +43,7 @@ def test_threads_and_lockstep_agree() -> None:
     assert {k: v.shape for k, v in stats[0].items()} == {k: v.shape for k, v in stats[1].items()}
 
 
+@pytest.mark.slow
 def test_centred_and_noncentred_agree() -> None:
     centred = fitted("nested_plates", num_samples=1_000)
     decentred = fitted("nested_plates", num_samples=1_000, noncentered=("s", "c"))
@@ -118,6 +119,7 @@ def funnel() -> None:
         numpyro.sample("x", dist.Normal(0.0, jnp.exp(v / 2)))
 
 
+@pytest.mark.slow
 def test_divergences_are_reported_and_cured_by_another_parametrisation() -> None:
     this = vr.Target(funnel)
     fit = vr.NUTS(num_warmup=200, num_samples=400, num_chains=2).fit(this, key=0)

@@ -105,6 +105,7 @@ def test_optima_are_the_same_in_every_unit(method: vr.Method, c: float) -> None:
 
 @pytest.mark.parametrize("method", [vr.MarginalMLE(), vr.EM()], ids=lambda m: m.name)
 @pytest.mark.parametrize("c", [1e6])
+@pytest.mark.slow
 def test_likelihood_methods_are_the_same_in_every_unit(method: vr.Method, c: float) -> None:
     _compare(method, c, tolerance=1e-3)
     steps = [fitted(method, unit).diagnostics["iterations"] for unit in (1.0, c)]
@@ -147,6 +148,7 @@ def _compare(method: vr.Method, c: float, tolerance: float) -> None:
 
 @pytest.mark.parametrize("c", [1e3])
 @pytest.mark.parametrize("method", [vr.MarginalMLE(num_starts=5), vr.EM()], ids=lambda m: m.name)
+@pytest.mark.slow
 def test_a_mixture_far_from_its_start_is_fitted_in_every_unit(method: vr.Method, c: float) -> None:
     x = np.array([-0.5, 0.0, 0.4, 0.1, 5.6, 6.0, 6.3, 6.5])
     fit = method.fit(vr.Target(mixture, y=c * x, c=c), key=0)

@@ -163,6 +163,7 @@ def test_other_items_are_other_rows() -> None:
     np.testing.assert_allclose(moved, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_annotators_agree_with_brute_force() -> None:
     rng = np.random.default_rng(4)
     item, who = np.repeat(np.arange(6), 3), np.tile(np.arange(3), 6)

@@ -63,6 +63,7 @@ def log_likelihood(logit: float, level: float, y: np.ndarray) -> float:
         pytest.param(by_own_logarithms, Y, id="logarithms", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_chain_with_an_absorbing_state_is_fitted(
     law: Callable[[jax.Array], dist.Distribution], y: np.ndarray
 ) -> None:

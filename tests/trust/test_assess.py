@@ -272,6 +272,7 @@ def rate(y: Any) -> None:
         numpyro.sample("y", dist.Poisson(lam), obs=y)
 
 
+@pytest.mark.slow
 def test_the_better_fit_is_not_the_one_that_is_downgraded() -> None:
     """Means by mean field are exact to 1e-7 sds here and khat of its weights was 3.9."""
     y = np.random.default_rng(451).poisson(3.0, 400)
