@@ -158,6 +158,7 @@ def test_loo(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter", "ignore:Encountered error")
 def test_compare() -> None:
     names = [n for n in OPTIONS if n not in (*POINTS, *WITHOUT_DENSITY)]
     found = {n: vr.loo(fitted(n), effects.target()) for n in names[:8]}

@@ -381,7 +381,7 @@ def test_wrong_names_and_rules() -> None:
     with pytest.raises(ValueError, match=r"latent: got 'v', expected .* beta, sigma, u"):
         vr.EM(latent=("v",)).fit(this)
     model = vr.Model(function=poisson, name="poisson", latents=("w",))
-    with pytest.raises(ValueError, match=r"latents of model 'poisson': got 'w'"):
+    with pytest.raises(ValueError, match=r"latents of model 'poisson': unknown site 'w'"):
         vr.MarginalMLE().fit(poisson_target(model))
     for rule, words in (("gaussian", "not quadratic in u"), ("enumerate", "u is continuous")):
         fit = vr.MarginalMLE(e_step=rule).fit(this)

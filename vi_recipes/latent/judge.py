@@ -166,9 +166,9 @@ def judge_estimate(objective: MarginalObjective, theta: Float[np.ndarray, " G"])
     if curvature is None:
         return _without_information(objective, theta, bare)
     away = curvature.decrement(gradient)
-    _require_maximum(objective, theta, curvature, away)
     if edge := find_edge(objective, theta, curvature):
         return _at_edge(objective, theta, edge, replace(bare, decrement=away))
+    _require_maximum(objective, theta, curvature, away)
     smallest, vector = flattest(curvature.matrix)
     if smallest <= FLAT:
         along = ", ".join(objective.target.sites_along(objective.flat(vector)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, ClassVar
@@ -183,8 +184,9 @@ class Method(ABC):
             result = _without_infinities(result, target, self.key)
         except MethodFailure as failure:
             result = Result(None, failure.status, failure.message, failure.advice)
-            if not reason:
-                result = self._mind_jumps(result, target, timing)
+            with suppress(ModelError):  # without a start there is nothing to look around
+                if not reason:
+                    result = self._mind_jumps(result, target, timing)
         except (KeyboardInterrupt, ModelError, CheckpointError):
             raise
         except (Exception, SystemExit) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from vi_recipes.model import Sites
 
@@ -66,6 +66,22 @@ def is_constant(spread: Any, size: Any, dtype: str = "float64") -> Any:
         The precision that it was computed in.
     """
     return np.asarray(spread) <= ROUNDING.get(dtype, ROUNDING["float64"]) * np.abs(size)
+
+
+def at_known_sds(
+    sampled: Float[np.ndarray, "scalars scalars"],
+    known: Float[np.ndarray, "scalars scalars"],
+    which: Bool[np.ndarray, " scalars"],
+) -> Float[np.ndarray, "scalars scalars"]:
+    """Return a covariance of draws with the sds that are known of some scalars.
+
+    Beside those sds the draws' own errors would make correlations above 1.
+    """
+    variances = np.diag(sampled)
+    known_too = which & (variances > 0)
+    factor = np.ones(len(sampled))
+    factor[known_too] = np.sqrt(np.diag(known)[known_too] / variances[known_too])
+    return sampled * np.outer(factor, factor)
 
 
 class Posterior(ABC):

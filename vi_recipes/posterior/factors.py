@@ -14,7 +14,13 @@ import numpy as np
 from vi_recipes.core import COMPILED_QUICKLY, generator
 from vi_recipes.elbo import GAMMA, CurvedKL, Factors
 from vi_recipes.model import Sites, Target, in_blocks
-from vi_recipes.posterior.base import NUM_MOMENT_DRAWS, NUM_NODES, Posterior, WeighedDraws
+from vi_recipes.posterior.base import (
+    NUM_MOMENT_DRAWS,
+    NUM_NODES,
+    Posterior,
+    WeighedDraws,
+    at_known_sds,
+)
 
 NUM_BATCHES = 4
 
@@ -172,8 +178,9 @@ class FactorPosterior(Posterior):
         if several.any():
             flat = np.concatenate([self._drawn[n].reshape(NUM_MOMENT_DRAWS, -1) for n in sites], 1)
             flat = flat - flat.mean(axis=0)
-            sampled = flat[:, several].T @ flat / (NUM_MOMENT_DRAWS - 1)
-            cov[several, :], cov[:, several] = sampled, sampled.T
+            sampled = flat.T @ flat / (NUM_MOMENT_DRAWS - 1)
+            sampled = at_known_sds(sampled, cov, ~several)
+            cov[several, :], cov[:, several] = sampled[several, :], sampled[:, several]
         return cov
 
     def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:

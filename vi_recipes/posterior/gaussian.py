@@ -21,6 +21,7 @@ from vi_recipes.posterior.base import (
     Moments,
     Posterior,
     WeighedDraws,
+    at_known_sds,
 )
 
 
@@ -106,6 +107,7 @@ class GaussianPosterior(Posterior):
         if not exact.all():
             flat = [self._moment_draws[n].reshape(NUM_MOMENT_DRAWS, -1) for n in sites]
             sampled = np.atleast_2d(np.cov(np.concatenate(flat, axis=1), rowvar=False))
+            sampled = at_known_sds(sampled, cov, exact)
             several = ~exact
             cov[several, :] = sampled[several, :]
             cov[:, several] = sampled[:, several]
