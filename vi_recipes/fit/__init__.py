@@ -10,6 +10,7 @@ from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Prove
 from vi_recipes.fit.reference import load_reference
 from vi_recipes.fit.tails import (
     Quantiles,
+    far_out,
     from_sorted,
     quantiles,
     say_unsettled,
@@ -28,6 +29,7 @@ __all__ = [
     "Quantiles",
     "compare_models",
     "differences",
+    "far_out",
     "from_sorted",
     "load_reference",
     "log_likelihood",

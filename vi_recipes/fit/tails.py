@@ -28,6 +28,17 @@ ONE_SD = (float(ndtr(-1)), float(ndtr(1)))
 """Between them lies what within one sd of the mean does of a normal."""
 
 
+def far_out(draws: Float[np.ndarray, "draws ..."]) -> np.ndarray:
+    """Return which scalars have a draw beyond :data:`LIGHT`, and so a tail to look at.
+
+    The first dimension is that of the draws; the result has the others.
+    """
+    with np.errstate(invalid="ignore"):
+        low, middle, high = np.quantile(draws, [0.25, 0.5, 0.75], axis=0)
+        away: np.ndarray = np.abs(draws - middle).max(axis=0) > LIGHT * (high - low)
+    return away
+
+
 def tail_shapes(samples: Mapping[str, np.ndarray]) -> Sites:
     """Return Pareto's khat of draws by scalar, the larger of both tails.
 
@@ -57,9 +68,7 @@ def tail_shapes(samples: Mapping[str, np.ndarray]) -> Sites:
         if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
             shapes[name] = found
             continue
-        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=(0, 1))
-        furthest = np.abs(values - middle).max(axis=(0, 1))
-        for place in map(tuple, np.argwhere(furthest > LIGHT * (high - low))):
+        for place in map(tuple, np.argwhere(far_out(values.reshape(-1, *values.shape[2:])))):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of tails that are shorter than it would like
                 try:

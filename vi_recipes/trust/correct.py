@@ -10,7 +10,7 @@ from numpyro.distributions import MultivariateStudentT
 from scipy.special import softmax
 
 from vi_recipes.core import MethodFailure, silent
-from vi_recipes.fit import Correction, from_sorted
+from vi_recipes.fit import Correction, far_out, from_sorted
 from vi_recipes.importance import (
     DEGREES,
     KHAT_LIMIT,
@@ -156,7 +156,8 @@ def _tails(
     """Return khat of scalars without a mean, by site; nothing of other sites.
 
     It is that of the weights times the distances from the mean as it is, which a mean adds up. A
-    scalar of whose variance no draw holds much is not looked at.
+    scalar of whose variance no draw holds much is not looked at, nor one without a draw far out:
+    what is uneven there are the weights, which have a khat of their own.
     """
     found = {}
     for name, draws in values.items():
@@ -166,7 +167,8 @@ def _tails(
             part = away * away * weights.values[:, None]
             total = part.sum(axis=0)
         shapes = np.full(flat.shape[1], np.nan)
-        for k in np.flatnonzero(np.isfinite(total) & (part.max(axis=0) > MAX_PART * total)):
+        heavy = np.isfinite(total) & (part.max(axis=0) > MAX_PART * total) & far_out(flat)
+        for k in np.flatnonzero(heavy):
             with np.errstate(divide="ignore"):
                 shape = khat(log_ratios + np.log(away[:, k]))
             if shape >= KHAT_LIMIT:
