@@ -19,7 +19,7 @@ from vi_recipes.core import (
     is_text,
     is_whole,
 )
-from vi_recipes.fit import Fit
+from vi_recipes.fit import EVIDENCE, Fit
 
 MAX_NAME = 100
 """Characters of a fit's name, of which a file is named."""
@@ -52,9 +52,7 @@ FIELDS: Mapping[str, Kind] = {
 }
 
 MORE: Mapping[str, Kind] = {
-    "quadrature": is_one_of(
-        is_nothing, is_record({"value": is_number, "se": is_number, "kind": is_text})
-    ),
+    "quadrature": is_one_of(is_nothing, EVIDENCE),
     "labels": is_table(is_list(is_record({"sites": is_table(_is_axis), "order": _is_order}))),
     "overlooked": is_table(
         is_record({"label": is_text, "value": is_number, "missed": is_number, "lost": is_number})

@@ -52,6 +52,7 @@ from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
+from vi_recipes.core.starts import from_starts
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
 from vi_recipes.core.text import visible
 from vi_recipes.core.timing import CALLS_OF_A_SEARCH, COMPILED_QUICKLY, Timing
@@ -86,6 +87,7 @@ __all__ = [
     "check_fields",
     "check_folder",
     "find",
+    "from_starts",
     "generator",
     "import_file",
     "inside",

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import BlockArrow, Crossed, trust_region_newton
-from vi_recipes.core import MethodFailure, ModelError, Progress, Status
+from vi_recipes.core import MethodFailure, Progress, Status, from_starts
 from vi_recipes.elbo.curvature import CurvedKL
 from vi_recipes.elbo.expectation import CHECK_NODES
 
@@ -165,21 +165,12 @@ def _best(
         As :func:`search`, where no start has an optimum.
     """
     count = limits.num_starts or (SEVERAL if kl.work <= CHEAP else 1)
-    found: list[Optimum] = []
-    failure: MethodFailure | None = None
-    for number in range(count):
-        try:
-            if number:
-                start = kl.start(jax.random.key(number), scatter=1.0)
-            found.append(search(kl, start, limits, progress))
-        except MethodFailure as error:
-            failure = failure or error
-        except ModelError:  # the density is finite at none of the points tried
-            if not number:
-                raise
-    if not found:
-        assert failure is not None
-        raise failure
+
+    def from_start(number: int) -> Optimum:
+        begin = kl.start(jax.random.key(number), scatter=1.0) if number else start
+        return search(kl, begin, limits, progress)
+
+    found = from_starts(count, from_start)
     top = max(optimum.elbo for optimum in found)
     reached = [optimum for optimum in found if optimum.elbo > top - SAME]
     best = next((optimum for optimum in reached if optimum.status.ok), reached[0])

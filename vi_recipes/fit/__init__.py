@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vi_recipes.fit.checked import EVIDENCE
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
@@ -20,6 +21,7 @@ from vi_recipes.fit.tails import (
 
 __all__ = [
     "COLUMNS",
+    "EVIDENCE",
     "MAX_STORED_COV",
     "Assessment",
     "Correction",

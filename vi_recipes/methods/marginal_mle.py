@@ -12,7 +12,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from vi_recipes.core import MethodFailure, ModelError, Progress, Status, Timing, require
+from vi_recipes.core import (
+    Progress,
+    Status,
+    Timing,
+    from_starts,
+    require,
+)
 from vi_recipes.latent import (
     MAX_DENSE,
     RULES,
@@ -175,26 +181,15 @@ class MarginalMLE(Method):
         MethodFailure
             ``DIVERGED`` if there is none.
         """
-        runs: list[_Run] = []
-        failure: MethodFailure | None = None
-        for number in range(self.num_starts or num_starts_of(marginal)):
-            ascend = self._ascend if self.ascent == "theta" else self._ascend_jointly
-            try:
-                flat = starting_point(
-                    marginal.split.target, jax.random.fold_in(key, number), number
-                )
-                border, local = flat[marginal.split.border], flat[marginal.split.local]
-                objective = MarginalObjective(marginal, timing, local)
-                runs.append(ascend(objective, border, progress))
-            except MethodFailure as found:
-                failure = failure or found
-            except ModelError:  # the density is finite at none of the points tried
-                if not number:
-                    raise
-        if not runs:
-            assert failure is not None
-            raise failure
-        return runs
+        split = marginal.split
+        ascend = self._ascend if self.ascent == "theta" else self._ascend_jointly
+
+        def from_start(number: int) -> _Run:
+            flat = starting_point(split.target, jax.random.fold_in(key, number), number)
+            objective = MarginalObjective(marginal, timing, flat[split.local])
+            return ascend(objective, flat[split.border], progress)
+
+        return from_starts(self.num_starts or num_starts_of(marginal), from_start)
 
     def _ascend(
         self, objective: MarginalObjective, start: Float[np.ndarray, " G"], progress: Progress

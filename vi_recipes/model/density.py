@@ -25,20 +25,32 @@ MAX_AT_ONCE = 2**23
 """Coordinates of all of them together, at most."""
 
 
-def in_blocks(
-    function: Callable[[np.ndarray], np.ndarray], z: Float[np.ndarray, "rows dim"]
-) -> np.ndarray:
-    """Return ``function`` of all rows, called in float64 for :data:`BATCH` of them at a time."""
+def in_blocks[T](
+    function: Callable[[np.ndarray], T], z: Float[np.ndarray, "rows dim"], size: int = BATCH
+) -> T:
+    """Return ``function`` of all rows, a tree of arrays, called in float64 for some at a time.
+
+    Parameters
+    ----------
+    function
+        Compiled; returns arrays whose first dimension is that of the rows.
+    z
+        The rows.
+    size
+        How many in a call.
+    """
     z = np.asarray(z, float)
     values = []
     with jax.enable_x64(True):
-        for first in range(0, len(z), BATCH):
-            block = z[first : first + BATCH]
-            missing = BATCH - len(block)
+        for first in range(0, len(z), size):
+            block = z[first : first + size]
+            missing = size - len(block)
             if missing:  # one shape, so one compilation: short blocks are padded
                 block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
-            values.append(function(block)[: BATCH - missing])
-    return np.concatenate(values)
+            made = function(block)
+            values.append(jax.tree.map(lambda v, n=size - missing: np.asarray(v)[:n], made))
+    whole: T = jax.tree.map(lambda *parts: np.concatenate(parts), *values)
+    return whole
 
 
 class FlatDensity(TracedModel):
@@ -191,7 +203,7 @@ class FlatDensity(TracedModel):
             return jax.lax.map(lambda z: function(z, arrays), rows, batch_size=at_once)
 
         compiled = self.compiled_for_any_data(name, lambda: jax.jit(at_rows))
-        return in_blocks(lambda rows: np.asarray(compiled(rows, self.arrays())), z)
+        return in_blocks(lambda rows: compiled(rows, self.arrays()), z)
 
     @one_at_a_time
     def _value_and_grad(self, z: np.ndarray) -> tuple[Any, Any]:
@@ -269,21 +281,11 @@ class FlatDensity(TracedModel):
 
         compiled = self.compiled_for_any_data("constrain", lambda: jax.jit(at_rows))
         z = np.asarray(z, float)
-        rows = z.reshape(-1, self.dim)
-        blocks = []
-        with jax.enable_x64(True):
-            arrays = self.arrays()
-            size = max(1, min(BATCH, MAX_AT_ONCE // max(self.dim, 1)))
-            for first in range(0, len(rows), size):
-                block = rows[first : first + size]
-                # one shape, so one compilation: short blocks are padded with their last row
-                padded = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
-                values = compiled(jnp.asarray(padded), arrays)
-                blocks.append({n: np.asarray(v)[: len(block)] for n, v in values.items()})
-        return {
-            s.name: np.concatenate([b[s.name] for b in blocks]).reshape(z.shape[:-1] + s.shape)
-            for s in self.quantities
-        }
+        size = max(1, min(BATCH, MAX_AT_ONCE // max(self.dim, 1)))
+        values = in_blocks(
+            lambda rows: compiled(rows, self.arrays()), z.reshape(-1, self.dim), size
+        )
+        return {s.name: values[s.name].reshape(z.shape[:-1] + s.shape) for s in self.quantities}
 
     def complete(self, latents: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Return all reported quantities of draws of the latent sites, constrained scale.
