@@ -196,3 +196,15 @@ def test_weights_find_that_there_is_no_mean(tmp_path: Path) -> None:
     back = vr.Fit.load(fit.save(tmp_path / "fit.nc"))
     assert unsettled(back) == unsettled(fit)
     assert judge(back).text == judge(fit).text
+
+
+@pytest.mark.slow
+def test_uneven_weights_alone_take_no_moments_away() -> None:
+    """EM's draws are weighed in 89 coordinates, a few hundred effective ones; all are normal."""
+    c = vr.compare(vr.Target(vr.load_model("radon")), [vr.EM()])
+    assessment = c["em"].assessment
+    assert assessment is not None
+    assert assessment.correction is not None
+    assert not unsettled(c["em"])
+    assert c.quantiles().empty
+    assert np.isfinite(c.means()["em"]).all()
