@@ -8,7 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 from numpyro import handlers
-from numpyro.distributions import Delta, constraints
+from numpyro.distributions import (
+    Delta,
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+    TransformedDistribution,
+    constraints,
+)
 from numpyro.infer.autoguide import AutoGuide
 
 from vi_recipes.model import Target
@@ -45,7 +52,7 @@ def _stray(guide: Callable[..., Any], target: Target, key: jax.Array) -> str | N
             continue
         support = site["fn"].support
         outside = not np.all(support(law["value"]))
-        wider = _is_real(law["fn"].support) and not _is_real(support)
+        wider = _is_on_the_line(law["fn"]) and not _is_real(support)
         if outside or (wider and not isinstance(law["fn"], Delta)):
             return (
                 f"the guide's law of '{latent.name}' is {type(law['fn']).__name__}, which goes "
@@ -60,6 +67,18 @@ def _base(support: Any) -> Any:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
+
+
+def _is_on_the_line(law: Any) -> bool:
+    """Return whether a law's draws may be any real numbers.
+
+    A shift and a scale declare all real numbers, also where what they shift is bounded.
+    """
+    while isinstance(law, Independent | ExpandedDistribution | MaskedDistribution):
+        law = law.base_dist
+    if isinstance(law, TransformedDistribution) and not _is_on_the_line(law.base_dist):
+        return False
+    return _is_real(law.support)
 
 
 def _is_real(support: Any) -> bool:
