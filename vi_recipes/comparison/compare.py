@@ -22,6 +22,7 @@ from vi_recipes.core import (
     Progress,
     ProgressFactory,
     Status,
+    as_seed,
     attempt,
     called,
     check_folder,
@@ -96,6 +97,7 @@ def compare(
         All of this is found before the first method is fitted.
     """
     check_target(target)
+    key = as_seed(key)
     _check_progress(progress)
     named = default_methods(target) if methods is None else _named(methods)
     reference = _checked_reference(reference, named, target)

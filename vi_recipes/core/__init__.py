@@ -46,7 +46,7 @@ from vi_recipes.core.content import (
 from vi_recipes.core.errors import attempt, called, place_of, told
 from vi_recipes.core.folders import check_folder
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
-from vi_recipes.core.keys import as_key, generator, precision
+from vi_recipes.core.keys import as_key, as_seed, generator, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
@@ -80,6 +80,7 @@ __all__ = [
     "Status",
     "Timing",
     "as_key",
+    "as_seed",
     "attempt",
     "bind_parts",
     "called",

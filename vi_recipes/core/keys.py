@@ -4,21 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jax
     import numpy as np
 
 
-def as_key(key: jax.Array | int | None) -> jax.Array:
-    """Return a JAX random key from a key, an integer seed or ``None`` (seed 0)."""
-    import jax
-    import numpy as np
+SEEDS = 2**63
+"""Seeds are whole numbers between minus this and this."""
 
-    if key is None or isinstance(key, int | np.integer):
-        return jax.random.key(0 if key is None else int(key))
+
+def as_seed(key: Any) -> int:
+    """Return an integer seed of any type as Python's.
+
+    Raises
+    ------
+    ValueError
+        Unless it is a whole number that fits 64 bits.
+    """
+    whole = isinstance(key, Integral) and not isinstance(key, bool)
+    if not (whole and -SEEDS <= key < SEEDS):
+        raise ValueError(f"key: got {_in_words(key)}, expected a whole number, the seed")
+    return int(key)
+
+
+def as_key(key: jax.Array | int | None) -> jax.Array:
+    """Return a JAX random key from a key, an integer seed or ``None`` (seed 0).
+
+    Raises
+    ------
+    ValueError
+        For anything else, and for several keys.
+    """
+    import jax
+
+    if key is None:
+        return jax.random.key(0)
+    if not isinstance(key, jax.Array):
+        return jax.random.key(as_seed(key))
+    typed = jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
+    shape = () if typed else (2,)  # keys of the older kind are two numbers
+    one = key.shape == shape and (typed or key.dtype == "uint32")
+    if not one:
+        raise ValueError(f"key: got {_in_words(key)}, expected one JAX key or a whole number")
     return key
+
+
+def _in_words(key: Any) -> str:
+    if not hasattr(key, "dtype"):
+        return repr(key)
+    return f"an array of {key.dtype} and shape {key.shape}" if key.shape else f"a {key.dtype}"
 
 
 def generator(key: jax.Array | int | None) -> np.random.Generator:

@@ -169,9 +169,10 @@ class Method(ABC):
         ------
         ValueError
             For a target without a finite density, indices out of bounds, options that name sites
-            the model does not have, or a checkpoint of another fit.
+            the model does not have, a checkpoint of another fit, or a key that is none.
         """
         check_target(target)
+        as_key(key)  # raises for what is none
         timing = Timing()
         with timing.running():
             reason = self.refusal(target)

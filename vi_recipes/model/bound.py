@@ -16,6 +16,7 @@ import numpy as np
 from vi_recipes.core import MadeOnce, ModelError, bind_parts, called
 from vi_recipes.data import bind, fingerprint
 from vi_recipes.model.model import Model
+from vi_recipes.model.observed import with_observed_arrays
 
 Arrays = tuple[Any, ...]
 """The traced data of a target, as JAX arrays; see :meth:`BoundModel.arrays`."""
@@ -36,6 +37,7 @@ class BoundModel:
         bind_parts("numpyro")
         given = bind(model.function, _with_defaults(model, data))
         model = _with_own_containers(model, given)
+        model = dataclasses.replace(model, function=with_observed_arrays(model.function))
         self.model = model
         self.complete_model = model
         """The model as it was given, with its discrete latent variables where it has some."""
