@@ -6,13 +6,13 @@ thousand times as many steps as one in metres. So every location goes by its coo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.nn import softplus
+from jax.nn import sigmoid, softplus
 from numpyro.infer import autoguide
 
 from vi_recipes.methods.guides.sites import block_sites, places_of
@@ -66,13 +66,9 @@ def guide_units(guide: Any, target: Target) -> GuideUnits:
 
 def first_in_units(params: dict[str, Any], units: GuideUnits) -> dict[str, Any]:
     """Return unconstrained parameters to begin with, their sds in units; pure."""
-    out = dict(params)
-    for name, unit in units.spreads.items():
-        if name in out and out[name].shape == unit.shape:
-            sd = softplus(out[name]) * unit
-            moved = sd + jnp.log(-jnp.expm1(-sd))
-            out[name] = jnp.where(unit == 1, out[name], moved).astype(out[name].dtype)
-    return out
+    return params | {
+        name: _from_own(params[name], unit) for name, unit in _spreads(params, units).items()
+    }
 
 
 def steps_in_units(
@@ -80,20 +76,58 @@ def steps_in_units(
 ) -> optax.GradientTransformation:
     """Return an optimiser whose steps are in units; ``find`` is called once the guide is set up.
 
-    Large sds behind a softplus are their own parameters, and go by their unit too.
+    A location's step is multiplied by its unit. An sd is a unit times the softplus of what is
+    stepped: its own parameter, softplus's inverse of it, would soon step below zero where the unit
+    is large, at an sd that is nothing beside it.
     """
 
     def update(grads: Any, state: Any, params: Any = None) -> Any:
-        steps, state = optimizer.update(grads, state, params)
         units = find()
-        by_name = {name: np.maximum(1.0, unit) for name, unit in units.spreads.items()}
-        by_name |= units.locations
+        spreads = _spreads(params, units)
+        own = {name: _to_own(params[name], unit) for name, unit in spreads.items()}
+        slopes = {
+            name: grads[name] * _slope(own[name], params[name], unit)
+            for name, unit in spreads.items()
+        }
+        steps, state = optimizer.update(grads | slopes, state, params | own)
         scaled = {
-            name: step * jnp.asarray(by_name[name], step.dtype)
-            if name in by_name and by_name[name].shape == step.shape
+            name: step * jnp.asarray(units.locations[name], step.dtype)
+            if name in units.locations and units.locations[name].shape == step.shape
             else step
             for name, step in steps.items()
         }
-        return scaled, state
+        moved = {
+            name: _from_own(own[name] + steps[name], unit) - params[name]
+            for name, unit in spreads.items()
+        }
+        return scaled | moved, state
 
     return optax.GradientTransformation(optimizer.init, update)
+
+
+def _spreads(params: Mapping[str, Any], units: GuideUnits) -> dict[str, np.ndarray]:
+    return {
+        name: unit
+        for name, unit in units.spreads.items()
+        if name in params and params[name].shape == unit.shape
+    }
+
+
+def _inverse_softplus(sd: Any) -> Any:
+    return sd + jnp.log(-jnp.expm1(-sd))
+
+
+def _from_own(own: Any, unit: np.ndarray) -> Any:
+    """Return the guide's parameters whose sds are units times the softplus of ``own``."""
+    return jnp.where(unit == 1, own, _inverse_softplus(unit * softplus(own))).astype(own.dtype)
+
+
+def _to_own(param: Any, unit: np.ndarray) -> Any:
+    return jnp.where(unit == 1, param, _inverse_softplus(softplus(param) / unit)).astype(
+        param.dtype
+    )
+
+
+def _slope(own: Any, param: Any, unit: np.ndarray) -> Any:
+    """Return the derivative of the guide's parameters by ``own``."""
+    return (unit * sigmoid(own) / sigmoid(param)).astype(param.dtype)
