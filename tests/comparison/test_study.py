@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from models_for_tests import target
+from scipy import stats
+from scipy.integrate import quad
 from studies_for_tests import made
 
 import vi_recipes as vr
@@ -184,11 +186,53 @@ def test_neyman_scotts_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch)
         "NUM_REPLICATES": (2, 3),
         "FITTED": ((10, 2), (100, 3)),
         "NUM_DATA_SETS": 5,
+        "EXPLAINED": (3,),
+        "TILTED": (3,),
     }
-    growth, table = made(study, study.target(), {}, small, monkeypatch)
+    growth, table, picture, gaps = made(study, study.target(), {}, small, monkeypatch)
     assert growth.png
     # the climb stops a millionth of a standard error from the top
     assert table.content["largest relative difference"].max() < 1e-5
+    assert picture.png
+    (row,) = gaps.content.to_dict("records")  # type: ignore[union-attr]
+    assert row["slope"] == pytest.approx(0.5, abs=1e-5)
+    assert row["tilt"] == pytest.approx(0.5 * np.log(1.5), abs=1e-5)
+    for name in ("(M - 1) / (M - 1 + 2 slope)", "top of F / h", "MAP / MarginalMLE"):
+        assert row[name] == pytest.approx(2 / 3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_the_gap_of_points_is_that_of_normals_by_quadrature() -> None:
+    """Likelihood, gap and where F is highest, against integrals over z by SciPy."""
+    study = vr.load_study("neyman_scott")
+    y = np.array([[0.3, 1.9, 1.1], [-2.0, -0.6, -1.5]])
+    gap = study.exhibits.__globals__["Gap"](study.target().model, y)  # type: ignore[union-attr]
+    h = float(np.var(y, axis=1, ddof=1).mean())
+    assert gap.top == pytest.approx(h)
+    ratio, sd = 0.7, 0.2
+    sigma = np.sqrt(ratio * h)
+
+    def logs(row: np.ndarray, z: float) -> tuple[float, float]:
+        q = stats.norm.logpdf(z, row.mean(), sd)
+        return stats.norm.logpdf(row, z, sigma).sum(), q
+
+    likelihood, kl = 0.0, 0.0
+    for row in y:
+        m = row.mean()
+        ends = (m - 8, m + 8)
+        evidence = np.log(quad(lambda z, r=row: np.exp(logs(r, z)[0]), *ends, points=[m])[0])
+        likelihood += evidence / 2
+
+        def lost(z: float, row: np.ndarray = row, evidence: float = evidence) -> float:
+            joint, q = logs(row, z)
+            return np.exp(q) * (q - joint + evidence)
+
+        kl += quad(lost, *ends, points=[m])[0] / 2
+    assert gap.log_likelihood(ratio) == pytest.approx(likelihood, abs=1e-8)
+    assert gap.kl(sd, ratio) == pytest.approx(kl, abs=1e-8)
+    # half as wide as the best q: (M - 1 + 1/4) / M
+    assert gap.estimate(0.5) == pytest.approx(2.25 / 3, abs=1e-6)
+    assert gap.sd == pytest.approx(np.sqrt(h / 3))
 
 
 @pytest.mark.slow

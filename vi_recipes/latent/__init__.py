@@ -18,6 +18,7 @@ from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
+    Normals,
     StateProbabilities,
     exact_posterior,
     free_energy_of,
@@ -54,6 +55,7 @@ __all__ = [
     "Marginal",
     "MarginalObjective",
     "ModelLikelihood",
+    "Normals",
     "NumNodes",
     "State",
     "StateProbabilities",
