@@ -267,26 +267,6 @@ def test_point_masses_profiles_have_the_marginal_maximum(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_em_is_vi_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    study = vr.load_study("em_is_vi")
-    module = study.exhibits.__globals__  # type: ignore[union-attr]
-    linkage = module["Linkage"]()
-    stairs, together = linkage.stairs(12), linkage.together()
-    # Dempster, Laird and Rubin's own answer, to the digits they print
-    assert stairs[-1, 1] == pytest.approx(0.626821498, abs=1e-8)
-    np.testing.assert_allclose(together[-1], stairs[-1], atol=1e-5)
-    heights = [linkage.free_energy(*point) for point in stairs]
-    assert (np.diff(heights) >= -1e-10).all()
-    methods = {"marginal_mle": vr.MarginalMLE(), "joint": vr.MarginalMLE(ascent="joint")}
-    constants = {"SHARES": np.array([0.1, 0.3]), "THETAS": np.array([0.3, 0.8])}
-    picture, identity, paths = made(study, study.target(), methods, constants, monkeypatch)
-    assert picture.png
-    assert np.abs(identity.content["difference"].astype(float)).max() < 1e-9
-    assert isinstance(paths.content, Figure)
-    assert len(paths.content.axes[0].lines) == 2
-
-
-@pytest.mark.slow
 def test_kl_exercises_are_solved_on_another_target_too(monkeypatch: pytest.MonkeyPatch) -> None:
     study = vr.load_study("kl_exercises")
     assert isinstance(study.reference, Path)

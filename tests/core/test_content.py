@@ -77,6 +77,24 @@ def test_finder_prefers_the_checkout(tmp_path, monkeypatch):
     assert list_studies() == {"duel": "Two toys."}
 
 
+def test_a_study_may_be_a_folder_whose_files_import_one_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "PACKAGE", tmp_path / "vi_recipes")
+    make_content(tmp_path / "vi_recipes" / "_content")
+    studies = tmp_path / "vi_recipes" / "_content" / "comparisons"
+    for name in ("long", "short"):  # two files of one name are two modules
+        (studies / name).mkdir()
+        (studies / name / "parts.py").write_text(f"NAME = {name!r}\n")
+        (studies / name / "study.py").write_text(
+            f'"""A {name} one."""\nimport vi_recipes as vr\nfrom .parts import NAME\n'
+            'STUDY = vr.Study(name=NAME, model="radon")\n'
+        )
+    assert list(list_studies()) == ["duel", "long", "short"]
+    assert list_studies()["long"] == "A long one."
+    assert [load_study(name).name for name in ("long", "short")] == ["long", "short"]
+    (studies / "long" / "parts.py").write_text('NAME = "longer than before"\n')
+    assert load_study("long").name == "longer than before"  # what was edited is read again
+
+
 def test_nothing_is_found_where_there_is_no_content(tmp_path, monkeypatch):
     monkeypatch.setattr(content, "PACKAGE", tmp_path / "vi_recipes")
     assert content.list_models() == {}

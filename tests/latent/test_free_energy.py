@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.stats import entropy, multivariate_normal, poisson
 
 import vi_recipes as vr
 from vi_recipes.latent.free_energy import LatentLaw, Normals, StateProbabilities
@@ -58,6 +59,41 @@ def test_log_likelihood_against_the_sum_itself() -> None:
         F.posterior(theta)[0], terms / terms.sum(1, keepdims=True), rtol=1e-10
     )
     np.testing.assert_allclose(F.constrain(theta)["pi"], values["pi"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["radon", "times_deaths"])
+def test_the_rise_of_log_p_is_that_of_q_and_a_divergence(name: str) -> None:
+    """log p(y | theta') - log p(y | theta) = Q(theta') - Q(theta) + KL, wherever theta' is."""
+    F, rng = energy(name), np.random.default_rng(4)
+    theta, after = F.start + 0.2 * rng.standard_normal((2, F.start.size))
+    q = F.posterior(theta)
+    gained = F.q(q, after) - F.q(q, theta)
+    kl = F.divergence(q, after)
+    assert kl > 0.1
+    assert abs(gained) > 0.1
+    rise = F.log_likelihood(after) - F.log_likelihood(theta)
+    assert gained + kl == pytest.approx(rise, abs=1e-9)
+    law = another(q, rng)
+    assert F.q(law, theta) + F.entropy(law) == pytest.approx(F(law, theta), rel=1e-13)
+
+
+def test_q_and_the_entropy_by_hand() -> None:
+    F, rng = energy("times_deaths"), np.random.default_rng(5)
+    pi, rates = np.array([0.3, 0.7]), np.array([1.1, 2.5])
+    table = rng.dirichlet([1.0, 1.0], 1_096)
+    table[0] = 1.0, 0.0  # a state that is out of the question adds nothing
+    law = StateProbabilities(table)
+    y = np.asarray(target("times_deaths").data["y"])
+    log_joint = np.log(pi) + poisson(rates).logpmf(y[:, None])
+    theta = F.unconstrain({"pi": pi, "log_lam": np.log(rates)})
+    assert F.q(law, theta) == pytest.approx((table * log_joint).sum(), rel=1e-12)
+    assert F.entropy(law) == pytest.approx(entropy(table, axis=1).sum(), rel=1e-12)
+    normals = another(energy("radon").posterior(energy("radon").start), rng)
+    assert isinstance(normals, Normals)
+    right = sum(multivariate_normal(cov=c).entropy() for c in normals.cov)
+    assert energy("radon").entropy(normals) == pytest.approx(right, rel=1e-12)
+    with pytest.raises(ValueError, match="q: got Normals of shapes"):
+        F.entropy(normals)
 
 
 @pytest.mark.parametrize("name", ["radon", "times_deaths"])

@@ -64,7 +64,9 @@ def find(kind: Kind) -> dict[str, Path]:
     root = folder(kind)
     if kind == "models":
         return {path.parent.name: path for path in sorted(root.glob("*/model.py"))}
-    return {path.stem: path for path in sorted(root.glob("*.py")) if path.stem[0] != "_"}
+    files = {path.stem: path for path in root.glob("*.py") if path.stem[0] != "_"}
+    folders = {path.parent.name: path for path in root.glob("*/study.py")}
+    return dict(sorted((files | folders).items()))
 
 
 def list_models() -> dict[str, str]:
@@ -123,6 +125,8 @@ def load_file(kind: Kind, name_or_path: str | Path) -> tuple[ModuleType, str, st
 def import_file(path: Path) -> ModuleType:
     """Execute a Python file as a module of its own and return it.
 
+    It may import the files beside it, as ``from .neighbour import name``.
+
     Raises
     ------
     ValueError
@@ -133,13 +137,16 @@ def import_file(path: Path) -> ModuleType:
     if reason := unreadable(path, "").removesuffix("; expected "):
         raise ValueError(f"{path} {reason}; expected a Python file, file.py or file.py:NAME")
     path = path.resolve()
-    label = path.parent.name if path.stem == "model" else path.stem
+    label = path.parent.name if path.stem in _THING.values() else path.stem
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     name = f"vi_recipes_file_{label}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    beside = [str(path.parent)]
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=beside)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
+    for neighbour in [n for n in sys.modules if n.startswith(f"{name}.")]:
+        del sys.modules[neighbour]  # it is executed anew with the file
     # Registered first: dataclasses and pickle look their module up there.
     sys.modules[name] = module
     try:

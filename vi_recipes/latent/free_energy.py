@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vi_recipes.core import MethodFailure, Status, Timing, one_at_a_time
-from vi_recipes.latent.marginal import Marginal, at_states
+from vi_recipes.latent.marginal import EStep, Marginal
 from vi_recipes.latent.objective import MarginalObjective
 from vi_recipes.latent.rules import marginal_of, starting_point
 from vi_recipes.model import Arrays, Target
@@ -116,6 +116,23 @@ class FreeEnergy:
         self._check(q)
         return float(self._run("free energy", partial(free_energy_of, self.marginal), theta, q))
 
+    def q(self, q: LatentLaw, theta: Float[np.ndarray, " G"]) -> float:
+        """Return Q, E_q[log p(y, z | theta)], in nats: the part of F that theta moves.
+
+        With q the posterior at theta_0, log p(y | theta) - log p(y | theta_0) is the rise of Q from
+        theta_0 to theta plus KL(q || p(z | y, theta)), which is why EM does not go down.
+        """
+        self._check(q)
+        return float(self._run("expected", partial(expected_of, self.marginal), theta, q))
+
+    def entropy(self, q: LatentLaw) -> float:
+        """Return H(q), in nats: the part of F that theta does not move.
+
+        That of continuous z is on the unconstrained scale, as ``q`` is.
+        """
+        self._check(q)
+        return float(self._run("entropy", lambda _, q, arrays: entropy_of(q), self.start, q))
+
     def log_likelihood(self, theta: Float[np.ndarray, " G"]) -> float:
         """Return log p(y | theta), the highest that F(q, theta) can be."""
 
@@ -197,24 +214,33 @@ def free_energy_of(
     marginal: Marginal, theta: Float[Array, " G"], q: LatentLaw, arrays: Arrays
 ) -> Float[Array, ""]:
     """Return F(q, theta); pure, to be differentiated."""
+    return expected_of(marginal, theta, q, arrays) + entropy_of(q)
+
+
+def expected_of(
+    marginal: Marginal, theta: Float[Array, " G"], q: LatentLaw, arrays: Arrays
+) -> Float[Array, ""]:
+    """Return E_q[log p(y, z | theta)], with log p(theta) where the objective has it; pure."""
     split = marginal.split
     if isinstance(q, StateProbabilities):
         states = jnp.arange(len(split.states))
-        joint = at_states(split, theta, states, arrays)
+        return marginal.expected(theta, EStep(states, jnp.asarray(q.probabilities).T), arrays)
+    # a quadratic is averaged exactly by the 2 d points m +- sqrt(d) L e_i
+    away = np.sqrt(split.width) * jnp.moveaxis(jnp.linalg.cholesky(q.cov), -1, 0)
+    points = jnp.concatenate([q.mean + away, q.mean - away])
+    even = jnp.full(points.shape[:2], 1 / len(points))
+    return marginal.expected(theta, EStep(points, even), arrays)
+
+
+def entropy_of(q: LatentLaw) -> Float[Array, ""]:
+    """Return H(q); pure, to be differentiated."""
+    if isinstance(q, StateProbabilities):
         some = q.probabilities > 0
         log_q = jnp.log(jnp.where(some, q.probabilities, 1.0))
-        terms = jnp.where(some, q.probabilities * (joint.members.T - log_q), 0.0)
-        return terms.sum() + marginal.rest(jax.tree.map(lambda v: v[0], joint))
-    # a quadratic is averaged exactly by the 2 d points m +- sqrt(d) L e_i
-    d = split.width
+        return -jnp.sum(jnp.where(some, q.probabilities * log_q, 0.0))
     root = jnp.linalg.cholesky(q.cov)
-    away = np.sqrt(d) * jnp.moveaxis(root, -1, 0)
-    points = jnp.concatenate([q.mean + away, q.mean - away])
-    joint = jax.vmap(lambda z: split.log_joint(theta, z, arrays))(points)
-    entropy = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum()
-    entropy = entropy + q.mean.size * (1 + np.log(2 * np.pi)) / 2
-    rest = marginal.rest(jax.tree.map(lambda v: v[0], joint))
-    return joint.members.mean(0).sum() + entropy + rest
+    widths = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum()
+    return widths + q.mean.size * (1 + np.log(2 * np.pi)) / 2
 
 
 def exact_posterior(
