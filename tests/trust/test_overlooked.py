@@ -59,7 +59,7 @@ def test_a_mode_on_the_other_side_is_found_and_both_say_so(tmp_path: Path) -> No
     said = c.verdicts()
     assert said["laplace"].trust is Trust.UNTRUSTED
     assert "where nuts has draws, and it has hardly any mass there" in said["laplace"].text
-    assert "laplace has mass where none of its draws are" in c.warnings[0]
+    assert "laplace has found mass where none of its draws are" in c.warnings[0]
     back = vr.Comparison.load(tmp_path)
     assert back.overlooked == c.overlooked
     assert back.verdicts() == said
@@ -73,9 +73,11 @@ def test_what_a_reference_says_of_it_and_what_follows_for_others() -> None:
     c = vr.Comparison(fits, reference=one_side(), reference_name="nuts", overlooked=found)
     said = c.verdicts()
     assert said["nuts"].trust is Trust.UNTRUSTED
-    assert "Not to be trusted: laplace has mass where none of its draws are" in said["nuts"].text
+    assert (
+        "Not to be trusted: laplace has found mass where none of its draws are" in said["nuts"].text
+    )
     assert said["same"].trust is Trust.UNKNOWN
-    assert "laplace has mass where nuts has no draws" in said["same"].text
+    assert "laplace has found mass where nuts has no draws" in said["same"].text
 
 
 def test_a_fit_of_both_sides_is_judged_by_its_own_evidence() -> None:
@@ -118,6 +120,41 @@ def test_what_is_wide_or_wrong_has_found_nothing() -> None:
     assert overlooked(vr.MAP().fit(started(-1.0)), one_side(), target) is None
     untold = replace(one_side(), assessment=None)
     assert overlooked(vr.Laplace().fit(started(-1.0)), untold, target) is None
+
+
+def test_another_optimum_of_mean_field_is_said_of_all_that_have_not_seen_it(
+    tmp_path: Path,
+) -> None:
+    """Its starts find both sides, and it is one of them; so is all that is measured."""
+    target = vr.Target(vr.Model(function=square, name="square"), y=np.ones(8))
+    fit = vr.MeanField().fit(target)
+    side = np.sign(float(fit.mean()["theta"]))
+    other = fit.other_optimum
+    assert other is not None
+    assert (other.label, np.sign(other.value)) == ("theta", -side)
+    assert other.share == pytest.approx(0.5, abs=1e-3)  # by symmetry
+    assert vr.Fit.load(fit.save(tmp_path / "fit.nc")).other_optimum == other
+
+    found = overlooked(fit, one_side(), target)
+    assert (found is None) == (other.value > 0)
+    laplace = mode(side, "laplace")
+    said = vr.Comparison({"meanfield": fit, "laplace": laplace}).verdicts()
+    for verdict in said.values():
+        assert verdict.trust is Trust.UNTRUSTED
+        assert "50% of what the two hold, about theta" in verdict.text
+    there = replace(fit, other_optimum=replace(other, value=-abs(other.value)))
+    found = {"meanfield": overlooked(there, one_side(), target)}
+    c = vr.Comparison(
+        {"meanfield": there, "nuts": one_side()},
+        reference=one_side(),
+        reference_name="nuts",
+        overlooked=found,
+    )
+    text = "meanfield has found mass where none of its draws are: 50% of the posterior"
+    assert text in c.verdicts()["nuts"].text
+
+    from_one_start = vr.MeanField(num_starts=1).fit(target)
+    assert from_one_start.other_optimum is None
 
 
 def mode(at: float, name: str) -> vr.Fit:

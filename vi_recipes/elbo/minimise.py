@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -29,6 +30,14 @@ SEVERAL = 5
 
 CHEAP = 10_000_000
 """Numbers in one Hessian up to which starts are cheap."""
+
+
+OTHER = 3.0
+"""Nats below the best up to which another optimum is worth saying: a twentieth of its mass."""
+
+
+APART = 3.0
+"""Sds of both between the locations of two optima that lie in different parts of a posterior."""
 
 
 SAME = 1e-3
@@ -101,6 +110,8 @@ class Optimum:
         Of every parameter, shape (dim, 2); ``None`` without draws.
     about
         How many starts got there, in words, before the message.
+    other
+        The best of the optima that other starts found in another part of the posterior.
     """
 
     kl: CurvedKL
@@ -119,6 +130,7 @@ class Optimum:
     elbo_error: float = 0.0
     standard_error: np.ndarray | None = None
     about: str = ""
+    other: Optimum | None = None
 
 
 def find_optimum(kl: CurvedKL, key: jax.Array, limits: Limits, progress: Progress) -> Optimum:
@@ -140,9 +152,9 @@ def find_optimum(kl: CurvedKL, key: jax.Array, limits: Limits, progress: Progres
         while optimum.status is Status.OK and (more := _refine(optimum, limits)):
             kl.use_nodes(more[0])
             kl.use_pairs(more[1])
-            about = optimum.about
+            about, other = optimum.about, optimum.other
             optimum = search(kl, optimum.eta.ravel(), limits, progress, optimum.trace)
-            optimum.about = about
+            optimum.about, optimum.other = about, other
         _judge_errors(optimum)
         optimum.message = optimum.about + optimum.message
     return optimum
@@ -178,7 +190,26 @@ def _best(
         best = search(kl, best.eta.ravel(), limits, progress, best.trace)
     if count > 1:
         best.about = f"reached by {len(reached)} of {count} starts; "
+    best.other = _other(kl, best, found)
     return best
+
+
+def _other(kl: CurvedKL, best: Optimum, found: Sequence[Optimum]) -> Optimum | None:
+    """Return the best optimum in another part of the posterior, if one is worth saying.
+
+    Exchangeable components in another order are no other part.
+    """
+    if kl.target.exchangeable:
+        return None
+    location, scale = kl.location_scale(best.eta.ravel())
+    others = []
+    for optimum in found:
+        if not optimum.status.ok or optimum.elbo < best.elbo - OTHER:
+            continue
+        its_location, its_scale = kl.location_scale(optimum.eta.ravel())
+        if (np.abs(its_location - location) > APART * (its_scale + scale)).any():
+            others.append(optimum)
+    return max(others, key=lambda optimum: optimum.elbo, default=None)
 
 
 # -- the search --------------------------------------------------------------------------------

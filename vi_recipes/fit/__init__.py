@@ -7,7 +7,14 @@ from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
 from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
-from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Provenance, provenance
+from vi_recipes.fit.records import (
+    MAX_STORED_COV,
+    Assessment,
+    Correction,
+    OtherOptimum,
+    Provenance,
+    provenance,
+)
 from vi_recipes.fit.reference import load_reference
 from vi_recipes.fit.tails import (
     Quantiles,
@@ -27,6 +34,7 @@ __all__ = [
     "Correction",
     "Fit",
     "LOOError",
+    "OtherOptimum",
     "Provenance",
     "Quantiles",
     "compare_models",

@@ -75,6 +75,9 @@ HEADER: Mapping[str, Kind] = {
     "diagnostics": is_table(is_one_of(is_nothing, is_number)),
     "log_evidence": is_one_of(is_nothing, EVIDENCE),
     "log_likelihood": is_one_of(is_nothing, is_number),
+    "other_optimum": is_one_of(
+        is_nothing, is_record({"label": is_text, "value": is_number, "share": is_number})
+    ),
     "provenance": is_record(
         {
             "model": is_text,

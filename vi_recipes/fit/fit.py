@@ -60,6 +60,8 @@ class Fit(Fitted):
         What EM and the marginal likelihood know of the latent variables at the estimate, theta held
         there: ``u_mean`` and ``u_sd`` on the unconstrained scale, or ``z_probability``, members by
         states.
+    other_optimum
+        What another start found apart from the fit, in another part of the posterior.
     assessment
         What its own draws say of how far it can be trusted; ``None`` if they were not asked.
     provenance

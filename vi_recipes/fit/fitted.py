@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key, one_at_a_time
-from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Provenance
+from vi_recipes.fit.records import MAX_STORED_COV, Assessment, OtherOptimum, Provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Site, Sites, labels_by_site
 from vi_recipes.posterior import Posterior, held_draws, per_scalar
@@ -43,6 +43,7 @@ class Fitted:
     log_likelihood: float | None = None
     sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     latents: Mapping[str, np.ndarray] = field(default_factory=dict)
+    other_optimum: OtherOptimum | None = None
     assessment: Assessment | None = None
     provenance: Provenance = field(default_factory=Provenance)
     kind: str = ""

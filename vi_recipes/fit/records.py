@@ -89,6 +89,27 @@ class Correction:
 
 
 @dataclass(frozen=True)
+class OtherOptimum:
+    """Another optimum of a fit's objective, in a part of the posterior that the fit has not.
+
+    Parameters
+    ----------
+    label, value
+        A scalar in which it lies apart, and its mean there, constrained scale.
+    share
+        Of the posterior's mass in both parts, how much is there: by the two ELBOs, each of which
+        is a lower bound on the log of its part's.
+    """
+
+    label: str
+    value: float
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%} of what the two hold, about {self.label} = {self.value:.3g}"
+
+
+@dataclass(frozen=True)
 class Assessment:
     """What can be said of an approximation q without a reference.
 

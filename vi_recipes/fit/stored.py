@@ -22,7 +22,7 @@ from vi_recipes.fit.checked import (
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws, has_long_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.names import Layout, lay_out, true_names
-from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, Provenance
+from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, OtherOptimum, Provenance
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Site
 from vi_recipes.posterior import DrawsPosterior, Moments, MomentsPosterior, Posterior
@@ -135,6 +135,7 @@ def _header(fit: Fitted) -> dict[str, Any]:
         "diagnostics": dict(fit.diagnostics),
         "log_evidence": fit.log_evidence and fit.log_evidence.to_dict(),
         "log_likelihood": fit.log_likelihood,
+        "other_optimum": fit.other_optimum and asdict(fit.other_optimum),
         "provenance": asdict(fit.provenance),
     }
 
@@ -197,7 +198,7 @@ def _read(path: Path) -> dict[str, Any]:
     )
     stats = read_group(tree, "sample_stats")
     check_draws(stats)
-    evidence = header["log_evidence"]
+    evidence, other = header["log_evidence"], header["other_optimum"]
     return {
         "method": header["method"],
         "status": Status[header["status"]],
@@ -214,6 +215,7 @@ def _read(path: Path) -> dict[str, Any]:
         },
         "log_evidence": evidence and LogEvidence.from_dict(evidence),
         "log_likelihood": header["log_likelihood"],
+        "other_optimum": other and OtherOptimum(**other),
         "sample_stats": stats,
         "latents": read_group(tree, "latents"),
         "assessment": read_assessment(tree, sites),

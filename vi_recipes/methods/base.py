@@ -28,7 +28,7 @@ from vi_recipes.core import (
     silent,
     told,
 )
-from vi_recipes.fit import Fit, provenance
+from vi_recipes.fit import Fit, OtherOptimum, provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.methods.reach import ADVICE, met_jumps
 from vi_recipes.methods.single import why_not_single
@@ -50,6 +50,7 @@ class Result:
     log_likelihood: float | None = None
     sample_stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     latents: Mapping[str, np.ndarray] = field(default_factory=dict)
+    other_optimum: OtherOptimum | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

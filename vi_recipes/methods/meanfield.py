@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, override
 
 import jax
 import numpy as np
+from scipy.special import expit
 
 from vi_recipes.core import (
     LOOSEST_STEP,
@@ -29,6 +30,7 @@ from vi_recipes.elbo import (
     find_optimum,
     make_factors,
 )
+from vi_recipes.fit import OtherOptimum
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
@@ -153,6 +155,7 @@ class MeanField(Method):
                 "num_pairs": float(optimum.num_pairs),
             },
             log_evidence=LogEvidence(optimum.elbo, optimum.elbo_error, Bound.LOWER, "ELBO"),
+            other_optimum=_other(optimum, posterior),
         )
 
     def optimise(
@@ -200,3 +203,20 @@ class MeanField(Method):
         kl = target.compiled_once((kind, settings), make)
         kl.timing = timing
         return kl
+
+
+def _other(best: Optimum, posterior: FactorPosterior) -> OtherOptimum | None:
+    """Return where another optimum lies apart, if any, in the scalar in which it does so most."""
+    if (other := best.other) is None:
+        return None
+    there = FactorPosterior(posterior.target, other.kl.factors, other.eta, None, other.kl)
+    names = [site.name for site in posterior.target.latents]
+    ours, its, sds = (
+        np.concatenate([np.ravel(values[name]) for name in names])
+        for values in (posterior.mean(), there.mean(), there.sd())
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.nan_to_num(np.abs(its - ours) / sds)
+    worst = int(np.argmax(away))
+    share = float(expit(other.elbo - best.elbo))
+    return OtherOptimum(posterior.target.labels(names)[worst], float(its[worst]), share)

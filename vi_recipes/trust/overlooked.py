@@ -87,6 +87,10 @@ def overlooked(
     """
     if not (fit.has_result and reference.is_sampler) or fit.is_sampler or target.exchangeable:
         return None
+    if (other := fit.other_optimum) is not None:
+        at = {other.label: np.array([other.value])}
+        if _apart(at, reference)[other.label].all():
+            return Overlooked(other.label, other.value, other.share, 0.0)
     seen = _log_evidence(reference)
     if seen is None or fit.is_point or fit.posterior is None:
         return None
@@ -194,7 +198,8 @@ OUTSIDE = 3.0
 def elsewhere(fits: Mapping[str, Fit]) -> dict[str, Verdict]:
     """Return verdicts on fits where another has found a part of the posterior that they have not.
 
-    Each of the two is right by its own evidence, whose moments, by importance sampling, lie apart.
+    Each of the two is right by its own evidence, whose moments, by importance sampling, lie apart;
+    or another start of the other found it.
 
     Parameters
     ----------
@@ -223,6 +228,15 @@ def elsewhere(fits: Mapping[str, Fit]) -> dict[str, Verdict]:
                     f"Not to be trusted: {other} has found another part of the posterior, "
                     f"{share:.0%} of what the two have found, about {label} = {value:.3g}.",
                 )
+    for finder, fit in fits.items():
+        if fit.has_result and (apart := fit.other_optimum) is not None:
+            for name in known.keys() - {finder}:
+                moments = known[name][0]
+                place = moments.labels().index(apart.label)
+                mean, sd = (moments.flat(v)[place] for v in (moments.mean(), moments.sd()))
+                if abs(apart.value - mean) > OUTSIDE * sd:
+                    text = f"Not to be trusted: {finder} has found another part of the posterior"
+                    said.setdefault(name, Verdict(Trust.UNTRUSTED, f"{text}, {apart}."))
     return said
 
 

@@ -167,7 +167,7 @@ def _provisional(judged: Verdict, why: str) -> Verdict:
 def _elsewhere(found: Mapping[str, Overlooked], where: str = "none of its draws are") -> str:
     """Return who has found most of what a reference has not, as a part of a sentence."""
     name = max(found, key=lambda name: found[name].missed)
-    return f"{name} has mass where {where}: {found[name]}"
+    return f"{name} has found mass where {where}: {found[name]}"
 
 
 def _reference(fit: Fit, found: Mapping[str, Overlooked]) -> Verdict:
@@ -214,7 +214,7 @@ def _beside(
 
 def _knowing(own: Verdict, name: str, reference: str, found: Mapping[str, Overlooked]) -> Verdict:
     """Return a verdict by a fit's own evidence, given what of the posterior that cannot see."""
-    if not found:
+    if not found or own.trust is Trust.UNTRUSTED:
         return own
     if name in found:
         here = f"It has mass where {reference} has no draws: {found[name]}."
@@ -242,6 +242,12 @@ def _by_itself(fit: Fit) -> Verdict:
         return _by_its_chains(fit)
     if fit.status is Status.COLLAPSED:
         return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {fit.status.value}.")
+    if fit.other_optimum is not None:
+        return Verdict(
+            Trust.UNTRUSTED,
+            "Not to be trusted: it is one part of the posterior, and another of its starts found "
+            f"another: {fit.other_optimum}.",
+        )
     assessment = fit.assessment
     if assessment is None:
         return Verdict(Trust.UNKNOWN, "Cannot be told by itself: its draws were not weighed.")
