@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from scipy import stats
+from scipy.integrate import quad
+from scipy.optimize import minimize_scalar
 
 import vi_recipes as vr
 from vi_recipes.core.progress import silent
@@ -54,27 +57,6 @@ def test_the_reference_is_the_closed_forms(study: vr.Study, content: dict[str, A
         np.testing.assert_allclose((own.mean, own.sd), values, rtol=1e-8)
 
 
-def test_divergences_of_normals_have_their_closed_form(content: dict[str, Any]) -> None:
-    Normal, Density = content["Normal"], content["Density"]
-    p, q = Normal(0.3, 0.9), Normal(-0.2, 0.8)
-    density = Density(p.log_density(content["GRID"]))
-
-    def closed(a: float) -> float:
-        """Return log(integral q^a p^(1 - a)) / (a (a - 1)) of two normals."""
-        mixed = a * p.sd**2 + (1 - a) * q.sd**2
-        apart = a * (a - 1) * (p.mean - q.mean) ** 2 / (2 * mixed)
-        log = (1 - a) * np.log(q.sd) + a * np.log(p.sd) - 0.5 * np.log(mixed)
-        return float((apart + log) / (a * (a - 1)))
-
-    for order in (2.0, 0.5, -1.0):
-        assert density.divergence(q, order) == pytest.approx(closed(order), rel=1e-9)
-    for limit in (1.0, 0.0):
-        assert density.divergence(q, limit) == pytest.approx(closed(limit + 1e-6), rel=1e-4)
-    for order in (2.0, 1.0, 0.5, 0.0, -1.0):
-        best = density.best(order)
-        np.testing.assert_allclose((best.mean, best.sd), (0.3, 0.9), atol=1e-5)
-
-
 def test_the_best_normal_goes_from_mode_seeking_to_mass_covering(
     study: vr.Study, content: dict[str, Any]
 ) -> None:
@@ -82,11 +64,41 @@ def test_the_best_normal_goes_from_mode_seeking_to_mass_covering(
     for density in content["densities"](study.target()).values():
         best = [density.best(order) for order in orders]
         assert (np.diff([q.sd for q in best]) > 0).all()
-        assert (np.diff([density.covered(q) for q in best]) > 0).all()
+        assert (np.diff([density.covered(q, 2) for q in best]) > 0).all()
+        assert max(density.error(q, a) for q, a in zip(best, orders, strict=True)) < 1e-10
         own = density.moments()
         np.testing.assert_allclose((best[3].mean, best[3].sd), (own.mean, own.sd), atol=1e-5)
     # the last density is the bimodal one: one mode from above, both from below
     assert best[1].sd < 0.75 < 1.9 < best[2].sd
+
+
+def test_best_normals_stand_at_the_limits_that_the_tails_of_the_skew_normal_set(
+    study: vr.Study, content: dict[str, Any]
+) -> None:
+    """Phi(5 x) makes the precision of the left tail 26; that of the right one is 1."""
+    skewed = content["densities"](study.target())["skewed"]
+    for order, precision in ((3.0, 26), (2.0, 26), (-1.0, 1)):
+        limit = np.sqrt(order / (precision * (order - 1)))
+        best = skewed.best(order)
+        assert best.sd == pytest.approx(limit, rel=1e-9)
+        assert skewed.at_limit(best, order)
+
+        def divergence(mean: float, sd: float = limit, order: float = order) -> float:
+            def power(x: float) -> float:
+                log_p = stats.norm.logpdf(x) + stats.norm.logcdf(5 * x) + np.log(2)
+                return float(np.exp(order * stats.norm.logpdf(x, mean, sd) + (1 - order) * log_p))
+
+            value = quad(power, -40, 40, points=[-1, 0, 1], epsabs=1e-13, limit=400)[0]
+            return float(np.log(value) / (order * (order - 1)))
+
+        found = minimize_scalar(divergence, bounds=(0.3, 0.9), options={"xatol": 1e-6})
+        assert best.mean == pytest.approx(found.x, abs=1e-4)
+        assert skewed.divergence(best, order) == pytest.approx(found.fun, abs=1e-9)
+        # inside the limit it is larger, and beyond there is none
+        inside, beyond = (0.98, 1.02) if order > 1 else (1.02, 0.98)
+        assert divergence(found.x, inside * limit) > found.fun
+        assert skewed.divergence(replace(best, sd=beyond * limit), order) == np.inf
+        assert skewed.divergence(replace(best, mean=-0.1), order) == np.inf
 
 
 @pytest.mark.slow
@@ -99,11 +111,11 @@ def test_the_methods_are_in_that_order(
         named = [answers[name] for name in ("renyi_2", "svi", "forward_kl")]
         if site == "skewed":
             assert (np.diff([q.sd for q in named]) > 0.03).all()
-            assert (np.diff([density.covered(q) for q in named]) > 0).all()
+            assert (np.diff([density.covered(q, 2) for q in named]) > 0).all()
         else:
             assert max(q.sd for q in named[:2]) < 0.8 < 1.9 < named[2].sd
-            assert max(density.covered(q) for q in named[:2]) < 0.65
-            assert density.covered(named[2]) > 0.98
+            assert max(density.covered(q, 2) for q in named[:2]) < 0.65
+            assert density.covered(named[2], 2) > 0.98
         exact = {name: density.best(content["ORDER_OF"][name]) for name in ("svi", "forward_kl")}
         for name, q in exact.items():
             assert answers[name].sd == pytest.approx(q.sd, rel=0.06)
@@ -119,10 +131,12 @@ def test_its_exhibits(
     monkeypatch.setitem(content, "CURVE", (1.0, 0.0))
     assert study.exhibits is not None
     with style():
-        shapes, optima = study.exhibits(comparison, study.target(), 0, silent)
+        shapes, existence, optima = study.exhibits(comparison, study.target(), 0, silent)
     assert isinstance(shapes.content, Figure)
     assert len(shapes.content.axes) == 6
     assert shapes.png
+    assert existence.png
+    assert "0.2402 (3), 0.2774 (2) and 0.7071 (-1)" in existence.caption
     rows = optima.content
     assert len(rows) == 2 * (1 + len(content["ORDERS"]) + len(comparison))  # type: ignore[arg-type]
     assert study.methods is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vi_recipes.importance.adapt import DEGREES, Adapted, Proposal, adapt, make_round, root_of
+from vi_recipes.importance.alpha import ScalarDensity, ScalarNormal
 from vi_recipes.importance.bounds import (
     NUM_PARTICLES,
     Bound,
@@ -40,6 +41,8 @@ __all__ = [
     "KernelStein",
     "LogEvidence",
     "Proposal",
+    "ScalarDensity",
+    "ScalarNormal",
     "WassersteinBounds",
     "Weights",
     "adapt",

@@ -177,13 +177,15 @@ class FlatDensity(TracedModel):
             return float(compiled(jnp.asarray(z, float), self.arrays()))
 
     @one_at_a_time
-    def log_densities(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, " rows"]:
+    def log_densities(
+        self, z: Float[np.ndarray, "rows dim"], *, nan: float = -np.inf
+    ) -> Float[np.ndarray, " rows"]:
         """Return the log joint densities of the rows of ``z``, unconstrained scale.
 
-        Minus infinity where one is not a number.
+        ``nan`` stands where one is not a number.
         """
         values = self._at_rows("log densities", self.log_density_fn, z)
-        return np.where(np.isnan(values), -np.inf, values)
+        return np.where(np.isnan(values), nan, values)
 
     @one_at_a_time
     def scores(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:

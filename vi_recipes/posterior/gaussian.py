@@ -152,13 +152,18 @@ class GaussianPosterior(Posterior):
     @override
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
         z = self.unconstrained_draws(num_draws, key)
-        if self.precision is None:
-            log_q = log_normal(z, self.loc, self.root, self.diagonal)
-        else:
-            away = z - self.loc
-            square = np.array([row @ self.precision.dot(row) for row in away])
-            log_q = (self.precision.log_det - square - self.loc.size * np.log(2 * np.pi)) / 2
+        log_q = self.log_density(z)
         return None if log_q is None else WeighedDraws(z, log_q, self.target.constrain(z))
+
+    def log_density(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, " rows"] | None:
+        """Return the log density of rows of unconstrained vectors, shape (rows,).
+
+        ``None`` where the covariance is singular, or too large to factorise.
+        """
+        if self.precision is None:
+            return log_normal(z, self.loc, self.root, self.diagonal)
+        square = np.array([row @ self.precision.dot(row) for row in z - self.loc])
+        return np.asarray((self.precision.log_det - square - self.loc.size * np.log(2 * np.pi)) / 2)
 
     @override
     def block_draws(

@@ -100,7 +100,9 @@ class SVIOptions(Method):
         ``num_particles`` draws. Only the ELBO and the importance-weighted bound are reported as
         lower bounds on the log evidence.
     alpha
-        Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``.
+        Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``. From 0
+        to 1 the bound has a value for every guide; above 1 it has none where the posterior's tails
+        are far thinner than the guide's, below 0 where they are far thicker, and the fit says so.
     num_particles
         Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and ``"sticking"``, 10 for the
         others.

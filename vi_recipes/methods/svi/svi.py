@@ -32,6 +32,7 @@ from vi_recipes.methods.svi import outcome
 from vi_recipes.methods.svi.applies import why_not
 from vi_recipes.methods.svi.checkpoint import Checkpoint, check_checkpoint, checkpoint_of
 from vi_recipes.methods.svi.chunks import Run, chunk_size, make_chunk
+from vi_recipes.methods.svi.existence import mind_no_value
 from vi_recipes.methods.svi.objectives import OBJECTIVES
 from vi_recipes.methods.svi.options import SVIOptions
 from vi_recipes.methods.svi.running import Runner, last_step_size
@@ -281,7 +282,10 @@ class SVI(SVIOptions):  # noqa: D101
             message += f"; '{saved.path}' holds what was done: fit again to go on"
         result = self._result(best, session)
         result.status, result.message, result.advice = verdict.status, message, verdict.advice
-        return result
+        if not self.settings.takes_alpha:
+            return result
+        target = session.target
+        return mind_no_value(result, self.order, self.draws, best.drawn, target, timing)
 
     def _result(self, best: outcome.Candidate, session: _Session) -> Result:
         """Return what the best run says of the posterior; the verdict is still to come."""
