@@ -244,7 +244,7 @@ def draw_optima(axes: Axes, density: ScalarDensity, best: dict[float, ScalarNorm
     sds = np.array([best[a].sd for a in orders])
     held = np.array([density.at_limit(best[a], a) for a in orders])
     axes.plot(orders, sds, color=GREY, lw=1.4)
-    axes.plot(orders, np.where(held, sds, np.nan), color=GREY, lw=3.2)
+    axes.plot(orders, np.where(held, sds, np.nan), ".-", color=GREY, lw=3.2, ms=6)
     span = np.linspace(orders[0], orders[-1], 401)
     low, high = np.array([density.sds(a) for a in span]).T
     top = 1.25 * max(sds.max(), density.moments().sd)
