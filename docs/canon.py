@@ -1,0 +1,512 @@
+"""Check the canon against independent calculations: ``python docs/canon.py``.
+
+It writes ``docs/canon.md``: each item, where it is, the independent value and how it was had, and
+ours. Independent values are closed forms and SciPy's optima and integrals of densities written out
+here, without the library's models. ``--check`` writes nothing; either way it ends with 1 where one
+of ours is not the independent value.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from scipy import integrate, optimize, special, stats
+
+import vi_recipes as vr
+from vi_recipes.core import find, import_file
+
+PAGE = Path(__file__).with_name("canon.md")
+
+HEAD = """# The canon, item by item
+
+Made by `python docs/canon.py`, which computes both columns of numbers and fails where ours is not
+within the tolerance of the independent one. The slow tests run it.
+
+| item | where | independent value | how it was had | ours | tolerance |
+|---|---|---|---|---|---|
+"""
+
+Numbers = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of the table.
+
+    Parameters
+    ----------
+    name, where, how
+        What it is, where it is found, and how the independent value was had.
+    expected, ours
+        The two values: numbers, or words.
+    tolerance
+        Largest difference, relative to the larger of 1 and the independent value.
+    """
+
+    name: str
+    where: str
+    how: str
+    expected: Numbers
+    ours: Numbers
+    tolerance: float = 0.0
+
+
+ITEMS: list[Item] = []
+
+
+def item(name: str, where: str, how: str, tolerance: float = 0.0) -> Callable[[Numbers], Numbers]:
+    """Add a row whose function returns the pair (independent value, ours), computed once."""
+
+    def add(pair: Numbers) -> Numbers:
+        both = cache(pair)
+        ITEMS.append(Item(name, where, how, lambda: both()[0], lambda: both()[1], tolerance))
+        return both
+
+    return add
+
+
+def target(name: str, part: str = "MODEL", **data: Any) -> vr.Target:
+    """Return a shipped model, or another model of its file, with its data."""
+    return vr.Target(getattr(module(name), part), **data)
+
+
+@cache
+def module(name: str) -> Any:
+    """Return the file of a shipped model."""
+    return import_file(find("models")[name])
+
+
+def numbers(fit: vr.Fit, *sites: str) -> np.ndarray:
+    """Return means and then sds of some sites of a fit, constrained scale."""
+    parts = [np.ravel(values[s]) for values in (fit.mean(), fit.sd()) for s in sites]
+    return np.concatenate(parts)
+
+
+# -- EM ------------------------------------------------------------------------------------------
+
+LINKAGE = np.array([125, 18, 20, 34])
+
+
+@item(
+    "EM for multinomial cells (Dempster, Laird and Rubin 1977): theta and its sd",
+    "`linkage`, `em`",
+    "root of the quadratic score equation; observed information",
+    1e-6,
+)
+def _linkage() -> Any:
+    a, b, c, d = LINKAGE
+    n = a + b + c + d
+    theta = max(np.roots([-n, a - 2 * (b + c) - d, 2 * d]))
+    sd = (a / (2 + theta) ** 2 + (b + c) / (1 - theta) ** 2 + d / theta**2) ** -0.5
+    fit = vr.EM(num_starts=1, tolerance=1e-15).fit(target("linkage"), throw=True)
+    return (theta, sd), numbers(fit, "theta")
+
+
+@item(
+    "its linear rate, the share of information that is missing",
+    "`linkage`, `em`",
+    "derivative of the EM map at its fixed point",
+    2e-3,
+)
+def _rate() -> Any:
+    a, b, c, d = LINKAGE
+
+    def step(theta: float) -> float:
+        second = a * theta / (2 + theta)
+        return float((second + d) / (second + d + b + c))
+
+    theta = float(optimize.brentq(lambda t: step(t) - t, 0.1, 0.9, xtol=1e-14))
+    slope = (step(theta + 1e-6) - step(theta - 1e-6)) / 2e-6
+    fit = vr.EM(num_starts=1, tolerance=1e-15).fit(target("linkage"), throw=True)
+    rises = np.diff(fit.trace["log_likelihood"][0])[1:5]
+    return slope, (rises[3] / rises[2]) ** 0.5  # log p has twice the rate of theta
+
+
+@item(
+    "EM for a mixture of Poisson laws (Hasselblad 1969): weight, rates, log-likelihood",
+    "`times_deaths`, `em`",
+    "SciPy's Nelder-Mead on the likelihood of the counts",
+    1e-4,
+)
+def _times_deaths() -> Any:
+    this = target("times_deaths")
+    y = np.asarray(this.data["y"])
+
+    def loss(x: np.ndarray) -> float:
+        log_pi = np.array([special.log_expit(x[0]), special.log_expit(-x[0])])
+        each = log_pi + stats.poisson.logpmf(y[:, None], np.exp(x[1:]))
+        return -float(special.logsumexp(each, axis=1).sum())
+
+    options = {"xatol": 1e-9, "fatol": 1e-11, "maxiter": 4_000}
+    found = optimize.minimize(loss, [0.0, 0.0, 1.0], method="Nelder-Mead", options=options)
+    fit = vr.EM(num_starts=1, tolerance=1e-15, accelerate=True).fit(this, throw=True)
+    expected = (special.expit(found.x[0]), *np.exp(found.x[1:]), -found.fun)
+    return expected, (fit.mean()["pi"][0], *fit.mean()["lam"], fit.log_likelihood)
+
+
+@item(
+    "EM for a normal mixture: log-likelihood on Old Faithful",
+    "`gmm`, `em`",
+    "SciPy's BFGS on the likelihood, from mclust's grouping",
+    1e-6,
+)
+def _gmm() -> Any:
+    gmm = module("gmm")
+    this = vr.Target(gmm.gmm(2, "full"))
+    y = np.asarray(this.data["y"])
+
+    def loss(x: np.ndarray) -> float:
+        log_pi = np.array([special.log_expit(x[0]), special.log_expit(-x[0])])
+        parts = []
+        for k in range(2):
+            mean, log_sds, below = x[1 + 5 * k : 3 + 5 * k], x[3 + 5 * k : 5 + 5 * k], x[5 + 5 * k]
+            root = np.array([[np.exp(log_sds[0]), 0], [below, np.exp(log_sds[1])]])
+            parts.append(stats.multivariate_normal.logpdf(y, mean, root @ root.T))
+        return -float(special.logsumexp(log_pi[:, None] + np.stack(parts), axis=0).sum())
+
+    start = np.array([0.6, 4.3, 80, -1, 1.7, 2.3, 2.0, 54.5, -1.3, 1.7, 1.7])
+    found = optimize.minimize(loss, start, method="BFGS", options={"gtol": 1e-6})
+    fit = vr.EM(tolerance=1e-12).fit(this, throw=True)
+    return -found.fun, fit.log_likelihood
+
+
+@item(
+    "variance components: sigma and sigma_b of a balanced one-way design",
+    "`linear_mixed:DYE`, `marginalmle`",
+    "closed form of maximum likelihood",
+    1e-5,
+)
+def _dyestuff() -> Any:
+    this = target("linear_mixed", "DYE")
+    y = np.asarray(this.data["y"]).reshape(6, 5)
+    within = np.square(y - y.mean(axis=1, keepdims=True)).sum() / 24
+    between = 5 * np.square(y.mean(axis=1) - y.mean()).sum() / 6
+    fit = vr.MarginalMLE().fit(this, throw=True)
+    ours = (fit.mean()["sigma"], np.ravel(fit.mean()["sigma_b"])[0])
+    return (within**0.5, ((between - within) / 5) ** 0.5), ours
+
+
+@item(
+    "probabilistic principal components: log-likelihood of irises",
+    "`ppca`, `em`",
+    "closed form by eigenvalues (Tipping and Bishop 1999)",
+    1e-6,
+)
+def _ppca() -> Any:
+    this = target("ppca")
+    y = np.asarray(this.data["y"])
+    n, D = y.shape
+    values = np.linalg.eigvalsh(np.cov(y, rowvar=False, bias=True))[::-1]
+    rest = values[2:].mean()
+    log_det = np.log(values[:2]).sum() + (D - 2) * np.log(rest)
+    expected = -n / 2 * (D * np.log(2 * np.pi) + log_det + D)
+    fit = vr.EM(num_starts=1, tolerance=1e-14).fit(this, throw=True)
+    return expected, fit.log_likelihood
+
+
+@item(
+    "a random intercept with binomial counts: coefficients and sigma",
+    "`cbpp`, `marginalmle`",
+    "SciPy's BFGS on a trapezoid rule of 401 points a herd",
+    1e-4,
+)
+def _cbpp() -> Any:
+    this = target("cbpp")
+    d = {name: np.asarray(value) for name, value in this.data.items()}
+    grid = np.linspace(-8, 8, 401)
+    weight = stats.norm.logpdf(grid) + np.log(grid[1] - grid[0])
+    herds = d["herd"][:, None] == np.arange(15)
+
+    def loss(x: np.ndarray) -> float:
+        line = d["X"] @ x[:3] + x[3]
+        eta = line[:, None] + np.exp(x[4]) * grid
+        each = d["incidence"][:, None] * eta - d["size"][:, None] * np.logaddexp(0, eta)
+        return -float(special.logsumexp(herds.T @ each + weight, axis=1).sum())
+
+    found = optimize.minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-7})
+    fit = vr.MarginalMLE().fit(this, throw=True)
+    mean = fit.mean()
+    expected = (*found.x[:4], np.exp(found.x[4]))
+    return expected, (*mean["beta"], mean["mu"], mean["tau"] ** -0.5)
+
+
+# -- point masses --------------------------------------------------------------------------------
+
+
+@item(
+    "Neyman and Scott: sigma by the joint and by the marginal maximum",
+    "`neyman_scott`, `map` and `marginalmle`",
+    "S / (N M) and S / (N (M - 1)), S the sum of squares around members' means",
+    1e-5,
+)
+def _neyman_scott() -> Any:
+    this = target("neyman_scott")
+    y = np.asarray(this.data["y"])
+    n, m = y.shape
+    s = np.square(y - y.mean(axis=1, keepdims=True)).sum()
+    fits = (vr.MAP().fit(this, throw=True), vr.MarginalMLE().fit(this, throw=True))
+    expected = ((s / (n * m)) ** 0.5, (s / (n * (m - 1))) ** 0.5)
+    return expected, [float(fit.mean()["sigma"]) for fit in fits]
+
+
+@item(
+    "a joint density without a maximum: all effects at one value",
+    "`eight_schools`, `map`",
+    "the density grows like tau^-8 as tau falls to 0",
+)
+def _collapse() -> Any:
+    return vr.Status.DEGENERATE.name, vr.MAP().fit(target("eight_schools")).status.name
+
+
+@item(
+    "the Laplace approximation is singular where only a sum is known",
+    "`laplace`",
+    "the Hessian has rank 1 in two coordinates",
+)
+def _singular() -> Any:
+    flat = dist.ImproperUniform(dist.constraints.real, (), ())
+
+    def model(y: Any) -> None:
+        a, b = numpyro.sample("a", flat), numpyro.sample("b", flat)
+        numpyro.sample("y", dist.Normal(a + b, 1.0), obs=y)
+
+    fit = vr.Laplace().fit(vr.Target(model, y=np.array([0.3, -0.1])))
+    return vr.Status.SINGULAR.name, fit.status.name
+
+
+# -- variational approximations ------------------------------------------------------------------
+
+
+@item(
+    "mean field of a correlated normal: sds and ELBO",
+    "`bivariate_normal`, `meanfield`",
+    "sd (1 - r^2)^(1/2), log (1 - r^2)^(1/2)",
+    1e-6,
+)
+def _narrow() -> Any:
+    fit = vr.MeanField().fit(target("bivariate_normal"), throw=True)
+    return (0.6, 0.3, np.log(0.6)), (*fit.sd()["x"], fit.diagnostics["elbo"])
+
+
+@item(
+    "linear response repairs them: covariance",
+    "`bivariate_normal`, `lrvb`",
+    "the target's own",
+    1e-6,
+)
+def _repaired() -> Any:
+    fit = vr.LinearResponse().fit(target("bivariate_normal"), throw=True)
+    return (1, 0.4, 0.4, 0.25), fit.cov().to_numpy().ravel()
+
+
+SHAPE, SCALE = 3.0, 2.0
+
+
+def log_gamma() -> vr.Target:
+    """Return a gamma law, whose unconstrained density is log-gamma."""
+
+    def model() -> None:
+        numpyro.sample("x", dist.Gamma(SHAPE, SCALE))
+
+    return vr.Target(model)
+
+
+def of_log_normal(m: float, s: float) -> tuple[float, float]:
+    """Return mean and sd of a log-normal law."""
+    mean = np.exp(m + s**2 / 2)
+    return mean, mean * np.expm1(s**2) ** 0.5
+
+
+@item(
+    "the normal closest to a log-gamma by KL(q || p): mean and sd of x",
+    "`meanfield`",
+    "m = log(a / b) - 1 / (2 a), s^2 = 1 / a",
+    1e-6,
+)
+def _reverse() -> Any:
+    expected = of_log_normal(np.log(SHAPE / SCALE) - 1 / (2 * SHAPE), SHAPE**-0.5)
+    fit = vr.MeanField(factors={"x": "normal"}).fit(log_gamma(), throw=True)
+    return expected, numbers(fit, "x")
+
+
+@item(
+    "the normal closest by KL(p || q): mean and sd of x",
+    "`forward_kl`",
+    "moments of log x: digamma(a) - log b, trigamma(a)",
+    0.03,
+)
+def _forward() -> Any:
+    m = special.digamma(SHAPE) - np.log(SCALE)
+    expected = of_log_normal(m, special.polygamma(1, SHAPE) ** 0.5)
+    return expected, numbers(vr.ForwardKL().fit(log_gamma(), throw=True), "x")
+
+
+@item(
+    "a normal law at the mode of the unconstrained density: mean and sd of x",
+    "`laplace`",
+    "m = log(a / b), s^2 = 1 / a",
+    1e-6,
+)
+def _at_the_mode() -> Any:
+    expected = of_log_normal(np.log(SHAPE / SCALE), SHAPE**-0.5)
+    return expected, numbers(vr.Laplace().fit(log_gamma(), throw=True), "x")
+
+
+@item(
+    "mean field of a normal with unknown mean and precision (Bishop 2006, 10.1.3)",
+    "`meanfield`, a normal and a gamma factor",
+    "its fixed-point equations, iterated",
+    1e-4,
+)
+def _normal_gamma() -> Any:
+    y = np.random.default_rng(0).normal(1.0, 2.0, 25)
+    n, a0, b0, kappa = y.size, 2.0, 3.0, 0.5
+
+    def model(y: Any) -> None:
+        tau = numpyro.sample("tau", dist.Gamma(a0, b0))
+        mu = numpyro.sample("mu", dist.Normal(0.0, (kappa * tau) ** -0.5))
+        numpyro.sample("y", dist.Normal(mu, tau**-0.5), obs=y)
+
+    m = y.sum() / (kappa + n)
+    a, mean_tau = a0 + (n + 1) / 2, 1.0
+    for _ in range(200):
+        v = 1 / ((kappa + n) * mean_tau)
+        b = b0 + 0.5 * (np.square(y - m).sum() + n * v + kappa * (m**2 + v))
+        mean_tau = a / b
+    expected = (m, a / b, v**0.5, a**0.5 / b)
+    factors = {"mu": "normal", "tau": "gamma"}
+    fit = vr.MeanField(factors=factors).fit(vr.Target(model, y=y), throw=True)
+    return expected, numbers(fit, "mu", "tau")
+
+
+# -- evidence and posteriors by integration --------------------------------------------------------
+
+SCHOOLS = np.array([28, 8, -3, 7, -1, 1, 18, 12.0]), np.array([15, 10, 16, 11, 9, 11, 10, 18.0])
+
+
+@cache
+def schools() -> tuple[float, float, float]:
+    """Return log p(y) of eight schools, and mean and sd of tau, mu integrated out exactly."""
+    y, sigma = SCHOOLS
+
+    def log_density(tau: float) -> float:
+        v = sigma**2 + tau**2
+        Sigma = np.diag(v) + 25.0  # mu ~ Normal(0, 5)
+        prior = np.log(2 / (np.pi * 5 * (1 + (tau / 5) ** 2)))
+        return float(stats.multivariate_normal.logpdf(y, np.zeros(8), Sigma) + prior)
+
+    top = log_density(3.0)
+
+    def moment(k: int) -> float:
+        def f(tau: float) -> float:
+            return tau**k * float(np.exp(log_density(tau) - top))
+
+        edges = (0, 5, 20, 100, 1_000, 1e5)
+        pieces = pairwise(edges)
+        return float(sum(integrate.quad(f, a, b, epsabs=1e-13)[0] for a, b in pieces))
+
+    z, first, second = (moment(k) for k in range(3))
+    return top + np.log(z), first / z, (second / z - (first / z) ** 2) ** 0.5
+
+
+@item(
+    "log p(y) of a hierarchy",
+    "`eight_schools`, `vr.quadrature`",
+    "mu and theta integrated exactly, tau by SciPy's quad",
+    1e-4,
+)
+def _evidence() -> Any:
+    return schools()[0], vr.quadrature(target("eight_schools")).value
+
+
+@item(
+    "its posterior by Markov chains: mean and sd of tau",
+    "`eight_schools`, `nuts`",
+    "as above",
+    0.05,
+)
+def _chains() -> Any:
+    nuts = vr.NUTS(num_warmup=1_000, num_samples=5_000, target_accept_prob=0.99)
+    fit = nuts.fit(target("eight_schools"))
+    return schools()[1:], numbers(fit, "tau")
+
+
+@item(
+    "a Monte Carlo ELBO: log p(y) less KL for a conjugate normal",
+    "`svi`",
+    "closed form; its family holds the posterior, so that KL is 0",
+    0.01,
+)
+def _conjugate() -> Any:
+    y = np.random.default_rng(1).normal(0.5, 1.0, 20)
+
+    def model(y: Any) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    Sigma = np.eye(20) + 4.0
+    precision = 20 + 0.25
+    log_p = stats.multivariate_normal.logpdf(y, np.zeros(20), Sigma)
+    fit = vr.SVI().fit(vr.Target(model, y=y), throw=True)
+    assert fit.log_evidence is not None
+    expected = (y.sum() / precision, precision**-0.5, log_p)
+    return expected, (*numbers(fit, "mu"), fit.log_evidence.value)
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+def agree(row: Item) -> bool:
+    """Return whether ours is the independent value, within the row's tolerance."""
+    expected, ours = row.expected(), row.ours()
+    if isinstance(expected, str):
+        return bool(expected == ours)
+    a, b = (np.ravel(np.asarray(value, float)) for value in (expected, ours))
+    if a.shape != b.shape:
+        return False
+    return bool((np.abs(a - b) <= row.tolerance * np.maximum(1, np.abs(a))).all())
+
+
+def words(value: Any) -> str:
+    """Return numbers in eight digits, or words."""
+    if isinstance(value, str):
+        return value
+    return ", ".join(f"{x:.8g}" for x in np.ravel(np.asarray(value, float)))
+
+
+def escaped(text: str) -> str:
+    """Return text whose bars end no cell."""
+    return text.replace("|", "\\|")
+
+
+def page() -> str:
+    """Return the table."""
+    rows = [
+        f"| {escaped(r.name)} | {r.where} | {words(r.expected())} | {escaped(r.how)} "
+        f"| {words(r.ours())} | {r.tolerance:g} |"
+        for r in ITEMS
+    ]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def main() -> int:
+    """Write the page, or only check."""
+    wrong = [row for row in ITEMS if not agree(row)]
+    for row in wrong:
+        print(f"{row.name}: got {words(row.ours())}, expected {words(row.expected())}")
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(page(), encoding="utf-8")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
