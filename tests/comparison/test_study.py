@@ -255,7 +255,13 @@ def test_point_masses_profiles_have_the_marginal_maximum(monkeypatch: pytest.Mon
     method = vr.MarginalMLE(objective="map")
     best = method.fit(this, key=0)
     sigmas = np.array([0.01, 0.1, float(best.mean()["sigma_a"])])
-    (exhibit,) = made(study, this, {"top": method}, {"SIGMA_A": sigmas}, monkeypatch)
+    made_all = made(study, this, {"top": method}, {"SIGMA_A": sigmas}, monkeypatch)
+    exhibit, *_, checked = made_all
+    assert len(made_all) == 5
+    assert made_all[2].png
+    # the library's estimates and likelihoods are those of the formulas that the rest is made with
+    np.testing.assert_allclose(checked.content["MarginalMLE"].astype(float), 1, atol=1e-6)
+    assert checked.content["largest difference of log p"].max() < 1e-10
     assert isinstance(exhibit.content, Figure)
     joint, marginal = (line.get_ydata() for line in exhibit.content.axes[0].lines)
     assert (np.diff(joint) < 0).all()

@@ -16,6 +16,9 @@ from vi_recipes.comparison import fit_styles
 from vi_recipes.core import Progress
 from vi_recipes.report import COLOURS, GREY
 
+from .library import CHECKED, checked
+from .near import FEW_GROUPS, NEAR, near_picture, nearly_points, pairs, shown_sizes, towards_a_point
+
 SIGMA_A = np.linspace(0.004, 0.4, 100)
 """Values of sigma_a at which the densities are profiled."""
 
@@ -43,6 +46,58 @@ def exhibits(
             "best values and not integrated out. Bottom: mean ± 2 sd by method."
         ),
         content=picture(comparison, joint, marginal, seed),
+    )
+    yield vr.Exhibit(
+        name="marginal_mle",
+        title="The marginal MLE is a point on theta under a flat prior",
+        caption=(
+            f"sigma of {CHECKED // 2} pairs, each with a mean of its own, of which the marginal "
+            "maximum likelihood estimate is 1. The posterior over sigma with a flat prior is "
+            "approximated by normals of a given sd, their centre found by minimising KL(q || p), "
+            "the means integrated out; likewise over log sigma with a prior flat in that. As the "
+            "sd shrinks, both centres go to the MLE. KL grows without bound by minus the entropy "
+            "of q, which is the same for every centre; the rest goes to -log p(sigma | y) there."
+        ),
+        content=towards_a_point(pairs(CHECKED)),
+    )
+    measured = nearly_points()
+    yield vr.Exhibit(
+        name="nearly_a_point",
+        title="When is a posterior nearly a point?",
+        caption=(
+            "By observations, all priors flat. sigma and z: pairs, each with a mean z_n of its "
+            "own, and one sd, sigma. tau: the sd of groups' effects, two observations of each "
+            f"group, or {FEW_GROUPS} groups and more observations of each; noise of sd 1. Data "
+            "are such that the marginal MLE of every scale is 1, so that nothing but n varies. "
+            "Points: the MLE of a scale, the pairs' means for z. Top left: entropy of the "
+            f"posterior. Top right: KL(q || p) for the best normal q of sd {NEAR:g}, which "
+            "knows a value of 1 to 1 %. Bottom left: how far the mean of the scale (sigma, tau) "
+            "with the point plugged in is from the right one, in right posterior sds. Bottom "
+            "right: sd of what is inferred with the point plugged in over the right one: of z_n "
+            "given sigma, of a new group's effect given tau, of sigma given all z."
+        ),
+        content=near_picture(measured),
+    )
+    yield vr.Exhibit(
+        name="near_points",
+        title="Nearly a point, in numbers",
+        caption=(
+            "As in the picture. The sd is also the 2-Wasserstein distance of the posterior from "
+            "the best point; of KL divergences from a point there are none. Mean: with the point "
+            "less without, in posterior sds; sd ratio: with the point over without."
+        ),
+        content=measured[measured["n"].isin(shown_sizes())],
+    )
+    progress(0, 1, "the library on the same data")
+    yield vr.Exhibit(
+        name="checked",
+        title="The library on the same data",
+        caption=(
+            f"With {CHECKED} observations. The estimate by MarginalMLE, which is 1 by the choice "
+            "of the data, and the largest difference of log p(y | scale) by FreeEnergy from the "
+            "formula, at 0.7 and 1.5 relative to 1."
+        ),
+        content=checked(),
     )
 
 
@@ -83,8 +138,11 @@ def best_over_a(target: vr.Target, integrate: bool) -> Callable[..., jax.Array]:
     place = target.slices["a"]
 
     def density(z: jax.Array, arrays: Any) -> jax.Array:
+        def joined(a: jax.Array) -> jax.Array:
+            return jnp.concatenate([z[: place.start], a, z[place.stop :]])
+
         def of(a: jax.Array) -> jax.Array:
-            return target.log_density_fn(z.at[place].set(a), arrays, jacobian=False)
+            return target.log_density_fn(joined(a), arrays, jacobian=False)
 
         zero = jnp.zeros(place.stop - place.start)
         gradient, bend = jax.jvp(jax.grad(of), (zero,), (jnp.ones_like(zero),))
@@ -166,7 +224,13 @@ STUDY = vr.Study(
         "posterior sds below NUTS's mean, 0.158, with a standard error of 0.94 of NUTS's sd. Mean "
         "field has a distribution over each intercept and does not collapse (0.175); but it takes "
         "the intercepts for independent of sigma_a, whose sd it puts at 0.26 of NUTS's. Linear "
-        "response, from the same optimum, puts it at 0.91."
+        "response, from the same optimum, puts it at 0.91. The marginal MLE is a point too, the "
+        "one on theta that is closest to its posterior under a flat prior. A posterior becomes "
+        "such a point where every observation tells of theta: the mean of the sd of pairs is 0.55 "
+        "posterior sds off with 10 observations and 0.02 with 10,000, and sds that follow from it "
+        "are 0.63 and 1.00 of the right ones. It never does for the mean of a pair, of which only "
+        "two observations tell, nor for the sd of six groups' effects: sds that follow from points "
+        "there are 0.50 and 0.71 of the right ones with 10,000 observations."
     ),
     exhibits=exhibits,
 )
