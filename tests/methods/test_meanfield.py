@@ -739,3 +739,15 @@ def test_all_fits_of_one_elbo_end_in_its_best_optimum() -> None:
         assert "of 5 starts" in fit.message
         assert fit.diagnostics["elbo"] == pytest.approx(max(first), abs=1e-3)
         assert float(fit.mean()["angle"]) == pytest.approx(0.8375, abs=0.01)  # of long NUTS
+
+
+def test_linear_response_is_charged_with_what_mean_field_has_compiled() -> None:
+    this = vr.Target(poisson_gamma, y=COUNTS)
+    first = vr.MeanField().fit(this, throw=True).timing
+    after = vr.LinearResponse().fit(this, throw=True).timing
+    made = this.compiled_once._costs
+    assert first.shared_seconds == 0
+    # the objective and its curvature are compiled after the objective itself is made
+    assert "_linearised" in {key[1] for key in made if isinstance(key, tuple)}
+    everything = sum(cost.seconds for cost in made.values())
+    assert after.shared_seconds == pytest.approx(everything, rel=0.1)

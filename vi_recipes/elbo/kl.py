@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vi_recipes.algebra import Push
-from vi_recipes.core import CALLS_OF_A_SEARCH, MadeOnce, Timing, shapes_of
+from vi_recipes.core import CALLS_OF_A_SEARCH, ByIdentity, Timing, shapes_of
 from vi_recipes.elbo.expectation import Expectation
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.held import Held, Nodes
@@ -51,7 +51,6 @@ class KL:
         self.expectation = Expectation(target, factors, plans, anywhere)
         self._site_arrays = self.expectation.site_arrays()
         self._arrays = target.arrays()
-        self._compiled_once = MadeOnce()
         self._last: tuple[bytes, tuple[float, np.ndarray], Push] | None = None
         self.num_nodes = self.num_pairs = 0
 
@@ -181,8 +180,9 @@ class KL:
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function that is compiled once for the shapes of its arguments."""
-        key = function.__name__, shapes_of(*args)
-        compiled = self._compiled_once(
+        # the target keeps it, and charges it to whichever fits use it
+        key = ByIdentity(self), function.__name__, shapes_of(*args)
+        compiled = self.target.compiled_once(
             key, lambda: self.timing.compile(function, *args, calls=CALLS_OF_A_SEARCH)
         )
         return compiled(*args)
