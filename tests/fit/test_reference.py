@@ -34,7 +34,28 @@ def test_a_reference_from_outside(tmp_path: Path) -> None:
         assert fit.mcse()["contrast"] == 0
         assert fit.mcse_sd()["beta"][0] == pytest.approx(0.01 / np.sqrt(2))
         assert fit.message == "by hand"
+        assert fit.method == "reference"
+        assert fit.timing.total_seconds == 0
         assert np.isnan(fit.cov().to_numpy()).all()
+
+
+def test_their_name_and_their_seconds() -> None:
+    named = {**ANSWERS, "method": "stored", "total_seconds": 90}
+    fit = vr.load_reference(named, target("linear_regression"))
+    assert fit.method == "stored"
+    assert fit.timing.total_seconds == 90
+
+
+def test_a_large_one_is_kept_though_it_has_no_draws(tmp_path: Path) -> None:
+    groups = 300  # 2,000 draws of which would be saved in more than one piece
+    model = vr.load_model("criteo")
+    assert model.simulate is not None
+    this = vr.Target(model, **model.simulate(num_rows=groups, num_groups=groups))
+    answers = {f"u[{k}]": {"mean": k / 7, "sd": 1.0 + k} for k in range(groups)}
+    fit = vr.load_reference({"parameters": answers}, this)
+    again = vr.Fit.load(fit.save(tmp_path / "answers.nc"))
+    np.testing.assert_array_equal(again.mean()["u"], np.arange(groups) / 7)
+    np.testing.assert_array_equal(again.sd()["u"], 1.0 + np.arange(groups))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +92,8 @@ def test_bad_references(source: object, match: str) -> None:
             {"parameters": {}, "covariance": {"sites": ["mu"], "values": [[1.0], [2.0, 3.0]]}},
             "no matrix of numbers",
         ),
+        ({"parameters": {}, "total_seconds": -1}, "total_seconds are -1, expected a number"),
+        ({"parameters": {}, "total_seconds": "12 s"}, "total_seconds are '12 s', expected a num"),
     ],
 )
 def test_answers_of_a_wrong_form_are_refused(answers: Any, match: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from vi_recipes.core import as_key
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.model import MAX_NUMBERS, Sites, Target, observed_sites
-from vi_recipes.posterior import held_draws
+from vi_recipes.posterior import MomentsPosterior, held_draws
 
 NUM_DRAWS = 2_000
 """Of approximations that can give any number."""
@@ -73,8 +73,11 @@ def fresh_draws(fit: Fitted, num_draws: int) -> Iterator[Sites]:
 def has_long_draws(fit: Fitted) -> bool:
     """Whether fresh draws of a fit, as many as are saved, come in more than one piece."""
     size = sum(site.size for site in fit.sites)
-    fresh = fit.has_result and held_draws(fit.known_posterior()) is None and not fit.is_point
-    return fresh and NUM_DRAWS * size > PIECE
+    if not fit.has_result or fit.is_point or NUM_DRAWS * size <= PIECE:
+        return False
+    posterior = fit.known_posterior()
+    # answers from outside are moments, with their draws or with none
+    return held_draws(posterior) is None and not isinstance(posterior, MomentsPosterior)
 
 
 def _together(pieces: Iterator[Sites], num_draws: int) -> Sites:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.core import Status, unknown, unreadable
+from vi_recipes.core import Status, Timing, unknown, unreadable
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.records import provenance
 from vi_recipes.model import Target, labels_by_site
@@ -29,9 +29,10 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         A JSON file, or its content: ``{"source": how it was made, "parameters": {label: {"mean":
         ..., "sd": ..., "mcse": ...}}}`` with zero-based labels (``a[0]``) and values on the
         constrained scale. ``mcse`` is the Monte Carlo standard error of the mean, and may be left
-        out. Optional are ``"method"``, the name to show; ``"mcse_sd"`` of a parameter;
-        ``"covariance": {"sites": [...], "values": [[...]]}``, the joint covariance of the scalars
-        of some sites; and ``"data_fingerprint"``, of the data that the answers are for.
+        out. Optional are ``"method"``, the name to show, "reference" otherwise; ``"mcse_sd"`` of a
+        parameter; ``"covariance": {"sites": [...], "values": [[...]]}``, the joint covariance of
+        the scalars of some sites; ``"total_seconds"``, what the answers took, compilation included;
+        and ``"data_fingerprint"``, of the data that the answers are for.
     target
         Gives the sites; scalars without an answer are NaN.
 
@@ -91,7 +92,7 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
     }
     order, covariance = _joint(content.get("covariance"), target, called)
     return Fit(
-        method="reference",
+        method=str(content.get("method") or "reference"),
         status=Status.OK,
         message=str(content.get("source", "")),
         sites=target.quantities,
@@ -99,6 +100,7 @@ def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fi
         posterior=MomentsPosterior(
             means, sds, covariance, order, mcse_means=errors, mcse_sds=errors_sd
         ),
+        timing=_timing(content.get("total_seconds", 0.0), called),
         provenance=provenance(target, seed=None, dtype="float64"),
     )
 
@@ -112,12 +114,26 @@ def _check_numbers(answers: Mapping[str, Any], called: str) -> None:
             )
         for key in ("mean", "sd", "mcse", "mcse_sd"):
             value = answer.get(key, 0.0)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not abs(value) <= LARGEST or (key != "mean" and value < 0):
+            if not _is_number(value) or (key != "mean" and value < 0):
                 expected = "a number" if key == "mean" else "a number that is not negative"
                 raise ValueError(
                     f"{called}: the {key} of '{label}' is {value!r}, expected {expected}"
                 )
+
+
+def _timing(total: Any, called: str) -> Timing:
+    """Return the seconds that the answers took; raise a :class:`ValueError` if they are none."""
+    if not _is_number(total) or total < 0:
+        raise ValueError(
+            f"{called}: its total_seconds are {total!r}, expected a number that is not negative"
+        )
+    return Timing(run_seconds=float(total))
+
+
+def _is_number(value: Any) -> bool:
+    """Say whether something from a JSON file is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= LARGEST
 
 
 def _joint(given: Any, target: Target, called: str) -> tuple[tuple[str, ...], np.ndarray | None]:
