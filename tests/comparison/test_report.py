@@ -22,10 +22,10 @@ import pytest
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.figures import gallery as figures
+from vi_recipes.comparison.figures.agreement import agreement
 from vi_recipes.comparison.figures.forest import forest
 from vi_recipes.comparison.figures.heat_maps import correlations
 from vi_recipes.comparison.figures.marks import MAX_ROWS
-from vi_recipes.comparison.figures.scatter import agreement
 from vi_recipes.comparison.figures.traces import traces
 from vi_recipes.comparison.folder import write, write_all
 from vi_recipes.comparison.sections import MAX_TABLE

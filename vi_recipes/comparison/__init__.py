@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vi_recipes.comparison.against import against_reference, reference_exhibits, seconds_beside
 from vi_recipes.comparison.beside import holds_comparison, unfinished
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
@@ -19,6 +20,7 @@ __all__ = [
     "Row",
     "Study",
     "add_predictive",
+    "against_reference",
     "compare",
     "dumps",
     "failed",
@@ -30,6 +32,8 @@ __all__ = [
     "markdown",
     "on_terminal",
     "problems",
+    "reference_exhibits",
+    "seconds_beside",
     "unfinished",
     "verify",
     "write_all",

@@ -305,8 +305,17 @@ class Fits(Mapping[str, Fit]):
         return {name: table.copy() for name, table in tables.items()}
 
     def timings(self) -> pd.DataFrame:
-        """Return seconds, speed-ups over the reference and evaluation counts, a row a fit."""
-        return self._frame("timings", lambda: timings(self._fits, self._reference))
+        """Return seconds, speed-ups over the reference and evaluation counts, a row a fit.
+
+        A reference from outside has a row where its seconds are known; stored answers have a total.
+        """
+        return self._frame("timings", lambda: timings(self._fits, self._reference, self.outside))
+
+    @property
+    def outside(self) -> str:
+        """Name of a reference that is not one of the fits; empty where there is none."""
+        name = self._reference_name or "reference"
+        return "" if self._reference is None or name in self._fits else name
 
     def diagnostics(self) -> pd.DataFrame:
         """Return status, message, evidence and every diagnostic, a row a fit."""

@@ -11,24 +11,30 @@ from vi_recipes.core import Timing
 from vi_recipes.fit import Fit
 
 
-def timings(fits: Mapping[str, Fit], reference: Fit | None) -> pd.DataFrame:
+def timings(fits: Mapping[str, Fit], reference: Fit | None, outside: str = "") -> pd.DataFrame:
     """Return seconds, speed-ups over the reference and evaluation counts, a row a fit.
+
+    A reference from ``outside``, by that name, is a row where its seconds are known.
 
     The first method of a comparison compiles what those after it use. So the seconds that are
     compared are those of the runs, and those that each would have taken alone.
     """
     rows = {}
+    base = reference.timing if reference is not None else Timing()
+    base_run = base.run_seconds
+    if outside and reference is not None and base.total_seconds:
+        fits = {**fits, outside: reference}
+        base_run = base_run if apart(reference) else np.nan
     for name, fit in fits.items():
-        timing = fit.timing
+        timing, known = fit.timing, name != outside or apart(fit)
         ess = fit.diagnostics.get("ess_bulk_min", np.nan) if fit.has_result else np.nan
-        base = reference.timing if reference is not None else Timing()
         rows[name] = {
             "status": fit.status.name,
-            "compile_seconds": timing.compile_seconds,
-            "run_seconds": timing.run_seconds,
+            "compile_seconds": timing.compile_seconds if known else np.nan,
+            "run_seconds": timing.run_seconds if known else np.nan,
             "total_seconds": timing.total_seconds,
             "alone_seconds": timing.alone_seconds,
-            "run_speed_up": _ratio(base.run_seconds, timing.run_seconds),
+            "run_speed_up": _ratio(base_run, timing.run_seconds if known else np.nan),
             "speed_up": _ratio(base.alone_seconds, timing.alone_seconds),
             "density_evaluations": timing.density_evaluations,
             "gradient_evaluations": timing.gradient_evaluations,
@@ -36,6 +42,11 @@ def timings(fits: Mapping[str, Fit], reference: Fit | None) -> pd.DataFrame:
             "ess_per_second": ess / timing.run_seconds if timing.run_seconds else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def apart(outside: Fit) -> bool:
+    """Say whether a reference from outside tells compilation from the run: a method's fit does."""
+    return bool(outside.kind)
 
 
 def _ratio(base: float, own: float) -> float:

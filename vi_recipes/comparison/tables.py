@@ -247,9 +247,10 @@ def timings(comparison: Fits) -> Table:
         "ess_per_second": ("effective samples\nper second", format_number),
     }
     rows = []
-    for name in reference_first(comparison.fits, comparison):
+    fits = all_fits(comparison)
+    for name in reference_first(seconds["run_seconds"], comparison):
         # the reference's own is 1, and a method without a result is fast at nothing
-        no_speed_up = name == comparison.reference_name or not comparison[name].has_result
+        no_speed_up = name == comparison.reference_name or not fits[name].has_result
         cells = [
             Cell(DASH if "speed_up" in column and no_speed_up else show(seconds[column][name]))
             for column, (_, show) in formats.items()
@@ -261,11 +262,13 @@ def timings(comparison: Fits) -> Table:
         "the same model has compiled is not compiled again: alone is the total with the seconds "
         "that this has saved"
     )
-    if comparison.reference_name is not None:
+    if comparison.reference_name in seconds["run_seconds"]:
         note += (
             f". Speed-up: run seconds, and seconds alone, of {comparison.reference_name} over the "
             "method's"
         )
+        if comparison.outside:
+            note += f". {comparison.outside} was stored: its seconds may be of another machine"
     return Table("Timings", columns, rows, sentences(note), left=(0, 1))
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vi_recipes.comparison.figures.marks import (
     FAR_OUT,
+    LARGE,
     MAX_ROWS,
     finite,
     fit_styles,
@@ -26,10 +27,6 @@ from vi_recipes.report import GREY, shorten, style
 
 LEGIBLE = 1 / 25
 """A forest plot's intervals span at least this share of their axis; else they get another."""
-
-
-LARGE = 8
-"""A site with more scalars has forest panels of its own."""
 
 
 # -- figures ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from vi_recipes.comparison.figures.agreement import agreement
 from vi_recipes.comparison.figures.forest import (
     forest,
 )
@@ -17,10 +18,7 @@ from vi_recipes.comparison.figures.heat_maps import (
     correlations,
     covariances,
 )
-from vi_recipes.comparison.figures.scatter import (
-    accuracy,
-    agreement,
-)
+from vi_recipes.comparison.figures.scatter import accuracy
 from vi_recipes.comparison.figures.times import times
 from vi_recipes.comparison.figures.traces import (
     traces,
@@ -70,9 +68,10 @@ FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
         "Against the reference",
         (
             "Means against the reference's means, and sds against the reference's sds, a mark per "
-            "parameter and method. On the diagonal they are equal; below it on the right, the "
-            "method understates uncertainty. After figures 13 and 14 of Giordano, Broderick and "
-            "Jordan (2018), JMLR 19(51)."
+            "parameter and method; smaller marks lie on larger ones. On the diagonal they are "
+            "equal; below it on the right, the method understates uncertainty. A line leads from a "
+            "name to the marks of its parameter. After figures 13 and 14 of Giordano, Broderick "
+            "and Jordan (2018), JMLR 19(51)."
         ),
     ),
     "accuracy": (

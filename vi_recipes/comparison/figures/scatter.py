@@ -1,73 +1,19 @@
-"""Scatter plots of means and sds against those of the reference."""
+"""Differences from the reference, a mark a parameter."""
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
-from vi_recipes.comparison.figures.marks import (
-    FAR_OUT,
-    finite,
-    fit_styles,
-    handle,
-    with_result,
-)
+from vi_recipes.comparison.figures.marks import MANY, finite, fit_styles, with_result
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import MEAN_OFF, SD_OFF, heading
 from vi_recipes.report import GREY, plain_log_ticks, style
 
 WILD = 10.0
 """Reference sds beyond which differences are drawn on a log scale."""
-
-
-def agreement(comparison: Fits) -> Figure | None:
-    """Draw means against the reference's means and sds against its sds, all parameters."""
-    fits = with_result(comparison)
-    reference = comparison.reference_name
-    others = [name for name in fits if name != reference]
-    if reference not in fits or not others:
-        return None
-    frames = {
-        what: finite(frame.drop(index=comparison.constants()))
-        for what, frame in (("mean", comparison.centres()), ("sd", comparison.spreads()))
-    }
-    styles = fit_styles(comparison)
-    with style():
-        figure = Figure(figsize=(8.6, 4.6), layout="constrained")
-        for axes, (what, frame) in zip(figure.subplots(1, 2), frames.items(), strict=True):
-            both = frame[others].notna() & frame[[reference]].notna().to_numpy()
-            shown = [name for name in others if both[name].any()]
-            if not shown:
-                axes.set_axis_off()
-                axes.text(
-                    0.5,
-                    0.5,
-                    f"no {what}s to compare",
-                    ha="center",
-                    transform=axes.transAxes,
-                    color=GREY,
-                )
-                continue
-            x = frame[reference].to_numpy(float)
-            drawn, beyond = _into_view(x, frame[shown].to_numpy(float))
-            for k, name in enumerate(shown):
-                _points(axes, x, drawn[:, k], styles[name])
-            _square(axes, np.column_stack([x, drawn]))
-            if beyond:
-                _say_beyond(axes, beyond)
-            axes.set(
-                xlabel=f"posterior {what}, {reference} (reference)",
-                ylabel=f"posterior {what}, method",
-                title=f"{what.capitalize()}s",
-            )
-        figure.legend(
-            handles=[handle(heading(n, comparison), styles[n], line=False) for n in others],
-            loc="outside lower center",
-            ncols=min(len(others), 6),
-        )
-    return figure
 
 
 def accuracy(comparison: Fits) -> Figure | None:
@@ -131,7 +77,7 @@ def accuracy(comparison: Fits) -> Figure | None:
 
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray, style: tuple[str, str]) -> None:
     colour, marker = style
-    many = x.size > 300
+    many = x.size > MANY
     axes.plot(
         x,
         y,
@@ -143,47 +89,6 @@ def _points(axes: Axes, x: np.ndarray, y: np.ndarray, style: tuple[str, str]) ->
         alpha=0.5 if many else 0.75,
         rasterized=x.size > 1_000,
     )
-
-
-def _into_view(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Move values very far from the reference's to the edge of the frame, and count them."""
-    low, high = np.nanmin(x), np.nanmax(x)
-    room = FAR_OUT * max(high - low, 1e-12)
-    # positive values may get a log axis, which has room for small ones
-    outside = (values > high + room) | ((low <= 0) & (values < low - room))
-    kept = values[~outside & np.isfinite(values)]
-    low, high = np.min([low, *kept]), np.max([high, *kept])
-    return np.where(outside, np.clip(values, low, high), values), int(outside.sum())
-
-
-def _say_beyond(axes: Axes, count: int) -> None:
-    axes.text(
-        0.98,
-        0.02,
-        f"{count} far outside, at the edge",
-        ha="right",
-        transform=axes.transAxes,
-        color=GREY,
-        fontsize=7.5,
-    )
-
-
-def _square(axes: Axes, values: np.ndarray) -> None:
-    """Give both axes the same limits and scale, and draw the diagonal."""
-    values = values[np.isfinite(values)]
-    low, high = float(values.min()), float(values.max())
-    if low > 0 and high / low > 30:
-        axes.set(xscale="log", yscale="log")
-        low, high = low / 1.3, high * 1.3
-        plain_log_ticks(axes.xaxis, low, high)
-        plain_log_ticks(axes.yaxis, low, high)
-    else:
-        pad = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
-        low, high = low - pad, high + pad
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.plot([low, high], [low, high], color="black", lw=0.8, zorder=0)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
 
 
 def _symmetric(values: np.ndarray, at_least: float) -> tuple[float, float]:

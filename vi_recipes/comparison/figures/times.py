@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.speed import apart
 from vi_recipes.comparison.view import all_fits
 from vi_recipes.report import format_seconds, plain_log_ticks, style
 
@@ -20,12 +21,14 @@ def times(comparison: Fits) -> Figure | None:
     names = list(fits)
     colours = {"compile": "#E69F00", "run": "#0072B2"}
     timings = {name: fit.timing for name, fit in fits.items()}
+    whole = [n for n, fit in fits.items() if n == comparison.outside and not apart(fit)]
     seconds = {
-        "compile": [t.compile_seconds for t in timings.values()],
-        "run": [t.run_seconds for t in timings.values()],
+        "compile": [0.0 if n in whole else t.compile_seconds for n, t in timings.items()],
+        "run": [0.0 if n in whole else t.run_seconds for n, t in timings.items()],
     }
     longest = max(t.total_seconds for t in timings.values())
-    shortest = min(value for values in seconds.values() for value in values if value > 0)
+    parts = [value for values in seconds.values() for value in values if value > 0]
+    shortest = min(parts, default=longest)
     # what takes less than 1e-5 of the longest is not worth more of the axis
     low = 10.0 ** math.floor(math.log10(max(shortest, longest / 1e5)))
     with style():
@@ -44,6 +47,7 @@ def times(comparison: Fits) -> Figure | None:
         plain_log_ticks(axes.xaxis, low, longest * 4)
         axes.grid(axis="x", color="#e5e5e5", lw=0.6)
         labels = [n if fits[n].has_result else f"{n} (no result)" for n in names]
+        labels = [f"{n} (stored)" if n == comparison.outside else n for n in labels]
         axes.set(
             xlabel="seconds (log scale)",
             yticks=range(len(names)),
