@@ -85,6 +85,8 @@ def _distances(comparison: Fits, sites: Sequence[str] | None) -> str:
         mine = rows.xs(name, level=1)
         off = mine["difference"].abs().dropna()
         ratios = mine["sd_ratio"].dropna()
+        if off.empty:
+            continue
         words = f"{name}: means at most {format_number(float(off.max()), 2)} sds off"
         words += f" ({off.idxmax()})" if len(off) > 1 else ""
         if len(ratios):
