@@ -39,6 +39,9 @@ NUM_NODES = 6
 NUM_GRID = 121
 """Points a dimension of the grid on which expectations under p are taken."""
 
+MAX_ERROR = 1e-9
+"""By how much the integral of p over that grid, which is 1, may be off."""
+
 FAMILIES: dict[str, int] = {"full": 5, "diagonal": 4, "small": 2}
 """Family of q -> number of its parameters: the mean, log sds, and what is below the diagonal."""
 
@@ -147,12 +150,14 @@ class Exercises:
         self.mode = self.minimise(loss, np.array(START))[-1][0]
         hessian = jax.hessian(loss)(jnp.asarray(self.mode))
         self.reach = np.sqrt(np.diagonal(np.linalg.inv(hessian)))
-        # the trapezoid rule: for a smooth density that vanishes at the edges of the grid its error
-        # is far below rounding
+        # the trapezoid rule
         steps = np.linspace(-8, 8, NUM_GRID)
         unit = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
         self.grid = self.mode + self.reach * unit
         mass = np.exp(np.asarray(self.log_p(self.grid)))
+        off = abs(mass.sum() * (steps[1] - steps[0]) ** 2 * self.reach.prod() - 1)
+        if off > MAX_ERROR:
+            raise ValueError(f"target: its integral over the grid is off by {off:.1g}, expected 1")
         self.mass = mass / mass.sum()
 
     # -- objectives --------------------------------------------------------------------------
