@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.ascent import State, Step, TargetCompiler, started
+from vi_recipes.latent.blocks import Blocks, deal
 from vi_recipes.latent.rules import starting_point
 from vi_recipes.model import Arrays, EMSteps, PartialEStep, Target
-
-
-class Blocks(NamedTuple):
-    """Members dealt out to blocks of one size; a single block has no leading axis."""
-
-    rows: Int[Array, "blocks size"]
-    """Numbers of the members."""
-    weights: Float[Array, "blocks size"]
-    """1, and 0 of what fills the last places."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +73,8 @@ class ClosedForm:
         return int(self.partial.num_members(**self.target.data))
 
     def blocks(self, num_blocks: int) -> Blocks:
-        """Return the members of every block and their weights.
-
-        Neighbours are dealt out to different blocks, so that data in some order make blocks that
-        are alike. What fills the last places has weight 0.
-        """
-        size = -(-self.num_members // num_blocks)
-        rows = np.arange(size * num_blocks).reshape(size, num_blocks).T
-        weights = (rows < self.num_members).astype(float)
-        return Blocks(jnp.asarray(np.minimum(rows, self.num_members - 1)), jnp.asarray(weights))
+        """Return the members of every block and their weights."""
+        return deal(self.num_members, num_blocks)
 
     def share(self, theta: State, rows: Any, weights: Any, data: dict[str, Any]) -> Any:
         """Return a block's statistics and the entropy of its q(z), which is p(z | y, theta)."""

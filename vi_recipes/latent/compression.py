@@ -115,6 +115,20 @@ class Compressed(Marginal):
         return each.log_likelihood.sum() + self._rest(theta, arrays), EStep(states, weights)
 
     @override
+    def by_state(
+        self, theta: Float[Array, " G"], arrays: Arrays, rows: Int[Array, " size"]
+    ) -> Float[Array, "size states"]:
+        return jnp.asarray(self.coefficients)[rows] @ self._kept_joint(theta).T
+
+    @override
+    def part(self, q: Float[Array, "size states"], rows: Int[Array, " size"]) -> Array:
+        return q.T @ jnp.asarray(self.coefficients)[rows]
+
+    @override
+    def whole(self, parts: Array) -> EStep:
+        return EStep(jnp.arange(len(self.split.states)), parts.sum(0))
+
+    @override
     def probabilities(
         self, theta: Float[Array, " G"], z: Array, arrays: Arrays
     ) -> Float[Array, "members states"]:

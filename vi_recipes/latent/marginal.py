@@ -262,6 +262,25 @@ class Marginal:
         rest = self.rest(jax.tree.map(lambda v: v[0], joint))
         return self.split.weighted(terms.sum(0)).sum() + rest
 
+    # -- a sum over states, member by member ------------------------------------------------------
+
+    def by_state(
+        self, theta: Float[Array, " G"], arrays: Arrays, rows: Int[Array, " size"]
+    ) -> Float[Array, "size states"]:
+        """Return log p(y_t, z_t = k | theta) of some members by enumerated state k; pure."""
+        states = jnp.arange(len(self.split.states))
+        return at_states(self.split, theta, states, arrays).members.T[rows]
+
+    def part(self, q: Float[Array, "size states"], rows: Int[Array, " size"]) -> Array:
+        """Return what the members of a block add to :meth:`whole` by their probabilities."""
+        return q
+
+    def whole(self, parts: Array) -> EStep:
+        """Return q(z) of the parts of all blocks, stacked; see :func:`blocks.deal`."""
+        states = jnp.arange(len(self.split.states))
+        table = jnp.swapaxes(parts, 0, 1).reshape(-1, len(states))
+        return EStep(states, table[: self.split.num_members].T)
+
     def probabilities(
         self, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
     ) -> Float[Array, "rows states"]:

@@ -189,11 +189,23 @@ def general_step(marginal: Marginal, *, forward: bool, newton: bool = True) -> S
         def objective(new: jax.Array) -> jax.Array:
             return marginal.expected(new, q, arrays) + tilt @ (new - theta)
 
-        if newton:
-            return (maximise(objective, theta, unit, forward=forward), z), value
-        return (ascend(objective, theta, unit), z), value
+        return (m_step(objective, theta, unit, forward=forward, newton=newton), z), value
 
     return step
+
+
+def m_step(
+    objective: Callable[[jax.Array], jax.Array],
+    theta: Float[Array, " G"],
+    unit: Float[np.ndarray, " G"],
+    *,
+    forward: bool,
+    newton: bool,
+) -> Float[Array, " G"]:
+    """Return a maximum of Q near theta by Newton's method, or a higher point by L-BFGS; pure."""
+    if newton:
+        return maximise(objective, theta, unit, forward=forward)
+    return ascend(objective, theta, unit)
 
 
 def squarem(step: Step) -> Step:

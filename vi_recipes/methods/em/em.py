@@ -74,13 +74,24 @@ class EM(Method):
         Extrapolate by SQUAREM; what loses ground is not kept. An iteration then is three.
     num_blocks
         Blocks of members whose E-steps take turns (incremental EM), for closed forms that have
-        partial E-steps; 1 takes all members at once. A partial step renews q(z) for one block,
-        keeps the statistics of the others, and ends with an M-step, so that theta moves
-        ``num_blocks`` times in a pass over the data. What must rise at every partial step is the
-        free energy, which is checked and in the trace; the log-likelihood, which it bounds from
-        below, need not, and is not evaluated. When a pass gains nothing more, iterations of full
-        E-steps follow, on which the fit ends as it would without blocks: their log-likelihood
-        must not fall, and ``accelerate`` is for them.
+        partial E-steps and for enumerated states; 1 takes all members at once. A partial step
+        renews q(z) for one block, keeps that of the others, and ends with an M-step, so that theta
+        moves ``num_blocks`` times in a pass over the data. What must rise at every partial step is
+        the free energy, which is checked and in the trace; the log-likelihood, which it bounds
+        from below, need not, and is not evaluated. When a pass gains nothing more, iterations of
+        full E-steps follow, on which the fit ends as it would without blocks: their log-likelihood
+        must not fall, and ``accelerate`` is for them. Of enumerated states an M-step passes over
+        all members, but where a few stand for them (:mod:`vi_recipes.latent.compression`): fewer
+        passes of E-steps are then no fewer seconds.
+    num_sparse
+        Sparse E-steps after every full one, for enumerated states; 0 makes all of them full. A
+        sparse one shares out anew, among a member's likely states, what the last full one gave
+        them, and freezes the others as they were. The free energy must rise at each, which is
+        checked and in the trace by passes over the data: the probabilities that were renewed, as a
+        multiple of all of them. Full E-steps follow as they do with ``num_blocks``. Whole arrays
+        are computed for either kind, so that fewer passes are no fewer seconds here.
+    freeze_below
+        Probability, at a full E-step, below which a state is frozen by the sparse ones after it.
     m_step
         How Q(theta) is maximised where the model supplies no closed form: ``"newton"``,
         ``"l-bfgs"``, or ``"auto"``: Newton, but L-BFGS beyond 300 parameters and where a few
@@ -123,6 +134,8 @@ class EM(Method):
     num_starts: int | None = None
     accelerate: bool = False
     num_blocks: int = 1
+    num_sparse: int = 0
+    freeze_below: float = 0.01
     m_step: MStep = "auto"
     finish: bool = True
 
@@ -135,6 +148,14 @@ class EM(Method):
         ways = get_args(MStep)
         require(self.m_step in ways, "m_step", self.m_step, f"one of {', '.join(ways)}")
         require_count("num_blocks", self.num_blocks)
+        require_count("num_sparse", self.num_sparse, least=0)
+        require_number("freeze_below", self.freeze_below, most=0.5)
+        require(
+            self.num_blocks == 1 or self.num_sparse == 0,
+            "num_sparse",
+            self.num_sparse,
+            f"0, as num_blocks is {self.num_blocks}: E-steps are partial in one way at a time",
+        )
 
     def _closed(self, target: Target) -> bool:
         """Whether the model's own steps are used."""
@@ -153,15 +174,10 @@ class EM(Method):
             assert steps is not None
             if self.objective == "map" and steps.log_prior is None:
                 return f"model '{target.name}' supplies no log_prior for objective='map'"
-            return self._why_no_blocks(target, steps)
+            return self._why_not_partial(target, steps)
         if self.e_step == "closed_form":
             return (
                 f"model '{target.name}' supplies no closed-form EM steps (Model(em=EMSteps(...)))"
-            )
-        if self.num_blocks > 1:
-            return (
-                f"num_blocks={self.num_blocks}: partial E-steps keep sufficient statistics, which "
-                "only closed forms have. Leave num_blocks at 1"
             )
         if reason := why_not(target, self.latent, self.e_step, self.num_nodes):
             return reason
@@ -174,17 +190,42 @@ class EM(Method):
                 "and no site in a plate is local. MarginalMLE maximises its likelihood; mean-field "
                 "variational inference, Laplace and NUTS give a posterior"
             )
-        return None
-
-    def _why_no_blocks(self, target: Target, steps: EMSteps) -> str | None:
-        if self.num_blocks == 1:
-            return None
-        if steps.partial is None:
+        if self._partial and (parts.kind != "discrete" or parts.chains):
+            how = "a chain's" if parts.chains else "continuous"
             return (
-                f"num_blocks={self.num_blocks}: model '{target.name}' supplies no E-step for some "
-                "of its members (EMSteps(partial=PartialEStep(...))). Leave num_blocks at 1"
+                f"{self._partial}: partial E-steps are for closed forms and for the states of "
+                f"independent members, and the latent variables {', '.join(parts.latents)} are "
+                f"{how}. {self._leave}"
             )
-        members = steps.partial.num_members(**target.data)
+        return self._why_few(parts.num_members)
+
+    @property
+    def _partial(self) -> str:
+        """The option that makes E-steps partial, with its value; empty if none does."""
+        if self.num_blocks > 1:
+            return f"num_blocks={self.num_blocks}"
+        return f"num_sparse={self.num_sparse}" if self.num_sparse else ""
+
+    @property
+    def _leave(self) -> str:
+        return "Leave num_blocks at 1" if self.num_blocks > 1 else "Leave num_sparse at 0"
+
+    def _why_not_partial(self, target: Target, steps: EMSteps) -> str | None:
+        if not self._partial:
+            return None
+        if self.num_sparse or steps.partial is None:
+            discrete = any(s.kind == "discrete" for s in target.sites.values())
+            lacks = (
+                "has steps that keep no table of its states' probabilities"
+                if self.num_sparse
+                else "supplies no E-step for some of its members "
+                "(EMSteps(partial=PartialEStep(...)))"
+            )
+            other = ", or set e_step='enumerate'" if discrete else ""
+            return f"{self._partial}: model '{target.name}' {lacks}. {self._leave}{other}"
+        return self._why_few(steps.partial.num_members(**target.data))
+
+    def _why_few(self, members: int) -> str | None:
         if self.num_blocks > members:
             return f"num_blocks={self.num_blocks}: there are only {members} members"
         return None
@@ -211,6 +252,9 @@ class EM(Method):
             num_starts=self.num_starts,
             m_step=self.m_step,
             finish=self.finish,
+            num_blocks=self.num_blocks,
+            num_sparse=self.num_sparse,
+            freeze_below=self.freeze_below,
             loop=loop,
             timing=timing,
         ).fit(key)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from vi_recipes.core import Timing
 from vi_recipes.latent import (
@@ -19,6 +19,7 @@ from vi_recipes.latent import (
     Marginal,
     MarginalObjective,
     NumNodes,
+    PartialSteps,
     State,
     TargetCompiler,
     best_of,
@@ -43,6 +44,9 @@ from vi_recipes.model import Target
 LENGTH = 10
 """Iterations in one call of compiled code."""
 
+FEW = 5
+"""Iterations of partial E-steps in one call of compiled code."""
+
 NUM_NEWTON = 200
 """Steps of Newton's method, at most, where the iterations have not got to a maximum."""
 
@@ -60,6 +64,17 @@ class _Ended(NamedTuple):
     """What the iterations raised."""
 
 
+class _Partly(NamedTuple):
+    """How iterations with partial E-steps went."""
+
+    energy: Float[np.ndarray, "steps starts"]
+    """The free energy after every partial step."""
+    passes: Float[np.ndarray, "steps starts"]
+    """Passes over the data up to there."""
+    what: str
+    """What they were, for the message."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeneralRoute:
     """EM made from the NumPyro model.
@@ -69,6 +84,8 @@ class GeneralRoute:
     target
         The model conditioned on data.
     latent, e_step, num_nodes, objective, num_starts, m_step, finish
+        See :class:`vi_recipes.EM`.
+    num_blocks, num_sparse, freeze_below
         See :class:`vi_recipes.EM`.
     loop
         The iterations.
@@ -84,6 +101,9 @@ class GeneralRoute:
     num_starts: int | None
     m_step: Literal["auto", "newton", "l-bfgs"]
     finish: bool
+    num_blocks: int
+    num_sparse: int
+    freeze_below: float
     loop: Loop
     timing: Timing
 
@@ -102,7 +122,8 @@ class GeneralRoute:
             state = (jnp.asarray(flat[:, split.border]), jnp.asarray(flat[:, split.local]))
             ascent = self.loop.ascent(LENGTH)
             few = compress(marginal, flat[0], timing)
-            ended = self._iterate(ascent, few, state)
+            risen, partly = self._partly(few, state[0])
+            ended = self._iterate(ascent, few, (risen, state[1]))
             theta = np.asarray(ended.state[0][best_of(ended.path[-1])])
             if not same_likelihood(few, marginal, theta, timing):
                 ended = self._iterate(ascent, marginal, ended.state)
@@ -120,6 +141,10 @@ class GeneralRoute:
                 if marginal.rule == "quadrature"
                 else "the model's density is not what its sites say it is: report this"
             )
+            if partly is not None:
+                check_monotone(
+                    partly.energy, alive, "the free energy", "a partial step of EM", advice
+                )
             check_monotone(path, alive, "the objective", "EM", advice)
             best = max(alive, key=lambda r: path[-1, r])
             iterations, reached = ascent.count(path[:, best]), reached_by(path, best)
@@ -137,19 +162,61 @@ class GeneralRoute:
         how = f"{iterations} iterations, reached by {reached}"
         if steps:
             how += f", and {steps} steps of Newton's method from there"
+        if partly is not None:
+            how = f"{partly.passes[-1, best]:.4g} {partly.what}, then {how}"
         made = result(estimate, marginal, path.T, how)
+        if partly is not None:
+            own = [best] if self.num_sparse else slice(None)  # whose passes are its own
+            made.trace = {
+                **made.trace,
+                "free_energy": partly.energy[:, own].T,
+                "free_energy_step": partly.passes[:, best],
+            }
         made.diagnostics = {
             **made.diagnostics,
             "iterations": float(iterations),
             "starts": float(count),
         }
+        if partly is not None:
+            made.diagnostics["passes"] = float(partly.passes[-1, best] + iterations)
         return made
+
+    def _partly(self, marginal: Marginal, theta: Array) -> tuple[Array, _Partly | None]:
+        """Return where iterations with partial E-steps end, and how they went."""
+        blocks, sparse = self.num_blocks, self.num_sparse
+        if blocks == 1 and not sparse:
+            return theta, None
+        objective = MarginalObjective(marginal, self.timing, np.zeros((0, 0)))
+        steps = PartialSteps(marginal, objective.forward, self._by_newton(marginal))
+        kind = ("partial EM", marginal.key, steps.newton, blocks, sparse, self.freeze_below)
+        target = marginal.split.target
+        compiler = TargetCompiler(target, self.timing, kind)
+        ascent = self.loop.ascent(FEW)
+        if blocks > 1:
+            first = jax.vmap(steps.first_shares(blocks), in_axes=(0, None))
+            arrays = target.arrays()
+            state = compiler(("first",), first, theta, arrays)(theta, arrays)
+            (theta, _), energy = ascent.run(steps.over_blocks(blocks), state, compiler)
+            visits = np.arange(1, len(energy) + 1)[:, None] / blocks
+            passes = np.broadcast_to(visits, energy.shape)
+            return theta, _Partly(energy, passes, f"passes over {blocks} blocks of members")
+        state = theta, jnp.zeros(len(theta))
+        step = steps.over_likely_states(sparse, self.freeze_below)
+        (theta, _), path = ascent.run(step, state, compiler)
+        parts = path.reshape(-1, 2, sparse + 1, path.shape[1])
+        passes, energy = (parts[:, k].reshape(-1, path.shape[1]) for k in range(2))
+        what = f"passes over the data, {sparse} sparse E-steps to a full one"
+        return theta, _Partly(energy, passes, what)
+
+    def _by_newton(self, marginal: Marginal) -> bool:
+        """Whether M-steps are Newton's."""
+        many = marginal.split.border.size > MAX_DENSE or isinstance(marginal, Compressed)
+        return self.m_step == "newton" or (self.m_step == "auto" and not many)
 
     def _iterate(self, ascent: Ascent, marginal: Marginal, state: State) -> _Ended:
         """Return where iterations on a likelihood end."""
         objective = MarginalObjective(marginal, self.timing, np.asarray(state[1][0]))
-        many = marginal.split.border.size > MAX_DENSE or isinstance(marginal, Compressed)
-        newton = self.m_step == "newton" or (self.m_step == "auto" and not many)
+        newton = self._by_newton(marginal)
         step = general_step(marginal, forward=objective.forward, newton=newton)
         compiler = TargetCompiler(marginal.split.target, self.timing, ("em", marginal.key, newton))
 
