@@ -25,10 +25,13 @@ from vi_recipes.cli.options import set_options
 from vi_recipes.data.batches import ArrayBatches, Prefetch, draw
 from vi_recipes.methods.guides.coordinates import FittedGuide
 from vi_recipes.methods.guides.families import read_guide
-from vi_recipes.methods.minibatch.feed import Feed, Minibatches, make_feed
+from vi_recipes.methods.minibatch.feed import Feed, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
+from vi_recipes.methods.svi import outcome
+from vi_recipes.methods.svi.fresh import Fresh
 from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
 from vi_recipes.methods.svi.starts import Starts
+from vi_recipes.methods.svi.stopping import Plateau
 
 # -- drawing ------------------------------------------------------------------------------------
 
@@ -122,16 +125,17 @@ def test_effects_of_groups_are_global() -> None:
 
 def test_points_draw_no_minibatches_for_their_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    inner = Minibatches.singles
+    inner = Fresh.draw
 
-    def counting(self: Minibatches, count: int) -> Any:
+    def counting(self: Fresh, points: Any, count: int) -> Any:
         asked.append(count)
-        return inner(self, count)
+        return inner(self, points, count)
 
-    monkeypatch.setattr(Minibatches, "singles", counting)
+    monkeypatch.setattr(Fresh, "draw", counting)
+    monkeypatch.setattr(outcome, "plateau_of", lambda *_: Plateau(0.0, 0.0))
     for guide in ("delta", "normal"):
-        vr.SVI(guide=guide, batch_size=3, num_steps=20).fit(target("linear_regression"), throw=True)
-    assert asked == [0, NUM_ELBO_DRAWS]
+        vr.SVI(guide=guide, batch_size=3, num_steps=20).fit(target("linear_regression"))
+        assert asked == [NUM_ELBO_DRAWS] * (guide == "normal")
 
 
 def scaled_prior(X: jax.Array, y: jax.Array) -> None:

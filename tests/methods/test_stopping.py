@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import optax
 import pytest
 from numpyro.infer.svi import SVIState
 
+import vi_recipes as vr
 from vi_recipes.methods.svi.chunks import Chunk, Run
+from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
 from vi_recipes.methods.svi.running import Runner, last_step_size
 from vi_recipes.methods.svi.stopping import (
+    Plateau,
     Stationarity,
     average_error,
     judge_series,
@@ -56,8 +63,61 @@ def test_r_hat_of_noise_and_of_a_drift() -> None:
 
 def test_a_plateau_is_told_from_a_climb() -> None:
     noise = np.random.default_rng(7).standard_normal(4_000)
-    assert judge_series(noise).flat
-    assert not judge_series(noise + np.linspace(0, 3, noise.size)).flat
+    assert judge_series(noise).may_be_flat
+    climb = judge_series(noise + np.linspace(0, 3, noise.size))
+    assert not climb.may_be_flat
+    # a quarter is 0.75, twice that two quarters on
+    assert climb.gain == pytest.approx(0.75, abs=4 * climb.error)
+    twice = judge_series(noise + np.linspace(0, 3, noise.size), apart=2)
+    assert twice.gain == pytest.approx(1.5, abs=4 * twice.error)
+
+
+def test_flat_is_what_is_known_to_be_flat() -> None:
+    """A gain of 1.1 with an error of 0.91 was flat, being within three errors."""
+    assert not Plateau(1.1, 0.91).flat(0.1)
+    assert not Plateau(0.05, 0.2).flat(0.1)
+    assert Plateau(0.05, 0.03).flat(0.1)
+    assert not Plateau(0.12, 0.01).flat(0.1)
+    assert Plateau(-0.5, 0.2).flat(0.1)  # whatever it does, it does not rise
+    assert not Plateau(np.nan, np.inf).flat(0.1)
+
+
+def pairs(count: int, rho: float) -> vr.Target:
+    """Pairs of standard normals of correlation ``rho``."""
+    cov = np.kron(np.eye(count), [[1.0, rho], [rho, 1.0]])
+
+    def model() -> None:
+        numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(2 * count), jnp.asarray(cov)))
+
+    return vr.Target(model)
+
+
+def test_fresh_draws_tell_what_the_steps_do_not() -> None:
+    """The ELBO of independent normals is log(1 - rho^2) / 2 a pair, its draws' variance rho^2."""
+    fit = vr.SVI(num_steps=4_000, tolerance=None, elbo_tolerance=0.2).fit(pairs(30, 0.9))
+    best, sd = 15 * np.log(1 - 0.9**2), np.sqrt(30 * 0.9**2)
+    assert fit.status is vr.Status.OK
+    found = re.search(r"ELBO gained (\S+) \(Monte Carlo error (\S+), from \d+ fresh", fit.message)
+    assert found
+    # 1,000 steps a quarter leave sqrt(2 / 1,000) of the sd of a draw, 0.22
+    assert float(found[2]) < 0.2 / 3 < sd * np.sqrt(2 / 1_000)
+    assert abs(float(found[1])) < 0.2
+    value, se = fit.diagnostics["elbo"], fit.diagnostics["elbo_se"]
+    assert se <= 0.2 < sd / np.sqrt(NUM_ELBO_DRAWS)
+    assert se > 0.15
+    assert best - 0.5 - 4 * se < value < best + 4 * se  # constant steps cost some tenths
+
+
+def test_a_flow_that_still_climbs_is_not_converged() -> None:
+    """The steps' ELBO gained 1.1 with an error of 0.91, and the sds are a third of what is right.
+
+    The flow could be exact: its ELBO is below that of independent normals.
+    """
+    fit = vr.SVI(guide="iaf", num_steps=5_000).fit(pairs(1, 0.8), key=0)
+    assert fit.status is vr.Status.UNCONVERGED
+    assert fit.diagnostics["elbo"] < 0.5 * np.log(1 - 0.8**2)
+    assert "swings too much" in fit.advice or "raise num_steps" in fit.advice
+    assert fit.has_result
 
 
 def test_a_smaller_step_size_is_asked_for_the_same_drift() -> None:

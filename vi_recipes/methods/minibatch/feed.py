@@ -18,9 +18,6 @@ from vi_recipes.model import Arrays, Target
 MAX_STACK = 2**26
 """Bytes of minibatches that are handed to one chunk of steps."""
 
-ERROR_PER_ROW = 1e-3
-"""Monte Carlo error of the last quarters, in nats a row, beyond which flat cannot be told."""
-
 
 class Feed:
     """What the chunks of a fit take of the data: all of them, at every step.
@@ -65,11 +62,6 @@ class Feed:
     def singles(self, count: int) -> Sequence[Any]:
         """Return what ``count`` chunks of one step each take."""
         return [self._all] * count
-
-    @property
-    def max_error(self) -> float:
-        """Monte Carlo error of the objective, in nats, beyond which flat cannot be told."""
-        return ERROR_PER_ROW * self.num_rows
 
     def close(self) -> None:
         """Let go of what reads ahead."""

@@ -74,10 +74,9 @@ class SVIOptions(Method):
         objective, from fresh draws, is kept; the message says how many came up to it, and the trace
         has a row for each, the best first.
     num_steps
-        Gradient steps of a run, at most. A run of them all has converged when the objective's last
-        quarter no longer rises on the one before, beyond its Monte Carlo error (itself at most
-        1 nat) and 0.05 nats, and the locations are stationary and known to ``tolerance``, as the
-        rule of ``tolerance`` asks.
+        Gradient steps of a run, at most. A run of them all has converged when the objective no
+        longer rises by ``elbo_tolerance``, and the locations are stationary and known to
+        ``tolerance``, as the rule of ``tolerance`` asks.
     tolerance
         A run stops sooner once its second half is stationary (split R-hat of the guide's
         locations below 1.1, the objective no longer rising) and the Monte Carlo error of every
@@ -85,6 +84,12 @@ class SVIOptions(Method):
         asked of the last, whose iterates scatter less: R-hat squared less one may then be larger
         by as much as the step size is smaller. ``None`` takes all steps at one step size, as
         guides without locations and scales do: points, flows, functions.
+    elbo_tolerance
+        What of the objective matters, in nats. A run counts as converged only if the last quarter
+        of its steps gained at most so much on the second, known to a third of it: where the steps
+        themselves do not tell, from fresh draws that both quarters' averages have in common, as
+        many as that takes, 1,600 or a quarter of the steps at most. The final objective takes more
+        than its 400 draws where that brings its error down to this.
     step_size
         Of Adam, for locations in units of their coordinates (:mod:`vi_recipes.model.units`): a
         number, from which it falls, or an optax schedule (step -> step size), which is kept to.
@@ -141,6 +146,7 @@ class SVIOptions(Method):
     num_starts: int = 1
     num_steps: int = 20_000
     tolerance: float | None = 0.05
+    elbo_tolerance: float = 0.1
     step_size: float | Callable[[Any], Any] | None = None
     optimizer: optax.GradientTransformation | None = None
     objective: ObjectiveName = "elbo"
@@ -253,6 +259,7 @@ class SVIOptions(Method):
         require_count("num_steps", self.num_steps)
         if self.tolerance is not None:
             require_number("tolerance", self.tolerance, most=1.0)
+        require_number("elbo_tolerance", self.elbo_tolerance)
         require(
             _is_step_size(self.step_size),
             "step_size",

@@ -8,21 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import SVI as Engine
 
 from vi_recipes.core import Status
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.guides.families import family_of
-from vi_recipes.methods.svi.chunks import Run, Taken, series
+from vi_recipes.methods.svi.chunks import Run, series
+from vi_recipes.methods.svi.fresh import Fresh
 from vi_recipes.methods.svi.objectives import Objective
-from vi_recipes.methods.svi.stopping import MAX_ERROR, SLACK, average_error, judge_series
+from vi_recipes.methods.svi.stopping import SLACK, Plateau, average_error, judge_series
 from vi_recipes.model import Target
 from vi_recipes.posterior import DrawsPosterior, Posterior
 
 NUM_ELBO_DRAWS = 400
 NUM_WINDOWS = 200
+
+AVERAGE, LAST = (
+    "the average of the second half of the steps",
+    "the last step, better than the average",
+)
+"""What the parameters of an answer are, in words."""
 
 
 @dataclass(frozen=True)
@@ -72,28 +78,32 @@ class Candidate:
         return jax.tree.map(lambda *leaves: average_error(np.stack(leaves)), *late)
 
 
-def candidate(
-    run: Run, engine: Engine, key: jax.Array, advance: Callable[..., Taken], data: Sequence[Any]
-) -> Candidate:
-    """Return the average of a run's second half, or its last step where that is better."""
-    average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *run.late)
-    which = "the average of the second half of the steps"
-    if len(run.levels) > 1:
-        which += " at the last step size"
+def candidates(runs: Sequence[Run], engine: Engine, fresh: Fresh) -> list[Candidate]:
+    """Return what every run comes to: its average, or its last step where that is better.
+
+    Averages of flows' weights can be worse than any of the weights averaged.
+    """
+    averages = [jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *run.late) for run in runs]
+    names = [AVERAGE + " at the last step size" * (len(run.levels) > 1) for run in runs]
     if family_of(engine.guide).fits_point:
-        quarter = np.array_split(run.elbo, 4)[-1]
-        return Candidate(run, average, float(quarter.mean()), None, which)
-    last = jax.tree.map(np.asarray, engine.optim.get_params(run.state.optim_state))
-    of_average, of_last = (
-        _fresh(engine, run.state, params, key, advance, data) for params in (average, last)
-    )
-    # Averages of flows' weights can be worse than any of the weights averaged. Both had the same
-    # random numbers and minibatches, so that their difference is known better than either.
-    error = standard_error(of_average - of_last)
-    if not of_average.mean() > of_last.mean() - max(SLACK, 2 * error):
-        which = "the last step, better than the average"
-        return Candidate(run, last, float(of_last.mean()), of_last, which)
-    return Candidate(run, average, float(of_average.mean()), of_average, which)
+        late = [float(np.array_split(run.elbo, 4)[-1].mean()) for run in runs]
+        parts = zip(runs, averages, late, names, strict=True)
+        return [Candidate(run, params, value, None, name) for run, params, value, name in parts]
+    lasts = [jax.tree.map(np.asarray, engine.optim.get_params(r.state.optim_state)) for r in runs]
+    drawn = fresh.draw([*averages, *lasts], NUM_ELBO_DRAWS)
+    found = []
+    for k, run in enumerate(runs):
+        of_average, of_last = drawn[k], drawn[k + len(runs)]
+        error = standard_error(of_average - of_last)
+        if of_average.mean() > of_last.mean() - max(SLACK, 2 * error):
+            found.append(_by_draws(run, averages[k], of_average, names[k]))
+        else:
+            found.append(_by_draws(run, lasts[k], of_last, LAST))
+    return found
+
+
+def _by_draws(run: Run, params: Any, drawn: np.ndarray, which: str) -> Candidate:
+    return Candidate(run, params, float(drawn.mean()), drawn, which)
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -101,28 +111,54 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(values.size))
 
 
-def _fresh(
-    engine: Engine,
-    state: Any,
-    params: Any,
-    key: jax.Array,
-    advance: Callable[..., Taken],
-    data: Sequence[Any],
-) -> np.ndarray:
-    """Return estimates of the objective at unconstrained ``params``, each from fresh draws.
+# -- how well it is known ----------------------------------------------------------------------
 
-    The loss of a step is taken before the step, so the compiled chunk gives it: nothing more is
-    compiled.
+
+def most_draws(run: Run) -> int:
+    """Return how many fresh draws may be taken for one answer: a quarter of what the run took."""
+    return max(4 * NUM_ELBO_DRAWS, run.steps // 4)
+
+
+def plateau_of(best: Candidate, fresh: Fresh | None, limit: float) -> Plateau:
+    """Return how far the objective still climbs, known to a share of ``limit`` where draws do it.
+
+    The last quarter is compared with the second: what twice the steps have gained is about what
+    twice the steps again would, where a climb slows down as slowly as a logarithm. Where the steps
+    themselves do not tell, the averages of the two are compared by fresh draws that they have in
+    common, or, where averages are no good, their last chunks; twice as many draws until the error
+    is small, or too many are asked for.
     """
-    optim_state = engine.optim.init(jax.tree.map(jnp.asarray, params))
-    one, elbos = jnp.int32(1), []
-    state = state._replace(rng_key=key)
-    for arrays in data:
-        # each step hands on its stream of random numbers, and nothing else
-        taken = advance(state._replace(optim_state=optim_state), one, arrays)
-        state = taken.state
-        elbos.append(-float(np.asarray(taken.losses)[0]))
-    return np.array(elbos)
+    level = best.run.level
+    found = judge_series(series(level), apart=2)
+    if fresh is None or found.known(limit) or len(level) < 4:
+        return found
+    quarters = np.array_split(np.arange(len(level)), 4)[1::2]
+    some = [[part[-1]] for part in quarters] if best.which == LAST else quarters
+    points = [
+        jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(level[k].mean for k in part))
+        for part in some
+    ]
+    gains, more = np.zeros(0), NUM_ELBO_DRAWS
+    while gains.size < most_draws(best.run):
+        before, after = fresh.draw(points, more)
+        gains = np.concatenate([gains, after - before])
+        found = Plateau(float(gains.mean()), standard_error(gains), gains.size)
+        if found.known(limit) or found.climbs(limit) or not np.isfinite(found.error):
+            break
+        more = gains.size
+    return found
+
+
+def sharpen(best: Candidate, fresh: Fresh, limit: float) -> Candidate:
+    """Return a candidate whose objective is known to ``limit``, where affordable draws do it."""
+    if best.drawn is None or not best.se > limit:
+        return best
+    # a tenth more, since the error is an estimate
+    needed = int(1.1 * best.drawn.size * (best.se / limit) ** 2) if np.isfinite(best.se) else 0
+    if not best.drawn.size < needed <= most_draws(best.run):
+        return best
+    (more,) = fresh.draw([best.params], needed - best.drawn.size)
+    return _by_draws(best.run, best.params, np.concatenate([best.drawn, more]), best.which)
 
 
 def pick(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
@@ -136,26 +172,52 @@ def pick(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
 
 
 def judge_run(
-    run: Run, title: str, tolerance: float | None, max_error: float, interrupted: bool
+    run: Run,
+    plateau: Plateau,
+    title: str,
+    limit: float,
+    tolerance: float | None,
+    interrupted: bool,
 ) -> Verdict:
-    """Return the verdict on a run that has not diverged."""
-    elbo, level = run.elbo, series(run.level)
-    plateau = judge_series(level)
-    gain = "over the last quarter "
-    if level.size < elbo.size:
-        gain += f"of the {level.size} at the last step size "
-    gain += f"the {title} gained {plateau.gain:.2g} (Monte Carlo error {plateau.error:.2g})"
+    """Return the verdict on a run that has not diverged.
+
+    Parameters
+    ----------
+    run
+        The run.
+    plateau
+        How far its objective still climbs.
+    title
+        What the objective is called.
+    limit
+        What of it matters, in nats.
+    tolerance
+        Of the locations.
+    interrupted
+        Whether Ctrl-C ended it.
+    """
+    steps, level = run.elbo.size, series(run.level).size
+    gain = f"from the second to the last quarter of the {level} steps "
+    if level < steps:
+        gain += "at the last step size "
+    gain += f"the {title} {plateau}"
     seen = f"{run.iterates}; {gain}" if run.iterates else gain
     if interrupted:
-        return Verdict(Status.INTERRUPTED, f"{elbo.size} steps; {seen}")
-    if run.stopped:
-        return Verdict(Status.OK, f"stopped by its rule after {elbo.size} steps: {seen}")
-    message = f"all {elbo.size} steps were taken; {seen}"
-    if elbo.size < 40 or not plateau.flat:
-        return Verdict(Status.UNCONVERGED, message, "raise num_steps, or step_size")
-    if plateau.error > max(MAX_ERROR, max_error):
-        advice = f"lower step_size: the {title} still swings"
+        return Verdict(Status.INTERRUPTED, f"{steps} steps; {seen}")
+    message = f"stopped by its rule after {steps} steps: {seen}"
+    if not run.stopped:
+        message = f"all {steps} steps were taken; {seen}"
+    if not plateau.flat(limit) and plateau.gain <= limit + 3 * plateau.error:
+        advice = (
+            f"the {title} swings too much to tell whether it still gains {limit:g}: raise "
+            "num_particles, or lower step_size"
+        )
         return Verdict(Status.UNCONVERGED, message, advice)
+    if steps < 40 or not plateau.flat(limit):
+        advice = "lower tolerance" if run.stopped else "raise num_steps, or step_size"
+        return Verdict(Status.UNCONVERGED, message, advice)
+    if run.stopped:
+        return Verdict(Status.OK, message)
     if run.iterates and tolerance is not None and not run.iterates.within(tolerance):
         return Verdict(Status.UNCONVERGED, message, "raise num_steps, or tolerance")
     return Verdict(Status.OK, message)

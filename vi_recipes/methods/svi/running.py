@@ -125,7 +125,7 @@ class Runner:
         means, variances = [c.mean for c in level], [c.variance for c in level]
         fallen = FALL ** (len(run.levels) - 1)
         iterates = judge_iterates(self.scales, means, variances, self.constrain).after(fallen)
-        if due and self.tolerance is not None and judge_series(series(level)).flat:
+        if due and self.tolerance is not None and judge_series(series(level)).may_be_flat:
             late = len(run.levels) == 1 and 2 * steps >= self.num_steps
             # large steps scatter the iterates: the error of their average is no matter yet
             still = iterates.within(np.inf) or (late and iterates.r_hat < NEARLY)

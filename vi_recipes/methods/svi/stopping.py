@@ -25,11 +25,10 @@ MIN_BATCHES = 4
 NUM_WINDOWS = 4
 
 SLACK = 0.05
-"""ELBO, in nats, that the last quarter may gain on the one before and still count as flat."""
+"""ELBO, in nats, that is no matter while there are steps to come."""
 
-
-MAX_ERROR = 1.0
-"""Monte Carlo error of the last quarters, in nats, beyond which flat cannot be told."""
+SMALL = 1 / 3
+"""Share of what matters that the Monte Carlo error of a gain may be."""
 
 
 def average_error(means: np.ndarray) -> np.ndarray:
@@ -127,31 +126,50 @@ def judge_iterates(
 
 @dataclass(frozen=True)
 class Plateau:
-    """How far a noisy series still climbs.
+    """How far the objective still climbs.
 
     Parameters
     ----------
     gain
-        Of the last quarter on the one before.
+        Of the last quarter on an earlier one.
     error
         Its Monte Carlo error.
+    draws
+        Fresh draws at the averages of both quarters that gave it; 0 where it is that of the steps.
     """
 
     gain: float
     error: float
+    draws: int = 0
 
     @property
-    def flat(self) -> bool:
-        """Whether the gain is within its error, or too small to matter."""
+    def may_be_flat(self) -> bool:
+        """Whether the gain is within its error, or too small to matter: the error may be large."""
         return self.gain <= max(SLACK, 3 * self.error)
 
+    def known(self, limit: float) -> bool:
+        """Whether the error is small against ``limit``, in nats."""
+        return self.error <= SMALL * limit
 
-def judge_series(values: np.ndarray) -> Plateau:
-    """Return how far the last quarter of ``values`` has gained on the one before."""
+    def climbs(self, limit: float) -> bool:
+        """Whether the gain is above ``limit`` for all that its error says."""
+        return self.gain - 3 * self.error > limit
+
+    def flat(self, limit: float) -> bool:
+        """Whether the gain is at most ``limit``, and known well enough to say so."""
+        return self.gain <= limit and (self.known(limit) or self.gain + 2 * self.error <= limit)
+
+    def __str__(self) -> str:
+        how = f", from {self.draws} fresh draws" if self.draws else ""
+        return f"gained {self.gain:.2g} (Monte Carlo error {self.error:.2g}{how})"
+
+
+def judge_series(values: np.ndarray, apart: int = 1) -> Plateau:
+    """Return how far the last quarter of ``values`` has gained on the one ``apart`` before."""
     if values.size < 4:
         return Plateau(float("nan"), float("inf"))
     quarters = np.array_split(values, 4)
-    before, last = quarters[2], quarters[3]
+    before, last = quarters[3 - apart], quarters[3]
     error = np.hypot(_batch_error(last), _batch_error(before))
     return Plateau(float(last.mean() - before.mean()), float(error))
 

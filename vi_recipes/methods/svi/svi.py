@@ -20,7 +20,6 @@ from vi_recipes.methods.guides.coordinates import FittedGuide
 from vi_recipes.methods.guides.families import (
     BLOCK_FAMILIES,
     GUIDES,
-    family_of,
     is_point,
     location_scales,
     read_guide,
@@ -33,6 +32,7 @@ from vi_recipes.methods.svi.applies import why_not
 from vi_recipes.methods.svi.checkpoint import Checkpoint, check_checkpoint, checkpoint_of
 from vi_recipes.methods.svi.chunks import Run, chunk_size, make_chunk
 from vi_recipes.methods.svi.existence import mind_no_value
+from vi_recipes.methods.svi.fresh import Fresh
 from vi_recipes.methods.svi.objectives import OBJECTIVES
 from vi_recipes.methods.svi.options import SVIOptions
 from vi_recipes.methods.svi.running import Runner, last_step_size
@@ -265,15 +265,16 @@ class SVI(SVIOptions):  # noqa: D101
             raise KeyboardInterrupt
         if not good:
             return outcome.diverged(runs, self.settings, saved.path if saved else None)
-        count = 0 if family_of(engine.guide).fits_point else outcome.NUM_ELBO_DRAWS
+        limit, like = self.elbo_tolerance, good[0].state
+        advance, key = session.runner.advance, session.keys.fresh
         with timing.running():
-            data, advance = feed.singles(count), session.runner.advance
-            candidates = [
-                outcome.candidate(run, engine, session.keys.fresh, advance, data) for run in good
-            ]
-        timing.gradient_evaluations += 2 * count * self.draws * len(good)
-        best, reached = outcome.pick(candidates)
-        verdict = outcome.judge_run(best.run, title, self.tolerance, feed.max_error, interrupted)
+            fresh = Fresh(engine, advance, feed, like, key, self.falling)
+            best, reached = outcome.pick(outcome.candidates(good, engine, fresh))
+            if not interrupted:
+                best = outcome.sharpen(best, fresh, limit)
+            plateau = outcome.plateau_of(best, None if interrupted else fresh, limit)
+        timing.gradient_evaluations += fresh.count * self.draws
+        verdict = outcome.judge_run(best.run, plateau, title, limit, self.tolerance, interrupted)
         message = verdict.message
         message += f"; the answer is {best.which}{outcome.among(runs, best, reached, title)}"
         if note := session.facts["note"]:
