@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 
 import vi_recipes as vr
 from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
+from vi_recipes.methods.svi.transport import TransportLoss
 
 
 @cache
@@ -118,6 +119,68 @@ def test_the_importance_weighted_bound_is_tight_with_many_draws() -> None:
     assert fit.log_evidence.kind == "lower bound (importance-weighted)"
     # the ELBO of independent normals is 1.1 nats below
     assert -0.05 < fit.log_evidence.value - known < 4.5 * fit.log_evidence.se
+
+
+def correlated() -> vr.Target:
+    """Two standard normals of correlation 0.8."""
+
+    def model() -> None:
+        cov = jnp.array([[1.0, 0.8], [0.8, 1.0]])
+        numpyro.sample("x", dist.MultivariateNormal(jnp.array([2.0, -1.0]), cov))
+
+    return vr.Target(model)
+
+
+@pytest.mark.slow
+def test_the_wasserstein_optimum_is_the_closed_forms() -> None:
+    """Of normals with independent coordinates: sds of tr(P^(1/2)) / 2, between both KLs' optima."""
+    fit = vr.SVI(objective="wasserstein", num_steps=3_000, tolerance=None).fit(correlated(), key=1)
+    best = (np.sqrt(1.8) + np.sqrt(0.2)) / 2  # 0.894; KL(q || p) has 0.6 and KL(p || q) has 1
+    np.testing.assert_allclose(fit.sd()["x"], best, rtol=0.06)
+    np.testing.assert_allclose(fit.mean()["x"], [2.0, -1.0], atol=0.1)
+    assert fit.log_evidence is None
+    assert "minus_sinkhorn" in fit.trace
+    assert "the negative Sinkhorn divergence gained" in fit.message
+
+
+def test_wasserstein_has_its_optimum_at_the_posterior_where_the_guide_can_be_that() -> None:
+    """In expectation the divergence is zero at p, and 0.25 a sd apart the squared distance."""
+
+    def guide() -> None:
+        scale = numpyro.param("s", 1.0) * jnp.linalg.cholesky(jnp.array([[1.0, 0.8], [0.8, 1.0]]))
+        loc = jnp.array([2.0, -1.0]) + numpyro.param("m", jnp.zeros(2))
+        numpyro.sample("x", dist.MultivariateNormal(loc, scale_tril=scale))
+
+    loss, model = TransportLoss(num_particles=400), correlated().model.function
+
+    def at(m: float, s: float, n: int = 200) -> Any:
+        params = {"m": jnp.full(2, m), "s": jnp.asarray(s)}
+        keys = jax.random.split(jax.random.key(0), n)
+        one = jax.value_and_grad(lambda p, k: loss.loss(k, p, model, guide))
+        value, slope = jax.jit(jax.vmap(one, (None, 0)))(params, keys)
+        found = np.column_stack([value, slope["m"], slope["s"]])
+        return found.mean(0), found.std(0) / np.sqrt(n)
+
+    mean, error = at(0.0, 1.0)
+    assert (np.abs(mean) < 4.5 * error).all()
+    assert (error < [0.02, 0.1, 0.1, 0.1]).all()
+    mean, error = at(0.5, 1.0)
+    assert mean[0] > 10 * error[0]
+    assert (mean[1:3] > 5 * error[1:3]).all()  # back to where p is
+    wide, _ = at(0.0, 1.3)
+    narrow, _ = at(0.0, 0.7)
+    assert wide[3] > 0.1
+    assert narrow[3] < -0.1
+
+
+def test_wasserstein_takes_no_points_and_no_minibatches() -> None:
+    this = target("linear_regression")
+    points = vr.SVI(guide="delta", objective="wasserstein").fit(this)
+    assert points.status is vr.Status.NOT_APPLICABLE
+    assert "those of a point are all the same" in points.message
+    rows = vr.SVI(objective="wasserstein", batch_size=5).fit(this)
+    assert rows.status is vr.Status.NOT_APPLICABLE
+    assert "no sum over rows" in rows.message
 
 
 def test_weights_member_by_member_are_not_taken_from_a_joint_guide() -> None:

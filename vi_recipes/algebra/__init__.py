@@ -12,6 +12,7 @@ from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import Dense, trust_region_newton
 from vi_recipes.algebra.normals import MAX_DENSE, block_normal, log_dense_normal, log_normal
 from vi_recipes.algebra.outward import SAME, as_good_outward, flattest, looks_flat, moves_to_edges
+from vi_recipes.algebra.sinkhorn import transport
 
 __all__ = [
     "MAX_DENSE",
@@ -41,6 +42,7 @@ __all__ = [
     "second_order",
     "smooth",
     "steihaug",
+    "transport",
     "trust_region_newton",
     "verified",
 ]

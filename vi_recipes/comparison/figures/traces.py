@@ -52,6 +52,7 @@ _QUANTITIES = {
     "elbo": "ELBO",
     "renyi_bound": "Renyi bound",
     "iwae_bound": "importance-weighted bound",
+    "minus_sinkhorn": "negative Sinkhorn divergence",
     "log_likelihood": "log-likelihood",
     "log_density": "log density",
     "loss": "loss",

@@ -14,6 +14,7 @@ from numpyro.infer import ELBO, RenyiELBO, Trace_ELBO
 from numpyro.infer.util import log_density
 
 from vi_recipes.methods.guides.family import GuideFamily
+from vi_recipes.methods.svi.transport import TransportLoss
 
 DEFAULT_ALPHA = 0.5
 
@@ -140,8 +141,11 @@ class Objective:
         Whether it works out the guide's density at a draw that is held, and whether its gradient is
         that of the density alone; guides say whether they have them.
     weighs
-        Whether it averages importance weights: then it is no sum over rows, and NumPyro takes the
-        weights member by member where a plate holds every site.
+        Whether it takes importance weights: then it is no sum over rows.
+    by_member
+        Whether NumPyro takes them member by member where a plate holds every site.
+    takes_spread
+        Whether it compares draws with each other, which points cannot be.
     """
 
     make: Callable[[int, float], ELBO]
@@ -155,6 +159,8 @@ class Objective:
     takes_density: bool = False
     takes_score: bool = False
     weighs: bool = False
+    by_member: bool = False
+    takes_spread: bool = False
 
     def clash(self, families: Sequence[GuideFamily], enclosing: Sequence[str]) -> str | None:
         """Return why it does not go with a guide; ``None`` where it does.
@@ -171,7 +177,12 @@ class Objective:
                 return family.no_density
             if self.takes_score and family.no_score:
                 return family.no_score
-        if self.weighs and enclosing and any(family.joint for family in families):
+            if self.takes_spread and (family.point or family.fits_point):
+                return (
+                    f"the {self.title} compares draws of the guide with each other, and those of a "
+                    "point are all the same: use guide='normal' or objective='elbo'"
+                )
+        if self.by_member and enclosing and any(family.joint for family in families):
             return (
                 f"plate {', '.join(enclosing)} holds every site of the model, and "
                 "NumPyro then takes importance weights member by member, which a guide that is "
@@ -180,7 +191,7 @@ class Objective:
         return None
 
 
-ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae"]
+ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae", "wasserstein"]
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "elbo": Objective(
@@ -217,6 +228,7 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
         fewest_particles=2,
         takes_alpha=True,
         weighs=True,
+        by_member=True,
     ),
     "iwae": Objective(
         make=lambda n, _: RenyiELBO(alpha=0.0, num_particles=n),
@@ -229,6 +241,21 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
         num_particles=10,
         fewest_particles=2,
         weighs=True,
+        by_member=True,
+    ),
+    "wasserstein": Objective(
+        make=lambda n, _: TransportLoss(num_particles=n),
+        about="minus the Sinkhorn divergence of the guide from its draws reweighted by p / q "
+        "(Wasserstein VI): what it costs to move one to the other over the unconstrained scale, in "
+        "sds of the guide. Of normals its optimum is between those of both KLs, and nearer the "
+        "ELBO's with fewer draws, of which more than a few coordinates take many. No bound",
+        quantity="minus_sinkhorn",
+        title="negative Sinkhorn divergence",
+        num_particles=1_000,
+        fewest_particles=4,
+        takes_density=True,
+        weighs=True,
+        takes_spread=True,
     ),
 }
 """Name -> objective."""

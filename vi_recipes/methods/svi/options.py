@@ -102,15 +102,16 @@ class SVIOptions(Method):
         ``"sticking"`` the same without the guide's score, which leaves no noise where the guide is
         exact; ``"score"`` by score-function gradients with a leave-one-out baseline; ``"renyi"``
         Renyi's bound of order ``alpha``; ``"iwae"`` the importance-weighted bound of
-        ``num_particles`` draws. Only the ELBO and the importance-weighted bound are reported as
-        lower bounds on the log evidence.
+        ``num_particles`` draws; ``"wasserstein"`` minus the Sinkhorn divergence of the guide from
+        its draws reweighted by p / q, by gradients that take none of the model. Only the ELBO and
+        the importance-weighted bound are reported as lower bounds on the log evidence.
     alpha
         Order of Renyi's divergence, 1 excepted; ``None`` takes 0.5. Only with ``"renyi"``. From 0
         to 1 the bound has a value for every guide; above 1 it has none where the posterior's tails
         are far thinner than the guide's, below 0 where they are far thicker, and the fit says so.
     num_particles
-        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and ``"sticking"``, 10 for the
-        others.
+        Draws for each gradient; ``None`` takes 1 for ``"elbo"`` and ``"sticking"``, 1,000 for
+        ``"wasserstein"``, 10 for the others.
     batch_size
         Rows of the data in each step, of those in ``plate``; ``None`` takes all. Their log
         densities are scaled up, so that gradients are unbiased; every row comes once an epoch.
@@ -135,6 +136,7 @@ class SVIOptions(Method):
     Kucukelbir, A. et al. (2017). Automatic differentiation variational inference. JMLR 18(14).
     Li, Y. and Turner, R. E. (2016). Renyi divergence variational inference. NeurIPS 29.
     Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. ICLR.
+    Ambrogioni, L. et al. (2018). Wasserstein variational inference. NeurIPS 31.
     Dhaka, A. et al. (2020). Robust, accurate stochastic optimization for variational inference.
     NeurIPS 33.
     """
