@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vi_recipes.calibration import Calibration, calibrate
     from vi_recipes.comparison import Comparison, Study, compare, load_study
-    from vi_recipes.core import FitError, MethodFailure, Status, Timing
+    from vi_recipes.core import FitError, MethodFailure, Status, Timing, use_cache
     from vi_recipes.data import (
         Batches,
         FileBatches,
@@ -94,6 +94,7 @@ _HOMES = {
         "MethodFailure",
         "Status",
         "Timing",
+        "use_cache",
     ),
     "vi_recipes.data": (
         "Batches",
@@ -242,4 +243,5 @@ __all__ = [
     "read_columns",
     "read_data",
     "read_numeric",
+    "use_cache",
 ]

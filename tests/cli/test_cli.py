@@ -633,3 +633,24 @@ def test_every_option_of_every_method_can_be_set():
             if not callable(getattr(default, option.name)) and option.name != "base"
         }
         assert options.set_options(default, name, texts) == default
+
+
+@pytest.mark.slow
+def test_what_was_compiled_before_is_said_and_read(tmp_path):
+    """In processes of their own, which have no other cache."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    variables["VI_RECIPES_CACHE"] = str(tmp_path / "cache")
+    words = ["compare", "line.py", "--data", "line.json", "--methods", "map", "--no-report"]
+    command = [sys.executable, "-c", "from vi_recipes.cli import main; main()", *words]
+
+    def said(*more):
+        done = subprocess.run(
+            [*command, *more], env=variables, capture_output=True, text=True, check=True
+        )
+        return "read from the cache of compiled code" in done.stdout
+
+    assert not said("--no-cache")
+    assert not (tmp_path / "cache").exists()
+    said()
+    assert said()
+    assert not said("--no-cache")

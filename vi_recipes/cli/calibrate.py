@@ -12,12 +12,13 @@ from vi_recipes.cli.arguments import (
     DebugOption,
     JsonOption,
     ModelArgument,
+    NoCacheOption,
     NoReportOption,
     SeedOption,
     SetOption,
     out_option,
 )
-from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, printing, tell
+from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, keep_code, printing, tell
 from vi_recipes.cli.output import check_json, output_folder, report_folder, write_json
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def command(
     no_report: NoReportOption = False,
     json: JsonOption = None,
     settings: SetOption = None,
+    no_cache: NoCacheOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Check on simulated data that a method's posteriors hold the truth as often as they say."""
@@ -72,6 +74,7 @@ def command(
     entries = options.parse_methods(method)
     if len(entries) > 1:
         raise ValueError(f"--method: got {method!r}, expected one")
+    keep_code(no_cache)
     target, methods = prepare(model, data, entries, settings or [], tell)
     ((name, built),) = methods.items()
     folder = report_folder(out, f"{target.name}-{name}-calibration", no_report)

@@ -12,12 +12,13 @@ from vi_recipes.cli.arguments import (
     DebugOption,
     JsonOption,
     ModelArgument,
+    NoCacheOption,
     NoReportOption,
     SeedOption,
     SetOption,
     out_option,
 )
-from vi_recipes.cli.group import tell
+from vi_recipes.cli.group import keep_code, tell
 from vi_recipes.cli.output import (
     check_json,
     exit_with,
@@ -94,6 +95,7 @@ def compare(
     no_report: NoReportOption = False,
     json: JsonOption = None,
     settings: SetOption = None,
+    no_cache: NoCacheOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Fit a model by several methods and report on them side by side."""
@@ -110,6 +112,7 @@ def compare(
         no_report,
         json,
         settings or [],
+        no_cache,
         predictive=predictive,
         quadrature=quadrature,
     )
@@ -124,6 +127,7 @@ def fit(
     no_report: NoReportOption = False,
     json: JsonOption = None,
     settings: SetOption = None,
+    no_cache: NoCacheOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Fit a model by one method."""
@@ -131,7 +135,17 @@ def fit(
         raise ValueError(f"--method: got {method!r}, expected one; several are for compare")
     name = method.partition("=")[0].strip()
     _fit_and_report(
-        model, data, method, None, seed, out, f"{name}-report", no_report, json, settings or []
+        model,
+        data,
+        method,
+        None,
+        seed,
+        out,
+        f"{name}-report",
+        no_report,
+        json,
+        settings or [],
+        no_cache,
     )
 
 
@@ -146,6 +160,7 @@ def _fit_and_report(
     no_report: bool,
     json: Path | None,
     pairs: list[str],
+    no_cache: bool,
     *,
     predictive: bool = False,
     quadrature: bool = False,
@@ -157,6 +172,7 @@ def _fit_and_report(
     from vi_recipes.fit import load_reference
 
     entries = None if method_names is None else options.parse_methods(method_names)
+    keep_code(no_cache)
     target, methods = prepare(model_name, data, entries, pairs, tell)
     measure: str | Fit | None = reference
     if reference is not None and reference.endswith(".json"):

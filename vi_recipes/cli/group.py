@@ -77,6 +77,14 @@ def tell(text: str) -> None:
     typer.echo(visible(text, lines=True), err=True)
 
 
+def keep_code(no_cache: bool) -> None:
+    """Keep compiled code for the next command, unless told not to."""
+    from vi_recipes.core import use_cache
+
+    if not no_cache:
+        use_cache(tell=tell)
+
+
 def keep_interrupts(unraisable: Any) -> None:
     """Send Ctrl-C again where it fell on a garbage collection, which swallows exceptions."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):

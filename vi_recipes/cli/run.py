@@ -11,9 +11,11 @@ from vi_recipes.cli.arguments import (
     MAX_SEED,
     DebugOption,
     JsonOption,
+    NoCacheOption,
     NoReportOption,
     out_option,
 )
+from vi_recipes.cli.group import keep_code
 from vi_recipes.cli.lists import print_list
 from vi_recipes.cli.output import (
     check_json,
@@ -44,6 +46,7 @@ def command(
     out: Annotated[Path | None, out_option("./STUDY-report")] = None,
     no_report: NoReportOption = False,
     json: JsonOption = None,
+    no_cache: NoCacheOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run a study: a scripted comparison. Without a name, list them."""
@@ -55,6 +58,7 @@ def command(
     from vi_recipes.comparison import load_study
     from vi_recipes.core import progress_bar
 
+    keep_code(no_cache)
     loaded = load_study(study)
     folder = report_folder(out, f"{loaded.name}-report", no_report)
     check_json(json)

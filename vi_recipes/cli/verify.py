@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vi_recipes.cli.arguments import DebugOption, NoReportOption, SeedOption, out_option
-from vi_recipes.cli.group import ALL_FAILED
+from vi_recipes.cli.arguments import (
+    DebugOption,
+    NoCacheOption,
+    NoReportOption,
+    SeedOption,
+    out_option,
+)
+from vi_recipes.cli.group import ALL_FAILED, keep_code
 from vi_recipes.cli.output import report_folder
 
 if TYPE_CHECKING:
@@ -50,6 +56,7 @@ def command(
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./verification")] = None,
     no_report: NoReportOption = False,
+    no_cache: NoCacheOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Set what every fit says of itself beside reference answers that it never saw."""
@@ -59,6 +66,7 @@ def command(
     from vi_recipes.comparison import verification_page as page
     from vi_recipes.core import progress_bar, unknown, write_whole
 
+    keep_code(no_cache)
     known = problems(references)
     names = [n.strip() for n in models.split(",")] if models else list(known)
     for name in names:

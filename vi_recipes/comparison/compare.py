@@ -26,6 +26,7 @@ from vi_recipes.core import (
     attempt,
     called,
     check_folder,
+    programs_read,
     silent,
     told,
 )
@@ -110,7 +111,7 @@ def compare(
     if path is not None:
         check_folder(Path(path), HEADER, FOLDERS)
     run = _Run(target, reference, description, None if path is None else Path(path))
-    interrupted = False
+    interrupted, already = False, programs_read()
     evidence = None
     try:
         for name, method in named.items():
@@ -131,6 +132,11 @@ def compare(
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
+    if read := programs_read() - already:
+        notes.append(
+            f"{read} programs were read from the cache of compiled code and not compiled: seconds "
+            "of compilation are less than without it (--no-cache)."
+        )
     found = attempt(lambda: _overlooked(fits, reference, target), lambda _: {})
     comparison = run.comparison(
         interrupted=interrupted, notes=notes, quadrature=evidence, found=found

@@ -21,6 +21,7 @@ from vi_recipes.core.checked import (
     unreadable,
     within,
 )
+from vi_recipes.core.code_cache import programs_read, use_cache
 from vi_recipes.core.complaints import (
     LOOSEST_RISE,
     LOOSEST_STEP,
@@ -112,6 +113,7 @@ __all__ = [
     "only",
     "place_of",
     "precision",
+    "programs_read",
     "progress_bar",
     "public_functions",
     "require",
@@ -122,6 +124,7 @@ __all__ = [
     "told",
     "unknown",
     "unreadable",
+    "use_cache",
     "visible",
     "within",
     "write_whole",
