@@ -115,6 +115,15 @@ def test_small_sites_are_named_and_lines_lead_to_their_marks() -> None:
     assert len(marks(few)[0].get_xdata()) == 2
 
 
+def test_named_marks_are_large_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(agreement.__globals__, "MANY", GROUPS)
+    _, sds = panels(agreement(compared()))
+    small, large = marks(sds)[:2], marks(sds)[2:]
+    assert [len(line.get_xdata()) for line in (*small, *large)] == [GROUPS, GROUPS, 3, 3]
+    for few, many in zip(large, small, strict=True):
+        assert few.get_markersize() > many.get_markersize()
+
+
 def test_what_is_missing_is_said_where_it_would_be() -> None:
     figure = agreement(compared(), ["beta", "tau"])
     means, _ = panels(figure)

@@ -140,19 +140,22 @@ def _panel(
     values = frame[shown].to_numpy(float)
     drawn, outside = _into_view(x, values)
     styles = fit_styles(comparison)
-    for k, (name, size) in enumerate(zip(shown, _sizes(len(shown), x.size), strict=True)):
-        colour, marker = styles[name]
-        filled = x.size > MANY
-        axes.plot(
-            x,
-            drawn[:, k],
-            marker,
-            color=colour,
-            ms=size,
-            mfc=colour if filled else "none",
-            mew=0.0 if filled else 1.0,
-            rasterized=x.size > 1_000,
-        )
+    many = x.size > MANY
+    large = frame.index.isin(named) if many else np.ones(x.size, bool)
+    for rows, small in ((~large, True), (large, False)):
+        for k, (name, size) in enumerate(zip(shown, _sizes(len(shown), small), strict=True)):
+            colour, marker = styles[name]
+            if rows.any():
+                axes.plot(
+                    x[rows],
+                    drawn[rows, k],
+                    marker,
+                    color=colour,
+                    ms=size,
+                    mfc=colour if small else "none",
+                    mew=0.0 if small else 1.0,
+                    rasterized=x.size > 1_000,
+                )
     below = _say_medians(medians, what)
     axes.set(
         xlabel=f"posterior {what}, {reference} (reference){below}",
@@ -177,9 +180,9 @@ def _say_medians(medians: Sequence[str], what: str) -> str:
     return f"\n{', '.join(medians[:2])}{more}: {instead}"
 
 
-def _sizes(fits: int, parameters: int) -> np.ndarray:
+def _sizes(fits: int, small: bool) -> np.ndarray:
     """Return sizes of the fits' marks, each smaller than the one before, which it lies on."""
-    largest, smallest = (6.5, 1.2) if parameters > MANY else (8.0, 3.5)
+    largest, smallest = (6.5, 1.2) if small else (8.0, 3.5)
     return np.linspace(largest, smallest, fits) if fits > 1 else np.array([smallest + 1])
 
 
