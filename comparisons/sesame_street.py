@@ -17,8 +17,8 @@ STUDY = vr.Study(
         "Simulated children of an encouragement design, 240 in 9 groups, with two correlated "
         "outcomes. b, the effect of watching, and rho_yt, what goes with watching, say nearly the "
         "same; so do b and the intercepts a. Mean field, which has them independent, understates "
-        "their sds severalfold, and that of b most; linear response brings most of it back. The "
-        "joint density has no maximum, so Laplace has nothing to expand around."
+        "their sds, and that of b most; linear response brings most of it back. The joint density "
+        "has no maximum, so Laplace has nothing to expand around."
     ),
     exhibits=reference_exhibits(
         "After figure 8 of Giordano, Broderick and Jordan (2018), JMLR 19(51)."
