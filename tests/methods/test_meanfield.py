@@ -144,6 +144,25 @@ def beta_bernoulli(y: jax.Array) -> None:
         numpyro.sample("y", dist.Bernoulli(p), obs=y)
 
 
+def test_the_error_of_quadrature_stands_beside_the_elbo() -> None:
+    """A gamma factor is the posterior, so all that the ELBO is off log p(y) is quadrature's."""
+    a, b = 2.0 + COUNTS.sum(), 1.5 + len(COUNTS)
+    log_p = (
+        2.0 * np.log(1.5) - gammaln(2.0) + gammaln(a) - a * np.log(b) - gammaln(COUNTS + 1).sum()
+    )
+    fit = vr.MeanField(factors={"rate": "gamma"}, num_nodes=4).fit(
+        vr.Target(poisson_gamma, y=COUNTS), throw=True
+    )
+    evidence = fit.log_evidence
+    assert evidence is not None
+    away = abs(evidence.value - log_p)
+    assert away > 1e-9  # it may lie above log p(y)
+    assert away / 3 < evidence.se < 3 * away
+    exact = vr.MeanField().fit(target("linear_regression"), throw=True).log_evidence
+    assert exact is not None
+    assert exact.se == 0  # polynomials are averaged exactly
+
+
 @pytest.mark.slow
 def test_a_beta_factor_is_the_exact_posterior_of_a_share() -> None:
     y = np.array([1, 1, 0, 1, 0, 1, 1, 1])

@@ -51,6 +51,9 @@ NODE_ERROR = 0.01
 DRAW_ERROR = 0.05
 """Standard error of a location, in sds of its factor, up to which fixed draws are enough."""
 
+ROUNDING = 1e-12
+"""Relative move of the ELBO, where nodes are doubled, that rounding explains."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -105,7 +108,7 @@ class Optimum:
     draw_error
         The largest standard error of a location that the fixed draws leave, in sds.
     elbo_error
-        Standard error of the ELBO.
+        Standard error of the ELBO by draws, and what doubling the nodes of quadrature moves it by.
     standard_error
         Of every parameter, shape (dim, 2); ``None`` without draws.
     about
@@ -282,7 +285,10 @@ def search(
         return optimum
     assert hessian is not None
     doubled = kl.nodes(2 * kl.num_nodes, CHECK_NODES)
-    optimum.node_error = hessian.decrement(kl.evaluate(flat, doubled)[1] - gradient)
+    again, slope = kl.evaluate(flat, doubled)
+    optimum.node_error = hessian.decrement(slope - gradient)
+    moved = abs(again - value)
+    optimum.elbo_error = moved if moved > ROUNDING * max(1.0, abs(value)) else 0.0
     if kl.expectation.drawn:
         _note_draw_error(optimum, hessian)
     return optimum
@@ -328,7 +334,8 @@ def _note_draw_error(optimum: Optimum, hessian: BlockArrow | Crossed) -> None:
         spread = np.sqrt(hessian.variances()).reshape(-1, 2)[:, 0]
     share = optimum.standard_error[:, 0] / spread
     optimum.draw_error = float(share[kl.factors.gaussian].max(initial=0.0))
-    optimum.elbo_error = float(values.std(ddof=1) / np.sqrt(pairs))
+    drawn = float(values.std(ddof=1) / np.sqrt(pairs))
+    optimum.elbo_error = float(np.hypot(optimum.elbo_error, drawn))
 
 
 # -- more nodes and draws ------------------------------------------------------------------------

@@ -137,8 +137,9 @@ class VariationalEM(Method):
                 "parameters too (LinearResponse, NUTS)"
             )
         what = "log-likelihood" if self.objective == "mle" else "log posterior density of theta"
+        error = f" ± {optimum.elbo_error:.1g}" if optimum.elbo_error > 0 else ""
         result.message = (
-            f"F(q, theta) = {optimum.elbo:.5f}, a lower bound of the {what}; factors over "
+            f"F(q, theta) = {optimum.elbo:.5f}{error}, a lower bound of the {what}; factors over "
             f"{', '.join(names)}; {result.message}"
         )
         result.log_evidence, result.latents = None, latents
