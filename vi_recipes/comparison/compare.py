@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import jax
 
 from vi_recipes.comparison.beside import FOLDERS, HEADER, discard, place_for, put_in_place
 from vi_recipes.comparison.comparison import Comparison, assemble, choose_reference
 from vi_recipes.comparison.folder import fit_path, save_fit, write_header
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
+from vi_recipes.comparison.request import (
+    check_checkpoints,
+    check_options,
+    check_progress,
+    check_start,
+    checked_reference,
+    named_methods,
+)
 from vi_recipes.core import (
     MethodFailure,
-    ModelError,
     Progress,
     ProgressFactory,
     Status,
     as_seed,
     attempt,
-    called,
     check_folder,
     programs_read,
     silent,
@@ -36,11 +40,6 @@ from vi_recipes.methods import Method, default_methods
 from vi_recipes.model import Target, check_target
 from vi_recipes.trust import Overlooked, assess, overlooked, unfit
 from vi_recipes.trust import quadrature as integrate
-
-NO_SPREAD = (
-    "is a point, and differences are measured in the sds of the reference: give a fit that has "
-    "sds, such as NUTS's, or leave the reference out"
-)
 
 
 def compare(
@@ -99,13 +98,13 @@ def compare(
     """
     check_target(target)
     key = as_seed(key)
-    _check_progress(progress)
-    named = default_methods(target) if methods is None else _named(methods)
-    reference = _checked_reference(reference, named, target)
+    check_progress(progress)
+    named = default_methods(target) if methods is None else named_methods(methods)
+    reference = checked_reference(reference, named, target)
     for name, method in named.items():
-        _check_options(name, method, target)
-    _check_checkpoints(named)
-    _check_start(target, key)
+        check_options(name, method, target)
+    check_checkpoints(named)
+    check_start(target, key)
     if assessed and isinstance(reference, Fit):
         reference = _assessed_reference(reference, target)
     if path is not None:
@@ -298,112 +297,6 @@ def _without_result(name: str, method: Method, target: Target, status: Status, m
         config=method.options(),
         provenance=provenance(target, seed=None, dtype=method.dtype_used),
     )
-
-
-def _named(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
-    if not isinstance(methods, Mapping) and (
-        isinstance(methods, str | bytes) or not isinstance(methods, Iterable)
-    ):
-        raise ValueError(
-            f"methods: got {methods!r}, expected a list of methods such as [vi_recipes.MAP()], or "
-            "a mapping name -> method"
-        )
-    pairs = (
-        list(methods.items())
-        if isinstance(methods, Mapping)
-        else [(m.name if isinstance(m, Method) else "", m) for m in methods]
-    )
-    if not pairs:
-        raise ValueError("methods: none given; name at least one, such as vi_recipes.MAP()")
-    for name, method in pairs:
-        if not isinstance(method, Method):
-            raise ValueError(
-                f"methods: got {method!r}, expected a method such as vi_recipes.NUTS()"
-            )
-        named = isinstance(name, str) and name
-        if not named or not all(c.isalnum() or c in "-_." for c in name):
-            raise ValueError(f"methods: the name {name!r} must be letters, digits, '-', '_', '.'")
-    names = [name for name, _ in pairs]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise ValueError(
-            f"methods: more than one is named {', '.join(twice)}; give a mapping name -> method"
-        )
-    return dict(pairs)
-
-
-def _check_options(name: str, method: Method, target: Target) -> None:
-    """Raise a :class:`ValueError`, before anything is fitted, for options that do not go here."""
-    try:
-        method.check(target)
-    except ValueError as error:
-        raise ValueError(f"method '{name}': {error}") from error
-
-
-def _check_start(target: Target, key: int) -> None:
-    """Raise a :class:`ValueError` for a target without a finite density, once for all methods."""
-    try:
-        called(f"model '{target.name}'", target.start, jax.random.key(key))
-    except ModelError as error:
-        cause = error.__cause__
-        if isinstance(cause, KeyError) and cause.args[0] in target.sites:
-            raise ModelError(
-                f"model '{target.name}' has a site '{cause.args[0]}' at one call and not at the "
-                "next: give every site the same name at every call"
-            ) from cause
-        raise
-
-
-def _check_checkpoints(methods: Mapping[str, Method]) -> None:
-    """Raise a :class:`ValueError` where two methods would write one file."""
-    owner: dict[Path, str] = {}
-    for name, method in methods.items():
-        path = getattr(method, "checkpoint", None)
-        if path is None:
-            continue
-        first = owner.setdefault(Path(path).resolve(), name)
-        if first != name:
-            raise ValueError(
-                f"checkpoint: got '{path}' for {first} and for {name}, expected a file for each"
-            )
-
-
-def _check_progress(progress: object) -> None:
-    if progress is not None and not callable(progress):
-        raise ValueError(
-            f"progress: got {progress!r}, expected what makes a reporter from a title, such as "
-            "vi_recipes.core.progress_bar, or None"
-        )
-
-
-def _checked_reference(
-    reference: str | Fit | None, named: Mapping[str, Method], target: Target
-) -> str | Fit | None:
-    """Return the reference under a name of its own, or say why it cannot be one."""
-    if isinstance(reference, str) and reference not in named:
-        raise ValueError(
-            f"reference: got '{reference}', expected one of the methods: {', '.join(named)}"
-        )
-    if isinstance(reference, str) and named[reference].is_point:
-        raise ValueError(f"reference: '{reference}' {NO_SPREAD}")
-    if reference is None or isinstance(reference, str):
-        return reference
-    if not isinstance(reference, Fit):
-        raise ValueError(
-            f"reference: got {type(reference).__name__}, expected the name of a method, a Fit, or "
-            "None; vi_recipes.load_reference makes a Fit of answers from a file"
-        )
-    if not reference.has_result:
-        raise ValueError(f"reference: the fit has no numbers: {reference.explanation}")
-    theirs, ours = ([(s.name, s.shape) for s in q] for q in (reference.sites, target.quantities))
-    if theirs != ours:
-        raise ValueError(
-            f"reference: it is of a model with the sites {theirs}, expected {ours}; "
-            "give a fit of this target"
-        )
-    if reference.is_point:
-        raise ValueError(f"reference: '{reference.method}' {NO_SPREAD}")
-    taken = reference.method in named
-    return reference.renamed(f"{reference.method}_reference") if taken else reference
 
 
 def _assessed_reference(reference: Fit, target: Target) -> Fit:
