@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vi_recipes.data import (
         Batches,
         FileBatches,
+        MemberBatches,
         batches_from_csv,
         batches_from_parquet,
         read_columns,
@@ -99,6 +100,7 @@ _HOMES = {
     "vi_recipes.data": (
         "Batches",
         "FileBatches",
+        "MemberBatches",
         "batches_from_csv",
         "batches_from_parquet",
         "read_columns",
@@ -206,6 +208,7 @@ __all__ = [
     "LogEvidence",
     "MarginalMLE",
     "MeanField",
+    "MemberBatches",
     "Method",
     "MethodFailure",
     "Model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vi_recipes.data.arguments import bind, fingerprint, normalise
 from vi_recipes.data.batch_files import FileBatches, batches_from_csv, batches_from_parquet
 from vi_recipes.data.batches import ArrayBatches, Batches, Prefetch, draw
+from vi_recipes.data.members import MEMBERS, WEIGHTS, MemberBatches
 from vi_recipes.data.read import (
     JSON,
     NETCDF,
@@ -19,11 +20,14 @@ from vi_recipes.data.read import (
 
 __all__ = [
     "JSON",
+    "MEMBERS",
     "NETCDF",
     "PARQUET",
+    "WEIGHTS",
     "ArrayBatches",
     "Batches",
     "FileBatches",
+    "MemberBatches",
     "Prefetch",
     "batches_from_csv",
     "batches_from_parquet",

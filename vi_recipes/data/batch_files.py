@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vi_recipes.core import ModelError, unknown
+from vi_recipes.data.members import MemberBatches
 from vi_recipes.data.read import check_file, check_width
 
 BLOCK_ROWS = 500_000
@@ -168,7 +169,8 @@ def batches_from_parquet(
     *,
     batch_size: int,
     block_rows: int = BLOCK_ROWS,
-) -> FileBatches:
+    whole: str | None = None,
+) -> FileBatches | MemberBatches:
     """Return minibatches of Parquet files, for ``SVI(batches=...)``.
 
     Parameters
@@ -184,6 +186,11 @@ def batches_from_parquet(
     block_rows
         Rows that are in memory together, and shuffled; row groups of all files are put together
         in random order until they have as many.
+    whole
+        Argument that holds the number of each row's group, from 0. A minibatch then has
+        ``batch_size`` groups with all their rows, those of a group being in one row group of a
+        file; their effects are then variables of the minibatch, which
+        ``guide={"u": "optimal_normal"}`` solves for.
 
     Raises
     ------
@@ -194,12 +201,13 @@ def batches_from_parquet(
 
     Examples
     --------
-    A model of 6 million rows, in files, of which the target holds one minibatch::
+    A model of 6 million rows in 500,000 groups, in files sorted by group, of which the target holds
+    some rows. A minibatch has 1,000 groups::
 
         rows = vr.batches_from_parquet("clicks", {"y": "y", "X": ["x1", "x2"], "group": "group"},
-                                       batch_size=10_000)
+                                       batch_size=1_000, whole="group")
         target = vr.Target(vr.load_model("criteo"), **rows.head(), num_groups=500_000)
-        fit = vr.SVI(batches=rows, dtype="float32").fit(target)
+        fit = vr.SVI(guide={"u": "optimal_normal"}, batches=rows, dtype="float32").fit(target)
     """
     try:
         import pyarrow as pa
@@ -227,7 +235,7 @@ def batches_from_parquet(
         sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         for k, (first, rows) in enumerate(zip(np.cumsum([0, *sizes]), sizes, strict=False)):
             pieces.append(Piece(path, int(first), rows, k))
-    return _make(pieces, schemas, columns, batch_size, block_rows, read)
+    return _make(pieces, schemas, columns, batch_size, block_rows, read, whole)
 
 
 def batches_from_csv(
@@ -236,7 +244,8 @@ def batches_from_csv(
     *,
     batch_size: int,
     block_rows: int = BLOCK_ROWS,
-) -> FileBatches:
+    whole: str | None = None,
+) -> FileBatches | MemberBatches:
     """Return minibatches of CSV files with headers, for ``SVI(batches=...)``.
 
     The files are read through once to find where their lines are, and then in pieces of 4 MB, in
@@ -244,7 +253,7 @@ def batches_from_csv(
 
     Parameters
     ----------
-    paths, columns, batch_size, block_rows
+    paths, columns, batch_size, block_rows, whole
         As for :func:`batches_from_parquet`; a folder has ``.csv`` files. A column is of integers if
         its first piece is.
 
@@ -300,7 +309,7 @@ def batches_from_csv(
         elif of_file:
             known = next(iter(schemas.values()))
             schemas[path] = {n: known.get(n, np.dtype(float)) for n in headers[path]}
-    return _make(pieces, schemas, columns, batch_size, block_rows, read)
+    return _make(pieces, schemas, columns, batch_size, block_rows, read, whole)
 
 
 def _find_lines(path: Path, file: Any) -> Iterator[Piece]:
@@ -342,7 +351,8 @@ def _make(
     batch_size: int,
     block_rows: int,
     read: Reader,
-) -> FileBatches:
+    whole: str | None,
+) -> FileBatches | MemberBatches:
     """Check what was found in the files against what was asked for."""
     pieces = [piece for piece in pieces if piece.rows]
     total = sum(piece.rows for piece in pieces)
@@ -378,4 +388,9 @@ def _make(
             "them, groups to codes from 0, or leave them out by columns="
         )
     types = {name: known[name] for name in dict.fromkeys(names)}
-    return FileBatches(tuple(pieces), chosen, types, batch_size, block_rows, read)
+    files = FileBatches(tuple(pieces), chosen, types, batch_size, block_rows, read)
+    if whole is None:
+        return files
+    if whole not in chosen:
+        raise ValueError(f"whole: {unknown('argument', whole, chosen)}")
+    return MemberBatches(files, whole, batch_size)

@@ -78,6 +78,8 @@ def draw(batches: Batches, rng: np.random.Generator) -> Iterator[Block]:
         For no rows, arguments, shapes or types that change, NaN, and another number of rows than
         was said.
     """
+    if (own := getattr(batches, "draw", None)) is not None:
+        yield from own(rng)
     size = batches.batch_size
     schema: Schema | None = None
     rest: Block = {}

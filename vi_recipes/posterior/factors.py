@@ -61,15 +61,33 @@ class FactorPosterior(Posterior):
         return np.asarray(m), np.asarray(s)
 
     @cached_property
-    def _nodes(self) -> tuple[Sites, np.ndarray, np.ndarray]:
-        """Return every scalar at its coordinate's nodes, their weights, and the laws' scores.
+    def _nodes(self) -> tuple[Sites, np.ndarray]:
+        """Return every scalar at its coordinate's nodes, and the nodes' weights.
 
-        Shapes (nodes, *site shape), (nodes, dim) and (nodes, dim, 2).
+        Shapes (nodes, *site shape) and (nodes, dim). Normal laws share their weights: there may be
+        a million coordinates.
         """
         x, w = np.polynomial.hermite_e.hermegauss(NUM_NODES)
         m, s = self.location_scale
         z = m + s * x[:, None]
-        weights = np.repeat((w / w.sum())[:, None], m.size, axis=1)
+        weights = np.broadcast_to((w / w.sum())[:, None], z.shape)
+        other = ~self.factors.gaussian
+        if other.any():
+            weights = weights.copy()
+            laws = Factors(self.factors.code[other], self.factors.offset[other])
+            with jax.enable_x64(True):
+                eta = jnp.asarray(self.eta[other])
+                nodes = jnp.repeat(jnp.asarray(x)[:, None], len(eta), axis=1)
+                z[:, other], ratio = jax.vmap(lambda v: laws.place(eta, v))(nodes)
+                tilted = np.asarray(jnp.exp(ratio)) * weights[:, other]
+                weights[:, other] = tilted / tilted.sum(axis=0)
+        return self.target.constrain(z), weights
+
+    @cached_property
+    def _scores(self) -> np.ndarray:
+        """The scores of the laws at their nodes, shape (nodes, dim, 2)."""
+        x, _ = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+        m, s = self.location_scale
         by_scale = np.tile(x[:, None] ** 2 - 1, m.size)
         scores = np.stack([x[:, None] / s, by_scale], axis=-1)
         other = ~self.factors.gaussian
@@ -78,22 +96,27 @@ class FactorPosterior(Posterior):
             with jax.enable_x64(True):
                 eta = jnp.asarray(self.eta[other])
                 nodes = jnp.repeat(jnp.asarray(x)[:, None], len(eta), axis=1)
-                z[:, other], ratio = jax.vmap(lambda v: laws.place(eta, v))(nodes)
-                tilted = np.asarray(jnp.exp(ratio)) * weights[:, other]
-                weights[:, other] = tilted / tilted.sum(axis=0)
+                z, _ = jax.vmap(lambda v: laws.place(eta, v))(nodes)
 
                 def total(eta: jax.Array, z: jax.Array) -> jax.Array:
                     return jnp.sum(laws.log_density(eta, z))
 
-                slopes = jax.vmap(jax.grad(total), (None, 0))(eta, jnp.asarray(z[:, other]))
+                slopes = jax.vmap(jax.grad(total), (None, 0))(eta, z)
             scores[:, other] = np.asarray(slopes)
-        return self.target.constrain(z), weights, scores
+        return scores
+
+    def _weights_of(self, j: np.ndarray) -> np.ndarray:
+        """Return the weights of the nodes of some coordinates, shape (nodes, *shape of j)."""
+        _, weights = self._nodes
+        if self.factors.gaussian.all():
+            return np.broadcast_to(weights[:, 0].reshape(-1, *[1] * j.ndim), (NUM_NODES, *j.shape))
+        return weights[:, j]
 
     @cached_property
     def _centres(self) -> Sites:
-        values, weights, _ = self._nodes
+        values, _ = self._nodes
         return {
-            name: np.einsum("q...,q...->...", weights[:, np.maximum(j, 0)], values[name])
+            name: np.einsum("q...,q...->...", self._weights_of(np.maximum(j, 0)), values[name])
             for name, j in self.target.coordinate_of.items()
         }
 
@@ -104,11 +127,11 @@ class FactorPosterior(Posterior):
 
     @cached_property
     def _moments(self) -> tuple[Sites, Sites, Sites, Sites]:
-        values, weights, _ = self._nodes
+        values, _ = self._nodes
         mean, sd, mcse_mean, mcse_sd = {}, {}, {}, {}
         for site in self.target.quantities:
             j = self.target.coordinate_of[site.name]
-            v, w = values[site.name], weights[:, np.maximum(j, 0)]
+            v, w = values[site.name], self._weights_of(np.maximum(j, 0))
             m = np.array(self._centres[site.name])
             s = np.array(np.sqrt(np.einsum("q...,q...->...", w, (v - m) ** 2)))
             error_m, error_s = np.zeros_like(m), np.zeros_like(m)
@@ -133,10 +156,18 @@ class FactorPosterior(Posterior):
 
     def _own_slopes(self, name: str) -> np.ndarray:
         """Return the derivative of E[scalar] in its coordinate's two parameters, shape (..., 2)."""
-        values, weights, scores = self._nodes
+        values, _ = self._nodes
         j = np.maximum(self.target.coordinate_of[name], 0)
         away = values[name] - self._centres[name]  # a constant has no slope: less rounding
-        slopes = np.array(np.einsum("q...,q...,q...k->...k", weights[:, j], away, scores[:, j]))
+        if self.factors.gaussian.all():
+            x, w = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+            w = w / w.sum()
+            by_scale = np.einsum("q,q...->...", w * (x**2 - 1), away)
+            by_loc = np.einsum("q,q...->...", w * x, away) / self.location_scale[1][j]
+            slopes = np.stack([by_loc, by_scale], axis=-1)
+        else:
+            scores = self._scores[:, j]
+            slopes = np.array(np.einsum("q...,q...,q...k->...k", self._weights_of(j), away, scores))
         points = self.factors.points[j]
         if points.any():
             slopes[points, 0], slopes[points, 1] = self._point_slopes[name][points], 0.0
@@ -165,7 +196,7 @@ class FactorPosterior(Posterior):
     @override
     def cov(self, sites: Sequence[str]) -> np.ndarray:
         j = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])
-        values, weights, _ = self._nodes
+        values, weights = self._nodes
         v = np.concatenate([values[n].reshape(NUM_NODES, -1) for n in sites], axis=1)
         v = v - np.concatenate([self._centres[n].ravel() for n in sites])
         cov = np.zeros((j.size, j.size))

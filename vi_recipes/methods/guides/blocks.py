@@ -19,6 +19,7 @@ from vi_recipes.methods.guides.amortised import Amortised
 from vi_recipes.methods.guides.conditional import AutoConditionalNormal
 from vi_recipes.methods.guides.families import BLOCK_FAMILIES, family_of
 from vi_recipes.methods.guides.family import Parent
+from vi_recipes.methods.guides.optimal import AutoOptimalNormal
 from vi_recipes.methods.guides.sites import guided_function
 from vi_recipes.model import Site, Target
 
@@ -34,6 +35,12 @@ def encoded_sites(guide: Families, target: Target) -> list[str]:
     """Return the sites of a target that have an encoder."""
     blocks = split_sites(guide, target)
     return [name for family, names in blocks if family_of(family).encodes for name in names]
+
+
+def optimal_sites(guide: Families, target: Target) -> list[str]:
+    """Return the sites of a target whose law is its optimum given the others."""
+    blocks = split_sites(guide, target)
+    return [name for family, names in blocks if family_of(family).averages for name in names]
 
 
 def check_families(guide: Families) -> None:
@@ -84,6 +91,8 @@ def split_sites(guide: Families, target: Target) -> list[Block]:
     for family, names in blocks:
         if family_of(family).conditional:
             _check_conditional(str(family), names, blocks, by_name)
+        if family_of(family).averages:
+            _check_optimal(str(family), names, blocks, by_name)
     return blocks
 
 
@@ -108,6 +117,30 @@ def _check_conditional(
             f"outside plate {', '.join(sorted(local))} is in a block of {' or '.join(normals)}; "
             "use 'normal', or give a global site one of these"
         )
+
+
+def _check_optimal(
+    optimal: str, names: list[str], blocks: list[Block], by_name: Mapping[str, Site]
+) -> None:
+    """Raise a :class:`ValueError` unless the sites are local, and the others normal or points."""
+    if alone := [name for name in names if not by_name[name].plates]:
+        raise ValueError(
+            f"guide: '{optimal}' is for the members of a plate, and site '{alone[0]}' is in none; "
+            "use 'normal' or 'multivariate_normal'"
+        )
+    if sum(family_of(family).averages for family, _ in blocks) > 1:
+        raise ValueError(
+            f"guide: '{optimal}' has two patterns, and one block of it depends on all others; "
+            "give one pattern, or 'conditional_normal' to the other"
+        )
+    for family, others in blocks:
+        kind = family_of(family)
+        if others != names and not (kind.parents or kind.point):
+            fine = [n for n, f in BLOCK_FAMILIES.items() if f.parents or f.point]
+            raise ValueError(
+                f"guide: '{optimal}' for {', '.join(names)} depends on {', '.join(others)}, which "
+                f"cannot be '{family}' then: use {' or '.join(fine)}"
+            )
 
 
 def make_blocks(
@@ -137,6 +170,8 @@ def make_blocks(
         if family_of(family).encodes:
             encoder = family if isinstance(family, Amortised) else Amortised()
             parts.append(encoder.make(shown, whole or target, names, **options))
+        elif family_of(family).averages:
+            parts.append(AutoOptimalNormal(shown, model, **options))
         else:
             parts.append(family_of(family).make(shown, **options))
     return parts
@@ -154,11 +189,12 @@ class AutoStructured(autoguide.AutoGuideList):  # type: ignore[misc]
     """NumPyro's list of blocks, of which some may depend on others.
 
     Blocks of :class:`AutoConditionalNormal` depend on the sites of blocks of normals, joint or
-    independent, that share no plate with them.
+    independent, that share no plate with them, and one of :class:`AutoOptimalNormal` on all others.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.conditional: list[AutoConditionalNormal] = []
+        self.optimal: list[AutoOptimalNormal] = []
         super().__init__(*args, **kwargs)
 
     @override
@@ -166,15 +202,18 @@ class AutoStructured(autoguide.AutoGuideList):  # type: ignore[misc]
         """Add a block."""
         if isinstance(part, AutoConditionalNormal):
             self.conditional.append(part)
+        elif isinstance(part, AutoOptimalNormal):
+            self.optimal.append(part)
         else:
             super().append(part)
 
     def __iter__(self) -> Iterator[autoguide.AutoGuide]:
         yield from self._guides
         yield from self.conditional
+        yield from self.optimal
 
     def __len__(self) -> int:
-        return len(self._guides) + len(self.conditional)
+        return len(self._guides) + len(self.conditional) + len(self.optimal)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Draw all blocks, those that depend on others after these."""
@@ -185,9 +224,11 @@ class AutoStructured(autoguide.AutoGuideList):  # type: ignore[misc]
                 part._setup_prototype(*args, **kwargs)
             eps = [_standardise(parent, trace) for parent in self.parents(part)]
             drawn.update(part(jnp.concatenate(eps), *args, **kwargs))
+        for last in self.optimal:
+            drawn.update(last(drawn, *args, **kwargs))
         return drawn
 
-    def parents(self, part: AutoConditionalNormal) -> list[Parent]:
+    def parents(self, part: AutoConditionalNormal | AutoOptimalNormal) -> list[Parent]:
         """Return what a block depends on, in the order of its slopes."""
         local = set().union(*(_plates(part, name) for name in part._init_locs))
         parents: list[Parent] = []

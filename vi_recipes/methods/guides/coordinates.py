@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Float
 
 from vi_recipes.core import Timing
 from vi_recipes.elbo import BETA, GAMMA, POINT, Factors
-from vi_recipes.model import Target
+from vi_recipes.model import Arrays, Target
 from vi_recipes.posterior import BlockPosterior, GaussianPosterior
 
 
@@ -32,6 +33,11 @@ class FittedGuide:
         Standard errors of the unconstrained parameters from the optimiser's noise, where known.
     timing
         Charged with what reading takes.
+    sweep
+        Shows the members of the plate that minibatches are drawn of, all of them once; ``None``
+        where the target holds them.
+    doubts
+        What reading has found wrong, in words.
     """
 
     params: Mapping[str, Any]
@@ -39,6 +45,29 @@ class FittedGuide:
     key: jax.Array
     noise: Mapping[str, Any] | None = None
     timing: Timing = field(default_factory=Timing)
+    sweep: Callable[[], Iterable[Shown]] | None = None
+    doubts: list[str] = field(default_factory=list)
+
+
+class Shown(NamedTuple):
+    """Some members of a plate, with all their rows.
+
+    Parameters
+    ----------
+    target
+        The model on as many members and rows.
+    arrays
+        Their data.
+    members
+        Their numbers in the plate; ``None`` where these are all.
+    plates
+        Plate -> weights of its members, as those of ``ScaleUp``.
+    """
+
+    target: Target
+    arrays: Arrays
+    members: np.ndarray | None = None
+    plates: Mapping[str, Any] = MappingProxyType({})
 
 
 class Coordinates:
@@ -58,6 +87,8 @@ class Coordinates:
     def __init__(self, guide: Any, fitted: FittedGuide) -> None:
         self.guide, self.target = guide, fitted.target
         self.params = {name: np.asarray(value, float) for name, value in fitted.params.items()}
+        self.doubts = fitted.doubts
+        self._sweep = fitted.sweep
         noise = fitted.noise
         self.noise = {n: np.asarray(v, float) for n, v in noise.items()} if noise else None
         dim = self.target.dim
@@ -72,6 +103,14 @@ class Coordinates:
     def missing(self) -> list[str]:
         """Latent sites of which no block has said anything."""
         return [name for name, place in self.target.slices.items() if not self._known[place].all()]
+
+    def sweep(self) -> Iterable[Shown]:
+        """Return all members of the target's plates, in parts where rows are elsewhere."""
+        return self._sweep() if self._sweep else [Shown(self.target, self.target.arrays())]
+
+    def location(self, place: Any) -> Float[np.ndarray, " place"]:
+        """Return the locations of coordinates that are normal or points."""
+        return self._eta[place, 0]
 
     # -- what blocks say -------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from vi_recipes.methods.guides.normals import (
     place_normal,
     reader,
 )
+from vi_recipes.methods.guides.optimal import AutoOptimalNormal, place_optimal
 from vi_recipes.methods.guides.points import place_points, read_curvature, read_point
 from vi_recipes.posterior import Posterior
 
@@ -108,6 +109,16 @@ FAMILIES: dict[str, GuideFamily] = {
         scales=conditional_scales,
         step_size=FALLING,
         conditional=True,
+    ),
+    "optimal_normal": GuideFamily(
+        make=AutoOptimalNormal,
+        about_block="for the members of a plate, one coordinate each: the normals nearest to their "
+        "laws given the global variables, found by Newton steps at every draw of these (structured "
+        "stochastic VI). No parameters, so minibatches of members do. Misses skewness",
+        place=place_optimal,
+        scales=lambda _: {},
+        step_size=FALLING,
+        averages=True,
     ),
     "gamma": GuideFamily(
         make=AutoGamma,

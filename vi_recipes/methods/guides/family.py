@@ -65,6 +65,9 @@ class GuideFamily:
         Whether neural networks transform its coordinates: it needs two of them, and no scan.
     conditional
         Whether it depends on other blocks.
+    averages
+        Whether it takes the place of its own draw in the ELBO by an expectation, so that what is
+        left is no log weight of a draw.
     encodes
         Whether it maps the data of rows to the laws of their latent variables.
     keeps_density
@@ -87,6 +90,7 @@ class GuideFamily:
     joint: bool = False
     flow: bool = False
     conditional: bool = False
+    averages: bool = False
     encodes: bool = False
     keeps_density: bool = False
     no_density: str = ""

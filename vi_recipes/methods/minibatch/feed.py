@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.data import Prefetch
+from vi_recipes.methods.minibatch.members import view_of
 from vi_recipes.methods.minibatch.rows import Rows
-from vi_recipes.methods.minibatch.view import BatchView, View, view_of
+from vi_recipes.methods.minibatch.view import BatchView, View
 from vi_recipes.model import Arrays, Target
 
 MAX_STACK = 2**26
@@ -32,6 +33,9 @@ class Feed:
 
     num_rows = 0
     """Number of rows, where they come in minibatches."""
+
+    chunks_per_epoch = 1
+    """Chunks of steps that show every row once, where a chunk is part of an epoch."""
 
     def __init__(self, view: View, size: int) -> None:
         self.view, self.size = view, size
@@ -67,6 +71,19 @@ class Feed:
         """Let go of what reads ahead."""
 
 
+def _in_epochs(most: int, steps: float) -> int:
+    """Return a number of steps, up to ``most``, that is made of epochs or that epochs are made of.
+
+    What is drawn without replacement is noise that cancels over an epoch, but over no part of it.
+    ``steps`` are those of an epoch; where they are no whole number, ``most`` it is.
+    """
+    if steps != round(steps):
+        return most
+    if steps <= most:
+        return most - most % round(steps)
+    return next(size for size in range(most, 0, -1) if steps % size == 0)
+
+
 class Minibatches(Feed):
     """What the chunks of a fit take of the data: other rows of a plate at every step.
 
@@ -81,7 +98,9 @@ class Minibatches(Feed):
     """
 
     def __init__(self, view: BatchView, size: int, seed: int) -> None:
-        super().__init__(view, max(1, min(size, MAX_STACK // view.batch_bytes)))
+        most = max(1, min(size, MAX_STACK // view.batch_bytes))
+        super().__init__(view, _in_epochs(most, view.factor))
+        self.chunks_per_epoch = max(1, round(view.factor) // self.size)
         self._view, self._rows, self.num_rows = view, view.rows, view.num_rows
         self._ranges: dict[str, tuple[int, int]] = {}
         self._seed = seed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from vi_recipes.methods.minibatch.rows import ScaleUp, dim_of
+from vi_recipes.methods.guides.scaling import ScaleUp, dim_of
 from vi_recipes.model import Arrays, Target
 
 TOLERANCE = 1e-8
@@ -52,9 +52,9 @@ def agree(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 class Probe:
-    """Works out the log densities of a target, those in a plate scaled, for any of its data."""
+    """Works out the log densities of a target, those in some plates scaled, for any of its data."""
 
-    def __init__(self, target: Target, plate: str, factor: float) -> None:
+    def __init__(self, target: Target, plates: Sequence[str], factor: float) -> None:
         self._target = target
         self._dims: dict[str, int | None] = {}
 
@@ -62,14 +62,15 @@ class Probe:
             values = target.constrain_fn(z, arrays)
             values = {site.name: values[site.name] for site in target.latents}
             model = handlers.substitute(target.seeded, data=values)
-            with ScaleUp(plate, factor), jax.numpy_rank_promotion("allow"):
+            with ScaleUp(factor, dict.fromkeys(plates)), jax.numpy_rank_promotion("allow"):
                 trace = handlers.trace(model).get_trace(**target.keywords(arrays))
             elements = {}
             for name, site in trace.items():
                 if site["type"] == "sample":
                     value = site["fn"].log_prob(site["value"])
                     elements[name] = value if site["scale"] is None else site["scale"] * value
-                    self._dims[name] = dim_of(site, plate)
+                    dims = (dim_of(site, plate) for plate in plates)
+                    self._dims[name] = next((dim for dim in dims if dim is not None), None)
             return elements, values
 
         self._run = jax.jit(run)

@@ -1,16 +1,14 @@
-"""The rows that minibatches are drawn from: which plate, which arguments, and the scale of both."""
+"""The rows that minibatches are drawn from: which plate, and which arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, override
 
 import numpy as np
-from numpyro.primitives import Messenger
 
 from vi_recipes.core import ModelError, unknown
-from vi_recipes.data import ArrayBatches, Batches
+from vi_recipes.data import ArrayBatches, Batches, MemberBatches
 from vi_recipes.model import Site, Target
 
 
@@ -31,6 +29,11 @@ class Rows:
     batches: Batches
     plate: str
     in_memory: bool
+
+    @property
+    def members(self) -> MemberBatches | None:
+        """The minibatches, where they have all rows of some members of a plate of latent sites."""
+        return self.batches if isinstance(self.batches, MemberBatches) else None
 
     def local(self, target: Target) -> list[str]:
         """Return the latent sites in the plate."""
@@ -56,6 +59,8 @@ def find_rows(
     if batch_size is None and batches is None:
         return None
     sizes = {name: size for s in target.sites.values() for name, size, _ in s.plates}
+    if isinstance(batches, MemberBatches) or _is_of_members(target, sizes, plate):
+        return _find_members(target, sizes, batch_size, plate, batches)
     name = _find_plate(target, sizes, plate)
     arguments = row_arguments(target, sizes[name])
     if not arguments:
@@ -93,6 +98,93 @@ def row_arguments(target: Target, size: int) -> list[str]:
     return [name for name, value in arrays.items() if value.ndim and len(value) == size]
 
 
+def _is_of_members(target: Target, sizes: Mapping[str, int], plate: str | None) -> bool:
+    """Whether a plate has latent sites and no observed ones: the groups of the rows."""
+    if plate is None or plate not in sizes:
+        return False
+    return any(axis_of(site, plate) is not None for site in target.latents) and not any(
+        axis_of(site, plate) is not None for site in target.observed
+    )
+
+
+def _find_members(
+    target: Target,
+    sizes: Mapping[str, int],
+    batch_size: int | None,
+    plate: str | None,
+    batches: Batches | None,
+) -> Rows:
+    """Return the minibatches of whole members of a plate of latent sites.
+
+    Raises
+    ------
+    ValueError
+        Where the plate, or the argument that tells the members of rows, is not to be found.
+    """
+    groups = [name for name in sizes if _is_of_members(target, sizes, name)]
+    if plate is None and len(groups) != 1:
+        raise ValueError(
+            f"plate: {', '.join(groups) or 'no plate'} holds latent and no observed sites; say "
+            "whose members the rows belong to, as in plate='group'"
+        )
+    name = plate or groups[0]
+    if name not in groups:
+        raise ValueError(f"plate: {unknown('plate of latent and no observed sites', name, groups)}")
+    if batches is not None:
+        if not isinstance(batches, MemberBatches):
+            raise ValueError(
+                f"plate: no observed site is in '{name}', whose members need all their rows in a "
+                f"minibatch; give batches_from_parquet(..., whole=...) the argument that numbers "
+                "the members"
+            )
+        found, in_memory = batches, False
+    else:
+        assert batch_size is not None
+        found, in_memory = _members_in_memory(target, name, sizes, batch_size), True
+    if not 1 <= found.batch_size <= sizes[name]:
+        raise ValueError(
+            f"batch_size: got {found.batch_size}, expected 1 to the {sizes[name]} members of "
+            f"plate '{name}'"
+        )
+    found.cover(sizes[name])
+    return Rows(found, name, in_memory)
+
+
+def _members_in_memory(
+    target: Target, plate: str, sizes: Mapping[str, int], batch_size: int
+) -> MemberBatches:
+    rows = {size for site in target.observed for _, size, _ in site.plates}
+    arrays = {n: v for n, v in target.data.items() if isinstance(v, np.ndarray) and v.ndim}
+    if len(rows) != 1 or rows == {sizes[plate]}:
+        raise ModelError(
+            f"plate: the observed sites of model '{target.name}' are in rows of "
+            f"{', '.join(map(str, sorted(rows))) or 'no plate'}; minibatches of the "
+            f"{sizes[plate]} members of '{plate}' need one plate of rows, of another size"
+        )
+    (num_rows,) = rows
+    of_rows = {name: array for name, array in arrays.items() if len(array) == num_rows}
+    codes = [
+        name
+        for name, array in of_rows.items()
+        if array.ndim == 1 and array.dtype.kind in "iu" and array.size
+        and array.min() == 0 and array.max() == sizes[plate] - 1
+    ]  # fmt: skip
+    codes = [plate] if plate in codes else codes
+    if len(codes) != 1:
+        raise ModelError(
+            f"plate: {', '.join(codes) or 'no argument'} of model '{target.name}' numbers the "
+            f"{sizes[plate]} members of '{plate}' for its rows, expected one argument: whole "
+            f"numbers from 0 to {sizes[plate] - 1}, called '{plate}' where there are several"
+        )
+    if held := [name for name in of_rows if name not in target.traced_arguments]:
+        raise ModelError(
+            f"argument(s) {', '.join(held)}: the model reads sizes off their values, so rows of "
+            "them cannot be drawn; pass the sizes, such as the number of groups, as arguments of "
+            "their own"
+        )
+    return MemberBatches(ArrayBatches(of_rows, num_rows, num_rows), codes[0], batch_size)
+
+
 def _find_plate(target: Target, sizes: Mapping[str, int], plate: str | None) -> str:
     if target.has_factors and not target.observed:
         raise ModelError(
@@ -126,30 +218,3 @@ def _find_plate(target: Target, sizes: Mapping[str, int], plate: str | None) -> 
             f"drawn, as in plate='{every[0]}'"
         )
     return every[0]
-
-
-class ScaleUp(Messenger):  # type: ignore[misc]
-    """Counts the log densities in a plate several times.
-
-    Parameters
-    ----------
-    plate
-        Its name.
-    factor
-        How many times.
-    """
-
-    def __init__(self, plate: str, factor: float) -> None:
-        self.plate, self.factor = plate, factor
-        super().__init__()
-
-    @override
-    def process_message(self, msg: dict[str, Any]) -> None:
-        """Look at one message."""
-        if msg["type"] == "sample" and dim_of(msg, self.plate) is not None:
-            msg["scale"] = self.factor * (1.0 if msg["scale"] is None else msg["scale"])
-
-
-def dim_of(site: Mapping[str, Any], plate: str) -> int | None:
-    """Return the dimension of a plate in a site's batch shape, from the right."""
-    return next((f.dim for f in site["cond_indep_stack"] if f.name == plate), None)

@@ -8,7 +8,7 @@ but for priors whose parameters do, such as the mean of the data: those are take
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, override
 
 import numpy as np
@@ -18,9 +18,11 @@ from numpyro.infer import SVI as Engine
 
 from vi_recipes.core import ByIdentity, ModelError, unknown
 from vi_recipes.data import draw
+from vi_recipes.methods.guides.coordinates import Shown
+from vi_recipes.methods.guides.scaling import ScaleUp
 from vi_recipes.methods.guides.sites import guided_function
 from vi_recipes.methods.minibatch.row_densities import Probe, agree
-from vi_recipes.methods.minibatch.rows import Rows, ScaleUp, axis_of, row_arguments
+from vi_recipes.methods.minibatch.rows import Rows, axis_of, row_arguments
 from vi_recipes.model import Arrays, Target
 
 SPREAD = 0.1
@@ -60,6 +62,10 @@ class View:
 
     def verify(self, z: np.ndarray) -> None:
         """Raise a :class:`ModelError` where what the steps see is not what is fitted."""
+
+    def sweep(self) -> Iterable[Shown]:
+        """Yield all members of the target's plates, each with all its rows."""
+        yield Shown(self.target, self.target.arrays())
 
 
 class BatchView(View):
@@ -138,7 +144,7 @@ class BatchView(View):
         offset, stack, (fixed, self._traced) = arrays
         batch = {name: array[offset + step] for name, array in stack.items()}
         try:
-            with ScaleUp(self.rows.plate, self.factor):
+            with ScaleUp(self.factor, {self.rows.plate: None}):
                 return engine.update(state, **self.shown.keywords(self.merge(batch, fixed)))
         finally:
             self._traced = None
@@ -205,14 +211,14 @@ class BatchView(View):
     def _compare(self, z: np.ndarray) -> None:
         # at the start itself a coefficient may be zero, and hide what it multiplies
         z = z + SPREAD * np.random.default_rng(0).standard_normal(z.size)
-        of_batch = Probe(self.shown, self.rows.plate, self.factor)
+        of_batch = Probe(self.shown, [self.rows.plate], self.factor)
         one = of_batch(self.start(z), self.shown.data)
         if not self.rows.in_memory:
             another = next(draw(self.rows.batches, np.random.default_rng([self._seed, 2])))
             data = {**self.shown.data, **another}
             self._refuse(one.moved(of_batch(self.start(z), data)))
             return
-        whole = Probe(self.target, self.rows.plate, 1.0)(z, self.target.data)
+        whole = Probe(self.target, [self.rows.plate], 1.0)(z, self.target.data)
         places = (self._places + 1) % self.num_rows
         names = row_arguments(self.target, self.num_rows)
         shifted = {n: self.target.data[n][places] for n in names}
@@ -249,21 +255,3 @@ def key_of(rows: Rows | None) -> Hashable:
     if rows is None:
         return None
     return rows.plate, rows.batches.batch_size if rows.in_memory else ByIdentity(rows.batches)
-
-
-def view_of(target: Target, rows: Rows | None, seed: int) -> View:
-    """Return what a step sees of the data, which is made once a target.
-
-    Parameters
-    ----------
-    target
-        What is fitted.
-    rows
-        Where minibatches come from; ``None`` shows all data at every step.
-    seed
-        Of the order of the rows.
-    """
-    return target.compiled_once(
-        ("view of a step", key_of(rows)),
-        lambda: View(target) if rows is None else BatchView(target, rows, seed),
-    )

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from numpyro.infer import autoguide
 
-from vi_recipes.methods.guides.blocks import encoded_sites, split_sites
+from vi_recipes.methods.guides.blocks import encoded_sites, optimal_sites, split_sites
 from vi_recipes.methods.guides.making import families_in
+from vi_recipes.methods.guides.separable import coupled
 from vi_recipes.methods.guides.supports import strays
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi.options import SVIOptions
@@ -26,6 +27,7 @@ def why_not(method: SVIOptions, target: Target) -> str | None:
         split_sites(method.guide, target)  # raises where it cannot
     return (
         _no_flow(method, target)
+        or _no_optimum(method, target)
         or strays(method.guide, target)
         or _moving(method, target)
         or method.settings.clash(families_in(method.guide), _enclosing_plates(target))
@@ -44,6 +46,23 @@ def _no_flow(method: SVIOptions, target: Target) -> str | None:
             "guide='multivariate_normal'"
         )
     return None
+
+
+def _no_optimum(method: SVIOptions, target: Target) -> str | None:
+    """Return why local variables have no optimum of their own, where that is asked for."""
+    if not isinstance(method.guide, Mapping) or not (names := optimal_sites(method.guide, target)):
+        return None
+    if method.objective != "elbo":
+        return (
+            f"'optimal_normal' takes expectations in the ELBO, and the {method.settings.title} of "
+            f"objective='{method.objective}' has other terms: use objective='elbo'"
+        )
+    if target.moving_supports or target.has_scan:
+        return (
+            "'optimal_normal' needs fixed supports and no scan: use guide='normal' or "
+            "'multivariate_normal'"
+        )
+    return coupled(target, names)
 
 
 def _moving(method: SVIOptions, target: Target) -> str | None:
@@ -75,6 +94,15 @@ def _no_minibatches(method: SVIOptions, target: Target) -> str | None:
     encoded: list[str] = []
     if isinstance(method.guide, Mapping):
         encoded = encoded_sites(method.guide, target)
+        optimal = optimal_sites(method.guide, target)
+        local = rows.local(target)
+        if apart := [name for name in optimal if name not in local]:
+            return (
+                f"site '{apart[0]}' is not in plate '{rows.plate}', whose rows are drawn, so that "
+                "a minibatch has only some of the rows that its optimum takes: draw whole members "
+                f"of its plate, plate='{target.sites[apart[0]].plates[0][0]}'"
+            )
+        encoded += optimal
     elif not isinstance(method.guide, str | type | autoguide.AutoGuide):
         return None  # a guide function knows its rows
     for name in rows.local(target):
@@ -82,8 +110,9 @@ def _no_minibatches(method: SVIOptions, target: Target) -> str | None:
             return (
                 f"site '{name}' is local to plate '{rows.plate}', whose rows are drawn, and "
                 "parameters of its own for every row would hardly ever be updated: give it an "
-                f"encoder, guide={{'{name}': 'amortised'}}, integrate it out in the model, or "
-                "fit all rows"
+                f"encoder, guide={{'{name}': 'amortised'}}, or the optimum given the global "
+                f"variables, guide={{'{name}': 'optimal_normal'}}, integrate it out in the model, "
+                "or fit all rows"
             )
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -129,6 +129,29 @@ class Run:
 def series(chunks: Iterable[Chunk]) -> np.ndarray:
     """Return the objective at every step of some chunks."""
     return np.concatenate([np.zeros(0), *(chunk.elbo for chunk in chunks)])
+
+
+def by_epoch(chunks: Sequence[Chunk], count: int) -> tuple[list[Any], list[Any]]:
+    """Return means and variances of the iterates, ``count`` chunks at a time, which are an epoch.
+
+    What the rows of a minibatch are is noise that cancels over an epoch. Of fewer than
+    :data:`MIN_LEVEL` epochs, and of epochs of one chunk, chunks are returned as they are.
+    """
+    epochs = len(chunks) // count
+    if count == 1 or epochs < MIN_LEVEL:
+        return [c.mean for c in chunks], [c.variance for c in chunks]
+    means, variances = [], []
+    for first in range(len(chunks) - epochs * count, len(chunks), count):
+        part = chunks[first : first + count]
+        means.append(jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *(c.mean for c in part)))
+        variances.append(
+            {
+                name: np.mean([c.variance[name] for c in part], axis=0)
+                + np.var([c.mean[name] for c in part], axis=0)
+                for name in part[0].variance
+            }
+        )
+    return means, variances
 
 
 def chunk_size(num_steps: int) -> int:

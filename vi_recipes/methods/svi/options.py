@@ -59,10 +59,12 @@ class SVIOptions(Method):
         as in ``{"beta*": "multivariate_normal", "tau": "gamma"}``; or any NumPyro autoguide class,
         autoguide or guide function. Each pattern makes a block of one of the families
         ``"normal"``, ``"multivariate_normal"``, ``"lowrank_normal"``, ``"conditional_normal"``,
-        ``"gamma"``, ``"beta"``, ``"dirichlet"``, ``"delta"`` and ``"amortised"`` (an encoder of
-        rows); sites that no pattern matches are independent normals. Blocks are independent of each
-        other, but for conditional normals: ``{"u": "conditional_normal"}`` lets the means of the
-        local variables u move with the global ones.
+        ``"optimal_normal"``, ``"gamma"``, ``"beta"``, ``"dirichlet"``, ``"delta"`` and
+        ``"amortised"`` (an encoder of rows); sites that no pattern matches are independent normals.
+        Blocks are independent of each other, but for two: ``{"u": "conditional_normal"}`` lets the
+        means of the local variables u move with the global ones, and ``{"u": "optimal_normal"}``
+        finds their normals anew at every draw of these. What is reported of the latter is their
+        optimum at the centre of the global variables, and linear in these.
     init
         Where guides are centred at first: ``"median"`` at the model's ``init``, else at prior
         medians; ``"map"`` at the mode of the density over the unconstrained scale, on which guides
@@ -115,9 +117,12 @@ class SVIOptions(Method):
     batch_size
         Rows of the data in each step, of those in ``plate``; ``None`` takes all. Their log
         densities are scaled up, so that gradients are unbiased; every row comes once an epoch.
-        Latent sites in the plate need ``"amortised"`` guides.
+        Latent sites in the plate need ``"amortised"`` or ``"optimal_normal"`` guides. Where
+        ``plate`` holds latent and no observed sites, the groups of the rows, it counts groups:
+        each comes with all its rows.
     plate
-        Plate whose rows are drawn; ``None`` takes the one that holds all observed sites.
+        Plate whose rows are drawn, or whose members with their rows; ``None`` takes the one that
+        holds all observed sites.
     batches
         Rows that need not fit in memory, in place of ``batch_size``: see
         :func:`batches_from_parquet`. The target then needs to hold a few rows only, and the

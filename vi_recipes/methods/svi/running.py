@@ -12,7 +12,7 @@ import optax
 
 from vi_recipes.methods.guides.family import Scales
 from vi_recipes.methods.minibatch.feed import Feed
-from vi_recipes.methods.svi.chunks import Chunk, Run, Taken, series
+from vi_recipes.methods.svi.chunks import Chunk, Run, Taken, by_epoch, series
 from vi_recipes.methods.svi.stopping import (
     MIN_CHUNKS,
     MIN_STEPS,
@@ -122,7 +122,7 @@ class Runner:
         due = self._asks(run)
         if not self.scales or len(level) < 2 or not (last or due):
             return
-        means, variances = [c.mean for c in level], [c.variance for c in level]
+        means, variances = by_epoch(level, self.feed.chunks_per_epoch)
         fallen = FALL ** (len(run.levels) - 1)
         iterates = judge_iterates(self.scales, means, variances, self.constrain).after(fallen)
         if due and self.tolerance is not None and judge_series(series(level)).may_be_flat:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core import Progress, Timing, shapes_of
+from vi_recipes.core import Progress, Status, Timing, shapes_of
 from vi_recipes.importance import Bound, LogEvidence, khat
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.guides.coordinates import FittedGuide
@@ -24,6 +24,7 @@ from vi_recipes.methods.guides.families import (
     location_scales,
     read_guide,
 )
+from vi_recipes.methods.guides.making import families_in
 from vi_recipes.methods.guides.units import guide_units, steps_in_units
 from vi_recipes.methods.minibatch.feed import Feed, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
@@ -282,7 +283,11 @@ class SVI(SVIOptions):  # noqa: D101
         if interrupted and saved:
             message += f"; '{saved.path}' holds what was done: fit again to go on"
         result = self._result(best, session)
-        result.status, result.message, result.advice = verdict.status, message, verdict.advice
+        status = verdict.status
+        if doubts := result.message:
+            message += f"; {doubts}"
+            status = Status.UNCONVERGED if status is Status.OK else status
+        result.status, result.message, result.advice = status, message, verdict.advice
         if not self.settings.takes_alpha:
             return result
         target = session.target
@@ -294,7 +299,15 @@ class SVI(SVIOptions):  # noqa: D101
         guide, quantity = engine.guide, self.settings.quantity
         params = engine.constrain_fn(jax.tree.map(jnp.asarray, best.params))
         posterior = read_guide(
-            guide, FittedGuide(params, target, session.keys.read, best.noise, session.timing)
+            guide,
+            fitted := FittedGuide(
+                params,
+                target,
+                session.keys.read,
+                best.noise,
+                session.timing,
+                session.feed.view.sweep,
+            ),
         )
         iterates = best.run.iterates
         others: Sequence[Run] = [run for run in session.runs if run is not best.run]
@@ -302,8 +315,9 @@ class SVI(SVIOptions):  # noqa: D101
         point = is_point(guide) or outcome.draws_points(posterior, target)
         bounds = best.drawn is not None and not point and bool(self.settings.bound)
         # of one draw and all rows each estimate is a log weight, log p - log q
-        weights = self.draws == 1 and self.batch_size is None and self.batches is None
-        return Result(
+        averaged = any(family.averages for family in families_in(self.guide))
+        weights = self.draws == 1 and not averaged and not session.feed.num_rows
+        result = Result(
             posterior,
             trace=outcome.make_trace([best.run, *others], self.settings),
             diagnostics={
@@ -323,3 +337,5 @@ class SVI(SVIOptions):  # noqa: D101
             if bounds
             else None,
         )
+        result.message = "; ".join(fitted.doubts)
+        return result
