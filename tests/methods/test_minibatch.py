@@ -25,13 +25,14 @@ from vi_recipes.cli.options import set_options
 from vi_recipes.data.batches import ArrayBatches, Prefetch, draw
 from vi_recipes.methods.guides.coordinates import FittedGuide
 from vi_recipes.methods.guides.families import read_guide
-from vi_recipes.methods.minibatch.feed import Feed, make_feed
+from vi_recipes.methods.minibatch.feed import Feed, in_epochs, make_feed
 from vi_recipes.methods.minibatch.rows import find_rows
 from vi_recipes.methods.svi import outcome
+from vi_recipes.methods.svi.chunks import Chunk, by_epoch
 from vi_recipes.methods.svi.fresh import Fresh
 from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
 from vi_recipes.methods.svi.starts import Starts
-from vi_recipes.methods.svi.stopping import Plateau
+from vi_recipes.methods.svi.stopping import Plateau, average_error
 
 # -- drawing ------------------------------------------------------------------------------------
 
@@ -418,3 +419,25 @@ def test_the_command_line_sets_them() -> None:
     assert isinstance(method, vr.SVI)
     assert (method.batch_size, method.plate) == (50, "row")
     assert method.guide == {"z": "amortised"}
+
+
+@pytest.mark.parametrize(
+    ("most", "steps", "size"), [(250, 10, 250), (255, 10, 250), (21, 100, 20), (21, 12.5, 21)]
+)
+def test_chunks_are_made_of_epochs_or_epochs_of_chunks(most: int, steps: float, size: int) -> None:
+    assert in_epochs(most, steps) == size
+
+
+def test_noise_that_cancels_over_an_epoch_is_none_of_the_average() -> None:
+    """Locations that go round within every epoch of five chunks, and nowhere in all."""
+    swing = np.tile([2.0, -1.0, 0.5, -2.5, 1.0], 12)
+    chunks = [
+        Chunk(None, np.zeros(1), {"loc": np.array([3.0 + s])}, {"loc": np.array([0.1])})
+        for s in swing
+    ]
+    means, variances = by_epoch(chunks, 5)
+    np.testing.assert_allclose(np.ravel([m["loc"] for m in means]), np.full(12, 3.0))
+    np.testing.assert_allclose(variances[0]["loc"], 0.1 + np.var(swing[:5]))
+    assert average_error(np.array([m["loc"] for m in means]))[0] < 1e-9
+    as_they_are, _ = by_epoch(chunks[:30], 5)  # six epochs are too few
+    assert len(as_they_are) == 30

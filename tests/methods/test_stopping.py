@@ -14,6 +14,7 @@ import pytest
 from numpyro.infer.svi import SVIState
 
 import vi_recipes as vr
+from vi_recipes.methods.minibatch.feed import Feed
 from vi_recipes.methods.svi.chunks import Chunk, Run
 from vi_recipes.methods.svi.outcome import NUM_ELBO_DRAWS
 from vi_recipes.methods.svi.running import Runner, last_step_size
@@ -156,7 +157,7 @@ def test_the_step_size_falls_where_iterates_do_not_travel(
         return params
 
     scales = {"a": lambda params: 1.0}
-    runner = Runner(None, None, constrain, scales, num_steps, 0.1, falling=True)  # type: ignore[arg-type]
+    runner = Runner(None, Feed, constrain, scales, num_steps, 0.1, falling=True)  # type: ignore[arg-type]
     runner.look(run)
     assert run.iterates is not None
     assert run.chunks[-1].closes == falls

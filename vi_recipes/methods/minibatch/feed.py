@@ -71,7 +71,7 @@ class Feed:
         """Let go of what reads ahead."""
 
 
-def _in_epochs(most: int, steps: float) -> int:
+def in_epochs(most: int, steps: float) -> int:
     """Return a number of steps, up to ``most``, that is made of epochs or that epochs are made of.
 
     What is drawn without replacement is noise that cancels over an epoch, but over no part of it.
@@ -99,7 +99,7 @@ class Minibatches(Feed):
 
     def __init__(self, view: BatchView, size: int, seed: int) -> None:
         most = max(1, min(size, MAX_STACK // view.batch_bytes))
-        super().__init__(view, _in_epochs(most, view.factor))
+        super().__init__(view, in_epochs(most, view.factor))
         self.chunks_per_epoch = max(1, round(view.factor) // self.size)
         self._view, self._rows, self.num_rows = view, view.rows, view.num_rows
         self._ranges: dict[str, tuple[int, int]] = {}
