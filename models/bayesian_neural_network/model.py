@@ -145,6 +145,8 @@ def build(num_hidden: int = 4) -> vr.Model:
             "y": ("row",),
         },
         coords=partial(coords, num_hidden=num_hidden),
+        # independent normals find their own poor optima; the weights' flat directions are slow
+        options={"svi": {"guide": "multivariate_normal", "num_steps": 60_000}},
         description=f"Regression by a network of {num_hidden} hidden units: compare its function.",
         citation=(
             "Neal (1996), Bayesian Learning for Neural Networks, Lecture Notes in Statistics 118, "
