@@ -68,8 +68,8 @@ def test_the_excess_of_maximum_likelihood_is_kl_and_falls_as_the_sandwich_says(
 @pytest.mark.slow
 def test_its_exhibits(study: vr.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = {
-        "mle": vr.MAP(space="constrained"),
         "laplace": vr.Laplace(),
+        "mle": vr.MAP(space="constrained"),
         "meanfield": vr.MeanField(),
     }
     small = {"SIZES": (10, 100), "NUM_SAMPLES": 50}
