@@ -224,10 +224,10 @@ def exhibits(
             "out there from each fit's own normal. Least: by BFGS over the family, with no method "
             "of the library in it. A method is inference by optimisation, of that divergence over "
             f"that family, where the two agree.{above} Laplace optimises too, but for the mode "
-            "alone: its covariance is read off the curvature, and neither divergence from p is least there. "
-            "Of the normals the best one has no covariance of mu and log sigma here, p being "
-            "symmetric in mu, so that both families have one least. MCMC "
-            "minimises nothing over a family: its draws have p as the limit of their law."
+            "alone: its covariance is read off the curvature, and neither divergence from p is "
+            "least there. Of the normals the best one has no covariance of mu and log sigma here, "
+            "p being symmetric in mu, so that both families have one least. MCMC minimises nothing "
+            "over a family: its draws have p as the limit of their law."
         ),
         content=table,
     )
