@@ -1,4 +1,4 @@
-"""Weights of draws: smoothing, khat, bounds, adaptation, Stein, Wasserstein."""
+"""Weights of draws: smoothing, khat, bounds, adaptation, Stein, Wasserstein; alpha-divergences."""
 
 from __future__ import annotations
 
