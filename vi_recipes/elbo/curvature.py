@@ -81,7 +81,9 @@ class CurvedKL(KL):
 
         def run(gradient: np.ndarray, inverse: InverseParts, radius: float) -> TruncatedStep:
             args = jax.tree.map(lambda a: jnp.asarray(a, float), (gradient, inverse, radius))
-            taken: TruncatedStep = self._run(self._truncated, self._push(flat), *args)
+            push, *drawn = self._pushes(flat)
+            stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *drawn) if drawn else None
+            taken: TruncatedStep = self._run(self._truncated, push, stacked, *args)
             return taken
 
         return Crossed(self.families.assemble(rows, metric)[0], product, run)
@@ -95,13 +97,23 @@ class CurvedKL(KL):
     def _truncated(
         self,
         push: Push,
+        drawn: Push | None,
         gradient: Float[Array, " params"],
         inverse: InverseParts,
         radius: Float[Array, ""],
     ) -> TruncatedStep:
-        """Return a truncated Newton step, for crossed families."""
+        """Return a truncated Newton step, for crossed families.
+
+        ``drawn`` has what chunks of draws add to ``push``, one after the other along a first axis.
+        """
         assert self.families is not None
-        return steihaug(push, self.families.structure, gradient, inverse, radius)
+
+        def product(vector: jax.Array) -> jax.Array:
+            if drawn is None:
+                return push(vector)
+            return push(vector) + jax.lax.map(lambda part: part(vector), drawn).sum(axis=0)
+
+        return steihaug(product, self.families.structure, gradient, inverse, radius)
 
     # -- in a form that has an inverse -----------------------------------------------------------
 

@@ -49,6 +49,8 @@ class Expectation:
         self.target, self.factors, self.plans = target, factors, plans
         self.start = start
         self._elementwise = {p.name: ElementIntegral(target, factors, p) for p in plans}
+        # derivatives are taken of one traced function, not of the model again and again
+        self._drawn_density = jax.jit(self._sum_of_drawn)
 
     @property
     def drawn(self) -> list[str]:
@@ -165,16 +167,16 @@ class Expectation:
     ) -> Float[Array, ""]:
         """Return the log density of the other sites, averaged over an antithetic pair."""
 
-        def one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one(x: jax.Array) -> jax.Array:
             z, log_weight = self.factors.place(eta, x)
-            sites = site_terms(self.target, z, arrays)
-            value = sum((sites[name].total for name in self.drawn), jnp.zeros(()))
-            return value, jnp.sum(log_weight)
+            value = self._drawn_density(z, arrays)
+            return value if self.factors.gaussian.all() else value * jnp.exp(jnp.sum(log_weight))
 
-        (a, log_a), (b, log_b) = one(noise), one(-noise)
-        if self.factors.gaussian.all():
-            return (a + b) / 2
-        return (a * jnp.exp(log_a) + b * jnp.exp(log_b)) / 2
+        return jnp.mean(jax.vmap(one)(jnp.stack([noise, -noise])))
+
+    def _sum_of_drawn(self, z: Float[Array, " dim"], arrays: Arrays) -> Float[Array, ""]:
+        sites = site_terms(self.target, z, arrays)
+        return sum((sites[name].total for name in self.drawn), jnp.zeros(()))
 
     def _whole(self, plan: Plan, placed: Placed, held: Held) -> Float[Array, ""]:
         """Integrate a site's whole density over the scalars it depends on."""

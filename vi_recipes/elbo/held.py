@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.elbo.plan import Gather
 from vi_recipes.model import Arrays
+
+CHUNK = 16
+"""Antithetic pairs of draws that are taken side by side."""
 
 
 class AffineArrays(NamedTuple):
@@ -77,6 +83,32 @@ class Nodes(NamedTuple):
     x: jax.Array
     w: jax.Array
     used: jax.Array
+
+
+class Chunk(NamedTuple):
+    """Some of the antithetic pairs of draws, always as many, so that one program takes any number.
+
+    Parameters
+    ----------
+    noise
+        Standard-normal draws, one of each pair, shape (:data:`CHUNK`, dim).
+    weight
+        What each pair counts in the mean over all, shape (:data:`CHUNK`,); zero for those that fill
+        the last chunk up.
+    """
+
+    noise: jax.Array
+    weight: jax.Array
+
+
+def chunks_of(noise: Float[np.ndarray, "pairs dim"]) -> list[Chunk]:
+    """Return the draws in chunks; the last draw fills up the last one, without weight."""
+    out = []
+    for first in range(0, len(noise), CHUNK):
+        rows = np.minimum(np.arange(first, first + CHUNK), len(noise) - 1)
+        used = np.arange(first, first + CHUNK) < len(noise)
+        out.append(Chunk(jnp.asarray(noise[rows]), jnp.asarray(used / len(noise))))
+    return out
 
 
 class Held(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,28 @@ from vi_recipes.algebra import Push
 from vi_recipes.core import CALLS_OF_A_SEARCH, ByIdentity, Timing, shapes_of
 from vi_recipes.elbo.expectation import Expectation
 from vi_recipes.elbo.factors import Factors
-from vi_recipes.elbo.held import Held, Nodes
+from vi_recipes.elbo.held import CHUNK, Chunk, Held, Nodes, chunks_of
 from vi_recipes.elbo.inspect import make_plans
 from vi_recipes.model import Arrays, Target
+
+
+class _Drawn(NamedTuple):
+    """What a chunk of draws adds to minus the ELBO, and what its pairs say one by one.
+
+    Parameters
+    ----------
+    value, gradient, push
+        What is added, its gradient, and its Hessian as a function of a direction.
+    values, gradients
+        The log density of the drawn sites at every pair, shape (:data:`CHUNK`,), and its
+        gradients, shape (:data:`CHUNK`, params).
+    """
+
+    value: jax.Array
+    gradient: jax.Array
+    push: Push
+    values: jax.Array
+    gradients: jax.Array
 
 
 class KL:
@@ -51,7 +70,8 @@ class KL:
         self.expectation = Expectation(target, factors, plans, anywhere)
         self._site_arrays = self.expectation.site_arrays()
         self._arrays = target.arrays()
-        self._last: tuple[bytes, tuple[float, np.ndarray], Push] | None = None
+        self._last: tuple[bytes, tuple[float, np.ndarray], tuple[Push, ...]] | None = None
+        self._drawn: tuple[bytes, list[_Drawn]] | None = None
         self.num_nodes = self.num_pairs = 0
 
     def describe(self) -> str:
@@ -78,7 +98,8 @@ class KL:
         """Draw so many antithetic pairs; the first ones of a seed stay the same."""
         self.num_pairs = num_pairs if self.expectation.drawn else 0
         shape = (self.num_pairs, self.target.dim)
-        self._noise = jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+        noise = np.random.default_rng(seed).standard_normal(shape)
+        self._noise, self._chunks, self._drawn = jnp.asarray(noise), chunks_of(noise), None
         self._forget()
 
     def _forget(self) -> None:
@@ -96,16 +117,23 @@ class KL:
         self, flat: Float[Array, " params"], held: Held, *, live: bool = False
     ) -> Float[Array, ""]:
         """Return minus the ELBO; pure. ``live`` makes it differentiable in the data too."""
-        eta = flat.reshape(-1, 2)
-        total = self.expectation(eta, held, live=live) + self.factors.entropy(eta)
+        total = self._undrawn(flat, held, live=live)
         if self.expectation.drawn:
 
             def pair(x: jax.Array) -> jax.Array:
-                return self.expectation.pair(eta, x, held.arrays)
+                return self.expectation.pair(flat.reshape(-1, 2), x, held.arrays)
 
-            pairs = jax.lax.map(pair, held.noise, batch_size=min(16, len(held.noise)))
-            total = total + jnp.mean(pairs)
-        return self.leave_out(eta, held.arrays) - total
+            pairs = jax.lax.map(pair, held.noise, batch_size=min(CHUNK, len(held.noise)))
+            total = total - jnp.mean(pairs)
+        return total
+
+    def _undrawn(
+        self, flat: Float[Array, " params"], held: Held, *, live: bool = False
+    ) -> Float[Array, ""]:
+        """Return what of minus the ELBO no draw takes part in."""
+        eta = flat.reshape(-1, 2)
+        taken = self.expectation(eta, held, live=live) + self.factors.entropy(eta)
+        return self.leave_out(eta, held.arrays) - taken
 
     def leave_out(self, eta: Float[Array, "dim 2"], arrays: Arrays) -> Float[Array, ""]:
         """Return what of the expected log density the objective leaves out: nothing here; pure."""
@@ -121,34 +149,64 @@ class KL:
         key = flat.tobytes()
         if nodes is None and self._last is not None and self._last[0] == key:
             return self._last[1]
-        held = self.held if nodes is None else self.held._replace(nodes=nodes)
-        gradient, push, value = self._run(self._linearised, jnp.asarray(flat, float), held)
+        x = jnp.asarray(flat, float)
+        held = self.held._replace(noise=self._noise[:0], nodes=nodes or self._nodes)
+        gradient, push, value = self._run(self._linearised, x, held)
+        drawn = self._at_draws(flat)
         self.timing.gradient_evaluations += 1
-        first_order = float(value), np.asarray(gradient, float)
+        first_order = (
+            float(value) + sum(float(chunk.value) for chunk in drawn),
+            np.asarray(gradient, float) + sum(np.asarray(chunk.gradient) for chunk in drawn),
+        )
         if nodes is None:
-            self._last = key, first_order, push
+            self._last = key, first_order, (push, *(chunk.push for chunk in drawn))
         return first_order
 
     def _linearised(
         self, flat: Float[Array, " params"], held: Held
     ) -> tuple[Float[Array, " params"], Push, Float[Array, ""]]:
-        """Return gradient, the Hessian as a function of a direction, and value."""
+        """Return gradient, the Hessian as a function of a direction, and value: without draws."""
 
         def gradient(f: jax.Array) -> tuple[jax.Array, jax.Array]:
-            value, slope = jax.value_and_grad(self.value)(f, held)
+            value, slope = jax.value_and_grad(self._undrawn)(f, held)
             return slope, value
 
         return jax.linearize(gradient, flat, has_aux=True)
+
+    def _at_draws(self, flat: Float[np.ndarray, " params"]) -> list[_Drawn]:
+        """Return what the draws add, chunk by chunk: one program, however many there are."""
+        key = flat.tobytes()
+        if self._drawn is None or self._drawn[0] != key:
+            x = jnp.asarray(flat, float)
+            parts = [self._run(self._at_chunk, x, chunk, self._arrays) for chunk in self._chunks]
+            self._drawn = key, parts
+        return self._drawn[1]
+
+    def _at_chunk(self, flat: Float[Array, " params"], chunk: Chunk, arrays: Arrays) -> _Drawn:
+        def pairs(f: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def one(f: jax.Array, x: jax.Array) -> jax.Array:
+                return self.expectation.pair(f.reshape(-1, 2), x, arrays)
+
+            return jax.vmap(jax.value_and_grad(one), (None, 0))(f, chunk.noise)
+
+        def gradient(f: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            values, gradients = pairs(f)
+            return -chunk.weight @ gradients, (values, gradients)
+
+        slope, push, (values, gradients) = jax.linearize(gradient, flat, has_aux=True)
+        return _Drawn(-chunk.weight @ values, slope, push, values, gradients)
 
     def products(
         self, flat: Float[np.ndarray, " params"], basis: Float[np.ndarray, "directions params"]
     ) -> Float[np.ndarray, "directions params"]:
         """Return Hessian-vector products along the rows of ``basis``."""
         self.timing.hvp_evaluations += len(basis)
-        return np.asarray(self._run(_along, self._push(flat), jnp.asarray(basis, float)))
+        directions = jnp.asarray(basis, float)
+        parts = [self._run(_along, push, directions) for push in self._pushes(flat)]
+        return np.asarray(sum(np.asarray(part) for part in parts))
 
-    def _push(self, flat: Float[np.ndarray, " params"]) -> Push:
-        """Return the Hessian at a point as a function of a direction."""
+    def _pushes(self, flat: Float[np.ndarray, " params"]) -> tuple[Push, ...]:
+        """Return the Hessian at a point as functions of a direction that add up to it."""
         self.evaluate(flat)
         assert self._last is not None
         return self._last[2]
@@ -157,19 +215,9 @@ class KL:
         self, flat: Float[np.ndarray, " params"]
     ) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, "pairs params"]]:
         """Return what every antithetic pair says of the sites that are drawn, and its gradient."""
-        values, gradients = self._run(self._pairwise, jnp.asarray(flat, float), self.held)
-        return np.asarray(values), np.asarray(gradients)
-
-    def _pairwise(
-        self, flat: Float[Array, " params"], held: Held
-    ) -> tuple[Float[Array, " pairs"], Float[Array, "pairs params"]]:
-        def one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            def value(f: jax.Array) -> jax.Array:
-                return self.expectation.pair(f.reshape(-1, 2), x, held.arrays)
-
-            return jax.value_and_grad(value)(flat)
-
-        return jax.lax.map(one, held.noise)
+        parts = self._at_draws(flat)
+        values = np.concatenate([chunk.values for chunk in parts])[: self.num_pairs]
+        return values, np.concatenate([chunk.gradients for chunk in parts])[: self.num_pairs]
 
     def location_scale(
         self, flat: Float[np.ndarray, " params"]
@@ -182,8 +230,10 @@ class KL:
         """Run a function that is compiled once for the shapes of its arguments."""
         # the target keeps it, and charges it to whichever fits use it
         key = ByIdentity(self), function.__name__, shapes_of(*args)
+        # what is linear does little with every number that it reads
+        calls = CALLS_OF_A_SEARCH // 10 if function is _along else CALLS_OF_A_SEARCH
         compiled = self.target.compiled_once(
-            key, lambda: self.timing.compile(function, *args, calls=CALLS_OF_A_SEARCH)
+            key, lambda: self.timing.compile(function, *args, calls=calls)
         )
         return compiled(*args)
 

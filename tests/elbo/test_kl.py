@@ -1,0 +1,101 @@
+"""The objective compiled: draws come in chunks of one shape, and chunks add up to the whole."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.core.timing import Timing
+from vi_recipes.elbo import curvature
+from vi_recipes.elbo.curvature import CurvedKL
+from vi_recipes.elbo.factors import make_factors
+from vi_recipes.elbo.minimise import Limits, find_optimum
+
+
+def counts(y: jax.Array) -> None:
+    a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+    k = numpyro.sample("k", dist.Gamma(3.0, 1.0))
+    p = jax.nn.sigmoid(a)
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.BetaBinomial(p * k, (1 - p) * k, 9), obs=y)
+
+
+def made(families: dict[str, str]) -> CurvedKL:
+    target = vr.Target(counts, y=np.array([2, 3, 7, 1, 4]))
+    timing = Timing()
+    with jax.enable_x64(True):
+        kl = CurvedKL(
+            target, make_factors(target, families), {"y": "draws"}, jax.random.key(0), timing
+        )
+        kl.use_nodes(8), kl.use_pairs(16)
+        kl.find_structure(jax.random.key(0))
+    assert kl.expectation.drawn == ["y"]
+    return kl
+
+
+@pytest.mark.parametrize("families", [{}, {"k": "gamma"}], ids=["normal", "weighted"])
+def test_chunks_add_up_to_the_objective(families: dict[str, str]) -> None:
+    kl = made(families)
+    flat = kl.factors.start(np.array([0.1, 0.4]), 0.3).ravel()
+    v = np.array([0.3, -1.0, 0.7, 0.2])
+    compiled = set(kl.target.compiled_once._made)
+    for num_pairs in (16, 40, 5):  # whole chunks, and such as are filled up
+        with jax.enable_x64(True):
+            kl.use_pairs(num_pairs)
+
+            def value(f: jax.Array, kl: CurvedKL = kl) -> jax.Array:
+                return kl.value(f, kl.held)
+
+            x = jnp.asarray(flat)
+            whole, slope = jax.jit(jax.value_and_grad(value))(x)
+            bent = jax.jit(lambda x: jax.jvp(jax.grad(value), (x,), (jnp.asarray(v),))[1])(x)
+            found, gradient = kl.evaluate(flat)
+            product = kl.products(flat, np.vstack([kl._basis[:-1], v]))[-1]
+            values, gradients = kl.pair_gradients(flat)
+            pair = jax.value_and_grad(kl.expectation.pair)
+            one_by_one = jax.jit(jax.vmap(pair, (None, 0, None)))
+            pairs, slopes = one_by_one(x.reshape(-1, 2), kl.held.noise, kl.held.arrays)
+        np.testing.assert_allclose(found, whole, rtol=1e-12)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-10)
+        np.testing.assert_allclose(product, bent, rtol=1e-10)
+        assert values.shape == (num_pairs,)
+        np.testing.assert_allclose(values, pairs, rtol=1e-12)
+        np.testing.assert_allclose(gradients, slopes.reshape(num_pairs, -1), rtol=1e-9, atol=1e-12)
+    assert (
+        set(kl.target.compiled_once._made) == compiled
+    )  # one program, however many draws there are
+
+
+def ratings(who: jax.Array, what: jax.Array, y: jax.Array) -> None:
+    sd = numpyro.sample("sd", dist.HalfNormal(1.0))
+    with numpyro.plate("person", 40):
+        a = numpyro.sample("a", dist.Normal(0.0, sd))
+    with numpyro.plate("thing", 35):
+        b = numpyro.sample("b", dist.Normal(0.0, sd))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(a[who] + b[what], 0.5), obs=y)
+
+
+def test_crossed_families_take_their_steps_with_draws_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    who, what = np.repeat(np.arange(40), 5), rng.integers(35, size=200)
+    y = rng.standard_normal(40)[who] + rng.standard_normal(35)[what] + rng.standard_normal(200) / 2
+    limits = Limits(num_nodes=8, num_pairs=40, max_pairs=40, max_steps=50, tolerance=1e-6)
+    found = []
+    for most in (2_000, 12):
+        monkeypatch.setattr(curvature, "MAX_BORDER", most)
+        monkeypatch.setattr(curvature, "MAX_DENSE_PARAMETERS", most)
+        target = vr.Target(ratings, who=who, what=what, y=y)
+        with jax.enable_x64(True):
+            factors = make_factors(target, {})
+            kl = CurvedKL(target, factors, {"y": "draws"}, jax.random.key(0), Timing())
+            optimum = find_optimum(kl, jax.random.key(0), limits, lambda *_: None)
+        assert (kl.families is None) == (most > 12)
+        assert kl.expectation.drawn == ["y"]
+        found.append(optimum.eta)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
