@@ -84,11 +84,25 @@ def evaluate(name: str, factors: Factors, eta: Any, *args: Any) -> Any:
 
 @pytest.mark.parametrize(("law", "offset", "eta"), LAWS, ids=NAMES)
 def test_mean_and_sd(law: int, offset: float, eta: tuple[float, float]) -> None:
-    m, s = evaluate("location_scale", one(law, offset), [eta])
+    m, s = one(law, offset).location_scale(np.array([eta]))
     mean = expected(law, offset, eta, lambda z: z)
     variance = expected(law, offset, eta, lambda z: (z - mean) ** 2)
     assert m[0] == pytest.approx(mean, rel=1e-8, abs=1e-9)
     assert s[0] == pytest.approx(np.sqrt(variance), rel=1e-7)
+
+
+@pytest.mark.parametrize(("law", "offset", "eta"), LAWS, ids=NAMES)
+def test_slopes_of_mean_and_log_sd(law: int, offset: float, eta: tuple[float, float]) -> None:
+    factors, step = one(law, offset), 1e-5
+    slopes = factors.location_scale_slopes(np.array([eta]))[0]
+    for k in range(2):
+        move = step * np.eye(2)[k]
+        (up, high), (down, low) = (
+            factors.location_scale(np.array([eta + by])) for by in (move, -move)
+        )
+        assert slopes[0, k] == pytest.approx((up - down)[0] / (2 * step), rel=1e-6, abs=1e-8)
+        change = np.log(high / low)[0] / (2 * step)
+        assert slopes[1, k] == pytest.approx(change, rel=1e-6, abs=1e-8)
 
 
 @pytest.mark.parametrize(("law", "offset", "eta"), LAWS, ids=NAMES)
@@ -157,10 +171,10 @@ def test_entropy_adds_up_over_unlike_laws() -> None:
     eta = np.array([eta for _, _, eta in LAWS])
     parts = [evaluate("entropy", one(law, offset), [e]) for law, offset, e in LAWS]
     assert evaluate("entropy", factors, eta) == pytest.approx(sum(parts), rel=1e-12)
-    m, s = evaluate("location_scale", factors, eta)
+    m, s = factors.location_scale(np.asarray(eta))
     log = evaluate("log_density", factors, eta, m)
     for k, (law, offset, e) in enumerate(LAWS):
-        alone = evaluate("location_scale", one(law, offset), [e])
+        alone = one(law, offset).location_scale(np.array([e]))
         assert (m[k], s[k]) == pytest.approx((alone[0][0], alone[1][0]), rel=1e-12)
         assert log[k] == pytest.approx(log_pdf(law, offset, e, m[k]), rel=1e-8)
     assert factors.kinds == (0, 1, 2)
@@ -171,7 +185,7 @@ def test_entropy_adds_up_over_unlike_laws() -> None:
 def test_start_is_centred_with_the_sd_asked_for(law: int, sd: float) -> None:
     z = np.array([-1.5, 0.0, 2.0])
     factors = Factors(np.full(3, law), np.zeros(3))
-    m, s = evaluate("location_scale", factors, factors.start(z, sd))
+    m, s = factors.location_scale(factors.start(z, sd))
     # digamma(a) = log a - 1 / 2a + ..., with 1 / a about sd^2, and likewise trigamma
     np.testing.assert_allclose(m, z, atol=1e-9 if law == NORMAL else 4 * sd**2)
     np.testing.assert_allclose(s, sd, rtol=1e-9 if law == NORMAL else 2 * sd)

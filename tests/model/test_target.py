@@ -509,3 +509,32 @@ def test_observed_vectors_have_their_plate_in_front() -> None:
     site = vr.Target(model, y=np.zeros((5, 2))).sites["y"]
     assert site.plates == (("row", 5, 0),)
     assert site.dims == ("row", "y_dim_1")
+
+
+def scaled(y: jax.Array) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 100.0))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(10.0))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def test_units_are_numbers_while_something_is_traced_and_else_one_program() -> None:
+    data = {"y": np.array([3.0, 5.0, 4.0])}
+    made, seen = vr.Target(scaled, **data), []
+    with jax.enable_x64(True):
+        jax.eval_shape(lambda x: seen.append(made.units), 0.0)
+    other = vr.Target(scaled, **data)
+    other.anywhere()
+    programs: list[str] = []
+
+    def heard(event: str, seconds: float, **about: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            programs.append(str(about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        units = other.units
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert len(programs) <= 3  # some 30 where JAX runs what is traced operation by operation
+    np.testing.assert_array_equal(seen[0], units)

@@ -124,8 +124,7 @@ class VariationalEM(Method):
         with timing.running_compiled():
             posterior = self._posterior(target, optimum)
             posterior.sd()
-            q = kl.factors.location_scale(jnp.asarray(optimum.eta))
-            latents = latent_moments(target, names, *map(np.asarray, q))
+            latents = latent_moments(target, names, *kl.factors.location_scale(optimum.eta))
             edges = _edges(target, posterior)
         result = self.base.report(optimum, posterior)
         if edges:

@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -20,6 +21,20 @@ from vi_recipes.model.observed import with_observed_arrays
 
 Arrays = tuple[Any, ...]
 """The traced data of a target, as JAX arrays; see :meth:`BoundModel.arrays`."""
+
+
+@contextmanager
+def concrete() -> Iterator[None]:
+    """Have the block compute numbers, also while something is traced.
+
+    Where nothing is, it is left alone: JAX would run what the block compiles operation by
+    operation, a small program each.
+    """
+    if isinstance(jnp.asarray(np.zeros(())), jax.core.Tracer):
+        with jax.ensure_compile_time_eval():
+            yield
+    else:
+        yield
 
 
 class BoundModel:
@@ -74,7 +89,7 @@ class BoundModel:
         """Return the traced data as JAX arrays of the precision in force."""
         double = bool(jax.config.jax_enable_x64)
         if double not in self._on_device:
-            with jax.ensure_compile_time_eval():  # arrays, also while something is traced
+            with concrete():
                 self._on_device[double] = tuple(jnp.asarray(a) for a in self._arrays)
         return self._on_device[double]
 

@@ -23,7 +23,7 @@ from vi_recipes.core import (
     one_at_a_time,
     unknown,
 )
-from vi_recipes.model.bound import Arrays
+from vi_recipes.model.bound import Arrays, concrete
 from vi_recipes.model.density import FlatDensity
 from vi_recipes.model.enumeration import LOG_JOINT
 from vi_recipes.model.units import find_units
@@ -92,7 +92,7 @@ class DensityWithStart(FlatDensity):
 
         Searches start, go and stop by it, so that a fit is the same in metres and in millimetres.
         """
-        with jax.ensure_compile_time_eval():  # numbers, also while something is traced
+        with concrete():
             return self.compiled_once("units", lambda: find_units(self, self.anywhere()))
 
     def density_in_units(self, x: Float[Array, " dim"], arrays: Arrays) -> Float[Array, ""]:

@@ -56,9 +56,7 @@ class FactorPosterior(Posterior):
     @cached_property
     def location_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Means and sds of the unconstrained coordinates."""
-        with jax.enable_x64(True):
-            m, s = self.factors.location_scale(jnp.asarray(self.eta))
-        return np.asarray(m), np.asarray(s)
+        return self.factors.location_scale(np.asarray(self.eta, float))
 
     @cached_property
     def _nodes(self) -> tuple[Sites, np.ndarray]:

@@ -167,17 +167,7 @@ class ResponsePosterior(FactorPosterior):
     @cached_property
     def _law_slopes(self) -> np.ndarray:
         """Derivative of each coordinate's (mean, log sd) in its two parameters, (dim, 2, 2)."""
-
-        def both(eta: jax.Array) -> jax.Array:
-            m, s = self.factors.location_scale(eta)
-            return jnp.stack([m, jnp.log(s)], axis=1)
-
-        with jax.enable_x64(True):
-            eta = jnp.asarray(self.eta)
-            along = [
-                jax.jvp(both, (eta,), (jnp.zeros_like(eta).at[:, k].set(1.0),))[1] for k in range(2)
-            ]
-        return np.stack([np.asarray(a) for a in along], axis=-1)
+        return self.factors.location_scale_slopes(np.asarray(self.eta, float))
 
     @override
     def cov(self, sites: Sequence[str]) -> np.ndarray:
