@@ -36,3 +36,31 @@ def paths(comparison: vr.Comparison) -> Figure:
     )  # fmt: skip
     axes.legend(loc="upper right")
     return figure
+
+
+def steps_taken(comparison: vr.Comparison) -> str:
+    """Say how many iterations every method took that has a path."""
+    words = [
+        f"{name} {fit.diagnostics['iterations']:,.0f}"
+        for name, fit in comparison.items()
+        if {"log_likelihood", "free_energy"} & set(fit.trace) and "iterations" in fit.diagnostics
+    ]
+    return f" Iterations: {', '.join(words)}." if words else ""
+
+
+def against_the_reference(comparison: vr.Comparison, name: str = "marginal_mle") -> str:
+    """Say how far an estimate of theta and its standard errors are from the reference."""
+    fit, reference = comparison.get(name), comparison.reference
+    if fit is None or reference is None or reference is fit or not fit.has_result:
+        return ""
+    away, ratio = [], []
+    for site in ("pi", "log_lam"):
+        sd = np.ravel(reference.sd()[site])
+        away.append(np.abs(np.ravel(fit.mean()[site]) - np.ravel(reference.mean()[site])) / sd)
+        ratio.append(np.ravel(fit.sd()[site]) / sd)
+    far, wide = np.max(np.concatenate(away)), np.concatenate(ratio)
+    return (
+        f" {name}'s estimates are up to {far:.2f} posterior sds off {comparison.reference_name}'s "
+        f"means and its standard errors {wide.min():.2f} to {wide.max():.2f} of its sds: the "
+        "posterior is skewed and has a prior."
+    )
