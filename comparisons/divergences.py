@@ -124,8 +124,10 @@ def exhibits(
             f"their divergences by at most {worst:.0e}. The divergence is log(integral of "
             "q^a p^(1 - a)) / (a (a - 1)), or its limits at 0 and 1, here of the normal with the "
             "mean and sd of the row; it is finite for the sds of the next column, which follow "
-            "from p's tails. The last column is the sd of the best normal of the order that a "
-            "method minimises."
+            "from p's tails. The nearest normal is that of least 2-Wasserstein distance: p's mean, "
+            "and the average product of p's quantiles and a standard normal's. The last column is "
+            "the sd of the best normal of the order that a method minimises, for wasserstein that "
+            "of the nearest."
         ),
         content=table(comparison, shown, optima),
     )
@@ -276,6 +278,7 @@ def table(
             ("p itself", None, density.moments())
         ]
         named += [("best normal", order, optima[site][order]) for order in ORDERS]
+        named += [("nearest normal (W2)", None, density.nearest())]
         named += [(n, ORDER_OF.get(n), q) for n, q in answers(comparison, site).items()]
         rows += [
             {
@@ -287,11 +290,20 @@ def table(
                 "covered": density.covered(q, WIDTH),
                 "divergence": np.nan if order is None else density.divergence(q, order),
                 "finite for sds": "–" if order is None else finite_sds(density, order),
-                "best sd": np.nan if order is None else optima[site][order].sd,
+                "best sd": best_sd(density, optima[site], name, order),
             }
             for name, order, q in named
         ]
     return pd.DataFrame(rows)
+
+
+def best_sd(
+    density: ScalarDensity, best: dict[float, ScalarNormal], name: str, order: float | None
+) -> float:
+    """Return the sd of what a fit should find; NaN where it is not a divergence's least."""
+    if name == "wasserstein":
+        return density.nearest().sd
+    return float("nan") if order is None else best[order].sd
 
 
 def finite_sds(density: ScalarDensity, order: float) -> str:
@@ -310,6 +322,7 @@ STUDY = vr.Study(
         "svi": vr.SVI(num_particles=20),
         "renyi_0.5": vr.SVI(objective="renyi", alpha=0.5, num_particles=100),
         "iwae": vr.SVI(objective="iwae", num_particles=100),
+        "wasserstein": vr.SVI(objective="wasserstein"),
         "forward_kl": vr.ForwardKL(),
         "svgd": vr.SVGD(),
         "nuts": vr.NUTS(num_samples=6_000),
@@ -327,8 +340,10 @@ STUDY = vr.Study(
         "optima. Renyi's bounds, with 100 draws, are pulled towards the ELBO's: at alpha 2 the "
         "skewed sd is 0.41, where the bound has no finite value, and not the 0.28 to which it has "
         "one, which the fit says; at alpha 0.5 q takes both modes, or from some seeds stays on "
-        "one. The importance-weighted bound spreads beyond p. Particles (svgd) take both shapes "
-        "but keep the shares of the modes that they started with, half and half for 0.65 and 0.35, "
+        "one. The importance-weighted bound spreads beyond p. Wasserstein VI comes near the "
+        "normals that p is moved to at the least cost, of sds 0.61 and 1.91. Particles (svgd) take "
+        "both shapes but keep the shares of the modes that they started with, half and half for "
+        "0.65 and 0.35, "
         "which Stein's identity cannot see; 24,000 draws of NUTS have the shares to 0.03."
     ),
     exhibits=exhibits,

@@ -72,6 +72,20 @@ def test_the_best_normal_goes_from_mode_seeking_to_mass_covering(
     assert best[1].sd < 0.75 < 1.9 < best[2].sd
 
 
+def test_the_nearest_normals_are_those_of_the_quantile_functions(
+    study: vr.Study, content: dict[str, Any]
+) -> None:
+    """By SciPy's quantiles of the skew-normal, and the mixture's by inverting its own law."""
+    u = (np.arange(200_000) + 0.5) / 200_000
+    x = np.linspace(-8, 8, 400_001)
+    mixture = 0.65 * stats.norm.cdf(x, -2, 0.7) + 0.35 * stats.norm.cdf(x, 2, 0.7)
+    quantiles = {"skewed": stats.skewnorm.ppf(u, 5), "bimodal": np.interp(u, mixture, x)}
+    for site, density in content["densities"](study.target()).items():
+        nearest = density.nearest()
+        assert nearest.mean == pytest.approx(quantiles[site].mean(), abs=1e-4)
+        assert nearest.sd == pytest.approx(np.mean(quantiles[site] * stats.norm.ppf(u)), abs=2e-4)
+
+
 def test_best_normals_stand_at_the_limits_that_the_tails_of_the_skew_normal_set(
     study: vr.Study, content: dict[str, Any]
 ) -> None:
@@ -138,7 +152,7 @@ def test_its_exhibits(
     assert existence.png
     assert "0.2402 (3), 0.2774 (2) and 0.7071 (-1)" in existence.caption
     rows = optima.content
-    assert len(rows) == 2 * (1 + len(content["ORDERS"]) + len(comparison))  # type: ignore[arg-type]
+    assert len(rows) == 2 * (2 + len(content["ORDERS"]) + len(comparison))  # type: ignore[arg-type]
     assert study.methods is not None
     assert set(content["ORDER_OF"]) < set(study.methods)
     assert all(method.applies(study.target()) is None for method in study.methods.values())
