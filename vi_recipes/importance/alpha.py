@@ -70,7 +70,9 @@ class Tail:
             return 0 <= order <= 1 or fall > 0
         # at the limit: exp(slope |x|) times a power of |x|
         slope = self.side * order / q.sd**2 * (q.mean - self.centre)
-        return slope < 0 or (slope == 0 and (1 - order) * self.power > 1)
+        if abs(slope) > 1e-6:
+            return slope < 0
+        return (1 - order) * self.power > 1
 
 
 def read_tail(log_p: LogDensity, side: int) -> Tail:
