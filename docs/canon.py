@@ -85,6 +85,12 @@ def module(name: str) -> Any:
     return import_file(find("models")[name])
 
 
+@cache
+def study(name: str) -> Any:
+    """Return the file of a shipped study."""
+    return import_file(find("comparisons")[name])
+
+
 def numbers(fit: vr.Fit, *sites: str) -> np.ndarray:
     """Return means and then sds of some sites of a fit, constrained scale."""
     parts = [np.ravel(values[s]) for values in (fit.mean(), fit.sd()) for s in sites]
@@ -237,6 +243,30 @@ def _cbpp() -> Any:
     mean = fit.mean()
     expected = (*found.x[:4], np.exp(found.x[4]))
     return expected, (*mean["beta"], mean["mu"], mean["tau"] ** -0.5)
+
+
+@item(
+    "the convergence proof as numbers: rise of log p, by log p and by [Q - Q] + KL",
+    "`times_deaths`, `vr.FreeEnergy`",
+    "log-likelihoods of the mixture by SciPy's Poisson law",
+    1e-9,
+)
+def _rise() -> Any:
+    this = target("times_deaths")
+    y = np.asarray(this.data["y"])
+    F = vr.FreeEnergy(this)
+
+    def at(pi: float, first: float, second: float) -> tuple[np.ndarray, np.ndarray, float]:
+        weights, rates = np.array([pi, 1 - pi]), np.array([first, second])
+        theta = F.unconstrain({"pi": weights, "log_lam": np.log(rates)})
+        joint = np.log(weights) + stats.poisson.logpmf(y[:, None], rates)
+        each = special.logsumexp(joint, axis=1)
+        return theta, np.exp(joint - each[:, None]), float(each.sum())
+
+    (old, p, before), (new, q, after) = at(0.3, 1.0, 2.0), at(0.36, 1.26, 2.66)
+    posterior = F.posterior(old)
+    kl = float((p * (np.log(p) - np.log(q))).sum())
+    return after - before, F.q(posterior, new) - F.q(posterior, old) + kl
 
 
 # -- point masses --------------------------------------------------------------------------------
@@ -399,6 +429,45 @@ def _normal_gamma() -> Any:
     factors = {"mu": "normal", "tau": "gamma"}
     fit = vr.MeanField(factors=factors).fit(vr.Target(model, y=y), throw=True)
     return expected, numbers(fit, "mu", "tau")
+
+
+@item(
+    "sds of a normal from which D_alpha(q || p) is infinite: alpha = 2, 3 and -1",
+    "study `divergences`",
+    "tails of the skewed density: (alpha / (26 (alpha - 1)))^(1/2)",
+    1e-6,
+)
+def _limits() -> Any:
+    skewed = study("divergences")
+    density = skewed.densities(vr.load_study("divergences").target())["skewed"]
+    expected = [(alpha / (26 * (alpha - 1))) ** 0.5 for alpha in (2.0, 3.0)]
+    ours = [density.sds(alpha)[1] for alpha in (2.0, 3.0)]
+    return (*expected, 0.5**0.5), (*ours, density.sds(-1.0)[0])
+
+
+@item(
+    "mean field's KL(q || p), KL(p || q) and chi^2(q || p), r = 0.8",
+    "study `kl_bounds`",
+    "-log(1 - r^2) / 2, r^2 / (1 - r^2) less that, r^2 / (1 - r^2)",
+    1e-6,
+)
+def _asymmetry() -> Any:
+    module = study("kl_bounds")
+    pairs = module.Pairs(vr.load_study("kl_bounds").target())
+    q = module.Normal(pairs.p.mean, np.diag(np.diagonal(pairs.p.covariance) * (1 - 0.64)))
+    found = pairs.measure(q)
+    kl, odds = -0.5 * np.log(0.36), 0.64 / 0.36
+    return (kl, odds - kl, odds), (found.kl_qp, found.kl_pq, found.chi2_qp)
+
+
+@item(
+    "Renyi's bound without a finite value: a log-gamma density, any normal, alpha = 2",
+    '`svi` with `objective="renyi"`',
+    "the mean of (p / q)^-1 under q is infinite",
+)
+def _no_value() -> Any:
+    method = vr.SVI(objective="renyi", alpha=2.0, num_particles=20, num_steps=3_000)
+    return vr.Status.UNCONVERGED.name, method.fit(log_gamma(), key=0).status.name
 
 
 # -- evidence and posteriors by integration --------------------------------------------------------

@@ -142,6 +142,7 @@ def test_it_ends_where_the_structured_method_ends(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(crossed.flat(crossed.sd()), whole.flat(whole.sd()), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_room")
 def test_no_memory_for_the_covariances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curvature, "MAX_BYTES", 1_000)

@@ -19,6 +19,7 @@ print([method.fit(target).status.name for method in (vr.MAP(), vr.SVI(num_steps=
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

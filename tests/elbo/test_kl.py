@@ -38,6 +38,7 @@ def made(families: dict[str, str]) -> CurvedKL:
     return kl
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("families", [{}, {"k": "gamma"}], ids=["normal", "weighted"])
 def test_chunks_add_up_to_the_objective(families: dict[str, str]) -> None:
     kl = made(families)
@@ -81,6 +82,7 @@ def ratings(who: jax.Array, what: jax.Array, y: jax.Array) -> None:
         numpyro.sample("y", dist.Normal(a[who] + b[what], 0.5), obs=y)
 
 
+@pytest.mark.slow
 def test_crossed_families_take_their_steps_with_draws_too(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     who, what = np.repeat(np.arange(40), 5), rng.integers(35, size=200)

@@ -97,6 +97,7 @@ def test_em_of_many_rows_is_that_of_the_closed_form() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_no_exponential_family_is_left_as_it_is() -> None:
     marginal, few, _ = both(vr.Target(heavy_tailed, y=Y))
     assert few is marginal

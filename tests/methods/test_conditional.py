@@ -98,6 +98,7 @@ def test_independent_normals_understate_what_conditional_ones_do_not() -> None:
     assert mean_field.log_evidence.value < conditional.log_evidence.value - 0.3 < evidence
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_moments() -> None:
     fit, n = fitted("conditional_normal", "multivariate_normal"), 20_000
     drawn = fit.draws(n)

@@ -397,6 +397,7 @@ def test_too_few_steps_are_said() -> None:
     assert "standard errors from the maximum" in fit.message
 
 
+@pytest.mark.slow
 def test_newton_goes_on_where_iterations_stop_short() -> None:
     fit, right = vr.EM(max_steps=10).fit(balanced()), vr.EM().fit(balanced())
     assert fit.status is Status.OK

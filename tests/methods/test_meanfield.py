@@ -318,6 +318,7 @@ def test_means_of_several_coordinates_are_those_of_mean_field() -> None:
         assert abs(fit.mean()["product"] - exact) < 4.5 * fit.mcse()["product"]
 
 
+@pytest.mark.slow
 def test_the_error_of_slopes_by_draws_is_said() -> None:
     assert response_of_logistic().mcse_sd()["product"] > 0
 

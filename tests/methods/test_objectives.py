@@ -143,6 +143,7 @@ def test_the_wasserstein_optimum_is_the_closed_forms() -> None:
     assert "the negative Sinkhorn divergence gained" in fit.message
 
 
+@pytest.mark.slow
 def test_wasserstein_has_its_optimum_at_the_posterior_where_the_guide_can_be_that() -> None:
     """In expectation the divergence is zero at p, and 0.25 a sd apart the squared distance."""
 

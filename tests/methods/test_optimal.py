@@ -81,6 +81,7 @@ def at_posterior(engine: Engine, this: vr.Target) -> dict[str, Any]:
     return {"auto_1_loc": jnp.asarray(mean[order]), "auto_1_scale_tril": jnp.asarray(root)}
 
 
+@pytest.mark.slow
 def test_given_the_exact_law_of_the_globals_all_the_rest_is_exact() -> None:
     """Means, covariances, and log p(y) at every single draw of the globals."""
     mean, cov, evidence = exact()

@@ -52,6 +52,7 @@ def free_energy(y: np.ndarray, q: np.ndarray, pi: np.ndarray, rates: np.ndarray)
     return float((q * (log_joint(y, pi, rates) - np.log(q))).sum())
 
 
+@pytest.mark.slow
 def test_incremental_em_is_that_by_hand() -> None:
     y = np.asarray(deaths().data["y"])
     pi, rates = START
@@ -187,6 +188,7 @@ def test_weights_count_rows_in_the_free_energy_too(options: Any) -> None:
     np.testing.assert_allclose(times.mean()["rate"], again.mean()["rate"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_has_no_partial_e_step_says_so() -> None:
     gmm = vr.Target(vr.load_model("gmm"))
     why = vr.EM(num_sparse=2).applies(gmm)

@@ -93,6 +93,7 @@ def pairs(count: int, rho: float) -> vr.Target:
     return vr.Target(model)
 
 
+@pytest.mark.slow
 def test_fresh_draws_tell_what_the_steps_do_not() -> None:
     """The ELBO of independent normals is log(1 - rho^2) / 2 a pair, its draws' variance rho^2."""
     fit = vr.SVI(num_steps=4_000, tolerance=None, elbo_tolerance=0.2).fit(pairs(30, 0.9))
@@ -109,6 +110,7 @@ def test_fresh_draws_tell_what_the_steps_do_not() -> None:
     assert best - 0.5 - 4 * se < value < best + 4 * se  # constant steps cost some tenths
 
 
+@pytest.mark.slow
 def test_a_flow_that_still_climbs_is_not_converged() -> None:
     """The steps' ELBO gained 1.1 with an error of 0.91, and the sds are a third of what is right.
 

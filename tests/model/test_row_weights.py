@@ -32,6 +32,7 @@ def log_joint(m: float, y: np.ndarray) -> float:
     return float(stats.norm.logpdf(m, 1) + rows.sum())
 
 
+@pytest.mark.slow
 def test_a_weight_is_that_of_the_row_summed_over_its_states() -> None:
     target = vr.Target(mixture, y=Y, w=W)
     assert target.log_density([0.6]) == pytest.approx(log_joint(0.6, OUT), rel=1e-12)
@@ -48,6 +49,7 @@ def written() -> vr.Target:
     return vr.Target(mixture, y=OUT, w=np.ones(len(OUT)))
 
 
+@pytest.mark.slow
 def test_em_weighs_rows_too() -> None:
     fits = [
         vr.EM(num_starts=1).fit(t, throw=True) for t in (vr.Target(mixture, y=Y, w=W), written())
@@ -60,6 +62,7 @@ def test_one_weight_for_all_rows() -> None:
     assert target.log_density([0.6]) == pytest.approx(log_joint(0.6, np.tile(Y, 2)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_masked_rows_are_left_out() -> None:
     keep = np.array([True, False, True, True])
 
@@ -142,6 +145,7 @@ def effects(y: Any, group: Any, w: Any) -> None:
         numpyro.sample("y", dist.Normal(u[group], 1.0), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["gaussian", "quadrature"])
 def test_weights_of_groups_are_those_of_the_integral(rule: str) -> None:
     copies = np.repeat(np.arange(4), W.astype(int))

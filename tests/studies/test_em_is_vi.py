@@ -47,6 +47,7 @@ def test_it_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPatch) -
     assert len(exhibits["paths"].content.axes[0].lines) == 2
 
 
+@pytest.mark.slow
 def test_the_rise_of_log_p_is_taken_apart_to_rounding() -> None:
     rises, share = part("identities").rises(study().target(), 0)
     left, gain, kl, difference = rises.iloc[:, 1:].astype(float).to_numpy().T

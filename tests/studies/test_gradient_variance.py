@@ -189,6 +189,7 @@ def test_the_error_of_a_median_is_that_of_repeated_samples(content: dict[str, An
     assert np.mean([s.error for s in found]) == pytest.approx(spread, rel=0.1)
 
 
+@pytest.mark.slow
 def test_its_pictures(tables: dict[str, Any], study: vr.Study) -> None:
     assert list(tables) == ["variance", "variances", "climb", "arrival"]
     for name in ("variance", "climb"):
