@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 DPI = 150
 
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00")
-"""Okabe and Ito's colours, told apart by the colour-blind; black is the reference's."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5C00", "#882255")
+"""Okabe and Ito's colours and two darker ones, told apart by the colour-blind; black is the
+reference's."""
 
 
-MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("s", "^", "D", "v", "P", "X", "*", "h")
 
 
 GREY = "#666666"
