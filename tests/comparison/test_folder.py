@@ -195,10 +195,12 @@ def test_a_file_that_another_comparison_has_replaced_is_written_again(
     second = vr.compare(this, [vr.SVI(num_steps=200)], path=tmp_path, key=2)
     third = vr.compare(this, {"laplace": vr.MAP()}, path=tmp_path, key=3)
     assert vr.Comparison.load(tmp_path)["laplace"].kind == third["laplace"].kind
-    second.save(tmp_path)  # its own file is still there
     assert len(written) == 3
-    first.save(tmp_path)
+    second.save(tmp_path)  # the third has left nothing of it
     assert len(written) == 4
+    assert_same(vr.Comparison.load(tmp_path), second)
+    first.save(tmp_path)
+    assert len(written) == 5
     assert_same(vr.Comparison.load(tmp_path), first)
 
 

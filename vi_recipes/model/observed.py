@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any
 
 import jax
@@ -18,13 +18,19 @@ def with_observed_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     NumPyro holds a number or a NumPy array against its support by NumPy, which takes no bound that
     is traced, such as that of ``Uniform(0, theta)``.
     """
+    return function if isinstance(function, _Observing) else _Observing(function)
 
-    @wraps(function)
-    def observed(*args: Any, **kwargs: Any) -> Any:
+
+class _Observing:
+    """The function in :class:`_ObservedArrays`; it can be sent to another process if that can."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _ObservedArrays():
-            return function(*args, **kwargs)
-
-    return observed
+            return self._function(*args, **kwargs)
 
 
 class _ObservedArrays(Messenger):  # type: ignore[misc]
