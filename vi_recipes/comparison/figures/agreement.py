@@ -36,6 +36,9 @@ MAX_NAME = 18
 NAME_SIZE = 7.5
 """Its font size, in points."""
 
+IN_A_ROW = 4
+"""Fits in a row of the legend."""
+
 STEM = 0.06
 """Share of the panel's height that a line takes from a name to above its marks."""
 
@@ -74,14 +77,15 @@ def agreement(comparison: Fits, sites: Sequence[str] | None = None) -> Figure | 
     medians = [label for label in comparison.unsettled if label in labels]
     with style():
         # as tall as keeps the panels' width what limits them: Matplotlib lays out such ones at once
-        height = 4.6 + (_room(named) / 72 if named else 0.0) + 0.2 * bool(medians)
+        rows = -(-(len(all_fits(comparison)) - 1) // IN_A_ROW)
+        height = 4.4 + (_room(named) / 72 if named else 0.0) + 0.2 * bool(medians) + 0.2 * rows
         figure = Figure(figsize=(8.6, height), layout="constrained")
         for axes, (what, frame) in zip(figure.subplots(1, 2), frames.items(), strict=True):
             _panel(axes, comparison, what, frame, named, medians)
         figure.legend(
             handles=_legend(comparison, frames["sd"]),
             loc="outside lower center",
-            ncols=4,
+            ncols=IN_A_ROW,
         )
     return figure
 
