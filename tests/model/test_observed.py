@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -48,3 +49,21 @@ def test_numbers_and_arrays_are_held_against_bounds_that_are_latent(
 def test_a_whole_number_is_observed() -> None:
     fit = vr.NUTS(num_warmup=100, num_samples=100).fit(vr.Target(within, y=1))
     assert (fit.draws(50)["theta"] > 1).all()
+
+
+def of_a_mapping(data: dict[str, Any], scales: list[float] = [1.0]) -> None:  # noqa: B006
+    mu = numpyro.sample("mu", dist.Normal(0.0, scales[0]))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=data["y"])
+
+
+@pytest.mark.parametrize(
+    ("model", "data"), [(within, {"y": 1.5}), (of_a_mapping, {"data": {"y": 1.5}})]
+)
+def test_a_model_with_its_data_can_be_sent_to_another_process(
+    model: Callable[..., None], data: dict[str, Any]
+) -> None:
+    target = vr.Target(model, **data)
+    sent = pickle.loads(pickle.dumps(target.complete_model))
+    again = vr.Target(sent, **data)
+    z = np.array([0.7])
+    assert again.log_density(z) == target.log_density(z)

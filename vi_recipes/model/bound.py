@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -161,13 +161,20 @@ def _with_own_containers(model: Model, given: Mapping[str, Any]) -> Model:
     if not kept and not any(isinstance(value, Mapping) for value in given.values()):
         return model
 
-    @functools.wraps(model.function)
-    def function(**arguments: Any) -> Any:
+    return dataclasses.replace(model, function=_OwnContainers(model.function, kept))
+
+
+class _OwnContainers:
+    """A model's function; it can be sent to another process if that can."""
+
+    def __init__(self, function: Callable[..., Any], kept: Mapping[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function, self._kept = function, kept
+
+    def __call__(self, **arguments: Any) -> Any:
         # one call to a density runs the model more than once; arrays are not copied
         own = jax.tree.map(lambda leaf: leaf, arguments, is_leaf=_is_none)
-        return model.function(**copy.deepcopy(kept), **own)
-
-    return dataclasses.replace(model, function=function)
+        return self._function(**(copy.deepcopy(self._kept) | own))
 
 
 def _is_none(leaf: Any) -> bool:
