@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import multivariate_normal
 
 import vi_recipes as vr
 from vi_recipes.core import Progress, find
@@ -41,10 +42,7 @@ class Normal:
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """Return the log density at points, shape (points,)."""
-        root = np.linalg.cholesky(self.covariance)
-        z = np.linalg.solve(root, (x - self.mean).T)
-        log_det = np.log(np.diagonal(root)).sum()
-        return np.asarray(-0.5 * np.square(z).sum(axis=0) - log_det - np.log(2 * np.pi))
+        return np.asarray(multivariate_normal(self.mean, self.covariance).logpdf(x))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from vi_recipes.core.content import (
 from vi_recipes.core.errors import attempt, called, place_of, told
 from vi_recipes.core.folders import check_folder
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
-from vi_recipes.core.keys import as_key, as_seed, generator, precision
+from vi_recipes.core.keys import as_key, as_seed, check_key, generator, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
@@ -88,6 +88,7 @@ __all__ = [
     "check_content",
     "check_fields",
     "check_folder",
+    "check_key",
     "find",
     "from_starts",
     "generator",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import tempfile
@@ -129,7 +130,7 @@ def _say_once(tell: Callable[[str], None], place: Path) -> None:
 
     def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
         nonlocal said
-        if not str(message).startswith("Error ") or "compilation cache" not in str(message):
+        if not re.match(_OF_JAX, str(message)):
             before(message, *args, **kwargs)
         elif not said:
             said = True

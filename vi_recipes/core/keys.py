@@ -40,16 +40,22 @@ def as_key(key: jax.Array | int | None) -> jax.Array:
     """
     import jax
 
-    if key is None:
-        return jax.random.key(0)
+    check_key(key)
+    return key if isinstance(key, jax.Array) else jax.random.key(as_seed(key or 0))
+
+
+def check_key(key: Any) -> None:
+    """Raise a :class:`ValueError` for what :func:`as_key` takes no key from; none is made."""
+    import jax
+
     if not isinstance(key, jax.Array):
-        return jax.random.key(as_seed(key))
+        as_seed(0 if key is None else key)
+        return
     typed = jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
     shape = () if typed else (2,)  # keys of the older kind are two numbers
     one = key.shape == shape and (typed or key.dtype == "uint32")
     if not one:
         raise ValueError(f"key: got {_in_words(key)}, expected one JAX key or a whole number")
-    return key
 
 
 def _in_words(key: Any) -> str:

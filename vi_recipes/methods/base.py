@@ -23,6 +23,7 @@ from vi_recipes.core import (
     Timing,
     as_key,
     check_fields,
+    check_key,
     one_at_a_time,
     precision,
     silent,
@@ -173,7 +174,7 @@ class Method(ABC):
             the model does not have, a checkpoint of another fit, or a key that is none.
         """
         check_target(target)
-        as_key(key)  # raises for what is none
+        check_key(key)
         timing = Timing()
         with timing.running():
             reason = self.refusal(target)

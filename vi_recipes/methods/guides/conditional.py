@@ -16,10 +16,9 @@ Ranganath, R., Tran, D. and Blei, D. M. (2016). Hierarchical variational models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, override
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,10 @@ from numpyro.infer import autoguide
 from vi_recipes.methods.guides.coordinates import Coordinates
 from vi_recipes.methods.guides.family import Params, Scales
 from vi_recipes.methods.guides.sites import block_sites
+from vi_recipes.methods.guides.with_others import DrawnWithOthers
 
 
-class AutoConditionalNormal(autoguide.AutoNormal):  # type: ignore[misc]
+class AutoConditionalNormal(DrawnWithOthers, autoguide.AutoNormal):  # type: ignore[misc]
     """Normals whose locations are linear in standardised coordinates of other blocks.
 
     Its parameters are those of :class:`numpyro.infer.autoguide.AutoNormal`, the location at the
@@ -67,18 +67,6 @@ class AutoConditionalNormal(autoguide.AutoNormal):  # type: ignore[misc]
                 to_support = biject_to(site["fn"].support)
                 drawn[name] = numpyro.sample(name, dist.TransformedDistribution(law, to_support))
         return drawn
-
-    @override
-    def sample_posterior(
-        self,
-        rng_key: jax.Array,
-        params: Mapping[str, Any],
-        *args: Any,
-        sample_shape: tuple[int, ...] = (),
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Refuse: without the other blocks there is nothing to draw from."""
-        raise NotImplementedError("drawn with the other blocks: use numpyro.infer.Predictive")
 
 
 # -- what is read off it -----------------------------------------------------------------------

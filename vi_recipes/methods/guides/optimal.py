@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any, NamedTuple, override
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +36,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
-from numpyro.infer import autoguide
 from numpyro.infer.util import log_density
 
 from vi_recipes.methods.guides.coordinates import Coordinates
 from vi_recipes.methods.guides.scaling import ScaleUp, active_scale
 from vi_recipes.methods.guides.sites import block_sites
+from vi_recipes.methods.guides.with_others import DrawnWithOthers
 from vi_recipes.model import Target
 
 NUM_NODES = 8
@@ -149,7 +149,7 @@ def _unflatten(flat: Flat, shapes: Shapes) -> dict[str, Any]:
     return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
 
 
-class AutoOptimalNormal(autoguide.AutoGuide):  # type: ignore[misc]
+class AutoOptimalNormal(DrawnWithOthers):
     """Normals of the members of a plate, each at its optimum given the other sites.
 
     Parameters
@@ -259,18 +259,6 @@ class AutoOptimalNormal(autoguide.AutoGuide):  # type: ignore[misc]
                 pass  # a law without a mean of closed form
             begin[name] = z
         return jax.lax.stop_gradient(_flatten(begin))
-
-    @override
-    def sample_posterior(
-        self,
-        rng_key: jax.Array,
-        params: Mapping[str, Any],
-        *args: Any,
-        sample_shape: tuple[int, ...] = (),
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Refuse: without the other blocks there is nothing to draw from."""
-        raise NotImplementedError("drawn with the other blocks: use numpyro.infer.Predictive")
 
 
 # -- what is read off it -----------------------------------------------------------------------

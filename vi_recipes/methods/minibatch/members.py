@@ -88,26 +88,13 @@ class MemberView(BatchView):
 
     def _show(self, batch: Mapping[str, np.ndarray]) -> Target:
         """Return the model conditioned on one minibatch."""
-        target, plate, count = self.target, self.rows.plate, self.batches.num_members
-        size = self.batches.batch_size
-        sizes = {n: size for n, v in target.data.items() if type(v) is int and v == count}
-        try:
-            shown = Target(target.complete_model, **{**target.data, **sizes, **self._of(batch)})
-        except ModelError as error:
-            raise ModelError(
-                f"batch_size: the model does not run on {size} members of plate '{plate}': {error}"
-            ) from None
-        for site in target.latents:
-            axis = axis_of(site, plate)
-            expected = tuple(size if k == axis else n for k, n in enumerate(site.shape))
-            if shown.sites[site.name].shape != expected:
-                raise ModelError(
-                    f"site '{site.name}' has shape {site.shape}, and with {size} members of "
-                    f"plate '{plate}' {shown.sites[site.name].shape}, expected {expected}: the "
-                    "number of members must be an argument of the model, or be that of an array "
-                    "with one entry a member"
-                )
-        return shown
+        size, count = self.batches.batch_size, self.batches.num_members
+        sizes = {n: size for n, v in self.target.data.items() if type(v) is int and v == count}
+        cure = (
+            "the number of members must be an argument of the model, or be that of an array with "
+            "one entry a member"
+        )
+        return self._shown_by(sizes | self._of(batch), size, "members", cure)
 
     def _plates(self, weights: Any) -> dict[str, Any]:
         return {self.rows.plate: None, **dict.fromkeys(self._row_plates, weights)}

@@ -120,22 +120,32 @@ class BatchView(View):
 
     def _condition(self, first: Mapping[str, np.ndarray]) -> Target:
         """Return the model conditioned on one minibatch."""
+        cure = "its size must not follow from the rows, so pass it as an argument"
+        return self._shown_by(first, self.rows.batches.batch_size, "rows", cure)
+
+    def _shown_by(self, data: Mapping[str, Any], size: int, what: str, cure: str) -> Target:
+        """Return the model with other data, of which ``size`` are in the plate.
+
+        Raises
+        ------
+        ModelError
+            Where it does not run, or latent sites do not have as many in the plate and all else as
+            before.
+        """
         target, plate = self.target, self.rows.plate
-        size = self.rows.batches.batch_size
         try:
-            shown = Target(target.complete_model, **{**target.data, **first})
+            shown = Target(target.complete_model, **{**target.data, **data})
         except ModelError as error:
             raise ModelError(
-                f"batch_size: the model does not run on {size} rows of plate '{plate}': {error}"
+                f"batch_size: the model does not run on {size} {what} of plate '{plate}': {error}"
             ) from None
         for site in target.latents:
             axis = axis_of(site, plate)
             expected = tuple(size if k == axis else n for k, n in enumerate(site.shape))
             if shown.sites[site.name].shape != expected:
                 raise ModelError(
-                    f"site '{site.name}' has shape {site.shape}, and with {size} rows of plate "
-                    f"'{plate}' {shown.sites[site.name].shape}, expected {expected}: its size must "
-                    "not follow from the rows, so pass it as an argument"
+                    f"site '{site.name}' has shape {site.shape}, and with {size} {what} of plate "
+                    f"'{plate}' {shown.sites[site.name].shape}, expected {expected}: {cure}"
                 )
         return shown
 
