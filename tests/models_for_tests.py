@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.contrib.control_flow import scan
+from numpyro.contrib.control_flow import cond, scan
 from scipy import stats
 from scipy.special import gammaln, multigammaln
 
@@ -451,6 +451,34 @@ def mixture() -> Case:
         sd={"mu": np.array([sd["a"], sd["b"]])},
         log_evidence=evidence + np.log(2),
     )
+
+
+# -- without answers -------------------------------------------------------------------------
+
+
+def branch() -> None:
+    """The density of x jumps where c changes its sign."""
+    c = numpyro.sample("c", dist.Normal(0.0, 1.0))
+    cond(
+        c > 0,
+        lambda _: numpyro.sample("x", dist.Normal(-2.0, 1.0)),
+        lambda _: numpyro.sample("x", dist.Normal(3.0, 0.5)),
+        None,
+    )
+
+
+def slopes(y: jax.Array, x: jax.Array, group: jax.Array, num_groups: int) -> None:
+    """Intercepts and slopes of groups, correlated."""
+    beta = numpyro.sample("beta", dist.Normal(0.0, 10.0).expand([2]).to_event(1))
+    sd = numpyro.sample("sd", dist.HalfNormal(5.0).expand([2]).to_event(1))
+    L = numpyro.sample("L", dist.LKJCholesky(2, 2.0))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(5.0))
+    with numpyro.plate("groups", num_groups):
+        root = sd[:, None] * L
+        u = numpyro.sample("u", dist.MultivariateNormal(jnp.zeros(2), scale_tril=root))
+    with numpyro.plate("row", len(y)):
+        mean = beta[0] + u[group, 0] + (beta[1] + u[group, 1]) * x
+        numpyro.sample("y", dist.Normal(mean, sigma), obs=y)
 
 
 CASES: dict[str, Callable[[], Case]] = {

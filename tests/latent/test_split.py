@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from models_for_tests import slopes
 from models_for_tests import target as shared_target
 from scipy import stats
 from scipy.special import logsumexp
@@ -335,6 +336,30 @@ def test_crossed_gaussian_effects_are_one_member() -> None:
     cov = 0.64 * (row[:, None] == row) + 0.09 * (column[:, None] == column) + 0.25 * np.eye(12)
     expected = stats.multivariate_normal(np.zeros(12), cov).logpdf(y)
     assert evaluate(marginal, np.log([0.8, 0.3])) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_gaussian_integral_is_right_or_refused_where_the_effects_covariance_is_singular() -> None:
+    group, x = np.repeat(np.arange(4), 5), np.tile(np.linspace(-1, 1, 5), 4)
+    y = 1 + RNG.standard_normal(4)[group] + 0.5 * x + RNG.standard_normal(20)
+    this = vr.Target(slopes, y=y, x=x, group=group, num_groups=4)
+    marginal = made(this)
+    assert (marginal.rule, marginal.split.num_members, marginal.split.width) == ("gaussian", 4, 2)
+    Z, finite = np.column_stack([np.ones(20), x]), []
+    for bend in (0.0, 3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 30.0):  # to a correlation of one
+        for log_sd in (0.0, -12.0, -33.0):
+            flat = np.zeros(this.dim)
+            flat[this.slices["sd"]] = log_sd, 0.4
+            flat[this.slices["L"]] = bend
+            at = this.constrain(flat)
+            root = at["sd"][:, None] * at["L"]
+            cov = (group[:, None] == group) * (Z @ root @ root.T @ Z.T) + np.eye(20)
+            expected = stats.multivariate_normal(np.zeros(20), cov).logpdf(y)
+            value = evaluate(marginal, flat[marginal.split.border])
+            if np.isfinite(value):
+                finite.append(bend)
+                assert value == pytest.approx(expected, abs=1e-4), (bend, log_sd)
+    for bend in (0.0, 3.0, 6.0, 9.0):
+        assert finite.count(bend) == 3
 
 
 # -- refusals -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.contrib.control_flow import cond
+from models_for_tests import branch
 from scipy import stats
 
 import vi_recipes as vr
@@ -27,16 +27,6 @@ def switch(n: np.ndarray, t: np.ndarray) -> None:
     tau = numpyro.sample("tau", dist.Normal(10.0, 5.0))
     with numpyro.plate("i", len(t)):
         numpyro.sample("n", dist.Poisson(jnp.where(t > tau, 1.0, 3.0)), obs=n)
-
-
-def branch() -> None:
-    c = numpyro.sample("c", dist.Normal(0.0, 1.0))
-    cond(
-        c > 0,
-        lambda _: numpyro.sample("x", dist.Normal(-2.0, 1.0)),
-        lambda _: numpyro.sample("x", dist.Normal(3.0, 0.5)),
-        None,
-    )
 
 
 def stairs(y: np.ndarray) -> None:

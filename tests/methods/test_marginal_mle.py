@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
-from models_for_tests import case
+from models_for_tests import case, slopes
 from models_for_tests import target as shared_target
 from numpyro.contrib.control_flow import scan
 from scipy import stats
@@ -18,6 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logsumexp
 
 import vi_recipes as vr
+from vi_recipes.core.content import find
 from vi_recipes.core.status import Status
 from vi_recipes.methods import default_methods
 
@@ -73,6 +75,67 @@ def test_groups_that_do_not_differ_have_no_variance(method: vr.Method) -> None:
     p = Y.mean()
     plain = len(Y) * (p * np.log(p) + (1 - p) * np.log(1 - p))
     assert fit.log_likelihood == pytest.approx(plain, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_rounding_at_a_singular_covariance_is_no_likelihood() -> None:
+    """Of five starts on sleepstudy some end where the covariance is singular, which is lower."""
+    data = pd.read_csv(find("models")["linear_mixed"].with_name("data.csv"))
+    group = pd.factorize(data["group"])[0]
+    y, x = data["y"].to_numpy() / 50, data["days"].to_numpy(float)
+    this = vr.Target(slopes, y=y, x=x, group=group, num_groups=18)
+    fit = vr.MarginalMLE().fit(this, key=1, throw=True)
+    assert fit.log_likelihood == pytest.approx(-875.969672 + 180 * np.log(50), abs=1e-5)  # lme4
+    assert "higher" not in fit.message
+
+
+@pytest.mark.slow
+def test_a_correlation_of_one_is_an_edge() -> None:
+    rng = np.random.default_rng(2)
+    group, x = np.repeat(np.arange(8), 5), np.tile(np.linspace(-1, 1, 5), 8)
+    a = rng.standard_normal(8)[group]
+    y = 1 + a + (0.5 + 0.8 * a) * x + 0.7 * rng.standard_normal(40)
+    this = vr.Target(slopes, y=y, x=x, group=group, num_groups=8)
+
+    def minus(p: np.ndarray) -> float:  # both effects are multiples of one
+        z = p[2] + p[3] * x
+        cov = (group[:, None] == group) * np.outer(z, z) + np.exp(2 * p[4]) * np.eye(40)
+        return -stats.multivariate_normal(p[0] + p[1] * x, cov).logpdf(y)
+
+    best = minimize(minus, [1.0, 0.5, 1.0, 0.8, -0.4], tol=1e-10)
+    for key in (0, 1):
+        fit = vr.MarginalMLE(num_starts=2).fit(this, key=key)
+        assert fit.status is Status.COLLAPSED, fit.message
+        assert "L runs to an edge" in fit.message
+        assert fit.log_likelihood == pytest.approx(-best.fun, abs=1e-3)
+
+
+def test_a_component_that_collapses_in_another_start_is_told() -> None:
+    y = np.array([-1.2, -0.8, -1.1, -0.9, -1.0, 1.1, 0.7, 1.3, 0.9, 1.0])
+
+    def model(y: np.ndarray) -> None:
+        with numpyro.plate("of", 2):
+            mu = numpyro.sample("mu", dist.Normal(0, 10))
+            sigma = numpyro.sample("sigma", dist.HalfNormal(5))
+        with numpyro.plate("row", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            numpyro.sample("y", dist.Normal(mu[z], sigma[z]), obs=y)
+
+    def init(key: jax.Array, **_: Any) -> dict[str, Any]:
+        """One component on one observation, or each on half of them."""
+        alone = jax.random.bernoulli(key)
+        mu, sigma = (jnp.array([1.3, 0.0]), jnp.array([1e-3, 1.0]))
+        return {
+            "mu": jnp.where(alone, mu, jnp.array([-1.0, 1.0])),
+            "sigma": jnp.where(alone, sigma, 0.2),
+        }
+
+    this = vr.Target(vr.Model(function=model, name="two", init=init), y=y)
+    fit = vr.MarginalMLE(num_starts=4).fit(this, throw=True)
+    assert fit.status is Status.OK
+    # components far apart: each has the moments of its half
+    np.testing.assert_allclose(fit.mean()["mu"], [-1.0, 1.0], atol=1e-3)
+    assert "higher up there is no maximum: sigma[0] runs to" in fit.message
 
 
 def test_without_latent_variables_it_is_maximum_likelihood() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.contrib.control_flow import cond, scan
+from models_for_tests import branch
+from numpyro.contrib.control_flow import scan
 
 import vi_recipes as vr
 from vi_recipes.core import Timing
@@ -133,15 +134,6 @@ def test_flows_are_told_apart_by_site() -> None:
 
 
 def test_branches_and_scans_of_numpyro_are_seen() -> None:
-    def branch() -> None:
-        c = numpyro.sample("c", dist.Normal(0.0, 1.0))
-        cond(
-            c > 0,
-            lambda _: numpyro.sample("x", dist.Normal(-2.0, 1.0)),
-            lambda _: numpyro.sample("x", dist.Normal(3.0, 0.5)),
-            None,
-        )
-
     assert [(j.site, j.latents) for j in jumps(vr.Target(branch))] == [("x", ("c",))]
 
     def walk(y: np.ndarray) -> None:

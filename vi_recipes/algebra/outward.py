@@ -153,8 +153,18 @@ def moves_to_edges(
                 moved[j] += sign * distance
                 there.append(value(moved))
             finite = [v for v in there if np.isfinite(v)]  # very far out nothing may be
+            unknown = bool(np.isnan(there).all())
+            if unknown and sign * z[j] > REACHED and _came(value, z, j, sign, here):
+                finite = [here]
             if finite and max(finite) <= here + SAME:
                 before = finite[-2] if len(finite) > 1 else here
                 levels = len(finite) == len(distances) and abs(finite[-1] - before) <= SAME
                 moves.append(Move(int(j), sign, here - finite[-1], finite[-1], levels))
     return moves
+
+
+def _came(value: Value, z: Float[np.ndarray, " dim"], place: int, sign: float, here: float) -> bool:
+    """Whether a function got no worse on the last of a way out; beyond here it is not known."""
+    nearer = z.copy()
+    nearer[place] -= sign * EDGEWARD[0]
+    return value(nearer) >= here - SAME

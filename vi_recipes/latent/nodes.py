@@ -11,6 +11,10 @@ from jaxtyping import Array, Float
 
 HALF_LOG_2PI = 0.5 * np.log(2 * np.pi)
 
+SINGULAR = 1e-11
+"""Share of a coordinate's precision that is left given those before it, down to which it is more
+than rounding: its logarithm, and so a member's integral, is known to 2e-5."""
+
 
 def hermite(
     num_nodes: int, d: int
@@ -37,10 +41,14 @@ def cubature(d: int) -> tuple[Float[np.ndarray, "nodes {d}"], Float[np.ndarray, 
 
 
 def cholesky(precision: Float[Array, "members d d"]) -> Float[Array, "members d d"]:
-    """Return the lower factors; NaN where a matrix is not positive definite."""
+    """Return the lower factors; NaN where a matrix is not positive definite beyond rounding."""
     if precision.shape[-1] == 1:
         return jnp.sqrt(precision)
-    return jnp.linalg.cholesky(precision)
+    root = jnp.linalg.cholesky(precision)
+    left = jnp.diagonal(root, axis1=-2, axis2=-1) ** 2
+    whole = jnp.diagonal(precision, axis1=-2, axis2=-1)
+    known = (left > SINGULAR * whole).all(-1)[..., None, None]
+    return jnp.where(known, root, jnp.nan)
 
 
 def solve(
