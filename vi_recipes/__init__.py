@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vi_recipes.calibration import Calibration, calibrate
-    from vi_recipes.comparison import Comparison, Study, compare, load_study
+    from vi_recipes.comparison import Comparison, Recommendation, Study, compare, load_study
     from vi_recipes.core import FitError, MethodFailure, Status, Timing, use_cache
     from vi_recipes.data import (
         Batches,
@@ -86,6 +86,7 @@ _HOMES = {
     ),
     "vi_recipes.comparison": (
         "Comparison",
+        "Recommendation",
         "Study",
         "compare",
         "load_study",
@@ -214,6 +215,7 @@ __all__ = [
     "Model",
     "PartialEStep",
     "Provenance",
+    "Recommendation",
     "Site",
     "Status",
     "Study",

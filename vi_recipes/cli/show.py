@@ -47,10 +47,15 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print what a comparison found: its sections, as they are for the terminal."""
-    from vi_recipes.comparison import on_terminal
+    """Print what a comparison found: the answer, then its sections as they are for the terminal."""
+    from vi_recipes.comparison import answer, on_terminal
 
+    first, *more = answer(comparison)
+    console.print(said(first, style="bold green" if _styled(console) else ""))
+    for line in more:
+        console.print(said(line))
     title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
+    console.print()
     console.print(said(title, style="bold" if _styled(console) else ""))
     for warning in comparison.warnings:
         console.print(said(f"warning: {warning}", style="bold yellow" if _styled(console) else ""))

@@ -9,7 +9,9 @@ from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.figures.marks import fit_styles
 from vi_recipes.comparison.folder import write_all
 from vi_recipes.comparison.json import dumps
+from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.predictive import add_predictive
+from vi_recipes.comparison.recommend import Recommendation, Standing
 from vi_recipes.comparison.sections import on_terminal
 from vi_recipes.comparison.study import Study, load_study
 from vi_recipes.comparison.verification import Row, failed, faults, from_lists, problems, verify
@@ -17,10 +19,13 @@ from vi_recipes.comparison.verification_page import markdown
 
 __all__ = [
     "Comparison",
+    "Recommendation",
     "Row",
+    "Standing",
     "Study",
     "add_predictive",
     "against_reference",
+    "answer",
     "compare",
     "dumps",
     "failed",

@@ -12,6 +12,7 @@ from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.folder import load_fit, read_header, save_all, write
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
+from vi_recipes.comparison.recommend import Recommendation, recommend
 from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Target
@@ -68,6 +69,21 @@ class Comparison(Fits):
             correct=correct,
         )
         return table
+
+    def recommend(self) -> Recommendation:
+        """Return which method to use, its seconds, what it gets wrong, and the others.
+
+        The cheapest trustworthy one; where none is, the best of those that are usable with care,
+        and for what; where none is that either, none, and what would tell. ``str`` of it is one
+        line, the first of every report.
+
+        Examples
+        --------
+        >>> c = vr.compare(target)  # doctest: +SKIP
+        >>> print(c.recommend())  # doctest: +SKIP
+        >>> fit = c[c.recommend().method]  # doctest: +SKIP
+        """
+        return recommend(self)
 
     def report(self, path: str | Path) -> Path:
         """Write the report in the format that the suffix of ``path`` names (.html, .md, .json)."""

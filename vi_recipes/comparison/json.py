@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.recommend import Standing, recommend
 from vi_recipes.core import attempt
 from vi_recipes.fit import MAX_STORED_COV, Fit, quantiles, unsettled
 from vi_recipes.report import strict
@@ -19,6 +20,7 @@ SCHEMA_VERSION = 1
 """Raised when a key is removed or changes its meaning; new keys may come without."""
 
 
+_WORST = ("mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at", "by")
 _MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd", "cov", "cov_blocks", "quantiles")
 
 
@@ -66,6 +68,9 @@ def to_json(comparison: Fits) -> dict[str, Any]:
         "reference": name,
         "warnings": list(comparison.warnings),
         "notes": comparison.remarks,
+        "recommendation": _part(
+            comparison, "recommendation", lambda: _recommendation(comparison), None
+        ),
         "methods": methods,
         "constants": constants,
         "accuracy": accuracy,
@@ -92,6 +97,44 @@ def _part[T](comparison: Fits, what: str, make: Callable[[], T], instead: T) -> 
         return instead
 
     return attempt(make, without)
+
+
+def _recommendation(comparison: Fits) -> dict[str, Any]:
+    found = recommend(comparison)
+    zero_based = _zero_based(comparison)
+
+    def entry(one: Standing) -> dict[str, Any]:
+        worst = one.errors
+        known = (
+            {
+                "mean_error": worst.mean,
+                "mean_error_at": zero_based.get(worst.mean_at, worst.mean_at),
+                "sd_ratio": worst.sd_ratio,
+                "sd_ratio_at": zero_based.get(worst.sd_at, worst.sd_at) or None,
+                "by": worst.by,
+            }
+            if worst is not None
+            else dict.fromkeys(_WORST)
+        )
+        return {
+            "method": one.method,
+            "trust": one.trust.value,
+            "seconds": one.seconds,
+            "wrong": one.wrong,
+            **known,
+        }
+
+    return {
+        "text": found.text,
+        "best": entry(found.best) if found.best is not None else None,
+        "others": [entry(one) for one in found.others],
+    }
+
+
+def _zero_based(comparison: Fits) -> dict[str, str]:
+    """Return label -> the same by zero-based indices."""
+    first = next(iter(comparison.columns.values()))
+    return dict(zip(first.labels(), first.labels(coords=False), strict=True))
 
 
 def _method(comparison: Fits, name: str, fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
@@ -175,8 +218,7 @@ def _moments(fit: Fit) -> dict[str, Any]:
 def _constants(comparison: Fits) -> list[str]:
     """Return the zero-based labels of what varies by rounding alone."""
     constants = set(comparison.constants())
-    first = next(iter(comparison.columns.values()))
-    both = zip(first.labels(), first.labels(coords=False), strict=True)
+    both = _zero_based(comparison).items()
     return [zero_based for label, zero_based in both if label in constants]
 
 
@@ -201,11 +243,10 @@ def _quantiles(fit: Fit, unknown: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _accuracy(comparison: Fits) -> dict[str, Any] | None:
-    reference = comparison.reference
-    if reference is None:
+    if comparison.reference is None:
         return None
     frame = comparison.accuracy()
-    zero_based = dict(zip(reference.labels(), reference.labels(coords=False), strict=True))
+    zero_based = _zero_based(comparison)
     result = {}
     for name, rows in frame.groupby(level=1, sort=False):
         labels = [str(label) for label in rows.index.get_level_values(0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.sections import SECTIONS
 from vi_recipes.comparison.view import all_fits, order, select
 from vi_recipes.core import attempt
@@ -18,7 +19,18 @@ def compose(comparison: Fits) -> Document:
         description=comparison.description,
         warnings=_warnings(comparison),
         parts=[part for part in parts if part is not None],
+        answer=answer(comparison),
     )
+
+
+def answer(comparison: Fits) -> list[str]:
+    """Return what opens every report: which method to use, in a line, and the others in another."""
+
+    def lines() -> list[str]:
+        found = recommend(comparison)
+        return [found.text, found.rest] if found.rest else [found.text]
+
+    return attempt(lines, lambda error: [f"No method is recommended: {error}"])
 
 
 def _intro(comparison: Fits) -> str:

@@ -85,6 +85,8 @@ class Document:
         What a reader must know before any number.
     parts
         Everything else, in order.
+    answer
+        What the whole comes to: the first line, and what is to be said with it.
     """
 
     title: str
@@ -92,6 +94,7 @@ class Document:
     description: str
     warnings: Sequence[str]
     parts: Sequence[Part]
+    answer: Sequence[str] = ()
 
 
 def part(

@@ -14,7 +14,9 @@ from vi_recipes.report.exhibit import Exhibit
 
 def markdown_page(document: Document) -> str:
     """Return the text; figures are taken to be in the folders that the parts name."""
-    parts = [f"# {_escape(document.title)}", _paragraph(document.intro)]
+    parts = [f"# {_escape(document.title)}"]
+    parts += [f"**{_escape(line)}**" for line in document.answer[:1]]
+    parts += [_paragraph(line) for line in (*document.answer[1:], document.intro)]
     if document.description:
         parts.append(_paragraph(document.description))
     if document.warnings:

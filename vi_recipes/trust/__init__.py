@@ -10,6 +10,7 @@ from vi_recipes.trust.measured import (
     GOOD_SD,
     POOR_MEAN,
     POOR_SD,
+    Errors,
     Trust,
     Verdict,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "GOOD_SD",
     "POOR_MEAN",
     "POOR_SD",
+    "Errors",
     "Overlooked",
     "Trust",
     "Verdict",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,60 @@ class Trust(Enum):
 
 
 @dataclass(frozen=True)
+class Errors:
+    """What a fit gets wrong at worst, by a yardstick.
+
+    Parameters
+    ----------
+    yardstick
+        Whose sds are the unit, as one word.
+    mean, mean_at
+        The difference of means, in the yardstick's sds, that is farthest beyond twice its Monte
+        Carlo error, or the largest where none is beyond; and its scalar.
+    sd_ratio, sd_at
+        The same of sds over the yardstick's, by how far they are from 1; ``None`` for a point.
+    known_to
+        The largest Monte Carlo error of a difference, in sds, or of a ratio of sds.
+    means_right, sds_right
+        Whether all means, and all sds, are right beyond Monte Carlo error.
+    within_error
+        Whether nothing is wrong beyond Monte Carlo error.
+    medians
+        Scalars of which medians and half-widths of the central 68 % are compared.
+    by
+        What says so, as a part of a sentence: ``"by the reference"``.
+    """
+
+    yardstick: str
+    mean: float
+    mean_at: str
+    sd_ratio: float | None
+    sd_at: str
+    known_to: float
+    means_right: bool
+    sds_right: bool
+    within_error: bool
+    medians: tuple[str, ...] = ()
+    by: str = ""
+
+    def __str__(self) -> str:
+        """Return it as a part of a sentence on the fit."""
+        aside = ""
+        if self.within_error:
+            aside = " (all within Monte Carlo error)"
+        elif self.known_to > GOOD_MEAN:
+            aside = f" (Monte Carlo error up to {self.known_to:.2g})"
+        centre = "median" if self.mean_at in self.medians else "mean"
+        off = f"{abs(self.mean):.2g} {self.yardstick} sds off"
+        said = f"at worst its {centre} of {self.mean_at} is {off}"
+        if self.sd_at:
+            spread = "half-width" if self.sd_at in self.medians else "sd"
+            times = f"{self.sd_ratio:.2g} times the {self.yardstick}'s"
+            said += f" and its {spread} of {self.sd_at} {times}"
+        return f"{said}{aside}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """How far a fit can be trusted.
 
@@ -47,21 +101,33 @@ class Verdict:
         What it comes to.
     text
         The same in a sentence or two, with the evidence.
+    errors
+        What it gets wrong at worst, where something measures it.
+    doubts
+        What else keeps it from being trustworthy, each as a part of a sentence.
     """
 
     trust: Trust
     text: str
+    errors: Errors | None = None
+    doubts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def capped(self) -> Verdict:
+        """The verdict, trustworthy no more."""
+        if self.trust is not Trust.TRUSTWORTHY:
+            return self
+        text = self.text.replace(self.trust.lead, Trust.CARE.lead, 1)
+        return replace(self, trust=Trust.CARE, text=text)
+
     def held(self, why: str) -> Verdict:
         """Return the verdict with a reason, a sentence, for which it is trustworthy no more."""
-        trust = Trust.CARE if self.trust is Trust.TRUSTWORTHY else self.trust
-        text = self.text
-        if trust is not self.trust:
-            text = text.replace(self.trust.lead, trust.lead, 1)
-        return Verdict(trust, f"{text} {why}.")
+        held = self.capped
+        doubt = f"{why[:1].lower()}{why[1:]}"
+        return replace(held, text=f"{held.text} {why}.", doubts=(*held.doubts, doubt))
 
 
 @dataclass(frozen=True)
@@ -72,32 +138,26 @@ class Measured:
     ----------
     trust
         What it is by them alone.
-    error
-        The largest Monte Carlo error of a difference, in sds, or of a ratio of sds.
+    errors
+        The worst of them.
     parts
         The differences in words.
     aside
         What else is to be known of them.
-    point
-        Whether the fit has no spread.
-    close
-        Whether its means are right beyond Monte Carlo error.
     understates
         Whether an sd is too small by more than what counts as right.
     """
 
     trust: Trust
-    error: float
+    errors: Errors
     parts: tuple[str, ...]
     aside: str = ""
-    point: bool = False
-    close: bool = False
     understates: bool = False
 
     @property
     def vouched_for(self) -> bool:
         """Whether the differences are known well enough to vouch for anything."""
-        return not self.error > MAX_ERROR
+        return not self.errors.known_to > MAX_ERROR
 
     def verdict(self, where: str, *, doubts: Sequence[str] = (), source: str = "") -> Verdict:
         """Return the verdict.
@@ -113,15 +173,18 @@ class Measured:
         """
         held, trust = list(doubts), self.trust
         if not self.vouched_for:
-            held.insert(0, f"known to {self.error:.2g} sds only")
+            held.insert(0, f"known to {self.errors.known_to:.2g} sds only")
         if held and trust is Trust.TRUSTWORTHY:
             trust = Trust.CARE
         said = "; ".join((*held, *self.parts)) + source + self.aside
-        if self.point:
-            lead = "close to the means" if self.close else "not the posterior means"
-            return Verdict(trust, f"A point, without spread: {lead}; {said}.")
-        less = ", understates uncertainty" if self.understates else ""
-        return Verdict(trust, f"{trust.lead} {where}{less}: {said}.")
+        errors = replace(self.errors, by=where)
+        if not errors.sd_at:
+            lead = "close to the means" if errors.means_right else "not the posterior means"
+            text = f"A point, without spread: {lead}; {said}."
+        else:
+            less = ", understates uncertainty" if self.understates else ""
+            text = f"{trust.lead} {where}{less}: {said}."
+        return Verdict(trust, text, errors, tuple(held))
 
 
 def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -> Measured | None:
@@ -155,29 +218,50 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
         else ""
     )
     close = bool(excess.max() <= GOOD_MEAN)
+    found = Errors(
+        yardstick,
+        float(difference[worst]),
+        worst,
+        None,
+        "",
+        float(errors.max()),
+        means_right=close,
+        sds_right=False,
+        within_error=bool(excess.max() == 0),
+        medians=tuple(named),
+    )
     if ratio.empty:
         trust = Trust.UNTRUSTED if excess.max() > POOR_MEAN else Trust.CARE
-        error = float(errors.max())
-        return Measured(trust, error, (mean_part,), aside, point=True, close=close)
+        return Measured(trust, found, (mean_part,), aside)
     low, high = ratio.idxmin(), ratio.idxmax()
     sd_part = (
         f"sds are {ratio.min():.2g} ({low}) to {ratio.max():.2g} ({high}) times the {yardstick}'s"
     )
     noise = rows["sd_ratio_mcse"].fillna(0.0).reindex(ratio.index)
     off = np.maximum(ratio - 2 * noise, 1 / (ratio + 2 * noise).clip(lower=1e-300))
-    if close and off.max() <= 1 + GOOD_SD:
+    alike = bool(off.max() <= 1 + GOOD_SD)
+    if close and alike:
         trust = Trust.TRUSTWORTHY
     elif excess.max() > POOR_MEAN or off.max() > POOR_SD:
         trust = Trust.UNTRUSTED
     else:
         trust = Trust.CARE
+    plain = np.maximum(ratio, 1 / ratio.clip(lower=1e-300))
+    label = str(ratio.index[int(np.argmax(off if off.max() > 1 else plain))])
     small = bool((ratio < 1 / (1 + GOOD_SD) - 2 * noise).any())
+    found = replace(
+        found,
+        sd_ratio=float(ratio[label]),
+        sd_at=label,
+        known_to=float(max(errors.max(), noise.max())),
+        sds_right=alike,
+        within_error=found.within_error and bool(off.max() <= 1),
+    )
     return Measured(
         trust,
-        float(max(errors.max(), noise.max())),
+        found,
         (mean_part, sd_part),
         aside,
-        close=close,
         understates=small and trust is not Trust.TRUSTWORTHY,
     )
 

@@ -19,6 +19,7 @@ The thresholds, of which ``docs/trust.md`` says when they were fixed:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -143,8 +144,8 @@ def verdict(
         judged = _beside(fit, rows.droplevel("method").astype(float), reference, unsettled, found)
     aside = say_unsettled(no_moments(fit), "its draws do") if fit.is_sampler else ""
     if aside and "khat_draws" not in fit.diagnostics:  # of which its own message speaks
-        judged = Verdict(judged.trust, f"{judged.text} {aside}: look at its quantiles.")
-    return judged if fit.status.ok else _provisional(judged, fit.message)
+        judged = replace(judged, text=f"{judged.text} {aside}: look at its quantiles.")
+    return judged if fit.status.ok else _provisional(judged, fit)
 
 
 def judge(fit: Fit) -> Verdict:
@@ -152,13 +153,11 @@ def judge(fit: Fit) -> Verdict:
     return verdict(fit)
 
 
-def _provisional(judged: Verdict, why: str) -> Verdict:
+def _provisional(judged: Verdict, fit: Fit) -> Verdict:
     """Hold a verdict down to what a fit that did not converge may have."""
-    capped = Trust.CARE if judged.trust is Trust.TRUSTWORTHY else judged.trust
-    text = judged.text
-    if capped is not judged.trust:
-        text = text.replace(judged.trust.lead, capped.lead, 1)
-    return Verdict(capped, f"Provisional ({why}). {text}")
+    held = judged.capped
+    doubts = (*held.doubts, f"its status is {fit.status.name.lower()}")
+    return replace(held, text=f"Provisional ({fit.message}). {held.text}", doubts=doubts)
 
 
 # -- by a reference --------------------------------------------------------------------------
@@ -177,15 +176,16 @@ def _reference(fit: Fit, found: Mapping[str, Overlooked]) -> Verdict:
         text = f"The reference, which measures nobody. Not to be trusted: {_elsewhere(found)}."
         return Verdict(Trust.UNTRUSTED, text)
     if unfit(fit):
-        return Verdict(own.trust, f"The reference, which measures nobody. {own.text}")
+        return replace(own, text=f"The reference, which measures nobody. {own.text}")
     if _is_given(fit):
-        return Verdict(Trust.CARE, f"The reference, taken as given. {own.text}")
+        text = f"The reference, taken as given. {own.text}"
+        return Verdict(Trust.CARE, text, doubts=("it is taken as given",))
     if not fit.is_sampler:
-        return Verdict(own.trust, f"The reference. {own.text}")
+        return replace(own, text=f"The reference. {own.text}")
     if fit.status.ok:
         met = f"The reference: it met its own criteria ({fit.message}). {BLIND}"
-        return Verdict(own.trust, met)
-    return Verdict(own.trust, f"The reference: use it with caution. {BLIND}")
+        return replace(own, text=met)
+    return replace(own, text=f"The reference: use it with caution. {BLIND}")
 
 
 def _beside(
@@ -199,12 +199,12 @@ def _beside(
     measured = measure(rows, "reference", unsettled)
     if measured is None:
         own = _by_itself(fit)
-        return Verdict(own.trust, f"{own.text} It shares no parameter with the reference.")
+        return replace(own, text=f"{own.text} It shares no parameter with the reference.")
     if unfit(reference, found):
         own = _knowing(_by_itself(fit), fit.method, reference.method, found)
         shown = "; ".join(measured.parts) + measured.aside
         aside = f"Not held against it, as {reference.method} measures nobody: {shown}."
-        return Verdict(own.trust, f"{own.text} {aside}")
+        return replace(own, text=f"{own.text} {aside}")
     sure = reference.status.ok and (
         _is_given(reference) or _by_itself(reference).trust is Trust.TRUSTWORTHY
     )
@@ -219,7 +219,7 @@ def _knowing(own: Verdict, name: str, reference: str, found: Mapping[str, Overlo
     if name in found:
         here = f"It has mass where {reference} has no draws: {found[name]}."
         if found[name].lost < SHARE:
-            return Verdict(own.trust, f"{own.text} {here}")
+            return replace(own, text=f"{own.text} {here}")
         return Verdict(
             Trust.UNTRUSTED,
             f"Not to be trusted: about {found[name].lost:.0%} of the posterior is where "
@@ -294,9 +294,8 @@ def _by_its_chains(fit: Fit) -> Verdict:
             f"Not to be trusted: effectively {ess:.0f} draws of some parameter are too few to "
             f"tell (at least {MIN_ESS}).",
         )
-    return Verdict(
-        Trust.CARE, f"Usable with care: its own diagnostics do not vouch for it. {BLIND}"
-    )
+    doubt = "its own diagnostics do not vouch for it"
+    return Verdict(Trust.CARE, f"Usable with care: {doubt}. {BLIND}", doubts=(doubt,))
 
 
 def _num_chains(fit: Fit) -> int:
