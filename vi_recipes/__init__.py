@@ -3,7 +3,8 @@
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
 :class:`MarginalMLE`, :class:`VariationalEM`, :class:`CAVI`, :class:`MeanField`,
-:class:`LinearResponse`, :class:`SVI`, :class:`ForwardKL`, :class:`SVGD`, :class:`NUTS`.
+:class:`LinearResponse`, :class:`SVI`, :class:`ForwardKL`, :class:`SVGD`, :class:`Pathfinder`,
+:class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         MarginalMLE,
         MeanField,
         Method,
+        Pathfinder,
         VariationalEM,
         normal_encoder,
         point_mass,
@@ -135,6 +137,7 @@ _HOMES = {
         "MarginalMLE",
         "MeanField",
         "Method",
+        "Pathfinder",
         "NUTS",
         "SVGD",
         "SVI",
@@ -214,6 +217,7 @@ __all__ = [
     "MethodFailure",
     "Model",
     "PartialEStep",
+    "Pathfinder",
     "Provenance",
     "Recommendation",
     "Site",

@@ -43,7 +43,7 @@ NUMBERS = (
     "em.max_steps", "em.num_starts", "marginal_mle.tolerance", "meanfield.tolerance",
     "meanfield.num_draws", "svi.num_steps", "svi.num_particles", "svi.step_size",
     "nuts.num_samples", "nuts.num_warmup", "nuts.num_chains", "nuts.target_accept",
-    "svgd.num_particles", "svgd.num_steps", "forward_kl.num_draws",
+    "svgd.num_particles", "pathfinder.num_paths", "svgd.num_steps", "forward_kl.num_draws",
 )  # fmt: skip
 """Options that are numbers, and positive."""
 

@@ -36,6 +36,7 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "svi_laplace": ("svi", {"guide": "laplace", "num_steps": 1_000}),
     "svi_iaf": ("svi", {"guide": "iaf", "num_steps": 1_000}),
     "svgd": ("svgd", {"num_particles": 40, "num_steps": 1_000}),
+    "pathfinder": ("pathfinder", {"num_paths": 4, "num_draws": 2_000}),
     "forward_kl": ("forward_kl", {"num_draws": 2_000}),
     "forward_kl_multivariate_normal": (
         "forward_kl",

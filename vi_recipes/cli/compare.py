@@ -63,7 +63,7 @@ def compare(
         typer.Option(
             metavar="A,B,C",
             help="Methods, or name=method for a second of a kind. "
-            "[default: those that apply, but forward_kl and svgd]",
+            "[default: those that apply, but forward_kl, svgd and pathfinder]",
         ),
     ] = None,
     reference: Annotated[

@@ -16,6 +16,7 @@ from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
 from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
 from vi_recipes.importance.weights import (
     FINITE_VARIANCE,
+    GOOD_SHARE,
     KHAT_LIMIT,
     MIN_DRAWS,
     MIN_PER_COORDINATE,
@@ -31,6 +32,7 @@ from vi_recipes.importance.weights import (
 __all__ = [
     "DEGREES",
     "FINITE_VARIANCE",
+    "GOOD_SHARE",
     "KHAT_LIMIT",
     "MAX_DRAWS",
     "MIN_DRAWS",

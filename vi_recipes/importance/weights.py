@@ -82,6 +82,11 @@ MIN_SHARE = 0.02
 """Effective share of the draws below which weights are tempered while the proposal adapts."""
 
 
+GOOD_SHARE = 0.25
+"""Effective share of the draws from which their weights are good enough as they are. Those of a q
+that is too narrow leave its sds too small even where khat is low."""
+
+
 MIN_PER_COORDINATE = 2
 """Effective draws a coordinate below which they are too: a covariance takes more than one."""
 

@@ -20,6 +20,7 @@ from vi_recipes.methods.map import MAP
 from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts.nuts import NUTS
+from vi_recipes.methods.pathfinder import Pathfinder
 from vi_recipes.methods.svgd import SVGD
 from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
 from vi_recipes.methods.svi.svi import SVI
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
         SVI,
         ForwardKL,
         SVGD,
+        Pathfinder,
         NUTS,
     )
 }
@@ -89,6 +91,7 @@ __all__ = [
     "MarginalMLE",
     "MeanField",
     "Method",
+    "Pathfinder",
     "ScoreELBO",
     "StickingELBO",
     "VariationalEM",

@@ -17,6 +17,7 @@ from vi_recipes.posterior.draws import (
     MomentsPosterior,
     ParticlesPosterior,
     PointPosterior,
+    ResampledPosterior,
 )
 from vi_recipes.posterior.factors import FactorPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior, MatchedPosterior
@@ -36,6 +37,7 @@ __all__ = [
     "PermutedPosterior",
     "PointPosterior",
     "Posterior",
+    "ResampledPosterior",
     "ResponsePosterior",
     "WeighedDraws",
     "held_draws",

@@ -193,6 +193,26 @@ class MomentsPosterior(Posterior):
 
 
 @dataclass(frozen=True)
+class ResampledPosterior(DrawsPosterior):
+    """Draws taken from weighted ones in proportion to their weights, shaped (1, draw, *site shape).
+
+    Parameters
+    ----------
+    ess
+        Effective number of the weighted draws, which Monte Carlo errors are by, beside that of the
+        draws themselves.
+    """
+
+    ess: float = float("inf")
+
+    @override
+    def _mcse(self, what: str) -> Sites:
+        total = next(iter(self.samples.values())).shape[1]
+        factor = np.sqrt((1 / self.ess + 1 / total) / (1 if what == "mean" else 2))
+        return {name: np.asarray(value * factor) for name, value in self.sd().items()}
+
+
+@dataclass(frozen=True)
 class ParticlesPosterior(DrawsPosterior):
     """Particles, shaped (1, particle, *site shape), whose Monte Carlo errors are not known: NaN."""
 

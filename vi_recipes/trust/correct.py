@@ -13,6 +13,7 @@ from vi_recipes.core import MethodFailure, silent
 from vi_recipes.fit import Correction, far_out, from_sorted
 from vi_recipes.importance import (
     DEGREES,
+    GOOD_SHARE,
     KHAT_LIMIT,
     Proposal,
     Weights,
@@ -32,10 +33,6 @@ NUM_ROUNDS = 15
 
 MAX_WORK = 1.5e9
 """Numbers of the data that all rounds may read: fewer rounds of larger models."""
-
-
-GOOD_SHARE = 0.25
-"""Effective share of the draws from which their own weights are good enough."""
 
 
 MIN_PER_COORDINATE = 20
