@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import vi_recipes as vr
 from vi_recipes.cli import app
-from vi_recipes.comparison.verification import Row, confusion, faults, from_lists, problems, verify
+from vi_recipes.comparison.verification import (
+    Row,
+    confusion,
+    faults,
+    from_lists,
+    methods_for,
+    problems,
+    verify,
+)
 from vi_recipes.comparison.verification_page import markdown
 
 ROW = Row(
@@ -89,6 +98,14 @@ def test_verifying_keeps_what_is_done(tmp_path: Path) -> None:
     file.write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="not the rows of a verification"):
         verify(chosen, methods=methods, path=tmp_path)
+
+
+def test_a_second_guide_is_added_unless_it_is_the_default() -> None:
+    target = vr.Target(vr.load_model("bayesian_neural_network"))
+    assert [name for name in methods_for(target) if "svi" in name] == ["svi"]
+    target = vr.Target(vr.load_model("eight_schools"))
+    found = methods_for(target)
+    assert list(found)[-2:] == ["svi_multivariate_normal", "nuts"]
 
 
 def test_the_command(tmp_path: Path) -> None:

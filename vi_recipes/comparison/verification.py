@@ -170,9 +170,10 @@ def zero_based(text: str) -> str:
 
 def methods_for(target: Target) -> dict[str, Method]:
     """Return the methods that are verified by default: those that apply, and a second guide."""
-    full = SVI(guide="multivariate_normal", **dict(target.model.options.get("svi", {})))
+    full = SVI(**{**target.model.options.get("svi", {}), "guide": "multivariate_normal"})
     methods = default_methods(target)
-    more = {full.name: full} if full.refusal(target) is None else {}
+    added = full not in methods.values() and full.refusal(target) is None  # some have it already
+    more = {full.name: full} if added else {}
     before = {n: m for n, m in methods.items() if n != "nuts"}
     return {**before, **more, **{n: m for n, m in methods.items() if n == "nuts"}}
 
