@@ -18,7 +18,7 @@ STUDY = vr.Study(
         "Captures and recaptures of 285 simulated animals over 20 occasions: a Cormack-Jolly-Seber "
         "model with a covariate and a random effect of each year. sigma, the sd of these effects, "
         "is little more than bounded by the data, and its posterior is skewed: mean field "
-        "understates its spread severalfold, and that of the effects with it. Linear response "
+        "understates its spread severalfold, and those of the effects less. Linear response "
         "brings most of sigma's back and leaves the effects', which are mixtures over sigma, too "
         "small. The joint density has no maximum, as sigma may go to 0, so Laplace has nothing to "
         "expand around."

@@ -19,7 +19,7 @@ from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
 from vi_recipes.fit.fit import Fit
 from vi_recipes.model.sites import Site
-from vi_recipes.posterior.draws import MomentsPosterior, PointPosterior
+from vi_recipes.posterior.draws import DrawsPosterior, MomentsPosterior, PointPosterior
 from vi_recipes.report.cells import DASH
 
 GROUPS = 30
@@ -148,6 +148,19 @@ def test_captions_say_what_the_numbers_say() -> None:
     assert "map is provisional (†): collapsed." in said
     everything = against_reference(compared(), name="x", title="y").caption
     assert "map: means at most 26,673 sds off (tau)" in everything
+
+
+def test_captions_say_where_medians_stand_in() -> None:
+    rng = np.random.default_rng(0)
+    heavy = {"x": rng.standard_cauchy((4, 1_000)), "y": rng.standard_normal((4, 1_000))}
+    sites = tuple(Site(name, "latent", (), (), (), ()) for name in heavy)
+    shared = {"sites": sites, "posterior": DrawsPosterior(heavy), "kind": "nuts"}
+    chains = {"diverging": np.zeros((4, 1_000), bool)}  # without which they are no sampler's
+    a, b = (Fit(name, Status.OK, sample_stats=chains, **shared) for name in ("a", "b"))
+    shown = Comparison({"a": a}, reference=b, reference_name="b", target_name="toy")
+    said = against_reference(shown, name="x", title="y").caption
+    assert "Of x medians and half-widths of the central 68 % are compared." in said
+    assert "medians" not in against_reference(shown, name="x", title="y", sites=["y"]).caption
 
 
 def test_names_stay_in_order_and_move_as_little_as_they_can() -> None:

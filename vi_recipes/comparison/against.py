@@ -92,7 +92,16 @@ def _distances(comparison: Fits, sites: Sequence[str] | None) -> str:
         if len(ratios):
             words += f", sds {_extremes(ratios)} times the reference's"
         said.append(words)
-    return "; ".join(said) + "." if said else ""
+    if not said:
+        return ""
+    labels = rows.index.get_level_values(0)
+    named = [label for label in comparison.unsettled if label in labels]
+    medians = (
+        f" Of {', '.join(named)} medians and half-widths of the central 68 % are compared."
+        if named
+        else ""
+    )
+    return "; ".join(said) + "." + medians
 
 
 def _extremes(ratios: pd.Series) -> str:
