@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,20 +113,88 @@ def test_the_evidence_of_eight_schools_is_right() -> None:
     assert found == pytest.approx(np.log(right), abs=1e-4)
 
 
+def part(study: vr.Study, name: str) -> dict[str, Any]:
+    """Return one of a study's files."""
+    return vars(sys.modules[f"{study.exhibits.__module__}.{name}"])  # type: ignore[union-attr]
+
+
 @pytest.mark.slow
 def test_stochastic_and_deterministic_mean_field_have_one_optimum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = vr.load_study("advi")
     design = {"num_rows": 200, "num_groups": 20, "collinear": False}
-    small = {"MODELS": {"criteo": design}, "NUM_CHUNKS": 24, "STEP_SIZE": 0.02}
-    curves, seconds = made(study, study.target(), {}, small, monkeypatch)
-    assert isinstance(curves.content, Figure)
-    last, average = (line.get_ydata() for line in curves.content.axes[0].lines[:2])
+    races = part(study, "races")
+    for name, value in {
+        "NUM_CHUNKS": 24,
+        "STEP_SIZE": 0.02,
+        "BUDGET": 4_000,
+        "NUTS_SETTINGS": {"num_warmup": 300, "num_samples": 300},
+    }.items():
+        monkeypatch.setitem(races, name, value)
+    pictures, seconds = made(study, study.target(), {}, {"MODELS": {"criteo": design}}, monkeypatch)
+    assert isinstance(pictures.content, Figure)
+    panel, legend = pictures.content.axes[:2]
+    named = {str(line.get_label()): np.asarray(line.get_ydata()) for line in panel.lines}
+    lines = {name: y for name, y in named.items() if name[0] != "_"}
+    last, average, own, nuts = list(lines.values())[:4]
     assert last[0] > 2
     assert average[-1] < 0.1
-    (row,) = seconds.content.to_dict("records")  # type: ignore[union-attr]
-    assert row["coordinates"] == 5 + 1 + 1 + 20
-    assert float(row["error at the end (sd)"]) == pytest.approx(average[-1], abs=6e-4)
-    assert 0.7 < float(row["sd ratio furthest from 1"]) < 1.4
-    assert float(row["SVI: within 0.5 sd (s)"]) <= float(row["SVI: within 0.1 sd (s)"])
+    assert own.shape == (1,)
+    assert own[0] < 0.15
+    assert f"its average {average[-1]:.2g} sds from it after" in pictures.caption
+    assert f"SVI by its own rule {own[-1]:.2g} sds from it after" in pictures.caption
+    # 1,200 draws and some 27 coordinates: 3 / sqrt(n) at 2 draws a chain, and 0.1 near the end
+    assert nuts[0] > 0.5
+    assert nuts[-1] < 0.3
+    assert 0.02 < lines["mean-field optimum from NUTS's mean"][0] < 1
+    assert len(legend.get_legend().get_texts()) == 8
+    rows = seconds.content.set_index("way")  # type: ignore[union-attr]
+    error = rows["error at the end (sd)"]
+    assert float(error["SVI, plain"]) == pytest.approx(average[-1], abs=6e-4)
+    assert float(error["SVI, own rule"]) == pytest.approx(own[-1], abs=6e-4)
+    assert 0.7 < float(rows.loc["SVI, plain", "end"].split()[-1]) < 1.4
+    within = rows.loc["SVI, plain", ["within 0.5 sd (s)", "within 0.1 sd (s)"]].astype(float)
+    assert within.iloc[0] <= within.iloc[1] <= float(rows.loc["SVI, plain", "run (s)"])
+    # open marks: a first fit, compilation included
+    ends = [line.get_xdata()[0] for line in panel.lines if line.get_marker() == "o"]
+    for end, way in zip(ends[1:], ("SVI, plain", "SVI, own rule", "NUTS"), strict=True):
+        assert end > float(rows.loc[way, "compile (s)"]) - 0.05
+
+
+def test_a_curve_is_within_reach_when_it_stays() -> None:
+    curve = part(vr.load_study("advi"), "races")["Curve"](
+        2.0, np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 0.4, 0.6, 0.2])
+    )
+    assert curve.reached(0.5) == 4.0
+    assert curve.reached(1.0) == 2.0
+    assert curve.reached(0.1) == np.inf
+    np.testing.assert_array_equal(curve.since_start, [3.0, 4.0, 5.0, 6.0])
+
+
+def test_the_error_of_draws_so_far_is_that_of_their_mean() -> None:
+    """Independent draws of a standard normal, warm-up half of the leapfrog steps."""
+
+    class Sampler:
+        timing = vr.Timing(compile_seconds=1.0, run_seconds=8.0, gradient_evaluations=4 * 400)
+        message = ""
+        steps = np.full((4, 200), 1)
+
+        def mean(self) -> dict[str, float]:
+            return {"x": 0.0}
+
+        def to_arviz(self) -> Any:
+            return {"sample_stats": {"n_steps": self.steps}, "posterior": {"x": self.x}}
+
+    draws_so_far = part(vr.load_study("advi"), "races")["draws_so_far"]
+    rng, found = np.random.default_rng(0), []
+    for _ in range(400):
+        Sampler.x = rng.standard_normal((4, 200))  # type: ignore[attr-defined]
+        curve = draws_so_far(Sampler(), None, lambda a, b: float(abs(a["x"] - b["x"])))
+        found.append(curve.errors)
+    assert curve.seconds[0] == pytest.approx(4 + 4 * 2 / 200)
+    assert curve.seconds[-1] == pytest.approx(4 + 4 * 140 / 200)
+    size = np.sqrt(np.mean(np.square(found), axis=0))
+    # sqrt(2 / 400) of each is their own noise, 3.5 %
+    assert size[0] == pytest.approx(1 / np.sqrt(4 * 2), rel=0.15)
+    assert size[-1] == pytest.approx(1 / np.sqrt(4 * 140), rel=0.15)
