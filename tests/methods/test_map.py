@@ -11,6 +11,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from models_for_tests import case, target
+from scipy import stats
+from scipy.special import logsumexp
 
 import vi_recipes as vr
 
@@ -86,6 +88,42 @@ def test_several_starts_find_the_better_mode() -> None:
     free = vr.Target(two_modes)
     best = vr.MAP(num_starts=11).fit(free, key=1)
     assert best.mean()["x"] == pytest.approx(0.9, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_density_with_states_summed_out_is_climbed_from_several_starts() -> None:
+    """Counts whose rate rises and falls, in a model of one change: it is the rise or the fall."""
+    y = np.concatenate([np.tile([1, 0, 2], 10), [4, 3, 5, 4, 2, 6, 5, 3, 4, 4], [1, 2, 0, 1] * 5])
+    T = len(y)
+
+    def switch(y: np.ndarray) -> None:
+        early = numpyro.sample("early", dist.Exponential(1.0))
+        late = numpyro.sample("late", dist.Exponential(1.0))
+        s = numpyro.sample("s", dist.DiscreteUniform(0, T - 1), infer={"enumerate": "parallel"})
+        with numpyro.plate("year", T):
+            numpyro.sample("y", dist.Poisson(jnp.where(jnp.arange(T) <= s, early, late)), obs=y)
+
+    grid = np.linspace(0.3, 5.0, 236)
+    rates = stats.poisson.logpmf(y, grid[:, None])
+    before = np.cumsum(rates, axis=1)
+    after = before[:, -1:] - before
+    joint = logsumexp(before[:, None] + after[None], axis=2) - np.log(T)
+    joint -= grid[:, None] + grid
+    right = joint.max()
+
+    def init(key: jax.Array, y: np.ndarray) -> dict[str, Any]:
+        return {"early": 1.75, "late": 1.0}
+
+    this = vr.Target(vr.Model(function=switch, name="switch", init=init), y=y)
+    alone = vr.MAP(num_starts=1).fit(this, throw=True)
+    assert alone.diagnostics["log_density"] < right - 1
+    for method in (vr.MAP(), vr.Laplace()):
+        fit = method.fit(this, throw=True)
+        assert fit.status is vr.Status.OK
+        assert "of 5 starts" in fit.message
+        assert fit.mean()["early"] < 1.3 < fit.mean()["late"]
+        if isinstance(method, vr.MAP):
+            assert right - 1e-6 < fit.diagnostics["log_density"] < right + 0.01
 
 
 def test_too_few_steps_are_said() -> None:

@@ -53,7 +53,7 @@ from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
-from vi_recipes.core.starts import from_starts
+from vi_recipes.core.starts import SEVERAL, from_starts
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
 from vi_recipes.core.text import visible
 from vi_recipes.core.timing import CALLS_OF_A_SEARCH, COMPILED_QUICKLY, Timing
@@ -65,6 +65,7 @@ __all__ = [
     "LOOSEST_RISE",
     "LOOSEST_STEP",
     "MOST",
+    "SEVERAL",
     "WIDEST_SCATTER",
     "ByIdentity",
     "CheckpointError",

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from vi_recipes.core.status import MethodFailure, ModelError
 
+SEVERAL = 5
+"""Starts where several optima are likely, or where they cost next to nothing."""
+
 
 def from_starts[T](count: int, search: Callable[[int], T]) -> list[T]:
     """Return what ``search`` finds from each start that leads anywhere.

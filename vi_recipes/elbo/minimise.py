@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import BlockArrow, Crossed, trust_region_newton
-from vi_recipes.core import MethodFailure, Progress, Status, from_starts
+from vi_recipes.core import SEVERAL, MethodFailure, Progress, Status, from_starts
 from vi_recipes.elbo.curvature import CurvedKL
 from vi_recipes.elbo.expectation import CHECK_NODES
 
@@ -22,10 +22,6 @@ RUNAWAY = 25.0
 
 ESCAPE = 1e30
 """A location or scale beyond this is not looked for any further."""
-
-
-SEVERAL = 5
-"""Starts where they are cheap."""
 
 
 CHEAP = 10_000_000
@@ -70,7 +66,8 @@ class Limits:
     tolerance
         Newton decrement to reach: the length of the Newton step in sds of the optimum.
     num_starts
-        Starting points in all; ``None`` for :data:`SEVERAL` where they are cheap, else 1.
+        Starting points in all; ``None`` for :data:`vi_recipes.core.SEVERAL` where they are cheap,
+        else 1.
     """
 
     num_nodes: int

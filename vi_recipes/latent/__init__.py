@@ -34,7 +34,7 @@ from vi_recipes.latent.model_likelihood import ModelLikelihood
 from vi_recipes.latent.node_error import NumNodes
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.partial_steps import PartialSteps
-from vi_recipes.latent.rules import RULES, SEVERAL, marginal_of, num_starts_of, starting_point
+from vi_recipes.latent.rules import RULES, marginal_of, num_starts_of, starting_point
 from vi_recipes.latent.split import latent_moments, parameter_densities
 from vi_recipes.latent.steps import general_step, squarem
 
@@ -42,7 +42,6 @@ __all__ = [
     "CLOSE",
     "MAX_DENSE",
     "RULES",
-    "SEVERAL",
     "Ascent",
     "ClosedForm",
     "Compressed",

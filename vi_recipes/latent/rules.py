@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.core import MethodFailure, Status, Timing
+from vi_recipes.core import SEVERAL, MethodFailure, Status, Timing
 from vi_recipes.latent.continuous import NEAR_ZERO
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
@@ -49,9 +49,6 @@ RULES: dict[str, str] = {
 }
 """What makes an E-step tractable, in the order in which it is looked for."""
 
-
-SEVERAL = 5
-"""Starts where a likelihood has several maxima, or where they cost next to nothing."""
 
 CHEAP = 200_000
 """Element evaluations of a Hessian up to which starts cost next to nothing."""

@@ -56,7 +56,7 @@ class Laplace(Method):
     solver: Solver = "auto"
     max_steps: int = 2_000
     tolerance: float = 1e-4
-    num_starts: int = 1
+    num_starts: int | None = None
     max_dim: int = 2_000
     condition_limit: float = 1e9
 

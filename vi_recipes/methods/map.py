@@ -43,7 +43,8 @@ class MAP(Method):
         posterior standard deviations; where no Hessian is formed, the largest absolute
         component of the gradient, divided by ``max(1, |log density|)`` at its smaller end.
     num_starts
-        Starting points in all; those after the first are scattered, and the best mode is kept.
+        Starting points in all; those after the first are scattered, and the best mode is kept. By
+        default 5 where discrete latent variables are summed out, else 1.
     """
 
     key: ClassVar[str] = "map"
@@ -56,7 +57,7 @@ class MAP(Method):
     solver: Solver = "auto"
     max_steps: int = 2_000
     tolerance: float = 1e-4
-    num_starts: int = 1
+    num_starts: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 
-from vi_recipes.algebra import trust_region_newton
+from vi_recipes.algebra import SAME, trust_region_newton
 from vi_recipes.core import (
     LOOSEST_STEP,
+    SEVERAL,
     MethodFailure,
     Progress,
     Status,
@@ -46,13 +48,14 @@ RUNAWAY = 15.0
 support: exp(15) is 3 million and expit(-15) is 3e-7."""
 
 
-def check_search(solver: str, max_steps: int, tolerance: float, num_starts: int) -> None:
+def check_search(solver: str, max_steps: int, tolerance: float, num_starts: int | None) -> None:
     """Check the options that say how a mode is found."""
     solvers = ("auto", "newton", "l-bfgs")
     require(solver in solvers, "solver", solver, f"one of {', '.join(solvers)}")
     require_count("max_steps", max_steps)
     require_number("tolerance", tolerance, most=LOOSEST_STEP)
-    require_count("num_starts", num_starts)
+    if num_starts is not None:
+        require_count("num_starts", num_starts)
 
 
 def find_mode(
@@ -62,10 +65,13 @@ def find_mode(
     solver: Solver,
     max_steps: int,
     tolerance: float,
-    num_starts: int,
+    num_starts: int | None,
     progress: Progress,
 ) -> Mode:
     """Minimise ``objective`` from one or more starting points and judge the best.
+
+    Where nothing is said, several where discrete latent variables are summed out: such a density
+    has several modes more often than not.
 
     Raises
     ------
@@ -78,9 +84,11 @@ def find_mode(
         if solver == "l-bfgs":
             with objective.timing.running_compiled():
                 solver = "l-bfgs" if objective.discover() else "newton"
-    best: Mode | None = None
+    summed = any(site.kind == "discrete" for site in target.sites.values())
+    count = num_starts or (SEVERAL if summed else 1)
+    modes: list[Mode] = []
     failure: MethodFailure | None = None
-    for number in range(num_starts):
+    for number in range(count):
         with objective.timing.running_compiled():
             start = target.start(
                 jax.random.fold_in(key, number),
@@ -88,17 +96,17 @@ def find_mode(
                 value_and_grad=objective.value_and_grad,
             )
         try:
-            mode = _descend(objective, start, solver, max_steps, tolerance, progress)
+            modes.append(_descend(objective, start, solver, max_steps, tolerance, progress))
         except MethodFailure as error:
             failure = error
-            continue
-        if best is None or mode.value < best.value:
-            best = mode
     # A density without a maximum has none from any start.
-    if failure is not None and (best is None or failure.status is Status.DEGENERATE):
+    if failure is not None and (not modes or failure.status is Status.DEGENERATE):
         raise failure
-    assert best is not None
-    return best
+    best = min(modes, key=lambda mode: mode.value)
+    if count == 1:
+        return best
+    reached = sum(mode.value < best.value + SAME for mode in modes)
+    return replace(best, message=f"{best.message}, reached by {reached} of {count} starts")
 
 
 def _descend(

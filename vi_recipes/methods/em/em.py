@@ -10,6 +10,7 @@ import jax
 
 from vi_recipes.core import (
     LOOSEST_RISE,
+    SEVERAL,
     Progress,
     Status,
     Timing,
@@ -17,7 +18,7 @@ from vi_recipes.core import (
     require_count,
     require_number,
 )
-from vi_recipes.latent import RULES, SEVERAL, EStepRule, NumNodes, split_target
+from vi_recipes.latent import RULES, EStepRule, NumNodes, split_target
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.em.closed_route import ClosedRoute
 from vi_recipes.methods.em.general_route import GeneralRoute

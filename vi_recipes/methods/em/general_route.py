@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.core import Timing
+from vi_recipes.core import SEVERAL, Timing
 from vi_recipes.latent import (
     MAX_DENSE,
-    SEVERAL,
     Ascent,
     Compressed,
     Marginal,
