@@ -467,12 +467,21 @@ def branch() -> None:
     )
 
 
-def slopes(y: jax.Array, x: jax.Array, group: jax.Array, num_groups: int) -> None:
+def slopes(
+    y: jax.Array,
+    x: jax.Array,
+    group: jax.Array,
+    num_groups: int,
+    centre: Any = (0.0, 0.0),
+    width: Any = (10.0, 10.0),
+    spread: Any = (5.0, 5.0),
+) -> None:
     """Intercepts and slopes of groups, correlated."""
-    beta = numpyro.sample("beta", dist.Normal(0.0, 10.0).expand([2]).to_event(1))
-    sd = numpyro.sample("sd", dist.HalfNormal(5.0).expand([2]).to_event(1))
+    centre, width, spread = map(jnp.asarray, (centre, width, spread))
+    beta = numpyro.sample("beta", dist.Normal(centre, width).to_event(1))
+    sd = numpyro.sample("sd", dist.HalfNormal(spread).to_event(1))
     L = numpyro.sample("L", dist.LKJCholesky(2, 2.0))
-    sigma = numpyro.sample("sigma", dist.HalfNormal(5.0))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(spread[0]))
     with numpyro.plate("groups", num_groups):
         root = sd[:, None] * L
         u = numpyro.sample("u", dist.MultivariateNormal(jnp.zeros(2), scale_tril=root))

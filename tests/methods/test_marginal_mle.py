@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 import jax
@@ -82,10 +83,11 @@ def test_rounding_at_a_singular_covariance_is_no_likelihood() -> None:
     """Of five starts on sleepstudy some end where the covariance is singular, which is lower."""
     data = pd.read_csv(find("models")["linear_mixed"].with_name("data.csv"))
     group = pd.factorize(data["group"])[0]
-    y, x = data["y"].to_numpy() / 50, data["days"].to_numpy(float)
-    this = vr.Target(slopes, y=y, x=x, group=group, num_groups=18)
+    y, x = data["y"].to_numpy(), data["days"].to_numpy(float)
+    priors = {"centre": (250.0, 0.0), "width": (100.0, 50.0), "spread": (50.0, 20.0)}
+    this = vr.Target(slopes, y=y, x=x, group=group, num_groups=18, **priors)
     fit = vr.MarginalMLE().fit(this, key=1, throw=True)
-    assert fit.log_likelihood == pytest.approx(-875.969672 + 180 * np.log(50), abs=1e-5)  # lme4
+    assert fit.log_likelihood == pytest.approx(-875.969672, abs=1e-5)  # lme4's
     assert "higher" not in fit.message
 
 
@@ -103,11 +105,10 @@ def test_a_correlation_of_one_is_an_edge() -> None:
         return -stats.multivariate_normal(p[0] + p[1] * x, cov).logpdf(y)
 
     best = minimize(minus, [1.0, 0.5, 1.0, 0.8, -0.4], tol=1e-10)
-    for key in (0, 1):
-        fit = vr.MarginalMLE(num_starts=2).fit(this, key=key)
-        assert fit.status is Status.COLLAPSED, fit.message
-        assert "L runs to an edge" in fit.message
-        assert fit.log_likelihood == pytest.approx(-best.fun, abs=1e-3)
+    fit = vr.MarginalMLE().fit(this, key=0)
+    assert fit.status is Status.COLLAPSED, fit.message
+    assert "L runs to an edge" in fit.message
+    assert fit.log_likelihood == pytest.approx(-best.fun, abs=1e-3)
 
 
 def test_a_component_that_collapses_in_another_start_is_told() -> None:
@@ -272,25 +273,33 @@ def toenail(y, x, person, members):
         numpyro.sample("y", dist.Bernoulli(logits=b[0] + b[1] * x + u[person]), obs=y)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [vr.MarginalMLE, vr.EM])
-def test_nodes_are_added_until_they_change_nothing(method: type[vr.EM | vr.MarginalMLE]) -> None:
-    """Binary rows with effects of sd 9: nine nodes are far off, and say so."""
+@cache
+def effects_of_sd_nine() -> tuple[vr.Target, Any]:
+    """Return 150 persons of 7 binary rows each, and their maximum on a fine grid."""
     rng = np.random.default_rng(3)
     members, each = 150, 7
-    person, x = np.repeat(np.arange(members), each), np.tile(np.linspace(-1, 1, each), members)
+    times = np.linspace(-1, 1, each)
+    person, x = np.repeat(np.arange(members), each), np.tile(times, members)
     eta = -1.6 - 1.5 * x + rng.normal(0, 9.0, members)[person]
     y = (rng.random(eta.size) < expit(eta)).astype(int)
+    ones = y.reshape(members, each)
     z = np.linspace(-9, 9, 4001)
     weights = stats.norm.logpdf(z) + np.log(z[1] - z[0])
 
     def minus(p: np.ndarray) -> float:
-        eta = (p[0] + p[1] * x)[:, None] + np.exp(p[2]) * z
-        rows = log_expit(np.where(y[:, None] == 1, eta, -eta))
-        return -float(logsumexp(rows.reshape(members, each, -1).sum(1) + weights, axis=1).sum())
+        eta = (p[0] + p[1] * times)[:, None] + np.exp(p[2]) * z
+        rows = ones @ log_expit(eta) + (1 - ones) @ log_expit(-eta)
+        return -float(logsumexp(rows + weights, axis=1).sum())
 
     right = minimize(minus, [-1.6, -1.2, np.log(9.8)], tol=1e-9)
-    this = vr.Target(toenail, y=y, x=x, person=person, members=members)
+    return vr.Target(toenail, y=y, x=x, person=person, members=members), right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [vr.MarginalMLE, vr.EM])
+def test_nodes_are_added_until_they_change_nothing(method: type[vr.EM | vr.MarginalMLE]) -> None:
+    """Binary rows with effects of sd 9: nine nodes are far off, and say so."""
+    this, right = effects_of_sd_nine()
     fixed = method(num_nodes=9).fit(this)
     assert fixed.status is Status.UNCONVERGED
     assert "19 nodes instead of 9 change it by" in fixed.message
