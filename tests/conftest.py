@@ -8,8 +8,10 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -38,11 +40,86 @@ REFERENCES = Path(__file__).resolve().parents[2] / "shared" / "references"
 """Reference answers that are not part of the project; tests that need them skip without them."""
 
 
+LONGEST = (
+    "hostile/test_hostile.py",
+    "methods/test_conformance.py",
+    "models/test_em_models.py",
+    "elbo/test_expectation.py",
+    "methods/test_meanfield.py",
+    "methods/test_general_em.py",
+    "models/test_models.py",
+    "methods/test_marginal_mle.py",
+    "studies/test_against_studies.py",
+    "fit/test_arviz.py",
+    "models/test_more_models.py",
+    "models/test_em_canon.py",
+    "methods/test_units.py",
+    "models/test_lda.py",
+    "methods/test_em.py",
+    "comparison/test_study.py",
+    "comparison/test_losses.py",
+    "comparison/test_report.py",
+    "cli/test_cli.py",
+    "cli/test_faults.py",
+    "studies/test_em_is_vi.py",
+    "methods/test_partial_em.py",
+    "models/test_references.py",
+    "methods/test_objectives.py",
+    "methods/test_nuts.py",
+    "studies/test_guide_studies.py",
+    "test_canon.py",
+    "latent/test_compression.py",
+    "latent/test_split.py",
+    "methods/test_svi.py",
+    "methods/test_no_maximum.py",
+    "model/test_row_weights.py",
+    "model/test_zeros.py",
+    "methods/test_minibatch.py",
+    "latent/test_chains.py",
+    "studies/test_gradient_variance.py",
+    "studies/test_divergences.py",
+    "elbo/test_kl.py",
+)
+"""Files by the time that they take, longest first: a worker takes a whole file, and the last ones
+are to end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first, then files by the number of their tests."""
+    here = Path(__file__).parent
+    names = {item.path: item.path.relative_to(here).as_posix() for item in items}
+    counts = Counter(item.path for item in items)
+    places = {name: place for place, name in enumerate(LONGEST)}
+
+    def order(item: pytest.Item) -> tuple[int, int, str]:
+        name = names[item.path]
+        return places.get(name, len(LONGEST)), -counts[item.path], name
+
+    items.sort(key=order)
+
+
 @pytest.fixture(scope="session")
 def references() -> Path:
     if not REFERENCES.is_dir():
         pytest.skip("the reference answers, ../shared/references beside the checkout, are absent")
     return REFERENCES
+
+
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+"""XLA's own choice, whatever the variable above says."""
+
+
+@pytest.fixture
+def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is optimised for users is so here: for tests with more work than code."""
+    from vi_recipes.core import timing
+
+    chosen = timing.compiler_options
+
+    def options(calls: int | None, args: Any) -> Any:
+        return chosen(calls, args) or OPTIMISED
+
+    monkeypatch.setattr(timing, "compiler_options", options)
 
 
 @pytest.fixture(autouse=True)

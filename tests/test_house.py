@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vi_recipes"
@@ -53,3 +54,8 @@ def test_a_test_folder_for_each_room() -> None:
     through_others = {"report", "modes"}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
     assert set(ROOMS) - through_others <= folders
+
+
+def test_the_longest_test_files_are_there() -> None:
+    assert len(set(LONGEST)) == len(LONGEST)
+    assert all((ROOT / "tests" / name).is_file() for name in LONGEST)

@@ -631,6 +631,7 @@ def test_map_and_nuts_run(name: str) -> None:
     assert np.isfinite(fit.flat(fit.mean())).all()
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 def test_scores_integrated_out_are_sampled_as_well_as_scores() -> None:
     """ppca's two forms have the same posterior of what they share."""

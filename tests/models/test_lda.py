@@ -110,6 +110,7 @@ def scikit_learns_perplexity() -> float:
     return completed(topics / topics.sum(axis=1, keepdims=True))
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
@@ -135,6 +136,7 @@ def test_the_bound_prefers_the_topics_there_are() -> None:
     assert fitted(3).diagnostics["effective_topics"] == pytest.approx(3, abs=0.05)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 def test_nuts_is_wider() -> None:
     methods = [vr.CAVI(num_starts=4), vr.NUTS(num_chains=1, num_warmup=500, num_samples=1_000)]

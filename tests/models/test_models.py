@@ -483,6 +483,7 @@ def test_the_criteo_design_is_the_published_one() -> None:
     np.testing.assert_allclose(data["X"][:, 1:].std(0), 1, atol=4.5 * 0.003)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 def test_criteo_at_full_size() -> None:
     """The joint mode collapses towards tau = (T/2 + 2)/3; SVI does not."""

@@ -566,6 +566,7 @@ def test_what_is_published_is_that(name: str, references: Path) -> None:
             assert value == pytest.approx(original[text][column], rel=1e-4), (text, column)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATED)
 def test_nuts_agrees(name: str, references: Path) -> None:

@@ -41,6 +41,7 @@ def answers(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("name", "size"),
     [

@@ -88,6 +88,7 @@ def test_criteo_beside_published_seconds() -> None:
         assert timing.run_seconds > 10.0
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 def test_mean_field_is_too_sure_of_female_and_linear_response_is_not() -> None:
     study = vr.load_study("election88")
