@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -91,6 +92,11 @@ def study(name: str) -> Any:
     return import_file(find("comparisons")[name])
 
 
+def part(name: str, file: str) -> Any:
+    """Return one of the files of a study that is a folder."""
+    return sys.modules[f"{study(name).__name__}.{file}"]
+
+
 def numbers(fit: vr.Fit, *sites: str) -> np.ndarray:
     """Return means and then sds of some sites of a fit, constrained scale."""
     parts = [np.ravel(values[s]) for values in (fit.mean(), fit.sd()) for s in sites]
@@ -135,6 +141,20 @@ def _rate() -> Any:
     fit = vr.EM(num_starts=1, tolerance=1e-15).fit(target("linkage"), throw=True)
     rises = np.diff(fit.trace["log_likelihood"][0])[1:5]
     return slope, (rises[3] / rises[2]) ** 0.5  # log p has twice the rate of theta
+
+
+@item(
+    "incremental and sparse EM (Neal and Hinton 1998) end at that theta",
+    "`linkage`, `em` with `num_blocks` and with `num_sparse`",
+    "as above",
+    1e-6,
+)
+def _partial() -> Any:
+    theta = _linkage()[0][0]
+    ways: tuple[dict[str, Any], ...] = ({"num_blocks": 5}, {"num_sparse": 4})
+    shared: dict[str, Any] = {"num_starts": 1, "tolerance": 1e-14}
+    fits = [vr.EM(**shared, **way).fit(target("linkage"), throw=True) for way in ways]
+    return (theta, theta), [float(fit.mean()["theta"]) for fit in fits]
 
 
 @item(
@@ -269,6 +289,41 @@ def _rise() -> Any:
     return after - before, F.q(posterior, new) - F.q(posterior, old) + kl
 
 
+@item(
+    "what an exact E-step gives away: log p(y | theta) of a Poisson-gamma model, y = 0 to 9",
+    "study `em_is_vi`, exhibit `given_away`",
+    "SciPy's negative binomial law",
+    1e-10,
+)
+def _given_away() -> Any:
+    found = part("em_is_vi", "e_steps").given_away()
+    rows = found[found["model"] == "Poisson-gamma"]
+    expected = stats.nbinom(1.5, 0.6 / 1.6).logpmf(rows["y"].astype(int))
+    return expected, rows["by log partition functions"].astype(float)
+
+
+@item(
+    "a deep linear model has the likelihood of principal components, nats a row",
+    "`deep_latent_gaussian`, `svi` with the model's guide",
+    "closed form by eigenvalues, both layers being one",
+    1e-3,
+)
+def _deep() -> Any:
+    deep = module("deep_latent_gaussian")
+    choices: dict[str, Any] = {
+        "num_lower": 2, "num_upper": 1, "activation": "identity", "likelihood": "gaussian",
+    }  # fmt: skip
+    y = deep.simulate(num_columns=5, **choices)["y"]
+    values = np.linalg.eigvalsh(np.cov(y, rowvar=False, bias=True))[::-1]
+    log_det = np.log(values[:2]).sum() + 3 * np.log(values[2:].mean())
+    method = vr.SVI(guide=deep.make_guide(**choices), num_steps=6_000)
+    fit = method.fit(vr.Target(deep.build(**choices), y=y), key=0, throw=True)
+    A, W, b, sigma = (fit.mean()[name] for name in ("A", "W", "b", "sigma"))
+    Sigma = W.T @ (A.T @ A + np.eye(2)) @ W + sigma**2 * np.eye(5)
+    reached = stats.multivariate_normal.logpdf(y, b, Sigma).mean()
+    return -0.5 * (5 * np.log(2 * np.pi) + log_det + 5), reached
+
+
 # -- point masses --------------------------------------------------------------------------------
 
 
@@ -286,6 +341,58 @@ def _neyman_scott() -> Any:
     fits = (vr.MAP().fit(this, throw=True), vr.MarginalMLE().fit(this, throw=True))
     expected = ((s / (n * m)) ** 0.5, (s / (n * (m - 1))) ** 0.5)
     return expected, [float(fit.mean()["sigma"]) for fit in fits]
+
+
+@item(
+    "the VI explanation, M = 2: sd of the best q(z_n), KL of a near-point, sigma^2 at its top",
+    "study `neyman_scott`",
+    "h the marginal maximum: (h / M)^(1/2), KL between normals, h (M - 1) / M",
+    1e-5,
+)
+def _gap() -> Any:
+    y = np.asarray(target("neyman_scott").data["y"])
+    n, m = y.shape
+    gap = study("neyman_scott").Gap(vr.load_model("neyman_scott"), y)
+    h = np.square(y - y.mean(axis=1, keepdims=True)).sum() / (n * (m - 1))
+    sd, near = (h / m) ** 0.5, 0.01
+    kl = np.log(sd / near) + ((near / sd) ** 2 - 1) / 2
+    return (sd, kl, (m - 1) / m), (gap.sd, gap.kl(near), gap.estimate(0.0))
+
+
+@item(
+    "a scale's posterior, 10 and 1,000 deviations: mean, sd, and entropy",
+    "study `point_masses`",
+    "sigma^-2 has a gamma law under a flat prior of sigma",
+    1e-8,
+)
+def _scales() -> Any:
+    expected, ours = [], []
+    for k in (10, 1_000):
+        shape = (k - 1) / 2  # p(sigma | y) is in proportion to sigma^-k exp(-k / (2 sigma^2))
+        first, second = (
+            np.exp(special.gammaln(shape - p / 2) - special.gammaln(shape)) * (k / 2) ** (p / 2)
+            for p in (1, 2)
+        )
+        log_rate = np.log(k / 2) - special.digamma(shape)  # mean of 2 log sigma
+        entropy = special.gammaln(shape) - np.log(2) - shape * np.log(k / 2)
+        expected += [first, (second - first**2) ** 0.5, entropy + k / 2 * log_rate + shape]
+        scale = part("point_masses", "near").Scale(k)
+        ours += [scale.mean, scale.sd, scale.entropy]
+    return expected, ours
+
+
+@item(
+    "a point mass on a scale, flat prior: its best place, and KL(q || p) + entropy of q",
+    "study `point_masses`, a normal of sd 0.001",
+    "the maximum of the marginal likelihood, and -log p there, k = 15",
+    1e-4,
+)
+def _point() -> Any:
+    k, sd = 15, 1e-3
+    shape = (k - 1) / 2
+    log_p = np.log(2) + shape * np.log(k / 2) - special.gammaln(shape) - k / 2
+    centre, kl = part("point_masses", "near").Scale(k).near_point(sd)
+    return (1.0, -log_p), (centre, kl + stats.norm.entropy(0, sd))
 
 
 @item(
@@ -429,6 +536,123 @@ def _normal_gamma() -> Any:
     factors = {"mu": "normal", "tau": "gamma"}
     fit = vr.MeanField(factors=factors).fit(vr.Target(model, y=y), throw=True)
     return expected, numbers(fit, "mu", "tau")
+
+
+@item(
+    "the KL that a normal of log lambda leaves of a gamma posterior",
+    "`meanfield`: log p(y) less its ELBO",
+    "least KL of a normal from a log-gamma density: SciPy's quad and Nelder-Mead",
+    1e-6,
+)
+def _left() -> Any:
+    a, b, y = 1.5, 0.6, 3  # and with y = 3 the posterior is Gamma(4.5, 1.6)
+
+    def model(y: Any) -> None:
+        rate = numpyro.sample("rate", dist.Gamma(a, b))
+        numpyro.sample("y", dist.Poisson(rate), obs=y)
+
+    posterior = stats.loggamma(a + y, -np.log(b + 1))
+
+    def kl(x: np.ndarray) -> float:
+        q = stats.norm(x[0], np.exp(x[1]))
+        edges = q.mean() - 12 * q.std(), q.mean() + 12 * q.std()
+        f = lambda u: q.pdf(u) * (q.logpdf(u) - posterior.logpdf(u))  # noqa: E731
+        return float(integrate.quad(f, *edges, epsabs=1e-12, limit=200)[0])
+
+    least = optimize.minimize(kl, [0.8, -0.7], method="Nelder-Mead", tol=1e-9).fun
+    method = vr.MeanField(factors={"rate": "normal"})
+    fit = method.fit(vr.Target(model, y=np.array(y)), throw=True)
+    return least, stats.nbinom(a, b / (b + 1)).logpmf(y) - fit.diagnostics["elbo"]
+
+
+@item(
+    "the best normals of local variables given the global one, Poisson rows: means and sds",
+    '`svi`, `"optimal_normal"`',
+    "SciPy's BFGS on each member's KL in closed form",
+    1e-3,
+)
+def _members() -> Any:
+    y = np.array([0, 2, 7])
+
+    def model(y: Any) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.3, 1e-4))  # known, so that q(u | mu) is q(u)
+        with numpyro.plate("member", len(y)):
+            u = numpyro.sample("u", dist.Normal(mu, 1.0))
+            numpyro.sample("y", dist.Poisson(jnp.exp(u)), obs=y)
+
+    found = []
+    for count in y:
+
+        def loss(x: np.ndarray, count: int = count) -> float:
+            v = np.exp(2 * x[1])
+            prior = ((x[0] - 0.3) ** 2 + v) / 2
+            return float(np.exp(x[0] + v / 2) - count * x[0] + prior - x[1])
+
+        found.append(optimize.minimize(loss, [0.5, -0.5], options={"gtol": 1e-9}).x)
+    m, log_s = np.transpose(found)
+    method = vr.SVI(guide={"u": "optimal_normal"}, num_steps=3_000)
+    fit = method.fit(vr.Target(model, y=y))
+    return (*m, *np.exp(log_s)), numbers(fit, "u")
+
+
+@item(
+    "minibatches of groups, effects at their optimum (Hoffman et al. 2013): mean and sd of mu",
+    '`svi`, `"optimal_normal"` and `plate="group"`; criteo times 100 in benchmarks/README.md',
+    "the posterior of a normal hierarchy in closed form",
+    0.01,
+)
+def _groups() -> Any:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(100), 4)
+    y = 1.5 + rng.standard_normal(100)[group] + rng.standard_normal(400)
+
+    def model(y: Any, group: Any, num_groups: int) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+        with numpyro.plate("group", num_groups):
+            u = numpyro.sample("u", dist.Normal(mu, 1.0))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Normal(u[group], 1.0), obs=y)
+
+    precision = 0.01 + 100 / 1.25  # a group's mean has variance 1 + 1 / 4 around mu
+    guide = {"u": "optimal_normal"}
+    fit = vr.SVI(guide=guide, plate="group", batch_size=20).fit(
+        vr.Target(model, y=y, group=group, num_groups=100), key=0
+    )
+    return (y.mean() * 80 / precision, precision**-0.5), numbers(fit, "mu")
+
+
+@item(
+    "maximum likelihood minimises KL, misspecified too: n times the mean excess, n = 2,000",
+    "study `what_is_vi`",
+    "normal fitted to exponential samples: (V11 / J11 + V22 / J22) / 2 = (1 + 8 / 2) / 2",
+    0.1,
+)
+def _misspecified() -> Any:
+    samples = np.random.default_rng(0).exponential(size=(4_000, 2_000))
+    return 2.5, 2_000 * study("what_is_vi").excess(samples).mean()
+
+
+@item(
+    "normals of least D_alpha(q || p) for a skewed density, alpha = 0 and 1/2: mean and sd",
+    "study `divergences`",
+    "alpha = 0: moments of the skew-normal law; 1/2: SciPy's quad and Nelder-Mead",
+    1e-4,
+)
+def _alpha() -> Any:
+    p = stats.skewnorm(5.0)
+
+    def loss(x: np.ndarray) -> float:
+        def f(u: float) -> float:
+            return float(np.exp((stats.norm.logpdf(u, x[0], np.exp(x[1])) + p.logpdf(u)) / 2))
+
+        return -float(integrate.quad(f, -4, 8, epsabs=1e-12, limit=400)[0])
+
+    half = optimize.minimize(loss, [0.8, -0.5], method="Nelder-Mead", tol=1e-9).x
+    skewed = study("divergences")
+    density = skewed.densities(vr.load_study("divergences").target())["skewed"]
+    ours = [density.best(order) for order in (0.0, 0.5)]
+    expected = (p.mean(), p.std(), half[0], np.exp(half[1]))
+    return expected, [value for q in ours for value in (q.mean, q.sd)]
 
 
 @item(
