@@ -21,8 +21,8 @@ from vi_recipes.latent.member_modes import (
     Modes,
     member_terms,
     newton_move,
-    polish_modes,
     seek_modes,
+    terms_at_modes,
 )
 from vi_recipes.latent.nodes import HALF_LOG_2PI, cholesky, cubature, hermite, place, solve
 from vi_recipes.latent.split import LogJoint, Split
@@ -220,8 +220,9 @@ class Marginal:
         """Return :meth:`value_and_posterior` by Gaussian cubature or adaptive quadrature."""
         split, d = self.split, self.split.width
         if self.rule == "quadrature":
-            z = polish_modes(split, theta, z, arrays, num_polishing)
-        terms = member_terms(split, theta, z, arrays)
+            z, terms = terms_at_modes(split, theta, z, arrays, num_polishing)
+        else:
+            terms = member_terms(split, theta, z, arrays)
         value, root = terms.value, cholesky(terms.precision)
         if self.rule == "gaussian":  # of a quadratic the mode is one Newton step away
             away = solve(root, terms.gradient)

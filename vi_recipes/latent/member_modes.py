@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vi_recipes.latent.nodes import cholesky, solve
@@ -48,6 +49,8 @@ class _Search(NamedTuple):
     terms: MemberTerms
     damping: Float[Array, " members"]
     """What is added to the precision's eigenvalues."""
+    missed: Float[Array, " members"]
+    """Squared Newton decrements."""
     taken: Int[Array, ""] | int
     """Steps."""
 
@@ -66,19 +69,21 @@ def member_terms(
     # members do not couple: one product along a coordinate of all of them is each one's own
     if d <= FEW:
 
-        def slope(z: jax.Array, j: int) -> jax.Array:
-            return jax.jvp(value, (z,), (jnp.broadcast_to(units[j], z.shape),))[1]
+        def slope(z: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.jvp(value, (z,), (jnp.broadcast_to(units[j], z.shape),))
 
-        gradient = jnp.stack([slope(z, j) for j in range(d)], axis=-1)
-        columns = [
-            jax.jvp(
-                lambda z: jnp.stack([slope(z, j) for j in range(d)], axis=-1),
-                (z,),
-                (jnp.broadcast_to(units[k], z.shape),),
-            )[1]
-            for k in range(d)
-        ]
-        return MemberTerms(value(z), gradient, -jnp.stack(columns, axis=-1))
+        def bend(j: jax.Array, k: jax.Array) -> Any:
+            return jax.jvp(lambda z: slope(z, j), (z,), (jnp.broadcast_to(units[k], z.shape),))
+
+        if d == 1:
+            (here, first), (_, second) = bend(jnp.asarray(0), jnp.asarray(0))
+            return MemberTerms(here, first[:, None], -second[:, None, None])
+        j, k = np.triu_indices(d)
+        (here, first), (_, second) = jax.vmap(bend)(jnp.asarray(j), jnp.asarray(k))
+        gradient = first[np.flatnonzero(j == k)].T
+        place = np.zeros((d, d), int)
+        place[j, k] = place[k, j] = np.arange(j.size)
+        return MemberTerms(here[0], gradient, -jnp.moveaxis(second[place], -1, 0))
 
     def gradient_of(z: jax.Array) -> jax.Array:
         return jax.grad(lambda z: value(z).sum())(z)
@@ -100,7 +105,7 @@ def seek_modes(
     """Return every member's mode from a starting point, and the worst squared decrement; pure.
 
     Newton's method, damped for each member by itself: a step that lowers its log joint is taken
-    back and shortened. Not to be differentiated; see :func:`polish_modes`.
+    back and shortened. Not to be differentiated; see :func:`terms_at_modes`.
     """
 
     def propose(terms: MemberTerms, damping: jax.Array) -> jax.Array:
@@ -117,15 +122,15 @@ def seek_modes(
         return (terms.gradient * free).sum(-1)
 
     def unfinished(search: _Search) -> jax.Array:
-        return (search.taken < NUM_INNER) & jnp.any(decrement(search.terms) > MODE)
+        return (search.taken < NUM_INNER) & jnp.any(search.missed > MODE)
 
     def step(search: _Search) -> _Search:
-        terms, damping = search.terms, search.damping
-        candidate = search.z + propose(terms, damping)
+        terms, damping, first = search.terms, search.damping, search.taken < 0
+        candidate = search.z + jnp.where(first, 0.0, propose(terms, damping))
         new = member_terms(split, theta, candidate, arrays)
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all(-1)
         noise = 1e-13 * (1.0 + jnp.abs(terms.value))
-        better = finite & (new.value >= terms.value - noise)
+        better = first | (finite & (new.value >= terms.value - noise))
         size = jnp.abs(jnp.trace(terms.precision, axis1=-2, axis2=-1)) + least
         damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 0.3 * size))
         damping = jnp.where(damping < 1e-3 * size, 0.0, damping)
@@ -134,31 +139,38 @@ def seek_modes(
             return jnp.where(better.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
         kept = jax.tree.map(keep, new, terms)
-        return _Search(keep(candidate, search.z), kept, damping, search.taken + 1)
+        z = keep(candidate, search.z)
+        return _Search(z, kept, damping, decrement(kept), search.taken + 1)
 
+    # the first step only looks where it stands, so that the model is in the loop and nowhere else
+    members, d = z.shape
+    none = jnp.zeros(members)
+    nothing = MemberTerms(none, jnp.zeros((members, d)), jnp.zeros((members, d, d)))
     least = 1e-8 * jnp.sum(jnp.asarray(split.target.units[split.local]) ** -2.0, axis=-1)
-    first = member_terms(split, theta, z, arrays)
-    start = _Search(z, first, jnp.zeros(len(first.value)), 0)
+    start = _Search(z, nothing, none, jnp.full(members, jnp.inf), -1)
     end: _Search = jax.lax.while_loop(unfinished, step, start)
-    return Modes(end.z, decrement(end.terms).max())
+    return Modes(end.z, end.missed.max())
 
 
-def polish_modes(
+def terms_at_modes(
     split: Split,
     theta: Float[Array, " G"],
     z: Float[Array, "members d"],
     arrays: Arrays,
     order: int,
-) -> Float[Array, "members d"]:
-    """Return the modes as a function of theta, to be differentiated ``order`` times; pure.
+) -> tuple[Float[Array, "members d"], MemberTerms]:
+    """Return the modes, and what is there, as functions of theta; pure.
 
-    ``z`` holds the modes, as constants. From there Newton steps change nothing, but the first
-    has the mode's derivative in theta, as the implicit function theorem gives it, and the
-    second its second and third derivatives too.
+    They can be differentiated ``order`` times. ``z`` holds the modes, as constants. From there
+    Newton steps change nothing, but the first has the mode's derivative in theta, as the implicit
+    function theorem gives it, and the second its second and third derivatives too.
     """
 
-    def step(z: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return z + newton_move(member_terms(split, theta, z, arrays)), None
+    def step(z: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, MemberTerms]]:
+        terms = member_terms(split, theta, z, arrays)
+        return z + newton_move(terms), (z, terms)
 
-    polished: jax.Array = jax.lax.scan(step, z, None, length=order)[0]
-    return polished
+    # one step more than is needed: the model is in the loop and nowhere else
+    _, passed = jax.lax.scan(step, z, None, length=order + 1)
+    at_last: tuple[jax.Array, MemberTerms] = jax.tree.map(lambda values: values[-1], passed)
+    return at_last

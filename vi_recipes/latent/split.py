@@ -8,8 +8,9 @@ to the member whose latent variables it depends on. Which member that is,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -112,10 +113,18 @@ class Split:
         arrays
             The data, from :meth:`Target.arrays`.
         """
-        if self.kind == "discrete":
-            table = jnp.asarray(self.states)[z]
-            z = jnp.broadcast_to(table, (1 if self.broadcast else self.num_members, self.width))
-        return self.gather(self.elements(theta, z, arrays))
+        return self._traced_once(theta, z, arrays)
+
+    @cached_property
+    def _traced_once(self) -> Callable[..., LogJoint]:
+        # the model is run once: derivatives are taken of what that has left
+        def traced(theta: jax.Array, z: jax.Array, arrays: Arrays) -> LogJoint:
+            if self.kind == "discrete":
+                table = jnp.asarray(self.states)[z]
+                z = jnp.broadcast_to(table, (1 if self.broadcast else self.num_members, self.width))
+            return self.gather(self.elements(theta, z, arrays))
+
+        return jax.jit(traced)
 
     def gather(self, elements: Elements) -> LogJoint:
         """Return the sums of the elements by member."""
