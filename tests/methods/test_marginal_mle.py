@@ -20,8 +20,11 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logsumexp
 
 import vi_recipes as vr
+from vi_recipes.core import Timing
 from vi_recipes.core.content import find
 from vi_recipes.core.status import Status
+from vi_recipes.latent import Marginal, MarginalObjective
+from vi_recipes.latent.members import split_target
 from vi_recipes.methods import default_methods
 
 RNG = np.random.default_rng(11)
@@ -377,3 +380,49 @@ def test_its_name() -> None:
 
     assert METHODS["marginal_mle"] is vr.MarginalMLE
     assert list(METHODS).index("marginal_mle") == list(METHODS).index("em") + 1
+
+
+def by_nodes(mu: float, sigma: float, num_nodes: int) -> tuple[float, np.ndarray]:
+    """Return log p(y) of :func:`logistic` and the means of the effects, group by group in NumPy."""
+    x, w = np.polynomial.hermite_e.hermegauss(num_nodes)
+    total, means = 0.0, np.zeros(10)
+    for group in range(10):
+        y = Y[group == GROUP]
+        mode = mu
+        for _ in range(50):
+            p = expit(mode)
+            bend = len(y) * p * (1 - p) + 1 / sigma**2
+            mode += (y.sum() - len(y) * p - (mode - mu) / sigma**2) / bend
+        z = mode + x / np.sqrt(bend)
+        terms = y.sum() * log_expit(z) + (len(y) - y.sum()) * log_expit(-z)
+        terms += stats.norm.logpdf(z, mu, sigma) + np.log(w) + x**2 / 2 - np.log(bend) / 2
+        total += logsumexp(terms)
+        means[group] = np.exp(terms - logsumexp(terms)) @ z
+    return total, means
+
+
+def test_one_program_has_the_nodes_of_a_fit_those_of_its_check_and_the_moments() -> None:
+    """Against adaptive quadrature in NumPy, the moments' slopes by central differences of it."""
+    this = vr.Target(logistic, group=GROUP, y=Y)
+    theta, timing = np.array([0.3, np.log(0.8)]), Timing()
+    with jax.enable_x64(True):
+        split = split_target(this, None)
+    spent = []
+    for num_nodes in (9, 19):
+        marginal = Marginal(split, "quadrature", num_nodes)
+        with jax.enable_x64(True):
+            objective = MarginalObjective(marginal, timing, np.zeros((10, 1)))
+            value, slope = objective.first_order(theta)
+            moments = objective.moments(theta)
+        spent.append(timing.compile_seconds)
+
+        def oracle(theta: np.ndarray, num_nodes: int = num_nodes) -> tuple[float, np.ndarray]:
+            return by_nodes(theta[0], np.exp(theta[1]), num_nodes)
+
+        ends = [(oracle(theta + h), oracle(theta - h)) for h in 1e-4 * np.eye(2)]
+        assert value == pytest.approx(-oracle(theta)[0], abs=1e-10)
+        assert slope == pytest.approx([(b[0] - a[0]) / 2e-4 for a, b in ends], abs=1e-6)
+        assert moments.mean[:, 0] == pytest.approx(oracle(theta)[1], abs=1e-10)
+        slopes_of_means = np.stack([(a[1] - b[1]) / 2e-4 for a, b in ends], axis=-1)
+        assert moments.slopes[:, 0] == pytest.approx(slopes_of_means, abs=1e-6)
+    assert spent[0] == spent[1] > 0

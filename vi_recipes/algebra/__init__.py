@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
 from vi_recipes.algebra.crossed import Crossed, Push, TruncatedStep, steihaug
-from vi_recipes.algebra.derivatives import second_order
+from vi_recipes.algebra.derivatives import second_order, second_order_beside
 from vi_recipes.algebra.factorised import InverseParts
 from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families, pad, verified
 from vi_recipes.algebra.forward_backward import smooth
@@ -40,6 +40,7 @@ __all__ = [
     "pad",
     "recovery_error",
     "second_order",
+    "second_order_beside",
     "smooth",
     "steihaug",
     "transport",

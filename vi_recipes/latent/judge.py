@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -24,9 +21,8 @@ from vi_recipes.algebra.outward import SAME
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.edges import Edge, find_edge
 from vi_recipes.latent.node_error import NodeError, find_node_error
-from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
+from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective, MomentsInTheta
 from vi_recipes.latent.split import latent_moments
-from vi_recipes.model import Arrays
 from vi_recipes.posterior import EstimatePosterior, PointPosterior, Posterior
 
 STEEP = 1e-5
@@ -76,15 +72,6 @@ class Ended:
     theta: Float[np.ndarray, " G"]
     modes: Float[np.ndarray, "members d"]
     """The members' modes there."""
-
-
-class MomentsInTheta(NamedTuple):
-    """Continuous z given theta on the unconstrained scale, and how it moves with theta."""
-
-    mean: Float[np.ndarray, "members d"]
-    cov: Float[np.ndarray, "members d d"]
-    slopes: Float[np.ndarray, "members d G"]
-    """Of the mean, in theta."""
 
 
 def judge_best[T: Ended](objective: MarginalObjective, ends: Sequence[T]) -> tuple[Estimate, T]:
@@ -362,18 +349,7 @@ def integrate(
         table = objective.call("states", marginal.probabilities, theta, objective.modes)
         return None, {f"{' x '.join(split.latents)}_probability": np.asarray(table)}
 
-    def traced(theta: jax.Array, z: jax.Array, arrays: Arrays) -> Any:
-        z, _ = marginal.seek(theta, z, arrays)
-
-        def both(theta: jax.Array) -> Any:
-            return marginal.moments(theta, z, arrays)
-
-        (mean, cov), push = jax.linearize(both, theta)
-        slopes = jax.lax.map(lambda u: push(u)[0], jnp.eye(theta.size))
-        return mean, cov, jnp.moveaxis(slopes, 0, -1)
-
-    given_theta = objective.call("moments", traced, theta, objective.modes)
-    moments = MomentsInTheta(*map(np.asarray, given_theta))
+    moments = objective.moments(theta)
     spread = np.sqrt(np.einsum("tii->ti", moments.cov))
     flat_mean, flat_sd = np.zeros(objective.target.dim), np.zeros(objective.target.dim)
     flat_mean[split.local], flat_sd[split.local] = moments.mean, spread

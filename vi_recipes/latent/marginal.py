@@ -8,7 +8,7 @@ the curvature of each member's log joint. The same nodes are EM's E-step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -70,6 +70,16 @@ class EStep(NamedTuple):
     """Of chains of states also the probabilities of pairs."""
 
 
+class Nodes(NamedTuple):
+    """Gauss-Hermite nodes, as :func:`vi_recipes.latent.nodes.hermite` has them.
+
+    Minus infinity as a log weight leaves one out.
+    """
+
+    points: Float[Array | np.ndarray, "nodes d"]
+    log_weights: Float[Array | np.ndarray, " nodes"]
+
+
 class Moments(NamedTuple):
     """Mean and covariance of continuous z given theta, member by member, unconstrained."""
 
@@ -91,6 +101,9 @@ class Marginal:
         Nodes a dimension of adaptive Gauss-Hermite quadrature; 1 is Laplace's approximation.
     with_prior
         Whether log p(theta), over the parameters as the model names them, is added.
+    given
+        Nodes to take in place of those of ``num_nodes``: data of compiled code, no part of
+        :attr:`key`.
 
     References
     ----------
@@ -102,6 +115,7 @@ class Marginal:
     rule: Rule
     num_nodes: int = 9
     with_prior: bool = False
+    given: Nodes | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -239,10 +253,10 @@ class Marginal:
             by_member = value + log_scale + d * HALF_LOG_2PI
             spread = jnp.broadcast_to(weights[:, None], (len(weights), split.num_members))
             return split.weighted(by_member).sum() + rest, EStep(place(z, root, points), spread)
-        points, log_weights = hermite(self.num_nodes, d)
-        nodes = place(z, root, points)
+        rule = self.given or Nodes(*hermite(self.num_nodes, d))
+        nodes = place(z, root, rule.points)
         joint = jax.vmap(lambda z: split.log_joint(theta, z, arrays))(nodes)
-        logs = joint.members + log_weights[:, None]
+        logs = joint.members + rule.log_weights[:, None]
         by_member = jax.nn.logsumexp(logs, axis=0)
         rest = self.rest(jax.tree.map(lambda v: v[0], joint))
         value = split.weighted(by_member + log_scale).sum() + rest
@@ -295,10 +309,14 @@ class Marginal:
 
         The mean may be differentiated once in theta.
         """
-        _, q = self.value_and_posterior(theta, z, arrays, order=1)
-        mean = (q.weights[:, :, None] * q.nodes).sum(0)
-        away = q.nodes - mean
-        return Moments(mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away))
+        return moments_of(self.value_and_posterior(theta, z, arrays, order=1)[1])
+
+
+def moments_of(q: EStep) -> Moments:
+    """Return mean and covariance of continuous z by member; pure."""
+    mean = (q.weights[:, :, None] * q.nodes).sum(0)
+    away = q.nodes - mean
+    return Moments(mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away))
 
 
 def at_states(

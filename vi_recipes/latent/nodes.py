@@ -67,7 +67,7 @@ def solve(
 def place(
     z: Float[Array, "members d"],
     root: Float[Array, "members d d"],
-    points: Float[np.ndarray, "nodes d"],
+    points: Float[Array | np.ndarray, "nodes d"],
 ) -> Float[Array, "nodes members d"]:
     """Return z + L^-T x for every node x, with L the lower factor of the precision."""
     if root.shape[-1] == 1:

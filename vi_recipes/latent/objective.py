@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vi_recipes.algebra import Dense, second_order
+from vi_recipes.algebra import Dense, second_order, second_order_beside
 from vi_recipes.core import CALLS_OF_A_SEARCH, Timing, shapes_of
-from vi_recipes.latent.marginal import Marginal
+from vi_recipes.latent.marginal import Marginal, Moments, Nodes, moments_of
+from vi_recipes.latent.nodes import hermite
 from vi_recipes.model import Arrays, Target
 
 MAX_DENSE = 300
@@ -28,6 +30,23 @@ CLOSE = 1e-2
 """Newton decrement, in standard errors, up to which a point counts as the maximum."""
 
 
+ROOMS = (19, 39, 79)
+"""Nodes a dimension that code has room for, so that it takes fewer too: some, and their check."""
+
+
+ROOMY = 2_000_000
+"""Element evaluations up to which nodes that are left out may be evaluated all the same."""
+
+
+class MomentsInTheta(NamedTuple):
+    """Continuous z given theta on the unconstrained scale, and how it moves with theta."""
+
+    mean: Float[np.ndarray, "members d"]
+    cov: Float[np.ndarray, "members d d"]
+    slopes: Float[np.ndarray, "members d G"]
+    """Of the mean, in theta."""
+
+
 class Evaluation(NamedTuple):
     """Minus the objective at theta, with its derivatives."""
 
@@ -35,6 +54,8 @@ class Evaluation(NamedTuple):
     gradient: Float[np.ndarray, " G"]
     hessian: Float[np.ndarray, "G G"] | None
     """``None`` beyond :data:`MAX_DENSE` parameters."""
+    moments: MomentsInTheta | None
+    """``None`` where they are not computed along with the rest."""
 
 
 class _Traced(NamedTuple):
@@ -46,6 +67,9 @@ class _Traced(NamedTuple):
     modes: Float[Array, "members d"]
     missed: Float[Array, ""]
     """The largest squared decrement of a member's mode."""
+    moments: Moments | None = None
+    slopes: Float[Array, "G members d"] | None = None
+    """Of the means, in theta."""
 
 
 class MarginalObjective:
@@ -75,9 +99,12 @@ class MarginalObjective:
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args, arrays)``, compiled once for the target."""
+        return self._call(self.marginal.key, name, function, *args)
+
+    def _call(self, key: Hashable, name: str, function: Callable[..., Any], *args: Any) -> Any:
         given = jax.tree.map(jnp.asarray, args)
         compiled = self.target.compiled_once(
-            ("marginal", name, self.marginal.key, shapes_of(*given)),
+            ("marginal", name, key, shapes_of(*given)),
             lambda: self.timing.compile(function, *given, self._arrays, calls=CALLS_OF_A_SEARCH),
         )
         return compiled(*given, self._arrays)
@@ -112,23 +139,64 @@ class MarginalObjective:
         value, gradient = jax.value_and_grad(self.marginal.value)(theta, modes, arrays, order=1)
         return _Traced(value, gradient, None, modes, missed)
 
-    def _second_order(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> _Traced:
-        marginal = self.marginal
+    def _second_order(
+        self, theta: jax.Array, z: jax.Array, nodes: Nodes | None, arrays: Arrays
+    ) -> _Traced:
+        marginal = replace(self._roomy, given=nodes)
         modes, missed = marginal.seek(theta, z, arrays)
 
         def value(theta: jax.Array) -> jax.Array:
             return marginal.value(theta, modes, arrays, order=2)
 
-        return _Traced(*second_order(value, theta, self.forward), modes, missed)
+        def with_moments(theta: jax.Array) -> tuple[jax.Array, Moments]:
+            value, q = marginal.value_and_posterior(theta, modes, arrays, order=2)
+            return value, moments_of(q)
+
+        if not self._moments_beside:
+            return _Traced(*second_order(value, theta, self.forward), modes, missed)
+        found = second_order_beside(with_moments, theta)
+        slopes = found.slopes.mean
+        return _Traced(
+            found.value, found.gradient, found.hessian, modes, missed, found.beside, slopes
+        )
+
+    def _elements(self, num_nodes: int) -> int:
+        """Return about how many elements of the log joint a Hessian in forward mode evaluates."""
+        split = self.marginal.split
+        states = len(split.states) ** (2 if split.chains else 1)
+        size = sum(s.size for s in self.target.observed) + split.num_members
+        return size * max(states, num_nodes**split.width) * split.border.size**2
 
     @cached_property
     def forward(self) -> bool:
         """Whether forward mode alone is quick enough."""
-        split = self.marginal.split
-        states = len(split.states) ** (2 if split.chains else 1)
-        nodes = max(states, self.marginal.num_nodes**split.width)
-        size = sum(s.size for s in self.target.observed) + split.num_members
-        return size * nodes * split.border.size**2 <= FORWARD
+        return self._elements(self.marginal.num_nodes) <= FORWARD
+
+    @property
+    def _moments_beside(self) -> bool:
+        """Whether the moments of z come with the Hessian, whose code has all they take."""
+        return self.marginal.split.kind == "continuous" and self.forward
+
+    @cached_property
+    def _roomy(self) -> Marginal:
+        """The marginal with as many nodes as compiled code has room for."""
+        marginal = self.marginal
+        room = next((room for room in ROOMS if room >= marginal.num_nodes), marginal.num_nodes)
+        if marginal.rule != "quadrature" or marginal.num_nodes == 1 or self._elements(room) > ROOMY:
+            return marginal
+        return replace(marginal, num_nodes=room)
+
+    @cached_property
+    def _nodes(self) -> Nodes | None:
+        """The nodes in use with room for more; ``None`` where they are constants of the code."""
+        if self._roomy is self.marginal:
+            return None
+        points, log_weights = hermite(self.marginal.num_nodes, self.marginal.split.width)
+        more = self._roomy.num_nodes**self.marginal.split.width - len(points)
+        return Nodes(
+            jnp.asarray(np.pad(points, ((0, more), (0, 0)))),
+            jnp.asarray(np.pad(log_weights, (0, more), constant_values=-np.inf)),
+        )
 
     def _evaluate(self, theta: Float[np.ndarray, " G"]) -> Evaluation:
         """Return minus the objective and its derivatives; remembers the last point."""
@@ -136,10 +204,12 @@ class MarginalObjective:
         if self._last is not None and self._last[0] == key:
             return self._last[1]
         second = theta.size <= MAX_DENSE
-        name, function = (
-            ("second order", self._second_order) if second else ("first order", self._first_order)
-        )
-        traced: _Traced = self.call(name, function, theta, self.modes)
+        traced: _Traced
+        if second:
+            given = (theta, self.modes, self._nodes)
+            traced = self._call(self._roomy.key, "second order", self._second_order, *given)
+        else:
+            traced = self.call("first order", self._first_order, theta, self.modes)
         self.timing.gradient_evaluations += 1
         self.timing.hvp_evaluations += theta.size if second else 0
         value = float(traced.value) if float(traced.missed) < CLOSE else np.nan
@@ -149,6 +219,7 @@ class MarginalObjective:
             -value,
             -np.asarray(traced.gradient),
             None if traced.hessian is None else -np.asarray(traced.hessian),
+            _moments_in_theta(traced.moments, traced.slopes),
         )
         self._last = key, evaluation
         return evaluation
@@ -161,10 +232,31 @@ class MarginalObjective:
         return evaluation.value, evaluation.gradient
 
     def first_order(self, theta: Float[np.ndarray, " G"]) -> tuple[float, Float[np.ndarray, " G"]]:
-        """Return what :meth:`value_and_grad` does, by code that forms no Hessian."""
+        """Return what :meth:`value_and_grad` does, by code that forms no Hessian.
+
+        Unless that is there already, for other nodes.
+        """
+        if theta.size <= MAX_DENSE and self._nodes is not None:
+            return self.value_and_grad(theta)
         traced: _Traced = self.call("first order", self._first_order, theta, self.modes)
         self.timing.gradient_evaluations += 1
         return -float(traced.value), -np.asarray(traced.gradient)
+
+    def moments(self, theta: Float[np.ndarray, " G"]) -> MomentsInTheta:
+        """Return what is known of continuous z given theta."""
+        moments = self._evaluate(theta).moments
+        if moments is not None:
+            return moments
+        marginal = self.marginal
+
+        def traced(theta: jax.Array, z: jax.Array, arrays: Arrays) -> Any:
+            z, _ = marginal.seek(theta, z, arrays)
+            found, push = jax.linearize(lambda theta: marginal.moments(theta, z, arrays), theta)
+            return found, jax.lax.map(lambda u: push(u).mean, jnp.eye(theta.size))
+
+        found = _moments_in_theta(*self.call("moments", traced, theta, self.modes))
+        assert found is not None
+        return found
 
     def curvature(self, theta: Float[np.ndarray, " G"]) -> Dense | None:
         """Return the observed information; ``None`` where it is not finite."""
@@ -212,3 +304,9 @@ class MarginalObjective:
             return self.marginal.split.log_joint(theta, z, arrays).prior
 
         return float(self.call("prior", prior, theta, self.modes))
+
+
+def _moments_in_theta(moments: Moments | None, slopes: jax.Array | None) -> MomentsInTheta | None:
+    if moments is None or slopes is None:
+        return None
+    return MomentsInTheta(*map(np.asarray, (*moments, np.moveaxis(np.asarray(slopes), 0, -1))))
