@@ -163,3 +163,24 @@ def test_too_many_dimensions() -> None:
 def test_bad_options(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         vr.Laplace(**options)
+
+
+def test_a_small_density_has_gradient_and_hessian_of_one_program() -> None:
+    """Gamma and Poisson in the logarithm of the rate, in closed form."""
+
+    def counts(y: jax.Array) -> None:
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+        numpyro.sample("y", dist.Poisson(rate).expand([3]).to_event(1), obs=y)
+
+    timing, z = Timing(), np.array([0.4])
+    for jacobian, shape in ((False, 6.0), (True, 7.0)):
+        with jax.enable_x64(True):
+            this = JointObjective(
+                vr.Target(counts, y=np.array([1, 0, 4])), timing, jacobian=jacobian
+            )
+            gradient = this.value_and_grad(z)[1]
+            spent = timing.compile_seconds
+            hessian = this.hessian(z)
+        assert timing.compile_seconds == spent
+        assert gradient == pytest.approx(3.5 * np.exp(z) - shape)
+        assert hessian == pytest.approx(3.5 * np.exp(z)[:, None])
