@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     )
     from vi_recipes.report import Exhibit
     from vi_recipes.trust import (
+        LowerBounds,
         Trust,
         Verdict,
         assess,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
         case_sensitivity,
         data_sensitivity,
         judge,
+        lower_bounds,
         quadrature,
     )
 
@@ -158,6 +160,7 @@ _HOMES = {
     ),
     "vi_recipes.report": ("Exhibit",),
     "vi_recipes.trust": (
+        "LowerBounds",
         "Trust",
         "Verdict",
         "assess",
@@ -165,6 +168,7 @@ _HOMES = {
         "case_sensitivity",
         "data_sensitivity",
         "judge",
+        "lower_bounds",
         "quadrature",
     ),
 }
@@ -210,6 +214,7 @@ __all__ = [
     "LinearFactors",
     "LinearResponse",
     "LogEvidence",
+    "LowerBounds",
     "MarginalMLE",
     "MeanField",
     "MemberBatches",
@@ -244,6 +249,7 @@ __all__ = [
     "load_study",
     "log_likelihood",
     "loo",
+    "lower_bounds",
     "normal_encoder",
     "point_mass",
     "posterior_predictive",

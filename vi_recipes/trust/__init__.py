@@ -14,6 +14,7 @@ from vi_recipes.trust.measured import (
     Trust,
     Verdict,
 )
+from vi_recipes.trust.moved import LowerBounds, lower_bounds
 from vi_recipes.trust.overlooked import Overlooked, elsewhere, overlooked
 from vi_recipes.trust.quadrature import quadrature
 from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
@@ -25,6 +26,7 @@ __all__ = [
     "POOR_MEAN",
     "POOR_SD",
     "Errors",
+    "LowerBounds",
     "Overlooked",
     "Trust",
     "Verdict",
@@ -36,6 +38,7 @@ __all__ = [
     "elsewhere",
     "evidence_table",
     "judge",
+    "lower_bounds",
     "num_block_draws",
     "overlooked",
     "quadrature",

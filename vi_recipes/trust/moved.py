@@ -1,0 +1,272 @@
+"""Lower bounds on a fit's errors: how far short chains that start at its draws move from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from numpyro.infer import HMC
+from scipy import stats
+
+from vi_recipes.core import as_key, one_at_a_time
+from vi_recipes.fit import Fit, unsettled
+from vi_recipes.model import Arrays, Target
+from vi_recipes.posterior import is_constant
+
+NUM_STEPS = 12
+"""Transitions of a chain. An even number: one that turns about a mean goes there and back, and is
+not taken for having moved by twice the error."""
+
+NUM_LEAPFROGS = 16
+"""Of a transition."""
+
+MOST_CHAINS, FEWEST_CHAINS = 400, 50
+
+MAX_WORK = 2e9
+"""Numbers of the data that all gradients may read: fewer chains of larger models, and none where
+fewer than :data:`FEWEST_CHAINS` are left."""
+
+LEVEL = 0.01
+"""Probability that any bound, of all scalars, is beyond what is right."""
+
+GOOD_ACCEPTANCE = 0.65
+"""Of the first transition; step sizes are halved until it is that."""
+
+MAX_HALVINGS = 12
+
+NUTS_GRADIENTS = 4 * 2_000 * 31
+"""Gradients of a run of NUTS: of 4 chains of 2,000 draws, with trees of depth 5."""
+
+
+@dataclass(frozen=True)
+class LowerBounds:
+    """How far a fit is off at least, by short chains from its own draws.
+
+    Parameters
+    ----------
+    mean, mean_at
+        Sds that a mean has moved, beyond Monte Carlo error, and of which scalar; 0 for none.
+    sd_ratio, sd_at
+        The chains' sd over the fit's own, by which it has moved beyond Monte Carlo error and
+        furthest from 1, and of which scalar; 1 for none.
+    num_chains
+        Chains.
+    nuts_seconds
+        About what a run of NUTS takes, by the seconds of these gradients.
+    """
+
+    mean: float
+    mean_at: str
+    sd_ratio: float
+    sd_at: str
+    num_chains: int
+    nuts_seconds: float
+
+    @property
+    def factor(self) -> float:
+        """By which an sd is off at least, either way."""
+        return max(self.sd_ratio, 1 / self.sd_ratio)
+
+    def __str__(self) -> str:
+        said = []
+        if self.mean > 0:
+            said.append(f"its mean of {self.mean_at} is at least {self.mean:.2g} sds off")
+        if self.factor > 1:
+            size = "small" if self.sd_ratio > 1 else "large"
+            said.append(
+                f"its sd of {self.sd_at} is too {size} by a factor {self.factor:.2g} or more"
+            )
+        source = f"by {self.num_chains} short chains started at its draws"
+        return f"{source} {' and '.join(said)}" if said else f"{source} nothing is seen to be off"
+
+
+@one_at_a_time
+def lower_bounds(
+    fit: Fit, target: Target, *, key: jax.Array | int = 0, num_chains: int | None = None
+) -> LowerBounds | None:
+    """Return lower bounds on the errors of a fit's means and sds, from many short chains.
+
+    Chains of Hamiltonian Monte Carlo leave the posterior as it is, and take any other law towards
+    it. So what the draws of a fit have moved by after a few transitions is by how much it was off,
+    at least: not more, as long as no quantity overshoots, which transitions of random length, in
+    an even number, keep them from. That nothing moves proves nothing: a slow direction, or another
+    part of the posterior, may not be reached.
+
+    Means are in units of the larger of both sds, and more where the chains' still grows.
+
+    Parameters
+    ----------
+    fit
+        An approximation with draws, of this session.
+    target
+        What it is a fit of.
+    key
+        Seeds draws and chains.
+    num_chains
+        At least 50; by default up to 400, and none of a model with too much data for 50 of them to
+        be quick.
+
+    Returns
+    -------
+    LowerBounds or None
+        ``None`` where there are no chains: for a point, a sampler, exchangeable labels, draws
+        without a finite density, no step size at which transitions are accepted, much data.
+
+    Raises
+    ------
+    ValueError
+        For too few chains.
+
+    References
+    ----------
+    Wang, Y., Kasprzak, M. and Huggins, J. H. (2023). A targeted accuracy diagnostic for variational
+    approximations. AISTATS. arXiv:2302.12419.
+    """
+    if num_chains is not None and num_chains < FEWEST_CHAINS:
+        raise ValueError(f"num_chains: got {num_chains}, expected at least {FEWEST_CHAINS}")
+    if not fit.has_result or fit.posterior is None or fit.is_sampler or fit.is_point:
+        return None
+    if target.exchangeable:
+        return None
+    gradients = NUM_STEPS * NUM_LEAPFROGS
+    count = num_chains or min(int(MAX_WORK / (target.size * gradients)), MOST_CHAINS)
+    if count < FEWEST_CHAINS:
+        return None
+    draw_key, chain_key = jax.random.split(as_key(key))
+    with jax.enable_x64(True):
+        drawn = fit.posterior.draws(count, draw_key)
+        z = target.unconstrain_rows({s.name: drawn[s.name] for s in target.latents})
+        unit = z.std(axis=0)
+        if not (np.isfinite(z).all() and (unit > 0).all()):
+            return None
+        if not np.isfinite(target.log_densities(z)).all():
+            return None
+        chains = _Chains(target, z.mean(axis=0), unit)
+        start = (z - chains.centre) / unit
+        size = chains.step_size(start, chain_key)
+        if size is None:
+            return None
+        began = time.perf_counter()
+        middle, half = chains.run(start, size, NUM_STEPS // 2, jax.random.fold_in(chain_key, 1))
+        end, rest = chains.run(middle, size, NUM_STEPS // 2, jax.random.fold_in(chain_key, 2))
+        seconds = time.perf_counter() - began
+        if min(half, rest) < GOOD_ACCEPTANCE / 2:
+            return None
+        rows = [_flat(fit, target, x * unit + chains.centre) for x in (start, middle, end)]
+    spent = seconds / (count * gradients)
+    return _bounds(fit, *rows, nuts_seconds=NUTS_GRADIENTS * spent)
+
+
+def _flat(fit: Fit, target: Target, z: np.ndarray) -> Float[np.ndarray, "draws scalars"]:
+    """Return every scalar of the fit at rows of flat vectors."""
+    values = target.constrain(z)
+    return np.concatenate([np.reshape(values[s.name], (len(z), -1)) for s in fit.sites], axis=1)
+
+
+def _bounds(
+    fit: Fit, start: np.ndarray, middle: np.ndarray, end: np.ndarray, *, nuts_seconds: float
+) -> LowerBounds:
+    """Return what values of the scalars before, half-way and after the chains come to."""
+    count, labels = len(start), fit.labels()
+    own = np.asarray(fit.flat(fit.sd()), float)
+    size = np.abs(np.asarray(fit.flat(fit.mean()), float))
+    gone = unsettled(fit)
+    known = ~is_constant(own, size, fit.provenance.dtype) & np.isfinite(own)
+    known &= np.array([label not in gone for label in labels])
+    # by both moments of every scalar, either way
+    quantile = float(stats.t.isf(LEVEL / (4 * max(int(known.sum()), 1)), count - 1))
+
+    def moved_by(values: np.ndarray) -> np.ndarray:
+        """Return the mean of values, brought towards 0 by their Monte Carlo error."""
+        mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(count)
+        bound: np.ndarray = np.sign(mean) * np.maximum(np.abs(mean) - quantile * error, 0.0)
+        return bound
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.maximum(end.std(axis=0) / middle.std(axis=0), 1.0)
+        largest = np.maximum(own, end.std(axis=0) * (1 + 2 / np.sqrt(2 * count)) * growth**2)
+        means = np.where(known, np.abs(moved_by(end - start)) / largest, 0.0)
+        squares = [np.square(x - x.mean(axis=0)) for x in (start, end)]
+        variance = 1 + moved_by(squares[1] - squares[0]) / np.square(own)
+        ratios = np.where(known, np.sqrt(np.maximum(variance, 1e-6)), 1.0)
+    k, j = int(np.nanargmax(means)), int(np.nanargmax(np.abs(np.log(ratios))))
+    return LowerBounds(float(means[k]), labels[k], float(ratios[j]), labels[j], count, nuts_seconds)
+
+
+class _Chains:
+    """Chains of NumPyro's HMC in coordinates that a fit's draws have put to mean 0 and sd 1.
+
+    Parameters
+    ----------
+    target
+        What is sampled.
+    centre, unit
+        Means and sds of the draws, unconstrained, shape (dim,).
+    """
+
+    def __init__(self, target: Target, centre: np.ndarray, unit: np.ndarray) -> None:
+        self.centre, self._unit, self._target = centre, unit, target
+
+    def step_size(self, x: np.ndarray, key: jax.Array) -> float | None:
+        """Return a step size at which the first transition is accepted; ``None`` for none."""
+        size = float(self._target.dim**-0.25)
+        for _ in range(MAX_HALVINGS):
+            if self.run(x, size, 1, key)[1] >= GOOD_ACCEPTANCE:
+                return size
+            size /= 2
+        return None
+
+    def run(self, x: np.ndarray, size: float, n: int, key: jax.Array) -> tuple[np.ndarray, float]:
+        """Return where chains are after ``n`` transitions, and the mean acceptance on the way."""
+        place = jnp.asarray(self.centre), jnp.asarray(self._unit)
+        run = self._target.compiled_once(
+            ("short chains", x.shape), lambda: jax.jit(make_chains(self._target))
+        )
+        keys = jax.random.split(key, len(x))
+        arrays = self._target.arrays()
+        x, accepted = run(jnp.asarray(x), place, jnp.asarray(size), jnp.int32(n), keys, arrays)
+        return np.asarray(x), float(accepted)
+
+
+def make_chains(target: Target) -> Callable[..., Any]:
+    """Return ``(x, (centre, unit), step size, n, keys, arrays) -> (x, mean acceptance)``."""
+
+    def kernel_at(place: tuple[jax.Array, jax.Array], arrays: Arrays) -> HMC:
+        centre, unit = place
+        return HMC(
+            potential_fn=lambda x: -target.log_density_fn(centre + unit * x, arrays),
+            num_steps=NUM_LEAPFROGS,
+            trajectory_length=None,  # by default 2 pi, whatever the step size
+            adapt_step_size=False,
+            adapt_mass_matrix=False,
+        )
+
+    def run(
+        x: jax.Array, place: Any, size: jax.Array, n: jax.Array, keys: jax.Array, arrays: Arrays
+    ) -> tuple[jax.Array, jax.Array]:
+        kernel = kernel_at(place, arrays)
+
+        def one(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            own, jitter = jax.random.split(key)
+            state = kernel.init(own, 0, x, (), {})._replace(rng_key=own)
+
+            def step(i: jax.Array, carry: Any) -> Any:
+                state, accepted = carry
+                factor = jax.random.uniform(jax.random.fold_in(jitter, i), minval=0.5, maxval=1.5)
+                adapt = state.adapt_state._replace(step_size=size * factor)
+                state = kernel.sample(state._replace(adapt_state=adapt), (), {})
+                return state, accepted + state.accept_prob
+
+            state, accepted = jax.lax.fori_loop(0, n, step, (state, jnp.zeros_like(size)))
+            return state.z, accepted / n
+
+        ends, accepted = jax.vmap(one)(x, keys)
+        return ends, accepted.mean()
+
+    return run
