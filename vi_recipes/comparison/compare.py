@@ -36,9 +36,9 @@ from vi_recipes.core import (
 )
 from vi_recipes.fit import Assessment, Fit, provenance
 from vi_recipes.importance import Bound, LogEvidence
-from vi_recipes.methods import Method, default_methods
+from vi_recipes.methods import Method, NestedQuadrature, default_methods
 from vi_recipes.model import Target, check_target
-from vi_recipes.trust import Overlooked, assess, overlooked, unfit
+from vi_recipes.trust import Overlooked, Trust, assess, overlooked, unfit, verdict
 from vi_recipes.trust import quadrature as integrate
 
 
@@ -71,6 +71,8 @@ def compare(
         Name of a method, or a :class:`Fit`, that the others are measured against. ``None`` takes
         the NUTS fit if there is one with a result. One that is not to be trusted by its own
         evidence measures nobody: every fit is then judged by its own, beside the differences.
+        Where there is no reference, and some fit cannot be judged by its own evidence, a fit by
+        :class:`NestedQuadrature` is made to measure by, if that applies and is quick.
     key
         Integer seed. Each method's stream depends on it and on the method's name alone, so adding
         a method changes no other.
@@ -127,6 +129,11 @@ def compare(
             raise
         interrupted = True
     fits = run.fits
+    if assessed and reference is None and not interrupted:
+        with progress(NestedQuadrature.key) if progress else nullcontext(silent) as report:
+            run.reference = reference = _yardstick(fits, named, target, key, report)
+        if isinstance(reference, Fit):
+            run.save(reference.method, reference)
     notes = _scale_notes({n: m for n, m in named.items() if n in fits and fits[n].has_result})
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
@@ -182,15 +189,17 @@ class _Run:
         if first:
             self.keep("a place beside what is there", self._choose_place)
             if isinstance(self.reference, Fit):
-                self._save(self.reference.method, self.reference)
-        self._save(name, fit)
+                self.save(self.reference.method, self.reference)
+        self.save(name, fit)
         self.keep("what binds the fits together", self._write_header)
 
-    def _save(self, name: str, fit: Fit) -> None:
-        def save(folder: Path) -> None:
+    def save(self, name: str, fit: Fit) -> None:
+        """Keep a fit, or a reference."""
+
+        def write(folder: Path) -> None:
             self.kept[name] = save_fit(fit, folder, name)
 
-        self.keep(f"the fit '{name}'", save)
+        self.keep(f"the fit '{name}'", write)
 
     def _choose_place(self, folder: Path) -> None:
         self.place = place_for(folder)
@@ -308,6 +317,35 @@ def _assessed_reference(reference: Fit, target: Target) -> Fit:
         return reference
     assessment = attempt(lambda: assess(reference, target), _unassessed)
     return replace(reference, assessment=assessment)
+
+
+def _yardstick(
+    fits: Mapping[str, Fit],
+    named: Mapping[str, Method],
+    target: Target,
+    seed: int,
+    report: Progress,
+) -> Fit | None:
+    """Return a fit by nested quadrature, where some fit cannot be judged without one.
+
+    ``None`` where every verdict is told, the method does not apply or takes long, or does not meet
+    its own errors.
+    """
+    if any(method.key == NestedQuadrature.key for method in named.values()):
+        return None
+    if choose_reference(fits, None)[0] is not None:
+        return None
+    if not any(verdict(fit).trust is Trust.UNKNOWN for fit in fits.values()):
+        return None
+    method = NestedQuadrature()
+    known = attempt(lambda: method.is_cheap(target), lambda _: False)
+    if not known:
+        return None
+    try:
+        fit = method.fit(target, key=seed, progress=report)
+    except Exception:  # the fits stand without it
+        return None
+    return fit if fit.has_result and fit.status.ok else None
 
 
 def _overlooked(

@@ -202,6 +202,14 @@ class Fitted:
         return bool(self.sample_stats) and self.has_result
 
     @property
+    def stated_error(self) -> float | None:
+        """The largest error of its means and sds, in posterior sds, that the fit states itself.
+
+        Nested quadrature does; ``None`` of other fits.
+        """
+        return self.diagnostics.get("largest_error") if self.has_result else None
+
+    @property
     def is_point(self) -> bool:
         """Whether it is a point, without any spread."""
         return self.has_result and all(np.isnan(sd).all() for sd in self.sd().values())

@@ -13,6 +13,15 @@ from vi_recipes.importance.bounds import (
     importance_weighted,
 )
 from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
+from vi_recipes.importance.triangular import (
+    Defended,
+    Proposed,
+    Triangular,
+    around,
+    fit_triangular,
+    num_parameters,
+    scrambled_sobol,
+)
 from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
 from vi_recipes.importance.weights import (
     FINITE_VARIANCE,
@@ -40,15 +49,20 @@ __all__ = [
     "NUM_PARTICLES",
     "Adapted",
     "Bound",
+    "Defended",
     "KernelStein",
     "LogEvidence",
     "Proposal",
+    "Proposed",
     "ScalarDensity",
     "ScalarNormal",
+    "Triangular",
     "WassersteinBounds",
     "Weights",
     "adapt",
+    "around",
     "elbo",
+    "fit_triangular",
     "importance_sampled",
     "importance_weighted",
     "kernel_stein",
@@ -56,7 +70,9 @@ __all__ = [
     "khat_limit",
     "log_mean",
     "make_round",
+    "num_parameters",
     "root_of",
+    "scrambled_sobol",
     "shape_in_words",
     "smooth",
     "temper",

@@ -29,17 +29,20 @@ from vi_recipes.latent.free_energy import (
 from vi_recipes.latent.judge import Ended, Estimate, is_at_maximum, judge_best, judge_estimate
 from vi_recipes.latent.linear_factors import LinearFactors
 from vi_recipes.latent.marginal import EStep, EStepRule, Marginal
+from vi_recipes.latent.member_modes import MemberTerms, member_terms, search_modes
 from vi_recipes.latent.members import local_sites, split_target
 from vi_recipes.latent.model_likelihood import ModelLikelihood
 from vi_recipes.latent.node_error import NumNodes
+from vi_recipes.latent.nodes import HALF_LOG_2PI, cubature, hermite
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.partial_steps import PartialSteps
 from vi_recipes.latent.rules import RULES, marginal_of, num_starts_of, starting_point
-from vi_recipes.latent.split import latent_moments, parameter_densities
+from vi_recipes.latent.split import Split, latent_moments, parameter_densities
 from vi_recipes.latent.steps import general_step, squarem
 
 __all__ = [
     "CLOSE",
+    "HALF_LOG_2PI",
     "MAX_DENSE",
     "RULES",
     "Ascent",
@@ -54,10 +57,12 @@ __all__ = [
     "LinearFactors",
     "Marginal",
     "MarginalObjective",
+    "MemberTerms",
     "ModelLikelihood",
     "Normals",
     "NumNodes",
     "PartialSteps",
+    "Split",
     "State",
     "StateProbabilities",
     "Step",
@@ -66,10 +71,12 @@ __all__ = [
     "check_monotone",
     "climb",
     "compress",
+    "cubature",
     "exact_posterior",
     "free_energy_of",
     "general_start",
     "general_step",
+    "hermite",
     "is_at_maximum",
     "judge_best",
     "judge_estimate",
@@ -77,12 +84,14 @@ __all__ = [
     "law_from_vector",
     "local_sites",
     "marginal_of",
+    "member_terms",
     "no_start_left",
     "num_starts_of",
     "parameter_densities",
     "reached_by",
     "require_exact",
     "same_likelihood",
+    "search_modes",
     "split_target",
     "squarem",
     "stacked_starts",

@@ -42,7 +42,7 @@ class Modes(NamedTuple):
     """The largest squared Newton decrement there."""
 
 
-class _Search(NamedTuple):
+class Search(NamedTuple):
     """State of a damped Newton search, every member by itself."""
 
     z: Float[Array, "members d"]
@@ -99,13 +99,24 @@ def newton_move(terms: MemberTerms) -> Float[Array, "members d"]:
     return solve(cholesky(terms.precision), terms.gradient)
 
 
-def seek_modes(
-    split: Split, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
-) -> Modes:
-    """Return every member's mode from a starting point, and the worst squared decrement; pure.
+def search_modes(
+    split: Split,
+    theta: Float[Array, " G"],
+    z: Float[Array, "members d"],
+    arrays: Arrays,
+    tolerance: float = MODE,
+) -> Search:
+    """Return every member's mode from a starting point, with its terms there; pure.
 
     Newton's method, damped for each member by itself: a step that lowers its log joint is taken
     back and shortened. Not to be differentiated; see :func:`terms_at_modes`.
+
+    Parameters
+    ----------
+    split, theta, z, arrays
+        The members, the parameters, the starting point and the data.
+    tolerance
+        Squared Newton decrement of a member at which its mode is found.
     """
 
     def propose(terms: MemberTerms, damping: jax.Array) -> jax.Array:
@@ -121,10 +132,10 @@ def seek_modes(
         free = propose(terms, jnp.zeros(terms.gradient.shape[0]))
         return (terms.gradient * free).sum(-1)
 
-    def unfinished(search: _Search) -> jax.Array:
-        return (search.taken < NUM_INNER) & jnp.any(search.missed > MODE)
+    def unfinished(search: Search) -> jax.Array:
+        return (search.taken < NUM_INNER) & jnp.any(search.missed > tolerance)
 
-    def step(search: _Search) -> _Search:
+    def step(search: Search) -> Search:
         terms, damping, first = search.terms, search.damping, search.taken < 0
         candidate = search.z + jnp.where(first, 0.0, propose(terms, damping))
         new = member_terms(split, theta, candidate, arrays)
@@ -140,15 +151,26 @@ def seek_modes(
 
         kept = jax.tree.map(keep, new, terms)
         z = keep(candidate, search.z)
-        return _Search(z, kept, damping, decrement(kept), search.taken + 1)
+        return Search(z, kept, damping, decrement(kept), search.taken + 1)
 
     # the first step only looks where it stands, so that the model is in the loop and nowhere else
     members, d = z.shape
     none = jnp.zeros(members)
     nothing = MemberTerms(none, jnp.zeros((members, d)), jnp.zeros((members, d, d)))
     least = 1e-8 * jnp.sum(jnp.asarray(split.target.units[split.local]) ** -2.0, axis=-1)
-    start = _Search(z, nothing, none, jnp.full(members, jnp.inf), -1)
-    end: _Search = jax.lax.while_loop(unfinished, step, start)
+    start = Search(z, nothing, none, jnp.full(members, jnp.inf), -1)
+    end: Search = jax.lax.while_loop(unfinished, step, start)
+    return end
+
+
+def seek_modes(
+    split: Split, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
+) -> Modes:
+    """Return every member's mode from a starting point, and the worst squared decrement; pure.
+
+    See :func:`search_modes`.
+    """
+    end = search_modes(split, theta, z, arrays)
     return Modes(end.z, end.missed.max())
 
 

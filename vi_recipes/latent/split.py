@@ -192,6 +192,20 @@ class Split:
                 elements[name] = jnp.asarray(value)
         return elements
 
+    def log_jacobian(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> Float[Array, ""]:
+        """Return log |d parameters / d theta|, which :meth:`log_joint` has not; pure.
+
+        With it log p(y, theta) is a density over the unconstrained scale.
+        """
+        with jax.numpy_rank_promotion("allow"):
+            trace, flat, _ = self._trace(theta, z, arrays)
+            total = jnp.zeros(())
+            for name in self.parameters:
+                transform = biject_to(trace[name]["fn"].support)
+                value = transform.log_abs_det_jacobian(flat[name], trace[name]["value"])
+                total = total + jnp.sum(value)
+        return total
+
     def site_weights(
         self, theta: Float[Array, " G"], z: Array, arrays: Arrays
     ) -> dict[str, jax.Array]:

@@ -19,6 +19,7 @@ from vi_recipes.methods.linear_response import LinearResponse
 from vi_recipes.methods.map import MAP
 from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
+from vi_recipes.methods.nested.nested import NestedQuadrature
 from vi_recipes.methods.nuts.nuts import NUTS
 from vi_recipes.methods.pathfinder import Pathfinder
 from vi_recipes.methods.svgd import SVGD
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
         CAVI,
         MeanField,
         LinearResponse,
+        NestedQuadrature,
         SVI,
         ForwardKL,
         SVGD,
@@ -91,6 +93,7 @@ __all__ = [
     "MarginalMLE",
     "MeanField",
     "Method",
+    "NestedQuadrature",
     "Pathfinder",
     "ScoreELBO",
     "StickingELBO",

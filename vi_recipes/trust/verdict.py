@@ -11,6 +11,9 @@ The thresholds, of which ``docs/trust.md`` says when they were fixed:
 - a sampler stands by R-hat at most 1.01, 100 effective draws a chain in bulk and tail, E-BFMI at
   least 0.3, at most 1 % of trees at the depth limit and few divergences: Vehtari et al. (2021),
   doi:10.1214/20-BA1221; Betancourt (2017), arXiv:1701.02434. Its status says so.
+- nested quadrature stands by its own errors: every mean and sd known to 0.01 posterior sds, khat of
+  the weights of theta below the limit above, and the members' integrals known to 0.02 nats. Its
+  status says so.
 - a reference measures others where its own evidence leaves it usable at least. One that is not to
   be trusted, or of which that cannot be told, measures nobody: every fit is then judged by its own
   evidence, and differences from the reference are shown and not held against it.
@@ -31,7 +34,7 @@ from vi_recipes.fit import unsettled as no_moments
 from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
 from vi_recipes.trust.assess import num_block_draws
-from vi_recipes.trust.measured import POOR_SD, Trust, Verdict, measure
+from vi_recipes.trust.measured import MAX_ERROR, POOR_SD, Trust, Verdict, measure
 from vi_recipes.trust.overlooked import SHARE, Overlooked
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ MIN_ESS = 100
 """Effective draws of all chains below which nothing can be told: a mean is known to no better than
 0.1 sds by as many."""
 BLIND = "None of this sees a part of the posterior where no chain has been."
+UNSEEN = "It does not see a mode of the parameters that none of its points came near."
 
 
 NOTHING: Mapping[str, Overlooked] = MappingProxyType({})
@@ -102,7 +106,11 @@ def unfit(reference: Fit, found: Mapping[str, Overlooked] = NOTHING) -> str:
 
 def _is_given(reference: Fit) -> bool:
     """Whether there is no evidence to judge a reference by."""
-    told = reference.is_sampler or reference.status is Status.COLLAPSED
+    told = (
+        reference.is_sampler
+        or reference.stated_error is not None
+        or reference.status is Status.COLLAPSED
+    )
     return not told and reference.assessment is None
 
 
@@ -209,7 +217,9 @@ def _beside(
         _is_given(reference) or _by_itself(reference).trust is Trust.TRUSTWORTHY
     )
     doubts = [] if sure else [f"{reference.method} is itself to be used with care"]
-    return measured.verdict("by the reference", doubts=doubts)
+    error = reference.stated_error
+    known = f", known to {error:.2g} sds" if error is not None else ""
+    return measured.verdict(f"by the reference{known}", doubts=doubts)
 
 
 def _knowing(own: Verdict, name: str, reference: str, found: Mapping[str, Overlooked]) -> Verdict:
@@ -240,6 +250,8 @@ def _knowing(own: Verdict, name: str, reference: str, found: Mapping[str, Overlo
 def _by_itself(fit: Fit) -> Verdict:
     if fit.is_sampler:
         return _by_its_chains(fit)
+    if fit.stated_error is not None:
+        return _by_its_errors(fit, fit.stated_error)
     if fit.status is Status.COLLAPSED:
         return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {fit.status.value}.")
     if fit.other_optimum is not None:
@@ -274,6 +286,17 @@ def _by_itself(fit: Fit) -> Verdict:
         )
     aside = f"; by linear response sds are up to {ratio[site]:.2g} times as large" if site else ""
     return Verdict(Trust.UNKNOWN, f"Cannot be told without a reference: {why}{aside}{blame}.")
+
+
+def _by_its_errors(fit: Fit, error: float) -> Verdict:
+    """Return the verdict on a fit that states the errors of its own moments."""
+    if fit.status.ok:
+        text = f"Trustworthy by its own errors: {fit.message}. {UNSEEN}"
+        return Verdict(Trust.TRUSTWORTHY, text)
+    if fit.diagnostics.get("covered") and error <= MAX_ERROR:
+        text = f"Usable with care: its means and sds are known to {error:.2g} sds. {UNSEEN}"
+        return Verdict(Trust.CARE, text)
+    return Verdict(Trust.UNKNOWN, "Cannot be told: its own errors do not vouch for it.")
 
 
 def _by_its_chains(fit: Fit) -> Verdict:

@@ -1,0 +1,1 @@
+"""Nested quadrature: members integrated out one by one, then the few parameters that are left."""

@@ -1,0 +1,332 @@
+"""Nested quadrature: the posterior of a hierarchical model with a stated error, in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, override
+
+import jax
+import numpy as np
+
+from vi_recipes.core import (
+    MethodFailure,
+    Progress,
+    Status,
+    Timing,
+    require,
+    require_count,
+    require_number,
+)
+from vi_recipes.importance import Bound, LogEvidence, around, khat_limit, scrambled_sobol
+from vi_recipes.latent import Marginal, NumNodes, marginal_of, starting_point
+from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.nested.density import ThetaDensity
+from vi_recipes.methods.nested.integrate import (
+    HEAVIEST,
+    MORE_NODES,
+    InnerError,
+    Integral,
+    inner_error,
+    integrate,
+    without_theta,
+)
+from vi_recipes.methods.nested.mode import ThetaMode, find_other_mode, find_theta_mode
+from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
+from vi_recipes.methods.nested.owners import OF_SEVERAL
+from vi_recipes.methods.nested.posterior import NestedPosterior
+from vi_recipes.model import Target
+
+MAX_GLOBALS = 15
+"""Coordinates of theta up to which quasi-Monte Carlo points fill its space."""
+
+INNER = 0.02
+"""Nats: sd over theta of what more nodes change, up to which the members' integrals are right."""
+
+MIN_SHARE = 0.2
+"""Effective share of the points of theta below which there are too few that matter."""
+
+FEW_POINTS, CHEAP = 1_000, 2e8
+"""Points of theta, and numbers read at all their nodes, up to which it takes a second or two."""
+
+NUM_OTHER_STARTS = 3
+"""Scattered starts from which another mode of theta is looked for."""
+
+CHEAP_POINT = 2e5
+"""Numbers read at all nodes of a point of theta up to which it is looked for."""
+
+NEAR = 8.0
+"""Nats below the highest point within which nodes are compared before the first round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NestedQuadrature(Method):
+    """The posterior by integrals within integrals: members one by one, then what they share.
+
+    Where local latent variables are independent given theta, each member is integrated out by
+    adaptive Gauss-Hermite quadrature, exactly where it is normal. What is left, log p(y, theta) of
+    up to 15 parameters, is integrated by quasi-Monte Carlo importance sampling: scrambled Sobol
+    points of proposals fitted round after round. Every figure has an error, from independent
+    scrambles. Without members all parameters are theta's.
+
+    Parameters
+    ----------
+    latent
+        Sites to integrate out member by member; see :class:`MarginalMLE`.
+    num_nodes
+        Nodes a dimension of a member's integral; 1 is Laplace's approximation, whose error is not
+        known. ``"auto"`` takes 9, 15 or 25, until more change log p(y, theta) by the same number of
+        nats everywhere, to 0.02.
+    tolerance
+        Posterior sds: points double until the estimated error of every mean is below it, and the
+        relative error of every sd.
+    max_points
+        Points of theta in all, at most.
+
+    References
+    ----------
+    Rue, H., Martino, S. and Chopin, N. (2009). Approximate Bayesian inference for latent Gaussian
+    models by using integrated nested Laplace approximations. JRSS B 71(2).
+    doi:10.1111/j.1467-9868.2008.00700.x
+    Pinheiro, J. C. and Bates, D. M. (1995). Approximations to the log-likelihood function in the
+    nonlinear mixed-effects model. JCGS 4(1). doi:10.1080/10618600.1995.10474663
+    """
+
+    key: ClassVar[str] = "nested"
+
+    summary: ClassVar[str] = (
+        "integrates members out by quadrature and the few shared parameters by weighed points: "
+        "means, sds and log p(y) with their errors"
+    )
+
+    latent: tuple[str, ...] | None = None
+    num_nodes: NumNodes = "auto"
+    tolerance: float = 0.01
+    max_points: int = 65_536
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("tolerance", self.tolerance, above=0.0, most=1.0)
+        require_count("max_points", self.max_points)
+        known = self.num_nodes == "auto" or 1 <= int(self.num_nodes) <= MOST_NODES
+        require(known, "num_nodes", self.num_nodes, f"'auto', or 1 to {MOST_NODES}")
+
+    @property
+    @override
+    def where_it_jumps(self) -> Status | None:
+        return Status.NOT_APPLICABLE
+
+    @override
+    def applies(self, target: Target) -> str | None:
+        if reason := super().applies(target):
+            return reason
+        try:
+            with jax.enable_x64(True):
+                self._marginal(target, Timing())
+        except MethodFailure as failure:
+            return failure.message
+        return None
+
+    def is_cheap(self, target: Target) -> bool:
+        """Whether it applies, and takes next to no time beside its compilation."""
+        size = sum(s.size for s in target.observed) + target.dim
+        return size * FEW_POINTS * 9 <= CHEAP and self.refusal(target) is None
+
+    def _marginal(self, target: Target, timing: Timing) -> Marginal:
+        """Return the members and how they are integrated over.
+
+        Raises
+        ------
+        MethodFailure
+            ``NOT_APPLICABLE``, saying why.
+        """
+        if target.exchangeable:
+            names = ", ".join(n for group in target.exchangeable for n in group.sites)
+            raise _refusal(
+                f"components of {names} are exchangeable: points around one labelling miss the "
+                "others; order them in the model"
+            )
+        marginal = marginal_of(target, self.latent, "auto", self.num_nodes, True, timing)
+        split = marginal.split
+        if split.weights is not None:
+            raise _refusal(
+                f"rows of {', '.join(split.latents)} are weighted (handlers.scale, masks)"
+            )
+        if split.border.size > MAX_GLOBALS:
+            raise _refusal(
+                f"{split.border.size} parameters are left when members are integrated out; at most "
+                f"{MAX_GLOBALS} can be"
+            )
+        return marginal
+
+    @override
+    def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        with timing.running_compiled():
+            marginal = self._marginal(target, timing)
+            flat = starting_point(target, key, 0)
+            density = ThetaDensity(marginal, timing, flat)
+            mode, other = None, ""
+            seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+            if density.dim:
+                mode = find_theta_mode(density, progress)
+                density.count_from(mode.theta)
+                other = self._other_mode(density, mode, key, progress)
+                self._choose_nodes(density, mode, seed)
+            found, inner = self._integrated(density, mode, seed, progress)
+            while self._more(density, inner):
+                found, inner = self._integrated(density, mode, seed, progress)
+            return self._judged(density, found, inner, other)
+
+    def _integrated(
+        self, density: ThetaDensity, mode: ThetaMode | None, seed: int, progress: Progress
+    ) -> tuple[Integral, InnerError | None]:
+        if mode is None:
+            found = without_theta(density)
+        else:
+            found = integrate(
+                density,
+                mode,
+                tolerance=self.tolerance,
+                max_points=self.max_points,
+                seed=seed,
+                known=density.owner != OF_SEVERAL,
+                progress=progress,
+            )
+        others = _checking(density)
+        if others is None:
+            return found, None
+        return found, inner_error(density, found, make_nodes(others, density.split.width, False))
+
+    def _more(self, density: ThetaDensity, inner: InnerError | None) -> bool:
+        """Whether more nodes are needed and to be had; the density has them then."""
+        if inner is None or _harm(density, inner) <= INNER or self.num_nodes != "auto":
+            return False
+        if inner.others <= inner.num_nodes:
+            return False
+        density.nodes = make_nodes(inner.others, density.split.width, False)
+        return True
+
+    def _choose_nodes(self, density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
+        """Take more nodes where a few points around the mode show that they are needed."""
+        proposal = around(mode.theta, mode.cov, density.bounded)
+        rows = proposal.points(scrambled_sobol(density.dim, HEAVIEST, [seed]))
+        while self.num_nodes == "auto" and (others := _checking(density)):
+            more = make_nodes(others, density.split.width, False)
+            values = density.sweep(rows).log_p
+            near = values > values.max() - NEAR
+            change = density.sweep(rows[near], more).log_p - values[near]
+            if others < density.nodes.num_nodes or not change.std() > INNER:
+                return
+            density.nodes = more
+
+    def _other_mode(
+        self, density: ThetaDensity, mode: ThetaMode, key: jax.Array, progress: Progress
+    ) -> str:
+        """Say where another mode of theta is, if scattered starts lead to one; "" if not.
+
+        Where a point of theta is dear nobody looks.
+        """
+        if density.size * density.nodes.count > CHEAP_POINT:
+            return ""
+        keys = jax.random.split(key, NUM_OTHER_STARTS)
+        starts = [starting_point(density.target, k, number) for number, k in enumerate(keys, 1)]
+        other = find_other_mode(density, mode, starts, progress)
+        if other is None:
+            return ""
+        away = np.zeros(density.target.dim)
+        away[density.split.border] = (other.theta - mode.theta) / density.units
+        flat = np.zeros(density.target.dim)
+        flat[density.split.border] = other.theta
+        site = density.target.sites_along(away)[0]
+        value = np.ravel(density.target.constrain(flat[None])[site][0])
+        shown = ", ".join(f"{v:.3g}" for v in value[:3]) + (", ..." if value.size > 3 else "")
+        return f"log p(y, theta) has another mode, at {site} = {shown}"
+
+    def _judged(
+        self, density: ThetaDensity, found: Integral, inner: InnerError | None, other: str
+    ) -> Result:
+        worst = found.worst_error(density.owner != OF_SEVERAL)
+        count = len(found.theta)
+        limit = khat_limit(count) if density.dim else np.inf
+        doubts, advice = [], ""
+        if not found.khat < limit:
+            doubts.append(
+                f"khat of their weights is {found.khat:.2g}, above {limit:.2g}: the posterior of "
+                "the parameters has a tail or a mode that the points do not cover"
+            )
+            advice = "use NUTS; where a prior is improper, give one that the posterior is proper by"
+        if other:
+            doubts.append(f"{other}: the points are around one mode only")
+            advice = advice or "order what is exchangeable, or use NUTS from several starts"
+        covered = not doubts
+        if found.share < MIN_SHARE:
+            doubts.append(f"only {found.share:.2g} of them are effective")
+        if worst > self.tolerance:
+            doubts.append(
+                f"errors of up to {worst:.2g} sds are left (tolerance {self.tolerance:g})"
+            )
+            advice = advice or "raise max_points, or tolerance"
+        if inner is not None and _harm(density, inner) > INNER:
+            doubts.append(
+                f"{inner.others} nodes instead of {inner.num_nodes} tilt log p(y, theta) by "
+                f"{inner.sd:.2g} nats"
+            )
+            advice = advice or "leave num_nodes at 'auto', or use NUTS"
+            covered = False
+        approximate = density.is_laplace
+        if approximate:
+            doubts.append(
+                "members are integrated over by Laplace's approximation, of unknown error"
+            )
+            advice = advice or "leave num_nodes at 'auto'"
+            covered = False
+        status = Status.UNCONVERGED if doubts else Status.OK
+        said = density.describe()
+        if density.dim:
+            said = (
+                f"{count:,} points of {density.dim} parameters, effective share {found.share:.2g}, "
+                f"largest error {worst:.2g} sds; {said}"
+            )
+            if found.residual is not None:
+                said += f"; a cubic has log p(y, theta) to {found.residual:.1g} nats"
+        if inner is not None:
+            said += f", known to {_harm(density, inner):.1g} nats"
+        error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
+        bound = Bound.APPROXIMATION if approximate else Bound.ESTIMATE
+        if not found.khat < limit:
+            bound = Bound.UNRELIABLE
+        diagnostics = {
+            "points": float(count),
+            "effective_share": found.share,
+            "khat_theta": found.khat,
+            "largest_error": worst,
+            "covered": float(covered),
+            "points_failed": float(np.isneginf(found.swept.log_p).sum()),
+        }
+        if inner is not None:
+            diagnostics["inner_error"] = inner.sd
+        return Result(
+            NestedPosterior(density, found),
+            status,
+            "; ".join([*doubts, said]),
+            advice,
+            diagnostics=diagnostics,
+            log_evidence=LogEvidence(found.log_evidence, error, bound, "nested quadrature"),
+        )
+
+
+def _harm(density: ThetaDensity, inner: InnerError) -> float:
+    """Return what of an inner error counts: its sd over theta, or all of it without theta."""
+    return inner.sd if density.dim else abs(inner.mean)
+
+
+def _checking(density: ThetaDensity) -> int | None:
+    """Return the nodes a dimension that check those in use; ``None`` where there is no error."""
+    if not density.has_members or density.is_normal:
+        return None
+    nodes = density.nodes.num_nodes
+    larger = [n for n in (*MORE_NODES.values(),) if n > nodes]
+    return larger[0] if larger else nodes - 4
+
+
+def _refusal(message: str) -> MethodFailure:
+    return MethodFailure(Status.NOT_APPLICABLE, message)

@@ -1,0 +1,225 @@
+"""The posterior by nested quadrature: weighed points of theta, and members given each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, override
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from vi_recipes.core import generator
+from vi_recipes.methods.nested.density import Conditional, ThetaDensity
+from vi_recipes.methods.nested.integrate import Integral
+from vi_recipes.methods.nested.nodes import powers
+from vi_recipes.methods.nested.owners import OF_SEVERAL
+from vi_recipes.model import Sites
+from vi_recipes.posterior import Posterior
+
+MOST_ROWS = 4_096
+"""Points of theta that draws are made of, at most."""
+
+FEWEST_ROWS = 64
+MAX_WORK = 2**23
+"""Numbers of data and members that it may take to have the members given them."""
+
+NUM_DRAWS = 10_000
+"""For moments of what depends on several members, and for correlations within a member."""
+
+MOST_SKEW = 2.0
+"""Skewness of a member's law given theta up to which draws have it."""
+
+
+class _Known(NamedTuple):
+    """Members given some points of theta."""
+
+    rows: Int[np.ndarray, " rows"]
+    """Which points."""
+    given: Conditional
+
+
+@dataclass(frozen=True)
+class NestedPosterior(Posterior):
+    """Points of theta with weights, and the members' moments given each.
+
+    Means and sds are sums over both. Draws take theta from its points, by weight, and every member
+    from the law given theta with the mean, covariance and skewness that the nodes give it; where
+    members are normal given theta that law is exact. Means of scalars that depend on several
+    members, and correlations of scalars of the same member, are those of 10,000 draws.
+
+    Parameters
+    ----------
+    density
+        log p(y, theta), and members given theta.
+    integral
+        The points of theta.
+    """
+
+    density: ThetaDensity
+    integral: Integral
+
+    @override
+    def mean(self) -> Sites:
+        return self._by_site(self._moments[0])
+
+    @override
+    def sd(self) -> Sites:
+        return self._by_site(self._moments[1])
+
+    @override
+    def mcse_mean(self) -> Sites:
+        return self._by_site(self._moments[2])
+
+    @override
+    def mcse_sd(self) -> Sites:
+        return self._by_site(self._moments[3])
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Means, sds and their errors, of all scalars."""
+        found, reference = self.integral, self.density.place.reference
+        mean, sd = found.mean + reference, np.array(found.sd)
+        errors = [np.array(found.mean_error), np.array(found.sd_error)]
+        if (several := self._several).any():
+            drawn = self._drawn[:, several]
+            mean[several], sd[several] = drawn.mean(0), drawn.std(0, ddof=1)
+            errors[0][several] = sd[several] / np.sqrt(len(drawn))
+            errors[1][several] = sd[several] / np.sqrt(2 * len(drawn))
+        return mean, sd, errors[0], errors[1]
+
+    @property
+    def _several(self) -> Bool[np.ndarray, " scalars"]:
+        return np.asarray(self.density.owner == OF_SEVERAL)
+
+    def _by_site(self, values: Float[np.ndarray, " scalars"]) -> Sites:
+        sites, first = {}, 0
+        for site in self.density.target.quantities:
+            sites[site.name] = values[first : first + site.size].reshape(site.shape)
+            first += site.size
+        return sites
+
+    @override
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
+        numbers = self._by_site(np.arange(self.density.owner.size))
+        which = np.concatenate([numbers[name].ravel() for name in sites]).astype(int)
+        found, sd = self.integral, self._moments[1][which]
+        away = found.swept.mean[:, which] - found.mean[which]
+        w = np.where(np.isneginf(found.swept.log_p), 0.0, found.weights)
+        away = np.where(w[:, None] != 0, away, 0.0)
+        cov = (away * w[:, None]).T @ away
+        np.fill_diagonal(cov, sd**2)
+        owner = self.density.owner[which]
+        together = (
+            (owner[:, None] == owner) & (owner[:, None] >= 0) & ~np.eye(len(which), dtype=bool)
+        )
+        together |= (owner[:, None] == OF_SEVERAL) | (owner == OF_SEVERAL)
+        np.fill_diagonal(together, False)
+        some = together.any(axis=1)
+        if some.any():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                drawn = np.nan_to_num(np.corrcoef(self._drawn[:, which[some]], rowvar=False))
+            scaled = np.atleast_2d(drawn) * np.outer(sd[some], sd[some])
+            place = np.ix_(some, some)
+            cov[place] = np.where(together[place], scaled, cov[place])
+        return cov
+
+    # -- draws -------------------------------------------------------------------------------------
+
+    @override
+    def draws(self, num_draws: int, key: jax.Array) -> Sites:
+        return self.density.target.constrain(self.unconstrained_draws(num_draws, key))
+
+    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> Float[np.ndarray, "draws dim"]:
+        """Return draws of the flat unconstrained vector."""
+        rng, density, known = generator(key), self.density, self._known
+        orders = [rng.permutation(len(known.rows)) for _ in range(-(-num_draws // len(known.rows)))]
+        chosen = np.concatenate(orders)[:num_draws]
+        flat = np.zeros((num_draws, density.target.dim))
+        flat[:, density.split.border] = self.integral.theta[known.rows[chosen]]
+        if density.has_members:
+            given = Conditional(*(v[chosen] for v in known.given))
+            noise = rng.standard_normal(given.modes.shape)
+            x = noise if density.is_normal else shaped(noise, given.moments)
+            flat[:, density.split.local] = given.modes + np.einsum("btij,btj->bti", given.axes, x)
+        return flat
+
+    @cached_property
+    def _known(self) -> _Known:
+        """Points of theta by weight, systematically resampled, and the members given them."""
+        found, density = self.integral, self.density
+        split = density.split
+        kept = max(split.num_members, 1) * (split.width + 1) ** 2
+        count = int(np.clip(MAX_WORK // max(density.size, kept), FEWEST_ROWS, MOST_ROWS))
+        places = (np.arange(count) + 0.5) / count
+        weights = np.maximum(found.weights, 0.0)
+        rows = np.searchsorted(np.cumsum(weights), places * weights.sum())
+        rows = np.minimum(rows, len(weights) - 1)
+        distinct, back = np.unique(rows, return_inverse=True)
+        if not density.has_members:
+            nobody = np.zeros((count, 0, 1))
+            return _Known(rows, Conditional(nobody, nobody, nobody, nobody))
+        _, given = density.given(found.theta[distinct])
+        return _Known(rows, Conditional(*(v[back] for v in given)))
+
+    @cached_property
+    def _drawn(self) -> Float[np.ndarray, "draws scalars"]:
+        """Draws of all scalars, for what points and nodes do not give."""
+        count = int(np.clip(2 * MAX_WORK // self.density.owner.size, 1_000, NUM_DRAWS))
+        values = self.draws(count, jax.random.key(20_164))
+        sites = self.density.target.quantities
+        return np.concatenate([values[s.name].reshape(count, -1) for s in sites], axis=1)
+
+
+def shaped(
+    noise: Float[np.ndarray, "draws members d"], moments: Float[np.ndarray, "draws members powers"]
+) -> Float[np.ndarray, "draws members d"]:
+    """Return numbers with given means, covariances, and skewness along whitened axes.
+
+    Parameters
+    ----------
+    noise
+        Independent standard normals.
+    moments
+        Of the monomials of degree 1 to 3, as :func:`powers` orders them.
+    """
+    d = noise.shape[-1]
+    if d == 1:  # the same without matrices, of which there may be millions
+        first, second, third = (moments[..., i, None] for i in range(3))
+        sd = np.sqrt(second - first**2)
+        skew = (third - 3 * first * second + 2 * first**3) / sd**3
+        return np.asarray(first + sd * _bent(noise, skew))
+    place = {tuple(p): i for i, p in enumerate(powers(d).tolist())}
+
+    def moment(*axes: int) -> np.ndarray:
+        return np.asarray(moments[..., place[tuple(np.bincount(axes, minlength=d))]])
+
+    each = range(d)
+    mean = np.stack([moment(i) for i in each], axis=-1)
+    cov = np.empty((*mean.shape, d))
+    third = np.empty((*mean.shape, d, d))
+    for i in each:
+        for j in each:
+            cov[..., i, j] = moment(i, j) - mean[..., i] * mean[..., j]
+            for k in each:
+                a, b, c = mean[..., i], mean[..., j], mean[..., k]
+                pairs = a * moment(j, k) + b * moment(i, k) + c * moment(i, j)
+                third[..., i, j, k] = moment(i, j, k) - pairs + 2 * a * b * c
+    root = np.linalg.cholesky(cov)
+    whiten = np.linalg.inv(root)
+    skew = np.einsum("...ai,...aj,...ak,...ijk->...a", whiten, whiten, whiten, third)
+    return np.asarray(mean + np.einsum("...ij,...j->...i", root, _bent(noise, skew)))
+
+
+def _bent(noise: np.ndarray, skew: np.ndarray) -> np.ndarray:
+    """Return n + a (n^2 - 1), in its sds, with a such that it has this skewness."""
+    skew = np.clip(skew, -MOST_SKEW, MOST_SKEW)
+    a = skew / 6
+    for _ in range(8):
+        v = 1 + 2 * a**2
+        value = (6 * a + 8 * a**3) / v**1.5 - skew
+        slope = ((6 + 24 * a**2) * v - (6 * a + 8 * a**3) * 6 * a) / v**2.5
+        a = a - value / slope
+    return np.asarray((noise + a * (noise**2 - 1)) / np.sqrt(1 + 2 * a**2))
