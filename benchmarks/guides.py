@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,10 @@ def measure(target: vr.Target, reference: vr.Fit, guide: str) -> Record:
     comparison = vr.compare(target, {guide: vr.SVI(guide=guide)}, reference=reference)
     fit = comparison[guide]
     found: Record = {
+        "commit": current_commit(),
         "dim": target.dim,
         "status": fit.status.name,
         "message": fit.message,
-        "compile": fit.timing.compile_seconds,
-        "run": fit.timing.run_seconds,
         "steps": int(fit.diagnostics.get("num_steps", 0)),
     }
     if fit.has_result:
@@ -122,13 +122,39 @@ def measure(target: vr.Target, reference: vr.Fit, guide: str) -> Record:
     return found
 
 
+def current_commit() -> str:
+    """Return the commit of the library and the models, a plus where they differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(common.ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "vi_recipes", "models")
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def made_by(kept: Mapping[str, Mapping[str, Record]]) -> str:
+    """Return which commits the rows were made by."""
+    rows: dict[str, list[str]] = {}
+    for name in MODELS:
+        for guide, found in kept.get(name, {}).items():
+            commit = found.get("commit", "one that was not recorded")
+            rows.setdefault(commit, []).append(f"{name} {guide}")
+    if len(rows) == 1:
+        return f"All rows were made by the code of commit {next(iter(rows))}.\n"
+    parts = "; ".join(f"{key}: {', '.join(names)}" for key, names in rows.items())
+    return f"Rows were made by the code of several commits, {parts}.\n"
+
+
 def lines(kept: Mapping[str, Mapping[str, Record]]) -> list[tuple[str, ...]]:
     """Return the body of the table."""
     body = []
     for name in MODELS:
         for guide, found in kept.get(name, {}).items():
             cells = [f"{name} ({found['dim']})", guide, found["status"], f"{found['steps']:,}"]
-            cells += [f"{found['compile']:.1f} + {found['run']:.1f}"]
             if "worst" in found:
                 middle, low, high = found["sd"]
                 cells += [
@@ -141,14 +167,14 @@ def lines(kept: Mapping[str, Mapping[str, Record]]) -> list[tuple[str, ...]]:
     return body
 
 
-HEADER = ("model (dim)", "guide", "status", "steps", "compile + run, s", "mean: median error",
+HEADER = ("model (dim)", "guide", "status", "steps", "mean: median error",
           "mean: largest error", "sd ratio: median (range)", "khat")  # fmt: skip
 
 
 def write(kept: Mapping[str, Mapping[str, Record]]) -> None:
     """Put the table into the docs."""
     rows = [HEADER, ("---",) * len(HEADER), *lines(kept)]
-    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{made_by(kept)}"
     text = DOCS.read_text(encoding="utf-8")
     if not BOUNDS.search(text):
         raise SystemExit(f"{DOCS} has no line '<!-- table -->' with its end: nowhere to write")
