@@ -39,7 +39,6 @@ def test_it_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPatch) -
     methods = {"marginal_mle": vr.MarginalMLE(), "joint": vr.MarginalMLE(ascent="joint")}
     monkeypatch.setattr(part("linkage"), "SHARES", np.array([0.1, 0.3]))
     monkeypatch.setattr(part("linkage"), "THETAS", np.array([0.3, 0.8]))
-    monkeypatch.setattr(part("passes"), "STILL", 1e-2)  # the next test but one climbs to the top
     exhibits = {e.name: e for e in made(study(), study().target(), methods, {}, monkeypatch)}
     assert exhibits["two_coordinates"].png
     difference = exhibits["identity"].content["difference"]
