@@ -152,6 +152,14 @@ def test_what_a_sampler_does_not_know() -> None:
     assert f"its means are known to {largest:.2g} of its sds (Monte Carlo error, at " in str(found)
 
 
+def test_a_fit_that_states_its_errors_is_named_with_them() -> None:
+    stated = fit("nested", 3.0, message="met", diagnostics={"largest_error": 0.0064})
+    assert str(compared(stated, reference=stated).recommend()) == (
+        "Use nested: trustworthy by its own errors, 3.0 s; its means and sds are known to 0.0064 "
+        "of its sds."
+    )
+
+
 def test_seconds_are_those_of_the_method_alone() -> None:
     """What an earlier method compiled is no gift to the one that is recommended."""
     free = replace(fit("free", 1.0, **RIGHT), timing=vr.Timing(run_seconds=1, shared_seconds=9))

@@ -125,7 +125,9 @@ def _recommend(comparison: Fits) -> Recommendation:
         return Recommendation(None, tuple(ranked), _none(comparison, ranked))
     best = min(usable, key=_rank)
     others = tuple(one for one in ranked if one is not best)
-    return Recommendation(best, others, _use(best, alone=not others))
+    stated = comparison[best.method].stated_error is not None
+    own = "errors" if stated else "diagnostics"
+    return Recommendation(best, others, _use(best, f"by its own {own}", alone=not others))
 
 
 def _rank(one: Standing) -> tuple[int, int, float]:
@@ -159,6 +161,8 @@ def _wrong(comparison: Fits, name: str, verdict: Verdict) -> str:
     if verdict.errors is not None:
         return str(verdict.errors)
     fit = comparison[name]
+    if fit.stated_error is not None and verdict.trust in GOOD:
+        return f"its means and sds are known to {fit.stated_error:.2g} of its sds"
     if not (fit.has_result and fit.is_sampler):
         return ""
     return attempt(lambda: _known_to(fit, comparison), lambda _: "")
@@ -185,13 +189,13 @@ def _known_to(fit: Fit, comparison: Fits) -> str:
     return f"{error}, but of {_listed(names)} only quantiles are"
 
 
-def _use(best: Standing, *, alone: bool) -> str:
+def _use(best: Standing, itself: str, *, alone: bool) -> str:
     """Return the answer where there is a method to use."""
     seconds = f"{format_seconds(best.seconds)} s"
     by = f" {best.errors.by}" if best.errors is not None else ""
     wrong = f"; {best.wrong}" if best.wrong else ""
     if best.trust is Trust.TRUSTWORTHY:
-        by = by or " by its own diagnostics"
+        by = by or f" {itself}"
         return f"Use {best.method}: {best.trust.value}{by}, {seconds}{wrong}."
     what = _what_for(best)
     doubts = f"; {'; '.join(best.verdict.doubts)}" if best.verdict.doubts else ""
