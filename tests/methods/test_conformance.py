@@ -29,6 +29,7 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "variational_em": ("variational_em", {}),
     "meanfield": ("meanfield", {}),
     "lrvb": ("lrvb", {}),
+    "nested": ("nested", {"tolerance": 0.05}),
     "svi": ("svi", {"num_steps": 1_000}),
     "svi_multivariate_normal": ("svi", {"guide": "multivariate_normal", "num_steps": 1_000}),
     "svi_lowrank_normal": ("svi", {"guide": "lowrank_normal", "num_steps": 1_000}),
@@ -49,7 +50,7 @@ how good they are is for the tests of each method."""
 
 QUICK = (
     "map", "map_unconstrained", "laplace", "em", "em_map", "marginal_mle", "variational_em",
-    "meanfield", "lrvb", "forward_kl", "nuts",
+    "meanfield", "lrvb", "nested", "forward_kl", "nuts",
 )  # fmt: skip
 
 LONG = ("correlation", "covariance")
@@ -110,6 +111,8 @@ def refusals(method: str, model: str) -> tuple[vr.Status, str] | None:
         )
     if kind == "marginal_mle" and model in WITHOUT_MLE:
         return WITHOUT_MLE[model]
+    if kind == "nested" and model == "mixture":
+        return vr.Status.NOT_APPLICABLE, "exchangeable"
     if kind == "forward_kl" and model == "mixture":
         return vr.Status.NOT_APPLICABLE, "labels of mu unmatched"
     if kind == "svi" and model == "dynamic_support":

@@ -37,7 +37,12 @@ from vi_recipes.latent.nodes import HALF_LOG_2PI, cubature, hermite
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
 from vi_recipes.latent.partial_steps import PartialSteps
 from vi_recipes.latent.rules import RULES, marginal_of, num_starts_of, starting_point
-from vi_recipes.latent.split import Split, latent_moments, parameter_densities
+from vi_recipes.latent.split import (
+    Split,
+    latent_moments,
+    parameter_densities,
+    without_latents,
+)
 from vi_recipes.latent.steps import general_step, squarem
 
 __all__ = [
@@ -98,4 +103,5 @@ __all__ = [
     "starting_point",
     "vector_from_law",
     "why_collapsed",
+    "without_latents",
 ]

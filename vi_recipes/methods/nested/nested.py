@@ -18,7 +18,13 @@ from vi_recipes.core import (
     require_number,
 )
 from vi_recipes.importance import Bound, LogEvidence, around, khat_limit, scrambled_sobol
-from vi_recipes.latent import Marginal, NumNodes, marginal_of, starting_point
+from vi_recipes.latent import (
+    Marginal,
+    NumNodes,
+    marginal_of,
+    starting_point,
+    without_latents,
+)
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
@@ -66,7 +72,7 @@ class NestedQuadrature(Method):
     adaptive Gauss-Hermite quadrature, exactly where it is normal. What is left, log p(y, theta) of
     up to 15 parameters, is integrated by quasi-Monte Carlo importance sampling: scrambled Sobol
     points of proposals fitted round after round. Every figure has an error, from independent
-    scrambles. Without members all parameters are theta's.
+    scrambles. Without members, or where they are coupled and few, all coordinates are theta's.
 
     Parameters
     ----------
@@ -145,7 +151,12 @@ class NestedQuadrature(Method):
                 f"components of {names} are exchangeable: points around one labelling miss the "
                 "others; order them in the model"
             )
-        marginal = marginal_of(target, self.latent, "auto", self.num_nodes, True, timing)
+        try:
+            marginal = marginal_of(target, self.latent, "auto", self.num_nodes, True, timing)
+        except MethodFailure:
+            if self.latent is not None or target.dim > MAX_GLOBALS:
+                raise
+            marginal = Marginal(without_latents(target), "none", with_prior=True)
         split = marginal.split
         if split.weights is not None:
             raise _refusal(
