@@ -43,7 +43,7 @@ FEW_NODES = 15
 AT_ONCE = 2**16
 """Numbers of the data and the members that rows of theta computed side by side read, about."""
 
-FEWEST_AT_ONCE, MOST_AT_ONCE = 2, 128
+FEWEST_AT_ONCE, MOST_AT_ONCE = 2, 32
 """Rows computed side by side: a single one costs as much as all."""
 
 BLOCK = 2**20
@@ -127,7 +127,7 @@ class ThetaDensity:
         """Numbers of the data and the members, about what one density reads."""
         self.at_once = int(np.clip(AT_ONCE // self.size, FEWEST_AT_ONCE, MOST_AT_ONCE))
         self.block = self.at_once * max(1, BLOCK // (2 * self.owner.size + 1) // self.at_once)
-        self.block = min(self.block, 8 * MOST_AT_ONCE)
+        self.block = min(self.block, 32 * MOST_AT_ONCE)
         self.failed = 0
         """Points of theta at which a member had no mode."""
 

@@ -52,7 +52,7 @@ DEAR = 1e8
 MOST_KEPT = 2**25
 """Moments given theta that are kept, at most: points times reported scalars."""
 
-MOST_FITTED = 4_096
+MOST_FITTED = 16_384
 """Points that a proposal is fitted to, at most."""
 
 HEAVIEST = 16
@@ -200,7 +200,11 @@ def integrate(
         theta = proposal.points(u)
         rounds.add(proposal, theta, density.sweep(theta))
         total = len(rounds.theta)
-        if total * dear > DEAR and (short := by_cubic(rounds, tolerance, known)) is not None:
+        if (
+            total * dear > DEAR
+            and total <= 4 * fewest
+            and (short := by_cubic(rounds, tolerance, known)) is not None
+        ):
             return short
         if len(rounds.sizes) > 1:
             found = weigh(rounds)
