@@ -22,11 +22,10 @@ from vi_recipes.core import progress_bar
 ABOUT = """    vi-recipes verify                              # models whose answers ship
     python benchmarks/verification.py FOLDER       # and those whose answers do not
 
-make this page, every fit with its default settings and seed 0. `trust.md` has the thresholds, when
-they were fixed, and what the evidence can and cannot see.
-Mean field is called *not to be trusted* mostly for sds that linear response makes twice as large
-and more; *cannot be told* are points, and posteriors with scales that reach down to zero (radon,
-eight_schools), where no importance weights can be relied on. Seconds are those of 2 cores that did
+make this page, every fit with its default settings and seed 0. No verdict has seen the answers, nor
+NUTS: where nested quadrature applies and stands by its own errors, a fit is judged by that, else by
+its own evidence, as nested quadrature and samplers are themselves. `trust.md` has the thresholds,
+when they were fixed, and what the evidence can and cannot see. Seconds are those of 2 cores that did
 other things too."""
 
 DOCS = common.ROOT / "docs" / "verification.md"

@@ -177,7 +177,8 @@ def test_where_nothing_can_be_told_it_says_what_would_tell() -> None:
     assert found.method is None
     assert str(found) == (
         "Which method to use cannot be told: nothing here judges lrvb, and map is not to be "
-        "trusted. A sampler would tell: add nuts to the methods, or give a reference."
+        "trusted. Nested quadrature, where it applies, or a sampler would tell: add nested or nuts "
+        "to the methods, or give a reference."
     )
     assert found.rest == (
         "All of them, by verdict and seconds: of lrvb (1.0 s) it cannot be told; map (1.0 s) is "

@@ -124,3 +124,14 @@ def test_the_command(tmp_path: Path) -> None:
         result = runner.invoke(app, wrong)
         assert result.exit_code == 2
         assert words in result.output
+
+
+def test_nested_quadrature_tells_what_a_fit_cannot_say_of_itself() -> None:
+    chosen = {"eight_schools": problems()["eight_schools"]}
+    rows = {r.method: r for r in verify(chosen, methods={"lrvb": "lrvb", "nested": "nested"})}
+    alone = {r.method: r for r in verify(chosen, methods={"lrvb": "lrvb"})}
+    assert alone["lrvb"].trust == vr.Trust.UNKNOWN.value
+    assert rows["lrvb"].trust == vr.Trust.UNTRUSTED.value
+    assert rows["lrvb"].truth == "wrong"
+    assert "known to" in rows["lrvb"].verdict
+    assert (rows["nested"].trust, rows["nested"].truth) == (vr.Trust.TRUSTWORTHY.value, "right")

@@ -244,7 +244,12 @@ def _cure(comparison: Fits) -> str:
         return "" if name in comparison.fits else f"What {name} says of the parameters stands"
     samplers = {name: fit for name, fit in comparison.columns.items() if fit.kind == "nuts"}
     if not samplers:
-        return "A sampler would tell: add nuts to the methods, or give a reference"
+        if any(fit.kind == "nested" for fit in comparison.columns.values()):
+            return "A sampler would tell: add nuts to the methods, or give a reference"
+        return (
+            "Nested quadrature, where it applies, or a sampler would tell: add nested or nuts to "
+            "the methods, or give a reference"
+        )
     name, fit = next(iter(samplers.items()))
     why = unfit(fit, comparison.overlooked) or "it is not the reference"
     cure = f". {_sentence(fit.advice.rstrip('.'))}" if fit.advice else ""

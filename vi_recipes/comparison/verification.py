@@ -15,11 +15,12 @@ import pandas as pd
 
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
+from vi_recipes.comparison.fits import Fits
 from vi_recipes.core import KeptFile, KeptWords, ProgressFactory, Status, check_folder, find
 from vi_recipes.fit import Fit, differences, load_reference, moments_of
 from vi_recipes.methods import SVI, Method, default_methods, make_method
 from vi_recipes.model import Target, load_model
-from vi_recipes.trust import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD, Trust, judge
+from vi_recipes.trust import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD, Trust, Verdict, judge
 
 Problem = Callable[[], tuple[Target, Fit]]
 """Makes a target and the answers for it, when its turn has come."""
@@ -259,9 +260,22 @@ def _verify_one(
     return [_row(name, target.dim, comparison, method) for method in comparison]
 
 
+def _said(fit: Fit, comparison: Comparison) -> Verdict:
+    """Return what a comparison without answers and without a sampler would say of a fit.
+
+    By nested quadrature, where that was fitted and stands by its own errors; else, and for a
+    sampler, by the fit's own evidence.
+    """
+    known = [f for f in comparison.values() if f.stated_error is not None and f.status.ok]
+    if not known or fit is known[0] or fit.is_sampler:
+        return judge(fit)
+    beside = Fits({fit.method: fit}, reference=known[0], reference_name=known[0].method)
+    return beside.verdicts()[fit.method]
+
+
 def _row(name: str, dim: int, comparison: Comparison, method: str) -> Row:
     fit = comparison[method]
-    said = judge(fit)
+    said = _said(fit, comparison)
     about: dict[str, Any] = {
         "model": name,
         "dim": dim,
