@@ -326,7 +326,7 @@ def _yardstick(
     seed: int,
     report: Progress,
 ) -> Fit | None:
-    """Return a fit by nested quadrature, where some fit cannot be judged without one.
+    """Return a fit by nested quadrature, where some fit with sds cannot be judged without one.
 
     ``None`` where every verdict is told, the method does not apply or takes long, or does not meet
     its own errors.
@@ -335,7 +335,8 @@ def _yardstick(
         return None
     if choose_reference(fits, None)[0] is not None:
         return None
-    if not any(verdict(fit).trust is Trust.UNKNOWN for fit in fits.values()):
+    open_ones = [f for f in fits.values() if verdict(f).trust is Trust.UNKNOWN and not f.is_point]
+    if not open_ones:
         return None
     method = NestedQuadrature()
     known = attempt(lambda: method.is_cheap(target), lambda _: False)

@@ -64,7 +64,7 @@ def markdown(rows: Sequence[Row], about: str = "") -> str:
     """Return the tables as a page, with every verdict in full; ``about`` follows its headline."""
     parts = [
         "# Verification",
-        "What every fit says of itself, without a reference, beside answers that others computed.",
+        "What every fit says of itself, without a sampler, beside answers that others computed.",
         *([about] if about else []),
         f"## {confusion_table(rows).title}",
         as_markdown(confusion_table(rows)),

@@ -47,7 +47,8 @@ def loo(
     Parameters
     ----------
     fit
-        A fit of ``target``, by a sampler or by a method whose approximation has a density.
+        A fit of ``target``, by a sampler, by nested quadrature or by a method whose approximation
+        has a density.
     target
         The model with its data.
     observed
@@ -109,7 +110,7 @@ def loo(
                 samples = {str(n): v.to_numpy() for n, v in tree["posterior"].data_vars.items()}
                 reff = _efficiency(samples)
                 return _judged(az.loo(tree, var_name=name, pointwise=True, reff=reff), values)
-            if not correct:
+            if not correct or fit.stated_error is not None:
                 return _judged(az.loo(tree, var_name=name, pointwise=True, reff=1.0), values)
             stats = tree["sample_stats"]
             if not np.isfinite(stats["log_p"]).any():
@@ -250,8 +251,8 @@ def _check_fit(fit: Fit, correct: bool) -> None:
         raise LOOError(fit.explanation) from None
     if fit.is_point:
         raise LOOError("a point has no posterior from which an observation could be left out")
-    if fit.is_sampler:
-        return
+    if fit.is_sampler or fit.stated_error is not None:
+        return  # its draws are the posterior's
     try:
         posterior.draws(1, as_key(0))
     except ValueError as reason:

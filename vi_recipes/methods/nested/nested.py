@@ -113,8 +113,14 @@ class NestedQuadrature(Method):
         super().__post_init__()
         require_number("tolerance", self.tolerance, above=0.0, most=1.0)
         require_count("max_points", self.max_points)
-        known = self.num_nodes == "auto" or 1 <= int(self.num_nodes) <= MOST_NODES
-        require(known, "num_nodes", self.num_nodes, f"'auto', or 1 to {MOST_NODES}")
+        nodes = self.num_nodes
+        known = nodes == "auto" or (isinstance(nodes, int) and 1 <= nodes <= MOST_NODES)
+        require(
+            known and not isinstance(nodes, bool),
+            "num_nodes",
+            self.num_nodes,
+            f"'auto', or 1 to {MOST_NODES}",
+        )
 
     @property
     @override
