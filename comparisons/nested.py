@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 
 import vi_recipes as vr
 from vi_recipes.core import Progress, find
-from vi_recipes.report import COLOURS, GREY, MARKERS, format_number, format_seconds, style
+from vi_recipes.report import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    format_number,
+    format_seconds,
+    plain_log_ticks,
+    style,
+)
 
 LARGE = {"meanfield": vr.MeanField(), "lrvb": vr.LinearResponse(), "nested": vr.NestedQuadrature()}
 
@@ -97,7 +105,12 @@ def picture(panels: list[Panel]) -> Figure:
             axes.set(xscale="log", yscale="log")
             axes.grid(color="#e5e5e5", lw=0.6)
             if np.isfinite(found.reference_seconds):
-                axes.axvline(found.reference_seconds, color="black", lw=1, label="the reference")
+                axes.axvline(found.reference_seconds, color="black", lw=1,
+                             label="the reference's seconds")  # fmt: skip
+            seconds = [*found.rows["seconds"], found.reference_seconds]
+            ends = float(np.nanmin(seconds)) / 1.5, 1.5 * float(np.nanmax(seconds))
+            axes.set_xlim(*ends)
+            plain_log_ticks(axes.xaxis, *ends)
         column[0].axhspan(FLOOR / 10, found.known, color="#eeeeee", label="the reference's error")
         column[0].set_ylim(bottom=FLOOR)
         column[0].set_title(found.name)
