@@ -57,6 +57,10 @@ def test_the_next_process_reads_what_this_one_compiled(tmp_path: Path) -> None:
     place, read, told = run(str(tmp_path))
     assert read == "0"
     assert told.count("cannot be used, and is compiled anew") == 1
+    # and kept anew: the next process reads it, and is told nothing
+    place, read, told = run(str(tmp_path))
+    assert int(read) >= 3
+    assert told == "[]"
 
 
 @pytest.mark.parametrize("word", ["off", "0", "OFF"])

@@ -15,6 +15,7 @@ import stat
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,11 @@ def _processor() -> str:
 
 
 def _say_once(tell: Callable[[str], None], place: Path) -> None:
-    """Have one sentence said of what JAX warns of program by program."""
+    """Have one sentence said of what JAX warns of program by program.
+
+    What cannot be read is deleted with the rest of the folder, so that the next process has code
+    that can.
+    """
     before, said = warnings.showwarning, False
 
     def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
@@ -135,10 +140,19 @@ def _say_once(tell: Callable[[str], None], place: Path) -> None:
         elif not said:
             said = True
             why = str(message).partition("': ")[2]
+            if str(message).startswith("Error reading"):
+                _empty(place)
             tell(f"compiled code in {place} cannot be used, and is compiled anew ({why})")
 
     warnings.filterwarnings("always", message=_OF_JAX)
     warnings.showwarning = show
+
+
+def _empty(place: Path) -> None:
+    """Delete what is kept: a process that was killed as it wrote leaves a file that JAX keeps."""
+    for path in place.glob("*-cache"):
+        with suppress(OSError):
+            path.unlink()
 
 
 class _Reads:
