@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pytest
 
 import vi_recipes as vr
 
@@ -64,3 +65,25 @@ def test_one_that_misses_its_own_errors_measures_nobody() -> None:
     comparison = vr.compare(target(), [vr.LinearResponse(), few], assessed=False)
     assert not comparison["nested"].status.ok
     assert comparison.reference_name is None
+
+
+def test_an_interrupt_while_the_yardstick_is_made_keeps_what_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vr.NestedQuadrature, "_fit", interrupted)
+    comparison = vr.compare(target(), [vr.LinearResponse()])
+    assert comparison.interrupted
+    assert comparison["lrvb"].status.ok
+
+
+def test_a_yardstick_that_does_not_stand_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(vr.NestedQuadrature, "_fit", fails)
+    comparison = vr.compare(target(), [vr.LinearResponse()])
+    assert comparison.reference_name is None
+    assert any("tried as a yardstick" in n and "it broke" in n for n in comparison.notes)

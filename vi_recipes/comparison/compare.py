@@ -128,13 +128,21 @@ def compare(
         if not run.fits:
             raise
         interrupted = True
-    fits = run.fits
-    if assessed and reference is None and not interrupted:
-        with progress(NestedQuadrature.key) if progress else nullcontext(silent) as report:
-            run.reference = reference = _yardstick(fits, named, target, key, report)
-        if isinstance(reference, Fit):
-            run.save(reference.method, reference)
-    notes = _scale_notes({n: m for n, m in named.items() if n in fits and fits[n].has_result})
+    fits, failed = run.fits, []
+    try:
+        if assessed and reference is None and not interrupted and _lacks_yardstick(fits, target):
+            with progress(NestedQuadrature.key) if progress else nullcontext(silent) as report:
+                yardstick = NestedQuadrature().fit(target, key=key, progress=report)
+            if yardstick.has_result and yardstick.status.ok:
+                run.reference = reference = yardstick
+                run.save(yardstick.method, yardstick)
+            else:
+                failed = [f"Nested quadrature was tried as a yardstick: {yardstick.explanation}."]
+    except KeyboardInterrupt:
+        interrupted = True
+    notes = failed + _scale_notes(
+        {n: m for n, m in named.items() if n in fits and fits[n].has_result}
+    )
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
@@ -319,34 +327,15 @@ def _assessed_reference(reference: Fit, target: Target) -> Fit:
     return replace(reference, assessment=assessment)
 
 
-def _yardstick(
-    fits: Mapping[str, Fit],
-    named: Mapping[str, Method],
-    target: Target,
-    seed: int,
-    report: Progress,
-) -> Fit | None:
-    """Return a fit by nested quadrature, where some fit with sds cannot be judged without one.
-
-    ``None`` where every verdict is told, the method does not apply or takes long, or does not meet
-    its own errors.
-    """
-    if any(method.key == NestedQuadrature.key for method in named.values()):
-        return None
+def _lacks_yardstick(fits: Mapping[str, Fit], target: Target) -> bool:
+    """Whether some fit with sds cannot be judged, and quick nested quadrature could tell."""
+    if any(fit.kind == NestedQuadrature.key for fit in fits.values()):
+        return False
     if choose_reference(fits, None)[0] is not None:
-        return None
-    open_ones = [f for f in fits.values() if verdict(f).trust is Trust.UNKNOWN and not f.is_point]
-    if not open_ones:
-        return None
-    method = NestedQuadrature()
-    known = attempt(lambda: method.is_cheap(target), lambda _: False)
-    if not known:
-        return None
-    try:
-        fit = method.fit(target, key=seed, progress=report)
-    except Exception:  # the fits stand without it
-        return None
-    return fit if fit.has_result and fit.status.ok else None
+        return False
+    if not any(verdict(f).trust is Trust.UNKNOWN and not f.is_point for f in fits.values()):
+        return False
+    return attempt(lambda: NestedQuadrature().is_cheap(target), lambda _: False)
 
 
 def _overlooked(

@@ -128,8 +128,6 @@ class ThetaDensity:
         self.at_once = int(np.clip(AT_ONCE // self.size, FEWEST_AT_ONCE, MOST_AT_ONCE))
         self.block = self.at_once * max(1, BLOCK // (2 * self.owner.size + 1) // self.at_once)
         self.block = min(self.block, 32 * MOST_AT_ONCE)
-        self.failed = 0
-        """Points of theta at which a member had no mode."""
 
     @property
     def dim(self) -> int:
@@ -160,7 +158,6 @@ class ThetaDensity:
             found, missed, _ = self._call(part, nodes or self.nodes, moments=True)
             log_p = np.where(missed < FOUND, found.log_p, -np.inf)
             log_p = np.where(np.isnan(log_p), -np.inf, log_p)
-            self.failed += int(np.isneginf(log_p).sum())
             parts.append(found._replace(log_p=log_p))
         self.timing.density_evaluations += len(rows)
         return Swept(*(np.concatenate(v) for v in zip(*parts, strict=True)))
