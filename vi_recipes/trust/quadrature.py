@@ -267,10 +267,7 @@ class _Flat(Marginal):
         self, theta: jax.Array, z: jax.Array, arrays: Arrays, *, order: int = 2
     ) -> tuple[jax.Array, EStep]:
         value, q = super().value_and_posterior(theta, z, arrays, order=order)
-        joint = self.split.log_joint(theta, z, arrays)
-        inner = joint.members.sum() + joint.shared + joint.prior  # without that Jacobian
-        outer = self.split.target.log_density_fn(self.split.flat(theta, z), arrays)
-        return value + outer - inner, q
+        return value + self.split.log_jacobian(theta, z, arrays), q
 
 
 def _integrand(target: Target, num_nodes: int) -> _Integrand:

@@ -58,8 +58,8 @@ MOST_FITTED = 16_384
 HEAVIEST = 16
 """Points of theta at which the members' integrals are taken again with more nodes."""
 
-MORE_NODES = {9: 15, 15: 25}
-"""Nodes a dimension, by those that they check."""
+LADDER = (9, 15, 25)
+"""Nodes a dimension; each number is checked by the next."""
 
 
 @dataclass(frozen=True)

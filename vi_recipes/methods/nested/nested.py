@@ -29,7 +29,7 @@ from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     HEAVIEST,
-    MORE_NODES,
+    LADDER,
     InnerError,
     Integral,
     inner_error,
@@ -141,7 +141,7 @@ class NestedQuadrature(Method):
     def is_cheap(self, target: Target) -> bool:
         """Whether it applies, and takes next to no time beside its compilation."""
         size = sum(s.size for s in target.observed) + target.dim
-        return size * FEW_POINTS * 9 <= CHEAP and self.refusal(target) is None
+        return size * FEW_POINTS * LADDER[0] <= CHEAP and self.refusal(target) is None
 
     def _marginal(self, target: Target, timing: Timing) -> Marginal:
         """Return the members and how they are integrated over.
@@ -341,8 +341,7 @@ def _checking(density: ThetaDensity) -> int | None:
     if not density.has_members or density.is_normal:
         return None
     nodes = density.nodes.num_nodes
-    larger = [n for n in (*MORE_NODES.values(),) if n > nodes]
-    return larger[0] if larger else nodes - 4
+    return next((n for n in LADDER[1:] if n > nodes), nodes - 4)
 
 
 def _refusal(message: str) -> MethodFailure:
