@@ -55,6 +55,10 @@ JsonOption = Annotated[
 NoReportOption = Annotated[
     bool, typer.Option("--no-report", help="Write no report; print the tables only.")
 ]
+AllOption = Annotated[
+    bool,
+    typer.Option("--all", help="Print everything, and not one screen: the verdicts in full too."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vi_recipes.cli.arguments import (
+    AllOption,
     DataOption,
     DebugOption,
     JsonOption,
@@ -93,6 +94,7 @@ def compare(
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-report")] = None,
     no_report: NoReportOption = False,
+    everything: AllOption = False,
     json: JsonOption = None,
     settings: SetOption = None,
     no_cache: NoCacheOption = False,
@@ -113,6 +115,7 @@ def compare(
         json,
         settings or [],
         no_cache,
+        everything=everything,
         predictive=predictive,
         quadrature=quadrature,
     )
@@ -125,6 +128,7 @@ def fit(
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-METHOD-report")] = None,
     no_report: NoReportOption = False,
+    everything: AllOption = False,
     json: JsonOption = None,
     settings: SetOption = None,
     no_cache: NoCacheOption = False,
@@ -146,6 +150,7 @@ def fit(
         json,
         settings or [],
         no_cache,
+        everything=everything,
     )
 
 
@@ -162,6 +167,7 @@ def _fit_and_report(
     pairs: list[str],
     no_cache: bool,
     *,
+    everything: bool,
     predictive: bool = False,
     quadrature: bool = False,
 ) -> None:
@@ -199,5 +205,5 @@ def _fit_and_report(
             from vi_recipes.comparison import add_predictive
 
             add_predictive(comparison, target, seed, progress_bar)
-    show_and_write(comparison, folder, json)
+    show_and_write(comparison, folder, json, everything=everything)
     exit_with(comparison)

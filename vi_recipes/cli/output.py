@@ -40,6 +40,8 @@ def show_and_write(
     folder: Path | None,
     json: Path | None,
     write: Callable[[Comparison, Path], object] | None = None,
+    *,
+    everything: bool = False,
 ) -> None:
     """Write what was asked for and print what a comparison found, each whatever becomes of it.
 
@@ -65,11 +67,11 @@ def show_and_write(
         refused += _refused(json, dumps(comparison))
     with printing(f"; {kept}" if kept else ""):
         console = show.make_console(stderr=str(json) == "-")
-        show.show_comparison(console, comparison)
+        show.show_comparison(console, comparison, everything=everything)
         if str(json) == "-":
             write_json(dumps(comparison), Path("-"))
         if kept:
-            console.print(f"\n{kept}")
+            console.print(kept)
     if refused:
         raise ValueError("; ".join(refused))
 
@@ -97,7 +99,7 @@ def exit_with(comparison: Comparison) -> None:
         tell("interrupted; what was done is above")
         raise typer.Exit(INTERRUPTED)
     if not any(fit.has_result for fit in comparison.fits.values()):
-        tell("error: no method gave a result; the verdicts above say why and what to try")
+        tell("error: no method gave a result; --all says why and what to try")
         raise typer.Exit(ALL_FAILED)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vi_recipes.cli.arguments import (
+    AllOption,
     DebugOption,
     JsonOption,
 )
@@ -24,6 +25,7 @@ def command(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder written by compare, fit or run.")
     ],
+    everything: AllOption = False,
     json: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -38,4 +40,5 @@ def command(
     for place in unfinished(directory):
         tell(f"note: {place} holds fits of a run that has not ended; 'report' shows them too")
     with output_folder(directory):
-        show_and_write(comparison, directory, json, write_all)  # leaves the fits as they are
+        # leaves the fits as they are
+        show_and_write(comparison, directory, json, write_all, everything=everything)

@@ -9,6 +9,7 @@ import typer
 
 from vi_recipes.cli.arguments import (
     MAX_SEED,
+    AllOption,
     DebugOption,
     JsonOption,
     NoCacheOption,
@@ -45,6 +46,7 @@ def command(
     ] = None,
     out: Annotated[Path | None, out_option("./STUDY-report")] = None,
     no_report: NoReportOption = False,
+    everything: AllOption = False,
     json: JsonOption = None,
     no_cache: NoCacheOption = False,
     debug: DebugOption = False,
@@ -64,5 +66,5 @@ def command(
     check_json(json)
     with output_folder(folder):
         comparison = loaded.run(folder, seed=seed, progress=progress_bar)
-    show_and_write(comparison, folder, json)
+    show_and_write(comparison, folder, json, everything=everything)
     exit_with(comparison)

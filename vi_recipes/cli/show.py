@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,17 @@ if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
     from vi_recipes.report import Block, Cell, Table
 
-_STYLES = {"": "", "inside": "dim", "off": "bold red", "failed": "dim"}
+_STYLES = {
+    "": "",
+    "inside": "dim",
+    "off": "bold red",
+    "failed": "dim",
+    "good": "bold green",
+    "care": "yellow",
+    "bad": "bold red",
+    "unknown": "magenta",
+    "none": "dim",
+}
 _PLAIN_WIDTH = 10_000
 
 
@@ -39,37 +51,45 @@ def said(text: str, style: str = "") -> Text:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a console; where it is not a terminal, lines are never broken."""
+    """Return a console; where it is no terminal, and COLUMNS is not set, lines are not broken."""
     console = Screen(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = _PLAIN_WIDTH
     return console
 
 
-def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print what a comparison found: the answer, then its sections as they are for the terminal."""
+def show_comparison(console: Console, comparison: Comparison, *, everything: bool) -> None:
+    """Print what a comparison found: the answer, then a screen of it, or everything."""
     from vi_recipes.comparison import answer, on_terminal
 
-    first, *more = answer(comparison)
-    console.print(said(first, style="bold green" if _styled(console) else ""))
-    for line in more:
-        console.print(said(line))
-    title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
-    console.print()
-    console.print(said(title, style="bold" if _styled(console) else ""))
+    console.print(said(answer(comparison)[0], style="bold green" if _styled(console) else ""))
+    if everything:
+        title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
+        console.print()
+        console.print(said(title, style="bold" if _styled(console) else ""))
     for warning in comparison.warnings:
         console.print(said(f"warning: {warning}", style="bold yellow" if _styled(console) else ""))
-    for block in on_terminal(comparison):
+    for block in on_terminal(comparison, brief=not everything):
         show_block(console, block)
+    if not everything:
+        console.print(
+            f"\nVerdicts in full, timings, {_count(comparison.remarks)} and all else: --all"
+        )
+
+
+def _count(notes: Sequence[str]) -> str:
+    return f"{len(notes) or 'no'} note{'s' if len(notes) != 1 else ''}"
 
 
 def show_block(console: Console, block: Block) -> None:
     """Print a table, sentences on names, or remarks."""
-    from vi_recipes.report import Entries, Notes, Table
+    from vi_recipes.report import Entries, Notes, Table, Turned
 
     match block:
         case Table():
             show_table(console, block)
+        case Turned():
+            show_table(console, block.tables[-1])
         case Entries():
             console.print()
             console.print(said(block.title, style="bold" if _styled(console) else ""))
@@ -95,16 +115,27 @@ def show_table(console: Console, table: Table) -> None:
     """Print a table; one too wide for the terminal is split between methods."""
     console.print()
     console.print(said(table.title, style="bold" if _styled(console) else ""))
-    for columns in _pages(table, console.width):
+    pages = _pages(table, console.width)
+    note = table.note
+    if table.drops and len(pages) > 1:
+        dropped = {
+            table.columns[column].split("\n")[0] for page in pages[1:] for column in page[1:]
+        }
+        pages = pages[:1]
+        note = f"{len(dropped)} more {table.drops}: --all. {note}".rstrip()
+    for columns in pages:
         _print_trimmed(console, _rich(console, table, columns))
-    if table.note:
-        console.print(said(table.note, style="dim" if _styled(console) else ""))
+    if note:
+        console.print(said(note, style="dim" if _styled(console) else ""))
 
 
 def _rich(console: Console, table: Table, columns: list[int]) -> RichTable:
     # Pipes are plain text that reads well, and Markdown where it is pasted.
     style = box.SIMPLE_HEAD if console.is_terminal else box.MARKDOWN
-    rich = RichTable(box=style, header_style="bold" if _styled(console) else "", pad_edge=True)
+    heads = "bold" if _styled(console) else ""
+    rich = RichTable(
+        box=style, header_style=heads, pad_edge=True, show_edge=not console.is_terminal
+    )
     for column in columns:
         title = table.columns[column]
         rich.add_column(
@@ -119,9 +150,7 @@ def _rich(console: Console, table: Table, columns: list[int]) -> RichTable:
 
 
 def _cell(console: Console, cell: Cell) -> Text:
-    if _styled(console):
-        return Text(cell.text, style=_STYLES[cell.flag])
-    return Text(cell.marked)
+    return Text(cell.marked, style=_STYLES[cell.badge or cell.flag] if _styled(console) else "")
 
 
 def _styled(console: Console) -> bool:

@@ -1,8 +1,9 @@
 """What a report has, section by section: one list for the page, the terminal and the folder.
 
 A section is an entry of :data:`SECTIONS`, which says what it shows in each of these places. The
-HTML page and the Markdown take the sections in the order of the list; the terminal shows the main
-ones, the verdicts last, where the reader looks first; the folder has the tables that others read.
+HTML page and the Markdown take the sections in the order of the list; the terminal has a screen of
+what is brief, and on request the main ones, the verdicts last, where the reader looks first; the
+folder has the tables that others read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vi_recipes.comparison import tables
+from vi_recipes.comparison import overview, tables
 from vi_recipes.comparison.figures.gallery import draw
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, block
@@ -91,8 +92,10 @@ class Section:
         Whether the contents of the page name it.
     folder
         Where the files of its figures lie.
+    brief
+        What the terminal shows unasked: all of it is one screen.
     terminal
-        What the terminal shows.
+        What the terminal shows where everything is asked for.
     place
         Where, among the sections of the terminal.
     files
@@ -104,6 +107,7 @@ class Section:
     page: Callable[[Fits], Sequence[Block]] = _nothing
     linked: bool = True
     folder: str = "figures"
+    brief: Callable[[Fits], Sequence[Block]] = _nothing
     terminal: Callable[[Fits], Sequence[Block]] = _nothing
     place: int = 0
     files: Callable[[Fits], Sequence[TableFile]] = _no_files
@@ -113,9 +117,9 @@ class Section:
         blocks = [self._drawn(shown) for shown in self._shown(comparison, self.page)]
         return part(self.key, *blocks, title=self.title, linked=self.linked, folder=self.folder)
 
-    def on_terminal(self, comparison: Fits) -> list[Block]:
-        """Return what the terminal shows of the section."""
-        shown = self._shown(comparison, self.terminal)
+    def on_terminal(self, comparison: Fits, *, brief: bool) -> list[Block]:
+        """Return what the terminal shows of the section, in brief or all of it."""
+        shown = self._shown(comparison, self.brief if brief else self.terminal)
         return [block for block in shown if not is_empty(block)]
 
     def as_files(self, comparison: Fits) -> Sequence[TableFile]:
@@ -142,10 +146,10 @@ class Section:
         return shown
 
 
-def on_terminal(comparison: Fits) -> list[Block]:
-    """Return what the terminal shows, in order."""
-    ordered = sorted(SECTIONS, key=lambda section: section.place)
-    return [shown for section in ordered for shown in section.on_terminal(comparison)]
+def on_terminal(comparison: Fits, *, brief: bool = False) -> list[Block]:
+    """Return what the terminal shows, in order: everything, or in brief what makes one screen."""
+    ordered = SECTIONS if brief else sorted(SECTIONS, key=lambda section: section.place)
+    return [shown for section in ordered for shown in section.on_terminal(comparison, brief=brief)]
 
 
 # -- what sections show ----------------------------------------------------------------------
@@ -210,6 +214,15 @@ def _square(what: str, name: str, matrix: pd.DataFrame) -> Table:
 
 SECTIONS = (
     Section(
+        key="methods",
+        brief=lambda c: [overview.methods(c, places=False)],
+        terminal=lambda c: [overview.methods(c)],
+    ),
+    Section(
+        key="population",
+        brief=overview.best_means,
+    ),
+    Section(
         key="exhibits",
         title="What the study shows",
         page=lambda c: c.exhibits,
@@ -219,6 +232,7 @@ SECTIONS = (
         key="verdicts",
         page=lambda c: [tables.verdicts(c)],
         linked=False,  # it follows the contents at once
+        brief=overview.failures,
         terminal=_spoken_verdicts,
         place=7,
     ),

@@ -26,6 +26,10 @@ SD_OFF = 1.25
 """An sd that differs from the reference's by more than this factor, up or down, is flagged."""
 
 
+LARGE = 8
+"""A site with more scalars is shown apart from small ones, and its scalars are not named."""
+
+
 # -- which fits, which parameters ----------------------------------------------------------------
 
 
@@ -73,14 +77,19 @@ def select(
     return shown, len(labels) - len(shown)
 
 
+def sizes(comparison: Fits) -> dict[str, int]:
+    """Return site -> how many scalars it has; nothing where no fit knows."""
+    fit = next((f for f in all_fits(comparison).values() if f.sites), None)
+    return {site.name: site.size for site in fit.sites} if fit is not None else {}
+
+
 def block(comparison: Fits, limit: int) -> list[str]:
     """Return the sites, small ones first, whose joint covariance has at most ``limit`` rows."""
-    fit = next((f for f in all_fits(comparison).values() if f.sites), None)
-    sizes = {site.name: site.size for site in fit.sites} if fit is not None else {}
+    size = sizes(comparison)
     chosen: list[str] = []
     total = 0
     for name in order(comparison):
-        total += sizes[name]
+        total += size[name]
         if total > limit:
             break
         chosen.append(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vi_recipes.report.cells import (
     DASH,
+    Badge,
     Cell,
     Flag,
     Table,
@@ -15,7 +16,7 @@ from vi_recipes.report.cells import (
     sentences,
 )
 from vi_recipes.report.csv import csv_text
-from vi_recipes.report.document import Block, Document, Entries, Notes, Part, is_empty, part
+from vi_recipes.report.document import Block, Document, Entries, Notes, Part, Turned, is_empty, part
 from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
 from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
@@ -29,6 +30,7 @@ __all__ = [
     "FOLDER",
     "GREY",
     "MARKERS",
+    "Badge",
     "Block",
     "Cell",
     "Document",
@@ -38,6 +40,7 @@ __all__ = [
     "Notes",
     "Part",
     "Table",
+    "Turned",
     "as_markdown",
     "csv_text",
     "drawn",

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 Flag = Literal["", "inside", "off", "failed"]
 
+Badge = Literal["", "good", "care", "bad", "unknown", "none"]
+
+MARKS: dict[Badge, str] = {"good": "+", "care": "!", "bad": "x", "unknown": "?", "none": "-"}
+"""Badge -> the sign for it where there are neither shapes nor colours."""
+
 
 DASH = "–"
 """Shown where there is no number."""
@@ -34,18 +39,22 @@ class Cell:
     flag
         ``"inside"`` for a difference inside Monte Carlo error, ``"off"`` for one that matters,
         ``"failed"`` where a method has no number to show.
+    badge
+        How good what it says is, where it is a verdict: marked by a sign, a shape and a colour.
     """
 
     text: str
     flag: Flag = ""
+    badge: Badge = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", visible(self.text))
 
     @property
     def marked(self) -> str:
-        """The text with its flag as a mark, for output without colour."""
-        return self.text + {"off": " *", "inside": " ~"}.get(self.flag, "")
+        """The text with its badge and its flag as marks, for output without colour."""
+        sign = f"{MARKS[self.badge]} " if self.badge else ""
+        return sign + self.text + {"off": " *", "inside": " ~"}.get(self.flag, "")
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class Table:
         Indices of the columns that hold words, to be aligned left.
     wraps
         Whether its last column holds sentences, which may be broken into lines.
+    drops
+        What its columns are, if those that a terminal has no room for are left out there.
     """
 
     title: str
@@ -74,6 +85,7 @@ class Table:
     note: str = ""
     left: tuple[int, ...] = (0,)
     wraps: bool = False
+    drops: str = ""
 
     def __post_init__(self) -> None:
         shown = ["\n".join(map(visible, title.split("\n", 1))) for title in self.columns]

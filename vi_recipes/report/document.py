@@ -44,7 +44,26 @@ class Notes:
     lines: Sequence[str]
 
 
-type Block = Table | Exhibit | Entries | Notes
+@dataclass(frozen=True)
+class Turned:
+    """A table that is read both ways: the reader chooses what its rows are.
+
+    Parameters
+    ----------
+    title
+        What it shows.
+    tables
+        The same numbers with one thing as rows, and with the other.
+    rows
+        What the rows of each are.
+    """
+
+    title: str
+    tables: tuple[Table, Table]
+    rows: tuple[str, str]
+
+
+type Block = Table | Turned | Exhibit | Entries | Notes
 """What stands below a heading."""
 
 
@@ -117,6 +136,8 @@ def is_empty(block: Block) -> bool:
     match block:
         case Table():
             return not block.rows
+        case Turned():
+            return not block.tables[0].rows
         case Entries():
             return not block.entries
         case Notes():

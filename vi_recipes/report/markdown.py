@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from vi_recipes.core import visible
 from vi_recipes.report.cells import Cell, Table
-from vi_recipes.report.document import NUM_OPEN, Block, Document, Entries, Notes
+from vi_recipes.report.document import NUM_OPEN, Block, Document, Entries, Notes, Turned
 from vi_recipes.report.exhibit import Exhibit
 
 
@@ -39,6 +39,8 @@ def _block(block: Block, folder: str) -> list[str]:
     match block:
         case Table():
             return [as_markdown(block)]
+        case Turned():
+            return [as_markdown(block.tables[0])]
         case Exhibit(table=Table() as table):
             return [as_markdown(table)]
         case Exhibit():

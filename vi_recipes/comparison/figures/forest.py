@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from vi_recipes.comparison.figures.marks import (
     FAR_OUT,
-    LARGE,
     MAX_ROWS,
     finite,
     fit_styles,
@@ -21,7 +20,7 @@ from vi_recipes.comparison.figures.marks import (
     with_result,
 )
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import all_fits, heading, select
+from vi_recipes.comparison.view import LARGE, all_fits, heading, select
 from vi_recipes.fit import Fit
 from vi_recipes.report import GREY, shorten, style
 

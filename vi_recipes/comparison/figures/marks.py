@@ -48,10 +48,6 @@ MAX_ROWS = 30
 """Parameters in a forest plot or along one side of a heat map."""
 
 
-LARGE = 8
-"""A site with more scalars is shown apart from small ones, and its scalars are not named."""
-
-
 MANY = 300
 """Marks beyond which they are drawn small."""
 

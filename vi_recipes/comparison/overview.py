@@ -1,0 +1,216 @@
+"""What a reader sees first: the methods in order of merit, and the parameters that are few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vi_recipes.comparison import tables
+from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.recommend import Standing, recommend
+from vi_recipes.comparison.view import (
+    LARGE,
+    MEAN_OFF,
+    SD_OFF,
+    all_fits,
+    order,
+    select,
+    sizes,
+)
+from vi_recipes.report import (
+    DASH,
+    Badge,
+    Cell,
+    Entries,
+    Table,
+    Turned,
+    format_number,
+    format_seconds,
+    sentences,
+)
+from vi_recipes.trust import Errors, Trust
+
+BADGES: dict[Trust, Badge] = {
+    Trust.TRUSTWORTHY: "good",
+    Trust.CARE: "care",
+    Trust.UNTRUSTED: "bad",
+    Trust.UNKNOWN: "unknown",
+    Trust.NO_RESULT: "none",
+}
+"""How each verdict is marked."""
+
+MAX_PARAMETERS = 12
+"""Parameters of small sites that a terminal shows."""
+
+MAX_LINE = 140
+"""Characters of a verdict that stands in a line."""
+
+
+def ranked(comparison: Fits) -> list[Standing]:
+    """Return the methods, the one to use first, then by verdict and seconds."""
+    found = recommend(comparison)
+    return [*([found.best] if found.best is not None else []), *found.others]
+
+
+def methods(comparison: Fits, *, places: bool = True) -> Table:
+    """Return a row a method, the one to use first: verdict, what it gets wrong, seconds.
+
+    Parameters
+    ----------
+    comparison
+        Whose methods.
+    places
+        Whether it says at which parameters the errors are.
+    """
+    reference = comparison.reference_name
+    rows = [
+        [
+            Cell(one.method),
+            Cell(one.trust.value, badge=BADGES[one.trust]),
+            *_errors(one.errors, places, is_reference=one.method == reference),
+            Cell(format_seconds(one.seconds)),
+        ]
+        for one in ranked(comparison)
+    ]
+    columns = (
+        ["method", "verdict", "worst mean\nerror, sds", "at", "worst\nsd ratio", "at", "seconds"]
+        if places
+        else ["method", "verdict", "worst mean\nerror, sds", "worst\nsd ratio", "seconds"]
+    )
+    left = (0, 1, 3, 5) if places else (0, 1)
+    return Table("Methods", columns, rows, sentences(*_units(comparison)), left)
+
+
+def _errors(errors: Errors | None, places: bool, *, is_reference: bool) -> list[Cell]:
+    """Return what a method gets wrong, and where, as cells."""
+    if errors is None:
+        # what the others are measured by has no error by it
+        blank = Cell("reference" if is_reference else DASH)
+        return [blank, Cell(""), Cell(DASH), Cell("")] if places else [blank, Cell(DASH)]
+    inside = errors.within_error
+    mean = Cell(
+        format_number(abs(errors.mean), 2),
+        "inside" if inside else "off" if abs(errors.mean) > MEAN_OFF else "",
+    )
+    ratio = Cell(DASH)
+    if errors.sd_ratio is not None:
+        beyond = not 1 / SD_OFF <= errors.sd_ratio <= SD_OFF
+        text = format_number(errors.sd_ratio, 2 if errors.sd_ratio < 1 else 3)
+        ratio = Cell(text, "inside" if inside else "off" if beyond else "")
+    if not places:
+        return [mean, ratio]
+    return [mean, Cell(errors.mean_at), ratio, Cell(errors.sd_at)]
+
+
+def _units(comparison: Fits) -> Sequence[str]:
+    """Return what the errors are measured in, and what their marks mean."""
+    known = [one.errors for one in ranked(comparison) if one.errors is not None]
+    if not known:
+        return ("Nothing here measures what the methods get wrong",)
+    yardsticks = {errors.yardstick for errors in known}
+    said = " or ".join(sorted(yardsticks))
+    named = comparison.reference_name
+    what = f"the reference, {named}" if yardsticks == {"reference"} and named else f"the {said}"
+    return (
+        f"Differences from {what}, in its sds, and ratios of sds",
+        f"~: within Monte Carlo error. *: beyond {MEAN_OFF} sds, or a factor {SD_OFF}",
+    )
+
+
+def population(comparison: Fits) -> list[Turned]:
+    """Return means and sds of the parameters of small sites, with methods as rows or as columns.
+
+    There is nothing where every site is large.
+    """
+    sites = few(comparison)
+    if not sites:
+        return []
+    down = tables.means(comparison, sites=sites)
+    across = _turned(down)
+    return [Turned("Population parameters", (across, down), ("methods", "parameters"))]
+
+
+def best_means(comparison: Fits) -> list[Table]:
+    """Return the same with parameters as rows, methods in order of merit, for a terminal."""
+    sites = few(comparison) or order(comparison)
+    names = [one.method for one in ranked(comparison) if comparison[one.method].has_result]
+    outside = [name for name in comparison.columns if name not in comparison.fits]
+    names = [*outside, *names]
+    if not sites or not names:
+        return []
+    labels, left_out = select(comparison, MAX_PARAMETERS, sites)
+    rows = {row[0].text: row for row in tables.means(comparison, sites=sites).rows}
+    table = tables.means(comparison, sites=sites)
+    of = {name: _columns(table, comparison, name) for name in names}
+    places = [0, *(place for name in names for place in of[name])]
+    shown = [[rows[label][place] for place in places] for label in labels]
+    more = left_out + sum(sizes(comparison).values()) - len(rows)
+    return [
+        Table(
+            "Population parameters" if few(comparison) else "Parameters",
+            [table.columns[place].replace(" (reference)", "") for place in places],
+            shown,
+            sentences(f"{more} more parameters in the report" if more else ""),
+            drops="methods",
+        )
+    ]
+
+
+def failures(comparison: Fits) -> list[Entries]:
+    """Return the methods without a result, in a line each."""
+    said = [
+        (name, short(fit.explanation))
+        for name, fit in all_fits(comparison).items()
+        if not fit.has_result
+    ]
+    return [Entries("Without a result", said)]
+
+
+def short(text: str, length: int = MAX_LINE) -> str:
+    """Return as many clauses of a text as stand in a line; one at least."""
+    clauses = []
+    rest = text
+    while rest:
+        ends = [at for mark in (". ", ": ", "; ") if (at := rest.find(mark)) >= 0]
+        end = min(ends, default=len(rest))
+        clauses.append(rest[: end + 2])
+        rest = rest[end + 2 :]
+    said = clauses[0]
+    for clause in clauses[1:]:
+        if len(said) + len(clause) > length:
+            break
+        said += clause
+    return said.rstrip(" .:;")
+
+
+def few(comparison: Fits) -> list[str]:
+    """Return the sites with few scalars, which are the population parameters."""
+    return [name for name in order(comparison) if sizes(comparison)[name] <= LARGE]
+
+
+def many(comparison: Fits) -> list[str]:
+    """Return the sites with many scalars, which are the members of a plate as a rule."""
+    return [name for name in order(comparison) if sizes(comparison)[name] > LARGE]
+
+
+def _columns(table: Table, comparison: Fits, name: str) -> list[int]:
+    """Return the places of a method's columns in a table of means."""
+    heads = {name, f"{name}†", f"{name} (reference)", f"{name}† (reference)"}
+    return [k for k, title in enumerate(table.columns) if k and title.split("\n")[0] in heads]
+
+
+def _turned(table: Table) -> Table:
+    """Return a table of means with methods as rows, a mean and an sd of each parameter."""
+    groups: dict[str, list[int]] = {}
+    for place, title in enumerate(table.columns[1:], start=1):
+        groups.setdefault(title.split("\n")[0], []).append(place)
+    columns = ["method"]
+    for row in table.rows:
+        columns += [f"{row[0].text}\nmean", f"{row[0].text}\nsd"]
+    rows = []
+    for name, places in groups.items():
+        cells = [Cell(name)]
+        for row in table.rows:
+            cells.append(row[places[0]])
+            cells.append(row[places[1]] if len(places) > 1 else Cell(DASH, row[places[0]].flag))
+        rows.append(cells)
+    return Table(table.title, columns, rows, table.note)
