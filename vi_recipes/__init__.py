@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         batches_from_parquet,
         read_columns,
         read_data,
+        read_frame,
         read_numeric,
     )
     from vi_recipes.fit import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         loo,
         posterior_predictive,
     )
+    from vi_recipes.formula import GLMM, glmm
     from vi_recipes.importance import LogEvidence
     from vi_recipes.latent import FreeEnergy, LinearFactors
     from vi_recipes.methods import (
@@ -111,6 +113,7 @@ _HOMES = {
         "batches_from_parquet",
         "read_columns",
         "read_data",
+        "read_frame",
         "read_numeric",
     ),
     "vi_recipes.fit": (
@@ -123,6 +126,10 @@ _HOMES = {
         "log_likelihood",
         "loo",
         "posterior_predictive",
+    ),
+    "vi_recipes.formula": (
+        "GLMM",
+        "glmm",
     ),
     "vi_recipes.importance": ("LogEvidence",),
     "vi_recipes.latent": (
@@ -194,6 +201,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CAVI",
     "EM",
+    "GLMM",
     "MAP",
     "NUTS",
     "SVGD",
@@ -246,6 +254,7 @@ __all__ = [
     "compare",
     "compare_models",
     "data_sensitivity",
+    "glmm",
     "judge",
     "load_model",
     "load_reference",
@@ -260,6 +269,7 @@ __all__ = [
     "random_start",
     "read_columns",
     "read_data",
+    "read_frame",
     "read_numeric",
     "use_cache",
 ]

@@ -37,13 +37,13 @@ from vi_recipes.core import (
 from vi_recipes.fit import Assessment, Fit, provenance
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods import Method, NestedQuadrature, default_methods
-from vi_recipes.model import Target, check_target
+from vi_recipes.model import Model, Target, as_target
 from vi_recipes.trust import Overlooked, Trust, assess, overlooked, unfit, verdict
 from vi_recipes.trust import quadrature as integrate
 
 
 def compare(
-    target: Target,
+    target: Target | Model,
     methods: Sequence[Method] | Mapping[str, Method] | None = None,
     *,
     reference: str | Fit | None = None,
@@ -63,7 +63,8 @@ def compare(
     Parameters
     ----------
     target
-        A model conditioned on data.
+        A model conditioned on data, or a model that has data of its own, such as a formula's
+        (:func:`glmm`).
     methods
         Methods, named by their own names, or a mapping name -> method. ``None`` takes those that
         apply, with the model's own options, as ``vi-recipes compare`` does.
@@ -98,7 +99,7 @@ def compare(
         is not among them, or a point, a fit without numbers, or one of another model as reference.
         All of this is found before the first method is fitted.
     """
-    check_target(target)
+    target = as_target(target)
     key = as_seed(key)
     check_progress(progress)
     named = default_methods(target) if methods is None else named_methods(methods)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vi_recipes.data.arguments import bind, fingerprint, normalise
 from vi_recipes.data.batch_files import FileBatches, batches_from_csv, batches_from_parquet
 from vi_recipes.data.batches import ArrayBatches, Batches, Prefetch, draw
+from vi_recipes.data.frames import R_DATA, read_frame
 from vi_recipes.data.members import MEMBERS, WEIGHTS, MemberBatches
 from vi_recipes.data.read import (
     JSON,
@@ -23,6 +24,7 @@ __all__ = [
     "MEMBERS",
     "NETCDF",
     "PARQUET",
+    "R_DATA",
     "WEIGHTS",
     "ArrayBatches",
     "Batches",
@@ -40,5 +42,6 @@ __all__ = [
     "normalise",
     "read_columns",
     "read_data",
+    "read_frame",
     "read_numeric",
 ]

@@ -27,7 +27,7 @@ from vi_recipes.model.states import (
     members_of,
     scale_of,
 )
-from vi_recipes.model.target import Target, check_target
+from vi_recipes.model.target import Target, as_target, check_target
 from vi_recipes.model.terms import SiteTerm, site_terms
 from vi_recipes.model.weights import Weights, unmasked, weights_of, weights_of_members
 from vi_recipes.model.zeros import IMPOSSIBLE, floored, or_infinite, with_finite_logs
@@ -54,6 +54,7 @@ __all__ = [
     "Target",
     "VBSteps",
     "Weights",
+    "as_target",
     "candidates",
     "check_target",
     "comparable",

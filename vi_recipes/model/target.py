@@ -36,6 +36,21 @@ def check_target(target: object) -> None:
         )
 
 
+def as_target(target: object) -> Target:
+    """Return a target: itself, or a :class:`Model` conditioned on its own data.
+
+    Raises
+    ------
+    ValueError
+        For anything else, and a model without data.
+    """
+    if isinstance(target, Model) and target.data is not None:
+        return Target(target)
+    check_target(target)
+    assert isinstance(target, Target)
+    return target
+
+
 class Target(DensityByCoordinate):
     """A NumPyro model conditioned on data.
 

@@ -1,0 +1,111 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vi_recipes.formula import glmm
+from vi_recipes.formula.parse import parse
+
+FRAME = pd.DataFrame(
+    {
+        "y": [0, 1, 1, 0, 1, 0, 1, 0],
+        "x": [0.3, 1.2, -0.4, 0.6, 0.1, -1.0, 0.9, 2.0],
+        "double": [0.6, 2.4, -0.8, 1.2, 0.2, -2.0, 1.8, 4.0],
+        "count": [0, 3, 1, 2, 0, 5, 1, 4],
+        "trials": [5, 5, 5, 5, 5, 5, 5, 5],
+        "g": list("aabbccdd"),
+        "one": ["k"] * 8,
+        "row": list("abcdefgh"),
+        "income": [1.0, np.nan, 2.0, 3.0, np.inf, 1.0, 2.0, 5.0],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("formula", "place", "says"),
+    [
+        ("y ~ x +", 7, "got the end, expected a term"),
+        ("y ~ x | g", 6, "group terms in parentheses"),
+        ("y ~ x + (1 | g", 14, "got the end, expected ')'"),
+        ("y ~ x * (1 | g)", 11, "group terms that are added"),
+        ("y ~ (1 | g) * x", 12, "got '*', expected '+' after a group term"),
+        ("y ~ x - (1 | g)", 6, "a group term is added, not taken away"),
+        ("y ~ x + (1 | )", 13, "the column whose values are the groups"),
+        ("y x", 2, "expected '~'"),
+        ("~ x", 0, "the response before '~'"),
+        ("y ~ x $ z", 6, "cannot read '$'"),
+        ("y ~ log(x,)", 10, "expected a term"),
+        ("y ~ x z", 6, "got 'z'"),
+    ],
+)
+def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
+    with pytest.raises(ValueError, match=re.escape(says)) as raised:
+        parse(formula)
+    _, shown, mark = str(raised.value).split("\n")
+    assert shown[2:] == formula
+    assert mark.index("^") - 2 == place
+
+
+@pytest.mark.parametrize(
+    ("formula", "family", "options", "says"),
+    [
+        ("y ~ xx", "bernoulli", {}, "unknown column 'xx'; did you mean 'x'"),
+        ("y ~ x + (1 | gg)", "bernoulli", {}, "unknown column 'gg'; did you mean 'g'"),
+        ("count ~ x", "bernoulli", {}, "row 2: got 3, expected 0 and 1"),
+        ("x ~ g", "poisson", {}, r"row 1: got 0.3, expected whole numbers from 0 \(family 'poi"),
+        ("x ~ g", "gamma", {}, "row 3: got -0.4, expected numbers above 0"),
+        ("p(count, y) ~ x", "binomial", {}, "row 2: got 3 among 1 trials"),
+        ("p(count, x) ~ 1", "binomial", {}, "trials, row 1: got 0.3, expected whole numbers"),
+        ("g ~ x", "bernoulli", {}, r"got 4 levels \(a, b, c, d\), expected two"),
+        ("g ~ x", "gaussian", {}, "got 'a', expected numbers"),
+        ("y ~ x", "betabinomial", {}, "expected whole numbers of successes"),
+        ("y ~ x + double", "bernoulli", {}, "column double is a combination of x"),
+        ("y ~ g + C(g, Sum)", "bernoulli", {}, r"is a combination of Intercept"),
+        ("x ~ 1 + (1 | one)", "gaussian", {}, "group 'one' has one member"),
+        ("x ~ 1 + (1 | row)", "gaussian", {}, "group 'row' has 8 members in 8 rows"),
+        ("y ~ x", "bernoulli", {"weights": "x"}, "weights, row 1: got 0.3, expected whole"),
+        ("y ~ x", "bernoulli", {"weights": [1] * 7}, r"weights: got shape \(7,\)"),
+        ("y ~ x", "bernoulli", {"weights": "w"}, "weights: unknown column 'w'"),
+        ("y ~ income", "bernoulli", {}, r"2 of 8 rows have missing values \(income 2; .* row 2"),
+        ("y ~ x", "bernouli", {}, "did you mean 'bernoulli'"),
+        ("y ~ x", "bernoulli", {"link": "log"}, "link: got 'log', expected one that family"),
+        ("y ~ x", "bernoulli", {"priors": {"b": 1.0}}, "priors: unknown site 'b'"),
+        ("y ~ x", "bernoulli", {"priors": {"beta": "Norml(0, 1)"}}, "did you mean 'Normal'"),
+        ("y ~ x", "bernoulli", {"priors": "wide"}, "priors: got 'wide', expected 'flat'"),
+        ("x ~ y", "gaussian", {"priors": {"sigma": "Normal(0, 1)"}}, "expected one whose support"),
+        ("y ~ sqroot(x)", "bernoulli", {}, "there is no 'sqroot' among columns and functions"),
+        (["x ~ y", "sgma ~ y"], "gaussian", {}, "expected a parameter of family 'gaussian': sigma"),
+    ],
+)
+def test_what_is_wrong_is_said(formula, family, options, says):
+    with pytest.raises(ValueError, match=says):
+        glmm(formula, FRAME, family, **options)
+
+
+def test_rows_left_out_are_counted():
+    model = glmm("y ~ income + (1 | g)", FRAME, "bernoulli", missing="drop", weights="trials")
+    assert len(model.response.y) == 6
+    assert model.notes == ("2 of 8 rows left out for missing values (income 2)",)
+    assert "2 of 8 rows left out" in model.description
+    assert len(model.data()["weights"]) == 6
+
+
+@pytest.mark.parametrize("family", ["bernoulli", "binomial"])
+def test_separation_names_its_column(family):
+    frame = FRAME.assign(split=np.where(FRAME["y"] == 1, 2.0, 1.0), n=3)
+    formula = "y ~ x + split" if family == "bernoulli" else "cbind(3 * y, 3 - 3 * y) ~ split"
+    with pytest.warns(UserWarning, match="separated by .*split") as told:
+        glmm(formula, frame, family)
+    assert "x," not in str(told[0].message)
+    with pytest.raises(ValueError, match=r"split.*priors='flat' bounds nothing"):
+        glmm(formula, frame, family, priors="flat")
+
+
+def test_what_is_not_separated_is_not_said():
+    glmm("y ~ x", FRAME, "bernoulli", priors="flat")
+    glmm("p(count, trials) ~ x", FRAME, "binomial", priors="flat")
+    # counts that are zero at one level of a covariate have no finite coefficient either
+    frame = FRAME.assign(level=["n", "m"] * 4, none=[0, 3] * 4)
+    with pytest.raises(ValueError, match=r"separated by .*level\[n\]"):
+        glmm("none ~ level", frame, "poisson", priors="flat")

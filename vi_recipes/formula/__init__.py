@@ -1,0 +1,8 @@
+"""Formulas: a model from a data frame, and predictions at new data."""
+
+from __future__ import annotations
+
+from vi_recipes.formula.families import FAMILIES, Family
+from vi_recipes.formula.glmm import GLMM, glmm
+
+__all__ = ["FAMILIES", "GLMM", "Family", "glmm"]

@@ -1,0 +1,150 @@
+"""Design matrices by formulae: the only file that knows it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vi_recipes.core import told
+
+FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tanh")
+"""Of NumPy, that formulas may use by name."""
+
+
+class Design:
+    """The columns that terms of a formula stand for, at the data and at new data.
+
+    Parameters
+    ----------
+    terms
+        Without response and group terms; the intercept is implied.
+    data
+        The columns that they use, without missing values.
+
+    Raises
+    ------
+    ValueError
+        For terms that formulae cannot evaluate, and where it is not installed.
+    """
+
+    def __init__(self, terms: str, data: pd.DataFrame) -> None:
+        self.terms, self.data = terms, data
+        self._common: Any = _evaluate(terms, data).common
+        self.intercept = False
+        self.labels: list[str] = []
+        self._columns: list[int] = []
+        self._offsets: list[int] = []
+        for term in [] if self._common is None else self._common.terms.values():
+            place = self._common.slices[term.name]
+            columns = range(place.start, place.stop)
+            if term.kind == "intercept":
+                self.intercept = True
+            elif term.kind == "offset":
+                self._offsets += columns
+            else:
+                self._columns += columns
+                self.labels += [str(label) for label in term.labels]
+        matrix = np.zeros((len(data), 0)) if self._common is None else self._common.design_matrix
+        self.matrix, self.offset = self._parts(np.asarray(matrix, float))
+        """Shapes (rows, columns) and, if there is one, (rows,)."""
+
+    def _parts(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        offset = matrix[:, self._offsets].sum(axis=1) if self._offsets else None
+        return matrix[:, self._columns], offset
+
+    def at(self, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the columns and the offset at new data.
+
+        What was learned from the data, such as means, knots and levels, stays as it was.
+
+        Raises
+        ------
+        ValueError
+            For a level that the data did not have.
+        """
+        if self._common is None:
+            return np.zeros((len(data), 0)), None
+        with _telling(self.terms):
+            matrix = self._common.evaluate_new_data(data).design_matrix
+        return self._parts(np.asarray(matrix, float))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"terms": self.terms, "data": self.data}  # formulae's own objects hold modules
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def response_values(text: str, data: pd.DataFrame) -> pd.Series:
+    """Return the values of a response that is an expression or ``column[level]``.
+
+    Raises
+    ------
+    ValueError
+        For what formulae cannot evaluate.
+    """
+    response = _evaluate(f"{text} ~ 1", data).response
+    return pd.Series(np.asarray(response.design_matrix).squeeze())
+
+
+def _evaluate(text: str, data: pd.DataFrame) -> Any:
+    try:
+        from formulae import design_matrices
+        from formulae.environment import Environment
+    except ImportError:
+        raise ValueError(
+            "formulas need the package formulae; install it with "
+            "python -m pip install 'vi_recipes[formula]'"
+        ) from None
+    names = {name: getattr(np, name) for name in FUNCTIONS} | {"np": np, "pi": np.pi}
+    with _telling(text):
+        env = Environment([names | _contrasts()])
+        return design_matrices(text, data, na_action="error", env=env)
+
+
+@contextlib.contextmanager
+def _telling(text: str) -> Any:
+    """Say in a sentence what formulae raises; it prints too."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except Exception as error:
+        says = f"there is no {error} among columns and functions"
+        raise ValueError(
+            f"formula: '{text}' cannot be evaluated: "
+            f"{says if isinstance(error, KeyError) else told(error)}"
+        ) from None
+
+
+def _contrasts() -> dict[str, Any]:
+    """Return Helmert and polynomial contrasts, which formulae lacks."""
+    from formulae.categorical import ContrastMatrix, Encoding
+
+    def coded(make: Any) -> type:
+        class Coding(Encoding):  # type: ignore[misc]
+            def code_without_intercept(self, levels: list[Any]) -> Any:
+                matrix, labels = make(len(levels))
+                return ContrastMatrix(matrix, labels)
+
+            def code_with_intercept(self, levels: list[Any]) -> Any:
+                return ContrastMatrix(np.eye(len(levels)), [str(level) for level in levels])
+
+        return Coding
+
+    def helmert(n: int) -> tuple[np.ndarray, list[str]]:
+        matrix = np.zeros((n, n - 1))
+        for j in range(n - 1):
+            matrix[: j + 1, j], matrix[j + 1, j] = -1.0, j + 1.0
+        return matrix, [str(j + 1) for j in range(n - 1)]
+
+    def polynomial(n: int) -> tuple[np.ndarray, list[str]]:
+        x = np.arange(n) - (n - 1) / 2
+        orthogonal, upper = np.linalg.qr(np.vander(x, increasing=True))
+        matrix = orthogonal[:, 1:] * np.sign(np.diag(upper))[1:]
+        return matrix, [{1: "L", 2: "Q", 3: "C"}.get(j, f"^{j}") for j in range(1, n)]
+
+    return {"Helmert": coded(helmert), "Polynomial": coded(polynomial)}

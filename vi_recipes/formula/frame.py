@@ -1,0 +1,269 @@
+"""The user's data as a frame: the columns that formulas use, complete, and the response in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from vi_recipes.core import require, unknown
+from vi_recipes.data import read_frame
+from vi_recipes.formula.designs import response_values
+from vi_recipes.formula.families import SUPPORTS, Family, outside
+from vi_recipes.formula.parse import tokens_of
+
+TRIALS = re.compile(r"\s*(p|prop|proportion|cbind)\s*\((.*)\)\s*", re.DOTALL)
+
+
+def as_frame(data: Any) -> pd.DataFrame:
+    """Return data as a frame with rows numbered from 0.
+
+    Raises
+    ------
+    ValueError
+        For what is no frame, mapping of columns or file, and for no rows.
+    """
+    if isinstance(data, str | Path):
+        data = read_frame(data)
+    elif isinstance(data, Mapping):
+        data = pd.DataFrame(dict(data))
+    elif hasattr(data, "to_pandas") and not isinstance(data, pd.DataFrame):
+        data = data.to_pandas()  # polars, pyarrow
+    if not isinstance(data, pd.DataFrame):
+        raise ValueError(
+            f"data: got {type(data).__name__}, expected a data frame, a mapping of columns, or the "
+            "name of a file"
+        )
+    if data.empty:
+        raise ValueError(f"data: got a frame of shape {data.shape}, expected rows and columns")
+    return data.rename(columns=str).reset_index(drop=True)
+
+
+def complete(
+    frame: pd.DataFrame, columns: Sequence[str], missing: Literal["error", "drop"]
+) -> tuple[pd.DataFrame, str]:
+    """Return the columns without missing values, and what was dropped, in words.
+
+    Infinite numbers count as missing: no model takes them.
+
+    Raises
+    ------
+    ValueError
+        Where there are some and they are not to be dropped; the counts are in it.
+    """
+    require(missing in ("error", "drop"), "missing", missing, "'error' or 'drop'")
+    frame = frame[list(dict.fromkeys(columns))]
+    numbers = frame.select_dtypes("number")
+    holes = frame.isna()
+    holes[numbers.columns] |= np.isinf(numbers.astype(float))
+    rows = holes.any(axis=1)
+    if not rows.any():
+        return _ordered(frame), ""
+    counts = holes.sum()
+    by_column = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
+    if missing == "error":
+        raise ValueError(
+            f"data: {rows.sum()} of {len(rows)} rows have missing values ({by_column}; the first "
+            f"is row {int(rows.argmax()) + 1}); missing='drop' leaves these rows out and counts "
+            "them, or fill them in"
+        )
+    if rows.all():
+        raise ValueError(f"data: all {len(rows)} rows have missing values ({by_column})")
+    return (
+        _ordered(frame[~rows].reset_index(drop=True)),
+        f"{rows.sum()} of {len(rows)} rows left out for missing values ({by_column})",
+    )
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with categories in their own order, those that do not occur left out.
+
+    formulae would sort the values of a category that is not ordered.
+    """
+    changed = {
+        str(name): column.cat.remove_unused_categories().cat.as_ordered()
+        for name, column in frame.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+    }
+    return frame.assign(**changed)
+
+
+@dataclass(frozen=True)
+class Response:
+    """The response of a formula.
+
+    Parameters
+    ----------
+    text
+        As the formula has it.
+    name
+        Of its column, or its text.
+    y
+        Its values; codes from 0 of levels.
+    trials
+        Of successes, else ``None``.
+    levels
+        What the codes stand for, where it has levels.
+    """
+
+    text: str
+    name: str
+    y: np.ndarray
+    trials: np.ndarray | None = None
+    levels: tuple[str, ...] = ()
+
+
+def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
+    """Return the response, checked against what its family knows.
+
+    Raises
+    ------
+    ValueError
+        For values outside the family's support, the first row named.
+    """
+    pair = TRIALS.fullmatch(text)
+    if pair is not None:
+        made = _successes(text, pair[1], _parts(pair[2]), frame)
+    else:
+        made = _plain(text, frame, family)
+    if family.takes_trials != (made.trials is not None):
+        raise ValueError(
+            f"response: got '{text}' for family '{family.name}', expected "
+            f"{SUPPORTS[family.response]}"
+        )
+    if made.trials is not None:
+        _check_whole("trials", made.trials)
+    bad = outside(family, made.y, made.trials)
+    if bad.any():
+        row = int(bad.argmax())
+        among = "" if made.trials is None else f" among {made.trials[row]:g} trials"
+        raise ValueError(
+            f"response '{text}', row {row + 1}: got {made.y[row]:g}{among}, expected "
+            f"{SUPPORTS[family.response]} (family '{family.name}'); {bad.sum()} of {len(bad)} rows "
+            "are outside"
+        )
+    return made
+
+
+def _plain(text: str, frame: pd.DataFrame, family: Family) -> Response:
+    name = text.strip("`")
+    column = frame[name] if name in frame else response_values(text, frame)
+    is_number = pd.api.types.is_numeric_dtype(column)
+    if family.response in ("binary", "ordered") and (
+        not is_number or isinstance(column.dtype, pd.CategoricalDtype)
+    ):
+        return _of_levels(text, name, column, family)
+    if not is_number:
+        raise ValueError(
+            f"response '{text}', row 1: got {column.iloc[0]!r}, expected "
+            f"{SUPPORTS[family.response]} (family '{family.name}')"
+        )
+    y = np.asarray(column, float)
+    if family.is_ordinal:
+        levels, y = np.unique(y, return_inverse=True)
+        return Response(text, name, y.astype(float), None, tuple(f"{v:g}" for v in levels))
+    return Response(text, name, y)
+
+
+def _of_levels(text: str, name: str, column: pd.Series, family: Family) -> Response:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = [str(v) for v in column.cat.categories]
+        codes = np.asarray(column.cat.codes, float)
+    elif family.is_ordinal:
+        raise ValueError(
+            f"response '{text}': got text, whose order is not known; make it an ordered "
+            "category (pandas.Categorical(..., ordered=True)) or whole numbers"
+        )
+    else:
+        found, places = np.unique(column.astype(str), return_inverse=True)
+        levels, codes = found.tolist(), places.astype(float)
+    if not family.is_ordinal and len(levels) != 2:
+        raise ValueError(
+            f"response '{text}': got {len(levels)} levels ({', '.join(levels[:6])}), expected two "
+            "for family 'bernoulli', of which the second counts as 1"
+        )
+    return Response(text, name, codes, None, tuple(levels))
+
+
+def _successes(text: str, function: str, parts: list[str], frame: pd.DataFrame) -> Response:
+    if len(parts) != 2:
+        raise ValueError(
+            f"response '{text}': got {len(parts)} argument(s), expected two: p(y, n) or "
+            "cbind(y, n - y)"
+        )
+    y, second = (_number(part, frame) for part in parts)
+    name = parts[0].strip("`")
+    return Response(text, name, y, y + second if function == "cbind" else second)
+
+
+def _number(text: str, frame: pd.DataFrame) -> np.ndarray:
+    name = text.strip("`")
+    if name in frame:
+        return np.asarray(frame[name], float)
+    if text.isdigit():
+        return np.full(len(frame), float(text))
+    return np.asarray(response_values(f"I({text})", frame), float)
+
+
+def _parts(text: str) -> list[str]:
+    """Return the arguments of a call, told apart at commas outside parentheses."""
+    depth, parts, start = 0, [], 0
+    for token in tokens_of(text):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(token.text, 0)
+        if token.text == "," and depth == 0:
+            parts.append(text[start : token.place].strip())
+            start = token.end
+    return [*parts, text[start:].strip()]
+
+
+def row_numbers(
+    what: str, given: Any, full: pd.DataFrame, kept: pd.Index | None = None
+) -> np.ndarray | None:
+    """Return weights or offsets of rows: a column's name or an array.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no column, another number of rows, or what is no number.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given not in full:
+            raise ValueError(f"{what}: {unknown('column', given, full.columns)}")
+        given = full[given]
+    try:
+        values = np.asarray(given, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: got {given!r}, expected numbers, one a row") from None
+    if values.shape != (len(full),):
+        raise ValueError(f"{what}: got shape {values.shape}, expected ({len(full)},), one a row")
+    return values
+
+
+def check_weights(weights: np.ndarray) -> None:
+    """Refuse weights that are no numbers of rows.
+
+    Raises
+    ------
+    ValueError
+        For negative ones and those that are not whole, the first row named.
+    """
+    _check_whole("weights", weights)
+
+
+def _check_whole(what: str, values: np.ndarray) -> None:
+    bad = (values < 0) | (values % 1 != 0)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{what}, row {row + 1}: got {values[row]:g}, expected whole numbers from 0: how often "
+            "a row counts"
+            if what == "weights"
+            else f"{what}, row {row + 1}: got {values[row]:g}, expected whole numbers from 0"
+        )

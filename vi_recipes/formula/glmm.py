@@ -1,0 +1,378 @@
+"""From a formula and a data frame to a model with its data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from vi_recipes.formula.checks import check_groups, check_rank, separated
+from vi_recipes.formula.families import (
+    FAMILIES,
+    PROBABILITY,
+    Family,
+    family_of,
+    link_of,
+    starting_level,
+)
+from vi_recipes.formula.frame import (
+    Response,
+    as_frame,
+    check_weights,
+    complete,
+    response_of,
+    row_numbers,
+)
+from vi_recipes.formula.layout import INTERCEPT, Group, Layout, Names, Predictor
+from vi_recipes.formula.parse import Parsed, check_columns, parse
+from vi_recipes.formula.priors import Given, Priors
+from vi_recipes.formula.source import Generated, Units, Writer, on_own_scale
+from vi_recipes.model import Model
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The arguments of a model function; called, it returns them."""
+
+    values: Mapping[str, Any]
+
+    def __call__(self) -> Mapping[str, Any]:
+        """Return the arguments."""
+        return self.values
+
+
+@dataclass(frozen=True, kw_only=True)
+class GLMM(Model):
+    """A model that a formula stands for, with its data: what :func:`glmm` returns.
+
+    ``print`` shows what it is and the NumPyro source that runs, to be taken over and changed.
+
+    Parameters
+    ----------
+    formulas
+        As they were written, that of the mean first.
+    family, link
+        Of the response.
+    priors
+        Site -> source of its prior.
+    source
+        The NumPyro source.
+    predictors, groups
+        Designs and grouping factors, for new data.
+    response
+        The response as the model sees it.
+    notes
+        Sentences on the data: what was left out, what separates the responses.
+    """
+
+    formulas: tuple[str, ...] = ()
+    family: str = ""
+    link: str = ""
+    priors: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    predictors: Any = ()
+    groups: Any = ()
+    response: Any = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"formula   {f}" for f in self.formulas]
+        lines.append(f"family    {self.family}, link {self.link}")
+        lines.append(f"rows      {len(self.response.y)}")
+        for group in self.groups:
+            sizes = np.bincount(group.codes)
+            lines.append(
+                f"group     {group.factor.name}: {len(sizes)} members of {sizes.min()} to "
+                f"{sizes.max()} rows"
+            )
+        lines += [f"note      {note}" for note in self.notes]
+        lines.append("priors")
+        sites = [name for name in self.priors if name in self.parameters]
+        lines += [f"  {name} ~ {self.priors[name]}" for name in sites]
+        return "\n".join([*lines, "", self.source.rstrip()])
+
+    def __repr__(self) -> str:
+        return (
+            f"GLMM({'; '.join(self.formulas)!r}, family={self.family!r}, link={self.link!r}, "
+            f"{len(self.response.y)} rows)"
+        )
+
+
+def glmm(
+    formula: str | Sequence[str],
+    data: Any,
+    family: str = "gaussian",
+    *,
+    link: str | None = None,
+    priors: Mapping[str, Given] | str | None = None,
+    weights: Any = None,
+    offset: Any = None,
+    missing: Literal["error", "drop"] = "error",
+) -> GLMM:
+    """Return the model that a formula and a data frame stand for.
+
+    Parameters
+    ----------
+    formula
+        Such as ``"y ~ x + (1 + x | g)"``. Common terms are what formulae reads: columns,
+        functions of them, categories by treatment contrasts (``C(g, Sum)``, ``C(g, Helmert)``,
+        ``C(g, Polynomial)``), interactions, ``bs(x, df=5)``, ``poly(x, 2)``, ``offset(z)``. Group
+        terms are ``(1 | g)``, ``(1 + x | g)`` with correlated effects, ``(1 + x || g)`` without,
+        ``(1 | a:b)`` and nested ``(1 | a/b)``. The response of ``binomial`` and ``betabinomial``
+        is ``p(y, n)`` or ``cbind(y, n - y)``. Formulas after the first are of the family's other
+        parameters: ``["y ~ x", "sigma ~ z"]``.
+    data
+        A data frame, a mapping of columns, or a file (see :func:`read_frame`).
+    family
+        A key of :data:`FAMILIES`.
+    link
+        Of the mean; by default the family's first.
+    priors
+        Site -> a NumPyro distribution, text such as ``"Normal(0, 1)"``, ``"flat"``, or a number
+        where the parameter is known. The others have weakly informative priors in the data's units,
+        which ``print`` shows. ``"flat"`` alone makes all of them flat, as maximum likelihood has
+        them.
+    weights
+        How often each row counts: a column's name or whole numbers.
+    offset
+        What is added to the linear predictor: a column's name or numbers.
+    missing
+        Rows with missing values in the columns used are refused, or left out and counted
+        (``"drop"``).
+
+    Raises
+    ------
+    ValueError
+        For a formula that does not parse (the place is marked), a column that is not there, a
+        response outside the family's support, missing values, columns that are combinations of
+        others, groups whose sd cannot be told, and responses that a column separates where priors
+        are flat.
+
+    Examples
+    --------
+    >>> import vi_recipes as vr
+    >>> frame = {"y": [1.0, 2.0, 2.5, 4.0], "x": [0, 1, 2, 3]}
+    >>> vr.glmm("y ~ x", frame)
+    GLMM('y ~ x', family='gaussian', link='identity', 4 rows)
+    """
+    return _Maker(formula, data, family, link, priors, weights, offset, missing).make()
+
+
+class _Maker:
+    """Makes a model step by step; each step checks what it is given."""
+
+    def __init__(
+        self,
+        formula: str | Sequence[str],
+        data: Any,
+        family: str,
+        link: str | None,
+        priors: Mapping[str, Given] | str | None,
+        weights: Any,
+        offset: Any,
+        missing: Literal["error", "drop"],
+    ) -> None:
+        texts = [formula] if isinstance(formula, str) else list(formula)
+        if not texts:
+            raise ValueError("formula: got none, expected one such as 'y ~ x + (1 | g)'")
+        self.parsed = [parse(text) for text in texts]
+        self.family = self._chosen(family)
+        self.link = link_of(self.family, link)
+        self.priors = Priors(priors)
+        self._check_parameters()
+        full = as_frame(data)
+        columns = [c for p in self._with_columns() for c in check_columns(p, full.columns)]
+        extra = {"_weights": row_numbers("weights", weights, full)}
+        extra["_offset"] = row_numbers("offset", offset, full)
+        held = {name: values for name, values in extra.items() if values is not None}
+        frame, dropped = complete(full.assign(**held), [*columns, *held], missing)
+        self.weights, self.offset = (
+            np.asarray(frame[name], float) if name in held else None for name in extra
+        )
+        self.frame = frame.drop(columns=list(held))
+        self.notes = [dropped] if dropped else []
+
+    def _chosen(self, name: str) -> Family:
+        chosen = family_of(name)
+        alone = "(" not in self.parsed[0].response
+        return FAMILIES["bernoulli"] if name == "binomial" and alone else chosen
+
+    def _check_parameters(self) -> None:
+        own = [o.name for o in self.family.own if o.link]
+        for parsed in self.parsed[1:]:
+            if parsed.response not in own:
+                raise ValueError(
+                    f"formula '{parsed.text}': got '{parsed.response}', expected a parameter of "
+                    f"family '{self.family.name}': {', '.join(own) or 'it has none'}"
+                )
+
+    def _with_columns(self) -> list[Parsed]:
+        """Return the formulas, the names of parameters not among their columns."""
+        from dataclasses import replace
+
+        rest = [
+            replace(p, names=tuple(n for n in p.names if n != p.response)) for p in self.parsed[1:]
+        ]
+        return [self.parsed[0], *rest]
+
+    def make(self) -> GLMM:
+        response = response_of(self.parsed[0].response, self.frame, self.family)
+        if self.weights is not None:
+            check_weights(self.weights)
+        names = Names()
+        for own in self.family.own:
+            names.of(own.name)
+            names.of(f"eta_{own.name}")
+        y = names.of(response.name)
+        layout = Layout(self.frame, names)
+        ordinal = self.family.is_ordinal
+        predictors = [
+            layout.predictor(self.parsed[0], intercept=not ordinal, offset=self.offset is not None),
+            *(layout.predictor(p, p.response) for p in self.parsed[1:]),
+        ]
+        groups = list(layout.groups.values())
+        self._check(predictors, groups, response)
+        writer = Writer(
+            names.of("model"),
+            y,
+            self.family,
+            self.link,
+            predictors,
+            groups,
+            self._units(response),
+            self.priors,
+            len(response.levels),
+            self.weights is not None,
+        )
+        source = writer.write()
+        self.priors.check()
+        values = self._values(writer, predictors, groups, response)
+        parameters, latents, dims, coords = _sites(predictors, groups, self.family, response)
+        return GLMM(
+            function=Generated(source, self.priors.objects),
+            name=y,
+            data=Rows(values),
+            parameters=tuple(
+                n for n in parameters if n in self.priors.sites.keys() - self.priors.known
+            ),
+            latents=tuple(latents),
+            dims={n: d for n, d in dims.items() if n not in self.priors.known},
+            coords=coords,
+            description=". ".join(
+                [
+                    f"{'; '.join(p.text for p in self.parsed)} ({self.family.name}, {self.link})",
+                    *self.notes,
+                ]
+            ),
+            formulas=tuple(p.text for p in self.parsed),
+            family=self.family.name,
+            link=self.link,
+            priors=dict(self.priors.sites),
+            source=source,
+            predictors=tuple(predictors),
+            groups=tuple(groups),
+            response=response,
+            notes=tuple(self.notes),
+        )
+
+    def _units(self, response: Response) -> Units:
+        y = response.y
+        sd = float(np.std(y, ddof=1)) if len(y) > 1 else 1.0
+        sd = sd if sd > 0 else 1.0
+        own = on_own_scale(self.family, self.link)
+        level = 0.0 if self.family.is_ordinal else starting_level(self.family, self.link, y)
+        return Units(level, sd if own else 1.0, sd)
+
+    def _check(
+        self, predictors: Sequence[Predictor], groups: Sequence[Group], response: Response
+    ) -> None:
+        for predictor, parsed in zip(predictors, self.parsed, strict=True):
+            design = predictor.design
+            matrix, labels = design.matrix, design.labels
+            if design.intercept or (self.family.is_ordinal and not predictor.parameter):
+                matrix = np.column_stack([np.ones(len(matrix)), matrix])
+                labels = [INTERCEPT, *labels]
+            check_rank(matrix, labels, f"formula '{parsed.text}'")
+            if not predictor.parameter:
+                self._check_separation(matrix, labels, response)
+        for group in groups:
+            check_groups(group.factor, len(response.y), own_scale=self.family.name == "gaussian")
+
+    def _check_separation(
+        self, matrix: np.ndarray, labels: Sequence[str], response: Response
+    ) -> None:
+        y, low, high = response.y, np.zeros(len(response.y), bool), np.zeros(len(response.y), bool)
+        if self.link in PROBABILITY and self.family.response in ("binary", "trials"):
+            low, high = y == 0, y == (1 if response.trials is None else response.trials)
+        elif self.family.response == "count" and self.link == "log":
+            low = y == 0
+        columns = separated(matrix, low, high)
+        if not columns:
+            return
+        named = [labels[k] for k in columns if labels[k] != INTERCEPT] or [INTERCEPT]
+        says = (
+            f"the responses are separated by {', '.join(named)}: along it the "
+            "likelihood rises for ever, so that only the prior bounds its coefficient"
+        )
+        if self.priors.flat:
+            raise ValueError(
+                f"formula '{self.parsed[0].text}': {says}, and priors='flat' bounds nothing; leave "
+                "the column out, or give its coefficient a prior"
+            )
+        self.notes.append(says)
+        warnings.warn(says, stacklevel=4)
+
+    def _values(
+        self,
+        writer: Writer,
+        predictors: Sequence[Predictor],
+        groups: Sequence[Group],
+        response: Response,
+    ) -> dict[str, Any]:
+        whole = self.family.response not in ("real", "positive", "unit")
+        values: dict[str, Any] = {writer.y: response.y.astype(int) if whole else response.y}
+        if response.trials is not None:
+            values["trials"] = response.trials.astype(int)
+        for predictor in predictors:
+            design = predictor.design
+            if predictor.matrix:
+                values[predictor.matrix] = design.matrix
+            if predictor.offset:
+                extra = self.offset if not predictor.parameter else None
+                parts = [p for p in (design.offset, extra) if p is not None]
+                values[predictor.offset] = np.sum(parts, axis=0)
+            values |= {name: made.matrix for name, made in predictor.designs.items()}
+        for group in groups:
+            values[group.name], values[group.size] = group.codes, len(group.factor.members)
+        if self.weights is not None:
+            values["weights"] = self.weights
+        return {name: values[name] for name in writer.arguments()}
+
+
+def _sites(
+    predictors: Sequence[Predictor], groups: Sequence[Group], family: Family, response: Response
+) -> tuple[list[str], list[str], dict[str, tuple[str, ...]], dict[str, Any]]:
+    """Return parameters, latent sites, dimensions and coordinates."""
+    parameters: list[str] = []
+    latents: list[str] = []
+    dims: dict[str, tuple[str, ...]] = {}
+    coords: dict[str, Any] = {group.name: group.factor.labels for group in groups}
+    for predictor in predictors:
+        parameters += [n for n in (predictor.intercept, predictor.beta) if n]
+        if predictor.beta:
+            dim = f"{predictor.beta}_column"
+            dims[predictor.beta], coords[dim] = (dim,), predictor.design.labels
+        for term in predictor.terms:
+            parameters += [n for n in (term.sd, term.correlation) if n]
+            latents += [effect.site for effect in term.effects]
+            if len(term.effects) > 1:
+                dim = f"{term.sd}_effect"
+                dims[term.sd], coords[dim] = (dim,), [e.label for e in term.effects]
+            if len(term.effects) > 2:
+                dims[term.correlation] = (dim, f"{dim}_2")
+                coords[f"{dim}_2"] = coords[dim]
+    parameters += [own.name for own in family.own]
+    return parameters, latents, dims, coords

@@ -1,0 +1,95 @@
+"""Grouping factors as integers: which member every row belongs to, at the data and at new data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+MISSING = -1
+"""The code of a row whose group is not known."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A grouping factor: the combinations of values of some columns that the data have.
+
+    Parameters
+    ----------
+    columns
+        Their names.
+    levels
+        The values of every column, in order.
+    members
+        The combinations that occur, shape (members, columns), as places in ``levels``.
+    """
+
+    columns: tuple[str, ...]
+    levels: tuple[tuple[object, ...], ...]
+    members: np.ndarray
+
+    @classmethod
+    def of(cls, columns: tuple[str, ...], data: pd.DataFrame) -> Factor:
+        """Return the factor that columns make, its members in sorted order."""
+        levels = tuple(tuple(_levels(data[name])) for name in columns)
+        places = _places(columns, levels, data)
+        return cls(columns, levels, np.unique(places, axis=0))
+
+    @property
+    def name(self) -> str:
+        """As formulas write it."""
+        return ":".join(self.columns)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Return what every member is called."""
+        return [
+            ":".join(str(v[k]) for v, k in zip(self.levels, m, strict=True)) for m in self.members
+        ]
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, ...], int]:
+        return {tuple(row): k for k, row in enumerate(self.members.tolist())}
+
+    def at(self, data: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+        """Return the member of every row, and the labels of those that the data did not have.
+
+        Members that are new come behind the known ones; :data:`MISSING` where a value is missing.
+        """
+        values = [data[name].tolist() for name in self.columns]
+        missing = np.column_stack([data[name].isna() for name in self.columns]).any(axis=1)
+        places = _places(self.columns, self.levels, data)
+        codes = np.full(len(data), MISSING)
+        new: dict[str, int] = {}
+        for row in np.flatnonzero(~missing):
+            known = self._known.get(tuple(places[row].tolist()))
+            if known is None:
+                label = ":".join(str(column[row]) for column in values)
+                known = new.setdefault(label, len(self.members) + len(new))
+            codes[row] = known
+        return codes, list(new)
+
+
+def _levels(column: pd.Series) -> Sequence[object]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return list(column.cat.remove_unused_categories().cat.categories)
+    values = column.unique().tolist()
+    try:
+        return sorted(values)
+    except TypeError:  # numbers beside text
+        return sorted(values, key=str)
+
+
+def _places(
+    columns: Sequence[str], levels: Sequence[Sequence[object]], data: pd.DataFrame
+) -> np.ndarray:
+    """Return where every row's values are in the levels, shape (rows, columns); -1 for nowhere."""
+    return np.column_stack(
+        [
+            pd.Index(list(known), dtype=object).get_indexer(pd.Index(data[name], dtype=object))
+            for name, known in zip(columns, levels, strict=True)
+        ]
+    )

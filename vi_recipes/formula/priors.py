@@ -1,0 +1,258 @@
+"""Priors as NumPyro source: the defaults, and what users put in their place.
+
+Defaults are normal, centred at no effect, with sds that suit the units of the data: 2.5 standard
+deviations of the response for a standard deviation of a covariate (2.5 on the scale of links whose
+unit is that of the logit or the logarithm), as rstanarm documents (Goodrich, Gabry, Ali and
+Brilleman, "Prior Distributions for rstanarm Models"). Covariates are not centred, so an intercept's
+sd is made wide enough for all that they may add at their means; sds of groups are half-normal with
+the scale of the common effect they vary, as in bambi (Capretto and others 2022,
+doi:10.18637/jss.v103.i15).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from vi_recipes.core import told, unknown
+
+WIDTH = 2.5
+"""Standard deviations of the response that a standard deviation of a covariate may make."""
+
+DIGITS = 4
+"""Of the numbers in default priors: what is printed is what runs."""
+
+SUPPORTS = {
+    "real": "constraints.real",
+    "positive": "constraints.positive",
+    "unit": "constraints.unit_interval",
+    "ordered": "constraints.ordered_vector",
+}
+
+type Given = float | str | dist.Distribution
+"""A prior as users give it: a number (known), text such as ``"Normal(0, 1)"`` or ``"flat"``, or a
+NumPyro distribution."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A parameter's site before its prior is settled.
+
+    Parameters
+    ----------
+    name
+        The site.
+    default
+        Source of the default prior of one element, or of all.
+    support
+        ``"real"``, ``"positive"``, ``"unit"``, ``"ordered"`` or ``"correlation"``.
+    size
+        Its length; ``None`` for a scalar.
+    whole
+        Whether ``default`` is the law of the whole site.
+    """
+
+    name: str
+    default: str
+    support: str = "real"
+    size: int | None = None
+    whole: bool = False
+
+
+@dataclass
+class Priors:
+    """Settles the priors of all sites.
+
+    Parameters
+    ----------
+    given
+        Site -> what stands in the place of the default; ``"flat"`` for all of them.
+    """
+
+    given: Mapping[str, Given] | str | None = None
+    sites: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, dist.Distribution] = field(default_factory=dict)
+    """Distributions that no source stands for."""
+    known: set[str] = field(default_factory=set)
+    """Sites that are none, because their values are given."""
+
+    def __post_init__(self) -> None:
+        if not (self.given is None or self.given == "flat" or isinstance(self.given, Mapping)):
+            raise ValueError(
+                f"priors: got {self.given!r}, expected 'flat', or a mapping: site -> NumPyro "
+                "distribution, text such as 'Normal(0, 1)', or a number where it is known"
+            )
+
+    @property
+    def flat(self) -> bool:
+        """Whether all are flat."""
+        return self.given == "flat"
+
+    def line(self, site: Site) -> str:
+        """Return the right-hand side of a site's line in the source, and note it."""
+        text = self._source(site)
+        self.sites[site.name] = text
+        if text.startswith("jnp.full") or _is_number(text):
+            self.known.add(site.name)
+            return text
+        return f'numpyro.sample("{site.name}", {text})'
+
+    def _source(self, site: Site) -> str:
+        given = self.given.get(site.name) if isinstance(self.given, Mapping) else self.given
+        if given is None:
+            return _sized(site.default, site, whole=site.whole)
+        if isinstance(given, str) and given == "flat":
+            return _flat(site)
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return repr(float(given)) if site.size is None else f"jnp.full({site.size}, {given!r})"
+        if isinstance(given, str):
+            given = _from_text(site.name, given)
+        if not isinstance(given, dist.Distribution):
+            raise ValueError(
+                f"priors['{site.name}']: got {type(given).__name__}, expected a NumPyro "
+                "distribution, text such as 'Normal(0, 1)', or a number where it is known"
+            )
+        whole = _check_shape(site, given)
+        _check_support(site, given)
+        text = source_of(given)
+        if text is None:
+            self.objects[site.name] = given
+            text = f'priors["{site.name}"]'
+        return _sized(text, site, whole=whole, batch=given.batch_shape)
+
+    def check(self) -> None:
+        """Refuse priors of sites that the model does not have.
+
+        Raises
+        ------
+        ValueError
+            With the closest name.
+        """
+        for name in self.given if isinstance(self.given, Mapping) else ():
+            if name not in self.sites:
+                raise ValueError(f"priors: {unknown('site', str(name), self.sites)}")
+
+
+def number(value: float) -> float:
+    """Return a number with as many digits as a default prior has."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def normals(widths: np.ndarray) -> str:
+    """Return the source of normals around 0."""
+    if len(set(widths)) == 1:
+        return f"dist.Normal(0.0, {widths[0]})"
+    return f"dist.Normal(0.0, jnp.array({[float(w) for w in widths]}))"
+
+
+def _sized(text: str, site: Site, *, whole: bool, batch: tuple[int, ...] | None = None) -> str:
+    if site.size is None or whole:
+        return text
+    sized = batch == (site.size,) or (batch is None and "jnp.array" in text)
+    return f"{text}.to_event(1)" if sized else f"{text}.expand([{site.size}]).to_event(1)"
+
+
+def _flat(site: Site) -> str:
+    if site.support == "correlation":
+        return "dist.Uniform(-1.0, 1.0)" if site.size is None else site.default
+    event = () if site.size is None else (site.size,)
+    return f"dist.ImproperUniform(dist.{SUPPORTS[site.support]}, (), {event})"
+
+
+def _check_shape(site: Site, given: dist.Distribution) -> bool:
+    """Return whether a distribution is that of the whole site; refuse other shapes."""
+    shape = () if site.size is None else (site.size,)
+    if site.support == "correlation" and site.size is not None:
+        return True
+    if given.batch_shape + given.event_shape in ((), shape):
+        return bool(given.event_shape)
+    raise ValueError(
+        f"priors['{site.name}']: got a distribution of shape "
+        f"{given.batch_shape + given.event_shape}, expected () or {shape}"
+    )
+
+
+def _check_support(site: Site, given: dist.Distribution) -> None:
+    inside = {
+        "positive": ([1e-3, 1.0], [-1.0]),
+        "unit": ([0.1, 0.9], [-0.1, 1.1]),
+        "correlation": ([-0.5, 0.5], [-1.5, 1.5]),
+    }.get(site.support)
+    if inside is None or given.event_shape:
+        return
+    support = given.support
+    below = [v for v in inside[1] if bool(np.all(support(jnp.asarray(v))))]
+    if below:
+        raise ValueError(
+            f"priors['{site.name}']: got a {type(given).__name__}, which takes {below[0]}, "
+            f"expected one whose support is {site.support}"
+            + (": such as HalfNormal, Exponential, Gamma" if site.support == "positive" else "")
+        )
+
+
+def _from_text(name: str, text: str) -> dist.Distribution:
+    """Return the distribution that text such as ``"Normal(0, 1)"`` means; no code is run."""
+    what = f"priors['{name}']: got {text!r}, expected a NumPyro distribution such as 'Normal(0, 1)'"
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        arguments = [_literal(a) for a in call.args]
+        keywords = {str(k.arg): _literal(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        raise ValueError(f"{what}, a number, or 'flat'") from None
+    kind = getattr(dist, call.func.id, None)
+    if not (isinstance(kind, type) and issubclass(kind, dist.Distribution)):
+        known = [n for n in dist.__all__ if n[0].isupper()]
+        raise ValueError(f"priors['{name}']: {_closest(call.func.id, known)}")
+    try:
+        return kind(*arguments, **keywords, validate_args=True)
+    except Exception as error:
+        raise ValueError(f"{what}: {told(error)}") from None
+
+
+def _literal(node: ast.expr) -> Any:
+    value = ast.literal_eval(node)
+    return jnp.asarray(value, float) if isinstance(value, list | tuple) else float(value)
+
+
+def _closest(name: str, known: list[str]) -> str:
+    return unknown("distribution", name, known).split(" Known:")[0].rstrip("; ")
+
+
+def source_of(given: dist.Distribution) -> str | None:
+    """Return source that makes a distribution, if its arguments are all that it is."""
+    kind = type(given)
+    if getattr(dist, kind.__name__, None) is not kind or given.event_shape:
+        return None
+    parts = []
+    for name, constraint in kind.arg_constraints.items():
+        if not hasattr(given, name) or constraint is constraints.dependent:
+            return None
+        value = np.asarray(getattr(given, name), float)
+        parts.append(
+            f"{name}={value.item()!r}" if value.ndim == 0 else f"{name}=jnp.array({value.tolist()})"
+        )
+    text = f"dist.{kind.__name__}({', '.join(parts)})"
+    try:
+        made = eval(text, {"dist": dist, "jnp": jnp})
+        points = jnp.asarray([0.2, 0.7]).reshape(2, *(1,) * len(given.batch_shape))
+        same = np.allclose(made.log_prob(points), given.log_prob(points), equal_nan=True)
+    except Exception:
+        return None
+    return text if same else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

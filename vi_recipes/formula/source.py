@@ -1,0 +1,287 @@
+"""The NumPyro source of a formula's model, and the function that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vi_recipes.formula.families import PROBABILITY, Family
+from vi_recipes.formula.layout import Group, Predictor, Term
+from vi_recipes.formula.links import LINKS
+from vi_recipes.formula.priors import WIDTH, Priors, Site, normals, number
+
+TEMPLATE = """\
+def {{ name }}({{ arguments | join(", ") }}):
+{%- for line in parameters %}
+    {{ line }}
+{%- endfor %}
+{%- for group in groups %}
+    with numpyro.plate("{{ group.name }}", {{ group.size }}):
+{%- for line in effects[group.name] %}
+        {{ line }}
+{%- endfor %}
+{%- endfor %}
+    with numpyro.plate("row", len({{ y }})){{ weighted }}:
+{%- for line in rows %}
+        {{ line }}
+{%- endfor %}
+        law = {{ law }}
+        numpyro.sample("{{ y }}", law, obs={{ y }})
+    return eta, law
+"""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The data's units, which default priors follow.
+
+    Parameters
+    ----------
+    level
+        Where the intercept is expected.
+    scale
+        Of the linear predictor: the response's sd where it has one on that scale, else 1.
+    sd
+        The response's sd.
+    """
+
+    level: float
+    scale: float
+    sd: float
+
+
+class Generated:
+    """A model function made from its source; it is sent and stored as that.
+
+    Parameters
+    ----------
+    source
+        What is run.
+    priors
+        Distributions that the source calls ``priors[...]``.
+    """
+
+    def __init__(self, source: str, priors: Mapping[str, Any]) -> None:
+        self.source, self.priors = source, dict(priors)
+
+    @cached_property
+    def _function(self) -> Any:
+        import jax
+        import jax.numpy as jnp
+        import numpyro
+        import numpyro.distributions as dist
+        from jax.scipy.stats import norm
+
+        from vi_recipes.formula import laws
+
+        known = {"numpyro": numpyro, "dist": dist, "jax": jax, "jnp": jnp, "norm": norm}
+        known |= {"Hurdle": laws.Hurdle, "Cumulative": laws.Cumulative, "priors": self.priors}
+        exec(compile(self.source, "<formula>", "exec"), known)
+        return next(v for k, v in reversed(known.items()) if k not in ("__builtins__", "priors"))
+
+    @property
+    def __name__(self) -> str:
+        return str(self._function.__name__)
+
+    @property
+    def __wrapped__(self) -> Any:
+        return self._function  # where inspect.signature looks
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model."""
+        return self._function(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "priors": self.priors}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Generated) and self.source == other.source
+
+    def __hash__(self) -> int:
+        return hash(self.source)
+
+
+@dataclass
+class Writer:
+    """Writes the source of a model.
+
+    Parameters
+    ----------
+    name, y
+        Of the function and of the response's argument.
+    family, link
+        Of the response.
+    predictors
+        Of the mean first, then of the family's own parameters.
+    groups
+        All grouping factors.
+    units
+        The data's.
+    priors
+        Settles every site.
+    num_levels
+        Of an ordinal response.
+    weighted
+        Whether rows have weights.
+    """
+
+    name: str
+    y: str
+    family: Family
+    link: str
+    predictors: Sequence[Predictor]
+    groups: Sequence[Group]
+    units: Units
+    priors: Priors
+    num_levels: int = 0
+    weighted: bool = False
+
+    def write(self) -> str:
+        """Return the source."""
+        from jinja2 import Environment
+
+        parameters: list[str] = []
+        effects: dict[str, list[str]] = {group.name: [] for group in self.groups}
+        rows: list[str] = []
+        for predictor in self.predictors:
+            self._parameters(predictor, parameters)
+            for term in predictor.terms:
+                self._term(predictor, term, parameters, effects[term.group.name])
+        modelled = {p.parameter for p in self.predictors}
+        for own in self.family.own:
+            if own.name not in modelled:
+                parameters.append(f"{own.name} = {self.priors.line(self._own(own.name))}")
+        for predictor in (*self.predictors[1:], self.predictors[0]):
+            eta = f"eta_{predictor.parameter}" if predictor.parameter else "eta"
+            rows.append(f"{eta} = {_sum(predictor)}")
+            if predictor.parameter:
+                own = next(o for o in self.family.own if o.name == predictor.parameter)
+                rows.append(f"{own.name} = {LINKS[own.link].mean.replace('eta', eta)}")
+        law = self.family.law.format(link=self.link)
+        link = LINKS[self.link]
+        if "logits" in law and link.logits == "eta":
+            law = law.replace("logits=logits", "logits=eta")
+        elif "logits" in law:
+            rows.append(f"logits = {link.logits}")
+        if "mu" in law and link.mean == "eta":
+            law = law.replace("mu", "eta")
+        elif "mu" in law:
+            rows.append(f"mu = {link.mean}")
+        template = Environment(autoescape=False, keep_trailing_newline=True).from_string(TEMPLATE)
+        return template.render(
+            name=self.name,
+            arguments=self.arguments(),
+            parameters=parameters,
+            groups=self.groups,
+            effects=effects,
+            y=self.y,
+            weighted=", numpyro.handlers.scale(scale=weights)" if self.weighted else "",
+            rows=rows,
+            law=law,
+        )
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of the function."""
+        names = [self.y, *(["trials"] if self.family.takes_trials else [])]
+        for predictor in self.predictors:
+            names += [n for n in (predictor.matrix, *predictor.designs, predictor.offset) if n]
+        for group in self.groups:
+            names += [group.name, group.size]
+        return [*names, *(["weights"] if self.weighted else [])]
+
+    def _own(self, name: str) -> Site:
+        own = next(o for o in self.family.own if o.name == name)
+        if own.support == "ordered":
+            width = number(WIDTH)
+            law = f"dist.Normal(0.0, {width}).expand([{self.num_levels - 1}]).to_event(1)"
+            default = f"dist.TransformedDistribution({law}, dist.transforms.OrderedTransform())"
+            return Site(name, default, "ordered", self.num_levels - 1, whole=True)
+        default = own.prior.format(rate=number(1.0 / self.units.sd))
+        return Site(name, default, own.support)
+
+    def _widths(self, predictor: Predictor) -> np.ndarray:
+        """Return the sds of the coefficients' default priors."""
+        matrix = predictor.design.matrix
+        spread = np.std(matrix, axis=0, ddof=1) if len(matrix) > 1 else np.ones(matrix.shape[1])
+        scale = 1.0 if predictor.parameter else self.units.scale
+        return np.array([number(WIDTH * scale / s) for s in np.where(spread > 0, spread, 1.0)])
+
+    def _parameters(self, predictor: Predictor, lines: list[str]) -> None:
+        widths = self._widths(predictor)
+        means = predictor.design.matrix.mean(axis=0)
+        scale = 1.0 if predictor.parameter else self.units.scale
+        if predictor.intercept:
+            level = number(self._level(predictor))
+            width = number(float(np.sqrt((WIDTH * scale) ** 2 + ((widths * means) ** 2).sum())))
+            line = self.priors.line(Site(predictor.intercept, f"dist.Normal({level}, {width})"))
+            lines.append(f"{predictor.intercept} = {line}")
+        if predictor.beta:
+            site = Site(predictor.beta, normals(widths), size=len(widths))
+            lines.append(f"{predictor.beta} = {self.priors.line(site)}")
+
+    def _level(self, predictor: Predictor) -> float:
+        if not predictor.parameter:
+            return self.units.level
+        return float(np.log(self.units.sd)) if predictor.parameter == "sigma" else 0.0
+
+    def _term(self, predictor: Predictor, term: Term, lines: list[str], effects: list[str]) -> None:
+        """Write a group term: normals one after another, each given those before it."""
+        scale = 1.0 if predictor.parameter else self.units.scale
+        widths = np.array([number(WIDTH * scale / e.spread) for e in term.effects])
+        half = normals(widths).replace("dist.Normal(0.0, ", "dist.HalfNormal(")
+        k = len(term.effects)
+        size = None if k == 1 else k
+        lines.append(f"{term.sd} = {self.priors.line(Site(term.sd, half, 'positive', size))}")
+        if k == 1:
+            site = term.effects[0].site
+            effects.append(f'{site} = numpyro.sample("{site}", dist.Normal(0.0, {term.sd}))')
+            return
+        if k == 2:  # LKJ(1) of two is uniform
+            both = Site(term.correlation, "dist.Uniform(-1.0, 1.0)", "correlation")
+            lines.append(f"{term.correlation} = {self.priors.line(both)}")
+            first, second = (e.site for e in term.effects)
+            effects += [
+                f'{first} = numpyro.sample("{first}", dist.Normal(0.0, {term.sd}[0]))',
+                f"given = {term.correlation} * {term.sd}[1] / {term.sd}[0] * {first}",
+                f"rest = {term.sd}[1] * jnp.sqrt(1.0 - {term.correlation}**2)",
+                f'{second} = numpyro.sample("{second}", dist.Normal(given, rest))',
+            ]
+            return
+        default = f"dist.LKJCholesky({k}, 1.0)"
+        line = self.priors.line(Site(term.correlation, default, "correlation", k, whole=True))
+        lines.append(f"{term.correlation} = {line}")
+        for j, effect in enumerate(term.effects):
+            site, unit = effect.site, f"e_{j}_{term.group.name}"
+            loc = " + ".join(
+                f"{term.correlation}[{j}, {i}] * e_{i}_{term.group.name}" for i in range(j)
+            )
+            mean = f"{term.sd}[{j}] * ({loc})" if j else "0.0"
+            width = f"{term.sd}[{j}] * {term.correlation}[{j}, {j}]" if j else f"{term.sd}[0]"
+            effects.append(f'{site} = numpyro.sample("{site}", dist.Normal({mean}, {width}))')
+            if j < k - 1:
+                less = f"({site} - {mean})" if j else site
+                effects.append(f"{unit} = {less} / ({width})")
+
+
+def _sum(predictor: Predictor) -> str:
+    """Return the source of a linear predictor."""
+    parts = [predictor.intercept] if predictor.intercept else []
+    if predictor.beta:
+        parts.append(f"jnp.matmul({predictor.matrix}, {predictor.beta})")
+    if predictor.offset:
+        parts.append(predictor.offset)
+    for term in predictor.terms:
+        for effect in term.effects:
+            value = f"{effect.site}[{term.group.name}]"
+            column = f"{term.matrix}[:, {effect.column}]"
+            parts.append(value if effect.column is None else f"{value} * {column}")
+    return " + ".join(parts) or "0.0"
+
+
+def on_own_scale(family: Family, link: str) -> bool:
+    """Whether the linear predictor has the units of the response."""
+    return link == "identity" and link not in PROBABILITY and family.name != "cumulative"
