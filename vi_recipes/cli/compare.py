@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ from vi_recipes.cli.output import (
 
 if TYPE_CHECKING:
     from vi_recipes.fit import Fit
+    from vi_recipes.methods import Method
 
 
 COMPARE_EPILOG = """\b
@@ -40,6 +42,8 @@ Examples:
   vi-recipes compare radon --methods svi,full=svi,nuts --set full.guide=multivariate_normal
   vi-recipes compare gmm --set model.num_components=3
   vi-recipes compare my_model.py:regression --data my_data.csv --reference nuts
+  vi-recipes compare eight_schools --methods lrvb,laplace --reference pymc.nc
+  vi-recipes compare my_model.py --add 'stan=fit-*.csv' --rename b_x='beta[0]'
   vi-recipes compare my_model.py --data my_data.json --no-report --json result.json
 
 \b
@@ -71,8 +75,23 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What the others are measured against: a method's name here, or a JSON file of "
-            "reference answers. [default: nuts, if there]",
+            help="What the others are measured against: a method's name here, a JSON file of "
+            "reference answers, or draws made elsewhere, as for --add. [default: nuts, if there]",
+        ),
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Add draws made elsewhere: netCDF (ArviZ, PyMC), or CSV (Stan, brms; 'fit-*.csv' "
+            "in quotes for one file a chain). Repeat it for more.",
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="THEIRS=OURS",
+            help="What a variable of such draws is called here, as in b_x=beta[0]. Repeat it.",
         ),
     ] = None,
     quadrature: Annotated[
@@ -118,6 +137,8 @@ def compare(
         everything=everything,
         predictive=predictive,
         quadrature=quadrature,
+        add=add or [],
+        rename=rename or [],
     )
 
 
@@ -170,21 +191,19 @@ def _fit_and_report(
     everything: bool,
     predictive: bool = False,
     quadrature: bool = False,
+    add: Sequence[str] = (),
+    rename: Sequence[str] = (),
 ) -> None:
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
+    from vi_recipes.cli.own_draws import added_fits, given_reference
     from vi_recipes.cli.prepare import prepare
-    from vi_recipes.core import unknown
-    from vi_recipes.fit import load_reference
 
     entries = None if method_names is None else options.parse_methods(method_names)
     keep_code(no_cache)
     target, methods = prepare(model_name, data, entries, pairs, tell)
-    measure: str | Fit | None = reference
-    if reference is not None and reference.endswith(".json"):
-        measure = load_reference(reference, target)
-    elif reference is not None and reference not in methods:
-        raise ValueError(f"--reference: {unknown('method', reference, methods)}")
+    named: dict[str, Method | Fit] = {**methods, **added_fits(add, rename, target, methods)}
+    measure = given_reference(reference, rename, target, named)
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
     check_json(json)
 
@@ -194,7 +213,7 @@ def _fit_and_report(
     with output_folder(folder):
         comparison = compare(
             target,
-            methods,
+            named,
             reference=measure,
             key=seed,
             path=folder,

@@ -31,9 +31,6 @@ Settings = dict[str, dict[str, str]]
 
 MODEL = "model"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
 # -- --set and --methods ---------------------------------------------------------------------
 
 
@@ -55,29 +52,13 @@ def parse_settings(pairs: Sequence[str]) -> Settings:
 
 def parse_methods(text: str) -> dict[str, str]:
     """Return the methods asked for: name in the comparison -> name of the method."""
-    from vi_recipes.methods import METHODS
+    from vi_recipes.methods import parse_methods
 
-    entries: dict[str, str] = {}
-    for entry in text.split(","):
-        if not entry.strip():
-            continue
-        label, named, method = (part.strip() for part in entry.rpartition("="))
-        label = label if named else method
-        if method not in METHODS:
-            raise ValueError(f"--methods: {unknown('method', method, METHODS)}")
-        if not _NAME.fullmatch(label) or label == MODEL:
-            raise ValueError(
-                f"--methods: {label!r} cannot name a method; use letters, digits, '_', '-' and "
-                f"'.', and not '{MODEL}'"
-            )
-        if label in entries:
-            raise ValueError(
-                f"--methods: '{label}' is listed twice; give the second a name of its own, as in "
-                f"{label},other={method}"
-            )
-        entries[label] = method
-    if not entries:
-        raise ValueError(f"--methods: got {text!r}, expected one or more of {', '.join(METHODS)}")
+    entries = parse_methods(text, "--methods")
+    if MODEL in entries:
+        raise ValueError(
+            f"--methods: '{MODEL}' cannot name a method: --set {MODEL}.name=value is the model's"
+        )
     return entries
 
 

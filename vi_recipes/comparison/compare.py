@@ -15,19 +15,20 @@ from vi_recipes.comparison.folder import fit_path, save_fit, write_header
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
 from vi_recipes.comparison.request import (
+    Methods,
     check_checkpoints,
     check_options,
     check_progress,
     check_start,
     checked_reference,
     named_methods,
+    one_seed,
 )
 from vi_recipes.core import (
     MethodFailure,
     Progress,
     ProgressFactory,
     Status,
-    as_seed,
     attempt,
     check_folder,
     programs_read,
@@ -36,7 +37,7 @@ from vi_recipes.core import (
 )
 from vi_recipes.fit import Assessment, Fit, provenance
 from vi_recipes.importance import Bound, LogEvidence
-from vi_recipes.methods import Method, NestedQuadrature, default_methods
+from vi_recipes.methods import Method, NestedQuadrature
 from vi_recipes.model import Model, Target, as_target
 from vi_recipes.trust import Overlooked, Trust, assess, overlooked, unfit, verdict
 from vi_recipes.trust import quadrature as integrate
@@ -44,10 +45,11 @@ from vi_recipes.trust import quadrature as integrate
 
 def compare(
     target: Target | Model,
-    methods: Sequence[Method] | Mapping[str, Method] | None = None,
+    methods: Methods | None = None,
     *,
     reference: str | Fit | None = None,
-    key: int = 0,
+    key: int | None = None,
+    seed: int | None = None,
     path: str | Path | None = None,
     progress: ProgressFactory | None = None,
     description: str = "",
@@ -66,17 +68,19 @@ def compare(
         A model conditioned on data, or a model that has data of its own, such as a formula's
         (:func:`glmm`).
     methods
-        Methods, named by their own names, or a mapping name -> method. ``None`` takes those that
-        apply, with the model's own options, as ``vi-recipes compare`` does.
+        Names, as in ``"map,lrvb,nuts"``, with the model's own options; a method; several, named by
+        their own names; or a mapping name -> method. ``None`` takes those that apply, as
+        ``vi-recipes compare`` does. A :class:`Fit` among them, such as one by :func:`from_arviz`,
+        is taken as it is.
     reference
         Name of a method, or a :class:`Fit`, that the others are measured against. ``None`` takes
         the NUTS fit if there is one with a result. One that is not to be trusted by its own
         evidence measures nobody: every fit is then judged by its own, beside the differences.
         Where there is no reference, and some fit cannot be judged by its own evidence, a fit by
         :class:`NestedQuadrature` is made to measure by, if that applies and is quick.
-    key
-        Integer seed. Each method's stream depends on it and on the method's name alone, so adding
-        a method changes no other.
+    key, seed
+        Integer seed, by either name; 0 by default. Each method's stream depends on it and on the
+        method's name alone, so adding a method changes no other.
     path
         Folder; each fit is saved to ``path/fits/<name>.nc`` as soon as it is done, once, as it was
         fitted. The order of exchangeable components is found out when all are done, and is in
@@ -100,25 +104,29 @@ def compare(
         All of this is found before the first method is fitted.
     """
     target = as_target(target)
-    key = as_seed(key)
+    key = one_seed(key, seed)
     check_progress(progress)
-    named = default_methods(target) if methods is None else named_methods(methods)
+    named = named_methods(methods, target)
     reference = checked_reference(reference, named, target)
-    for name, method in named.items():
+    to_fit = {name: method for name, method in named.items() if isinstance(method, Method)}
+    for name, method in to_fit.items():
         check_options(name, method, target)
-    check_checkpoints(named)
+    check_checkpoints(to_fit)
     check_start(target, key)
-    if assessed and isinstance(reference, Fit):
-        reference = _assessed_reference(reference, target)
+    if isinstance(reference, Fit):
+        reference = _with_evidence(reference, target, assessed)
     if path is not None:
         check_folder(Path(path), HEADER, FOLDERS)
     run = _Run(target, reference, description, None if path is None else Path(path))
     interrupted, already = False, programs_read()
     evidence = None
     try:
-        for name, method in named.items():
+        for name, given in named.items():
+            if isinstance(given, Fit):
+                run.add(name, _with_evidence(given.renamed(name), target, assessed))
+                continue
             with progress(name) if progress else nullcontext(silent) as report:
-                fit, interrupted = _fit(name, method, target, key, report, assessed)
+                fit, interrupted = _fit(name, given, target, key, report, assessed)
             run.add(name, replace(fit, provenance=replace(fit.provenance, seed=key)))
             if interrupted:
                 break
@@ -141,9 +149,7 @@ def compare(
                 failed = [f"Nested quadrature was tried as a yardstick: {yardstick.explanation}."]
     except KeyboardInterrupt:
         interrupted = True
-    notes = failed + _scale_notes(
-        {n: m for n, m in named.items() if n in fits and fits[n].has_result}
-    )
+    notes = failed + _scale_notes(fits)
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
@@ -317,15 +323,14 @@ def _without_result(name: str, method: Method, target: Target, status: Status, m
     )
 
 
-def _assessed_reference(reference: Fit, target: Target) -> Fit:
-    """Return a fit from elsewhere with its own evidence; answers without a method have none."""
-    if not reference.kind or reference.assessment is not None:
-        return reference
-    made_for = (reference.provenance.model, reference.provenance.data_fingerprint)
+def _with_evidence(fit: Fit, target: Target, assessed: bool) -> Fit:
+    """Return a fit made before with its own evidence; answers without a method have none."""
+    if not (assessed and fit.kind and fit.has_result) or fit.assessment is not None:
+        return fit
+    made_for = (fit.provenance.model, fit.provenance.data_fingerprint)
     if made_for != (target.name, target.fingerprint):
-        return reference
-    assessment = attempt(lambda: assess(reference, target), _unassessed)
-    return replace(reference, assessment=assessment)
+        return fit
+    return replace(fit, assessment=attempt(lambda: assess(fit, target), _unassessed))
 
 
 def _lacks_yardstick(fits: Mapping[str, Fit], target: Target) -> bool:
@@ -360,10 +365,10 @@ def _by_quadrature(target: Target) -> LogEvidence:
     return LogEvidence(float("nan"), float("nan"), Bound.MISSING, why)
 
 
-def _scale_notes(methods: Mapping[str, Method]) -> list[str]:
+def _scale_notes(fits: Mapping[str, Fit]) -> list[str]:
     notes = ["Means, sds and covariances are those of the parameters as the model names them."]
-    for name, method in methods.items():
-        space = getattr(method, "space", None)
+    for name, fit in fits.items():
+        space = fit.config.get("space") if fit.has_result else None
         if space is not None:
             extra = "without" if space == "constrained" else "with"
             notes.append(

@@ -32,7 +32,7 @@ class Standing:
     verdict
         How far it can be trusted.
     seconds
-        What it takes alone, compilation included.
+        What it takes alone, compilation included; NaN where draws made elsewhere do not say.
     wrong
         What it gets wrong at worst, as a part of a sentence; empty where that is not known.
     """
@@ -53,7 +53,7 @@ class Standing:
         return self.verdict.errors
 
     def __str__(self) -> str:
-        return f"{self.method} ({format_seconds(self.seconds)} s)"
+        return f"{self.method} ({_taking(self.seconds)})"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _recommend(comparison: Fits) -> Recommendation:
         Standing(name, verdict, float(alone[name]), _wrong(comparison, name, verdict))
         for name, verdict in comparison.verdicts().items()
     ]
-    ranked.sort(key=lambda one: (ORDER.index(one.trust), one.seconds))
+    ranked.sort(key=lambda one: (ORDER.index(one.trust), _cost(one)))
     usable = [one for one in ranked if one.trust in GOOD]
     if not usable:
         return Recommendation(None, tuple(ranked), _none(comparison, ranked))
@@ -138,7 +138,16 @@ def _rank(one: Standing) -> tuple[int, int, float]:
     errors, lacking = one.errors, 0
     if one.trust is Trust.CARE and errors is not None:
         lacking = 4 * (not errors.means_right) + 2 * (not errors.sds_right) + (not errors.sd_at)
-    return ORDER.index(one.trust), lacking, one.seconds
+    return ORDER.index(one.trust), lacking, _cost(one)
+
+
+def _cost(one: Standing) -> float:
+    """Return the seconds of a method; those that nobody knows are the most."""
+    return float("inf") if np.isnan(one.seconds) else one.seconds
+
+
+def _taking(seconds: float) -> str:
+    return "in seconds that are not told" if np.isnan(seconds) else f"{format_seconds(seconds)} s"
 
 
 # -- in words --------------------------------------------------------------------------------
@@ -191,7 +200,7 @@ def _known_to(fit: Fit, comparison: Fits) -> str:
 
 def _use(best: Standing, itself: str, *, alone: bool) -> str:
     """Return the answer where there is a method to use."""
-    seconds = f"{format_seconds(best.seconds)} s"
+    seconds = _taking(best.seconds)
     by = f" {best.errors.by}" if best.errors is not None else ""
     wrong = f"; {best.wrong}" if best.wrong else ""
     if best.trust is Trust.TRUSTWORTHY:

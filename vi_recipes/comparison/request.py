@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 
-from vi_recipes.core import ModelError, called
-from vi_recipes.fit import Fit
-from vi_recipes.methods import Method
+from vi_recipes.core import ModelError, as_seed, called
+from vi_recipes.fit import Fit, check_same
+from vi_recipes.methods import Method, default_methods, make_method, parse_methods
 from vi_recipes.model import Target
 
 NO_SPREAD = (
@@ -18,24 +18,39 @@ NO_SPREAD = (
 )
 
 
-def named_methods(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
-    """Return methods by name; raise a :class:`ValueError` for what is none, and for no names."""
-    if not isinstance(methods, Mapping) and (
-        isinstance(methods, str | bytes) or not isinstance(methods, Iterable)
-    ):
+Methods = str | Method | Fit | Sequence[Method | Fit] | Mapping[str, Method | Fit]
+"""What may say which methods are to be fitted, and which fits taken as they are."""
+
+
+def named_methods(methods: Methods | None, target: Target) -> dict[str, Method | Fit]:
+    """Return methods and fits by name, by default those that apply to the target.
+
+    Raises
+    ------
+    ValueError
+        For what is neither, names that are none, two of one name, and fits of another target.
+    """
+    if methods is None:
+        return dict(default_methods(target))
+    if isinstance(methods, str):
+        made = {n: make_method(m, target) for n, m in parse_methods(methods).items()}
+        return dict(made)
+    if isinstance(methods, Method | Fit):
+        methods = [methods]
+    if isinstance(methods, bytes) or not isinstance(methods, Iterable):
         raise ValueError(
-            f"methods: got {methods!r}, expected a list of methods such as [vi_recipes.MAP()], or "
-            "a mapping name -> method"
+            f"methods: got {methods!r}, expected names such as 'map,nuts', a list of methods such "
+            "as [vi_recipes.MAP()], or a mapping name -> method"
         )
     pairs = (
         list(methods.items())
         if isinstance(methods, Mapping)
-        else [(m.name if isinstance(m, Method) else "", m) for m in methods]
+        else [(_own_name(method), method) for method in methods]
     )
     if not pairs:
         raise ValueError("methods: none given; name at least one, such as vi_recipes.MAP()")
     for name, method in pairs:
-        if not isinstance(method, Method):
+        if not isinstance(method, Method | Fit):
             raise ValueError(
                 f"methods: got {method!r}, expected a method such as vi_recipes.NUTS()"
             )
@@ -47,7 +62,24 @@ def named_methods(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str,
         raise ValueError(
             f"methods: more than one is named {', '.join(twice)}; give a mapping name -> method"
         )
+    for _, fit in pairs:
+        if isinstance(fit, Fit):
+            check_same(fit, target)
     return dict(pairs)
+
+
+def _own_name(method: object) -> str:
+    if isinstance(method, Fit):
+        return method.method
+    return method.name if isinstance(method, Method) else ""
+
+
+def one_seed(key: int | None, seed: int | None) -> int:
+    """Return the seed, which may be given by either name; 0 where it is not given."""
+    if key is not None and seed is not None:
+        raise ValueError(f"seed: got {seed!r} beside key={key!r}, expected one of them")
+    given = key if seed is None else seed
+    return as_seed(0 if given is None else given)
 
 
 def check_options(name: str, method: Method, target: Target) -> None:
@@ -96,7 +128,7 @@ def check_progress(progress: object) -> None:
 
 
 def checked_reference(
-    reference: str | Fit | None, named: Mapping[str, Method], target: Target
+    reference: str | Fit | None, named: Mapping[str, Method | Fit], target: Target
 ) -> str | Fit | None:
     """Return the reference under a name of its own, or say why it cannot be one."""
     if isinstance(reference, str) and reference not in named:

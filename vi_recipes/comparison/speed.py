@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.core import Timing
-from vi_recipes.fit import Fit
+from vi_recipes.fit import OWN, Fit
 
 
 def timings(fits: Mapping[str, Fit], reference: Fit | None, outside: str = "") -> pd.DataFrame:
@@ -26,14 +26,16 @@ def timings(fits: Mapping[str, Fit], reference: Fit | None, outside: str = "") -
         fits = {**fits, outside: reference}
         base_run = base_run if apart(reference) else np.nan
     for name, fit in fits.items():
-        timing, known = fit.timing, name != outside or apart(fit)
+        timing = fit.timing
+        known = apart(fit) if fit.kind == OWN or name == outside else True
+        total = timing.total_seconds if fit.kind != OWN or timing.total_seconds else np.nan
         ess = fit.diagnostics.get("ess_bulk_min", np.nan) if fit.has_result else np.nan
         rows[name] = {
             "status": fit.status.name,
             "compile_seconds": timing.compile_seconds if known else np.nan,
             "run_seconds": timing.run_seconds if known else np.nan,
-            "total_seconds": timing.total_seconds,
-            "alone_seconds": timing.alone_seconds,
+            "total_seconds": total,
+            "alone_seconds": total if fit.kind == OWN else timing.alone_seconds,
             "run_speed_up": _ratio(base_run, timing.run_seconds if known else np.nan),
             "speed_up": _ratio(base.alone_seconds, timing.alone_seconds),
             "density_evaluations": timing.density_evaluations,
@@ -46,7 +48,7 @@ def timings(fits: Mapping[str, Fit], reference: Fit | None, outside: str = "") -
 
 def apart(outside: Fit) -> bool:
     """Say whether a reference from outside tells compilation from the run: a method's fit does."""
-    return bool(outside.kind)
+    return outside.kind not in ("", OWN)
 
 
 def _ratio(base: float, own: float) -> float:

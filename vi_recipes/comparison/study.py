@@ -15,7 +15,7 @@ from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import save_exhibits
 from vi_recipes.core import Progress, instances, load_file, member, only, silent
 from vi_recipes.fit import Fit, load_reference
-from vi_recipes.methods import Method, default_methods
+from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target, load_model
 from vi_recipes.report import Exhibit, style
 
@@ -94,7 +94,7 @@ class Study:
         key = self.seed if seed is None else seed
         comparison = compare(
             target,
-            dict(self.methods) if self.methods is not None else default_methods(target),
+            self.methods,
             reference=reference,
             key=key,
             path=path,

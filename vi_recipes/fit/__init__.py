@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from vi_recipes.fit.chains import complain, healthy, heavy_tails, measure
 from vi_recipes.fit.checked import EVIDENCE
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
+from vi_recipes.fit.draws import check_same
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
+from vi_recipes.fit.own_draws import OWN, from_arviz, from_draws
 from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
 from vi_recipes.fit.records import (
     MAX_STORED_COV,
@@ -30,6 +33,7 @@ __all__ = [
     "COLUMNS",
     "EVIDENCE",
     "MAX_STORED_COV",
+    "OWN",
     "Assessment",
     "Correction",
     "Fit",
@@ -37,14 +41,21 @@ __all__ = [
     "OtherOptimum",
     "Provenance",
     "Quantiles",
+    "check_same",
     "compare_models",
+    "complain",
     "differences",
     "far_out",
+    "from_arviz",
+    "from_draws",
     "from_sorted",
+    "healthy",
+    "heavy_tails",
     "load_reference",
     "log_likelihood",
     "loo",
     "loo_table",
+    "measure",
     "moments_of",
     "posterior_predictive",
     "provenance",

@@ -166,6 +166,17 @@ def _plain(value: Any) -> Any:
 # -- reading ---------------------------------------------------------------------------------
 
 
+def is_fit(path: Path) -> bool:
+    """Whether a file says that it holds a fit, and not draws made elsewhere."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return HEADER in file.attrs
+    except OSError:
+        return False
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """Return the fields of a fit, read from its netCDF file (see :meth:`Fit.load`)."""
     path = Path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from vi_recipes.core import attempt, one_at_a_time, unknown
@@ -48,6 +49,47 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 """Name -> method, in the order they are run: fast ones first."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def parse_methods(text: str, argument: str = "methods") -> dict[str, str]:
+    """Return the methods that a text lists: name in the comparison -> name of the method.
+
+    Parameters
+    ----------
+    text
+        Such as ``"map,nuts"``, or ``"map,full=svi"`` for a name of one's own.
+    argument
+        What the text was given as, for complaints.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, a name that is none, one that is there twice, or no method at all.
+    """
+    entries: dict[str, str] = {}
+    for entry in text.split(","):
+        if not entry.strip():
+            continue
+        label, named, method = (part.strip() for part in entry.rpartition("="))
+        label = label if named else method
+        if method not in METHODS:
+            raise ValueError(f"{argument}: {unknown('method', method, METHODS)}")
+        if not _NAME.fullmatch(label):
+            raise ValueError(
+                f"{argument}: {label!r} cannot name a method; use letters, digits, '_', '-' and '.'"
+            )
+        if label in entries:
+            raise ValueError(
+                f"{argument}: '{label}' is listed twice; give the second a name of its own, as in "
+                f"{label},other={method}"
+            )
+        entries[label] = method
+    if not entries:
+        raise ValueError(f"{argument}: got {text!r}, expected one or more of {', '.join(METHODS)}")
+    return entries
 
 
 def make_method(name: str, target: Target, **options: Any) -> Method:
@@ -101,6 +143,7 @@ __all__ = [
     "default_methods",
     "make_method",
     "normal_encoder",
+    "parse_methods",
     "point_mass",
     "random_start",
 ]

@@ -301,6 +301,8 @@ def _by_its_errors(fit: Fit, error: float) -> Verdict:
 
 def _by_its_chains(fit: Fit) -> Verdict:
     """Return the verdict on a sampler by its own diagnostics."""
+    if fit.diagnostics.get("of_another_density"):
+        return Verdict(Trust.UNTRUSTED, f"Not to be trusted: {fit.message}.")
     if fit.status.ok:
         text = f"Trustworthy by its own diagnostics: {fit.message}. {BLIND}"
         return Verdict(Trust.TRUSTWORTHY, text)
