@@ -365,19 +365,19 @@ def test_a_gaussian_integral_is_right_or_refused_where_the_effects_covariance_is
 # -- refusals -------------------------------------------------------------------------------------
 
 
-def three_slopes(x, y):
+def four_slopes(x, y):
     sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
     with numpyro.plate("person", 5):
-        b = numpyro.sample("b", dist.Normal(0.0, sigma).expand([3]).to_event(1))
+        b = numpyro.sample("b", dist.Normal(0.0, sigma).expand([4]).to_event(1))
         numpyro.sample("y", dist.Bernoulli(logits=b @ x).to_event(1), obs=y)
 
 
-def test_no_e_step_for_three_dimensions_that_are_not_gaussian() -> None:
-    this = vr.Target(three_slopes, x=RNG.standard_normal((3, 8)), y=np.ones((5, 8), int))
+def test_no_e_step_for_four_dimensions_that_are_not_gaussian() -> None:
+    this = vr.Target(four_slopes, x=RNG.standard_normal((4, 8)), y=np.ones((5, 8), int))
     for method in (vr.EM(), vr.MarginalMLE()):
         fit = method.fit(this)
         assert fit.status is Status.NOT_APPLICABLE
-        assert "latent b: each of 5 members has 3 latent scalars" in fit.message
+        assert "latent b: each of 5 members has 4 latent scalars" in fit.message
         assert "variational" in fit.message
 
 

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
+from vi_recipes.algebra.bordered import (
+    Bordered,
+    Factor,
+    Parts,
+    backward,
+    backward_many,
+    factorise,
+    half_log_det,
+    inverse_diagonal,
+    product,
+    shifted,
+    solve,
+)
 from vi_recipes.algebra.crossed import Crossed, Push, TruncatedStep, steihaug
 from vi_recipes.algebra.derivatives import second_order, second_order_beside
 from vi_recipes.algebra.factorised import InverseParts
 from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families, pad, verified
 from vi_recipes.algebra.forward_backward import smooth
+from vi_recipes.algebra.layout import Layout, find_layout
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import Dense, trust_region_newton
 from vi_recipes.algebra.normals import MAX_DENSE, block_normal, log_dense_normal, log_normal
@@ -21,27 +35,40 @@ __all__ = [
     "SAME",
     "VERIFIED",
     "BlockArrow",
+    "Bordered",
     "Crossed",
     "Dense",
     "Entries",
+    "Factor",
     "Families",
     "InverseParts",
+    "Layout",
     "LocalStructure",
+    "Parts",
     "Push",
     "TruncatedStep",
     "as_good_outward",
+    "backward",
+    "backward_many",
     "block_normal",
     "dense_structure",
+    "factorise",
+    "find_layout",
     "flattest",
+    "half_log_det",
+    "inverse_diagonal",
     "log_dense_normal",
     "log_normal",
     "looks_flat",
     "moves_to_edges",
     "pad",
+    "product",
     "recovery_error",
     "second_order",
     "second_order_beside",
+    "shifted",
     "smooth",
+    "solve",
     "steihaug",
     "transport",
     "trust_region_newton",

@@ -15,6 +15,7 @@ from vi_recipes.latent.ascent import (
 from vi_recipes.latent.climb import climb
 from vi_recipes.latent.closed_form import ClosedForm, general_start, no_start_left, why_collapsed
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
+from vi_recipes.latent.curvature import MAX_WIDE, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
@@ -49,6 +50,7 @@ __all__ = [
     "CLOSE",
     "HALF_LOG_2PI",
     "MAX_DENSE",
+    "MAX_WIDE",
     "RULES",
     "Ascent",
     "ClosedForm",
@@ -87,6 +89,7 @@ __all__ = [
     "judge_estimate",
     "latent_moments",
     "law_from_vector",
+    "layout_of",
     "local_sites",
     "marginal_of",
     "member_terms",

@@ -39,7 +39,7 @@ Rule = Literal["none", EStepRule]
 """How z is integrated over, where there may be none."""
 
 
-MAX_QUADRATURE = 2
+MAX_QUADRATURE = 3
 """Dimension of a member's latent variables up to which a tensor product of nodes is taken."""
 
 
@@ -47,12 +47,12 @@ MAX_GAUSSIAN = 300
 """Dimension of a member's latent variables up to which its dense precision is formed."""
 
 
-QUADRATIC = 1e-8
-"""Relative change of a curvature between two places that counts as none."""
-
-
 FEW_NODES = 5
 """Nodes a dimension that average over the Gaussian of a Laplace approximation."""
+
+
+NODES_AT_ONCE = 64
+"""Nodes of a member of three dimensions computed at once."""
 
 
 SIDE_BY_SIDE = 200_000
@@ -255,7 +255,7 @@ class Marginal:
             return split.weighted(by_member).sum() + rest, EStep(place(z, root, points), spread)
         rule = self.given or Nodes(*hermite(self.num_nodes, d))
         nodes = place(z, root, rule.points)
-        joint = jax.vmap(lambda z: split.log_joint(theta, z, arrays))(nodes)
+        joint = at_nodes(split, theta, nodes, arrays)
         logs = joint.members + rule.log_weights[:, None]
         by_member = jax.nn.logsumexp(logs, axis=0)
         rest = self.rest(jax.tree.map(lambda v: v[0], joint))
@@ -271,7 +271,7 @@ class Marginal:
         if self.rule == "enumerate":
             joint = at_states(self.split, theta, q.nodes, arrays)
         else:
-            joint = jax.vmap(lambda z: self.split.log_joint(theta, z, arrays))(q.nodes)
+            joint = at_nodes(self.split, theta, q.nodes, arrays)
         # a state that is out of the question has no weight; its log joint may be -inf
         terms = jnp.where(q.weights > 0, joint.members, 0.0) * q.weights
         rest = self.rest(jax.tree.map(lambda v: v[0], joint))
@@ -317,6 +317,23 @@ def moments_of(q: EStep) -> Moments:
     mean = (q.weights[:, :, None] * q.nodes).sum(0)
     away = q.nodes - mean
     return Moments(mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away))
+
+
+def at_nodes(
+    split: Split, theta: Float[Array, " G"], nodes: Float[Array, "nodes members d"], arrays: Arrays
+) -> LogJoint:
+    """Return the log joint with the members at each of the nodes, which lead; pure.
+
+    Many nodes follow one another in lots, and what a derivative needs of them is computed again.
+    """
+
+    def at(z: jax.Array) -> LogJoint:
+        return split.log_joint(theta, z, arrays)
+
+    if split.width < MAX_QUADRATURE:
+        return jax.vmap(at)(nodes)
+    joint: LogJoint = jax.lax.map(jax.checkpoint(at), nodes, batch_size=NODES_AT_ONCE)
+    return joint
 
 
 def at_states(

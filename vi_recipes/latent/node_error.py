@@ -17,8 +17,8 @@ NumNodes = int | Literal["auto"]
 FIRST_NODES = 9
 """Nodes a dimension that ``"auto"`` begins with; with fewer these are the check."""
 
-MOST_NODES = (79, 39)
-"""Nodes a dimension that ``"auto"`` goes up to, for one dimension and for two."""
+MOST_NODES = (79, 39, 15)
+"""Nodes a dimension that ``"auto"`` goes up to, for one dimension, two and three."""
 
 LIMIT = 0.1
 """Standard errors by which more nodes may move an estimate."""

@@ -6,24 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import SEVERAL, MethodFailure, Status, Timing
-from vi_recipes.latent.continuous import NEAR_ZERO
+from vi_recipes.latent.curvature import MAX_WIDE, examine
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
-    QUADRATIC,
     Marginal,
     Rule,
 )
-from vi_recipes.latent.member_modes import member_terms
 from vi_recipes.latent.members import split_target
 from vi_recipes.latent.node_error import NumNodes, first_nodes
 from vi_recipes.latent.split import Split
-from vi_recipes.model import Arrays, Target
+from vi_recipes.model import Target
 
 RULES: dict[str, str] = {
     "enumerate": (
@@ -39,7 +36,7 @@ RULES: dict[str, str] = {
         "member, or in all where members are coupled"
     ),
     "quadrature": (
-        "other continuous latent variables, one or two scalars a member, members not coupled: "
+        "other continuous latent variables, one to three scalars a member, members not coupled: "
         "adaptive Gauss-Hermite"
     ),
     "else": (
@@ -64,6 +61,7 @@ def choose(
     with_prior: bool,
     start: Callable[[], np.ndarray],
     compiler: Callable[..., Callable[..., Any]],
+    wide: bool = False,
 ) -> Marginal:
     """Return the marginal likelihood by the rule that is asked for, or by the best that applies.
 
@@ -79,6 +77,8 @@ def choose(
         Gives a point of the target's flat vector, near which the log joint is examined.
     compiler
         Compiles a function for given arguments.
+    wide
+        Whether a single member may have up to :data:`MAX_WIDE` scalars, by a sparse precision.
 
     Raises
     ------
@@ -102,11 +102,9 @@ def choose(
         return Marginal(split, rule, with_prior=with_prior)
     if e_step in ("enumerate", "forward_backward"):
         raise _refusal(f"{what} is continuous: there are no states to enumerate")
-    quadratic = split.target.compiled_once(
-        ("quadratic", split.latents),
-        lambda: split.width <= MAX_GAUSSIAN and _is_quadratic(split, start(), compiler),
-    )
     d, members = split.width, split.num_members
+    widest = MAX_WIDE if wide and members == 1 else MAX_GAUSSIAN
+    quadratic = d <= widest and examine(split, start, compiler).quadratic
     of = f"each of {members} members has" if members > 1 else "it has"
     if quadratic and e_step != "quadrature":
         return Marginal(split, "gaussian", with_prior=with_prior)
@@ -117,8 +115,8 @@ def choose(
         )
     if d > MAX_QUADRATURE:
         reason = (
-            f"is {d}-dimensional, beyond the {MAX_GAUSSIAN} for which a dense Gaussian is formed"
-            if d > MAX_GAUSSIAN
+            f"is {d}-dimensional, beyond the {widest} for which a Gaussian is formed"
+            if d > widest
             else "is not Gaussian given the rest"
         )
         raise _refusal(
@@ -137,39 +135,6 @@ def _refusal(message: str) -> MethodFailure:
     )
 
 
-def _is_quadratic(
-    split: Split, start: Float[np.ndarray, " dim"], compiler: Callable[..., Callable[..., Any]]
-) -> bool:
-    """Whether minus the Hessian in z is positive definite, and the same wherever z is."""
-    rng = np.random.default_rng(9)
-    arrays = split.target.arrays()
-
-    def precisions(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
-
-    shape = (3, *split.local.shape)
-    unit = split.target.units
-    away = np.array([0.1, 1.0, 4.0])[:, None, None] * rng.standard_normal(shape)
-    places = start[split.local] + unit[split.local] * away
-    theta, width = start[split.border], 0.3 * unit[split.border]
-    thetas = [theta + width * rng.standard_normal(theta.shape) for _ in range(2)]
-    normals = [unit[split.border] * rng.standard_normal(theta.shape) for _ in NEAR_ZERO]
-    near_zero = [spread * x for spread, x in zip(NEAR_ZERO, normals, strict=True)]
-    compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays, calls=1)
-    for k, point in enumerate(thetas + near_zero):
-        at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
-        if not np.isfinite(at_places).all():
-            if k < len(thetas):
-                return False
-            continue
-        scale = np.abs(at_places).max()
-        if np.abs(at_places - at_places[0]).max() > QUADRATIC * scale:
-            return False
-        if k < len(thetas) and not (np.linalg.eigvalsh(at_places[0]) > 0).all():
-            return False
-    return True
-
-
 def marginal_of(
     target: Target,
     latent: tuple[str, ...] | None,
@@ -177,8 +142,10 @@ def marginal_of(
     num_nodes: NumNodes,
     with_prior: bool,
     timing: Timing,
+    *,
+    wide: bool = False,
 ) -> Marginal:
-    """Return the marginal likelihood of a target.
+    """Return the marginal likelihood of a target; see :func:`choose`.
 
     Raises
     ------
@@ -197,7 +164,8 @@ def marginal_of(
     def start() -> np.ndarray:
         return starting_point(target, jax.random.key(0), 0)
 
-    return choose(split_target(target, latent), rule, num_nodes, with_prior, start, timing.compile)
+    split = split_target(target, latent)
+    return choose(split, rule, num_nodes, with_prior, start, timing.compile, wide)
 
 
 def num_starts_of(marginal: Marginal) -> int:

@@ -82,7 +82,7 @@ class MarginalMLE(Method):
     e_step
         How: ``"enumerate"`` (discrete), ``"forward_backward"`` (discrete states of a ``scan``, each
         depending on the one before), ``"gaussian"`` (exact where the log joint is quadratic in
-        them), ``"quadrature"`` (adaptive Gauss-Hermite, one or two scalars a member), or
+        them), ``"quadrature"`` (adaptive Gauss-Hermite, one to three scalars a member), or
         ``"auto"``.
     num_nodes
         Nodes a dimension of quadrature; 1 is Laplace's approximation, as ``nAGQ=1`` in lme4.

@@ -38,7 +38,7 @@ class EM(Method):
     The E-step is the model's closed form where it supplies one. Else it is made from the NumPyro
     model: enumeration of discrete latent variables, or forward-backward along chains of them;
     Gaussian cubature, exact where the log joint is quadratic in z (which is checked); or adaptive
-    Gauss-Hermite quadrature for one or two scalars a member of a plate. The M-step is the model's
+    Gauss-Hermite quadrature for one to three scalars a member of a plate. The M-step is the model's
     closed form, else Newton's method on Q(theta). All starts run side by side in one compiled
     loop; the best is kept. The objective must not fall from one iteration to the next; if it does
     the fit has failed.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,14 @@ from vi_recipes.latent import (
     Marginal,
     MemberTerms,
     cubature,
+    layout_of,
     member_terms,
     search_modes,
 )
 from vi_recipes.methods.nested.nodes import Nodes, make_nodes
 from vi_recipes.methods.nested.owners import owners
+from vi_recipes.methods.nested.records import Conditional, Place, Swept
+from vi_recipes.methods.nested.wide import WIDE, WideMember, averaged
 from vi_recipes.model import Arrays, Target
 
 MODE = 1e-6
@@ -40,6 +43,9 @@ FOUND = 1e-2
 FEW_NODES = 15
 """Nodes that average over the law of a coordinate that is normal given theta."""
 
+DIFFERENCE = 1e-4
+"""Units over which log p(y, theta) is differenced where it has no gradient."""
+
 AT_ONCE = 2**16
 """Numbers of the data and the members that rows of theta computed side by side read, about."""
 
@@ -48,40 +54,6 @@ FEWEST_AT_ONCE, MOST_AT_ONCE = 2, 32
 
 BLOCK = 2**20
 """Numbers that one call returns, about."""
-
-
-class Place(NamedTuple):
-    """Where the search for the members' modes begins: a point of theta and the tangent there."""
-
-    theta: Float[Any, " G"]
-    modes: Float[Any, "members d"]
-    slopes: Float[Any, "members d G"]
-    """Of the modes, in theta."""
-    reference: Float[Any, " scalars"]
-    """What reported scalars are counted from, lest digits are lost."""
-
-
-class Conditional(NamedTuple):
-    """Members given each of some rows of theta, on the unconstrained scale."""
-
-    gradient: Float[Any, "rows G"]
-    """Of log p(y, theta); zeros where it was not asked for."""
-    modes: Float[Any, "rows members d"]
-    axes: Float[Any, "rows members d d"]
-    """W with W W' the inverse of the precision at the mode: z = mode + W x."""
-    moments: Float[Any, "rows members powers"]
-    """Of x, for the powers of :func:`powers`; zeros where members are normal: x is then standard
-    normal."""
-
-
-class Swept(NamedTuple):
-    """log p(y, theta) at rows of theta, and moments given theta."""
-
-    log_p: Float[Any, " rows"]
-    """Minus infinity where a member has no mode."""
-    mean: Float[Any, "rows scalars"]
-    """Of every reported scalar, constrained scale, less the reference."""
-    variance: Float[Any, "rows scalars"]
 
 
 def _newton(terms: MemberTerms) -> jax.Array:
@@ -119,11 +91,16 @@ class ThetaDensity:
         nodes = FEW_NODES if self.is_normal else marginal.num_nodes
         self.nodes = make_nodes(nodes, max(self.split.width, 1), self.is_normal)
         self.owner = owners(self.split, is_normal=self.is_normal)
+        self.wide: WideMember | None = None
+        if marginal.rule == "gaussian" and self.split.num_members == 1 and self.split.width >= WIDE:
+            self.wide = WideMember(self.split, layout_of(self.split, timing.compile))
         theta = flat[self.split.border]
         local = flat[self.split.local] if self.has_members else np.zeros((0, 1))
         slopes = np.zeros((*local.shape, theta.size))
         self.place = Place(theta, local, slopes, np.zeros(self.owner.size))
         self.size = sum(s.size for s in self.target.observed) + self.split.num_members + 1
+        if self.wide is not None:
+            self.size += self.wide.size
         """Numbers of the data and the members, about what one density reads."""
         self.at_once = int(np.clip(AT_ONCE // self.size, FEWEST_AT_ONCE, MOST_AT_ONCE))
         self.block = self.at_once * max(1, BLOCK // (2 * self.owner.size + 1) // self.at_once)
@@ -166,6 +143,8 @@ class ThetaDensity:
         self, rows: Float[np.ndarray, "rows G"], *, gradient: bool = False
     ) -> tuple[Float[np.ndarray, " rows"], Conditional]:
         """Return the density at rows of theta, and the members given each of them."""
+        if gradient and self.wide is not None:
+            return self._given_by_differences(rows)
         values, parts = [], []
         for first in range(0, len(rows), self.at_once):
             part = rows[first : first + self.at_once]
@@ -173,8 +152,23 @@ class ThetaDensity:
             values.append(np.where(missed < FOUND, found.log_p, np.nan))
             parts.append(jax.tree.map(partial(_first, len(part)), last))
         self.timing.gradient_evaluations += len(rows) if gradient else 0
-        conditional = Conditional(*(np.concatenate(v) for v in zip(*parts, strict=True)))
+        conditional = jax.tree.map(lambda *v: np.concatenate(v), *parts)
         return np.concatenate(values), conditional
+
+    def _given_by_differences(
+        self, rows: Float[np.ndarray, "rows G"]
+    ) -> tuple[Float[np.ndarray, " rows"], Conditional]:
+        """Return the same with gradients by central differences: values have no noise of a search.
+
+        A third derivative of the model would take longer to compile than it saves.
+        """
+        steps = DIFFERENCE * np.diag(self.units)
+        around = rows[:, None] + np.concatenate([0 * steps[:1], steps, -steps])
+        values, given = self.given(around.reshape(-1, self.dim))
+        values = values.reshape(len(rows), -1)
+        up, down = values[:, 1 : self.dim + 1], values[:, self.dim + 1 :]
+        given = jax.tree.map(lambda v: v[:: around.shape[1]], given)
+        return values[:, 0], given._replace(gradient=(up - down) / (2 * np.diag(steps)))
 
     def move_to(self, theta: np.ndarray, modes: np.ndarray, slopes: np.ndarray | None) -> None:
         """Seek modes from those at theta from now on, and scalars from their means there."""
@@ -255,6 +249,8 @@ class ThetaDensity:
         """Return everything at some rows of theta."""
         if not self.has_members:
             return self._without_members(thetas, wanted, place, arrays)
+        if self.wide is not None:
+            return self._of_wide(self.wide, thetas, tables, num_nodes, wanted[0], place, arrays)
         split, (points, log_weights, monomials) = self.split, tables
         starts = place.modes + jnp.einsum("tdg,bg->btd", place.slopes, thetas - place.theta)
         d = split.width
@@ -395,6 +391,37 @@ class ThetaDensity:
 
         gradient: jax.Array = jax.lax.fori_loop(0, count, add, jnp.zeros(thetas.shape))
         return gradient
+
+    def _of_wide(
+        self,
+        wide: WideMember,
+        thetas: jax.Array,
+        tables: tuple[jax.Array, ...],
+        num_nodes: jax.Array,
+        wanted: jax.Array,
+        place: Place,
+        arrays: Arrays,
+    ) -> tuple[Swept, jax.Array, Conditional]:
+        """Return the same where one member of many scalars is normal given theta."""
+        points, log_weights, _ = tables
+        starts = place.modes + jnp.einsum("tdg,bg->btd", place.slopes, thetas - place.theta)
+        find = jax.vmap(partial(wide.at, arrays=arrays))
+        log_p, missed, z, factor = find(thetas, starts[:, 0])
+
+        def scalars(z: jax.Array) -> jax.Array:
+            at = jax.vmap(lambda th, z: self._scalars(th, z[None], arrays))(thetas, z)
+            return at - place.reference
+
+        def moments(_: None) -> tuple[jax.Array, jax.Array]:
+            spread = jnp.sqrt(jax.vmap(wide.variances)(factor))
+            return averaged(scalars, z, spread, (points, log_weights), num_nodes)
+
+        none = jnp.zeros((thetas.shape[0], self.owner.size))
+        mean, square = jax.lax.cond(wanted, moments, lambda _: (none, none), None)
+        variance = jnp.where(self.owner >= 0, jnp.maximum(square - mean**2, 0.0), 0.0)
+        empty = jnp.zeros((thetas.shape[0], 1, 0))
+        last = Conditional(jnp.zeros(thetas.shape), z[:, None], factor, empty)
+        return Swept(log_p, mean, variance), missed, last
 
     def _without_members(
         self,

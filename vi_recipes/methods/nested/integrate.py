@@ -19,9 +19,10 @@ from vi_recipes.importance import (
     scrambled_sobol,
     smooth,
 )
-from vi_recipes.methods.nested.density import Swept, ThetaDensity
+from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import Nodes
+from vi_recipes.methods.nested.records import Swept
 from vi_recipes.methods.nested.surrogate import (
     NUM_POINTS,
     RESIDUAL,

@@ -141,7 +141,11 @@ class NestedQuadrature(Method):
     def is_cheap(self, target: Target) -> bool:
         """Whether it applies, and takes next to no time beside its compilation."""
         size = sum(s.size for s in target.observed) + target.dim
-        return size * FEW_POINTS * LADDER[0] <= CHEAP and self.refusal(target) is None
+        if size * FEW_POINTS * LADDER[0] > CHEAP or self.refusal(target) is not None:
+            return False
+        marginal = self._marginal(target, Timing())
+        nodes = LADDER[0] ** marginal.split.width if marginal.rule == "quadrature" else LADDER[0]
+        return size * FEW_POINTS * nodes <= CHEAP
 
     def _marginal(self, target: Target, timing: Timing) -> Marginal:
         """Return the members and how they are integrated over.
@@ -158,7 +162,9 @@ class NestedQuadrature(Method):
                 "others; order them in the model"
             )
         try:
-            marginal = marginal_of(target, self.latent, "auto", self.num_nodes, True, timing)
+            marginal = marginal_of(
+                target, self.latent, "auto", self.num_nodes, True, timing, wide=True
+            )
         except MethodFailure:
             if self.latent is not None or target.dim > MAX_GLOBALS:
                 raise

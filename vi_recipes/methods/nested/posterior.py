@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vi_recipes.algebra import backward_many
 from vi_recipes.core import generator
-from vi_recipes.methods.nested.density import Conditional, ThetaDensity
+from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import Integral
 from vi_recipes.methods.nested.nodes import powers
 from vi_recipes.methods.nested.owners import OF_SEVERAL
+from vi_recipes.methods.nested.records import Conditional
 from vi_recipes.model import Sites
 from vi_recipes.posterior import Posterior
 
@@ -38,7 +40,10 @@ class _Known(NamedTuple):
 
     rows: Int[np.ndarray, " rows"]
     """Which points."""
+    place: Int[np.ndarray, " rows"]
+    """Where they are among the distinct ones."""
     given: Conditional
+    """Members given each distinct point."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +145,18 @@ class NestedPosterior(Posterior):
         flat = np.zeros((num_draws, density.target.dim))
         flat[:, density.split.border] = self.integral.theta[known.rows[chosen]]
         if density.has_members:
-            given = Conditional(*(v[chosen] for v in known.given))
-            noise = rng.standard_normal(given.modes.shape)
-            x = noise if density.is_normal else shaped(noise, given.moments)
-            flat[:, density.split.local] = given.modes + np.einsum("btij,btj->bti", given.axes, x)
+            given, split = known.given, density.split
+            place = known.place[chosen]
+            modes = given.modes[place]
+            if density.wide is not None:
+                layout = density.wide.layout
+                noise = rng.standard_normal((num_draws, layout.places))
+                away = backward_many(given.axes, place, noise)[:, layout.order]
+                flat[:, split.local[0]] = modes[:, 0] + away
+                return flat
+            noise = rng.standard_normal(modes.shape)
+            x = noise if density.is_normal else shaped(noise, given.moments[place])
+            flat[:, split.local] = modes + np.einsum("btij,btj->bti", given.axes[place], x)
         return flat
 
     @cached_property
@@ -152,6 +165,8 @@ class NestedPosterior(Posterior):
         found, density = self.integral, self.density
         split = density.split
         kept = max(split.num_members, 1) * (split.width + 1) ** 2
+        if density.wide is not None:
+            kept = density.wide.layout.entries
         count = int(np.clip(MAX_WORK // max(density.size, kept), FEWEST_ROWS, MOST_ROWS))
         places = (np.arange(count) + 0.5) / count
         weights = np.maximum(found.weights, 0.0)
@@ -160,9 +175,8 @@ class NestedPosterior(Posterior):
         distinct, back = np.unique(rows, return_inverse=True)
         if not density.has_members:
             nobody = np.zeros((count, 0, 1))
-            return _Known(rows, Conditional(nobody, nobody, nobody, nobody))
-        _, given = density.given(found.theta[distinct])
-        return _Known(rows, Conditional(*(v[back] for v in given)))
+            return _Known(rows, back, Conditional(nobody, nobody, nobody, nobody))
+        return _Known(rows, back, density.given(found.theta[distinct])[1])
 
     @cached_property
     def _drawn(self) -> Float[np.ndarray, "draws scalars"]:

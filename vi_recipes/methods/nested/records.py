@@ -1,0 +1,44 @@
+"""What is known at rows of theta, and where the search for the members' modes begins."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+
+from vi_recipes.algebra import Factor
+
+
+class Place(NamedTuple):
+    """Where the search for the members' modes begins: a point of theta and the tangent there."""
+
+    theta: Float[Any, " G"]
+    modes: Float[Any, "members d"]
+    slopes: Float[Any, "members d G"]
+    """Of the modes, in theta."""
+    reference: Float[Any, " scalars"]
+    """What reported scalars are counted from, lest digits are lost."""
+
+
+class Conditional(NamedTuple):
+    """Members given each of some rows of theta, on the unconstrained scale."""
+
+    gradient: Float[Any, "rows G"]
+    """Of log p(y, theta); zeros where it was not asked for."""
+    modes: Float[Any, "rows members d"]
+    axes: Float[Any, "rows members d d"] | Factor
+    """W with W W' the inverse of the precision at the mode: z = mode + W x; of one wide member the
+    factor of its precision."""
+    moments: Float[Any, "rows members powers"]
+    """Of x, for the powers of :func:`powers`; zeros where members are normal: x is then standard
+    normal."""
+
+
+class Swept(NamedTuple):
+    """log p(y, theta) at rows of theta, and moments given theta."""
+
+    log_p: Float[Any, " rows"]
+    """Minus infinity where a member has no mode."""
+    mean: Float[Any, "rows scalars"]
+    """Of every reported scalar, constrained scale, less the reference."""
+    variance: Float[Any, "rows scalars"]
