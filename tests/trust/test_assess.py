@@ -286,3 +286,18 @@ def test_the_better_fit_is_not_the_one_that_is_downgraded() -> None:
         assert (fit.assessment.khat, *fit.assessment.block_khat.values()) == (-np.inf, -np.inf)
         assert c.verdicts()[name].trust is Trust.TRUSTWORTHY
         assert "without a tail" in c.verdicts()[name].text
+
+
+def standard() -> None:
+    numpyro.sample("x", dist.Normal(0.0, 1.0).expand([8]).to_event(1))
+
+
+def test_half_the_variance_of_log_ratios_is_kl_of_normals_that_are_near() -> None:
+    """Of normals of d coordinates, off by a factor 1 + e: d e^2 to second order, and d m^2 / 2."""
+    target = vr.Target(standard)
+    exact = vr.Laplace().fit(target, throw=True)
+    for mean, factor in ((0.1, 1.0), (0.0, 1.05), (0.0, 1.0)):
+        q = GaussianPosterior(target, np.full(8, mean), None, np.full(8, factor))
+        said = vr.assess(replace(exact, posterior=q), target).kl_surrogate
+        kl = 8 * ((factor**2 + mean**2 - 1) / 2 - np.log(factor))
+        assert said == pytest.approx(kl, rel=0.15, abs=1e-10)

@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
+from vi_recipes.comparison.found import Found
 from vi_recipes.posterior.base import WeighedDraws
 from vi_recipes.posterior.draws import DrawsPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
@@ -70,7 +71,7 @@ def test_what_a_reference_says_of_it_and_what_follows_for_others() -> None:
     same = vr.Laplace().fit(started(1.0))
     same = replace(same, assessment=vr.assess(same, started(1.0)), method="same")
     fits = {"same": same, "nuts": one_side()}
-    c = vr.Comparison(fits, reference=one_side(), reference_name="nuts", overlooked=found)
+    c = vr.Comparison(fits, reference=one_side(), reference_name="nuts", found=Found(found))
     said = c.verdicts()
     assert said["nuts"].trust is Trust.UNTRUSTED
     assert (
@@ -148,7 +149,7 @@ def test_another_optimum_of_mean_field_is_said_of_all_that_have_not_seen_it(
         {"meanfield": there, "nuts": one_side()},
         reference=one_side(),
         reference_name="nuts",
-        overlooked=found,
+        found=Found(found),
     )
     text = "meanfield has found mass where none of its draws are: 50% of the posterior"
     assert text in c.verdicts()["nuts"].text

@@ -24,7 +24,13 @@ from vi_recipes.algebra.forward_backward import smooth
 from vi_recipes.algebra.layout import Layout, find_layout
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import Dense, trust_region_newton
-from vi_recipes.algebra.normals import MAX_DENSE, block_normal, log_dense_normal, log_normal
+from vi_recipes.algebra.normals import (
+    MAX_DENSE,
+    block_normal,
+    dense_normal,
+    log_dense_normal,
+    log_normal,
+)
 from vi_recipes.algebra.outward import SAME, as_good_outward, flattest, looks_flat, moves_to_edges
 from vi_recipes.algebra.sinkhorn import transport
 
@@ -51,6 +57,7 @@ __all__ = [
     "backward",
     "backward_many",
     "block_normal",
+    "dense_normal",
     "dense_structure",
     "factorise",
     "find_layout",

@@ -90,3 +90,19 @@ def block_normal(
     z[:, rows] += np.linalg.solve(tril.T, noise.T).T
     log_q = -(noise**2).sum(axis=1) / 2 + np.log(np.diag(tril)).sum()
     return z, log_q - rows.size * np.log(2 * np.pi) / 2
+
+
+def dense_normal(
+    loc: Float[np.ndarray, " dim"],
+    cov: Float[np.ndarray, "dim dim"],
+    num_draws: int,
+    key: jax.Array,
+) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, " draws"]] | None:
+    """Return draws of a normal and their log densities; ``None`` for a singular covariance."""
+    try:
+        tril = np.linalg.cholesky(cov)
+    except np.linalg.LinAlgError:
+        return None
+    noise = generator(key).standard_normal((num_draws, loc.size))
+    log_q = -(noise**2).sum(axis=1) / 2 - np.log(np.diag(tril)).sum()
+    return loc + noise @ tril.T, log_q - loc.size * np.log(2 * np.pi) / 2

@@ -57,6 +57,21 @@ MORE: Mapping[str, Kind] = {
     "overlooked": is_table(
         is_record({"label": is_text, "value": is_number, "missed": is_number, "lost": is_number})
     ),
+    "lower_bounds": is_table(
+        is_record(
+            {
+                "mean": is_number,
+                "mean_at": is_text,
+                "sd_ratio": is_number,
+                "sd_at": is_text,
+                "num_chains": is_whole,
+                "nuts_seconds": is_number,
+            }
+        )
+    ),
+    "theta_weights": is_table(
+        is_record({"num_draws": is_whole, "khat": is_number, "share": is_number})
+    ),
     "exhibits": is_list(
         is_record(
             {

@@ -12,6 +12,7 @@ from pathlib import Path
 from vi_recipes.comparison.beside import FOLDERS, HEADER, discard, place_for, put_in_place
 from vi_recipes.comparison.comparison import Comparison, assemble, choose_reference
 from vi_recipes.comparison.folder import fit_path, save_fit, write_header
+from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
 from vi_recipes.comparison.request import (
@@ -23,6 +24,12 @@ from vi_recipes.comparison.request import (
     checked_reference,
     named_methods,
     one_seed,
+)
+from vi_recipes.comparison.yardsticks import (
+    bound_errors,
+    find_overlooked,
+    lacks_yardstick,
+    weigh_thetas,
 )
 from vi_recipes.core import (
     MethodFailure,
@@ -39,7 +46,7 @@ from vi_recipes.fit import Assessment, Fit, provenance
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods import Method, NestedQuadrature
 from vi_recipes.model import Model, Target, as_target
-from vi_recipes.trust import Overlooked, Trust, assess, overlooked, unfit, verdict
+from vi_recipes.trust import assess
 from vi_recipes.trust import quadrature as integrate
 
 
@@ -139,7 +146,7 @@ def compare(
         interrupted = True
     fits, failed = run.fits, []
     try:
-        if assessed and reference is None and not interrupted and _lacks_yardstick(fits, target):
+        if assessed and reference is None and not interrupted and lacks_yardstick(fits, target):
             with progress(NestedQuadrature.key) if progress else nullcontext(silent) as report:
                 yardstick = NestedQuadrature().fit(target, key=key, progress=report)
             if yardstick.has_result and yardstick.status.ok:
@@ -158,7 +165,12 @@ def compare(
             f"{read} programs were read from the cache of compiled code and not compiled: seconds "
             "of compilation are less than without it (--no-cache)."
         )
-    found = attempt(lambda: _overlooked(fits, reference, target), lambda _: {})
+    found = Found(attempt(lambda: find_overlooked(fits, reference, target), lambda _: {}))
+    try:
+        if assessed and not interrupted:
+            found = run.look_closer(found, key, progress, notes)
+    except KeyboardInterrupt:
+        interrupted = True
     comparison = run.comparison(
         interrupted=interrupted, notes=notes, quadrature=evidence, found=found
     )
@@ -255,7 +267,7 @@ class _Run:
         interrupted: bool,
         notes: Sequence[str] = (),
         quadrature: LogEvidence | None = None,
-        found: Mapping[str, Overlooked] | None = None,
+        found: Found | None = None,
     ) -> Comparison:
         """Return the comparison of what is done."""
         return assemble(
@@ -269,6 +281,26 @@ class _Run:
             quadrature=quadrature,
             found=found,
         )
+
+    def look_closer(
+        self, found: Found, key: int, progress: ProgressFactory | None, notes: list[str]
+    ) -> Found:
+        """Return what was found with weights of theta, and bounds on what is still open."""
+        so_far = self.comparison(interrupted=False, found=found)
+        weights = weigh_thetas(self.fits, so_far.reference, key=key)
+        found = replace(found, theta_weights=weights)
+        if so_far.measures:
+            return found
+
+        def bounded() -> Found:
+            bounds = bound_errors(self.fits, so_far.verdicts(), self.target, progress, key=key)
+            return replace(found, lower_bounds=bounds)
+
+        def unbounded(error: str) -> Found:
+            notes.append(f"How far fits are off at least is not known: {error}")
+            return found
+
+        return attempt(bounded, unbounded)
 
     def relabel(self) -> list[str]:
         """Put exchangeable components of every fit in the order of the reference; return notes."""
@@ -331,28 +363,6 @@ def _with_evidence(fit: Fit, target: Target, assessed: bool) -> Fit:
     if made_for != (target.name, target.fingerprint):
         return fit
     return replace(fit, assessment=attempt(lambda: assess(fit, target), _unassessed))
-
-
-def _lacks_yardstick(fits: Mapping[str, Fit], target: Target) -> bool:
-    """Whether some fit with sds cannot be judged, and quick nested quadrature could tell."""
-    if any(fit.kind == NestedQuadrature.key for fit in fits.values()):
-        return False
-    if choose_reference(fits, None)[0] is not None:
-        return False
-    if not any(verdict(f).trust is Trust.UNKNOWN and not f.is_point for f in fits.values()):
-        return False
-    return attempt(lambda: NestedQuadrature().is_cheap(target), lambda _: False)
-
-
-def _overlooked(
-    fits: Mapping[str, Fit], reference: str | Fit | None, target: Target
-) -> dict[str, Overlooked]:
-    """Return what fits have found of the posterior where the reference has no draws."""
-    chosen, _ = choose_reference(fits, reference)
-    if chosen is None or unfit(chosen):
-        return {}
-    found = {name: overlooked(fit, chosen, target) for name, fit in fits.items()}
-    return {name: known for name, known in found.items() if known is not None}
 
 
 def _by_quadrature(target: Target) -> LogEvidence:

@@ -10,6 +10,7 @@ import pandas as pd
 from vi_recipes.comparison.checked import check_alike
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.folder import load_fit, read_header, save_all, write
+from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.recommend import Recommendation, recommend
@@ -17,7 +18,7 @@ from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Target
 from vi_recipes.report import FOLDER, read_exhibit
-from vi_recipes.trust import Overlooked, unfit
+from vi_recipes.trust import unfit
 
 
 class Comparison(Fits):
@@ -130,7 +131,7 @@ class Comparison(Fits):
             quadrature=LogEvidence.from_dict(known)
             if (known := header.get("quadrature"))
             else None,
-            overlooked={n: Overlooked(**o) for n, o in header.get("overlooked", {}).items()},
+            found=Found.from_dict(header),
             exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
         )
         comparison.kept.update(kept)
@@ -167,7 +168,7 @@ def assemble(
     description: str,
     notes: Sequence[str] = (),
     quadrature: LogEvidence | None = None,
-    found: Mapping[str, Overlooked] | None = None,
+    found: Found | None = None,
 ) -> Comparison:
     """Return the comparison of ``fits``, with the reference if it is there already."""
     chosen, name = choose_reference(fits, reference)
@@ -180,7 +181,7 @@ def assemble(
         description=description or target.model.description,
         notes=notes,
         quadrature=quadrature,
-        overlooked=found,
+        found=found,
     )
     comparison.kept.update(kept)
     return comparison

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.constants import constants_in
+from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, with_medians
 from vi_recipes.comparison.optima import shortfalls
@@ -58,8 +59,8 @@ class Fits(Mapping[str, Fit]):
         Figures and tables of a study's own, which follow it.
     quadrature
         log p(y) by quadrature, or why it cannot be had; ``None`` where nobody asked.
-    overlooked
-        Name of a fit -> what that has found of the posterior where the reference has no draws.
+    found
+        What was found out of fits once all were done.
     """
 
     def __init__(
@@ -74,13 +75,13 @@ class Fits(Mapping[str, Fit]):
         description: str = "",
         exhibits: Sequence[Exhibit] = (),
         quadrature: LogEvidence | None = None,
-        overlooked: Mapping[str, Overlooked] | None = None,
+        found: Found | None = None,
     ) -> None:
         self._fits = dict(fits)
         self._reference = reference
         self._reference_name = reference_name
         self._quadrature = quadrature
-        self._overlooked = dict(overlooked or {})
+        self._found = found or Found()
         self._made = MadeOnce()
         self.kept: dict[str, KeptFit] = {}
         self.target_name = target_name
@@ -146,7 +147,7 @@ class Fits(Mapping[str, Fit]):
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the reference itself, and which fits ended below others."""
-        reference, found = self._reference, self._overlooked
+        reference, found = self._reference, self.overlooked
         said: list[str] = []
         if reference is not None:
             said += attempt(
@@ -158,7 +159,12 @@ class Fits(Mapping[str, Fit]):
     @property
     def overlooked(self) -> Mapping[str, Overlooked]:
         """Name of a fit -> what that has found where the reference has no draws."""
-        return MappingProxyType(self._overlooked)
+        return MappingProxyType(dict(self._found.overlooked))
+
+    @property
+    def found(self) -> Found:
+        """What was found out of fits once all were done."""
+        return self._found
 
     def _below(self) -> dict[str, str]:
         """Return the fits that ended below others of their kind, with a sentence on each."""
@@ -173,7 +179,7 @@ class Fits(Mapping[str, Fit]):
     def measures(self) -> bool:
         """Whether there is a reference that others can be measured by."""
         reference = self._reference
-        found = self._overlooked
+        found = self.overlooked
         return reference is not None and self.once("unfit", lambda: unfit(reference, found)) == ""
 
     @property
@@ -399,7 +405,8 @@ class Fits(Mapping[str, Fit]):
                     reference=self._reference,
                     is_reference=name == self._reference_name,
                     unsettled=self.unsettled,
-                    found=self._overlooked,
+                    found=self.overlooked,
+                    bounds=self._found.lower_bounds.get(name),
                 )
 
             return attempt(judge, lambda e: Verdict(Trust.UNKNOWN, f"Cannot be told: {e}."))
@@ -407,7 +414,7 @@ class Fits(Mapping[str, Fit]):
         def make() -> dict[str, Verdict]:
             verdicts = {name: judged(name, fit) for name, fit in self._fits.items()}
             verdicts |= {name: verdicts[name].held(why) for name, why in self._below().items()}
-            if self.measures or self._overlooked:
+            if self.measures or self.overlooked:
                 return verdicts
             lost = "Fits are not compared with one another"
             return verdicts | (self._part(lost, partial(elsewhere, self._fits)) or {})

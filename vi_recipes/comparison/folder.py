@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -314,7 +314,7 @@ def write_header(comparison: Fits, directory: Path) -> None:
         "interrupted": comparison.interrupted,
         "description": comparison.description,
         "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
-        "overlooked": {name: asdict(found) for name, found in comparison.overlooked.items()},
+        **comparison.found.to_dict(),
         "labels": labels,
         "exhibits": [
             {"name": e.name, "title": e.title, "caption": e.caption}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -139,6 +140,7 @@ def _zero_based(comparison: Fits) -> dict[str, str]:
 
 def _method(comparison: Fits, name: str, fit: Fit, verdict: Verdict | None) -> dict[str, Any]:
     evidence = fit.log_evidence if fit.has_result else None
+    weighed = comparison.found.theta_weights.get(name)
     return {
         "method": fit.kind,
         "status": fit.status.name.lower(),
@@ -147,6 +149,8 @@ def _method(comparison: Fits, name: str, fit: Fit, verdict: Verdict | None) -> d
         "trust": verdict.trust.value if verdict else None,
         "verdict": str(verdict or ""),
         "assessment": _part(comparison, f"assessment of {name}", lambda: _assessment(fit), None),
+        "lower_bounds": _lower_bounds(comparison, name),
+        "theta_weights": asdict(weighed) if weighed is not None else None,
         "options": dict(fit.config),
         "seed": fit.provenance.seed,
         "dtype": fit.provenance.dtype or None,
@@ -162,6 +166,15 @@ def _method(comparison: Fits, name: str, fit: Fit, verdict: Verdict | None) -> d
     }
 
 
+def _lower_bounds(comparison: Fits, name: str) -> dict[str, Any] | None:
+    bounds = comparison.found.lower_bounds.get(name)
+    if bounds is None:
+        return None
+    zero_based = _zero_based(comparison)
+    at = {key: zero_based[getattr(bounds, key)] for key in ("mean_at", "sd_at")}
+    return {**asdict(bounds), **at}
+
+
 def _assessment(fit: Fit) -> dict[str, Any] | None:
     assessment = fit.assessment
     if assessment is None:
@@ -170,6 +183,7 @@ def _assessment(fit: Fit) -> dict[str, Any] | None:
     return {
         "num_draws": assessment.num_draws,
         "khat": assessment.khat,
+        "kl_surrogate": assessment.kl_surrogate,
         "khat_by_site": dict(assessment.block_khat),
         "corrected": {
             "source": assessment.correction.source,

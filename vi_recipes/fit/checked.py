@@ -100,6 +100,7 @@ def _of(record: type) -> Kind:
 ASSESSMENT: Mapping[str, Kind] = {
     "num_draws": is_whole,
     "khat": is_number,
+    "kl_surrogate": is_number,
     "block_khat": is_table(is_number),
     "evidence": is_list(EVIDENCE),
     "bounds": _of(WassersteinBounds),

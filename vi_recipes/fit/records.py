@@ -121,6 +121,10 @@ class Assessment:
         Pareto shape of the weights over all coordinates at once: above 0.7 they cannot be relied
         on; infinite where the posterior has no density at any draw. For any q but the posterior it
         rises with the number of coordinates, and of hundreds of them says little of single ones.
+    kl_surrogate
+        Half the variance of log p - log q over q's draws, in nats: KL(q || p) to second order, for
+        a q that is near p. It needs no log p(y), and no weight to rely on; infinite where the
+        posterior has no density at some draw.
     block_khat
         Latent site -> the same of that site alone, the others held at q's means: above 0.7 q has
         the wrong shape or scale within the site. It does not see correlations between sites.
@@ -147,6 +151,7 @@ class Assessment:
 
     num_draws: int = 0
     khat: float = float("nan")
+    kl_surrogate: float = float("nan")
     block_khat: Mapping[str, float] = field(default_factory=dict)
     correction: Correction | None = None
     evidence: tuple[LogEvidence, ...] = ()
@@ -174,6 +179,7 @@ class Assessment:
         numbers = {}
         if self.num_draws:
             numbers["khat"] = self.khat
+            numbers["kl_surrogate"] = self.kl_surrogate
         if self.block_khat:
             numbers["khat_worst_site"] = max(self.block_khat.values())
         if self.correction is not None:

@@ -270,6 +270,7 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
     header: dict[str, Any] = {
         "num_draws": assessment.num_draws,
         "khat": assessment.khat,
+        "kl_surrogate": assessment.kl_surrogate,
         "block_khat": dict(assessment.block_khat),
         "evidence": [e.to_dict() for e in assessment.evidence],
         "bounds": assessment.bounds and asdict(assessment.bounds),

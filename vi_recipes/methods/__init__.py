@@ -21,6 +21,7 @@ from vi_recipes.methods.map import MAP
 from vi_recipes.methods.marginal_mle import MarginalMLE
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nested.nested import NestedQuadrature
+from vi_recipes.methods.nested.weigh import ThetaWeights, theta_weights
 from vi_recipes.methods.nuts.nuts import NUTS
 from vi_recipes.methods.pathfinder import Pathfinder
 from vi_recipes.methods.svgd import SVGD
@@ -139,6 +140,7 @@ __all__ = [
     "Pathfinder",
     "ScoreELBO",
     "StickingELBO",
+    "ThetaWeights",
     "VariationalEM",
     "default_methods",
     "make_method",
@@ -146,4 +148,5 @@ __all__ = [
     "parse_methods",
     "point_mass",
     "random_start",
+    "theta_weights",
 ]

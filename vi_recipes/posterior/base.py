@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from vi_recipes.model import Sites
 
@@ -132,6 +132,26 @@ class Posterior(ABC):
         tuple or None
             Flat vectors, shape (num_draws, dim), and their log density given the others, shape
             (num_draws,); ``None`` where q has none.
+        """
+        return None
+
+    def marginal_draws(
+        self, rows: Int[np.ndarray, " rows"], num_draws: int, key: jax.Array
+    ) -> tuple[Float[np.ndarray, "draws rows"], Float[np.ndarray, " draws"]] | None:
+        """Return independent draws of some coordinates, the others integrated out.
+
+        Parameters
+        ----------
+        rows
+            Which coordinates of the flat unconstrained vector.
+        num_draws, key
+            How many, and their seed.
+
+        Returns
+        -------
+        tuple or None
+            The coordinates, shape (num_draws, rows), and their log density under q's marginal,
+            shape (num_draws,); ``None`` where q has none that is quick to compute.
         """
         return None
 

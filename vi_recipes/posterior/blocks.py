@@ -83,3 +83,11 @@ class BlockPosterior(FactorPosterior):
         if not self.factors.gaussian[place].all() or self.factors.points[place].any():
             return super().block_draws(place, num_draws, key)
         return self._gaussian.block_draws(place, num_draws, key)
+
+    @override
+    def marginal_draws(
+        self, rows: np.ndarray, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.factors.gaussian[rows].all() and not self.factors.points[rows].any():
+            return self._gaussian.marginal_draws(rows, num_draws, key)
+        return None

@@ -263,6 +263,15 @@ class FactorPosterior(Posterior):
         z[:, place] = drawn
         return z, self._log_laws(z)[:, place].sum(axis=1)
 
+    @override
+    def marginal_draws(
+        self, rows: np.ndarray, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.factors.points[rows].any():
+            return None
+        z = self._without_mirror_images(num_draws, key)
+        return z[:, rows], self._log_laws(z)[:, rows].sum(axis=1)
+
     def _without_mirror_images(self, num_draws: int, key: jax.Array) -> np.ndarray:
         """Return independent draws of the unconstrained vector."""
         return self.unconstrained_draws(2 * num_draws, key)[:num_draws].copy()

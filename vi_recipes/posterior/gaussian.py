@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vi_recipes.algebra import BlockArrow, block_normal, log_normal
+from vi_recipes.algebra import BlockArrow, block_normal, dense_normal, log_normal
 from vi_recipes.core import generator
 from vi_recipes.model import Sites, Target
 from vi_recipes.posterior.base import (
@@ -179,6 +179,12 @@ class GaussianPosterior(Posterior):
             whole = self.unconstrained_cov(np.arange(self.loc.size))
             precision = np.linalg.inv(whole)[np.ix_(rows, rows)]
         return block_normal(self.loc, rows, precision, num_draws, key)
+
+    @override
+    def marginal_draws(
+        self, rows: Int[np.ndarray, " rows"], num_draws: int, key: jax.Array
+    ) -> tuple[Float[np.ndarray, "num_draws rows"], Float[np.ndarray, " num_draws"]] | None:
+        return dense_normal(self.loc[rows], self.unconstrained_cov(rows), num_draws, key)
 
     def _at_nodes(
         self,

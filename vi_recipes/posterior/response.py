@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.algebra import MAX_DENSE, BlockArrow, block_normal, log_dense_normal
+from vi_recipes.algebra import (
+    MAX_DENSE,
+    BlockArrow,
+    block_normal,
+    dense_normal,
+    log_dense_normal,
+)
 from vi_recipes.core import generator
 from vi_recipes.model import Sites
 from vi_recipes.posterior.base import NUM_MOMENT_DRAWS
@@ -253,3 +259,13 @@ class ResponsePosterior(FactorPosterior):
         rows = np.arange(m.size)[place]
         precision = np.linalg.inv(self._location_cov)[np.ix_(rows, rows)]
         return block_normal(m, rows, precision, num_draws, key)
+
+    @override
+    def marginal_draws(
+        self, rows: np.ndarray, num_draws: int, key: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.factors.points[rows].any():
+            return None
+        slopes = self.location_slopes
+        cov = self.hessian.sandwich([(np.array([2 * j, 2 * j + 1]), slopes[j]) for j in rows])
+        return dense_normal(self.location_scale[0][rows], cov, num_draws, key)

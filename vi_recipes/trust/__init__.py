@@ -14,7 +14,7 @@ from vi_recipes.trust.measured import (
     Trust,
     Verdict,
 )
-from vi_recipes.trust.moved import LowerBounds, lower_bounds
+from vi_recipes.trust.moved import LowerBounds, lower_bounds, quick_chains
 from vi_recipes.trust.overlooked import Overlooked, elsewhere, overlooked
 from vi_recipes.trust.quadrature import quadrature
 from vi_recipes.trust.sensitivity import case_sensitivity, data_sensitivity
@@ -42,6 +42,7 @@ __all__ = [
     "num_block_draws",
     "overlooked",
     "quadrature",
+    "quick_chains",
     "unfit",
     "verdict",
 ]

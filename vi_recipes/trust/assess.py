@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from vi_recipes.algebra import MAX_DENSE
 from vi_recipes.core import MethodFailure, as_key, attempt, one_at_a_time, told
@@ -139,9 +140,10 @@ class _Weighing:
         fields = {"num_draws": len(log_ratios), **self._evidence(drawn, log_p)}
         if np.isneginf(log_p).all():
             self.unknown["correction"] = "the posterior has no density at any of its draws"
-            return fields | {"khat": np.inf}
+            return fields | {"khat": np.inf, "kl_surrogate": np.inf}
         found = {
             "khat": self.seek("khat", lambda: khat(log_ratios)),
+            "kl_surrogate": _kl_surrogate(log_ratios),
             "correction": self._correction(drawn, log_ratios, correct_key),
             "bounds": self.seek("bounds", lambda: self._bounds(drawn, log_ratios)),
             "stein": self.seek("stein", lambda: self._stein(drawn, stein_key)),
@@ -211,6 +213,13 @@ class _Weighing:
     def _alone(self, place: slice, count: int, key: jax.Array) -> float | None:
         alone = self.posterior.block_draws(place, num_block_draws(count), key)
         return None if alone is None else khat(self.target.log_densities(alone[0]) - alone[1])
+
+
+def _kl_surrogate(log_ratios: Float[np.ndarray, " draws"]) -> float:
+    """Return half the variance of log p - log q over draws of q."""
+    if not np.isfinite(log_ratios).all():
+        return np.inf
+    return float(log_ratios.var(ddof=1) / 2)
 
 
 def num_block_draws(num_draws: int) -> int:

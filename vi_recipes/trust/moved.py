@@ -32,6 +32,9 @@ MAX_WORK = 2e9
 """Numbers of the data that all gradients may read: fewer chains of larger models, and none where
 fewer than :data:`FEWEST_CHAINS` are left."""
 
+QUICK = 5e8
+"""Of them, what takes a second or two beside compilation."""
+
 LEVEL = 0.01
 """Probability that any bound, of all scalars, is beyond what is right."""
 
@@ -86,6 +89,12 @@ class LowerBounds:
         return f"{source} {' and '.join(said)}" if said else f"{source} nothing is seen to be off"
 
 
+def quick_chains(target: Target, work: float = QUICK) -> int:
+    """Return how many chains read so much at most; 0 where those are too few for bounds."""
+    count = min(int(work / (target.size * NUM_STEPS * NUM_LEAPFROGS)), MOST_CHAINS)
+    return count if count >= FEWEST_CHAINS else 0
+
+
 @one_at_a_time
 def lower_bounds(
     fit: Fit, target: Target, *, key: jax.Array | int = 0, num_chains: int | None = None
@@ -134,9 +143,8 @@ def lower_bounds(
         return None
     if target.exchangeable:
         return None
-    gradients = NUM_STEPS * NUM_LEAPFROGS
-    count = num_chains or min(int(MAX_WORK / (target.size * gradients)), MOST_CHAINS)
-    if count < FEWEST_CHAINS:
+    count = num_chains or quick_chains(target, MAX_WORK)
+    if not count:
         return None
     draw_key, chain_key = jax.random.split(as_key(key))
     with jax.enable_x64(True):
@@ -159,7 +167,7 @@ def lower_bounds(
         if min(half, rest) < GOOD_ACCEPTANCE / 2:
             return None
         rows = [_flat(fit, target, x * unit + chains.centre) for x in (start, middle, end)]
-    spent = seconds / (count * gradients)
+    spent = seconds / (count * NUM_STEPS * NUM_LEAPFROGS)
     return _bounds(fit, *rows, nuts_seconds=NUTS_GRADIENTS * spent)
 
 

@@ -34,7 +34,8 @@ from vi_recipes.fit import unsettled as no_moments
 from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
 from vi_recipes.trust.assess import num_block_draws
-from vi_recipes.trust.measured import MAX_ERROR, POOR_SD, Trust, Verdict, measure
+from vi_recipes.trust.measured import MAX_ERROR, POOR_MEAN, POOR_SD, Trust, Verdict, measure
+from vi_recipes.trust.moved import LowerBounds
 from vi_recipes.trust.overlooked import SHARE, Overlooked
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def verdict(
     is_reference: bool = False,
     unsettled: Mapping[str, float] = MappingProxyType({}),
     found: Mapping[str, Overlooked] = NOTHING,
+    bounds: LowerBounds | None = None,
 ) -> Verdict:
     """Return how far ``fit`` can be trusted: by a reference, else by its own evidence.
 
@@ -140,6 +142,10 @@ def verdict(
         Label -> khat of scalars that have no mean or sd by what some fit knows of them.
     found
         Name of a fit -> what that has found where the reference has no draws.
+    bounds
+        How far it is off at least, where short chains from its draws were run (see
+        :func:`lower_bounds`). Of a fit that nothing else judges they can say that it is not to be
+        trusted, and never that it is trustworthy.
     """
     if not fit.has_result:
         return Verdict(Trust.NO_RESULT, f"No result: {fit.explanation}.")
@@ -150,6 +156,9 @@ def verdict(
     else:
         rows = accuracy[accuracy.index.get_level_values("method") == fit.method]
         judged = _beside(fit, rows.droplevel("method").astype(float), reference, unsettled, found)
+    if bounds is not None and judged.trust is Trust.UNKNOWN:
+        sampled = reference is not None and reference.is_sampler
+        judged = _bounded(judged, bounds, sampled=sampled)
     aside = say_unsettled(no_moments(fit), "its draws do") if fit.is_sampler else ""
     if aside and "khat_draws" not in fit.diagnostics:  # of which its own message speaks
         judged = replace(judged, text=f"{judged.text} {aside}: look at its quantiles.")
@@ -286,6 +295,20 @@ def _by_itself(fit: Fit) -> Verdict:
         )
     aside = f"; by linear response sds are up to {ratio[site]:.2g} times as large" if site else ""
     return Verdict(Trust.UNKNOWN, f"Cannot be told without a reference: {why}{aside}{blame}.")
+
+
+def _bounded(judged: Verdict, bounds: LowerBounds, *, sampled: bool) -> Verdict:
+    """Return a verdict that leaves open what is right, given how far the fit is off at least."""
+    if bounds.mean > POOR_MEAN or bounds.factor > POOR_SD:
+        rest = judged.text.removeprefix(Trust.UNKNOWN.lead)
+        text = f"Not to be trusted: {bounds}. The rest {Trust.UNKNOWN.value}{rest}"
+        return Verdict(Trust.UNTRUSTED, text)
+    said = str(bounds)
+    text = f"{judged.text} {said[0].upper()}{said[1:]}, which does not vouch for the rest."
+    if not sampled:
+        seconds = float(f"{max(bounds.nuts_seconds, 1.0):.2g}")
+        text += f" NUTS would tell, in {seconds:,.0f} s or so."
+    return replace(judged, text=text)
 
 
 def _by_its_errors(fit: Fit, error: float) -> Verdict:
