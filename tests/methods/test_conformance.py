@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from models_for_tests import CASES, GAUSSIAN, case, target
 
 import vi_recipes as vr
 from vi_recipes.comparison.json import to_json
+from vi_recipes.core import visible
 from vi_recipes.methods import METHODS
 
 METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -214,7 +216,7 @@ def check_silence(fit: vr.Fit) -> None:
         fit.draws(3)
     assert fit.log_evidence is None
     assert fit.message in fit.explanation
-    assert fit.message in fit._repr_html_()
+    assert escape(visible(fit.message), quote=False) in fit._repr_html_()
 
 
 def check_round_trip(fit: vr.Fit, path: Path) -> None:

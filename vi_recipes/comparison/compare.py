@@ -19,11 +19,10 @@ from vi_recipes.comparison.request import (
     Methods,
     check_checkpoints,
     check_options,
-    check_progress,
     check_start,
     checked_reference,
+    chosen_progress,
     named_methods,
-    one_seed,
 )
 from vi_recipes.comparison.yardsticks import (
     bound_errors,
@@ -36,8 +35,10 @@ from vi_recipes.core import (
     Progress,
     ProgressFactory,
     Status,
+    as_seed,
     attempt,
     check_folder,
+    one_seed,
     programs_read,
     silent,
     told,
@@ -58,7 +59,7 @@ def compare(
     key: int | None = None,
     seed: int | None = None,
     path: str | Path | None = None,
-    progress: ProgressFactory | None = None,
+    progress: ProgressFactory | bool | None = None,
     description: str = "",
     assessed: bool = True,
     quadrature: bool = False,
@@ -93,7 +94,8 @@ def compare(
         fitted. The order of exchangeable components is found out when all are done, and is in
         ``path/comparison.json``: :meth:`Comparison.load` returns the fits with it.
     progress
-        Makes a progress reporter from a title, such as ``vi_recipes.core.progress.progress_bar``.
+        ``True`` shows a bar on standard error, ``False`` none; ``None`` shows one in notebooks. Or
+        what makes a progress reporter from a title, such as ``vi_recipes.core.progress_bar``.
     description
         Stands at the head of the report.
     assessed
@@ -111,8 +113,8 @@ def compare(
         All of this is found before the first method is fitted.
     """
     target = as_target(target)
-    key = one_seed(key, seed)
-    check_progress(progress)
+    key = as_seed(one_seed(key, seed) or 0)
+    progress = chosen_progress(progress)
     named = named_methods(methods, target)
     reference = checked_reference(reference, named, target)
     to_fit = {name: method for name, method in named.items() if isinstance(method, Method)}

@@ -11,6 +11,7 @@ from vi_recipes.comparison.checked import check_alike
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.folder import load_fit, read_header, save_all, write
 from vi_recipes.comparison.found import Found
+from vi_recipes.comparison.glance import as_html, as_text
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.recommend import Recommendation, recommend
@@ -85,6 +86,12 @@ class Comparison(Fits):
         >>> fit = c[c.recommend().method]  # doctest: +SKIP
         """
         return recommend(self)
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def report(self, path: str | Path) -> Path:
         """Write the report in the format that the suffix of ``path`` names (.html, .md, .json)."""

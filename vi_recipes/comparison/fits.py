@@ -16,6 +16,7 @@ from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, with_medians
 from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.comparison.speed import timings
+from vi_recipes.comparison.verdicts import Verdicts
 from vi_recipes.core import MadeOnce, attempt
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of, unsettled
 from vi_recipes.importance import LogEvidence
@@ -390,8 +391,8 @@ class Fits(Mapping[str, Fit]):
             known["quadrature"] = [self.quadrature]
         return evidence_table(known)
 
-    def verdicts(self) -> dict[str, Verdict]:
-        """Return name -> how far the fit can be trusted, with the evidence.
+    def verdicts(self) -> Verdicts:
+        """Return name -> how far the fit can be trusted, with the evidence; it prints as a table.
 
         By the reference where there is one that others can be measured by, else by the fit's own
         evidence.
@@ -419,20 +420,7 @@ class Fits(Mapping[str, Fit]):
             lost = "Fits are not compared with one another"
             return verdicts | (self._part(lost, partial(elsewhere, self._fits)) or {})
 
-        return dict(self.once("verdicts", make))
-
-    def _repr_html_(self) -> str:
-        tables = (
-            ("Means", self.means()),
-            ("Standard deviations", self.sds()),
-            ("Timings", self.timings()),
-        )
-        return "".join(f"<h4>{title}</h4>{table.to_html()}" for title, table in tables)
-
-    def __repr__(self) -> str:
-        listed = ", ".join(f"{n}: {f.status.name}" for n, f in self._fits.items())
-        name = type(self).__name__
-        return f"{name}({self.target_name!r}, {listed}; reference {self._reference_name})"
+        return Verdicts(self.once("verdicts", make))
 
 
 _WORDS = {"means": "means", "sds": "sds", "mcses": "errors of means", "mcses_sd": "errors of sds"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from vi_recipes.core import ModelError, as_seed, called
+from vi_recipes.core import ModelError, ProgressFactory, called, in_notebook, progress_bar
 from vi_recipes.fit import Fit, check_same
 from vi_recipes.methods import Method, default_methods, make_method, parse_methods
 from vi_recipes.model import Target
@@ -74,14 +74,6 @@ def _own_name(method: object) -> str:
     return method.name if isinstance(method, Method) else ""
 
 
-def one_seed(key: int | None, seed: int | None) -> int:
-    """Return the seed, which may be given by either name; 0 where it is not given."""
-    if key is not None and seed is not None:
-        raise ValueError(f"seed: got {seed!r} beside key={key!r}, expected one of them")
-    given = key if seed is None else seed
-    return as_seed(0 if given is None else given)
-
-
 def check_options(name: str, method: Method, target: Target) -> None:
     """Raise a :class:`ValueError`, before anything is fitted, for options that do not go here."""
     try:
@@ -118,13 +110,16 @@ def check_checkpoints(methods: Mapping[str, Method]) -> None:
             )
 
 
-def check_progress(progress: object) -> None:
-    """Raise a :class:`ValueError` unless it makes reporters of progress, or is ``None``."""
-    if progress is not None and not callable(progress):
+def chosen_progress(progress: ProgressFactory | bool | None) -> ProgressFactory | None:
+    """Return what makes reporters of progress, ``None`` for none: a bar in notebooks by default."""
+    if progress is None or isinstance(progress, bool):
+        return progress_bar if progress or (progress is None and in_notebook()) else None
+    if not callable(progress):
         raise ValueError(
             f"progress: got {progress!r}, expected what makes a reporter from a title, such as "
-            "vi_recipes.core.progress_bar, or None"
+            "vi_recipes.core.progress_bar, True, False or None"
         )
+    return progress
 
 
 def checked_reference(

@@ -47,11 +47,11 @@ from vi_recipes.core.content import (
 from vi_recipes.core.errors import attempt, called, place_of, told
 from vi_recipes.core.folders import check_folder
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
-from vi_recipes.core.keys import as_key, as_seed, check_key, generator, precision
+from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
-from vi_recipes.core.progress import Progress, ProgressFactory, progress_bar, silent
+from vi_recipes.core.progress import Progress, ProgressFactory, in_notebook, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.starts import SEVERAL, from_starts
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
@@ -94,6 +94,7 @@ __all__ = [
     "from_starts",
     "generator",
     "import_file",
+    "in_notebook",
     "inside",
     "instances",
     "is_flag",
@@ -112,6 +113,7 @@ __all__ = [
     "member",
     "members",
     "one_at_a_time",
+    "one_seed",
     "only",
     "place_of",
     "precision",

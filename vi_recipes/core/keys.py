@@ -30,6 +30,19 @@ def as_seed(key: Any) -> int:
     return int(key)
 
 
+def one_seed[T](key: T | None, seed: int | None) -> T | int | None:
+    """Return what seeds a fit, which may be given by either name; ``None`` where it is by none.
+
+    Raises
+    ------
+    ValueError
+        For both.
+    """
+    if key is not None and seed is not None:
+        raise ValueError(f"seed: got {seed!r} beside key={key!r}, expected one of them")
+    return key if seed is None else as_seed(seed)
+
+
 def as_key(key: jax.Array | int | None) -> jax.Array:
     """Return a JAX random key from a key, an integer seed or ``None`` (seed 0).
 

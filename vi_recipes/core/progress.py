@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from typing import Protocol
 
 from vi_recipes.core.text import visible
@@ -25,6 +26,15 @@ def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def in_notebook() -> bool:
+    """Whether this runs in a notebook that can show a bar."""
+    if "ipykernel" not in sys.modules or find_spec("ipywidgets") is None:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
 @contextmanager
 def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progress]:
     """Yield a :class:`Progress` that draws a bar on standard error.
@@ -34,9 +44,10 @@ def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progres
     title
         What is being done.
     enabled
-        ``None`` draws only when standard error is a terminal.
+        ``None`` draws only when standard error is a terminal, or in a notebook.
     """
-    if not (_is_terminal() if enabled is None else enabled):
+    notebook = in_notebook()
+    if not (_is_terminal() or notebook if enabled is None else enabled):
         yield silent
         return
     from rich.console import Console
@@ -50,7 +61,7 @@ def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progres
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=not notebook), transient=True) as bar:
         task = bar.add_task(visible(title), total=None, text="")
 
         def report(done: int, total: int, text: str = "") -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vi_recipes.fit import stored
 from vi_recipes.fit.arviz import to_tree
+from vi_recipes.fit.draws import plain_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.tails import quantiles, unsettled
 from vi_recipes.model import Target
@@ -67,6 +68,21 @@ class Fit(Fitted):
     provenance
         Seed, versions, device, dtype, data fingerprint.
     """
+
+    def __getitem__(self, site: str) -> np.ndarray:
+        """Return draws of one site, shape (num_draws, *site shape), constrained scale.
+
+        All that a sampler has, its chains end to end; 2,000 of an approximation, always the same;
+        four copies of a point.
+
+        Raises
+        ------
+        ValueError
+            For a site that the fit does not have.
+        """
+        (name,) = self._names([site])
+        values = plain_draws(self).samples[name]
+        return values.reshape(-1, *values.shape[2:])
 
     @override
     def summary(self, sites: Sequence[str] | None = None) -> pd.DataFrame:

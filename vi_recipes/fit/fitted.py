@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
 
-from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key, one_at_a_time
+from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key, one_at_a_time, visible
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, OtherOptimum, Provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Site, Sites, labels_by_site
@@ -18,6 +19,10 @@ from vi_recipes.posterior import Posterior, held_draws, per_scalar
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MOST_ROWS = 12
+"""Parameters that a notebook shows of a fit."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +224,15 @@ class Fitted:
         return replace(self, method=method)
 
     def _repr_html_(self) -> str:
-        title = f"<b>{self.method}</b>: {self.explanation}"
-        return title + (str(self.summary().to_html()) if self.has_result else "")
+        said = escape(visible(self.explanation), quote=False)
+        title = f"<p><b>{escape(visible(self.method))}</b>: {said}</p>"
+        if not self.has_result:
+            return title
+        small = [site.name for site in self.sites if site.size <= MOST_ROWS]
+        table = self.summary(small or [self.sites[0].name])[:MOST_ROWS]
+        more = sum(site.size for site in self.sites) - len(table)
+        rest = f"<p>{more:,} more parameters in summary()</p>" if more else ""
+        return title + str(table.rename(index=visible).to_html()) + rest
 
     def __repr__(self) -> str:
         return (

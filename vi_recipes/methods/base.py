@@ -25,6 +25,7 @@ from vi_recipes.core import (
     check_fields,
     check_key,
     one_at_a_time,
+    one_seed,
     precision,
     silent,
     told,
@@ -142,6 +143,7 @@ class Method(ABC):
         target: Target,
         *,
         key: jax.Array | int | None = None,
+        seed: int | None = None,
         throw: bool = False,
         progress: Progress = silent,
         name: str | None = None,
@@ -152,8 +154,8 @@ class Method(ABC):
         ----------
         target
             A model conditioned on data.
-        key
-            A JAX key or an integer seed; the same key gives the same numbers.
+        key, seed
+            A JAX key or an integer seed, by either name; the same key gives the same numbers.
         throw
             Raise :class:`FitError` when there is no result, instead of returning a fit that says
             why.
@@ -174,6 +176,7 @@ class Method(ABC):
             the model does not have, a checkpoint of another fit, or a key that is none.
         """
         check_target(target)
+        key = one_seed(key, seed)
         check_key(key)
         timing = Timing()
         with timing.running():

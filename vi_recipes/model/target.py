@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from vi_recipes.core import (
     ModelError,
     called,
     one_at_a_time,
+    visible,
 )
 from vi_recipes.data import fingerprint, normalise
 from vi_recipes.model.bound import Arrays, read_only
@@ -25,6 +27,9 @@ from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
 from vi_recipes.model.terms import site_terms
 from vi_recipes.model.weights import weights_of
+
+MOST_ROWS = 12
+"""Sites that a target names when it is shown."""
 
 
 def check_target(target: object) -> None:
@@ -201,8 +206,26 @@ class Target(DensityByCoordinate):
         return [label for n in names for label in table[n]]
 
     def __repr__(self) -> str:
-        sites = ", ".join(f"{s.name}{list(s.shape) if s.shape else ''}" for s in self.latents)
-        return f"Target({self.name!r}, dim={self.dim}, latent: {sites})"
+        named = [f"{s.name}{list(s.shape) if s.shape else ''}" for s in self.latents[:MOST_ROWS]]
+        more = len(self.latents) - len(named)
+        listed = ", ".join([*named, f"and {more} more"] if more else named)
+        return f"Target({self.name!r}, dim={self.dim}, latent: {listed})"
+
+    def _repr_html_(self) -> str:
+        sites = list(self.sites.values())
+        rows = "".join(
+            f"<tr><td>{escape(visible(s.name))}</td><td>{s.kind}</td><td>{_times(s.shape)}</td>"
+            f"<td>{escape(s.support)}</td></tr>"
+            for s in sites[:MOST_ROWS]
+        )
+        more = f"<p>{len(sites) - MOST_ROWS} more sites</p>" if len(sites) > MOST_ROWS else ""
+        head = "<tr><th>site</th><th>kind</th><th>shape</th><th>support</th></tr>"
+        name = escape(visible(self.name))
+        return f"<p><b>{name}</b>: {self.dim:,} coordinates</p><table>{head}{rows}</table>{more}"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(f"{size:,}" for size in shape) or "scalar"
 
 
 def _why_weighted(target: Target) -> str | None:

@@ -1,0 +1,61 @@
+"""A comparison at a glance, as Python prints it and a notebook shows it: the verdict first."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.recommend import recommend
+from vi_recipes.comparison.view import select
+from vi_recipes.core import attempt, visible
+from vi_recipes.report import format_number
+
+MOST_ROWS = 12
+"""Parameters that a notebook shows."""
+
+
+def as_text(comparison: Fits) -> str:
+    """Return what it is, and the answer, in three lines at most."""
+    reference = f", reference {comparison.reference_name}" if comparison.reference_name else ""
+    lead = f"{type(comparison).__name__}({comparison.target_name!r}{reference})"
+    return "\n".join([lead, *_answer(comparison)])
+
+
+def as_html(comparison: Fits) -> str:
+    """Return the answer, the verdicts, and means with sds of a dozen parameters at most."""
+    first, *rest = _answer(comparison)
+    lines = [f"<p><b>{_shown(first)}</b></p>", *(f"<p>{_shown(line)}</p>" for line in rest)]
+    lines += [f"<p>Warning: {_shown(text)}</p>" for text in comparison.warnings]
+    lines.append(comparison.verdicts()._repr_html_())
+    labels, left_out = select(comparison, MOST_ROWS)
+    more = f"; {left_out} more parameters in means() and sds()" if left_out else ""
+    lines.append(f"<p>Means, with sds in parentheses{more}</p>")
+    lines.append(_moments(comparison, labels).to_html())
+    return "".join(lines)
+
+
+def _answer(comparison: Fits) -> list[str]:
+    def said() -> list[str]:
+        found = recommend(comparison)
+        return [part for part in (found.text, found.rest) if part]
+
+    return attempt(said, lambda error: [f"No method is recommended: {error}"])
+
+
+def _moments(comparison: Fits, labels: list[str]) -> pd.DataFrame:
+    means, sds = comparison.means().loc[labels], comparison.sds().loc[labels]
+    columns = {}
+    for name, fit in comparison.columns.items():
+        if fit.has_result:
+            columns[visible(name)] = [
+                format_number(mean) + ("" if np.isnan(sd) else f" ({format_number(sd, 2)})")
+                for mean, sd in zip(means[name], sds[name], strict=True)
+            ]
+    return pd.DataFrame(columns, index=[visible(label) for label in labels])
+
+
+def _shown(text: str) -> str:
+    return escape(visible(text), quote=False)
