@@ -14,9 +14,8 @@ from conftest import LONGEST
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vi_recipes"
 ROOMS = (
-    "algebra", "calibration", "cli", "comparison", "core", "data", "elbo", "fit", "formula",
-    "importance",
-    "latent", "methods", "model", "modes", "posterior", "report", "trust",
+    "algebra", "calibration", "cells", "cli", "comparison", "core", "data", "elbo", "fit",
+    "formula", "importance", "latent", "methods", "model", "modes", "posterior", "report", "trust",
 )  # fmt: skip
 
 

@@ -250,7 +250,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
 
 @pytest.mark.slow
 def test_workers_find_what_one_finds(exact: vr.Calibration) -> None:
-    found = vr.calibrate(MODEL, Sampler(), num_simulations=6, key=2, num_workers=2)
+    found = vr.calibrate(MODEL, Sampler(), num_simulations=6, key=2, executor=2)
     np.testing.assert_array_equal(found.ranks, exact.ranks[:6])
     assert found.labels == exact.labels
 
@@ -259,10 +259,8 @@ def test_a_model_that_no_other_process_finds_has_one_worker() -> None:
     def local(y: jax.Array) -> None:
         normal(y)
 
-    with pytest.raises(ValueError, match=r"num_workers: model 'local'.*num_workers=1"):
-        vr.calibrate(
-            vr.Target(local, y=np.arange(4.0)), Sampler(), num_simulations=2, num_workers=2
-        )
+    with pytest.raises(ValueError, match=r"executor: model 'local'.*leave executor out"):
+        vr.calibrate(vr.Target(local, y=np.arange(4.0)), Sampler(), num_simulations=2, executor=2)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +268,7 @@ def test_a_model_that_no_other_process_finds_has_one_worker() -> None:
     [
         ({"num_simulations": 0}, "num_simulations: got 0, expected a positive integer"),
         ({"num_draws": 0}, "num_draws: got 0"),
-        ({"num_workers": -1}, "num_workers: got -1"),
+        ({"executor": -1}, "executor: got -1, expected a concurrent.futures.Executor"),
         ({"quantities": ["nu"]}, "quantities: got nu, expected sites of model 'normal': mu"),
         ({"method": "nuts"}, "method: got 'str', expected a method"),
         ({"method": vr.MAP()}, "method 'map' gives a point for mu"),

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from vi_recipes.calibration.calibration import Calibration
+from vi_recipes.calibration.job import Ranking
 from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
 from vi_recipes.calibration.store import Store
-from vi_recipes.calibration.workers import Job, run_apart, run_here
-from vi_recipes.core import Progress, as_key, require, silent
+from vi_recipes.cells import Engine, Place, run_cells
+from vi_recipes.core import Progress, as_key, held, require, silent
 from vi_recipes.fit import provenance
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target
@@ -35,7 +36,7 @@ def calibrate(
     num_draws: int = 99,
     key: jax.Array | int = 0,
     path: str | Path | None = None,
-    num_workers: int = 1,
+    executor: Engine = None,
     quantities: Sequence[str] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress]] | None = None,
 ) -> Calibration:
@@ -61,10 +62,12 @@ def calibrate(
     path
         Folder that keeps every simulation, in ``calibration.npz``; what is there already is not
         done again.
-    num_workers
-        Simulations that run at a time, in processes of their own if there are several (NumPyro
-        traces one model at a time in a process). The model must then come from a file: what a
-        notebook or a function defines cannot be sent to another process.
+    executor
+        Where simulations run: any ``concurrent.futures.Executor``, such as a process pool, loky's,
+        mpi4py's or Dask's (``Client.get_executor()``); a number of processes on this machine; or
+        ``None`` for this process. Model and method are then sent by name, with the source of their
+        files: what a notebook or a function defines cannot be sent. A simulation whose process dies
+        is tried again, twice.
     quantities
         Sites to rank; all latent and deterministic ones by default. The joint log likelihood is
         always ranked too, where the model has one.
@@ -93,7 +96,6 @@ def calibrate(
     for name, value in (
         ("num_simulations", num_simulations),
         ("num_draws", num_draws),
-        ("num_workers", num_workers),
     ):
         require(isinstance(value, int) and value >= 1, name, value, "a positive integer")
     target = model if isinstance(model, Target) else Target(model)
@@ -103,37 +105,34 @@ def calibrate(
     seed = as_key(key)
     first = _first(predictive, seed)
     chosen = choose(predictive, quantities, [simulation.truth for simulation in first])
-    store = Store(
-        path,
-        identity={
-            "model": target.name,
-            "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
-            "method": _described(method),
-            "quantities": ", ".join(chosen.labels),
-            "number of draws": str(num_draws),
-            "first data simulated": first[0].target.fingerprint,
-        },
-    )
+    with held(path):
+        store = Store(
+            path,
+            identity={
+                "model": target.name,
+                "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
+                "method": _described(method),
+                "quantities": ", ".join(chosen.labels),
+                "number of draws": str(num_draws),
+                "first data simulated": first[0].target.fingerprint,
+            },
+        )
+        todo = [k for k in range(num_simulations) if k not in store.outcomes]
+        job = Ranking(predictive, method, chosen, num_draws, seed)
+        title = f"{method.name} on {target.name}"
+        with progress(title) if progress else nullcontext(silent) as report:
 
-    todo = [k for k in range(num_simulations) if k not in store.outcomes]
-    job = Job(predictive, method, chosen, num_draws, seed)
-    title = f"{method.name} on {target.name}"
-    with progress(title) if progress else nullcontext(silent) as report:
+            def keep(number: int, outcome: Outcome, _: Place) -> None:
+                store.add(number, outcome)
+                missing = sum(k not in store.outcomes for k in todo)
+                report(num_simulations - missing, num_simulations, "simulations")
 
-        def keep(number: int, outcome: Outcome) -> None:
-            store.add(number, outcome)
-            missing = sum(k not in store.outcomes for k in todo)
-            report(num_simulations - missing, num_simulations, "simulations")
-
-        try:
-            if num_workers == 1:
-                run_here(job, todo, keep)
-            else:
-                run_apart(job, todo, keep, min(num_workers, max(len(todo), 1)))
-        except KeyboardInterrupt:
-            pass  # what is done is kept, and the result says that it is not all
-        finally:
-            store.save(now=True)
+            try:
+                run_cells(job, todo, keep, executor)
+            except KeyboardInterrupt:
+                pass  # what is done is kept, and the result says that it is not all
+            finally:
+                store.save(now=True)
     outcomes = {k: v for k, v in sorted(store.outcomes.items()) if k < num_simulations}
     record = provenance(
         predictive.target,

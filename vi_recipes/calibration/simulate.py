@@ -94,6 +94,9 @@ class PriorPredictive:
         self._evaluate = jax.jit(self._log_densities)
         self._log_likelihood = jax.jit(self._log_likelihood_fn)
 
+    def __reduce__(self) -> tuple[type[PriorPredictive], tuple[Target]]:
+        return PriorPredictive, (self.target,)  # compiled anew where it is sent to
+
     @one_at_a_time
     def draw(self, key: jax.Array) -> Simulation:
         """Draw parameters and data.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vi_recipes.cli.streams import keep_stdout
+
+if TYPE_CHECKING:
+    from vi_recipes.cells import Engine
 
 MAX_SEED = 2**31 - 1
 
@@ -71,6 +76,19 @@ SetOption = Annotated[
 DebugOption = Annotated[
     bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Processes on this machine that share the work, if several."
+    ),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.",
+    ),
+]
 NoCacheOption = Annotated[
     bool,
     typer.Option(
@@ -87,3 +105,17 @@ VersionOption = Annotated[
 def out_option(default: str) -> Any:
     """Return the option for the folder of the report, whose default its help names."""
     return typer.Option(metavar="DIR", help=f"Folder for the report. [default: {default}]")
+
+
+@contextmanager
+def executor_for(workers: int, scheduler: str | None) -> Iterator[Engine]:
+    """Yield where the block's cells are to run."""
+    if scheduler is None:
+        yield None if workers == 1 else workers
+        return
+    if workers != 1:
+        raise ValueError("--workers and --scheduler: expected at most one of them")
+    from vi_recipes.cells import cluster
+
+    with cluster(scheduler) as executor:
+        yield executor

@@ -14,8 +14,11 @@ from vi_recipes.cli.arguments import (
     ModelArgument,
     NoCacheOption,
     NoReportOption,
+    SchedulerOption,
     SeedOption,
     SetOption,
+    WorkersOption,
+    executor_for,
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, keep_code, printing, tell
@@ -55,9 +58,8 @@ def command(
         str | None,
         typer.Option(metavar="A,B,C", help="Sites that are ranked. [default: all]"),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Simulations that run at a time.")
-    ] = 1,
+    workers: WorkersOption = 1,
+    scheduler: SchedulerOption = None,
     data: DataOption = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-METHOD-calibration")] = None,
@@ -84,7 +86,7 @@ def command(
     from vi_recipes.calibration import calibrate
     from vi_recipes.core import progress_bar
 
-    with output_folder(folder):
+    with output_folder(folder), executor_for(workers, scheduler) as executor:
         calibration = calibrate(
             target,
             built,
@@ -92,7 +94,7 @@ def command(
             num_draws=draws,
             key=seed,
             path=folder,
-            num_workers=workers,
+            executor=executor,
             quantities=sites,
             progress=progress_bar,
         )

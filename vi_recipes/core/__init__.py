@@ -33,6 +33,7 @@ from vi_recipes.core.complaints import (
     unknown,
 )
 from vi_recipes.core.content import (
+    FILES,
     find,
     import_file,
     instances,
@@ -44,8 +45,8 @@ from vi_recipes.core.content import (
     only,
     public_functions,
 )
-from vi_recipes.core.errors import attempt, called, place_of, told
-from vi_recipes.core.folders import check_folder
+from vi_recipes.core.errors import attempt, called, is_own, place_of, told
+from vi_recipes.core.folders import check_folder, held
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
@@ -62,6 +63,7 @@ from vi_recipes.core.typed import check_fields, members
 __all__ = [
     "CALLS_OF_A_SEARCH",
     "COMPILED_QUICKLY",
+    "FILES",
     "LOOSEST_RISE",
     "LOOSEST_STEP",
     "MOST",
@@ -93,6 +95,7 @@ __all__ = [
     "find",
     "from_starts",
     "generator",
+    "held",
     "import_file",
     "in_notebook",
     "inside",
@@ -102,6 +105,7 @@ __all__ = [
     "is_nothing",
     "is_number",
     "is_one_of",
+    "is_own",
     "is_record",
     "is_table",
     "is_text",

@@ -23,6 +23,9 @@ Kind = Literal["models", "comparisons"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
+FILES = "vi_recipes_file_"
+"""How the names begin that users' files have as modules."""
+
 _THING = {"models": "model", "comparisons": "study"}
 
 
@@ -122,10 +125,17 @@ def load_file(kind: Kind, name_or_path: str | Path) -> tuple[ModuleType, str, st
     return import_file(shipped[text]), str(shipped[text]), variant or None
 
 
-def import_file(path: Path) -> ModuleType:
+def import_file(path: Path, *, name: str | None = None) -> ModuleType:
     """Execute a Python file as a module of its own and return it.
 
     It may import the files beside it, as ``from .neighbour import name``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        Of the module; by default one that follows from the path.
 
     Raises
     ------
@@ -137,9 +147,10 @@ def import_file(path: Path) -> ModuleType:
     if reason := unreadable(path, "").removesuffix("; expected "):
         raise ValueError(f"{path} {reason}; expected a Python file, file.py or file.py:NAME")
     path = path.resolve()
-    label = path.parent.name if path.stem in _THING.values() else path.stem
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    name = f"vi_recipes_file_{label}_{digest}"
+    if name is None:
+        label = path.parent.name if path.stem in _THING.values() else path.stem
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        name = f"{FILES}{label}_{digest}"
     beside = [str(path.parent)]
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=beside)
     if spec is None or spec.loader is None:

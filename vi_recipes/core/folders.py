@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from vi_recipes.core.status import CheckpointError
 
 MARKS = {
     "comparison.json": "a comparison",
@@ -37,3 +40,48 @@ def check_folder(directory: Path, mark: str, folders: Iterable[str] = ()) -> Non
                 f"{directory / name} is a symbolic link, through which nothing is written; "
                 "remove it, or give another folder"
             )
+
+
+LOCK = ".running"
+"""File that a run has locked as long as it writes to its folder."""
+
+
+@contextmanager
+def held(directory: Path | str | None) -> Iterator[None]:
+    """Have a folder to oneself for the block; ``None`` is no folder.
+
+    The system itself lets go of it when the process ends, however that ends.
+
+    Raises
+    ------
+    CheckpointError
+        Where another run has it.
+    """
+    if directory is None or not _can_be_made(Path(directory)):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(Path(directory) / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"path: another run is writing to '{directory}'; wait until it has ended, or give "
+            "another folder"
+        ) from None
+    except OSError:
+        yield  # whoever writes next says why that cannot be done
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _can_be_made(directory: Path) -> bool:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True

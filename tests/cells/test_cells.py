@@ -1,0 +1,328 @@
+"""Cells in this process, sent as they are to others; then in real engines, with killed workers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, override
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.calibration.job import Ranking
+from vi_recipes.calibration.ranks import choose
+from vi_recipes.calibration.simulate import PriorPredictive
+from vi_recipes.cells import NotSentError, Place, cluster, engine, pack, run_cells, sending, worker
+from vi_recipes.cells.sending import unpack
+from vi_recipes.core import CheckpointError, ModelError, Progress, held, import_file, silent
+
+
+def normal(y: jax.Array) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+MODEL = vr.Model(
+    function=normal,
+    name="normal",
+    data=lambda: {"y": np.arange(3.0)},
+    coords=lambda y: {"row": np.arange(len(y))},
+)
+
+
+class Here(Executor):
+    """Runs what it is given in this process, sent and sent back as if it were another."""
+
+    def __init__(self) -> None:
+        self.cells: list[Any] = []
+
+    @override
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        sent = pickle.loads(pickle.dumps((function, args)))
+        self.cells.append(sent[1][1])
+        future: Future[Any] = Future()
+        try:
+            future.set_result(pickle.loads(pickle.dumps(sent[0](*sent[1]))))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Squares numbers; on the way it does what the test wants of a number."""
+
+    folder: str
+    deadly: tuple[int, ...] = ()
+    deaths: int = 1
+    seconds: float = 0.0
+
+    label = "squares"
+
+    def __call__(self, cell: int, progress: Progress = silent) -> float:
+        # every attempt is a file, so that who ran what can be counted from outside
+        name = f"{cell}-{os.getpid()}-{time.monotonic_ns()}"
+        (Path(self.folder) / name).write_text("", encoding="utf-8")
+        time.sleep(self.seconds)
+        tries = len(list(Path(self.folder).glob(f"{cell}-*")))
+        if cell in self.deadly and tries <= self.deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if cell < 0:
+            raise ModelError(f"{cell} is below 0")
+        return float(jnp.asarray(cell) ** 2 + 1e-12)  # lost in single precision
+
+    def lost(self, cell: int, why: str) -> float:
+        return float("nan")
+
+
+def attempts(folder: Path) -> dict[int, int]:
+    """Return how often each cell was begun."""
+    cells = [int(path.name.rpartition("-")[0].rpartition("-")[0]) for path in folder.iterdir()]
+    return {cell: cells.count(cell) for cell in cells}
+
+
+class Kept(dict[int, float]):
+    """What was kept, and how often."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+        self.places: list[Place] = []
+
+    def keep(self, cell: int, result: float, place: Place) -> None:
+        self[cell] = result
+        self.order.append(cell)
+        self.places.append(place)
+
+
+SQUARES = {cell: cell**2 + 1e-12 for cell in range(6)}
+
+
+# -- sent and done in one process ------------------------------------------------------------------
+
+
+def test_a_sent_job_ranks_as_the_job_itself_does() -> None:
+    predictive = PriorPredictive(vr.Target(MODEL))
+    job = Ranking(predictive, vr.Laplace(), choose(predictive, None), 19, jax.random.key(3))
+    there = unpack(pack(job).content)
+    # the model is that of the module: what it cannot send, a lambda, is there again
+    assert there.predictive.target.complete_model.coords is MODEL.coords
+    np.testing.assert_array_equal(there(2).ranks, job(2).ranks)
+
+
+def test_cells_give_the_same_numbers_however_they_run(tmp_path: Path) -> None:
+    given = {"num_simulations": 4, "num_draws": 19, "key": 3}
+    here = vr.calibrate(MODEL, vr.Laplace(), **given)
+    executor = Here()
+    part = vr.calibrate(
+        MODEL, vr.Laplace(), path=tmp_path, executor=executor, **{**given, "num_simulations": 2}
+    )
+    np.testing.assert_array_equal(part.ranks, here.ranks[:2])
+    whole = vr.calibrate(MODEL, vr.Laplace(), path=tmp_path, executor=executor, **given)
+    np.testing.assert_array_equal(whole.ranks, here.ranks)
+    assert executor.cells == [0, 1, 2, 3]  # none of the first two again
+
+
+def test_a_users_file_is_sent_with_what_it_imports_from_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside.py").write_text("from beside_too import SCALE\n", encoding="utf-8")
+    (tmp_path / "beside_too.py").write_text("SCALE = 3.0\n", encoding="utf-8")
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpyro, numpyro.distributions as dist\n"
+        "from .beside import SCALE\n"
+        "def mine(y):\n"
+        "    mu = numpyro.sample('mu', dist.Normal(0.0, SCALE))\n"
+        "    numpyro.sample('y', dist.Normal(mu, 1.0), obs=y)\n",
+        encoding="utf-8",
+    )
+    target = vr.Target(vr.load_model(file), y=1.0)
+    packed = pack(target)
+    known = target.log_density(np.array([0.7]))
+    # on a machine that has none of the files, nor has loaded them
+    for name in [n for n in sys.modules if "mine" in n or n.startswith("beside")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sending, "_loaded", {})
+    for path in tmp_path.glob("*.py"):
+        path.unlink()
+    assert unpack(packed.content).log_density(np.array([0.7])) == known
+
+
+def test_a_file_that_was_changed_is_loaded_anew_where_it_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_loaded", {})
+    file, found = tmp_path / "changing.py", []
+    for value in (1, 2):
+        file.write_text(f"def value():\n    return {value}\n", encoding="utf-8")
+        module = import_file(file)
+        packed = pack(module.value)
+        del sys.modules[module.__name__]  # the worker's own is what unpacking leaves
+        found.append(unpack(packed.content)())
+    assert found == [1, 2]
+
+
+def test_what_has_no_name_is_not_sent() -> None:
+    def local(y: float) -> None:
+        numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal()), 1.0), obs=y)
+
+    for thing in (vr.Target(local, y=1.0), lambda: None):
+        with pytest.raises(NotSentError, match="define it at the top of a file"):
+            pack(thing)
+    with Path(__file__).open() as file, pytest.raises(NotSentError, match="TextIOWrapper"):
+        pack(file)
+
+
+def test_what_a_notebook_defines_is_to_be_put_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", None, raising=False)
+    monkeypatch.setattr(normal, "__module__", "__main__")
+    with pytest.raises(NotSentError, match=r"has no file; put the model .* into one"):
+        pack(vr.Target(normal, y=np.arange(3.0)))
+
+
+def test_other_versions_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack(Squares(str(tmp_path)))
+    other = replace(packed, versions={**packed.versions, "jax": "0.1"})
+    reply = worker.do(other, 1)
+    assert reply.versions is not None
+    assert reply.versions["jax"] == jax.__version__
+    assert not attempts(tmp_path)
+    monkeypatch.setattr("vi_recipes.cells.run.pack", lambda _: other)
+    with pytest.raises(ValueError, match=rf"have jax {jax.__version__} \(here 0.1\), and numbers"):
+        run_cells(Squares(str(tmp_path)), [1], Kept().keep, Here())
+
+
+def test_an_error_of_a_model_is_its_own_sentence(tmp_path: Path) -> None:
+    for executor in (None, Here()):
+        with pytest.raises(ModelError, match=r"^-1 is below 0$"):
+            run_cells(Squares(str(tmp_path)), [-1], Kept().keep, executor)
+
+
+def test_precision_is_double_where_cells_run(tmp_path: Path) -> None:
+    kept = Kept()
+    with jax.enable_x64(False):
+        run_cells(Squares(str(tmp_path)), range(6), kept.keep, Here())
+    assert kept == SQUARES
+
+
+def test_an_interrupt_keeps_what_is_done_and_cancels_the_rest(tmp_path: Path) -> None:
+    class Interrupted(Here):
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            future = super().submit(*args, **kwargs) if len(self.cells) < 2 else Future()
+            if future not in futures:
+                futures.append(future)
+            if len(futures) == 4:
+                raise KeyboardInterrupt
+            return future
+
+    futures: list[Future[Any]] = []
+    kept = Kept()
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(Squares(str(tmp_path)), range(6), kept.keep, Interrupted())
+    assert kept == {0: SQUARES[0], 1: SQUARES[1]}
+    assert futures[2].cancelled()
+
+
+def test_a_folder_has_one_run_at_a_time_and_a_crash_frees_it(tmp_path: Path) -> None:
+    holds = f"import sys, time; from vi_recipes.core import held\nwith held({str(tmp_path)!r}):\n"
+    holds += "    print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(CheckpointError, match="another run is writing to"), held(tmp_path):
+            pass
+        other.kill()
+    with held(tmp_path), held(None):
+        pass
+
+
+@pytest.mark.parametrize("executor", [0, -1, True, "dask"])
+def test_what_is_no_executor_is_refused(executor: Any) -> None:
+    with (
+        pytest.raises(ValueError, match=r"executor: got .*, expected a concurrent"),
+        engine(executor),
+    ):
+        pass
+
+
+def test_a_scheduler_that_is_not_there_is_told_of() -> None:
+    pytest.importorskip("distributed")
+    with (
+        pytest.raises(ValueError, match=r"scheduler: nothing answers at 'nonsense://x'"),
+        cluster("nonsense://x"),
+    ):
+        pass
+
+
+# -- real engines ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_the_cell_that_it_was_at(tmp_path: Path) -> None:
+    kept = Kept()
+    run_cells(Squares(str(tmp_path), deadly=(2,), deaths=2), range(6), kept.keep, 2)
+    assert kept == SQUARES
+    assert attempts(tmp_path) == {**dict.fromkeys(range(6), 1), 2: 3}
+    assert sorted(kept.order) == list(range(6))
+    assert len({place.process for place in kept.places}) > 1
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_every_process_is_a_row_that_says_so(tmp_path: Path) -> None:
+    kept = Kept()
+    run_cells(Squares(str(tmp_path), deadly=(1,), deaths=9), range(3), kept.keep, 1)
+    assert np.isnan(kept.pop(1))
+    assert kept == {0: SQUARES[0], 2: SQUARES[2]}
+    assert attempts(tmp_path) == {0: 1, 1: 3, 2: 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["standard", "loky"])
+def test_executors_of_others(kind: str, tmp_path: Path) -> None:
+    kept = Kept()
+    if kind == "standard":
+        with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+            run_cells(Squares(str(tmp_path)), range(6), kept.keep, executor)
+            # a broken pool is no reason to lose what it did
+            with pytest.raises(ValueError, match=r"it has broken down .* another run goes on"):
+                run_cells(Squares(str(tmp_path), (7,), 9), [7], kept.keep, executor)
+    else:
+        loky = pytest.importorskip("loky")
+        executor = loky.get_reusable_executor(2)
+        run_cells(Squares(str(tmp_path)), range(6), kept.keep, executor)
+        executor.shutdown()
+    assert kept == SQUARES
+
+
+@pytest.mark.slow
+def test_dask_with_a_worker_killed_and_another_added(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as local:
+        with cluster(local.scheduler_address) as executor:
+            kept = Kept()
+            job = Squares(str(tmp_path), deadly=(2,), seconds=0.2)
+            run_cells(job, range(12), kept.keep, executor)
+            local.scale(3)
+            run_cells(Squares(str(tmp_path)), range(12, 18), kept.keep, executor)
+        assert kept == {cell: cell**2 + 1e-12 for cell in range(18)}
+        tried = attempts(tmp_path)
+        assert tried.pop(2) == 2
+        assert set(tried.values()) == {1}
+        assert local.status.name == "running"  # a cluster of others is left as it is

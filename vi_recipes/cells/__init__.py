@@ -1,0 +1,24 @@
+"""Cells, such as one fit to one data set: run here, in processes, or by any executor.
+
+A job is what all cells of a run share: a model with data, methods and options. It is sent to where
+a cell runs as names, sources and numbers, and made anew there.
+"""
+
+from __future__ import annotations
+
+from vi_recipes.cells.engines import Engine, cluster, engine
+from vi_recipes.cells.processes import Processes
+from vi_recipes.cells.run import Job, Place, run_cells
+from vi_recipes.cells.sending import NotSentError, pack
+
+__all__ = [
+    "Engine",
+    "Job",
+    "NotSentError",
+    "Place",
+    "Processes",
+    "cluster",
+    "engine",
+    "pack",
+    "run_cells",
+]

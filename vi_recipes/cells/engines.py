@@ -1,0 +1,77 @@
+"""Where cells run: here, in processes of this machine, or wherever an executor takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any
+
+from vi_recipes.cells.processes import Processes
+
+type Engine = Executor | int | None
+"""An executor, a number of processes on this machine, or ``None`` for this process itself."""
+
+SECONDS = 10
+"""How long a scheduler has to answer, and to have a worker."""
+
+
+@contextmanager
+def engine(executor: Engine) -> Iterator[Executor | None]:
+    """Yield what runs cells; processes begun for the block end with it, an executor stays.
+
+    Raises
+    ------
+    ValueError
+        For what is none.
+    """
+    if executor is None or isinstance(executor, Executor):
+        yield executor
+        return
+    if not isinstance(executor, int) or isinstance(executor, bool) or executor < 1:
+        raise ValueError(
+            f"executor: got {executor!r}, expected a concurrent.futures.Executor, a positive "
+            "number of processes, or None"
+        )
+    processes = Processes(executor)
+    try:
+        yield processes
+    except BaseException:
+        processes.stop()
+        raise
+    finally:
+        processes.shutdown()
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Executor]:
+    """Yield the executor of a Dask scheduler that runs already; it and its workers stay.
+
+    Raises
+    ------
+    ValueError
+        Where Dask is not installed, nothing answers at the address, or no worker is there.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError(
+            "scheduler: it needs the package 'distributed'; pip install 'vi_recipes[cluster]'"
+        ) from None
+    try:
+        client: Any = Client(address, timeout=SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TypeError) as error:
+        why = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+        raise ValueError(
+            f"scheduler: nothing answers at {address!r} within {SECONDS} s ({why}); give the "
+            "address that 'dask scheduler' prints, such as tcp://127.0.0.1:8786"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=SECONDS)
+        except TimeoutError:
+            raise ValueError(
+                f"scheduler: {address} has no worker within {SECONDS} s; start one with "
+                f"'dask worker {address} --nthreads 1'"
+            ) from None
+        yield client.get_executor()

@@ -1,0 +1,225 @@
+"""Cells, each done once, whatever becomes of those that do them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
+from dataclasses import dataclass
+from typing import Protocol
+
+from vi_recipes.cells.engines import Engine, engine
+from vi_recipes.cells.packed import Packed
+from vi_recipes.cells.processes import LostError, NotBegunError
+from vi_recipes.cells.sending import NotSentError, pack
+from vi_recipes.cells.worker import Reply, do, is_loading
+from vi_recipes.core import ModelError, Progress, SharedCode, silent, told
+
+PAUSE = 0.2
+"""Seconds between two looks at what is done."""
+
+TRIES = 3
+"""How often a cell is begun whose process dies each time."""
+
+IN_FLIGHT = 256
+"""Cells that an executor is given at a time, at most."""
+
+BYTES_IN_FLIGHT = 64_000_000
+"""Of jobs: every cell carries its own."""
+
+FEWEST = 8
+
+
+class Job[C: Hashable, R](Protocol):
+    """What all cells of a run share."""
+
+    @property
+    def label(self) -> str:
+        """What is done, in words: ``"model 'radon' by method 'map'"``."""
+
+    def __call__(self, cell: C, progress: Progress, /) -> R:
+        """Do one cell."""
+
+    def lost(self, cell: C, why: str, /) -> R:
+        """Return what stands in for a cell that nobody could do."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell ran.
+
+    Parameters
+    ----------
+    host, process
+        The machine's name and the process's number there.
+    """
+
+    host: str
+    process: int
+
+
+def run_cells[C: Hashable, R](
+    job: Job[C, R],
+    cells: Iterable[C],
+    keep: Callable[[C, R, Place], None],
+    executor: Engine = None,
+    *,
+    exclusive: bool = False,
+) -> None:
+    """Do cells, and have each kept as soon as it is done.
+
+    Parameters
+    ----------
+    job
+        Does a cell. Elsewhere it is made anew from what :func:`pack` makes of it.
+    cells
+        What is to be done, each of them plain data.
+    keep
+        ``keep(cell, result, place)``, called here, in the order in which they are done.
+    executor
+        Where: see :data:`Engine`.
+    exclusive
+        Whether one cell runs at a time, so that seconds are those of a machine that does no other.
+
+    Raises
+    ------
+    ValueError
+        For a job that cannot be sent, workers with other versions of what decides numbers, and
+        whatever the job raises.
+    KeyboardInterrupt
+        What is done is kept; what has not begun is cancelled.
+    """
+    if is_loading():
+        raise ValueError(
+            "the file calls for fits itself as a worker loads it; put that below "
+            "`if __name__ == '__main__':`"
+        )
+    with engine(executor) as where:
+        if where is None:
+            here = Place(platform.node(), os.getpid())
+            with SharedCode().used():
+                for cell in cells:
+                    keep(cell, job(cell, silent), here)
+            return
+        try:
+            packed = pack(job)
+        except NotSentError as error:
+            raise ValueError(
+                f"executor: {job.label} cannot be sent to another process ({error}), or leave "
+                "executor out"
+            ) from None
+        _Run(job, deque(cells), keep, where, packed, exclusive).run()
+
+
+class _Run[C: Hashable, R]:
+    """Cells under way in an executor."""
+
+    def __init__(
+        self,
+        job: Job[C, R],
+        waiting: deque[C],
+        keep: Callable[[C, R, Place], None],
+        executor: Executor,
+        packed: Packed,
+        exclusive: bool,
+    ) -> None:
+        self.job, self.waiting, self.keep = job, waiting, keep
+        self.executor, self.packed = executor, packed
+        most = max(FEWEST, min(IN_FLIGHT, BYTES_IN_FLIGHT // len(packed.content)))
+        self.most = 1 if exclusive else most
+        self.pending: dict[Future[Reply], C] = {}
+        self.begun: Counter[C] = Counter()
+
+    def run(self) -> None:
+        try:
+            while self.waiting or self.pending:
+                self.hand_out()
+                # pauses let interrupts through
+                for future in wait(self.pending, PAUSE, FIRST_COMPLETED).done:
+                    self.take(future)
+        except BaseException:
+            self.salvage()
+            raise
+
+    def hand_out(self) -> None:
+        while self.waiting and len(self.pending) < self.most:
+            cell = self.waiting[0]
+            try:
+                future = self.executor.submit(do, self.packed, cell)
+            except (RuntimeError, BrokenExecutor) as error:
+                raise ValueError(f"executor: it takes no more ({told(error)}); {GOES_ON}") from None
+            self.begun[cell] += 1
+            self.pending[future] = self.waiting.popleft()
+
+    def take(self, future: Future[Reply]) -> None:
+        """Keep what a cell came to, or have it tried again."""
+        cell = self.pending[future]
+        try:
+            reply = future.result()
+        except NotBegunError:
+            raise ValueError(
+                "executor: a process ended before it had begun. A script must call this below "
+                "`if __name__ == '__main__':`, because every process loads it; or the memory is "
+                "used up"
+            ) from None
+        except LostError:
+            self.again(cell, "the process that was at it died")
+        except BrokenExecutor as error:
+            raise ValueError(f"executor: it has broken down ({told(error)}); {GOES_ON}") from None
+        except CancelledError:
+            self.again(cell, "its executor cancelled it")
+        except Exception as error:
+            # Dask has tried again by itself, and this is its last word
+            if type(error).__name__ != "KilledWorker":
+                raise ValueError(f"executor: it raised {told(error)}; {GOES_ON}") from None
+            self.begun[cell] = TRIES
+            self.again(cell, "the workers that were at it died")
+        else:
+            self.read(cell, reply)
+        del self.pending[future]
+
+    def again(self, cell: C, why: str) -> None:
+        if self.begun[cell] < TRIES:
+            self.waiting.append(cell)
+            return
+        times = f"{TRIES} times: killed, or out of memory"
+        self.keep(cell, self.job.lost(cell, f"{why}, {times}"), Place("", 0))
+
+    def read(self, cell: C, reply: Reply) -> None:
+        if reply.versions is not None:
+            mine = self.packed.versions
+            other = ", ".join(
+                f"{name} {theirs} (here {mine.get(name, 'none')})"
+                for name, theirs in reply.versions.items()
+                if theirs != mine.get(name)
+            )
+            raise ValueError(
+                f"executor: the workers on {reply.host} have {other}, and numbers would not be "
+                "those of one program; install the same versions there"
+            )
+        if reply.stopped:
+            raise KeyboardInterrupt
+        if reply.error:
+            raise (ModelError if reply.of_model else ValueError)(reply.error)
+        self.keep(cell, reply.result, Place(reply.host, reply.process))
+
+    def salvage(self) -> None:
+        """Cancel what has not begun, and keep what was done as the run ended."""
+        for future, cell in self.pending.items():
+            if future.cancel() or not future.done() or future.cancelled():
+                continue
+            reply = None if future.exception() else future.result()
+            if reply is not None and reply.is_done:
+                self.keep(cell, reply.result, Place(reply.host, reply.process))
+
+
+GOES_ON = "what is done is kept where a folder was given, and another run goes on from there"

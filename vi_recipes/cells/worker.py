@@ -1,0 +1,133 @@
+"""What runs where a cell does: it makes the job that was sent anew, once, and does its cells.
+
+It is imported by processes that have just begun.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vi_recipes.cells.packed import Packed, known_versions
+from vi_recipes.cells.sending import unpack
+from vi_recipes.core import ModelError, SharedCode, precision, told
+
+MOST_JOBS = 2
+"""Jobs that a process keeps: those that were used last."""
+
+ONE_THREAD = {
+    "NPROC": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""What a process is told, unless it was told otherwise: XLA counts processors by ``NPROC``."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a cell came to, and where it ran.
+
+    Parameters
+    ----------
+    host, process
+        The machine's name and the process's number.
+    result
+        What the job returned.
+    error, of_model
+        Why there is no result, in words, and whether it is the model's own fault.
+    versions
+        Package -> its version there, where that is another one.
+    stopped
+        Whether the cell was told to stop.
+    """
+
+    host: str
+    process: int
+    result: Any = None
+    error: str = ""
+    of_model: bool = False
+    versions: Mapping[str, str] | None = None
+    stopped: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result."""
+        return not (self.error or self.versions or self.stopped)
+
+
+# -- in the process that does the cells ------------------------------------------------------------
+
+_jobs: OrderedDict[str, tuple[Any, SharedCode]] = OrderedDict()
+_making = threading.RLock()
+_stop: Any = None
+_loads = False
+
+
+def is_loading() -> bool:
+    """Whether this process executes users' files to make a job of them."""
+    return _loads
+
+
+def begin(stop: Any, cached: bool) -> None:
+    """Prepare a process of :class:`~vi_recipes.cells.processes.Processes`."""
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    if cached:
+        from vi_recipes.core import use_cache
+
+        use_cache(tell=lambda _: None)  # the parent has said it
+
+
+def ready() -> None:
+    """Do nothing: whoever asked knows that the process has begun."""
+
+
+def _watch(done: int, total: int, text: str = "") -> None:
+    """Report to nobody, and stop when told to."""
+    if _stop is not None and _stop.is_set():
+        raise KeyboardInterrupt
+
+
+def do(packed: Packed, cell: Any) -> Reply:
+    """Do one cell; whatever happens comes back as a reply."""
+    place: dict[str, Any] = {"host": platform.node(), "process": os.getpid()}
+    mine = known_versions()
+    if mine != dict(packed.versions):
+        return Reply(**place, versions=mine)
+    try:
+        _watch(0, 0)
+        with precision("float64"):
+            job, code = _job(packed)
+            with code.used():
+                return Reply(**place, result=job(cell, _watch))
+    except KeyboardInterrupt:
+        return Reply(**place, stopped=True)
+    except ValueError as error:
+        return Reply(**place, error=str(error), of_model=isinstance(error, ModelError))
+    except (Exception, SystemExit) as error:  # it may be of a kind that cannot be sent
+        return Reply(**place, error=told(error))
+
+
+def _job(packed: Packed) -> tuple[Any, SharedCode]:
+    """Return the job with the code that its cells share; made when it is first asked for."""
+    global _loads
+    with _making:
+        mark = packed.mark
+        if mark not in _jobs:
+            _loads = True
+            try:
+                _jobs[mark] = unpack(packed.content), SharedCode()
+            finally:
+                _loads = False
+        _jobs.move_to_end(mark)
+        while len(_jobs) > MOST_JOBS:
+            _jobs.popitem(last=False)
+        return _jobs[mark]
