@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         loo,
         posterior_predictive,
     )
-    from vi_recipes.formula import GLMM, glmm
+    from vi_recipes.formula import GLMM, Prediction, glmm, predict
     from vi_recipes.importance import LogEvidence
     from vi_recipes.latent import FreeEnergy, LinearFactors
     from vi_recipes.methods import (
@@ -133,7 +133,9 @@ _HOMES = {
     ),
     "vi_recipes.formula": (
         "GLMM",
+        "Prediction",
         "glmm",
+        "predict",
     ),
     "vi_recipes.importance": ("LogEvidence",),
     "vi_recipes.latent": (
@@ -238,6 +240,7 @@ __all__ = [
     "NestedQuadrature",
     "PartialEStep",
     "Pathfinder",
+    "Prediction",
     "Provenance",
     "Recommendation",
     "Site",
@@ -271,6 +274,7 @@ __all__ = [
     "normal_encoder",
     "point_mass",
     "posterior_predictive",
+    "predict",
     "quadrature",
     "random_start",
     "read_columns",

@@ -486,12 +486,39 @@ def test_the_models_own_reader_fails_with_a_sentence():
         (["report", "."], "no saved comparison"),
         (["compare", "radon", "--seed", "-1"], "--seed"),
         (["compare"], "MODEL"),
+        (["compare", "radon", "--formula", "y ~ x"], "expected a model or a formula"),
+        (["compare", "--family", "beta"], "got --family alone"),
+        (["compare", "--formula", "y ~ x"], "--formula needs --data"),
+        (["compare", "--formula", "y ~ x +", "--data", "line.csv"], "\n  y ~ x +\n         ^"),
+        (["compare", "--formula", "y ~ z", "--data", "line.csv"], "unknown column 'z'"),
+        (
+            ["compare", "--formula", "y ~ x", "--data", "line.csv", "--prior", "beta"],
+            "--prior: got 'beta', expected SITE=LAW",
+        ),
+        (
+            ["compare", "--formula", "y ~ x", "--data", "line.csv", "--set", "model.x=1"],
+            "expected a MODEL",
+        ),
         (["compare", "radon", "--metods", "map"], "--methods"),
         (["compere", "radon"], "compare"),
     ],
 )
 def test_bad_usage(words, expected):
+    pd.DataFrame(DATA).to_csv("line.csv", index=False)
     assert expected in refuse(*words)
+
+
+def test_a_model_by_formula():
+    frame = pd.DataFrame(DATA | {"y": [0.1, 0.9, 2.2, None]})
+    frame.to_csv("line.tsv", sep="\t", index=False)
+    priors = ("--prior", "beta=Normal(0, 2)", "--prior", "sigma=1")
+    words = ("--formula", "y ~ 0 + x", "--data", "line.tsv", "--missing", "drop", *priors)
+    result = run("fit", *words, "--method", "map", "--no-report", "--json", "fit.json")
+    assert result.exit_code == 0, result.output
+    assert "note: 1 of 4 rows left out for missing values (y 1)" in result.stderr
+    found = json.loads(Path("fit.json").read_text())["methods"]["map"]
+    # the ridge estimate x'y / (x'x + 1/4)
+    assert found["mean"] == pytest.approx([(0.9 + 2 * 2.2) / (5.0 + 0.25)], rel=1e-6)
 
 
 def test_model_file_that_raises_shows_its_own_lines():

@@ -291,6 +291,22 @@ LME4 = {
 }  # fmt: skip
 
 
+OTHER_ERRORS = {
+    "cbpp_laplace",  # with one node lme4 differentiates another approximation than it maximises
+    "radon_ml",  # lmer's errors are those at known sds
+}
+
+
+@pytest.mark.slow
+def test_errors_at_known_sds_are_those_of_lmer(lme4: dict) -> None:
+    formula, family, data, _ = LME4["radon_ml"]
+    sds = dict(zip(("sd_county", "sigma"), [0.145831384, 0.758277925], strict=True))
+    priors = {"Intercept": "flat", "beta": "flat", **sds}
+    fit = vr.MarginalMLE().fit(vr.Target(glmm(formula, data, family, priors=priors)), throw=True)
+    errors = [fit.sd()["Intercept"], *fit.sd()["beta"]]
+    np.testing.assert_allclose(errors, list(lme4["radon_ml"]["se"].values()), rtol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LME4)
 def test_marginal_likelihood_is_that_of_lme4(lme4: dict, name: str) -> None:
@@ -302,7 +318,8 @@ def test_marginal_likelihood_is_that_of_lme4(lme4: dict, name: str) -> None:
     fixed = np.array([mean["Intercept"], *mean["beta"]])
     errors = np.array([sd["Intercept"], *sd["beta"]])
     np.testing.assert_allclose(fixed, list(theirs["fixef"].values()), rtol=1e-3)
-    np.testing.assert_allclose(errors, list(theirs["se"].values()), rtol=1e-3)
+    if name not in OTHER_ERRORS:
+        np.testing.assert_allclose(errors, list(theirs["se"].values()), rtol=1e-3)
     sds = [n for n in model.parameters if n.startswith(("sd_", "cor_")) or n == "sigma"]
     found = np.concatenate([np.atleast_1d(mean[n]) for n in sds])
     np.testing.assert_allclose(found, [v["sd_or_cor"] for v in theirs["varcorr"]], rtol=1e-3)

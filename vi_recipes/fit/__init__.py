@@ -5,7 +5,7 @@ from __future__ import annotations
 from vi_recipes.fit.chains import complain, healthy, heavy_tails, measure
 from vi_recipes.fit.checked import EVIDENCE
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
-from vi_recipes.fit.draws import check_same
+from vi_recipes.fit.draws import check_same, fit_draws
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
 from vi_recipes.fit.own_draws import OWN, from_arviz, from_draws
@@ -46,6 +46,7 @@ __all__ = [
     "complain",
     "differences",
     "far_out",
+    "fit_draws",
     "from_arviz",
     "from_draws",
     "from_sorted",

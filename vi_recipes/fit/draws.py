@@ -174,6 +174,7 @@ def check_same(fit: Fitted, target: Target) -> None:
     """Raise a :class:`ValueError` unless ``fit`` is of ``target``: its model and its data."""
     if not isinstance(target, Target):
         raise ValueError(f"target: got {type(target).__name__}, expected the Target of the fit")
+    target = target.fitted_as or target
     theirs, ours = ([(s.name, s.shape) for s in q] for q in (fit.sites, target.quantities))
     known = fit.provenance
     if theirs != ours or (known.model and known.model != target.name):

@@ -34,6 +34,8 @@ class Design:
     def __init__(self, terms: str, data: pd.DataFrame) -> None:
         self.terms, self.data = terms, data
         self._common: Any = _evaluate(terms, data).common
+        self.columns = tuple(str(name) for name in _names(self._common))
+        """Those of the data that the terms use."""
         self.intercept = False
         self.labels: list[str] = []
         self._columns: list[int] = []
@@ -77,6 +79,11 @@ class Design:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _names(common: Any) -> set[str]:
+    terms = [] if common is None else common.terms.values()
+    return set().union(*(term.var_names for term in terms))
 
 
 def response_values(text: str, data: pd.DataFrame) -> pd.Series:

@@ -150,6 +150,20 @@ def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
     return made
 
 
+def trials_of(formula: str, frame: pd.DataFrame) -> np.ndarray | None:
+    """Return the trials that new rows have; ``None`` where they do not say."""
+    pair = TRIALS.fullmatch(formula.partition("~")[0])
+    if pair is None:
+        return None
+    parts = _parts(pair[2])
+    needed = parts if pair[1] == "cbind" else parts[1:]
+    if any(t.text not in frame for p in needed for t in tokens_of(p) if t.kind == "name"):
+        return None
+    trials = np.sum([_number(part, frame) for part in needed], axis=0)
+    _check_whole("trials", trials)
+    return trials
+
+
 def _plain(text: str, frame: pd.DataFrame, family: Family) -> Response:
     name = text.strip("`")
     column = frame[name] if name in frame else response_values(text, frame)

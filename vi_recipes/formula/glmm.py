@@ -64,6 +64,8 @@ class GLMM(Model):
         Designs and grouping factors, for new data.
     response
         The response as the model sees it.
+    offset
+        What was given as such beside the formulas.
     notes
         Sentences on the data: what was left out, what separates the responses.
     """
@@ -76,6 +78,7 @@ class GLMM(Model):
     predictors: Any = ()
     groups: Any = ()
     response: Any = None
+    offset: Any = None
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -183,6 +186,7 @@ class _Maker:
         self.link = link_of(self.family, link)
         self.priors = Priors(priors)
         self._check_parameters()
+        self.given_offset = offset
         full = as_frame(data)
         columns = [c for p in self._with_columns() for c in check_columns(p, full.columns)]
         extra = {"_weights": row_numbers("weights", weights, full)}
@@ -275,6 +279,7 @@ class _Maker:
             predictors=tuple(predictors),
             groups=tuple(groups),
             response=response,
+            offset=self.given_offset,
             notes=tuple(self.notes),
         )
 

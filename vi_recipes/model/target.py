@@ -107,6 +107,8 @@ class Target(DensityByCoordinate):
                 )
             model = Model(function=model, name=getattr(model, "__name__", "model"))
         super().__init__(model, data)
+        self.fitted_as: Target | None = None
+        """Whose fits are of this one too; see :meth:`at`."""
         self._read_coords()  # labels that do not fit are told now, and not after the first fit
 
     def with_data(self, /, **values: Any) -> Target:
@@ -148,6 +150,34 @@ class Target(DensityByCoordinate):
         other.compiled_once = MadeOnce()
         if self.state_sum is not None:  # whose states a row reads may be among the data
             return Target(self.complete_model, **other.data)
+        return other
+
+    def at(self, /, **values: Any) -> Target:
+        """Return the same model at other data, of any shape, to predict there by fits of this one.
+
+        :func:`posterior_predictive` and :func:`log_likelihood` take it beside a fit of this target,
+        as long as its latent sites have the shapes that they have here.
+
+        Parameters
+        ----------
+        **values
+            Argument -> value; the others stay as they are. An observed argument is needed for its
+            shape.
+
+        Raises
+        ------
+        ValueError
+            For data that do not fit the model, and for latent sites of another shape.
+        """
+        other = Target(self.complete_model, **{**self.data, **values})
+        ours, theirs = ({s.name: s.shape for s in t.latents} for t in (self, other))
+        for name, shape in ours.items():
+            if theirs.get(name) != shape:
+                raise ValueError(
+                    f"data: at these, latent site '{name}' has shape {theirs.get(name)}, but "
+                    f"{shape} in the fits: new members have no draws there"
+                )
+        other.fitted_as = self.fitted_as or self
         return other
 
     @property

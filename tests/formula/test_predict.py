@@ -1,0 +1,184 @@
+import re
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from scipy import stats
+
+import vi_recipes as vr
+
+RNG = np.random.default_rng(5)
+GROUP = np.repeat(list("abcde"), [2, 3, 4, 3, 2])
+X = RNG.normal(size=len(GROUP))
+FRAME = pd.DataFrame({"y": RNG.normal(1.0, 2.0, len(GROUP)), "x": X, "g": GROUP})
+SD, SIGMA, WIDTH = 1.5, 0.7, 2.0
+PRIORS = {"Intercept": f"Normal(0, {WIDTH})", "beta": "Normal(0, 1)", "sd_g": SD, "sigma": SIGMA}
+NEW = {"x": [0.5, -1.0, 0.5, 2.0, 2.0, 0.0, 0.0], "g": ["a", "c", "q", "q", "r", None, None]}
+NUM_DRAWS = 4_000
+
+
+def closed_form():
+    """Return the mean and the covariance of intercept, slope and the five effects."""
+    one_hot = (FRAME["g"].to_numpy()[:, None] == list("abcde")).astype(float)
+    design = np.column_stack([np.ones(len(FRAME)), FRAME["x"], one_hot])
+    prior = np.array([WIDTH**-2, 1.0, *[SD**-2] * 5])
+    covariance = np.linalg.inv(design.T @ design / SIGMA**2 + np.diag(prior))
+    return covariance @ design.T @ FRAME["y"].to_numpy() / SIGMA**2, covariance
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    target = vr.Target(vr.glmm("y ~ x + (1 | g)", FRAME, priors=PRIORS))
+    return target, vr.Laplace().fit(target, throw=True)
+
+
+def at_rows(groups):
+    """Return what the linear predictor is a combination of, and the population's covariance."""
+    x = np.array(NEW["x"])
+    rows = np.zeros((7, 7))
+    rows[:, 0], rows[:, 1] = 1.0, x
+    label = np.array([str(g) for g in NEW["g"]])
+    own = np.eye(7)  # members that are not known differ from row to row
+    same = (label[:, None] == label) & (label != "None")
+    if groups == "population":
+        return rows, np.zeros((7, 7))
+    if groups == "known":
+        for k, known in ((0, "a"), (1, "c")):
+            rows[k, 2 + "abcde".index(known)] = 1.0
+        same[:2] = same[:, :2] = False
+        own[:2] = 0.0
+    return rows, SD**2 * np.where(same, 1.0, own)
+
+
+@pytest.mark.parametrize("groups", ["known", "new", "population"])
+@pytest.mark.parametrize("kind", ["linear", "response"])
+def test_predictions_in_a_conjugate_hierarchy_are_those_of_the_closed_form(fitted, groups, kind):
+    target, fit = fitted
+    mean, covariance = closed_form()
+    rows, own = at_rows(groups)
+    expected = rows @ covariance @ rows.T + own
+    expected += SIGMA**2 * np.eye(7) if kind == "response" else 0.0
+    made = vr.predict(fit, target, NEW, kind, groups, num_draws=NUM_DRAWS)
+    draws = made.draws.reshape(-1, 7)
+    assert draws.shape == (NUM_DRAWS, 7)
+    scale = np.sqrt(np.diag(expected))
+    # 4 standard errors of means, and of products of normals
+    np.testing.assert_array_less(abs(made.mean - rows @ mean), 4 * scale / NUM_DRAWS**0.5)
+    wide = np.outer(scale, scale)
+    assert (abs(np.cov(draws.T) - expected) < 4 * wide * (2 / NUM_DRAWS) ** 0.5).all()
+    ends = stats.norm(rows @ mean, scale).ppf([[0.025], [0.975]]).T
+    np.testing.assert_allclose(made.interval(), ends, atol=0.15 * scale.max())
+    assert list(made.frame().columns) == ["mean", "sd", "low", "high"]
+
+
+def test_the_mean_follows_from_the_linear_predictor():
+    frame = pd.DataFrame({"count": RNG.poisson(3, 30), "x": RNG.normal(size=30), "t": 2.0})
+    target = vr.Target(vr.glmm("count ~ x", frame, "poisson", offset=np.log(frame["t"])))
+    fit = vr.Laplace().fit(target, throw=True)
+    new = {"x": [0.0, 1.0]}
+    with pytest.raises(ValueError, match="give offset= for the new rows"):
+        vr.predict(fit, target, new)
+    options = {"offset": np.log([2.0, 4.0]), "num_draws": 400}
+    linear = vr.predict(fit, target, new, "linear", **options)
+    mean = vr.predict(fit, target, new, "mean", **options)
+    np.testing.assert_allclose(mean.draws, np.exp(linear.draws), rtol=1e-10)
+    counts = vr.predict(fit, target, new, "response", **options)
+    assert (counts.draws % 1 == 0).all()
+    np.testing.assert_allclose(counts.mean, mean.mean, rtol=0.2)
+
+
+def test_successes_and_levels():
+    frame = pd.DataFrame({"s": RNG.binomial(9, 0.4, 30), "n": 9, "x": RNG.normal(size=30)})
+    target = vr.Target(vr.glmm("p(s, n) ~ x", frame, "binomial"))
+    fit = vr.Laplace().fit(target, throw=True)
+    new = {"x": [0.0, 1.0]}
+    chance = vr.predict(fit, target, new, num_draws=400)
+    linear = vr.predict(fit, target, new, "linear", num_draws=400)
+    np.testing.assert_allclose(chance.draws, 1 / (1 + np.exp(-linear.draws)), rtol=1e-10)
+    with pytest.raises(ValueError, match="lacks the trials"):
+        vr.predict(fit, target, new, "response")
+    drawn = vr.predict(fit, target, new | {"n": [50, 2]}, "response", num_draws=400).draws
+    assert drawn[..., 0].max() > 9
+    assert drawn[..., 1].max() <= 2
+
+    frame["level"] = pd.cut(frame["x"] + RNG.normal(size=30), 3, labels=["low", "mid", "high"])
+    target = vr.Target(vr.glmm("level ~ x", frame, "cumulative"))
+    fit = vr.Laplace().fit(target, throw=True)
+    made = vr.predict(fit, target, new, num_draws=400)
+    assert made.mean.shape == (2, 3)
+    np.testing.assert_allclose(made.draws.sum(axis=-1), 1.0, rtol=1e-6)
+    assert made.frame()["level"].tolist() == ["low", "mid", "high"] * 2
+    assert made.mean[1, 2] > made.mean[0, 2]
+
+
+@pytest.mark.parametrize(
+    ("newdata", "options", "says"),
+    [
+        ({"xx": [1.0], "g": ["a"]}, {}, "unknown column 'x'; did you mean 'xx'"),
+        ({"x": [1.0]}, {}, "unknown column 'g'.*groups='population'"),
+        ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"1 of 2 rows have missing values \(x 1"),
+        ({"x": [1.0], "g": ["a"]}, {"kind": "men"}, "kind: got 'men'"),
+        ({"x": [1.0], "g": ["a"]}, {"groups": "old"}, "groups: got 'old'"),
+    ],
+)
+def test_new_data_that_will_not_do_are_refused(fitted, newdata, options, says):
+    target, fit = fitted
+    with pytest.raises(ValueError, match=says):
+        vr.predict(fit, target, newdata, **options)
+
+
+def test_a_level_that_the_data_did_not_have_is_named():
+    frame = pd.DataFrame({"y": RNG.normal(size=9), "kind": list("pqr") * 3})
+    target = vr.Target(vr.glmm("y ~ kind", frame))
+    fit = vr.MAP().fit(target, throw=True)
+    with pytest.raises(ValueError, match=r"The levels \(z\) in 'kind' are not present"):
+        vr.predict(fit, target, {"kind": ["p", "z"]})
+
+
+# -- any model ---------------------------------------------------------------------------------
+
+
+def line(x, y):
+    a = numpyro.sample("a", dist.Normal(0.0, 2.0))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(a * x, SIGMA), obs=y)
+
+
+def test_any_model_predicts_at_data_of_another_shape():
+    x = np.array([0.5, 1.0, -1.0, 2.0])
+    y = np.array([0.4, 1.3, -0.7, 2.2])
+    target = vr.Target(line, x=x, y=y)
+    fit = vr.Laplace().fit(target, throw=True)
+    there = target.at(x=np.array([3.0, -2.0]), y=np.zeros(2))
+    draws = vr.posterior_predictive(fit, there, num_draws=NUM_DRAWS)["y"][0]
+    variance = 1 / (0.25 + x @ x / SIGMA**2)
+    mean = variance * x @ y / SIGMA**2 * np.array([3.0, -2.0])
+    sd = np.sqrt(variance * np.array([9.0, 4.0]) + SIGMA**2)
+    np.testing.assert_array_less(abs(draws.mean(axis=0) - mean), 4 * sd / NUM_DRAWS**0.5)
+    np.testing.assert_allclose(draws.std(axis=0), sd, rtol=4 / (2 * NUM_DRAWS) ** 0.5)
+    with pytest.raises(ValueError, match="fitted to other data"):
+        vr.posterior_predictive(fit, vr.Target(line, x=x[:2], y=y[:2]))
+
+
+def test_new_members_of_any_model_are_refused():
+    def model(g, num, y):
+        with numpyro.plate("g", num):
+            u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(u[g], 1.0), obs=y)
+
+    target = vr.Target(model, g=np.array([0, 1]), num=2, y=np.zeros(2))
+    says = "latent site 'u' has shape (3,), but (2,) in the fits"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        target.at(num=3)
+
+
+def test_keys_change_draws(fitted):
+    target, fit = fitted
+    one, two = (
+        vr.predict(fit, target, NEW, "response", num_draws=20, key=jax.random.key(k)).draws
+        for k in (1, 2)
+    )
+    assert (one != two).all()

@@ -1,0 +1,137 @@
+"""A model's arguments at new data, and whose members its rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from vi_recipes.core import unknown
+from vi_recipes.formula.families import family_of
+from vi_recipes.formula.frame import as_frame, complete, row_numbers, trials_of
+from vi_recipes.formula.glmm import GLMM
+from vi_recipes.formula.groups import MISSING
+from vi_recipes.formula.layout import Group
+from vi_recipes.formula.parse import parse
+
+Groups = Literal["known", "new", "population"]
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """What a model is given to predict at new rows.
+
+    Parameters
+    ----------
+    arguments
+        Of its function; members that the data did not have come behind those they had.
+    extra
+        Group -> how many there are of those.
+    rows
+        Number of rows.
+    has_trials
+        Whether the rows say among how many trials successes are.
+    """
+
+    arguments: dict[str, Any]
+    extra: dict[str, int]
+    rows: int
+    has_trials: bool
+
+
+def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
+    """Return a model's arguments at new data.
+
+    Raises
+    ------
+    ValueError
+        For a column that is not there, missing values in other columns than those of groups, a
+        level that the data did not have, and an offset that is not known.
+    """
+    full = as_frame(newdata)
+    parsed = [parse(text) for text in model.formulas]
+    grouping = {name for group in model.groups for name in group.factor.columns}
+    used = [
+        name
+        for p, predictor in zip(parsed, model.predictors, strict=True)
+        for name in p.names
+        if name in _columns_of(predictor)
+    ]
+    _check_there(full, used, "columns")
+    frame = full[list(dict.fromkeys([*used, *(n for n in grouping if n in full)]))]
+    if used:
+        complete(frame[list(dict.fromkeys(used))], used, "error")
+    rows = len(full)
+    arguments: dict[str, Any] = dict.fromkeys(model.data(), 0)
+    y = next(iter(arguments))
+    arguments[y] = np.zeros(rows, np.asarray(model.data()[y]).dtype)
+    trials = trials_of(model.formulas[0], full)
+    if family_of(model.family).takes_trials:
+        arguments["trials"] = np.ones(rows, int) if trials is None else trials.astype(int)
+    if "weights" in arguments:
+        arguments["weights"] = np.ones(rows)
+    for predictor in model.predictors:
+        matrix, own = predictor.design.at(frame)
+        if predictor.matrix:
+            arguments[predictor.matrix] = matrix
+        if predictor.offset:
+            more = None if predictor.parameter else _offset(model, full, offset)
+            arguments[predictor.offset] = np.sum([p for p in (own, more) if p is not None], axis=0)
+        for name, design in predictor.designs.items():
+            arguments[name] = design.at(frame)[0]
+    extra = {}
+    for group in model.groups:
+        codes, extra[group.name] = _members(group, full, groups)
+        arguments[group.name] = codes
+        arguments[group.size] = len(group.factor.members) + extra[group.name]
+    return NewRows(arguments, extra, rows, trials is not None)
+
+
+def _columns_of(predictor: Any) -> set[str]:
+    designs = [predictor.design, *predictor.designs.values()]
+    return {name for design in designs for name in design.columns}
+
+
+def _check_there(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
+    for name in names:
+        if name not in frame:
+            raise ValueError(f"newdata: {unknown('column', name, frame.columns)} (of the {what})")
+
+
+def _offset(model: GLMM, frame: pd.DataFrame, given: Any) -> np.ndarray | None:
+    if model.offset is None:
+        return None
+    if given is None and not isinstance(model.offset, str):
+        raise ValueError(
+            "offset: got none, but the model has an offset that is no column; give offset= for the "
+            "new rows"
+        )
+    return row_numbers("offset", model.offset if given is None else given, frame)
+
+
+def _members(group: Group, frame: pd.DataFrame, groups: Groups) -> tuple[np.ndarray, int]:
+    """Return the member of every row, and how many there are that the data did not have.
+
+    A row whose member is not known has one of its own.
+    """
+    known = len(group.factor.members)
+    if groups == "population":
+        return np.full(len(frame), known), 1
+    _check_there(
+        frame,
+        group.factor.columns,
+        f"group '{group.factor.name}'; a missing value in it is a member that is not known, "
+        "groups='population' leaves groups out",
+    )
+    codes, new = group.factor.at(frame)
+    if groups == "new":
+        missing = codes == MISSING
+        _, places = np.unique(codes[~missing], return_inverse=True)
+        codes[~missing] = known + places
+        new = [str(k) for k in range(int(places.max()) + 1 if len(places) else 0)]
+    missing = codes == MISSING
+    codes[missing] = known + len(new) + np.arange(missing.sum())
+    return codes, len(new) + int(missing.sum())

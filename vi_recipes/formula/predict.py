@@ -1,0 +1,191 @@
+"""Predictions of a fit at new data: the linear predictor, the mean, and the response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from numpyro import handlers
+from numpyro.infer import Predictive
+
+from vi_recipes.core import as_key, one_at_a_time, require
+from vi_recipes.fit import Fit, fit_draws
+from vi_recipes.formula.families import family_of
+from vi_recipes.formula.glmm import GLMM
+from vi_recipes.formula.newdata import Groups, NewRows, new_rows
+from vi_recipes.model import Target
+
+Kind = Literal["mean", "response", "linear"]
+
+AT_ONCE = 2**21
+"""Numbers that are formed at once."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictions at rows of new data.
+
+    Parameters
+    ----------
+    draws
+        Shape (chain, draw, row), with probabilities of levels (chain, draw, row, level).
+    kind, groups
+        What they are, as asked for.
+    levels
+        Of an ordinal response.
+    """
+
+    draws: np.ndarray
+    kind: Kind
+    groups: Groups
+    levels: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Return the mean over draws, by row."""
+        return np.asarray(self.draws.mean(axis=(0, 1)))
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Return the standard deviation over draws, by row."""
+        return np.asarray(self.draws.std(axis=(0, 1), ddof=1))
+
+    def interval(self, level: float = 0.95) -> np.ndarray:
+        """Return the equal-tailed interval, by row; the last axis has its two ends."""
+        require(0 < level < 1, "level", level, "a number between 0 and 1")
+        ends = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2], axis=(0, 1))
+        return np.moveaxis(ends, 0, -1)
+
+    def frame(self, level: float = 0.95) -> pd.DataFrame:
+        """Return a frame with a row for each row of the data: mean, sd, low, high.
+
+        Rows of an ordinal response's mean are of one level each.
+        """
+        ends = self.interval(level)
+        columns = {"mean": self.mean, "sd": self.sd, "low": ends[..., 0], "high": ends[..., 1]}
+        made = pd.DataFrame({name: np.ravel(value) for name, value in columns.items()})
+        if self.mean.ndim == 2:
+            rows, levels = self.mean.shape
+            made.insert(0, "level", list(self.levels) * rows)
+            made.insert(0, "row", np.repeat(np.arange(rows), levels))
+        return made
+
+
+@one_at_a_time
+def predict(
+    fit: Fit,
+    target: Target,
+    newdata: Any,
+    kind: Kind = "mean",
+    groups: Groups = "known",
+    *,
+    offset: Any = None,
+    num_draws: int | None = None,
+    key: jax.Array | int = 0,
+) -> Prediction:
+    """Return what a fit of a formula's model predicts at new data.
+
+    Parameters
+    ----------
+    fit, target
+        A fit, and the target that it is a fit of: ``Target(glmm(...))``.
+    newdata
+        A data frame, a mapping of columns or a file, with the columns of the terms.
+    kind
+        ``"linear"`` is the linear predictor; ``"mean"`` the response's mean (of successes the
+        probability, of levels the probabilities); ``"response"`` a new response.
+    groups
+        ``"known"`` takes the members that the data had as they are; one that they did not have is
+        drawn from its population, the same for all rows that share it, and a missing value is a
+        member that is not known, drawn anew in each row. ``"new"`` takes all members for new ones.
+        ``"population"`` leaves group effects at 0.
+    offset
+        Of the new rows, where the model's was no column.
+    num_draws, key
+        As in :func:`posterior_predictive`.
+
+    Raises
+    ------
+    ValueError
+        For a model that is not by formula, columns that are not there, missing values, levels that
+        the data did not have, and responses among trials that are not given.
+    FitError
+        For a fit without a result.
+    """
+    require(kind in get_args(Kind), "kind", kind, "'mean', 'response' or 'linear'")
+    require(groups in get_args(Groups), "groups", groups, "'known', 'new' or 'population'")
+    model = getattr(target, "complete_model", None)
+    if not isinstance(model, GLMM):
+        raise ValueError(
+            "target: expected Target(glmm(...)); other models predict at new data by "
+            "posterior_predictive(fit, target.at(**data))"
+        )
+    at = new_rows(model, newdata, groups, offset)
+    if kind == "response" and family_of(model.family).takes_trials and not at.has_trials:
+        raise ValueError(
+            f"newdata: it lacks the trials of '{model.response.text}', which a response is among; "
+            "kind='mean' gives probabilities"
+        )
+    drawn = fit_draws(fit, target, num_draws, predictive=True).samples
+    names = [site.name for site in target.latents]
+    chains, number = drawn[names[0]].shape[:2]
+    flat = {n: drawn[n].reshape(chains * number, *drawn[n].shape[2:]) for n in names}
+    keys = jax.random.split(as_key(key))
+    with jax.enable_x64(True):
+        values = _run(model, _extended(model, flat, at, groups, keys[0]), at, kind, keys[1])
+    shaped = values.reshape(chains, number, *values.shape[1:])
+    return Prediction(shaped, kind, groups, model.response.levels)
+
+
+def _extended(
+    model: GLMM, flat: dict[str, np.ndarray], at: NewRows, groups: Groups, key: jax.Array
+) -> dict[str, np.ndarray]:
+    """Return the draws with members behind those of the data: from their population, or zero."""
+    local = {e.site: t.group for p in model.predictors for t in p.terms for e in t.effects}
+    need = [site for site, group in local.items() if at.extra[group.name]]
+    if not need:
+        return flat
+    number = len(next(iter(flat.values())))
+    if groups == "population":
+        more = {site: np.zeros((number, 1)) for site in need}
+    else:
+        # the model itself draws them, of as many members as are new
+        sizes = {g.size: max(at.extra[g.name], 1) for g in model.groups}
+        codes = {g.name: np.zeros(at.rows, int) for g in model.groups}
+        shared = {n: jnp.asarray(v, float) for n, v in flat.items() if n not in local}
+        draw = Predictive(
+            model.function, shared or None, num_samples=None if shared else number,
+            return_sites=need, batch_ndims=1,
+        )  # fmt: skip
+        more = {n: np.asarray(v) for n, v in draw(key, **(at.arguments | sizes | codes)).items()}
+    return flat | {site: np.concatenate([flat[site], more[site]], axis=1) for site in need}
+
+
+def _run(
+    model: GLMM, flat: dict[str, np.ndarray], at: NewRows, kind: Kind, key: jax.Array
+) -> np.ndarray:
+    """Run the model at every draw."""
+    family = family_of(model.family)
+
+    def one(given: tuple[dict[str, jax.Array], jax.Array]) -> jax.Array:
+        latents, key = given
+        function = handlers.seed(handlers.substitute(model.function, latents), key)
+        eta, law = function(**at.arguments)
+        if kind == "linear":
+            return jnp.broadcast_to(eta, (at.rows,))
+        if kind == "response":
+            return law.expand((at.rows,)).sample(jax.random.fold_in(key, 1))
+        if family.is_ordinal:
+            return jnp.broadcast_to(law.probs, (at.rows, law.probs.shape[-1]))
+        mean = law.mean / at.arguments["trials"] if family.takes_trials else law.mean
+        return jnp.broadcast_to(mean, (at.rows,))
+
+    number = len(next(iter(flat.values())))
+    latents = {name: jnp.asarray(value, float) for name, value in flat.items()}
+    together = max(1, min(number, AT_ONCE // max(at.rows, 1)))
+    run = jax.jit(lambda latents, keys: jax.lax.map(one, (latents, keys), batch_size=together))
+    return np.asarray(run(latents, jax.random.split(key, number)))
