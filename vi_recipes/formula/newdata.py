@@ -65,9 +65,10 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
     if used:
         complete(frame[list(dict.fromkeys(used))], used, "error")
     rows = len(full)
-    arguments: dict[str, Any] = dict.fromkeys(model.data(), 0)
+    given = {} if model.data is None else model.data()
+    arguments: dict[str, Any] = dict.fromkeys(given, 0)
     y = next(iter(arguments))
-    arguments[y] = np.zeros(rows, np.asarray(model.data()[y]).dtype)
+    arguments[y] = np.zeros(rows, np.asarray(given[y]).dtype)
     trials = trials_of(model.formulas[0], full)
     if family_of(model.family).takes_trials:
         arguments["trials"] = np.ones(rows, int) if trials is None else trials.astype(int)
