@@ -35,11 +35,18 @@ def sampled() -> vr.Fit:
 def test_summary() -> None:
     table = laplace().summary()
     assert list(table.index) == ["beta[0]", "beta[1]", "contrast"]
-    assert list(table.columns) == ["mean", "sd", "mcse_mean"]  # independent: no R-hat, no ESS
+    assert list(table.columns) == [
+        "mean",
+        "sd",
+        "eti89_lb",
+        "eti89_ub",
+        "mcse_mean",
+    ]  # independent: no R-hat, no ESS
     np.testing.assert_allclose(table["mean"], laplace().flat(laplace().mean()))
     table = sampled().summary(["theta"])
     assert list(table.index) == [f"theta[{school}]" for school in "ABCDEFGH"]
-    assert list(table.columns) == ["mean", "sd", "mcse_mean", "ess_bulk", "ess_tail", "r_hat"]
+    columns = ["mean", "sd", "eti89_lb", "eti89_ub", "mcse_mean", "ess_bulk", "ess_tail", "r_hat"]
+    assert list(table.columns) == columns
     assert sampled().labels(["theta"], coords=False)[0] == "theta[0]"
 
 

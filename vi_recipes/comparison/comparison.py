@@ -14,11 +14,12 @@ from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.glance import as_html, as_text
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
+from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
 from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Target
-from vi_recipes.report import FOLDER, read_exhibit
+from vi_recipes.report import FOLDER, PublishedTable, read_exhibit
 from vi_recipes.trust import unfit
 
 
@@ -86,6 +87,57 @@ class Comparison(Fits):
         >>> fit = c[c.recommend().method]  # doctest: +SKIP
         """
         return recommend(self)
+
+    def tidy(self, sites: Sequence[str] | None = None, *, members: bool = False) -> pd.DataFrame:
+        """Return a row a method and scalar, with the names that the R package broom uses.
+
+        Parameters
+        ----------
+        sites
+            Which; by default the parameters of the population.
+        members
+            Whether those of the members of large plates follow, where no sites are named.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``method``; ``term``, the parameter; ``group`` and ``level``, of members their plate and
+            which one; ``estimate``, the mean; ``std_error``, the sd; ``conf_low`` and
+            ``conf_high``, the ends of the interval that ArviZ is set to (see :meth:`Fit.summary`);
+            ``mcse``, the Monte Carlo error of the mean. Constants are left out, and what a fit does
+            not have is NaN.
+        """
+        return tidy(self, sites, members=members)
+
+    def table(
+        self,
+        sites: Sequence[str] | None = None,
+        *,
+        target: Target | None = None,
+        members: bool = False,
+    ) -> PublishedTable:
+        """Return a table to publish: methods as columns, estimates over sds over intervals.
+
+        Parameters
+        ----------
+        sites, members
+            As in :meth:`tidy`.
+        target
+            What the fits are of. With it the foot has the number of observations and the expected
+            log predictive density by leave-one-out cross-validation.
+
+        Returns
+        -------
+        PublishedTable
+            Its ``html()`` (by great_tables), ``markdown()``, ``latex()`` and ``csv()``, and
+            ``save(path)``, which writes xlsx and docx too. The foot has groups, log evidence,
+            seconds and the verdict.
+
+        Examples
+        --------
+        >>> c.table(target=target).save("table.tex")  # doctest: +SKIP
+        """
+        return publish(self, sites, target=target, members=members)
 
     def __repr__(self) -> str:
         return as_text(self)

@@ -7,6 +7,7 @@ from vi_recipes.fit.checked import EVIDENCE
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.draws import check_same, fit_draws
 from vi_recipes.fit.fit import Fit
+from vi_recipes.fit.intervals import IntervalSetting, interval_setting, intervals, population
 from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
 from vi_recipes.fit.own_draws import OWN, from_arviz, from_draws
 from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
@@ -37,6 +38,7 @@ __all__ = [
     "Assessment",
     "Correction",
     "Fit",
+    "IntervalSetting",
     "LOOError",
     "OtherOptimum",
     "Provenance",
@@ -52,12 +54,15 @@ __all__ = [
     "from_sorted",
     "healthy",
     "heavy_tails",
+    "interval_setting",
+    "intervals",
     "load_reference",
     "log_likelihood",
     "loo",
     "loo_table",
     "measure",
     "moments_of",
+    "population",
     "posterior_predictive",
     "provenance",
     "quantiles",

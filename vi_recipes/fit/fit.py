@@ -13,6 +13,8 @@ from vi_recipes.fit import stored
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.draws import plain_draws
 from vi_recipes.fit.fitted import Fitted
+from vi_recipes.fit.intervals import interval_setting, intervals, population
+from vi_recipes.fit.records import MAX_STORED_COV
 from vi_recipes.fit.tails import quantiles, unsettled
 from vi_recipes.model import Target
 
@@ -85,13 +87,33 @@ class Fit(Fitted):
         return values.reshape(-1, *values.shape[2:])
 
     @override
-    def summary(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return mean, sd, Monte Carlo error, and for a sampler ESS and R-hat, by scalar.
+    def summary(
+        self, sites: Sequence[str] | None = None, *, members: bool | None = None
+    ) -> pd.DataFrame:
+        """Return mean, sd, interval, Monte Carlo error, and for a sampler ESS and R-hat, by scalar.
 
-        Where by its draws, or the weights that correct it, there is no mean or sd, these are NaN,
-        and there are columns ``q5``, ``median`` and ``q95``.
+        The interval is of the kind and level that ArviZ is set to, as are its columns' names:
+        ``arviz.rcParams["stats.ci_kind"]`` and ``["stats.ci_prob"]``. Where by its draws, or the
+        weights that correct it, there is no mean or sd, these are NaN, and there are columns
+        ``q5``, ``median`` and ``q95``.
+
+        Parameters
+        ----------
+        sites
+            Which; by default all, or those of the population where there are more than 200 scalars.
+        members
+            Whether the members of large plates are there too, where no sites are named.
         """
+        if sites is None and (
+            members is False
+            or (members is None and sum(site.size for site in self.sites) > MAX_STORED_COV)
+        ):
+            sites = population(self.sites)
         table = super().summary(sites)
+        for place, (column, values) in enumerate(
+            zip(interval_setting().columns, intervals(self, list(self._names(sites))), strict=True)
+        ):
+            table.insert(2 + place, column, values)
         named = unsettled(self)
         if rows := [label for label in table.index if label in named]:
             labels = self.labels()

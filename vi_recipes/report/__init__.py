@@ -21,6 +21,7 @@ from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhib
 from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
 from vi_recipes.report.markdown import as_markdown, markdown_page
+from vi_recipes.report.published import PublishedTable
 from vi_recipes.report.strict_json import strict
 from vi_recipes.report.style import COLOURS, GREY, MARKERS, drawn, plain_log_ticks, shorten, style
 
@@ -39,6 +40,7 @@ __all__ = [
     "Flag",
     "Notes",
     "Part",
+    "PublishedTable",
     "Table",
     "Turned",
     "as_markdown",

@@ -1,0 +1,105 @@
+"""Tables that people publish: tidy, and with methods as columns."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.report import published
+
+PYMC = Path(__file__).parents[1] / "fit" / "own_draws" / "pymc.nc"
+
+
+@cache
+def comparison() -> tuple[vr.Target, vr.Comparison]:
+    this = vr.Target(vr.load_model("eight_schools"))
+    own = vr.from_arviz(PYMC, this)
+    point = {"mu": 4.0, "tau": 3.0, **{f"theta[{k}]": 5.0 for k in range(8)}}
+    answers = {label: {"mean": value} for label, value in point.items()}
+    given = vr.load_reference({"method": "point_1", "parameters": answers}, this)
+    return this, vr.Comparison({"pymc": own, "point_1": given}, target_name="eight")
+
+
+def test_tidy_has_a_row_a_method_and_scalar() -> None:
+    _, c = comparison()
+    table = c.tidy()
+    names = "method term group level estimate std_error conf_low conf_high mcse"
+    assert list(table.columns) == names.split()
+    assert len(table) == 20
+    row = table[(table["method"] == "pymc") & (table["level"] == "C")].iloc[0]
+    assert (row["term"], row["group"]) == ("theta", "school")
+    draws = c["pymc"]["theta"][:, 2]
+    assert row["estimate"] == pytest.approx(draws.mean())
+    assert row["std_error"] == pytest.approx(draws.std(ddof=1))
+    assert row["conf_low"] == pytest.approx(np.quantile(draws, 0.055))
+    assert row["conf_high"] == pytest.approx(np.quantile(draws, 0.945))
+    assert row["mcse"] == pytest.approx(c["pymc"].mcse()["theta"][2])
+    assert table.loc[table["method"] == "point_1", "std_error"].isna().all()
+    assert list(c.tidy(["tau"])["term"]) == ["tau", "tau"]
+
+
+def test_methods_are_columns_over_a_foot() -> None:
+    this, c = comparison()
+    frame = c.table(["mu", "tau"], target=this).frame
+    assert list(frame.columns) == ["", "pymc", "point_1"]
+    draws = c["pymc"]["tau"]
+    assert list(frame["pymc"][3:6]) == [
+        f"{draws.mean():.3f}",
+        f"({draws.std(ddof=1):.2f})",
+        f"[{np.quantile(draws, 0.055):.3f}, {np.quantile(draws, 0.945):.2f}]",
+    ]
+    assert list(frame["point_1"][3:6]) == ["3", "", ""]
+    foot = frame.iloc[6:].set_index("")
+    assert foot.loc["Observations", "pymc"] == "8"
+    assert foot.loc["Groups: school", "pymc"] == "8"
+    loo = c.loo(this).loc["pymc"]
+    assert foot.loc["elpd (loo)", "pymc"] == f"{loo['elpd_loo']:.1f} ({loo['se']:.1f})"
+    assert foot.loc["Verdict", "pymc"] == c.verdicts()["pymc"].trust.value
+    assert "Observations" not in list(c.table(["mu"]).frame[""])
+
+
+def test_it_is_written_as_papers_are(tmp_path: Path) -> None:
+    _, c = comparison()
+    table = c.table(["mu", "tau"])
+    latex = table.latex()
+    assert "\\toprule" in latex
+    assert latex.count("\\midrule") == 2
+    assert "point\\_1" in latex
+    assert "| mu | " in table.markdown()
+    assert table.save(tmp_path / "t.md").read_text() == table.markdown()
+    html = table.save(tmp_path / "t.html").read_text()
+    assert "89 % equal-tailed intervals" in html
+    import docx
+    import openpyxl
+
+    book = openpyxl.load_workbook(table.save(tmp_path / "t.xlsx"))
+    cells = [[cell or "" for cell in row] for row in book.active.values]
+    assert cells[1][1:] == ["pymc", "point_1"]
+    assert cells[2] == list(table.body[0])
+    written = docx.Document(str(table.save(tmp_path / "t.docx"))).tables[0]
+    assert [cell.text for cell in written.rows[1].cells] == list(table.body[0])
+    assert len(written.rows) == 1 + len(table.body) + len(table.foot)
+    with pytest.raises(ValueError, match=r"whose suffix '\.odt' is not a table's"):
+        table.save(tmp_path / "t.odt")
+
+
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(published, "import_module", absent)
+    with pytest.raises(ValueError, match=r"xlsx needs the package openpyxl: .*vi_recipes\[tables"):
+        comparison()[1].table(["mu"]).save(tmp_path / "t.xlsx")
+
+
+def test_formulas_stay_text(tmp_path: Path) -> None:
+    import openpyxl
+
+    table = published.PublishedTable("=1+1", ["", "=A1"], [["=cmd()", "-1"]])
+    book = openpyxl.load_workbook(table.save(tmp_path / "t.xlsx"))
+    assert {cell.data_type for row in book.active for cell in row if cell.value} == {"s"}
+    assert "'=cmd()" in table.csv()

@@ -1,0 +1,198 @@
+"""What papers publish of a comparison: a row a scalar and method, or methods as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.view import heading, numbers
+from vi_recipes.fit import Fit, interval_setting, intervals, loo_table, population
+from vi_recipes.model import Site, Target, labels_by_site
+from vi_recipes.report import DASH, PublishedTable, format_number, format_seconds
+
+TIDY = (
+    "method",
+    "term",
+    "group",
+    "level",
+    "estimate",
+    "std_error",
+    "conf_low",
+    "conf_high",
+    "mcse",
+)
+
+
+def tidy(
+    comparison: Fits, sites: Sequence[str] | None = None, *, members: bool = False
+) -> pd.DataFrame:
+    """Return a row a method and scalar (see :meth:`Comparison.tidy`)."""
+    frames = []
+    for name, fit in comparison.columns.items():
+        if not fit.has_result:
+            continue
+        chosen = _chosen(fit, sites, members=members)
+        low, high = intervals(fit, chosen)
+        labels = fit.labels(chosen)
+        parts = [part for site in fit.sites if site.name in chosen for part in _parts(site, fit)]
+        order = {site: k for k, site in enumerate(chosen)}
+        parts.sort(key=lambda part: order[part[0]])
+        frames.append(
+            pd.DataFrame(
+                {
+                    "method": name,
+                    "term": [part[1] for part in parts],
+                    "group": [part[2] for part in parts],
+                    "level": [part[3] for part in parts],
+                    "estimate": comparison.means(chosen)[name].to_numpy(),
+                    "std_error": comparison.sds(chosen)[name].to_numpy(),
+                    "conf_low": low,
+                    "conf_high": high,
+                    "mcse": comparison.mcses(chosen)[name].to_numpy(),
+                },
+                index=labels,
+            )
+        )
+    if not frames:
+        return pd.DataFrame(columns=list(TIDY))
+    whole = pd.concat(frames)
+    return whole[~whole.index.isin(comparison.constants())].reset_index(drop=True)
+
+
+def publish(
+    comparison: Fits,
+    sites: Sequence[str] | None = None,
+    *,
+    target: Target | None = None,
+    members: bool = False,
+) -> PublishedTable:
+    """Return methods as columns (see :meth:`Comparison.table`)."""
+    fits = {name: fit for name, fit in comparison.columns.items() if fit.has_result}
+    if not fits:
+        raise ValueError("table: no method has a result, so there is nothing to publish")
+    first = next(iter(fits.values()))
+    chosen = _chosen(first, sites, members=members)
+    constants, setting = set(comparison.constants()), interval_setting()
+    labels = [label for label in first.labels(chosen) if label not in constants]
+    means, sds = numbers(comparison, Fits.centres), numbers(comparison, Fits.spreads)
+    ends = {
+        name: dict(zip(fit.labels(chosen), zip(*intervals(fit, chosen), strict=True), strict=True))
+        for name, fit in fits.items()
+    }
+    body: list[list[str]] = []
+    for label in labels:
+        rows: list[list[str]] = [[label], [""], [""]]
+        for name in fits:
+            mean, sd = means[name][label], sds[name][label]
+            low, high = ends[name].get(label, (np.nan, np.nan))
+            known = np.isfinite(low) and np.isfinite(high)
+            rows[0].append(format_number(mean) if np.isfinite(mean) else DASH)
+            rows[1].append(f"({format_number(sd, 3)})" if np.isfinite(sd) else "")
+            rows[2].append(f"[{format_number(low, 3)}, {format_number(high, 3)}]" if known else "")
+        body += [row for row in rows if any(row)]
+    lost = [label for label in labels if label in comparison.unsettled]
+    notes = [f"Posterior means, sds in parentheses, {setting} intervals in brackets."]
+    if points := [name for name, fit in fits.items() if fit.is_point]:
+        notes.append(f"{', '.join(points)}: a point, without sd or interval.")
+    if lost:
+        notes.append(
+            f"Of {', '.join(lost[:3])}{' and others' if len(lost) > 3 else ''} medians, and half "
+            "of what the central 68 % span."
+        )
+    titles = [heading(name, comparison) for name in fits]
+    if any(title.endswith("†") for title in titles):
+        notes.append("†: stopped before it converged; provisional.")
+    foot, more = _foot(comparison, fits, first, target)
+    return PublishedTable(
+        f"{comparison.target_name}: posterior means, sds and {setting} intervals by method",
+        ["", *titles],
+        body,
+        foot,
+        " ".join([*notes, *more]),
+    )
+
+
+def _chosen(fit: Fit, sites: Sequence[str] | None, *, members: bool) -> list[str]:
+    """Return the sites of a table, those of the population first."""
+    if sites is not None:
+        return [sites] if isinstance(sites, str) else list(sites)
+    first = population(fit.sites)
+    return [*first, *(s.name for s in fit.sites if s.name not in first)] if members else first
+
+
+def _parts(site: Site, fit: Fit) -> list[tuple[str, str, str, str]]:
+    """Return the site, term, group and level of each of its scalars."""
+    inside = {axis % len(site.shape): name for name, _, axis in site.plates if site.shape}
+    own = labels_by_site([site], dict(fit.coords))[site.name]
+    if not inside:
+        return [(site.name, label, "", "") for label in own]
+    group = ":".join(inside[axis] for axis in sorted(inside))
+    found = []
+    for index in np.ndindex(*site.shape):
+        said = [
+            str(fit.coords[dim][k]) if dim in fit.coords else str(k)
+            for dim, k in zip(site.dims, index, strict=True)
+        ]
+        level = ":".join(said[axis] for axis in sorted(inside))
+        rest = [part for axis, part in enumerate(said) if axis not in inside]
+        term = f"{site.name}[{', '.join(rest)}]" if rest else site.name
+        found.append((site.name, term, group, level))
+    return found
+
+
+# -- the foot --------------------------------------------------------------------------------
+
+
+def _foot(
+    comparison: Fits, fits: Mapping[str, Fit], first: Fit, target: Target | None
+) -> tuple[list[list[str]], list[str]]:
+    """Return the rows of the foot, and what is to be said of them."""
+    rows, notes = [], []
+    if target is not None:
+        count = f"{sum(site.size for site in target.observed):,}"
+        rows.append(["Observations", *([count] * len(fits))])
+    groups = dict.fromkeys((name, size) for site in first.sites for name, size, _ in site.plates)
+    rows += [[f"Groups: {name}", *([f"{size:,}"] * len(fits))] for name, size in groups]
+    evidence = _evidence(comparison, fits)
+    if any(text != DASH for text in evidence):
+        rows.append(["Log evidence", *evidence])
+        notes.append("Log evidence: an estimate with its error, or a lower bound (≥).")
+    if target is not None:
+        table, _ = loo_table(comparison.columns, target, base=comparison.reference_name)
+        known = table[["elpd_loo", "se"]].astype(float).T.to_dict()
+        elpd = [
+            f"{known[n]['elpd_loo']:.1f} ({known[n]['se']:.1f})"
+            if np.isfinite(known[n]["elpd_loo"])
+            else DASH
+            for n in fits
+        ]
+        if any(text != DASH for text in elpd):
+            rows.append(["elpd (loo)", *elpd])
+    seconds = comparison.timings()["total_seconds"]
+    taken = [format_seconds(float(seconds[n])) if n in seconds else DASH for n in fits]
+    rows.append(["Seconds", *taken])
+    verdicts = comparison.verdicts()
+    said = [verdicts[n].trust.value if n in verdicts else "reference" for n in fits]
+    rows.append(["Verdict", *said])
+    return rows, notes
+
+
+def _evidence(comparison: Fits, fits: Mapping[str, Fit]) -> list[str]:
+    """Return the best that each fit says of log p(y)."""
+    frame = comparison.evidence()
+    said = []
+    for name in fits:
+        own = frame[(frame["method"] == name) & np.isfinite(frame["value"].astype(float))]
+        sure = own[own["bound"].isin(["exact", "estimate"])].sort_values("se")
+        lower = own[own["bound"] == "lower bound"].sort_values("value")
+        if len(sure):
+            value, error = float(sure["value"].iloc[0]), float(sure["se"].iloc[0])
+            said.append(f"{value:.2f} ± {error:.2f}" if error > 0 else f"{value:.2f}")
+        elif len(lower):
+            said.append(f"≥ {float(lower['value'].iloc[-1]):.2f}")
+        else:
+            said.append(DASH)
+    return said

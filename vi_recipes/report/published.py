@@ -1,0 +1,157 @@
+"""A table for a paper, in the formats that papers are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vi_recipes.core import write_whole
+from vi_recipes.report.cells import Cell, Table
+from vi_recipes.report.csv import csv_text
+from vi_recipes.report.latex import latex
+from vi_recipes.report.markdown import as_markdown
+
+EXTRA = "python -m pip install 'vi_recipes[tables]'"
+"""What installs what writes HTML, xlsx and docx."""
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table with methods as columns, and a foot, to be put into a paper.
+
+    Parameters
+    ----------
+    title, note
+        What it shows, and how to read it.
+    columns
+        Headings.
+    body, foot
+        Rows of text, as long as ``columns``.
+    """
+
+    title: str
+    columns: Sequence[str]
+    body: Sequence[Sequence[str]]
+    foot: Sequence[Sequence[str]] = field(default=())
+    note: str = ""
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame of text, the foot last."""
+        return pd.DataFrame([*self.body, *self.foot], columns=list(self.columns))
+
+    def _table(self) -> Table:
+        rows = [[Cell(text) for text in row] for row in (*self.body, *self.foot)]
+        return Table(self.title, list(self.columns), rows, self.note)
+
+    def markdown(self) -> str:
+        """Return it in Markdown."""
+        return as_markdown(self._table(), fold=False)
+
+    def latex(self, label: str = "methods") -> str:
+        """Return it in LaTeX with the rules of ``booktabs``."""
+        lines = latex(self._table(), label).splitlines()
+        if self.foot:
+            lines.insert(lines.index("\\bottomrule") - len(self.foot), "\\midrule")
+        return "\n".join(lines) + "\n"
+
+    def csv(self) -> str:
+        """Return it as CSV, as printed; :meth:`Comparison.tidy` has every digit."""
+        return csv_text(self.frame, with_index=False)
+
+    def html(self) -> str:
+        """Return it as a fragment of HTML by great_tables.
+
+        Raises
+        ------
+        ValueError
+            Where that is not installed.
+        """
+        tables = _needed("great_tables", "HTML")
+        made = tables.GT(self.frame, auto_align=False).tab_header(title=self.title)
+        made = made.cols_align("left", self.columns[0]).cols_align("right", list(self.columns[1:]))
+        made = made.tab_options(table_body_hlines_style="none", data_row_padding="2px")
+        if self.foot:
+            first, last = len(self.body), len(self.body) + len(self.foot)
+            line = tables.style.borders(sides="top", weight="2px", color="#666666")
+            made = made.tab_style(line, tables.loc.body(rows=[first]))
+            small = tables.style.text(size="smaller")
+            made = made.tab_style(small, tables.loc.body(rows=list(range(first, last))))
+        if self.note:
+            made = made.tab_source_note(self.note)
+        return str(made.as_raw_html())
+
+    def save(self, path: str | Path) -> Path:
+        """Write it in the format that the suffix names; return the path.
+
+        Parameters
+        ----------
+        path
+            ``.html``, ``.md``, ``.tex``, ``.csv``, ``.xlsx`` or ``.docx``.
+
+        Raises
+        ------
+        ValueError
+            For another suffix, or where what writes the format is not installed.
+        """
+        path = Path(path)
+        texts = {".html": self.html, ".md": self.markdown, ".tex": self.latex, ".csv": self.csv}
+        files = {".xlsx": self._xlsx, ".docx": self._docx}
+        suffix = path.suffix.lower()
+        if suffix in texts:
+            made = texts[suffix]()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return write_whole(path, made)
+        if suffix not in files:
+            raise ValueError(
+                f"path: got '{path}', whose suffix '{path.suffix}' is not a table's; expected one "
+                f"of {', '.join([*texts, *files])}"
+            )
+        write = files[suffix]()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_whole(path, write)
+
+    def _xlsx(self) -> Callable[[Path], object]:
+        book = _needed("openpyxl", "xlsx").Workbook()
+        sheet = book.active
+        sheet.append([self.title])
+        for row in (self.columns, *self.body, *self.foot, [self.note]):
+            sheet.append(list(row))
+        for cells in sheet.iter_rows():
+            for cell in cells:
+                cell.data_type = "s"  # text, and no formula
+        bold = import_module("openpyxl.styles").Font(bold=True)
+        for cell in (*sheet[1], *sheet[2]):
+            cell.font = bold
+        sheet.column_dimensions["A"].width = max(len(row[0]) for row in self.body) + 4
+        return lambda beside: book.save(beside)
+
+    def _docx(self) -> Callable[[Path], object]:
+        document = _needed("docx", "docx").Document()
+        document.add_paragraph(self.title, style="Caption")
+        rows = [self.columns, *self.body, *self.foot]
+        table = document.add_table(rows=len(rows), cols=len(self.columns))
+        table.style = "Light List"
+        for cells, row in zip(table.rows, rows, strict=True):
+            for k, text in enumerate(row):
+                cells.cells[k].text = text
+        document.add_paragraph(self.note)
+        return lambda beside: document.save(str(beside))
+
+    def __str__(self) -> str:
+        return self.markdown()
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def _needed(module: str, what: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ValueError(f"{what} needs the package {module}: {EXTRA}") from None
