@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vi_recipes"
 ROOMS = (
     "algebra", "calibration", "cells", "cli", "comparison", "core", "data", "elbo", "fit",
-    "formula", "importance", "latent", "methods", "model", "modes", "posterior", "report", "trust",
+    "formula", "importance", "latent", "methods", "model", "modes", "posterior", "report", "sweeps",
+    "trust",
 )  # fmt: skip
 
 

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         load_model,
     )
     from vi_recipes.report import Exhibit
+    from vi_recipes.sweeps import Sweep, sweep
     from vi_recipes.trust import (
         LowerBounds,
         Trust,
@@ -174,6 +175,10 @@ _HOMES = {
         "load_model",
     ),
     "vi_recipes.report": ("Exhibit",),
+    "vi_recipes.sweeps": (
+        "Sweep",
+        "sweep",
+    ),
     "vi_recipes.trust": (
         "LowerBounds",
         "Trust",
@@ -246,6 +251,7 @@ __all__ = [
     "Site",
     "Status",
     "Study",
+    "Sweep",
     "Target",
     "Timing",
     "Trust",
@@ -281,5 +287,6 @@ __all__ = [
     "read_data",
     "read_frame",
     "read_numeric",
+    "sweep",
     "use_cache",
 ]

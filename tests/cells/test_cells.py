@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, override
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from executors_for_tests import Here
 
 import vi_recipes as vr
 from vi_recipes.calibration.job import Ranking
@@ -42,24 +42,6 @@ MODEL = vr.Model(
     data=lambda: {"y": np.arange(3.0)},
     coords=lambda y: {"row": np.arange(len(y))},
 )
-
-
-class Here(Executor):
-    """Runs what it is given in this process, sent and sent back as if it were another."""
-
-    def __init__(self) -> None:
-        self.cells: list[Any] = []
-
-    @override
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        sent = pickle.loads(pickle.dumps((function, args)))
-        self.cells.append(sent[1][1])
-        future: Future[Any] = Future()
-        try:
-            future.set_result(pickle.loads(pickle.dumps(sent[0](*sent[1]))))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from __future__ import annotations
 from vi_recipes.calibration.calibrate import calibrate
 from vi_recipes.calibration.calibration import Calibration
 from vi_recipes.calibration.page import dumps
+from vi_recipes.calibration.simulate import PriorPredictive
 
 __all__ = [
     "Calibration",
+    "PriorPredictive",
     "calibrate",
     "dumps",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from vi_recipes.report import (
     Document,
     Notes,
     Table,
+    alike,
     csv_text,
     format_number,
     format_seconds,
@@ -26,9 +26,6 @@ from vi_recipes.report import (
 
 MAX_REASONS = 20
 """Reasons listed, the most frequent first."""
-
-MAX_REASON = 300
-"""Characters of a reason."""
 
 
 def write(calibration: Ranked, directory: Path) -> Path:
@@ -190,16 +187,10 @@ def provenance(calibration: Ranked) -> Table:
 
 
 def _count(title: str, told: dict[int, str], note: str) -> Table:
-    groups: dict[str, list[int]] = {}
-    for number, reason in told.items():  # together where only the numbers in them differ
-        groups.setdefault(re.sub(r"\d[\d.,]*", "#", reason), []).append(number)
     rows = []
-    for which in sorted(groups.values(), key=len, reverse=True)[:MAX_REASONS]:
+    for which, reason in alike(told)[:MAX_REASONS]:
         listed = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
-        example = "for instance: " if len({told[k] for k in which}) > 1 else ""
-        rows.append(
-            [Cell(str(len(which))), Cell(listed), Cell(example + told[which[0]][:MAX_REASON])]
-        )
+        rows.append([Cell(str(len(which))), Cell(listed), Cell(reason)])
     return Table(title, ["fits", "simulations", "reason"], rows, note, left=(1, 2))
 
 

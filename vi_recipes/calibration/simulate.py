@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer import init_to_uniform
 
-from vi_recipes.core import ModelError, one_at_a_time
+from vi_recipes.core import ModelError, one_at_a_time, unknown
 from vi_recipes.model import Arrays, Sites, Target
 
 ROUNDING = 1e-6
@@ -97,25 +97,66 @@ class PriorPredictive:
     def __reduce__(self) -> tuple[type[PriorPredictive], tuple[Target]]:
         return PriorPredictive, (self.target,)  # compiled anew where it is sent to
 
+    def checked(self, values: Mapping[str, Any]) -> Sites:
+        """Return given values of latent sites as arrays.
+
+        Raises
+        ------
+        ModelError
+            For a site that is not latent, another shape, and what is no finite number.
+        """
+        shapes = {site.name: site.shape for site in self.target.latents}
+        found: Sites = {}
+        for name, value in values.items():
+            if name not in shapes:
+                raise ModelError(f"truth: {unknown('latent site', name, shapes)}")
+            try:
+                found[name] = np.asarray(value, float)
+            except (TypeError, ValueError):
+                raise ModelError(f"truth: got {value!r} for '{name}', expected numbers") from None
+            if found[name].shape != shapes[name] or not np.isfinite(found[name]).all():
+                raise ModelError(
+                    f"truth: got {value!r} for '{name}', expected finite numbers of shape "
+                    f"{shapes[name]}"
+                )
+        return found
+
     @one_at_a_time
-    def draw(self, key: jax.Array) -> Simulation:
+    def draw(self, key: jax.Array, given: Sites | None = None) -> Simulation:
         """Draw parameters and data.
+
+        Parameters
+        ----------
+        key
+            Of all that is drawn.
+        given
+            Latent sites whose values are not drawn, from :meth:`checked`.
 
         Raises
         ------
         SimulationError
             If the data are not finite.
         ModelError
-            If the model reads its observations as covariates too.
+            If the model reads its observations as covariates too, and for a given value that its
+            prior does not allow.
         """
+        given = given or {}
         with jax.enable_x64(True):
             try:
-                drawn, observed, densities = jax.device_get(self._draw(key, self.target.arrays()))
+                drawn, observed, densities = jax.device_get(
+                    self._draw(key, self.target.arrays(), given)
+                )
             except (NotImplementedError, TypeError, ValueError) as error:
                 raise ModelError(
                     f"model '{self.target.name}' cannot be simulated from: a distribution does not "
                     f"draw ({str(error).strip() or type(error).__name__}). Give it a sampler"
                 ) from error
+        for name in given:
+            if not np.isfinite(densities[name]):
+                raise ModelError(
+                    f"truth: got {given[name].tolist()} for '{name}', where its prior in model "
+                    f"'{self.target.name}' has no density"
+                )
         values = {}
         for name, argument in self.arguments.items():
             value = observed[name]
@@ -150,10 +191,11 @@ class PriorPredictive:
 
     # -- pure functions ----------------------------------------------------------------------
 
-    def _draw_fn(self, key: jax.Array, arrays: Arrays) -> tuple[Any, Any, Any]:
+    def _draw_fn(self, key: jax.Array, arrays: Arrays, given: Any) -> tuple[Any, Any, Any]:
         """Return values of latent sites, values of observed ones, and all log densities."""
         function = self.target.complete_model.function
-        model = handlers.seed(handlers.uncondition(function), key)
+        free = handlers.substitute(handlers.uncondition(function), data=given)
+        model = handlers.seed(free, key)
         trace = handlers.trace(model).get_trace(**self.target.keywords(arrays))
         latent = {name: trace[name]["value"] for name in self._latent}
         observed = {name: trace[name]["value"] for name in self.arguments}

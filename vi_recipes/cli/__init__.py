@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from vi_recipes.cli import calibrate, compare, lists, report, run, verify
+from vi_recipes.cli import calibrate, compare, lists, report, run, sweep, verify
 from vi_recipes.cli.arguments import VersionOption
 from vi_recipes.cli.group import Group, keep_interrupts, open_closed_streams, tell_warning
 
@@ -51,6 +51,7 @@ app.command("compare", epilog=compare.COMPARE_EPILOG)(compare.compare)
 app.command("fit", epilog=compare.FIT_EPILOG)(compare.fit)
 app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.command)
 app.command("verify", epilog=verify.EPILOG)(verify.command)
+app.command("sweep", epilog=sweep.EPILOG)(sweep.command)
 app.command("run", epilog=run.EPILOG)(run.command)
 app.command("models", epilog=lists.MODELS_EPILOG)(lists.models)
 app.command("methods", epilog=lists.METHODS_EPILOG)(lists.methods)

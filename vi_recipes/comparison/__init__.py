@@ -12,6 +12,7 @@ from vi_recipes.comparison.json import dumps
 from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.predictive import add_predictive
 from vi_recipes.comparison.recommend import Recommendation, Standing
+from vi_recipes.comparison.request import named_methods
 from vi_recipes.comparison.sections import on_terminal
 from vi_recipes.comparison.study import Study, load_study
 from vi_recipes.comparison.verification import Row, failed, faults, from_lists, problems, verify
@@ -35,6 +36,7 @@ __all__ = [
     "holds_comparison",
     "load_study",
     "markdown",
+    "named_methods",
     "on_terminal",
     "problems",
     "reference_exhibits",

@@ -13,6 +13,7 @@ MARKS = {
     "comparison.json": "a comparison",
     "calibration.npz": "a calibration",
     "verification.md": "a verification",
+    "sweep.json": "a sweep",
 }
 """File -> what a folder that has it holds."""
 

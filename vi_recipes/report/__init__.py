@@ -22,6 +22,7 @@ from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
 from vi_recipes.report.markdown import as_markdown, markdown_page
 from vi_recipes.report.published import PublishedTable
+from vi_recipes.report.reasons import alike
 from vi_recipes.report.strict_json import strict
 from vi_recipes.report.style import COLOURS, GREY, MARKERS, drawn, plain_log_ticks, shorten, style
 
@@ -43,6 +44,7 @@ __all__ = [
     "PublishedTable",
     "Table",
     "Turned",
+    "alike",
     "as_markdown",
     "csv_text",
     "drawn",

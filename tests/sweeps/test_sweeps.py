@@ -1,0 +1,272 @@
+"""Sweeps over a model whose posterior is known, and their summaries against other calculations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from executors_for_tests import Here
+from scipy import stats
+from typer.testing import CliRunner
+
+import vi_recipes as vr
+from vi_recipes.cli import app
+from vi_recipes.core import CheckpointError, ModelError, Progress
+from vi_recipes.sweeps import Sweep, read_grid
+from vi_recipes.sweeps.measures import coverage_interval, measures
+
+ROWS, SD, NOISE = 4, 2.0, 1.5
+TRUTH = 3.0
+
+
+def normal(y: jax.Array) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, SD))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, NOISE), obs=y)
+
+
+MODEL = vr.Model(function=normal, name="normal", data=lambda: {"y": np.arange(float(ROWS))})
+SHRINK = (ROWS / NOISE**2) / (ROWS / NOISE**2 + 1 / SD**2)
+POSTERIOR_SD = (ROWS / NOISE**2 + 1 / SD**2) ** -0.5
+GIVEN: dict[str, Any] = {"truth": {"mu": TRUTH}, "seeds": 40}
+
+
+@pytest.fixture(scope="module")
+def study() -> Sweep:
+    return vr.sweep(MODEL, "laplace,map", **GIVEN)
+
+
+# -- what a simulation study finds -----------------------------------------------------------------
+
+
+def test_errors_and_coverage_are_those_of_the_exact_posterior(study: Sweep) -> None:
+    # mean = SHRINK * average of the data, whose sd is NOISE / sqrt(ROWS) around the truth
+    bias, spread = (SHRINK - 1) * TRUTH, SHRINK * NOISE / ROWS**0.5
+    half = stats.norm.ppf(0.95) * POSTERIOR_SD
+    covered = np.diff(stats.norm.cdf([-half, half], bias, spread))[0]
+    found = study.performance().set_index("method").loc["laplace"]
+    assert found["n"] == 40
+    assert abs(found["bias"] - bias) < 4 * spread / 40**0.5
+    assert found["bias_mcse"] == pytest.approx(spread / 40**0.5, rel=0.4)
+    assert found["model_sd"] == pytest.approx(POSTERIOR_SD, rel=1e-6)
+    assert abs(found["coverage"] - covered) < 4 * (covered * (1 - covered) / 40) ** 0.5
+    frame = study.frame
+    assert (frame["known"] == TRUTH).all()
+    np.testing.assert_allclose(frame["error"], frame["mean"] - TRUTH)
+
+
+def test_every_method_has_the_same_data_and_a_point_has_no_coverage(study: Sweep) -> None:
+    means = study.frame.pivot_table(index="seed", columns="method", values="mean")
+    np.testing.assert_allclose(means["map"], means["laplace"], atol=1e-6)
+    assert means["map"].nunique() == 40
+    point = study.performance().set_index("method").loc["map"]
+    assert np.isnan(point[["model_sd", "sd_ratio", "coverage"]].astype(float)).all()
+    assert point["bias"] == pytest.approx(means["map"].mean() - TRUTH)
+
+
+def test_truths_from_the_prior_are_drawn_anew_for_every_seed() -> None:
+    found = vr.sweep(MODEL, "laplace", truth="prior", seeds=30)
+    truths = found.frame["known"]
+    assert stats.kstest(truths, stats.norm(0, SD).cdf).pvalue > 1e-3
+    # over the prior, errors have the posterior's sd
+    row = found.performance().iloc[0]
+    assert abs(row["sd_ratio"] - 1) < 4 * row["sd_ratio_mcse"]
+    assert row["error_sd"] == pytest.approx(POSTERIOR_SD, rel=4 / 58**0.5)
+
+
+def test_without_a_truth_fits_are_those_of_a_comparison_beside_the_reference() -> None:
+    found = vr.sweep("eight_schools", "meanfield", seeds=[5], assessed=False)
+    fit = vr.compare(vr.Target(vr.load_model("eight_schools")), "meanfield", key=5, assessed=False)[
+        "meanfield"
+    ]
+    frame = found.frame.set_index("parameter")
+    np.testing.assert_array_equal(frame["mean"], fit.flat(fit.mean()))
+    answers = Path(vr.__file__).parents[1] / "models" / "eight_schools" / "reference.json"
+    known = json.loads(answers.read_text())["parameters"]
+    label = fit.labels()[0]
+    first = known[fit.labels(coords=False)[0]]
+    assert frame.loc[label, "error"] == pytest.approx(frame.loc[label, "mean"] - first["mean"])
+    assert frame.loc[label, "error_in_sds"] == pytest.approx(
+        frame.loc[label, "error"] / first["sd"]
+    )
+    assert found.performance()["coverage"].isna().all()  # one data set says nothing of it
+
+
+def test_measures_have_the_errors_that_jackknives_find() -> None:
+    rng = np.random.default_rng(8)
+    n = 400
+    known = rng.normal(size=n)
+    mean, sd = known + rng.normal(0.3, 1.2, n), rng.uniform(0.7, 1.5, n)
+    columns = [mean, sd, mean - 1.6 * sd, mean + 1.6 * sd, known]
+    found = measures(*columns, simulated=True)
+    error = mean - known
+    assert found["bias"] == pytest.approx(error.mean())
+    assert found["error_sd"] == pytest.approx(np.std(error, ddof=1))
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)))
+    assert found["coverage"] == pytest.approx(np.mean(np.abs(error) < 1.6 * sd))
+    less = pd.DataFrame(
+        [measures(*(np.delete(c, k) for c in columns), simulated=True) for k in range(n)]
+    )
+    jackknife = np.sqrt((n - 1) * less.var(ddof=0))
+    for name in ("bias", "error_sd", "rmse", "model_sd", "sd_ratio", "coverage"):
+        # normal theory is within its own error of the jackknife's
+        assert found[f"{name}_mcse"] == pytest.approx(jackknife[name], rel=0.12), name
+
+
+def test_a_coverage_of_one_is_not_known_exactly() -> None:
+    ones = np.ones(20)
+    found = measures(0 * ones, ones, -ones, ones, 0 * ones + 0.1, simulated=True)
+    assert found["coverage"] == 1
+    assert found["coverage_mcse"] == pytest.approx((21 / 22 * 1 / 22 / 20) ** 0.5)
+    low, high = coverage_interval(1.0, 20)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+
+
+# -- wherever cells run ----------------------------------------------------------------------------
+
+
+def test_cells_are_kept_and_a_run_goes_on_with_another_engine(study: Sweep, tmp_path: Path) -> None:
+    @contextmanager
+    def stopping(title: str) -> Iterator[Progress]:
+        def report(done: int, total: int, text: str = "") -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+        yield report
+
+    part = vr.sweep(MODEL, "laplace,map", path=tmp_path, progress=stopping, **GIVEN)
+    assert part.interrupted
+    assert len(part.results) == 5
+    executor = Here()
+    whole = vr.sweep(MODEL, "laplace,map", path=tmp_path, executor=executor, **GIVEN)
+    assert len(executor.cells) == 75
+    same = ["model", "method", "seed", "parameter", "mean", "sd", "low", "high", "verdict"]
+    pd.testing.assert_frame_equal(whole.frame[same], study.frame[same])
+    again = vr.sweep(MODEL, "laplace,map", path=tmp_path, executor=executor, **GIVEN)
+    assert len(executor.cells) == 75
+    pd.testing.assert_frame_equal(again.frame, whole.frame)  # seconds too: nothing was fitted
+    for other, message in (
+        ({"truth": {"mu": 1.0}}, "another sweep: its truth is"),
+        ({"level": 0.5}, "another sweep: its level is"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            vr.sweep(MODEL, "laplace,map", path=tmp_path, **{**GIVEN, **other})
+    with pytest.raises(CheckpointError, match=r"another sweep: its method 'map' on 'normal'"):
+        vr.sweep(MODEL, {"map": vr.Laplace()}, path=tmp_path, **GIVEN)
+    longer = vr.Target(MODEL, y=np.arange(9.0))
+    with pytest.raises(CheckpointError, match=r"another sweep: its model 'normal' \(own\) is"):
+        vr.sweep(longer, "map", path=tmp_path, **GIVEN)
+
+
+def test_data_by_path_are_read_where_cells_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('{"y": [1.0, 2.0]}')
+    executor = Here()
+    given: dict[str, Any] = {"seeds": 1, "data": file, "executor": executor}
+    assert vr.sweep(MODEL, "map", **given).frame["data"].tolist() == ["mine"]
+
+    class Moved(Here):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            file.unlink()
+            return super().submit(*args, **kwargs)
+
+    file.write_text('{"y": [1.0, 2.5]}')
+    with pytest.raises(ValueError, match="there is no such file where this cell runs"):
+        vr.sweep(MODEL, "map", **{**given, "executor": Moved()})
+
+
+def test_an_error_of_one_fit_is_a_row_that_says_so() -> None:
+    found = vr.sweep(MODEL, {"map": vr.MAP(), "cavi": vr.CAVI()}, truth="prior", seeds=2)
+    assert [cell.method for cell in found.failures] == ["cavi", "cavi"]
+    assert all("does not apply" in why for why in found.failures.values())
+    assert found.performance()["method"].tolist() == ["map"]
+    assert found.times().set_index("method")["failed"].to_dict() == {"map": 0, "cavi": 2}
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        (MODEL, {"truth": {"nu": 1.0}}, "truth: unknown latent site 'nu'"),
+        (MODEL, {"truth": {"mu": [1.0, 2.0]}}, "truth: got .* for 'mu', expected finite numbers"),
+        (MODEL, {"truth": "posterior"}, "truth: got 'posterior', expected 'prior'"),
+        (MODEL, {"seeds": 0}, "seeds: got 0"),
+        (MODEL, {"seeds": [1, 1]}, "seeds: got"),
+        (MODEL, {"level": 1.0}, "level: got 1.0"),
+        ([], {}, "models: got none"),
+        ([MODEL, MODEL], {}, "models: two are named 'normal'"),
+        ([3], {}, "models: got 3, expected names"),
+        (MODEL, {"data": "gone.json"}, "data: gone.json cannot be read"),
+    ],
+    ids=str,
+)
+def test_bad_input(models: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vr.sweep(models, "map", **options)
+
+
+def test_a_truth_outside_the_support_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"'tau', where its prior .* has no density"):
+        vr.sweep("eight_schools", "map", truth={"tau": -1.0})
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def test_the_command_line_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "import numpyro, numpyro.distributions as dist\n\n"
+        "def mine(y):\n"
+        "    mu = numpyro.sample('mu', dist.Normal(0.0, 2.0))\n"
+        "    with numpyro.plate('row', len(y)):\n"
+        "        numpyro.sample('y', dist.Normal(mu, 1.5), obs=y)\n"
+    )
+    Path("y.json").write_text('{"y": [1.0, 2.0, 0.5, 1.0]}')
+    Path("grid.toml").write_text(
+        'models = ["mine.py"]\nmethods = ["laplace", "map"]\nseeds = 4\n'
+        'data = "y.json"\n[truth]\nmu = 3.0\n'
+    )
+    done = CliRunner().invoke(app, ["sweep", "grid.toml"], prog_name="vi-recipes")
+    assert done.exit_code == 0, done.output
+    for words in (
+        "mine (y): performance over seeds",
+        "| mu        | laplace |",
+        "Report: grid-sweep",
+    ):
+        assert words in done.stdout
+    folder = Path("grid-sweep")
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*.*") if "cells" not in p.parts}
+    assert {"report.html", "report.md", "figures/performance-mine-y.png", "figures/seconds.png"} < (
+        files
+    )
+    fits = pd.read_csv(folder / "tables" / "fits.csv")
+    assert len(fits) == 8
+    found = pd.read_csv(folder / "tables" / "performance.csv").set_index("method")
+    assert found.loc["laplace", "bias"] == pytest.approx(
+        fits.loc[fits["method"] == "laplace", "error"].mean()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models = 3", "models: got 3, expected a list of names"),
+        ('methods = ["map"]', "models is missing"),
+        ('models = ["radon"]\nsead = 3', "unknown key 'sead'"),
+        ('models = ["radon"]\nseeds = "many"', "seeds: got 'many', expected a number of seeds"),
+        ("models = [", "it is no TOML"),
+    ],
+)
+def test_a_grid_that_means_nothing_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_grid(tmp_path / "grid.toml")

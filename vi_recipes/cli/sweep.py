@@ -1,0 +1,92 @@
+"""The command ``vi-recipes sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vi_recipes.cli.arguments import (
+    DebugOption,
+    NoCacheOption,
+    NoReportOption,
+    SchedulerOption,
+    WorkersOption,
+    executor_for,
+    out_option,
+)
+from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, keep_code, printing, tell
+from vi_recipes.cli.output import output_folder, report_folder
+
+EPILOG = """\b
+Examples:
+  vi-recipes sweep grid.toml --out study
+  vi-recipes sweep grid.toml --out study --workers 2
+  vi-recipes sweep grid.toml --out study --scheduler tcp://127.0.0.1:8786
+
+\b
+A grid, with 100 data sets simulated from parameters that are drawn from the prior:
+  models = ["eight_schools", "my_model.py"]
+  methods = ["laplace", "meanfield", "lrvb"]
+  seeds = 100
+  truth = "prior"
+
+\b
+A second run with the same folder goes on from there, with whatever runs it.
+
+\b
+Exit codes: 0; 1 if no fit gave a result; 2 for bad usage or input; 130 on Ctrl-C, after which the
+fits that were done are printed and reported.
+"""
+
+
+def command(
+    grid: Annotated[
+        Path, typer.Argument(metavar="GRID", help="A TOML file: models, methods, seeds, truth.")
+    ],
+    workers: WorkersOption = 1,
+    scheduler: SchedulerOption = None,
+    out: Annotated[Path | None, out_option("./GRID-sweep")] = None,
+    no_report: NoReportOption = False,
+    no_cache: NoCacheOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fit a grid of models, methods and seeds: bias, coverage and time with their errors."""
+    from vi_recipes.cli import show
+    from vi_recipes.core import progress_bar
+    from vi_recipes.sweeps import page, read_grid, sweep
+
+    asked = read_grid(grid)
+    keep_code(no_cache)
+    folder = report_folder(out, f"{grid.stem}-sweep", no_report)
+    with output_folder(folder), executor_for(workers, scheduler) as executor:
+        found = sweep(
+            asked.models,
+            asked.methods,
+            executor=executor,
+            path=folder,
+            progress=progress_bar,
+            **asked.arguments,
+        )
+    report = ""
+    if folder is not None and found.results:
+        found.report(folder)
+        report = f"Report: {folder / 'report.html'}"
+    with printing(f"; {report}" if report else ""):
+        console = show.make_console()
+        for warning in page.warnings(found):
+            console.print(f"warning: {warning}")
+        for table in page.tables(found):
+            if table.rows:
+                show.show_table(console, table)
+        for note in page.notes(found):
+            console.print(f"Note: {note}")
+        if report:
+            console.print(f"\n{report}")
+    if found.interrupted:
+        tell("interrupted; what was done is above, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
+    if not any(one.labels for one in found.results.values()):
+        tell("error: no fit gave a result; the reasons are above")
+        raise typer.Exit(ALL_FAILED)
