@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         log_likelihood,
         loo,
         posterior_predictive,
+        prior_predictive,
     )
     from vi_recipes.formula import GLMM, Prediction, glmm, predict
     from vi_recipes.importance import LogEvidence
@@ -131,6 +132,7 @@ _HOMES = {
         "log_likelihood",
         "loo",
         "posterior_predictive",
+        "prior_predictive",
     ),
     "vi_recipes.formula": (
         "GLMM",
@@ -281,6 +283,7 @@ __all__ = [
     "point_mass",
     "posterior_predictive",
     "predict",
+    "prior_predictive",
     "quadrature",
     "random_start",
     "read_columns",

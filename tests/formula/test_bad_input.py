@@ -75,6 +75,9 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
         ("y ~ x", "bernoulli", {"priors": "wide"}, "priors: got 'wide', expected 'flat'"),
         ("x ~ y", "gaussian", {"priors": {"sigma": "Normal(0, 1)"}}, "expected one whose support"),
         ("y ~ sqroot(x)", "bernoulli", {}, "there is no 'sqroot' among columns and functions"),
+        ("one ~ x", "categorical", {}, r"got one level \(k\)"),
+        ("count ~ x", "multinomial", {}, "expected whole numbers from 0 of every level"),
+        ("cbind(count, x) ~ y", "multinomial", {}, "trials, row 1|row 1: got 0, 0.3"),
         (["x ~ y", "sgma ~ y"], "gaussian", {}, "expected a parameter of family 'gaussian': sigma"),
     ],
 )
@@ -100,6 +103,16 @@ def test_separation_names_its_column(family):
     assert "x," not in str(told[0].message)
     with pytest.raises(ValueError, match=r"split.*priors='flat' bounds nothing"):
         glmm(formula, frame, family, priors="flat")
+
+
+def test_many_rows_are_told_apart_too():
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"x": rng.normal(size=5_000), "z": rng.normal(size=5_000)})
+    frame["y"] = (frame["x"] > 0.2).astype(int)
+    with pytest.raises(ValueError, match="separated by x:"):
+        glmm("y ~ x + z", frame, "bernoulli", priors="flat")
+    frame.loc[frame["x"].idxmax(), "y"] = 0
+    glmm("y ~ x + z", frame, "bernoulli", priors="flat")
 
 
 def test_what_is_not_separated_is_not_said():

@@ -163,6 +163,19 @@ def test_any_model_predicts_at_data_of_another_shape():
         vr.posterior_predictive(fit, vr.Target(line, x=x[:2], y=y[:2]))
 
 
+def test_the_prior_predicts_data_of_its_own():
+    x = np.array([0.5, 1.0, -1.0, 2.0])
+    target = vr.Target(line, x=x, y=np.zeros(4))
+    draws = vr.prior_predictive(target, num_draws=NUM_DRAWS)["y"]
+    assert draws.shape == (1, NUM_DRAWS, 4)
+    expected = 4.0 * np.outer(x, x) + SIGMA**2 * np.eye(4)
+    wide = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    assert (abs(np.cov(draws[0].T) - expected) < 4 * wide * (2 / NUM_DRAWS) ** 0.5).all()
+    flat = vr.Target(vr.glmm("y ~ x", FRAME, priors={"beta": "flat"}))
+    with pytest.raises(ValueError, match="improper prior"):
+        vr.prior_predictive(flat)
+
+
 def test_new_members_of_any_model_are_refused():
     def model(g, num, y):
         with numpyro.plate("g", num):

@@ -35,7 +35,8 @@ FamilyOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="gaussian, studentt, bernoulli, binomial, betabinomial, poisson, negbinomial, gamma, "
-        "beta, cumulative; zero_inflated_ and hurdle_ before poisson and negbinomial. "
+        "beta, cumulative, categorical, multinomial; zero_inflated_ and hurdle_ before poisson and "
+        "negbinomial. "
         "[default: gaussian]",
     ),
 ]

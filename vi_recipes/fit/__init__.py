@@ -10,7 +10,7 @@ from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.intervals import IntervalSetting, interval_setting, intervals, population
 from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
 from vi_recipes.fit.own_draws import OWN, from_arviz, from_draws
-from vi_recipes.fit.predictions import log_likelihood, posterior_predictive
+from vi_recipes.fit.predictions import log_likelihood, posterior_predictive, prior_predictive
 from vi_recipes.fit.records import (
     MAX_STORED_COV,
     Assessment,
@@ -64,6 +64,7 @@ __all__ = [
     "moments_of",
     "population",
     "posterior_predictive",
+    "prior_predictive",
     "provenance",
     "quantiles",
     "say_unsettled",

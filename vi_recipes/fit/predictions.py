@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import jax
+import numpy as np
+from numpyro.infer import Predictive
 
 from vi_recipes.core import as_key, one_at_a_time
 from vi_recipes.fit.draws import (
+    check_num_draws,
     check_same,
     fit_draws,
 )
@@ -49,6 +52,49 @@ def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) ->
     target.check_pointwise()
     drawn = fit_draws(fit, target, num_draws)
     return log_likelihood_at(target, drawn.samples)
+
+
+# -- before the data -------------------------------------------------------------------------
+
+
+@one_at_a_time
+def prior_predictive(
+    target: Target, *, num_draws: int = 1_000, key: jax.Array | int = 0
+) -> dict[str, np.ndarray]:
+    """Return data that the model would make: one set at each draw of its prior.
+
+    Parameters
+    ----------
+    target
+        The model; of its data the sizes and covariates are used.
+    num_draws, key
+        How many sets, and a JAX key or an integer seed.
+
+    Returns
+    -------
+    dict
+        Observed site -> array of shape (1, draw, *site shape).
+
+    Raises
+    ------
+    ValueError
+        For a model that observes nothing, an improper prior, or a distribution that cannot be
+        sampled.
+    """
+    check_num_draws(num_draws)
+    prior = Predictive(target.model.function, num_samples=num_draws, batch_ndims=1)
+    fresh = [site.name for site in target.latents]
+    prior.return_sites = fresh
+    try:
+        with jax.enable_x64(True):
+            drawn = prior(as_key(key), **target.data)
+    except NotImplementedError:
+        raise ValueError(
+            f"model '{target.name}' has an improper prior, which nothing can be drawn from; give "
+            "its parameters proper ones"
+        ) from None
+    samples = {name: np.asarray(drawn[name])[None] for name in fresh}
+    return replicate_at(target, samples, jax.random.fold_in(as_key(key), 1))
 
 
 # -- replications ----------------------------------------------------------------------------

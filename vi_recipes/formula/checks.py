@@ -16,6 +16,9 @@ combination."""
 NAMED = 1e-6
 """Share of the largest coefficient from which a column is named."""
 
+FEW = 2_000
+"""Rows that are looked at first: if these are not separated, all are not."""
+
 
 def check_rank(matrix: np.ndarray, labels: Sequence[str], what: str) -> None:
     """Refuse columns that are combinations of others.
@@ -67,6 +70,9 @@ def separated(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[int
     """
     scale = np.abs(matrix).max(axis=0, initial=0.0)
     scaled = matrix / np.where(scale > 0, scale, 1.0)
+    some = np.random.default_rng(0).permutation(len(scaled))[:FEW]
+    if len(some) == FEW and not _separating(scaled[some], low[some], high[some]).any():
+        return []  # more rows are separated less
     toward = _separating(scaled, low, high)
     named = [int(k) for k in np.argsort(np.abs(toward)) if abs(toward[k]) > NAMED]
     for k in list(named):  # what is not needed is not named

@@ -71,8 +71,13 @@ class Family:
 
     @property
     def takes_trials(self) -> bool:
-        """Whether the response is successes among trials."""
-        return self.response == "trials"
+        """Whether the response is counted among trials."""
+        return self.response in ("trials", "counts")
+
+    @property
+    def of_levels(self) -> bool:
+        """Whether every level but the first has a linear predictor of its own."""
+        return self.response in ("levels", "counts")
 
     @property
     def is_ordinal(self) -> bool:
@@ -162,6 +167,8 @@ FAMILIES = {
             (CUTS,),
             classes=("Cumulative",),
         ),
+        Family("categorical", ("logit",), "levels", "dist.Categorical(logits=eta)"),
+        Family("multinomial", ("logit",), "counts", "dist.Multinomial(trials, logits=eta)"),
     )
 }
 
@@ -173,6 +180,8 @@ SUPPORTS = {
     "positive": "numbers above 0",
     "unit": "numbers between 0 and 1, both left out",
     "ordered": "ordered levels, or whole numbers",
+    "levels": "a column of two levels or more",
+    "counts": "whole numbers from 0 of every level, as cbind(a, b, c)",
 }
 
 
@@ -215,8 +224,10 @@ def outside(family: Family, y: np.ndarray, trials: np.ndarray | None = None) -> 
         case "trials":
             assert trials is not None
             return (y < 0) | (y > trials) | (y % 1 != 0)
-        case "count" | "ordered":
+        case "count" | "ordered" | "levels":
             return (y < 0) | (y % 1 != 0)
+        case "counts":
+            return ((y < 0) | (y % 1 != 0)).any(axis=1)
         case "positive":
             return y <= 0
         case "unit":
@@ -227,7 +238,7 @@ def outside(family: Family, y: np.ndarray, trials: np.ndarray | None = None) -> 
 
 def starting_level(family: Family, link: str, y: np.ndarray) -> float:
     """Return where the intercept's prior is centred: 0, or the link at the response's mean."""
-    if link in PROBABILITY:
+    if link in PROBABILITY or family.of_levels:
         return 0.0
     mean = float(np.mean(y))
     if link == "identity":

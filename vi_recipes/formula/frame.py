@@ -127,7 +127,9 @@ def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
         For values outside the family's support, the first row named.
     """
     pair = TRIALS.fullmatch(text)
-    if pair is not None:
+    if pair is not None and family.of_levels:
+        made = _counts(text, _parts(pair[2]), frame)
+    elif pair is not None:
         made = _successes(text, pair[1], _parts(pair[2]), frame)
     else:
         made = _plain(text, frame, family)
@@ -141,9 +143,10 @@ def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
     bad = outside(family, made.y, made.trials)
     if bad.any():
         row = int(bad.argmax())
-        among = "" if made.trials is None else f" among {made.trials[row]:g} trials"
+        among = "" if family.response != "trials" else f" among {made.trials[row]:g} trials"
+        got = ", ".join(f"{v:g}" for v in np.atleast_1d(made.y[row]))
         raise ValueError(
-            f"response '{text}', row {row + 1}: got {made.y[row]:g}{among}, expected "
+            f"response '{text}', row {row + 1}: got {got}{among}, expected "
             f"{SUPPORTS[family.response]} (family '{family.name}'); {bad.sum()} of {len(bad)} rows "
             "are outside"
         )
@@ -168,6 +171,8 @@ def _plain(text: str, frame: pd.DataFrame, family: Family) -> Response:
     name = text.strip("`")
     column = frame[name] if name in frame else response_values(text, frame)
     is_number = pd.api.types.is_numeric_dtype(column)
+    if family.response == "levels":
+        return _any_levels(text, name, column)
     if family.response in ("binary", "ordered") and (
         not is_number or isinstance(column.dtype, pd.CategoricalDtype)
     ):
@@ -202,6 +207,26 @@ def _of_levels(text: str, name: str, column: pd.Series, family: Family) -> Respo
             "for family 'bernoulli', of which the second counts as 1"
         )
     return Response(text, name, codes, None, tuple(levels))
+
+
+def _any_levels(text: str, name: str, column: pd.Series) -> Response:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = [str(v) for v in column.cat.categories]
+        codes = np.asarray(column.cat.codes, float)
+    else:
+        found, places = np.unique(column, return_inverse=True)
+        levels, codes = [str(v) for v in found], places.astype(float)
+    if len(levels) < 2:
+        raise ValueError(f"response '{text}': got one level ({levels[0]}), expected two or more")
+    return Response(text, name, codes, None, tuple(levels))
+
+
+def _counts(text: str, parts: list[str], frame: pd.DataFrame) -> Response:
+    if len(parts) < 2 or not text.lstrip().startswith("cbind"):
+        raise ValueError(f"response '{text}': expected the counts of two levels or more, as "
+                         "cbind(a, b, c)")  # fmt: skip
+    y = np.column_stack([_number(part, frame) for part in parts])
+    return Response(text, "counts", y, y.sum(axis=1), tuple(p.strip("`") for p in parts))
 
 
 def _successes(text: str, function: str, parts: list[str], frame: pd.DataFrame) -> Response:

@@ -91,11 +91,30 @@ class GLMM(Model):
                 f"group     {group.factor.name}: {len(sizes)} members of {sizes.min()} to "
                 f"{sizes.max()} rows"
             )
+        lines += [f"structure {text}" for text in self._structure()]
         lines += [f"note      {note}" for note in self.notes]
         lines.append("priors")
         sites = [name for name in self.priors if name in self.parameters]
         lines += [f"  {name} ~ {self.priors[name]}" for name in sites]
         return "\n".join([*lines, "", self.source.rstrip()])
+
+    def _structure(self) -> list[str]:
+        """Say which effects depend on one another given the parameters."""
+        factors = [group.factor for group in self.groups]
+        if len(factors) == 1:
+            return [
+                f"members of {factors[0].name} are independent given the parameters: integrated "
+                "out one by one"
+            ]
+        finest = max(factors, key=lambda f: len(f.columns), default=None)
+        if finest is None:
+            return []
+        nested = all(set(f.columns) <= set(finest.columns) for f in factors)
+        names = ", ".join(f.name for f in factors)
+        return [
+            f"members of {names} are {'nested' if nested else 'crossed'}: coupled given the "
+            "parameters"
+        ]
 
     def __repr__(self) -> str:
         return (
@@ -233,10 +252,14 @@ class _Maker:
         y = names.of(response.name)
         layout = Layout(self.frame, names)
         ordinal = self.family.is_ordinal
-        predictors = [
-            layout.predictor(self.parsed[0], intercept=not ordinal, offset=self.offset is not None),
-            *(layout.predictor(p, p.response) for p in self.parsed[1:]),
-        ]
+        if self.family.of_levels:
+            predictors = self._of_levels(layout, response)
+        else:
+            has_offset = self.offset is not None
+            predictors = [
+                layout.predictor(self.parsed[0], intercept=not ordinal, offset=has_offset),
+                *(layout.predictor(p, p.response) for p in self.parsed[1:]),
+            ]
         groups = list(layout.groups.values())
         self._check(predictors, groups, response)
         writer = Writer(
@@ -283,6 +306,16 @@ class _Maker:
             notes=tuple(self.notes),
         )
 
+    def _of_levels(self, layout: Layout, response: Response) -> list[Predictor]:
+        """Return a predictor for every level but the first."""
+        if self.offset is not None:
+            raise ValueError(
+                f"offset: family '{self.family.name}' has a linear predictor for each level but "
+                "the first; write offset(...) in the formula, which adds it to all"
+            )
+        plain = Names()
+        return [layout.predictor(self.parsed[0], plain.of(level)) for level in response.levels[1:]]
+
     def _units(self, response: Response) -> Units:
         y = response.y
         sd = float(np.std(y, ddof=1)) if len(y) > 1 else 1.0
@@ -294,14 +327,17 @@ class _Maker:
     def _check(
         self, predictors: Sequence[Predictor], groups: Sequence[Group], response: Response
     ) -> None:
-        for predictor, parsed in zip(predictors, self.parsed, strict=True):
+        several = self.family.of_levels
+        for predictor, parsed in zip(
+            predictors[:1] if several else predictors, self.parsed, strict=True
+        ):
             design = predictor.design
             matrix, labels = design.matrix, design.labels
             if design.intercept or (self.family.is_ordinal and not predictor.parameter):
                 matrix = np.column_stack([np.ones(len(matrix)), matrix])
                 labels = [INTERCEPT, *labels]
             check_rank(matrix, labels, f"formula '{parsed.text}'")
-            if not predictor.parameter:
+            if not predictor.parameter and not several:
                 self._check_separation(matrix, labels, response)
         for group in groups:
             check_groups(group.factor, len(response.y), own_scale=self.family.name == "gaussian")

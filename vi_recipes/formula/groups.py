@@ -50,10 +50,6 @@ class Factor:
             ":".join(str(v[k]) for v, k in zip(self.levels, m, strict=True)) for m in self.members
         ]
 
-    @cached_property
-    def _known(self) -> dict[tuple[int, ...], int]:
-        return {tuple(row): k for k, row in enumerate(self.members.tolist())}
-
     def at(self, data: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
         """Return the member of every row, and the labels of those that the data did not have.
 
@@ -62,14 +58,17 @@ class Factor:
         values = [data[name].tolist() for name in self.columns]
         missing = np.column_stack([data[name].isna() for name in self.columns]).any(axis=1)
         places = _places(self.columns, self.levels, data)
+        sizes = tuple(len(values) for values in self.levels)
+        known = np.ravel_multi_index(tuple(self.members.T), sizes)  # in rising order
+        there = (places >= 0).all(axis=1)
+        wanted = np.ravel_multi_index(tuple(places[there].T), sizes)
+        found = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         codes = np.full(len(data), MISSING)
+        codes[there] = np.where(known[found] == wanted, found, MISSING)
         new: dict[str, int] = {}
-        for row in np.flatnonzero(~missing):
-            known = self._known.get(tuple(places[row].tolist()))
-            if known is None:
-                label = ":".join(str(column[row]) for column in values)
-                known = new.setdefault(label, len(self.members) + len(new))
-            codes[row] = known
+        for row in np.flatnonzero((codes == MISSING) & ~missing):
+            label = ":".join(str(column[row]) for column in values)
+            codes[row] = new.setdefault(label, len(self.members) + len(new))
         return codes, list(new)
 
 

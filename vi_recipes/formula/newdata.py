@@ -15,7 +15,6 @@ from vi_recipes.formula.frame import as_frame, complete, row_numbers, trials_of
 from vi_recipes.formula.glmm import GLMM
 from vi_recipes.formula.groups import MISSING
 from vi_recipes.formula.layout import Group
-from vi_recipes.formula.parse import parse
 
 Groups = Literal["known", "new", "population"]
 
@@ -52,14 +51,8 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
         level that the data did not have, and an offset that is not known.
     """
     full = as_frame(newdata)
-    parsed = [parse(text) for text in model.formulas]
     grouping = {name for group in model.groups for name in group.factor.columns}
-    used = [
-        name
-        for p, predictor in zip(parsed, model.predictors, strict=True)
-        for name in p.names
-        if name in _columns_of(predictor)
-    ]
+    used = sorted({name for predictor in model.predictors for name in _columns_of(predictor)})
     _check_there(full, used, "columns")
     frame = full[list(dict.fromkeys([*used, *(n for n in grouping if n in full)]))]
     if used:
@@ -68,7 +61,8 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
     given = {} if model.data is None else model.data()
     arguments: dict[str, Any] = dict.fromkeys(given, 0)
     y = next(iter(arguments))
-    arguments[y] = np.zeros(rows, np.asarray(given[y]).dtype)
+    old = np.asarray(given[y])
+    arguments[y] = np.zeros((rows, *old.shape[1:]), old.dtype)
     trials = trials_of(model.formulas[0], full)
     if family_of(model.family).takes_trials:
         arguments["trials"] = np.ones(rows, int) if trials is None else trials.astype(int)

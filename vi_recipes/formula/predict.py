@@ -32,7 +32,8 @@ class Prediction:
     Parameters
     ----------
     draws
-        Shape (chain, draw, row), with probabilities of levels (chain, draw, row, level).
+        Shape (chain, draw, row); what is of levels, such as their probabilities, has shape
+        (chain, draw, row, level).
     kind, groups
         What they are, as asked for.
     levels
@@ -175,11 +176,11 @@ def _run(
         latents, key = given
         function = handlers.seed(handlers.substitute(model.function, latents), key)
         eta, law = function(**at.arguments)
-        if kind == "linear":
-            return jnp.broadcast_to(eta, (at.rows,))
         if kind == "response":
             return law.expand((at.rows,)).sample(jax.random.fold_in(key, 1))
-        if family.is_ordinal:
+        if kind == "linear":
+            return eta if family.of_levels else jnp.broadcast_to(eta, (at.rows,))
+        if family.is_ordinal or family.of_levels:
             return jnp.broadcast_to(law.probs, (at.rows, law.probs.shape[-1]))
         mean = law.mean / at.arguments["trials"] if family.takes_trials else law.mean
         return jnp.broadcast_to(mean, (at.rows,))

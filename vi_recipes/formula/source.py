@@ -155,12 +155,17 @@ class Writer:
         for own in self.family.own:
             if own.name not in modelled:
                 parameters.append(f"{own.name} = {self.priors.line(self._own(own.name))}")
-        for predictor in (*self.predictors[1:], self.predictors[0]):
+        first, *others = self.predictors
+        for predictor in (first, *others) if self.family.of_levels else (*others, first):
             eta = f"eta_{predictor.parameter}" if predictor.parameter else "eta"
             rows.append(f"{eta} = {_sum(predictor)}")
-            if predictor.parameter:
+            if predictor.parameter and not self.family.of_levels:
                 own = next(o for o in self.family.own if o.name == predictor.parameter)
                 rows.append(f"{own.name} = {LINKS[own.link].mean.replace('eta', eta)}")
+        if self.family.of_levels:
+            levels = ", ".join(f"eta_{p.parameter}" for p in self.predictors)
+            zeros = f"jnp.zeros(len({self.y}))"
+            rows.append(f"eta = jnp.stack(jnp.broadcast_arrays({zeros}, {levels}), axis=-1)")
         law = self.family.law.format(link=self.link)
         link = LINKS[self.link]
         if "logits" in law and link.logits == "eta":
@@ -226,7 +231,8 @@ class Writer:
     def _level(self, predictor: Predictor) -> float:
         if not predictor.parameter:
             return self.units.level
-        return float(np.log(self.units.sd)) if predictor.parameter == "sigma" else 0.0
+        is_sigma = predictor.parameter == "sigma" and not self.family.of_levels
+        return float(np.log(self.units.sd)) if is_sigma else 0.0
 
     def _term(self, predictor: Predictor, term: Term, lines: list[str], effects: list[str]) -> None:
         """Write a group term: normals one after another, each given those before it."""
