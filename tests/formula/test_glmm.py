@@ -103,7 +103,7 @@ def expected(family, link, eta, y):
 
 @pytest.mark.parametrize(
     ("family", "link"),
-    XX,
+    [(f.name, link) for f in FAMILIES.values() for link in f.links if not f.of_levels],
 )
 def test_every_family_and_link_has_its_density(family, link):
     model = glmm(f"{RESPONSES[FAMILIES[family].response]} ~ x", FRAME, family, link=link)
@@ -163,7 +163,10 @@ def test_group_terms_are_sums_of_gathers():
     u = [values[n] for n in names]
     by_hand = 0.5 + X @ beta + u[0][a] + u[1][a] * x + u[2][ab] + u[3][ab] * x + u[4][b] * z
     np.testing.assert_allclose(eta, by_hand, rtol=1e-10)
-    assert "structure members of a, a:b, b are nested: coupled" in str(model)
+    assert "structure members of a, a:b, b are crossed: coupled" in str(model)
+    nested, alone = (str(glmm(f"real ~ 1 + (1 | {g})", FRAME)) for g in ("a/b", "a:b"))
+    assert "structure members of a, a:b are nested: coupled" in nested
+    assert "structure members of a:b are independent given the parameters" in alone
     assert model.coords["a_b"] == ["1:k", "1:l", "2:k", "2:l", "3:k", "3:l"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -106,10 +107,10 @@ class GLMM(Model):
                 f"members of {factors[0].name} are independent given the parameters: integrated "
                 "out one by one"
             ]
-        finest = max(factors, key=lambda f: len(f.columns), default=None)
-        if finest is None:
+        if not factors:
             return []
-        nested = all(set(f.columns) <= set(finest.columns) for f in factors)
+        chain = sorted((set(f.columns) for f in factors), key=len)
+        nested = all(one < other for one, other in pairwise(chain))
         names = ", ".join(f.name for f in factors)
         return [
             f"members of {names} are {'nested' if nested else 'crossed'}: coupled given the "
