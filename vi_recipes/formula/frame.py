@@ -143,7 +143,9 @@ def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
     bad = outside(family, made.y, made.trials)
     if bad.any():
         row = int(bad.argmax())
-        among = "" if family.response != "trials" else f" among {made.trials[row]:g} trials"
+        among = ""
+        if made.trials is not None and not family.of_levels:
+            among = f" among {made.trials[row]:g} trials"
         got = ", ".join(f"{v:g}" for v in np.atleast_1d(made.y[row]))
         raise ValueError(
             f"response '{text}', row {row + 1}: got {got}{among}, expected "
