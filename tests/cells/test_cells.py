@@ -54,6 +54,7 @@ class Squares:
     seconds: float = 0.0
 
     label = "squares"
+    shares_code = True
 
     def __call__(self, cell: int, progress: Progress = silent) -> float:
         # every attempt is a file, so that who ran what can be counted from outside

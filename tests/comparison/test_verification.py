@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from executors_for_tests import Here
 from typer.testing import CliRunner
 
 import vi_recipes as vr
@@ -135,3 +136,25 @@ def test_nested_quadrature_tells_what_a_fit_cannot_say_of_itself() -> None:
     assert rows["lrvb"].truth == "wrong"
     assert "known to" in rows["lrvb"].verdict
     assert (rows["nested"].trust, rows["nested"].truth) == (vr.Trust.TRUSTWORTHY.value, "right")
+
+
+def test_rows_are_the_same_wherever_models_are_fitted(tmp_path: Path) -> None:
+    chosen = {name: problems()[name] for name in ("eight_schools",)}
+    executor = Here()
+    here = verify(chosen, methods={"mf": "meanfield"})
+    told: list[str] = []
+    there = verify(
+        chosen,
+        methods={"mf": "meanfield"},
+        path=tmp_path,
+        executor=executor,
+        done=lambda name, rows: told.append(name),
+    )
+    timeless = {"seconds": 0.0, "assess_seconds": 0.0}
+    assert [replace(row, **timeless) for row in there] == [replace(row, **timeless) for row in here]
+    assert told == ["eight_schools"]
+    again = verify(chosen, methods={"mf": "meanfield"}, path=tmp_path, executor=executor)
+    assert again == there
+    assert executor.cells == ["eight_schools"]
+    with pytest.raises(ValueError, match=r"the verification cannot be sent .* top of a file"):
+        verify({"mine": lambda: chosen["eight_schools"]()}, executor=executor)

@@ -31,6 +31,8 @@ class Ranking:
     num_draws: int
     seed: jax.Array
 
+    shares_code = True
+
     @property
     def label(self) -> str:
         """The model and the method by name."""

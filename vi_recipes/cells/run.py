@@ -14,6 +14,7 @@ from concurrent.futures import (
     Future,
     wait,
 )
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,6 +46,10 @@ class Job[C: Hashable, R](Protocol):
     @property
     def label(self) -> str:
         """What is done, in words: ``"model 'radon' by method 'map'"``."""
+
+    @property
+    def shares_code(self) -> bool:
+        """Whether cells use what one of them compiled, where that says the same."""
 
     def __call__(self, cell: C, progress: Progress, /) -> R:
         """Do one cell."""
@@ -106,7 +111,7 @@ def run_cells[C: Hashable, R](
     with engine(executor) as where:
         if where is None:
             here = Place(platform.node(), os.getpid())
-            with SharedCode().used():
+            with SharedCode().used() if job.shares_code else nullcontext():
                 for cell in cells:
                     keep(cell, job(cell, silent), here)
             return

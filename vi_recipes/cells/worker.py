@@ -11,6 +11,7 @@ import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,7 @@ def do(packed: Packed, cell: Any) -> Reply:
         _watch(0, 0)
         with precision("float64"):
             job, code = _job(packed)
-            with code.used():
+            with code.used() if job.shares_code else nullcontext():
                 return Reply(**place, result=job(cell, _watch))
     except KeyboardInterrupt:
         return Reply(**place, stopped=True)

@@ -12,7 +12,10 @@ from vi_recipes.cli.arguments import (
     DebugOption,
     NoCacheOption,
     NoReportOption,
+    SchedulerOption,
     SeedOption,
+    WorkersOption,
+    executor_for,
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, keep_code
@@ -53,6 +56,8 @@ def command(
             help="More answers: DIR/MODEL/data.json and DIR/MODEL/reference.json.",
         ),
     ] = None,
+    workers: WorkersOption = 1,
+    scheduler: SchedulerOption = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./verification")] = None,
     no_report: NoReportOption = False,
@@ -79,14 +84,16 @@ def command(
     def tell_of(name: str, rows: Sequence[Row]) -> None:
         show.show_table(console, page.table(rows, name))
 
-    rows = verify(
-        {name: known[name] for name in names},
-        methods=entries,
-        seed=seed,
-        path=folder,
-        progress=progress_bar,
-        done=tell_of,
-    )
+    with executor_for(workers, scheduler) as executor:
+        rows = verify(
+            {name: known[name] for name in names},
+            methods=entries,
+            seed=seed,
+            path=folder,
+            executor=executor,
+            progress=progress_bar,
+            done=tell_of,
+        )
     if folder is not None:
         write_whole(folder / "verification.md", page.markdown(rows))
     show.show_table(console, page.confusion_table(rows))

@@ -13,10 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vi_recipes.cells import Engine, Place, run_cells
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.core import KeptFile, KeptWords, ProgressFactory, Status, check_folder, find
+from vi_recipes.core import (
+    KeptFile,
+    KeptWords,
+    Progress,
+    ProgressFactory,
+    Status,
+    check_folder,
+    find,
+    held,
+)
 from vi_recipes.fit import Fit, differences, load_reference, moments_of
 from vi_recipes.methods import SVI, Method, default_methods, make_method
 from vi_recipes.model import Target, load_model
@@ -113,32 +123,39 @@ def problems(references: Path | None = None) -> dict[str, Problem]:
         if answers.is_file():
             content = json.loads(answers.read_text(encoding="utf-8"))
             if content.get("parameters"):
-                answered[name] = _shipped(name, content)
+                answered[name] = _Shipped(name, content)
     for folder in sorted(references.iterdir()) if references is not None else ():
         if folder.name not in find("models") or folder.name in answered:
             continue
         if (folder / "data.json").is_file() and load_model(folder.name).load is not None:
-            answered[folder.name] = _outside(folder)
+            answered[folder.name] = _Outside(folder.resolve())
     return answered
 
 
-def _shipped(name: str, content: Mapping[str, Any]) -> Problem:
-    def make() -> tuple[Target, Fit]:
-        target = Target(load_model(name))
-        return target, load_reference(content, target)
+@dataclass(frozen=True)
+class _Shipped:
+    """A shipped model with the answers beside it."""
 
-    return make
+    name: str
+    content: Mapping[str, Any]
+
+    def __call__(self) -> tuple[Target, Fit]:
+        target = Target(load_model(self.name))
+        return target, load_reference(self.content, target)
 
 
-def _outside(folder: Path) -> Problem:
-    def make() -> tuple[Target, Fit]:
-        model = load_model(folder.name)
+@dataclass(frozen=True)
+class _Outside:
+    """A shipped model with data and answers from a folder."""
+
+    folder: Path
+
+    def __call__(self) -> tuple[Target, Fit]:
+        model = load_model(self.folder.name)
         assert model.load is not None
-        target = Target(model, **model.load(folder / "data.json"))
-        raw = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
+        target = Target(model, **model.load(self.folder / "data.json"))
+        raw = json.loads((self.folder / "reference.json").read_text(encoding="utf-8"))
         return target, load_reference(from_lists(raw), target)
-
-    return make
 
 
 def from_lists(raw: Mapping[str, Any], label: Callable[[str], str] | None = None) -> dict[str, Any]:
@@ -185,6 +202,7 @@ def verify(
     methods: Mapping[str, str] | None = None,
     seed: int = 0,
     path: Path | None = None,
+    executor: Engine = None,
     progress: ProgressFactory | None = None,
     done: Callable[[str, Sequence[Row]], None] | None = None,
 ) -> list[Row]:
@@ -202,8 +220,10 @@ def verify(
     path
         Folder in which the rows of every model are kept as soon as they are there; models that it
         has are not run again.
+    executor
+        Where models are fitted, each a cell with all its methods; see :func:`calibrate`.
     progress
-        As in :func:`compare`.
+        As in :func:`compare`; of an executor, how many models are done.
     done
         Told of every model's rows.
 
@@ -215,20 +235,62 @@ def verify(
     if path is not None:
         check_folder(path, "verification.md")
     identity = {"format": FORMAT, "seed": seed, "methods": dict(methods) if methods else None}
-    rows: list[Row] = []
-    for name, problem in chosen.items():
-        file = None if path is None else KeptFile(path / f"{name}.json", identity, WORDS)
-        answers = None if file is None else _kept(file)
-        if answers is None:
-            answers = _verify_one(name, problem, methods, seed, progress)
-            if file is not None:
-                file.path.parent.mkdir(parents=True, exist_ok=True)
-                kept = {**identity, "rows": [asdict(row) for row in answers]}
-                file.write(json.dumps(kept, indent=1) + "\n")
-        rows += answers
+    found: dict[str, list[Row]] = {}
+
+    def file_of(name: str) -> KeptFile | None:
+        return None if path is None else KeptFile(path / f"{name}.json", identity, WORDS)
+
+    def tell(name: str, rows: list[Row]) -> None:
+        found[name] = rows
         if done is not None:
-            done(name, answers)
-    return rows
+            done(name, rows)
+
+    def keep(name: str, rows: list[Row], _: Place) -> None:
+        if (file := file_of(name)) is not None:
+            file.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = {**identity, "rows": [asdict(row) for row in rows]}
+            file.write(json.dumps(kept, indent=1) + "\n")
+        tell(name, rows)
+
+    with held(path):
+        todo = []
+        for name in chosen:
+            file = file_of(name)
+            if file is not None and (known := _kept(file)) is not None:
+                tell(name, known)
+            else:
+                todo.append(name)
+        job = Verifying(chosen, methods, seed, progress if executor is None else None)
+        with progress("models") if progress and executor is not None else nullcontext() as report:
+
+            def count(name: str, rows: list[Row], place: Place) -> None:
+                keep(name, rows, place)
+                if report is not None:
+                    report(len(found), len(chosen), name)
+
+            run_cells(job, todo, count, executor)
+    return [row for name in chosen for row in found[name]]
+
+
+@dataclass(frozen=True)
+class Verifying:
+    """What all models of a verification share: the arguments of :func:`verify`."""
+
+    chosen: Mapping[str, Problem]
+    methods: Mapping[str, str] | None
+    seed: int
+    progress: ProgressFactory | None
+
+    label = "the verification"
+    shares_code = False  # seconds are those of fits alone
+
+    def __call__(self, name: str, _: Progress) -> list[Row]:
+        """Fit all methods to one model."""
+        return _verify_one(name, self.chosen[name], self.methods, self.seed, self.progress)
+
+    def lost(self, name: str, why: str) -> list[Row]:
+        """Return a row for a model that nobody could fit."""
+        return [Row(name, 0, "all", Status.FAILED.name, Trust.NO_RESULT.value, why)]
 
 
 def _kept(file: KeptFile) -> list[Row] | None:

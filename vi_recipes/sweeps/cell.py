@@ -123,6 +123,7 @@ class Fitting:
     assessed: bool
 
     label = "the sweep"
+    shares_code = True
 
     def __call__(self, cell: Cell, progress: Progress = silent) -> CellResult:
         """Fit one cell; an error is a result that says so."""
