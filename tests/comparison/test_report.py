@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import doctest
 import itertools
 import json
@@ -13,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -27,9 +28,11 @@ from vi_recipes.comparison.figures.agreement import agreement
 from vi_recipes.comparison.figures.forest import forest
 from vi_recipes.comparison.figures.heat_maps import correlations
 from vi_recipes.comparison.figures.marks import MAX_ROWS
+from vi_recipes.comparison.figures.members import ALL, FEW, all_members, few_members
+from vi_recipes.comparison.figures.merit import merit
 from vi_recipes.comparison.figures.traces import traces
 from vi_recipes.comparison.folder import write, write_all
-from vi_recipes.comparison.sections import MAX_TABLE
+from vi_recipes.comparison.recommend import ranked
 from vi_recipes.comparison.view import MEAN_OFF, block, select
 from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
@@ -46,13 +49,16 @@ from vi_recipes.report.cells import (
     format_speed_up,
     format_value,
 )
-from vi_recipes.report.document import NUM_OPEN
+from vi_recipes.report.document import MAX_LONG, NUM_OPEN
 from vi_recipes.report.exhibit import Exhibit
 from vi_recipes.report.latex import latex
 
+DRAWN = [name for name in figures.FIGURES if name != "all_members"]
+"""Of ten groups, which the first figure of members has room for."""
+
 EVERY_TABLE = (
     tables.means, tables.accuracy, tables.accuracy_summary, tables.timings, tables.diagnostics,
-    tables.verdicts, tables.evidence, tables.options, tables.provenance,
+    tables.evidence, tables.options, tables.provenance,
 )  # fmt: skip
 
 
@@ -244,8 +250,8 @@ def test_a_reference_from_outside_has_columns() -> None:
 def test_html_is_whole_and_self_contained(full: Comparison, tmp_path: Path) -> None:
     path = full.report(tmp_path / "report.html")
     text = path.read_text(encoding="utf-8")
-    assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", text) == []
-    assert "<script" not in text
+    assert re.findall(r"""(?:src|href)="(?!data:|#)""", text) == []
+    assert "default-src 'none'; img-src data:" in text  # a browser asks nobody for anything
     for said in (
         "toy",
         "What to look for.",
@@ -258,9 +264,9 @@ def test_html_is_whole_and_self_contained(full: Comparison, tmp_path: Path) -> N
         "tolerance = 0.0001",
     ):
         assert said in text
-    images = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)
-    assert len(images) == len(figures.FIGURES)
-    assert all(base64.b64decode(image).startswith(b"<?xml") for image in images)
+    images = re.findall(r"data:image/svg\+xml,([^\"]+)", text)
+    assert len(images) == len(DRAWN)
+    assert all(ElementTree.fromstring(unquote(image)).tag.endswith("svg") for image in images)
     assert list(tmp_path.iterdir()) == [path]
     assert write(full, tmp_path / "again.html").read_text(encoding="utf-8") == text
 
@@ -279,8 +285,10 @@ def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     world = World(groups=2, labels=["<b>|x", "y_*"])
     c = comparison(world.svi(), world.nuts(), description="<script>alert(1)</script>")
     html = write(c, tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "<script" not in html
-    assert "a[&lt;b&gt;|x]" in html
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "a[<b>" not in html
+    assert r"a[\u003cb\u003e|x]" in html or "a[&lt;b&gt;|x]" in html
     markdown = write(c, tmp_path / "r.md").read_text(encoding="utf-8")
     assert r"a\[\<b>\|x\]" in markdown
     printed = latex(tables.means(c), "means")
@@ -289,17 +297,21 @@ def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_long_tables_fold_and_very_long_ones_stop(tmp_path: Path) -> None:
-    world = World(groups=MAX_TABLE + 97)
+def test_long_tables_are_data_of_the_page_and_fold_in_markdown(tmp_path: Path) -> None:
+    world = World(groups=MAX_LONG + 97)
     c = comparison(world.svi(), world.fit("laplace", world.gaussian()), reference="laplace")
-    html = write(c, tmp_path / "r.html").read_text(encoding="utf-8")
-    assert f"<summary>{MAX_TABLE - NUM_OPEN} more rows</summary>" in html
-    assert "100 more parameter(s) not shown" in html
-    assert "a[g496]" in html
-    assert "a[g497]" not in html
-    directory = tmp_path / "tables"
     write_all(c, tmp_path)
-    assert len(pd.read_csv(directory / "means.csv")) == MAX_TABLE + 100
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"<summary>{MAX_LONG + 97} rows, to be searched" in html
+    (first, *_) = re.findall(r'<script type="application/json">(.*?)</script>', html)
+    labels, *columns = (one["texts"].split("\n") for one in json.loads(first)["columns"])
+    assert labels == [f"a[g{k}]" for k in range(MAX_LONG + 97)]
+    assert {len(column) for column in columns} == {MAX_LONG + 97}
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"<summary>{MAX_LONG - NUM_OPEN} more rows</summary>" in text
+    assert "97 more rows are in tables/means.csv" in text
+    directory = tmp_path / "tables"
+    assert len(pd.read_csv(directory / "means.csv")) == MAX_LONG + 100
     # the covariance is that of the small sites
     assert len(pd.read_csv(directory / "covariance_svi.csv")) == 3
 
@@ -307,7 +319,7 @@ def test_long_tables_fold_and_very_long_ones_stop(tmp_path: Path) -> None:
 def test_markdown_refers_to_figures_that_are_there(full: Comparison, tmp_path: Path) -> None:
     path = full.report(tmp_path / "new" / "report.md")
     images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
-    assert len(images) == len(figures.FIGURES)
+    assert len(images) == len(DRAWN)
     for image in images:
         assert (path.parent / image).read_bytes().startswith(b"\x89PNG")
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -332,7 +344,7 @@ def test_everything_in_a_folder(full: Comparison, tmp_path: Path) -> None:
     names += [f"{what}_{m}" for what in ("covariance", "correlation") for m in ("svi", "nuts")]
     expected = {"report.html", "report.md", "result.json", "tables/sds.csv"}
     expected |= {f"tables/{name}.{suffix}" for name in names for suffix in ("csv", "tex")}
-    expected |= {f"figures/{name}.{s}" for name in figures.FIGURES for s in ("png", "svg")}
+    expected |= {f"figures/{name}.{s}" for name in DRAWN for s in ("png", "svg")}
     expected |= {f"fits/{name}.nc" for name in full}
     assert there == expected
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
@@ -365,7 +377,7 @@ def test_latex_rows_match_their_alignment(full: Comparison) -> None:
 
 def test_every_figure_is_drawn(full: Comparison) -> None:
     drawings = figures.draw(full)
-    assert [drawing.name for drawing in drawings] == list(figures.FIGURES)
+    assert [drawing.name for drawing in drawings] == DRAWN
     assert all(drawing.png.startswith(b"\x89PNG") for drawing in drawings)
 
 
@@ -375,9 +387,11 @@ def test_figures_decline_when_there_is_nothing_to_draw() -> None:
     assert [drawing.name for drawing in figures.draw(failed)] == ["times"]
     alone = comparison(world.svi(), reference=None)
     names = [drawing.name for drawing in figures.draw(alone)]
-    assert names == ["forest", "correlation", "covariance", "traces", "times"]
+    assert names == ["forest", "members", "correlation", "covariance", "traces", "times"]
     points = comparison(world.em(), reference=None)
-    assert [drawing.name for drawing in figures.draw(points)] == ["forest", "traces", "times"]
+    assert [drawing.name for drawing in figures.draw(points)] == [
+        "forest", "members", "traces", "times",
+    ]  # fmt: skip
     instant = comparison(
         world.fit("map", None, status=Status.FAILED, timing=Timing()), reference=None
     )
@@ -433,20 +447,65 @@ def test_forest_gives_disparate_scales_an_axis_each() -> None:
     assert drawn_rows(c) == [["p", "q"], ["r"], ["s"]]
 
 
-def test_forest_gives_a_large_site_an_axis_of_its_own() -> None:
+def test_forest_is_of_small_sites_where_there_are_some() -> None:
     world = World()
     world.mean, world.sd = np.full(13, 1.0), np.full(13, 0.1)
     rows = drawn_rows(comparison(world.fit("svi", world.gaussian()), reference=None))
-    assert rows == [["sigma", "b[x]", "b[z]"], [f"a[g{i}]" for i in range(10)]]
+    assert rows == [["sigma", "b[x]", "b[z]"]]
+
+
+def test_members_are_those_that_differ_most_sorted_with_equal_limits() -> None:
+    world = World(groups=40)
+    world.mean = np.linspace(0.0, 4.0, 43)
+    moved = world.gaussian()
+    far = [3, 7, 11, 20, 38]
+    moved.means["a"] = moved.means["a"].copy()
+    moved.means["a"][far] += world.sd[far] * np.array([2.0, -3.0, 4.0, 5.0, -6.0])
+    exact = world.fit("laplace", world.gaussian())
+    c = comparison(exact, world.fit("svi", moved), world.em(), reference="laplace")
+    figure = few_members(c)
+    assert figure is not None
+    (left, right) = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["svi", "em"]
+    assert left.get_xlim() == right.get_xlim()
+    named = [int(text.get_text()[3:-1]) for text in left.get_yticklabels()]
+    assert len(named) == FEW
+    assert set(far) <= set(named)
+    assert named == sorted(named, reverse=True)
+    assert left.texts[0].get_text() == f"{FEW} of 40 of a"
+    whole = all_members(c)
+    assert whole is not None
+    assert len(whole.axes[0].get_yticklabels()) == 40
+    assert all_members(comparison(World().em(), reference=None)) is None
+    assert all_members(comparison(World(groups=ALL + 1).em(), reference=None)) is None
+
+
+def test_merit_has_a_mark_for_each_error_that_is_known() -> None:
+    world = World()
+    c = comparison(world.svi(), world.em(), world.degenerate(), world.nuts())
+    figure = merit(c)
+    assert figure is not None
+    (axes,) = figure.axes
+    errors = {one.method: one.errors for one in ranked(c)}
+    seconds = c.timings()["alone_seconds"]
+    marks = {
+        text.get_text(): text.xy for text in axes.texts if text.get_text() in ("svi", "em", "map")
+    }
+    assert set(marks) == {"svi", "em"}
+    for name, (x, y) in marks.items():
+        assert x == seconds[name]
+        assert y == abs(errors[name].mean)
+    assert merit(comparison(world.svi(), world.nuts())) is None
 
 
 def test_many_parameters_are_left_out_and_counted() -> None:
     world = World(groups=300)
     c = comparison(world.svi(), world.nuts())
-    figure = forest(c)
+    many = [f"x{i}" for i in range(MAX_ROWS + 3)]
+    figure = forest(labelled(many, [0.0] * len(many), [1.0] * len(many)))
     assert figure is not None
     assert sum(len(axes.get_yticks()) for axes in figure.axes) == MAX_ROWS
-    assert figure.get_suptitle() == "273 more parameter(s) not drawn"
+    assert figure.get_suptitle() == "3 more parameter(s) not drawn"
     # a site too large for a joint covariance is left out of the heat map, and counted
     heat = correlations(c)
     assert heat is not None

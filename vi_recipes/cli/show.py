@@ -62,7 +62,7 @@ def show_comparison(console: Console, comparison: Comparison, *, everything: boo
     """Print what a comparison found: the answer, then a screen of it, or everything."""
     from vi_recipes.comparison import answer, on_terminal
 
-    console.print(said(answer(comparison)[0], style="bold green" if _styled(console) else ""))
+    console.print(said(answer(comparison), style="bold green" if _styled(console) else ""))
     if everything:
         title = f"{comparison.target_name}: {comparison.description}".rstrip(": ")
         console.print()

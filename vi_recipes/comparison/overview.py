@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.recommend import Standing, recommend
+from vi_recipes.comparison.recommend import ranked
 from vi_recipes.comparison.view import (
     LARGE,
     MEAN_OFF,
@@ -21,11 +22,13 @@ from vi_recipes.report import (
     Badge,
     Cell,
     Entries,
+    Long,
     Table,
     Turned,
     format_number,
     format_seconds,
     sentences,
+    short,
 )
 from vi_recipes.trust import Errors, Trust
 
@@ -40,15 +43,6 @@ BADGES: dict[Trust, Badge] = {
 
 MAX_PARAMETERS = 12
 """Parameters of small sites that a terminal shows."""
-
-MAX_LINE = 140
-"""Characters of a verdict that stands in a line."""
-
-
-def ranked(comparison: Fits) -> list[Standing]:
-    """Return the methods, the one to use first, then by verdict and seconds."""
-    found = recommend(comparison)
-    return [*([found.best] if found.best is not None else []), *found.others]
 
 
 def methods(comparison: Fits, *, places: bool = True) -> Table:
@@ -121,12 +115,39 @@ def population(comparison: Fits) -> list[Turned]:
 
     There is nothing where every site is large.
     """
-    sites = few(comparison)
-    if not sites:
-        return []
-    down = tables.means(comparison, sites=sites)
-    across = _turned(down)
-    return [Turned("Population parameters", (across, down), ("methods", "parameters"))]
+    whole = tables.means(comparison)
+    down = replace(whole, rows=whole.rows[: _number(comparison, few(comparison))])
+    return [Turned("Population parameters", (_turned(down), down), ("methods", "parameters"))]
+
+
+def members(comparison: Fits) -> list[Long]:
+    """Return means and sds of the scalars of large sites, a row each."""
+    whole = tables.means(comparison)  # small sites come first
+    rows = whole.rows[_number(comparison, few(comparison)) :]
+    table = replace(whole, title="Members: means and sds", rows=rows)
+    return [Long(table, "tables/means.csv", "members-table")]
+
+
+def accuracy(comparison: Fits) -> list[Long]:
+    """Return every method's distance from the reference, a row a parameter."""
+    return [Long(tables.accuracy(comparison), "tables/accuracy.csv", "accuracy-table")]
+
+
+def verdicts(comparison: Fits) -> list[Entries]:
+    """Return the verdicts as sentences, the method to use first; a reference from outside last."""
+    said = [(one.method, str(one.verdict)) for one in ranked(comparison)]
+    said += [
+        (name, fit.explanation)
+        for name, fit in comparison.columns.items()
+        if name not in comparison.fits
+    ]
+    badges = {one.method: BADGES[one.trust] for one in ranked(comparison)}
+    return [Entries("Verdicts", said, badges)]
+
+
+def _number(comparison: Fits, sites: Sequence[str]) -> int:
+    """Return how many scalars sites have."""
+    return sum(sizes(comparison)[name] for name in sites)
 
 
 def best_means(comparison: Fits) -> list[Table]:
@@ -138,12 +159,12 @@ def best_means(comparison: Fits) -> list[Table]:
     if not sites or not names:
         return []
     labels, left_out = select(comparison, MAX_PARAMETERS, sites)
-    rows = {row[0].text: row for row in tables.means(comparison, sites=sites).rows}
     table = tables.means(comparison, sites=sites)
+    rows = {row[0].text: row for row in table.rows}
     of = {name: _columns(table, comparison, name) for name in names}
     places = [0, *(place for name in names for place in of[name])]
     shown = [[rows[label][place] for place in places] for label in labels]
-    more = left_out + sum(sizes(comparison).values()) - len(rows)
+    more = left_out + _number(comparison, order(comparison)) - len(rows)
     return [
         Table(
             "Population parameters" if few(comparison) else "Parameters",
@@ -165,31 +186,9 @@ def failures(comparison: Fits) -> list[Entries]:
     return [Entries("Without a result", said)]
 
 
-def short(text: str, length: int = MAX_LINE) -> str:
-    """Return as many clauses of a text as stand in a line; one at least."""
-    clauses = []
-    rest = text
-    while rest:
-        ends = [at for mark in (". ", ": ", "; ") if (at := rest.find(mark)) >= 0]
-        end = min(ends, default=len(rest))
-        clauses.append(rest[: end + 2])
-        rest = rest[end + 2 :]
-    said = clauses[0]
-    for clause in clauses[1:]:
-        if len(said) + len(clause) > length:
-            break
-        said += clause
-    return said.rstrip(" .:;")
-
-
 def few(comparison: Fits) -> list[str]:
     """Return the sites with few scalars, which are the population parameters."""
     return [name for name in order(comparison) if sizes(comparison)[name] <= LARGE]
-
-
-def many(comparison: Fits) -> list[str]:
-    """Return the sites with many scalars, which are the members of a plate as a rule."""
-    return [name for name in order(comparison) if sizes(comparison)[name] > LARGE]
 
 
 def _columns(table: Table, comparison: Fits, name: str) -> list[int]:

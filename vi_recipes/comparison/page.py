@@ -12,25 +12,24 @@ from vi_recipes.report import Document
 
 def compose(comparison: Fits) -> Document:
     """Return the contents of the report on ``comparison``."""
-    parts = [section.on_page(comparison) for section in SECTIONS]
+    parts = {section: section.on_page(comparison) for section in SECTIONS}
+    lead = [part for section, part in parts.items() if section.leads and part is not None]
     return Document(
         title=f"{comparison.target_name or 'Model'}: methods side by side",
         intro=attempt(lambda: _intro(comparison), lambda error: f"No introduction: {error}"),
         description=comparison.description,
         warnings=_warnings(comparison),
-        parts=[part for part in parts if part is not None],
+        parts=[part for part in parts.values() if part is not None and part not in lead],
         answer=answer(comparison),
+        lead=[block for part in lead for block in part.blocks],
     )
 
 
-def answer(comparison: Fits) -> list[str]:
-    """Return what opens every report: which method to use, in a line, and the others in another."""
-
-    def lines() -> list[str]:
-        found = recommend(comparison)
-        return [found.text, found.rest] if found.rest else [found.text]
-
-    return attempt(lines, lambda error: [f"No method is recommended: {error}"])
+def answer(comparison: Fits) -> str:
+    """Return what opens every report, in a line: which method to use."""
+    return attempt(
+        lambda: recommend(comparison).text, lambda error: f"No method is recommended: {error}"
+    )
 
 
 def _intro(comparison: Fits) -> str:

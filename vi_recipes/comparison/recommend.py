@@ -113,6 +113,12 @@ def recommend(comparison: Fits) -> Recommendation:
     return comparison.once("recommendation", lambda: _recommend(comparison))
 
 
+def ranked(comparison: Fits) -> list[Standing]:
+    """Return the methods, the one to use first, then by verdict and seconds."""
+    found = recommend(comparison)
+    return [*([found.best] if found.best is not None else []), *found.others]
+
+
 def _recommend(comparison: Fits) -> Recommendation:
     alone = comparison.timings()["alone_seconds"]
     ranked = [

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vi_recipes.comparison import overview, tables
-from vi_recipes.comparison.figures.gallery import draw
+from vi_recipes.comparison.figures.gallery import MERIT, draw
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.paper import paper
 from vi_recipes.comparison.view import all_fits, block
 from vi_recipes.comparison.weights import weights
 from vi_recipes.core import attempt
@@ -23,7 +24,6 @@ from vi_recipes.report import (
     FOLDER,
     Block,
     Cell,
-    Entries,
     Exhibit,
     Notes,
     Part,
@@ -32,9 +32,6 @@ from vi_recipes.report import (
     is_empty,
     part,
 )
-
-MAX_TABLE = 500
-"""Parameters listed in a report; the tables beside it have them all."""
 
 MAX_TERMINAL = 40
 """Parameters shown on the terminal; reports have them all."""
@@ -88,8 +85,8 @@ class Section:
         Its heading on the page; empty for that of its table.
     page
         What the HTML page and the Markdown show; nothing leaves the section out.
-    linked
-        Whether the contents of the page name it.
+    leads
+        Whether it stands beside the answer, before the contents.
     folder
         Where the files of its figures lie.
     brief
@@ -105,7 +102,7 @@ class Section:
     key: str
     title: str = ""
     page: Callable[[Fits], Sequence[Block]] = _nothing
-    linked: bool = True
+    leads: bool = False
     folder: str = "figures"
     brief: Callable[[Fits], Sequence[Block]] = _nothing
     terminal: Callable[[Fits], Sequence[Block]] = _nothing
@@ -115,7 +112,7 @@ class Section:
     def on_page(self, comparison: Fits) -> Part | None:
         """Return the section as a part of the page; ``None`` if it has nothing to show."""
         blocks = [self._drawn(shown) for shown in self._shown(comparison, self.page)]
-        return part(self.key, *blocks, title=self.title, linked=self.linked, folder=self.folder)
+        return part(self.key, *blocks, title=self.title, folder=self.folder)
 
     def on_terminal(self, comparison: Fits, *, brief: bool) -> list[Block]:
         """Return what the terminal shows of the section, in brief or all of it."""
@@ -171,16 +168,6 @@ def _mean_files(comparison: Fits) -> list[TableFile]:
     return files
 
 
-def _spoken_verdicts(comparison: Fits) -> list[Entries]:
-    """Return the verdicts as sentences; a reference from outside says what it is."""
-    verdicts = comparison.verdicts()
-    said = [
-        (name, str(verdicts.get(name) or fit.explanation))
-        for name, fit in all_fits(comparison).items()
-    ]
-    return [Entries("Verdicts", said)]
-
-
 def _matrix_files(comparison: Fits) -> list[TableFile]:
     """Return the joint covariances and correlations of as many sites as fit."""
     sites = block(comparison, MAX_BLOCK)
@@ -215,12 +202,13 @@ def _square(what: str, name: str, matrix: pd.DataFrame) -> Table:
 SECTIONS = (
     Section(
         key="methods",
+        page=lambda c: [
+            overview.methods(c, places=False),
+            *(one for one in draw(c) if one.name == MERIT),
+        ],
+        leads=True,
         brief=lambda c: [overview.methods(c, places=False)],
         terminal=lambda c: [overview.methods(c)],
-    ),
-    Section(
-        key="population",
-        brief=overview.best_means,
     ),
     Section(
         key="exhibits",
@@ -230,18 +218,36 @@ SECTIONS = (
     ),
     Section(
         key="verdicts",
-        page=lambda c: [tables.verdicts(c)],
-        linked=False,  # it follows the contents at once
+        page=overview.verdicts,
         brief=overview.failures,
-        terminal=_spoken_verdicts,
+        terminal=overview.verdicts,
         place=7,
     ),
     Section(
+        key="population",
+        page=overview.population,
+        brief=overview.best_means,
+    ),
+    Section(
         key="means",
-        page=lambda c: [tables.means(c, MAX_TABLE)],
+        title="Members",
+        page=overview.members,
         terminal=_few_means,
         place=1,
         files=_mean_files,
+    ),
+    Section(
+        key="accuracy",
+        title="Accuracy",
+        page=lambda c: [tables.accuracy_summary(c), *overview.accuracy(c)],
+        terminal=lambda c: [tables.accuracy_summary(c)],
+        place=2,
+        files=lambda c: [TableFile("accuracy", c.accuracy(), tables.accuracy(c))],
+    ),
+    Section(
+        key="figures",
+        title="Figures",
+        page=lambda c: [d for d in draw(c) if d.name != MERIT],
     ),
     Section(
         key="timings",
@@ -249,6 +255,12 @@ SECTIONS = (
         terminal=lambda c: [tables.timings(c)],
         place=3,
         files=lambda c: [TableFile("timings", c.timings(), tables.timings(c), "method")],
+    ),
+    Section(
+        key="evidence",
+        page=lambda c: [tables.evidence(c)],
+        terminal=lambda c: [tables.evidence(c)],
+        place=6,
     ),
     Section(
         key="diagnostics",
@@ -265,31 +277,14 @@ SECTIONS = (
         terminal=lambda c: [weights(c)],
         place=5,
     ),
-    Section(
-        key="summary",
-        page=lambda c: [tables.accuracy_summary(c)],
-        terminal=lambda c: [tables.accuracy_summary(c)],
-        place=2,
-    ),
-    Section(
-        key="accuracy",
-        page=lambda c: [tables.accuracy(c, MAX_TABLE)],
-        files=lambda c: [TableFile("accuracy", c.accuracy(), tables.accuracy(c))],
-    ),
-    Section(key="figures", title="Figures", page=draw),
     Section(key="matrices", files=_matrix_files),
-    Section(
-        key="evidence",
-        page=lambda c: [tables.evidence(c)],
-        terminal=lambda c: [tables.evidence(c)],
-        place=6,
-    ),
     Section(
         key="record",
         title="How it was made",
-        page=lambda c: [tables.options(c), tables.provenance(c), Notes("Notes", c.remarks)],
+        page=lambda c: [Notes("Notes", c.remarks), tables.options(c), tables.provenance(c)],
         terminal=lambda c: [Notes("Notes", c.remarks)],
         place=8,
     ),
+    Section(key="paper", title="For a paper", page=paper),
 )
 """Every section, in the order of the page."""

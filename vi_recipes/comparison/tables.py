@@ -43,6 +43,8 @@ CONSTANT = "constant"
 def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | None = None) -> Table:
     """Return means and sds of every method side by side, a row per parameter.
 
+    That of all parameters is made once.
+
     Parameters
     ----------
     comparison
@@ -52,6 +54,12 @@ def means(comparison: Fits, limit: int | None = None, sites: Sequence[str] | Non
     sites
         Only these sites.
     """
+    if limit is None and sites is None:
+        return comparison.once("table of means", lambda: _means(comparison, limit, sites))
+    return _means(comparison, limit, sites)
+
+
+def _means(comparison: Fits, limit: int | None, sites: Sequence[str] | None) -> Table:
     labels, left_out = select(comparison, limit, sites)
     constants = set(comparison.constants())
     mean, spread = numbers(comparison, Fits.means), numbers(comparison, Fits.sds)
@@ -136,8 +144,14 @@ def accuracy(
     """Return every method's distance from the reference, a row per parameter.
 
     Differences of means are in reference sds; sds are ratios; each stands beside its Monte Carlo
-    standard error. There are no rows without a reference.
+    standard error. There are no rows without a reference. That of all parameters is made once.
     """
+    if limit is None and sites is None:
+        return comparison.once("table of accuracy", lambda: _accuracy(comparison, limit, sites))
+    return _accuracy(comparison, limit, sites)
+
+
+def _accuracy(comparison: Fits, limit: int | None, sites: Sequence[str] | None) -> Table:
     judged = judgements(comparison)
     names = [n for n in all_fits(comparison) if any(n == key[1] for key in judged)]
     constants = set(comparison.constants())
@@ -289,20 +303,11 @@ def diagnostics(comparison: Fits) -> Table:
         if measure not in words and not all(map(math.isnan, values)):
             rows.append([Cell(measure), *(Cell(format_number(v)) for v in values)])
     note = "A dash: the method has no such measure"
-    return Table("Diagnostics", ["measure", *names], rows, sentences(note))
+    return Table("Diagnostics", ["measure", *names], rows, sentences(note), mixed=True)
 
 
 def _numbers(fit: Fit) -> dict[str, float]:
     return fit.assessment.numbers() if fit.assessment is not None else {}
-
-
-def verdicts(comparison: Fits) -> Table:
-    """Return the verdict on every method in plain words."""
-    rows = [
-        [Cell(name), _status(comparison, name), Cell(str(verdict))]
-        for name, verdict in comparison.verdicts().items()
-    ]
-    return Table("Verdicts", ["method", "status", "verdict"], rows, left=(0, 1, 2), wraps=True)
 
 
 def evidence(comparison: Fits) -> Table:
@@ -346,29 +351,20 @@ def options(comparison: Fits) -> Table:
 
 
 def provenance(comparison: Fits) -> Table:
-    """Return seed, data fingerprint, device, precision and versions of every fit."""
-    rows = []
+    """Return seed, data fingerprint, device, precision and versions, of fits that share them."""
+    rows: dict[tuple[str, ...], list[str]] = {}
     for name, fit in all_fits(comparison).items():
         record = fit.provenance
         versions = ", ".join(f"{k} {v}" for k, v in record.versions.items())
-        seed = DASH if record.seed is None else str(record.seed)
-        rows.append(
-            [
-                Cell(name),
-                *(
-                    Cell(text or DASH)
-                    for text in (
-                        seed,
-                        record.data_fingerprint,
-                        record.device,
-                        record.dtype,
-                        versions,
-                    )
-                ),
-            ]
-        )
-    columns = ["method", "seed", "data fingerprint", "device", "precision", "versions"]
-    return Table("Provenance", columns, rows, left=(0, 2, 3, 4, 5), wraps=True)
+        seed = "" if record.seed is None else str(record.seed)
+        found = (seed, record.data_fingerprint, record.device, record.dtype, versions)
+        rows.setdefault(found, []).append(name)
+    columns = ["methods", "seed", "data fingerprint", "device", "precision", "versions"]
+    cells = [
+        [Cell(", ".join(names)), *(Cell(text or DASH) for text in found)]
+        for found, names in rows.items()
+    ]
+    return Table("Provenance", columns, cells, left=(0, 2, 3, 4, 5), wraps=True)
 
 
 def _status(comparison: Fits, name: str) -> Cell:

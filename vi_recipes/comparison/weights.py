@@ -72,7 +72,11 @@ def weights(comparison: Fits) -> Table:
         )
     told = [row for row in rows if any(cell.text != DASH for cell in row[1:])]
     return Table(
-        "What their own draws say", ["", *assessed], told if assessed else [], f"{note} {MARKED}"
+        "What their own draws say",
+        ["", *assessed],
+        told if assessed else [],
+        f"{note} {MARKED}",
+        mixed=True,
     )
 
 

@@ -24,6 +24,7 @@ from vi_recipes.methods.nested.nested import NestedQuadrature
 from vi_recipes.methods.nested.weigh import ThetaWeights, theta_weights
 from vi_recipes.methods.nuts.nuts import NUTS
 from vi_recipes.methods.pathfinder import Pathfinder
+from vi_recipes.methods.sources import REFERENCES, SOURCES, bibtex
 from vi_recipes.methods.svgd import SVGD
 from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
 from vi_recipes.methods.svi.svi import SVI
@@ -126,6 +127,8 @@ __all__ = [
     "MAP",
     "METHODS",
     "NUTS",
+    "REFERENCES",
+    "SOURCES",
     "SVGD",
     "SVI",
     "Amortised",
@@ -142,6 +145,7 @@ __all__ = [
     "StickingELBO",
     "ThetaWeights",
     "VariationalEM",
+    "bibtex",
     "default_methods",
     "make_method",
     "normal_encoder",

@@ -14,13 +14,26 @@ from vi_recipes.report.cells import (
     format_speed_up,
     format_value,
     sentences,
+    short,
 )
 from vi_recipes.report.csv import csv_text
-from vi_recipes.report.document import Block, Document, Entries, Notes, Part, Turned, is_empty, part
+from vi_recipes.report.document import (
+    Block,
+    Copied,
+    Document,
+    Entries,
+    Long,
+    Notes,
+    Part,
+    Turned,
+    is_empty,
+    part,
+)
 from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
 from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
 from vi_recipes.report.markdown import as_markdown, markdown_page
+from vi_recipes.report.paper import find_browser, print_page
 from vi_recipes.report.published import PublishedTable
 from vi_recipes.report.reasons import alike
 from vi_recipes.report.strict_json import strict
@@ -35,10 +48,12 @@ __all__ = [
     "Badge",
     "Block",
     "Cell",
+    "Copied",
     "Document",
     "Entries",
     "Exhibit",
     "Flag",
+    "Long",
     "Notes",
     "Part",
     "PublishedTable",
@@ -48,6 +63,7 @@ __all__ = [
     "as_markdown",
     "csv_text",
     "drawn",
+    "find_browser",
     "format_count",
     "format_number",
     "format_seconds",
@@ -59,8 +75,10 @@ __all__ = [
     "markdown_page",
     "part",
     "plain_log_ticks",
+    "print_page",
     "read_exhibit",
     "sentences",
+    "short",
     "shorten",
     "strict",
     "style",

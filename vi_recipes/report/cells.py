@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -75,6 +76,8 @@ class Table:
         Indices of the columns that hold words, to be aligned left.
     wraps
         Whether its last column holds sentences, which may be broken into lines.
+    mixed
+        Whether its rows are different quantities, whose decimals need not stand below one another.
     drops
         What its columns are, if those that a terminal has no room for are left out there.
     """
@@ -85,6 +88,7 @@ class Table:
     note: str = ""
     left: tuple[int, ...] = (0,)
     wraps: bool = False
+    mixed: bool = False
     drops: str = ""
 
     def __post_init__(self) -> None:
@@ -197,3 +201,24 @@ def from_frame(frame: pd.DataFrame, title: str, note: str) -> Table:
 def sentences(*parts: str) -> str:
     """Return the parts that say something as sentences, one after the other."""
     return " ".join(f"{part}." for part in parts if part)
+
+
+MAX_LINE = 140
+"""Letters of what stands in a line for a longer text."""
+
+
+def short(text: str, length: int = MAX_LINE) -> str:
+    """Return as many clauses of a text as stand in a line; one at least.
+
+    Examples
+    --------
+    >>> short("It failed: no mode. Try another.", 20)
+    'It failed: no mode'
+    """
+    clauses = re.split(r"(?<=[.:;] )", text)
+    said = clauses[0]
+    for clause in clauses[1:]:
+        if len(said) + len(clause) > length:
+            break
+        said += clause
+    return said.rstrip(" .:;")

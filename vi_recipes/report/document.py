@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from vi_recipes.report.cells import Table
+from vi_recipes.report.cells import Badge, Table
 from vi_recipes.report.exhibit import Exhibit
 
 NUM_OPEN = 40
-"""Rows of a table shown at once; the rest are folded away."""
+"""Rows of a table that Markdown shows at once; the rest are folded away."""
+
+MAX_LONG = 500
+"""Rows of a long table in Markdown; its file has them all."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,13 @@ class Entries:
         What they say.
     entries
         Names, and what is said of each.
+    badges
+        Name -> how good what is said of it is.
     """
 
     title: str
     entries: Sequence[tuple[str, str]]
+    badges: Mapping[str, Badge] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,54 @@ class Turned:
     rows: tuple[str, str]
 
 
-type Block = Table | Turned | Exhibit | Entries | Notes
+@dataclass(frozen=True)
+class Long:
+    """A table of many rows, folded away, to be searched and sorted.
+
+    Parameters
+    ----------
+    table
+        With all its rows.
+    file
+        Where the report's folder has it, with every digit.
+    key
+        One word, by which it is linked to.
+    """
+
+    table: Table
+    file: str
+    key: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it shows."""
+        return self.table.title
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A text to be copied to another place.
+
+    Parameters
+    ----------
+    title, note
+        What it is, and how to use it.
+    summary
+        What it is called where it is folded away.
+    copied
+        The text.
+    key
+        One word, by which it is linked to.
+    """
+
+    title: str
+    note: str
+    summary: str
+    copied: str
+    key: str
+
+
+type Block = Table | Turned | Long | Exhibit | Entries | Notes | Copied
 """What stands below a heading."""
 
 
@@ -105,7 +158,9 @@ class Document:
     parts
         Everything else, in order.
     answer
-        What the whole comes to: the first line, and what is to be said with it.
+        What the whole comes to, in a line.
+    lead
+        What stands beside the answer, before all parts.
     """
 
     title: str
@@ -113,7 +168,8 @@ class Document:
     description: str
     warnings: Sequence[str]
     parts: Sequence[Part]
-    answer: Sequence[str] = ()
+    answer: str = ""
+    lead: Sequence[Block] = ()
 
 
 def part(
@@ -138,6 +194,8 @@ def is_empty(block: Block) -> bool:
             return not block.rows
         case Turned():
             return not block.tables[0].rows
+        case Long():
+            return not block.table.rows
         case Entries():
             return not block.entries
         case Notes():

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import quote
 
 from vi_recipes.core import visible
 from vi_recipes.report.cells import Cell, Table
-from vi_recipes.report.document import NUM_OPEN, Block, Document, Entries, Notes, Turned
+from vi_recipes.report.document import (
+    MAX_LONG,
+    NUM_OPEN,
+    Block,
+    Copied,
+    Document,
+    Entries,
+    Long,
+    Notes,
+    Turned,
+)
 from vi_recipes.report.exhibit import Exhibit
 
 
 def markdown_page(document: Document) -> str:
     """Return the text; figures are taken to be in the folders that the parts name."""
     parts = [f"# {_escape(document.title)}"]
-    parts += [f"**{_escape(line)}**" for line in document.answer[:1]]
-    parts += [_paragraph(line) for line in (*document.answer[1:], document.intro)]
+    if document.answer:
+        parts.append(f"**{_escape(document.answer)}**")
+    parts.append(_paragraph(document.intro))
     if document.description:
         parts.append(_paragraph(document.description))
     if document.warnings:
@@ -26,6 +38,8 @@ def markdown_page(document: Document) -> str:
                 f"> {_paragraph(line)}" if i else f"> {line}" for i, line in enumerate(lines)
             )
         )
+    for block in document.lead:
+        parts += [f"## {_escape(block.title)}", *_block(block, "figures")]
     for part in document.parts:
         parts.append(f"## {_escape(part.title)}")
         for block in part.blocks:
@@ -41,6 +55,15 @@ def _block(block: Block, folder: str) -> list[str]:
             return [as_markdown(block)]
         case Turned():
             return [as_markdown(block.tables[0])]
+        case Long():
+            left_out = max(len(block.table.rows) - MAX_LONG, 0)
+            more = f"{left_out} more rows are in {block.file}. " if left_out else ""
+            table = replace(block.table, rows=block.table.rows[:MAX_LONG])
+            return [as_markdown(replace(table, note=f"{more}{table.note}".strip()))]
+        case Copied():
+            # indented by four, it is shown as it is
+            text = visible(block.copied, lines=True)
+            return [_paragraph(block.note), "\n".join(f"    {line}" for line in text.splitlines())]
         case Exhibit(table=Table() as table):
             return [as_markdown(table)]
         case Exhibit():

@@ -20,7 +20,7 @@ from vi_recipes.comparison.figures.marks import (
     with_result,
 )
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import LARGE, all_fits, heading, select
+from vi_recipes.comparison.view import LARGE, all_fits, heading, order, select, sizes
 from vi_recipes.fit import Fit
 from vi_recipes.report import GREY, shorten, style
 
@@ -32,9 +32,13 @@ LEGIBLE = 1 / 25
 
 
 def forest(comparison: Fits) -> Figure | None:
-    """Draw mean ± 2 sd by parameter, the methods one below the other; points have no bar."""
+    """Draw mean ± 2 sd by parameter, the methods one below the other; points have no bar.
+
+    Where there are small sites it is of their parameters: members have a figure of their own.
+    """
     fits = with_result(comparison)
-    labels, left_out = select(comparison, MAX_ROWS)
+    small = [name for name in order(comparison) if sizes(comparison)[name] <= LARGE]
+    labels, left_out = select(comparison, MAX_ROWS, small or None)
     if not fits or not labels:
         return None
     constants = set(comparison.constants())

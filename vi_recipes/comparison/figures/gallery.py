@@ -18,6 +18,8 @@ from vi_recipes.comparison.figures.heat_maps import (
     correlations,
     covariances,
 )
+from vi_recipes.comparison.figures.members import ALL, FEW, all_members, few_members
+from vi_recipes.comparison.figures.merit import merit
 from vi_recipes.comparison.figures.scatter import accuracy
 from vi_recipes.comparison.figures.times import times
 from vi_recipes.comparison.figures.traces import (
@@ -27,6 +29,7 @@ from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import MEAN_OFF, SD_OFF
 from vi_recipes.core import attempt
 from vi_recipes.report import Exhibit
+from vi_recipes.trust import GOOD_MEAN, POOR_MEAN
 
 
 def draw(comparison: Fits) -> list[Exhibit]:
@@ -46,7 +49,10 @@ def _draw(comparison: Fits) -> list[Exhibit]:
 
         figure = attempt(partial(function, comparison), without)
         if figure is not None:
-            exhibit = Exhibit(name=name, title=title, caption=caption, content=figure)
+            folded = name in FOLDED
+            exhibit = Exhibit(
+                name=name, title=title, caption=caption, content=figure, folded=folded
+            )
             if exhibit.problem:
                 without(exhibit.problem)
             else:
@@ -54,7 +60,22 @@ def _draw(comparison: Fits) -> list[Exhibit]:
     return drawn
 
 
+MERIT = "merit"
+"""The figure that stands beside the answer."""
+
+FOLDED = ("all_members", "covariance")
+"""Figures that a page folds away, each after a shorter one or one that says as much."""
+
 FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
+    MERIT: (
+        merit,
+        "Error against seconds",
+        (
+            f"The worst error of a mean, in sds, against the seconds that a method takes alone; "
+            f"both on log scales. Means less than {GOOD_MEAN} sds off are right, those more than "
+            f"{POOR_MEAN} off wrong. Methods whose errors nothing measures are not drawn."
+        ),
+    ),
     "forest": (
         forest,
         "Methods side by side",
@@ -62,6 +83,21 @@ FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
             "Mean ± 2 sd by parameter; a point estimate has no bar. Parameters whose intervals "
             "would vanish on a shared axis have one of their own. Constants are left out."
         ),
+    ),
+    "members": (
+        few_members,
+        "Members",
+        (
+            f"Of each large site the {FEW} members on which means differ most, in sds, a panel a "
+            "method; sorted by the reference's mean, or the first method's, and with the same "
+            "limits in all panels. Mean ± 2 sd; behind, in grey, the reference's. A point "
+            "estimate has no bar."
+        ),
+    ),
+    "all_members": (
+        all_members,
+        "All members",
+        f"The same of all members, of sites with at most {ALL}.",
     ),
     "agreement": (
         agreement,

@@ -11,13 +11,13 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from vi_recipes.comparison.figures.marks import (
-    MAX_ROWS,
-    say_left_out,
-)
+from vi_recipes.comparison.figures.marks import say_left_out
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, block, heading, select
 from vi_recipes.report import shorten, style
+
+MAX_SIDE = 20
+"""Parameters along one side."""
 
 MAX_BLOCK = 200
 """Scalars whose joint covariance is worth computing for a picture."""
@@ -42,7 +42,7 @@ def _heat_maps(
     matrices: Callable[[Sequence[str]], Mapping[str, pd.DataFrame]],
 ) -> Figure | None:
     sites = block(comparison, MAX_BLOCK)
-    labels, left_out = select(comparison, MAX_ROWS)
+    labels, left_out = select(comparison, MAX_SIDE)
     if not sites or len(labels) < 2:
         return None
     known = {str(n): m for n, m in matrices(sites).items()}
@@ -64,14 +64,17 @@ def _heat_maps(
     size = (side * columns + 1.7, side * rows + 1.3)
     with style():
         figure = Figure(figsize=size, layout="compressed")
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        grid = figure.subplots(rows, columns, squeeze=False)
         short = [shorten(label, 24 if len(labels) <= 15 else 18) for label in labels]
         image = None
-        for axes, (name, matrix) in zip(grid.ravel(), panels.items(), strict=False):
+        for k, (axes, (name, matrix)) in enumerate(zip(grid.ravel(), panels.items(), strict=False)):
             image = axes.imshow(matrix, cmap="RdBu_r", norm=norm, interpolation="nearest")
             axes.set_title(heading(name, comparison))
-            axes.set_xticks(range(len(labels)), short, rotation=90)
-            axes.set_yticks(range(len(labels)), short)
+            axes.set(xticks=[], yticks=[])  # ticks are slow to draw, and many
+            if k // columns == rows - 1:
+                axes.set_xticks(range(len(labels)), short, rotation=90)
+            if k % columns == 0:
+                axes.set_yticks(range(len(labels)), short)
             axes.tick_params(length=0, labelsize=6.5 if len(labels) > 15 else 8)
             axes.spines[:].set_visible(False)
         for axes in grid.ravel()[len(panels) :]:

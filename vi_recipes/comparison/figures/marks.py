@@ -45,7 +45,7 @@ def handle(name: str, fit_style: tuple[str, str], *, line: bool = True) -> Line2
 
 
 MAX_ROWS = 30
-"""Parameters in a forest plot or along one side of a heat map."""
+"""Parameters in a forest plot."""
 
 
 MANY = 300

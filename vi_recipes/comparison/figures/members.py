@@ -1,0 +1,152 @@
+"""Members of large sites: a panel a method, all with the same limits, over the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vi_recipes.comparison.figures.marks import finite, fit_styles, with_result
+from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.view import LARGE, heading, order, sizes
+from vi_recipes.report import GREY, shorten, style
+
+FEW = 12
+"""Members of a site that are drawn at first: those on which methods differ most."""
+
+ALL = 120
+"""Members of a site that a figure of all of them has at most."""
+
+MAX_SITES = 3
+"""Sites that are drawn, the small ones first."""
+
+PER_ROW = 5
+"""Panels side by side, at most."""
+
+
+def few_members(comparison: Fits) -> Figure | None:
+    """Draw the members of each large site on which methods differ most, sorted."""
+    return _draw(comparison, FEW)
+
+
+def all_members(comparison: Fits) -> Figure | None:
+    """Draw all members of large sites, sorted; nothing where few of them are all or too many."""
+    large = _large(comparison)
+    if not large or not any(FEW < sizes(comparison)[name] <= ALL for name in large):
+        return None
+    return _draw(comparison, ALL)
+
+
+def _large(comparison: Fits) -> list[str]:
+    return [n for n in order(comparison) if sizes(comparison)[n] > LARGE][:MAX_SITES]
+
+
+def _draw(comparison: Fits, most: int) -> Figure | None:
+    fits = with_result(comparison)
+    reference = comparison.reference_name if comparison.reference_name in fits else None
+    constants = set(comparison.constants())
+    mean, sd = finite(comparison.centres()), finite(comparison.spreads())
+    first = next(iter(fits.values()), None)
+    if first is None:
+        return None
+    groups: list[tuple[str, list[str], int]] = []
+    for name in _large(comparison):
+        labels = [label for label in first.labels([name]) if label not in constants]
+        labels = [x for x in labels if mean.loc[x, list(fits)].notna().any()]
+        if labels and (most == FEW or len(labels) <= ALL):
+            chosen = _chosen(mean.loc[labels], sd.loc[labels], list(fits), reference, most)
+            groups.append((name, chosen, len(labels)))
+    if not groups:
+        return None
+    shown = [name for name in fits if name != reference] or list(fits)
+    down = math.ceil(len(shown) / PER_ROW)
+    across = math.ceil(len(shown) / down)
+    heights = [0.145 * len(labels) + 0.2 for _, labels, _ in groups for _ in range(down)]
+    styles = fit_styles(comparison)
+    with style():
+        size = (7.6, sum(heights) + 0.42 * len(heights) + 0.3)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(heights), across, squeeze=False, height_ratios=heights)
+        for block, (name, labels, total) in enumerate(groups):
+            limits = _limits(mean.loc[labels, list(fits)], sd.loc[labels, list(fits)])
+            panels = list(grid[block * down : (block + 1) * down].ravel())
+            for k, (axes, one) in enumerate(zip(panels, shown, strict=False)):
+                if reference is not None and one != reference:
+                    _intervals(axes, mean.loc[labels, reference], sd.loc[labels, reference])
+                colour, marker = styles[one]
+                _marks(axes, mean.loc[labels, one], sd.loc[labels, one], colour, marker)
+                axes.set_title(heading(one, comparison), fontsize=8.5)
+                axes.set(xlim=limits, ylim=(len(labels) - 0.4, -0.6), yticks=[])
+                if k % across == 0:
+                    axes.set_yticks(range(len(labels)), [shorten(x, 24) for x in labels])
+                axes.tick_params(axis="y", length=0, labelsize=7.5)
+                axes.tick_params(axis="x", labelsize=7.5)
+                axes.xaxis.set_major_locator(MaxNLocator(3))
+            for axes in panels[len(shown) :]:
+                axes.set_axis_off()
+            if total > len(labels):
+                panels[0].text(
+                    0.0,
+                    1.0,
+                    f"{len(labels)} of {total} of {name}",
+                    transform=panels[0].transAxes,
+                    fontsize=7.5,
+                    color=GREY,
+                    va="bottom",
+                    ha="right",
+                )
+    return figure
+
+
+def _chosen(
+    mean: pd.DataFrame, sd: pd.DataFrame, names: Sequence[str], reference: str | None, most: int
+) -> list[str]:
+    """Return the labels to draw, by the reference's means, or the first method's."""
+    if len(mean) > most:
+        centre = mean[reference] if reference is not None else mean[list(names)].median(axis=1)
+        scale = sd[reference] if reference is not None else sd[list(names)].median(axis=1)
+        away = mean[list(names)].sub(centre, axis=0).abs().div(scale, axis=0).to_numpy(float)
+        size = np.nan_to_num(np.where(np.isfinite(away), away, np.nan), nan=0.0).max(axis=1)
+        mean = mean.iloc[np.sort(np.argsort(-size, kind="stable")[:most])]
+    by = mean[reference if reference is not None else names[0]]
+    return [str(label) for label in by.sort_values(kind="stable", ascending=False).index]
+
+
+def _limits(mean: pd.DataFrame, sd: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of the axis: where the intervals of those that have some end."""
+    x, s = mean.to_numpy(float), sd.to_numpy(float)
+    ends = np.concatenate([(x - 2 * s).ravel(), (x + 2 * s).ravel()])
+    ends = ends[np.isfinite(ends)] if np.isfinite(ends).any() else x[np.isfinite(x)]
+    low, high = float(ends.min()), float(ends.max())
+    room = 0.04 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _intervals(axes: Axes, mean: pd.Series, sd: pd.Series) -> None:
+    """Draw the reference behind: its interval, and its mean as a stroke."""
+    x, s = mean.to_numpy(float), np.nan_to_num(sd.to_numpy(float))
+    _bars(axes, x, s, color="#dddddd", lw=7, solid_capstyle="butt")
+    axes.plot(x, np.arange(x.size), "|", color="#777777", ms=7, mew=1.0)
+
+
+def _marks(axes: Axes, mean: pd.Series, sd: pd.Series, colour: str, marker: str) -> None:
+    rows = np.arange(len(mean))
+    x, s = mean.to_numpy(float), sd.to_numpy(float)
+    _bars(axes, x, s, color=colour, lw=1.2)
+    point = np.isnan(s)
+    axes.plot(x[~point], rows[~point], marker, color=colour, ms=3)
+    axes.plot(x[point], rows[point], marker, color=colour, ms=3.6, mfc="white")
+
+
+def _bars(axes: Axes, x: np.ndarray, s: np.ndarray, **look: Any) -> None:
+    """Draw intervals as one line with gaps, which is small as an image."""
+    gap = np.full(x.size, np.nan)
+    rows = np.arange(x.size)
+    across = np.column_stack([x - 2 * s, x + 2 * s, gap]).ravel()
+    axes.plot(across, np.column_stack([rows, rows, gap]).ravel(), **look)
