@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 from worlds_for_tests import World, comparison
 
-from vi_recipes.cli import show
+from vi_recipes.cli import app, show
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.core.status import Status
+from vi_recipes.report import find_browser
 
 SCREEN = 40
 """Lines of a screen at most."""
@@ -77,3 +80,27 @@ def test_columns_and_no_color_are_obeyed(
     assert "x not to be trusted" in coloured  # no colour alone
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in shown(compared, color_system="standard")
+
+
+# -- paper -------------------------------------------------------------------------------------
+
+
+def test_without_a_browser_a_pdf_is_refused_before_anything_is_done(
+    compared: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared.save(tmp_path)
+    (tmp_path / "report.html").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--pdf"])
+    assert done.exit_code == 2
+    assert "--pdf: no browser was found (Chromium, Chrome or Edge); install one" in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.skipif(find_browser() is None, reason="there is no browser on the path")
+def test_the_report_is_printed_where_it_is_asked_for(compared: Comparison, tmp_path: Path) -> None:
+    compared.save(tmp_path)
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--pdf"])
+    assert done.exit_code == 0, done.output
+    assert f"Report: {tmp_path / 'report.html'}, {tmp_path / 'report.pdf'}" in done.output
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")

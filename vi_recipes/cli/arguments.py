@@ -65,6 +65,10 @@ AllOption = Annotated[
     bool,
     typer.Option("--all", help="Print everything, and not one screen: the verdicts in full too."),
 ]
+PdfOption = Annotated[
+    bool,
+    typer.Option("--pdf", help="Print the report to report.pdf too, by the browser that is here."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

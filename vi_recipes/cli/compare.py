@@ -15,6 +15,7 @@ from vi_recipes.cli.arguments import (
     JsonOption,
     NoCacheOption,
     NoReportOption,
+    PdfOption,
     SeedOption,
     SetOption,
     out_option,
@@ -33,6 +34,7 @@ from vi_recipes.cli.formula import (
 from vi_recipes.cli.group import keep_code, tell
 from vi_recipes.cli.output import (
     check_json,
+    check_pdf,
     exit_with,
     output_folder,
     report_folder,
@@ -134,6 +136,7 @@ def compare(
     out: Annotated[Path | None, out_option("./MODEL-report")] = None,
     no_report: NoReportOption = False,
     everything: AllOption = False,
+    pdf: PdfOption = False,
     json: JsonOption = None,
     settings: SetOption = None,
     no_cache: NoCacheOption = False,
@@ -156,6 +159,7 @@ def compare(
         settings or [],
         no_cache,
         everything=everything,
+        pdf=pdf,
         predictive=predictive,
         quadrature=quadrature,
         add=add or [],
@@ -178,6 +182,7 @@ def fit(
     out: Annotated[Path | None, out_option("./MODEL-METHOD-report")] = None,
     no_report: NoReportOption = False,
     everything: AllOption = False,
+    pdf: PdfOption = False,
     json: JsonOption = None,
     settings: SetOption = None,
     no_cache: NoCacheOption = False,
@@ -201,6 +206,7 @@ def fit(
         settings or [],
         no_cache,
         everything=everything,
+        pdf=pdf,
     )
 
 
@@ -219,6 +225,7 @@ def _fit_and_report(
     no_cache: bool,
     *,
     everything: bool,
+    pdf: bool,
     predictive: bool = False,
     quadrature: bool = False,
     add: Sequence[str] = (),
@@ -236,6 +243,7 @@ def _fit_and_report(
     measure = given_reference(reference, rename, target, named)
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
     check_json(json)
+    check_pdf(pdf, folder)
 
     from vi_recipes.comparison import compare
     from vi_recipes.core import progress_bar
@@ -254,5 +262,5 @@ def _fit_and_report(
             from vi_recipes.comparison import add_predictive
 
             add_predictive(comparison, target, seed, progress_bar)
-    show_and_write(comparison, folder, json, everything=everything)
+    show_and_write(comparison, folder, json, everything=everything, pdf=pdf)
     exit_with(comparison)

@@ -42,6 +42,7 @@ def show_and_write(
     write: Callable[[Comparison, Path], object] | None = None,
     *,
     everything: bool = False,
+    pdf: bool = False,
 ) -> None:
     """Write what was asked for and print what a comparison found, each whatever becomes of it.
 
@@ -52,6 +53,7 @@ def show_and_write(
     """
     from vi_recipes.cli import show
     from vi_recipes.comparison import dumps
+    from vi_recipes.report import print_page
 
     refused: list[str] = []
     kept = ""
@@ -61,7 +63,9 @@ def show_and_write(
         try:
             write(comparison, folder) if write else comparison.save(folder)
             kept = f"Report: {folder / 'report.html'}"
-        except OSError as error:
+            if pdf:
+                kept += f", {print_page(folder / 'report.html', folder / 'report.pdf')}"
+        except (OSError, ValueError) as error:
             refused.append(str(error))
     if json is not None and str(json) != "-":
         refused += _refused(json, dumps(comparison))
@@ -116,6 +120,21 @@ def write_json(text: str, path: Path) -> None:
             path.write_text(text, encoding="utf-8")  # a device, say
         else:
             write_whole(path.resolve(), text)
+
+
+def check_pdf(pdf: bool, folder: Path | None) -> None:
+    """Make sure that there is a report to print, and a browser that prints it."""
+    if not pdf:
+        return
+    if folder is None:
+        raise ValueError("--pdf and --no-report: expected at most one of them")
+    from vi_recipes.report import find_browser
+
+    if find_browser() is None:
+        raise ValueError(
+            "--pdf: no browser was found (Chromium, Chrome or Edge); install one, or leave --pdf "
+            "out and print report.html from any browser"
+        )
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from vi_recipes.cli.arguments import (
     AllOption,
     DebugOption,
     JsonOption,
+    PdfOption,
 )
 from vi_recipes.cli.group import tell
-from vi_recipes.cli.output import check_json, output_folder, show_and_write
+from vi_recipes.cli.output import check_json, check_pdf, output_folder, show_and_write
 
 EPILOG = """\b
 Example:
@@ -26,6 +27,7 @@ def command(
         Path, typer.Argument(metavar="DIR", help="A folder written by compare, fit or run.")
     ],
     everything: AllOption = False,
+    pdf: PdfOption = False,
     json: JsonOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -36,9 +38,10 @@ def command(
     from vi_recipes.comparison import Comparison, unfinished, write_all
 
     check_json(json)
+    check_pdf(pdf, directory)
     comparison = Comparison.load(directory)
     for place in unfinished(directory):
         tell(f"note: {place} holds fits of a run that has not ended; 'report' shows them too")
     with output_folder(directory):
         # leaves the fits as they are
-        show_and_write(comparison, directory, json, write_all, everything=everything)
+        show_and_write(comparison, directory, json, write_all, everything=everything, pdf=pdf)

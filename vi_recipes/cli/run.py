@@ -14,12 +14,14 @@ from vi_recipes.cli.arguments import (
     JsonOption,
     NoCacheOption,
     NoReportOption,
+    PdfOption,
     out_option,
 )
 from vi_recipes.cli.group import keep_code
 from vi_recipes.cli.lists import print_list
 from vi_recipes.cli.output import (
     check_json,
+    check_pdf,
     exit_with,
     output_folder,
     report_folder,
@@ -47,6 +49,7 @@ def command(
     out: Annotated[Path | None, out_option("./STUDY-report")] = None,
     no_report: NoReportOption = False,
     everything: AllOption = False,
+    pdf: PdfOption = False,
     json: JsonOption = None,
     no_cache: NoCacheOption = False,
     debug: DebugOption = False,
@@ -64,7 +67,8 @@ def command(
     loaded = load_study(study)
     folder = report_folder(out, f"{loaded.name}-report", no_report)
     check_json(json)
+    check_pdf(pdf, folder)
     with output_folder(folder):
         comparison = loaded.run(folder, seed=seed, progress=progress_bar)
-    show_and_write(comparison, folder, json, everything=everything)
+    show_and_write(comparison, folder, json, everything=everything, pdf=pdf)
     exit_with(comparison)

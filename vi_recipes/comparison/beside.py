@@ -14,7 +14,7 @@ from pathlib import Path
 HEADER = "comparison.json"
 """What binds the fits of a folder together."""
 
-FILES = ("report.html", "report.md", "result.json")
+FILES = ("report.html", "report.md", "report.pdf", "result.json")
 
 FOLDERS = {
     "fits": (".nc",),

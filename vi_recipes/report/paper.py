@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -55,7 +56,7 @@ def print_page(page: Path, path: Path) -> Path:
         )
     with tempfile.TemporaryDirectory() as profile:
         command = [
-            browser, "--headless", "--disable-gpu", "--no-sandbox", "--no-first-run",
+            browser, "--headless", "--disable-gpu", "--no-first-run", *_as_root(),
             "--no-pdf-header-footer", f"--user-data-dir={profile}",
             f"--print-to-pdf={path.resolve()}", page.resolve().as_uri(),
         ]  # fmt: skip
@@ -72,3 +73,8 @@ def print_page(page: Path, path: Path) -> Path:
             "open that in a browser and print it"
         )
     return path
+
+
+def _as_root() -> list[str]:
+    """Return what a browser needs where root runs it, as in a container: it has no sandbox."""
+    return ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
