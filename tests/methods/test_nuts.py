@@ -219,7 +219,13 @@ def test_an_error_in_a_chain_is_a_failure_not_a_hang() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [{}, {"chain_method": "vectorized", "dtype": "float32"}, {"noncentered": ("c",)}]
+    "options",
+    [
+        {},
+        {"chain_method": "vectorized", "dtype": "float32"},
+        {"noncentered": ("c",)},
+        {"marginal": True},
+    ],
 )
 def test_a_second_fit_of_a_target_compiles_nothing(options: dict[str, Any]) -> None:
     traced: list[None] = []

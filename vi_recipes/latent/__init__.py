@@ -30,7 +30,7 @@ from vi_recipes.latent.free_energy import (
 from vi_recipes.latent.judge import Ended, Estimate, is_at_maximum, judge_best, judge_estimate
 from vi_recipes.latent.linear_factors import LinearFactors
 from vi_recipes.latent.marginal import EStep, EStepRule, Marginal
-from vi_recipes.latent.member_modes import MemberTerms, member_terms, search_modes
+from vi_recipes.latent.member_modes import MemberTerms, member_terms, newton_move, search_modes
 from vi_recipes.latent.members import local_sites, split_target
 from vi_recipes.latent.model_likelihood import ModelLikelihood
 from vi_recipes.latent.node_error import NumNodes
@@ -93,6 +93,7 @@ __all__ = [
     "local_sites",
     "marginal_of",
     "member_terms",
+    "newton_move",
     "no_start_left",
     "num_starts_of",
     "parameter_densities",

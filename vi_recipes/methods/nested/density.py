@@ -26,6 +26,7 @@ from vi_recipes.latent import (
     cubature,
     layout_of,
     member_terms,
+    newton_move,
     search_modes,
 )
 from vi_recipes.methods.nested.nodes import Nodes, make_nodes
@@ -54,14 +55,6 @@ FEWEST_AT_ONCE, MOST_AT_ONCE = 2, 32
 
 BLOCK = 2**20
 """Numbers that one call returns, about."""
-
-
-def _newton(terms: MemberTerms) -> jax.Array:
-    """Return the members' Newton steps, shape (rows, members, d)."""
-    if terms.gradient.shape[-1] == 1:
-        return terms.gradient / terms.precision[..., 0]
-    step: jax.Array = jnp.linalg.solve(terms.precision, terms.gradient[..., None])[..., 0]
-    return step
 
 
 def _first(count: int, values: np.ndarray) -> np.ndarray:
@@ -212,7 +205,7 @@ class ThetaDensity:
         arrays: Arrays,
     ) -> tuple[Swept, jax.Array, Conditional]:
         def some(rows: jax.Array) -> tuple[Swept, jax.Array, Conditional]:
-            return self._side_by_side(rows, tables, num_nodes, wanted, place, arrays)
+            return self.side_by_side(rows, tables, num_nodes, wanted, place, arrays)
 
         def step(i: jax.Array, filled: Any) -> Any:
             swept, missed, _ = filled
@@ -237,7 +230,7 @@ class ThetaDensity:
         values = self.target.constrain_fn(self.split.flat(theta, z), arrays)
         return jnp.concatenate([values[s.name].ravel() for s in self.target.quantities])
 
-    def _side_by_side(
+    def side_by_side(
         self,
         thetas: jax.Array,
         tables: tuple[jax.Array, ...],
@@ -246,7 +239,7 @@ class ThetaDensity:
         place: Place,
         arrays: Arrays,
     ) -> tuple[Swept, jax.Array, Conditional]:
-        """Return everything at some rows of theta."""
+        """Return everything at some rows of theta, and what is missed of the modes; pure."""
         if not self.has_members:
             return self._without_members(thetas, wanted, place, arrays)
         if self.wide is not None:
@@ -259,7 +252,7 @@ class ThetaDensity:
             # seen from afar a quadratic is the difference of two large numbers: step there first
             def step(_: Any, found: tuple[jax.Array, MemberTerms]) -> tuple[jax.Array, MemberTerms]:
                 z, terms = found
-                z = z + _newton(terms)
+                z = z + jax.vmap(newton_move)(terms)
                 return z, jax.vmap(lambda th, z: member_terms(split, th, z, arrays))(thetas, z)
 
             flat = MemberTerms(jnp.zeros(starts.shape[:2]), jnp.zeros(starts.shape), unit)
@@ -278,7 +271,9 @@ class ThetaDensity:
         log_scale = jnp.log(jnp.abs(jnp.diagonal(axes, axis1=-2, axis2=-1))).sum(-1)
         if self.is_normal:  # of a quadratic the mode is one Newton step away
             away = jnp.einsum("btij,btkj,btk->bti", axes, axes, terms.gradient)
-            by_member = terms.value + (terms.gradient * away).sum(-1) / 2 + d * HALF_LOG_2PI
+            short = (terms.gradient * away).sum(-1)
+            by_member = terms.value + short / 2 + d * HALF_LOG_2PI
+            missed = jnp.maximum(missed, short.max(-1))  # by rounding, where theta is far out
             z, spread = z + away, jnp.sqrt((axes**2).sum(-1))
         else:
             by_member, spread = jnp.zeros(terms.value.shape), jnp.zeros(z.shape)

@@ -17,24 +17,28 @@ from vi_recipes.core import (
     require_count,
     require_number,
 )
-from vi_recipes.importance import Bound, LogEvidence, around, khat_limit, scrambled_sobol
+from vi_recipes.importance import Bound, LogEvidence, khat_limit
 from vi_recipes.latent import (
     Marginal,
     NumNodes,
-    marginal_of,
     starting_point,
-    without_latents,
 )
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
-    HEAVIEST,
     LADDER,
     InnerError,
     Integral,
     inner_error,
     integrate,
     without_theta,
+)
+from vi_recipes.methods.nested.members import (
+    INNER,
+    choose_nodes,
+    members_of,
+    nodes_to_check,
+    refusal,
 )
 from vi_recipes.methods.nested.mode import ThetaMode, find_other_mode, find_theta_mode
 from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
@@ -44,9 +48,6 @@ from vi_recipes.model import Target
 
 MAX_GLOBALS = 15
 """Coordinates of theta up to which quasi-Monte Carlo points fill its space."""
-
-INNER = 0.02
-"""Nats: sd over theta of what more nodes change, up to which the members' integrals are right."""
 
 MIN_SHARE = 0.2
 """Effective share of the points of theta below which there are too few that matter."""
@@ -59,9 +60,6 @@ NUM_OTHER_STARTS = 3
 
 CHEAP_POINT = 2e5
 """Numbers read at all nodes of a point of theta up to which it is looked for."""
-
-NEAR = 8.0
-"""Nats below the highest point within which nodes are compared before the first round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,29 +153,12 @@ class NestedQuadrature(Method):
         MethodFailure
             ``NOT_APPLICABLE``, saying why.
         """
-        if target.exchangeable:
-            names = ", ".join(n for group in target.exchangeable for n in group.sites)
-            raise _refusal(
-                f"components of {names} are exchangeable: points around one labelling miss the "
-                "others; order them in the model"
-            )
-        try:
-            marginal = marginal_of(
-                target, self.latent, "auto", self.num_nodes, True, timing, wide=True
-            )
-        except MethodFailure:
-            if self.latent is not None or target.dim > MAX_GLOBALS:
-                raise
-            marginal = Marginal(without_latents(target), "none", with_prior=True)
-        split = marginal.split
-        if split.weights is not None:
-            raise _refusal(
-                f"rows of {', '.join(split.latents)} are weighted (handlers.scale, masks)"
-            )
-        if split.border.size > MAX_GLOBALS:
-            raise _refusal(
-                f"{split.border.size} parameters are left when members are integrated out; at most "
-                f"{MAX_GLOBALS} can be"
+        small = self.latent is None and target.dim <= MAX_GLOBALS
+        marginal = members_of(target, self.latent, self.num_nodes, timing, or_none=small)
+        if (count := marginal.split.border.size) > MAX_GLOBALS:
+            raise refusal(
+                f"{count} parameters are left when members are integrated out; at most "
+                f"{MAX_GLOBALS} can be, and any number by NUTS(marginal=True)"
             )
         return marginal
 
@@ -193,7 +174,8 @@ class NestedQuadrature(Method):
                 mode = find_theta_mode(density, progress)
                 density.count_from(mode.theta)
                 other = self._other_mode(density, mode, key, progress)
-                self._choose_nodes(density, mode, seed)
+                if self.num_nodes == "auto":
+                    choose_nodes(density, mode, seed)
             found, inner = self._integrated(density, mode, seed, progress)
             while self._more(density, inner):
                 found, inner = self._integrated(density, mode, seed, progress)
@@ -214,7 +196,7 @@ class NestedQuadrature(Method):
                 known=density.owner != OF_SEVERAL,
                 progress=progress,
             )
-        others = _checking(density)
+        others = nodes_to_check(density)
         if others is None:
             return found, None
         return found, inner_error(density, found, make_nodes(others, density.split.width, False))
@@ -227,19 +209,6 @@ class NestedQuadrature(Method):
             return False
         density.nodes = make_nodes(inner.others, density.split.width, False)
         return True
-
-    def _choose_nodes(self, density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
-        """Take more nodes where a few points around the mode show that they are needed."""
-        proposal = around(mode.theta, mode.cov, density.bounded)
-        rows = proposal.points(scrambled_sobol(density.dim, HEAVIEST, [seed]))
-        while self.num_nodes == "auto" and (others := _checking(density)):
-            more = make_nodes(others, density.split.width, False)
-            values = density.sweep(rows).log_p
-            near = values > values.max() - NEAR
-            change = density.sweep(rows[near], more).log_p - values[near]
-            if others < density.nodes.num_nodes or not change.std() > INNER:
-                return
-            density.nodes = more
 
     def _other_mode(
         self, density: ThetaDensity, mode: ThetaMode, key: jax.Array, progress: Progress
@@ -340,15 +309,3 @@ class NestedQuadrature(Method):
 def _harm(density: ThetaDensity, inner: InnerError) -> float:
     """Return what of an inner error counts: its sd over theta, or all of it without theta."""
     return inner.sd if density.dim else abs(inner.mean)
-
-
-def _checking(density: ThetaDensity) -> int | None:
-    """Return the nodes a dimension that check those in use; ``None`` where there is no error."""
-    if not density.has_members or density.is_normal:
-        return None
-    nodes = density.nodes.num_nodes
-    return next((n for n in LADDER[1:] if n > nodes), nodes - 4)
-
-
-def _refusal(message: str) -> MethodFailure:
-    return MethodFailure(Status.NOT_APPLICABLE, message)

@@ -142,22 +142,8 @@ class NestedPosterior(Posterior):
         rng, density, known = generator(key), self.density, self._known
         orders = [rng.permutation(len(known.rows)) for _ in range(-(-num_draws // len(known.rows)))]
         chosen = np.concatenate(orders)[:num_draws]
-        flat = np.zeros((num_draws, density.target.dim))
-        flat[:, density.split.border] = self.integral.theta[known.rows[chosen]]
-        if density.has_members:
-            given, split = known.given, density.split
-            place = known.place[chosen]
-            modes = given.modes[place]
-            if density.wide is not None:
-                layout = density.wide.layout
-                noise = rng.standard_normal((num_draws, layout.places))
-                away = backward_many(given.axes, place, noise)[:, layout.order]
-                flat[:, split.local[0]] = modes[:, 0] + away
-                return flat
-            noise = rng.standard_normal(modes.shape)
-            x = noise if density.is_normal else shaped(noise, given.moments[place])
-            flat[:, split.local] = modes + np.einsum("btij,btj->bti", given.axes[place], x)
-        return flat
+        theta = self.integral.theta[known.rows[chosen]]
+        return joined(density, theta, known.given, known.place[chosen], rng)
 
     @cached_property
     def _known(self) -> _Known:
@@ -185,6 +171,47 @@ class NestedPosterior(Posterior):
         values = self.draws(count, jax.random.key(20_164))
         sites = self.density.target.quantities
         return np.concatenate([values[s.name].reshape(count, -1) for s in sites], axis=1)
+
+
+def joined(
+    density: ThetaDensity,
+    theta: Float[np.ndarray, "draws G"],
+    given: Conditional,
+    place: Int[np.ndarray, " draws"],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "draws dim"]:
+    """Return flat vectors of theta with members drawn given it.
+
+    From the law with the mean, covariance and skewness that the nodes give; where members are
+    normal given theta that law is exact.
+
+    Parameters
+    ----------
+    density
+        Whose members.
+    theta
+        Draws of theta.
+    given, place
+        Members given some points of theta, and which of the points each draw is at.
+    rng
+        Of the draws.
+    """
+    split = density.split
+    flat = np.zeros((len(theta), density.target.dim))
+    flat[:, split.border] = theta
+    if not density.has_members:
+        return flat
+    modes = given.modes[place]
+    if density.wide is not None:
+        layout = density.wide.layout
+        noise = rng.standard_normal((len(theta), layout.places))
+        away = backward_many(given.axes, place, noise)[:, layout.order]
+        flat[:, split.local[0]] = modes[:, 0] + away
+        return flat
+    noise = rng.standard_normal(modes.shape)
+    x = noise if density.is_normal else shaped(noise, given.moments[place])
+    flat[:, split.local] = modes + np.einsum("btij,btj->bti", given.axes[place], x)
+    return flat
 
 
 def shaped(

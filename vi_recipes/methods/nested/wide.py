@@ -105,13 +105,15 @@ class WideMember:
         def step(k: jax.Array, at: Any) -> Any:
             z = at[0]
             gradient, terms = jax.grad(self.joint, 1, has_aux=True)(theta, z, arrays)
-            return z + jnp.where(k < NUM_STEPS, self.step(factor, gradient), 0.0), terms
+            move = self.step(factor, gradient)
+            return z + jnp.where(k < NUM_STEPS, move, 0.0), terms, gradient @ move
 
         none = jnp.zeros(())
-        z, (value, rest) = jax.lax.fori_loop(0, NUM_STEPS + 1, step, (z, (none, none)))
+        start = z, (none, none), none
+        z, (value, rest), short = jax.lax.fori_loop(0, NUM_STEPS + 1, step, start)
         rest = rest + self.split.log_jacobian(theta, z[None], arrays)
         log_p = value - half_log_det(factor) + self.layout.dim * HALF_LOG_2PI + rest
-        return log_p, jnp.where(lost < LOST, 0.0, jnp.inf), z, factor
+        return log_p, jnp.where(lost < LOST, short, jnp.inf), z, factor
 
     def variances(self, factor: Factor) -> jax.Array:
         """Return the variances of all scalars given theta."""

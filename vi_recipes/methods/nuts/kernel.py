@@ -1,4 +1,4 @@
-"""NumPyro's No-U-Turn kernel on the flat vector of a target, as code to be compiled."""
+"""NumPyro's No-U-Turn kernel on a vector of coordinates, as code to be compiled."""
 
 from __future__ import annotations
 
@@ -33,49 +33,56 @@ class Inputs(NamedTuple):
     """Those of the whitened coordinates; none without."""
 
 
+def joint_density(
+    target: Target, structure: LocalStructure | None
+) -> Callable[[jax.Array, Inputs], jax.Array]:
+    """Return the log density of the flat vector in its units, or of whitened coordinates."""
+
+    def log_density(v: jax.Array, inputs: Inputs) -> jax.Array:
+        if structure is not None:
+            v = unwhiten(structure, v, inputs.whitening)
+            return target.log_density_fn(v, inputs.data)
+        return target.density_in_units(v, inputs.data)
+
+    return log_density
+
+
 @dataclass(frozen=True)
 class Chains:
     """The code of the chains of one configuration.
 
-    What belongs to one fit, such as the numbers of a whitening, is an argument of the code, which
-    so serves all fits of the target.
+    What belongs to one fit, such as the numbers of a whitening, is an argument of the code (its
+    inputs), which so serves all fits of the target.
 
     Parameters
     ----------
-    target
-        What is sampled.
+    log_density
+        ``(coordinates, inputs) -> log density``; pure.
+    dim
+        Coordinates.
     settings
         Of the kernel.
-    structure
-        Of the whitened coordinates; ``None`` samples the unconstrained vector, in its units.
     """
 
-    target: Target
+    log_density: Callable[[jax.Array, Any], jax.Array]
+    dim: int
     settings: Settings
-    structure: LocalStructure | None
 
-    def kernel(self, z: jax.Array, inputs: Inputs) -> tuple[Kernel, Any]:
+    def kernel(self, z: jax.Array, inputs: Any) -> tuple[Kernel, Any]:
         """Return NumPyro's kernel, and its state at ``z``; to be traced.
 
         The kernel takes the data from where it is traced, so they stay arguments of the compiled
         code and are not constants in it.
         """
-
-        def potential(v: jax.Array) -> jax.Array:
-            if self.structure is not None:
-                v = unwhiten(self.structure, v, inputs.whitening)
-                return -self.target.log_density_fn(v, inputs.data)
-            return -self.target.density_in_units(v, inputs.data)
-
         kernel = Kernel(
-            potential_fn=potential,
+            potential_fn=lambda v: -self.log_density(v, inputs),
             target_accept_prob=self.settings.target_accept_prob,
             max_tree_depth=self.settings.max_tree_depth,
             dense_mass=self.settings.dense_mass,
         )
         return kernel, kernel.init(jax.random.key(0), self.settings.num_warmup, z)
 
-    def begin(self, key: jax.Array, z: jax.Array, inputs: Inputs) -> Any:
+    def begin(self, key: jax.Array, z: jax.Array, inputs: Any) -> Any:
         """Return the initial state of a chain at ``z``, whose stream of numbers is ``key``'s."""
         return self.kernel(z, inputs)[1]._replace(rng_key=key)
 
@@ -101,9 +108,9 @@ class Chains:
                 "step_size": state.adapt_state.step_size,
             }
 
-        def chunk(state: Any, n: jax.Array, inputs: Inputs) -> tuple[Any, dict[str, jax.Array]]:
+        def chunk(state: Any, n: jax.Array, inputs: Any) -> tuple[Any, dict[str, jax.Array]]:
             # Making the kernel sets it up for sampling; its state here is unused and not computed.
-            kernel, _ = self.kernel(jnp.zeros(self.target.dim), inputs)
+            kernel, _ = self.kernel(jnp.zeros(self.dim), inputs)
 
             def step(state: Any) -> Any:
                 return kernel.sample(state, (), {})

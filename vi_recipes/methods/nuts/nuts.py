@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar, Literal, override
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpyro.handlers import reparam
 from numpyro.infer.reparam import LocScaleReparam
@@ -22,13 +21,14 @@ from vi_recipes.core import (
     require,
     require_count,
     require_number,
-    shapes_of,
 )
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts.audit import audit
-from vi_recipes.methods.nuts.kernel import Chains, Inputs, Settings
-from vi_recipes.methods.nuts.running import Watch, merge, run_chains, start_chains
+from vi_recipes.methods.nuts.kernel import Inputs, Settings, joint_density
+from vi_recipes.methods.nuts.marginal import marginal_space, members_integrated
+from vi_recipes.methods.nuts.running import Draws, Evaluate, around_zero
+from vi_recipes.methods.nuts.sampling import Plan, Sampled, Space, sample
 from vi_recipes.methods.nuts.whitening import Whitening, whiten
 from vi_recipes.model import Model, Target, candidates
 from vi_recipes.posterior import ResponsePosterior, relabel_draws
@@ -38,12 +38,6 @@ ChainMethod = Literal["auto", "threads", "vectorized"]
 
 MIN_WHITENED = 500
 """Dimension from which "auto" preconditions: below it adaptation is quick, and a fit is not."""
-
-MAX_CHUNK = 500
-"""Most iterations between two looks at progress and interrupts."""
-
-MIN_KEPT = 50
-"""Fewest draws a chain an interrupted run is worth keeping for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +75,12 @@ class NUTS(Method):
         steps. The fit is part of the run and of its time. ``"auto"`` does so from dimension 500
         where the model has local structure, and goes on without where there is no such fit;
         ``"none"`` never does.
+    marginal
+        Sample the parameters alone, in float64, every member's latent variables integrated out as
+        by :class:`NestedQuadrature`, and draw members given each draw of the parameters: the same
+        posterior, to the error of the members' integrals, without funnels between a scale and what
+        it scales, so that ``noncentered`` is of no account. For models whose latent variables are
+        independent given the parameters, of which there may be any number.
     dtype
         ``"float64"`` or ``"float32"``.
 
@@ -103,6 +103,7 @@ class NUTS(Method):
     chain_method: ChainMethod = "auto"
     scatter: float = 2.0
     precondition: Precondition = "auto"
+    marginal: bool = False
     dtype: Literal["float64", "float32"] = "float64"
 
     def __post_init__(self) -> None:
@@ -135,6 +136,17 @@ class NUTS(Method):
             self.precondition,
             "'none' or 'auto' together with noncentered: whitening is of the model's own sites",
         )
+        require(isinstance(self.marginal, bool), "marginal", self.marginal, "True or False")
+        for name, value, plain in (
+            ("precondition", self.precondition, "auto"),
+            ("dtype", self.dtype, "float64"),
+        ):
+            require(
+                not self.marginal or value == plain,
+                name,
+                value,
+                f"{plain!r} together with marginal, which has coordinates of its own",
+            )
         require(self.dtype in ("float32", "float64"), "dtype", self.dtype, "'float32' or 'float64'")
         require_number("scatter", self.scatter, most=WIDEST_SCATTER)
 
@@ -153,58 +165,100 @@ class NUTS(Method):
             ", ".join(unknown),
             f"latent sites of the model: {', '.join(known)}",
         )
-        return super().applies(target)
+        if reason := super().applies(target):
+            return reason
+        if not self.marginal:
+            return None
+        try:
+            with jax.enable_x64(True):
+                members_integrated(target, Timing())
+        except MethodFailure as failure:
+            return failure.message
+        return None
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         reported = target.quantities
+        if self.marginal:
+            return self._fit_marginal(target, key, timing, progress)
         if self.noncentered:
             target = _decentred(target, self.noncentered, timing)
         white, aside = self._whiten(target, key, timing, progress)
-        total = self.num_warmup + self.num_samples
-        capacity = min(MAX_CHUNK, max(1, -(-total // 40)))
-        inputs = Inputs(target.arrays(), white.arrays() if white else ())
-        states, run = self._compile(target, key, inputs, white, capacity, timing)
-        watch = Watch(progress, total * len(states))
+        drawn = sample(target, self._space(target, white), self._plan, key, timing, progress)
         with timing.running():
-            parts = run_chains(
-                lambda state, n: run(state, n, inputs),
-                states,
-                self.num_warmup,
-                self.num_samples,
-                capacity,
-                watch,
-                x64=self.dtype == "float64",
-            )
-            merged = merge(parts, self._vectorized)
-            timing.gradient_evaluations += int(merged["num_steps"].sum())
-            kept = {name: value[:, self.num_warmup :] for name, value in merged.items()}
-            num_kept = kept["z"].shape[1]
-            if watch.stopped and num_kept < MIN_KEPT:
-                raise KeyboardInterrupt
-            z = kept.pop("z").astype(float)
-            samples = target.constrain(white.apply_rows(z) if white else z * target.units)
+            rows = white.apply_rows(drawn.z) if white else drawn.z * target.units
+            samples = target.constrain(rows)
             samples = {site.name: samples[site.name] for site in reported}
             relabelled = 0.0
             if target.exchangeable:
-                best = np.unravel_index(
-                    kept["potential_energy"].argmin(), kept["potential_energy"].shape
-                )
+                energy = drawn.stats["potential_energy"]
+                best = np.unravel_index(energy.argmin(), energy.shape)
                 pivot = {name: value[best] for name, value in samples.items()}
                 samples, relabelled = relabel_draws(samples, target.exchangeable, pivot)
-        result = audit(
-            samples,
-            kept,
-            num_samples=self.num_samples,
-            max_tree_depth=self.max_tree_depth,
-            interrupted=watch.stopped,
-        )
+        result = self._audited(samples, drawn)
         result.message += aside
         if target.exchangeable:
             # R-hat and ESS are of the aligned draws: labels that differ between chains are not
             # a failure to mix
             result.message += f"; {relabelled:.0%} of draws relabelled"
         return result
+
+    def _fit_marginal(
+        self, target: Target, key: jax.Array, timing: Timing, progress: Progress
+    ) -> Result:
+        """Sample theta with its members integrated out, and draw them given it."""
+        chosen = marginal_space(target, key, timing, progress)
+        drawn = sample(target, chosen.space(self.scatter), self._plan, key, timing, progress)
+        with timing.running_compiled():
+            x = drawn.z.reshape(-1, drawn.z.shape[-1])
+            values = target.constrain(chosen.flat_draws(x, jax.random.fold_in(key, 1)))
+            shape = drawn.z.shape[:2]
+            samples = {s.name: values[s.name].reshape(*shape, *s.shape) for s in target.quantities}
+            doubt = chosen.doubt(x)
+        result = self._audited(samples, drawn)
+        if doubt:
+            if result.status.ok:
+                result.status, result.message = Status.UNCONVERGED, doubt
+            else:
+                result.message = f"{result.message}; {doubt}"
+            result.advice = result.advice or "use marginal=False"
+        density = chosen.density
+        result.message += f"; chains of {density.dim} parameters: {density.describe()}"
+        return result
+
+    def _audited(self, samples: Draws, drawn: Sampled) -> Result:
+        return audit(
+            samples,
+            drawn.stats,
+            num_samples=self.num_samples,
+            max_tree_depth=self.max_tree_depth,
+            interrupted=drawn.stopped,
+        )
+
+    @property
+    def _plan(self) -> Plan:
+        settings = Settings(
+            self.num_warmup, self.target_accept_prob, self.max_tree_depth, self.dense_mass
+        )
+        return Plan(settings, self.num_samples, self.num_chains, self._vectorized, self.dtype)
+
+    def _space(self, target: Target, white: Whitening | None) -> Space:
+        """Return the flat vector in its units, or whitened, as what chains move in."""
+        inputs = Inputs(target.arrays(), white.arrays() if white else ())
+        structure = white.structure if white else None
+        log_density = joint_density(target, structure)
+        if structure is None:
+            search = partial(_start_target, target, self.scatter)
+            return Space(log_density, inputs, target.dim, None, search, target.units)
+        code = structure.border.tobytes(), structure.local.shape, structure.local.tobytes()
+        around = partial(
+            around_zero,
+            scatter=self.scatter,
+            dim=target.dim,
+            near="the mean-field optimum",
+            advice="use precondition='none'",
+        )
+        return Space(log_density, inputs, target.dim, code, around)
 
     @property
     def _vectorized(self) -> bool:
@@ -241,53 +295,9 @@ class NUTS(Method):
             return None, f"; not preconditioned ({failure.message})"
         return white, "; sampled in coordinates whitened by linear response"
 
-    def _compile(
-        self,
-        target: Target,
-        key: jax.Array,
-        inputs: Inputs,
-        white: Whitening | None,
-        capacity: int,
-        timing: Timing,
-    ) -> tuple[list[Any], Callable[..., Any]]:
-        """Return the initial states of the chains, and the code that takes them on.
 
-        The code is kept with the target.
-        """
-        settings = Settings(
-            self.num_warmup, self.target_accept_prob, self.max_tree_depth, self.dense_mass
-        )
-        structure = white.structure if white else None
-        chains = Chains(target, settings, structure)
-        places = (
-            (structure.border.tobytes(), structure.local.shape, structure.local.tobytes())
-            if structure
-            else None
-        )
-        code = settings, places, self.dtype
-        origin, unit = jnp.zeros(target.dim), 1.0 if white else target.units
-        begin = target.compiled_once(
-            ("start of NUTS", code, shapes_of(origin, inputs)),
-            lambda: timing.compile(chains.begin, key, origin, inputs),
-        )
-        with timing.running():
-            states = start_chains(
-                target,
-                key,
-                self.num_chains,
-                self.scatter,
-                lambda key, z: begin(key, jnp.asarray(z / unit, float), inputs),
-                whitened=white is not None,
-            )
-        if self._vectorized:
-            states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
-        run = target.compiled_once(
-            ("chunk of NUTS", code, capacity, self._vectorized, shapes_of(states[0], inputs)),
-            lambda: timing.compile(
-                chains.make_chunk(capacity, self._vectorized), states[0], jnp.int32(1), inputs
-            ),
-        )
-        return states, run
+def _start_target(target: Target, scatter: float, key: jax.Array, evaluate: Evaluate) -> None:
+    target.start(key, scatter=scatter, value_and_grad=evaluate)
 
 
 def _decentred(target: Target, sites: Sequence[str], timing: Timing) -> Target:

@@ -12,37 +12,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status
-from vi_recipes.model import NUM_ATTEMPTS, Target
+from vi_recipes.model import NUM_ATTEMPTS
 
 Draws = dict[str, np.ndarray]
 """Name -> array (chain, iteration, ...), or of one chain (iteration, ...)."""
 
 
+Evaluate = Callable[[np.ndarray], tuple[Any, Any]]
+"""A point -> value and gradient there."""
+
+
 def start_chains(
-    target: Target,
     key: jax.Array,
     num_chains: int,
-    scatter: float,
     begin: Callable[[jax.Array, np.ndarray], Any],
-    *,
-    whitened: bool,
+    search: Callable[[jax.Array, Evaluate], object],
 ) -> list[Any]:
     """Return the initial state of every chain, each of finite density.
 
     Parameters
     ----------
-    target
-        What is sampled.
     key
         Seeds the starting points and the chains.
     num_chains
         Their number.
-    scatter
-        Half-width of the uniform scatter of the starting points.
     begin
         ``(key, z) -> state``.
-    whitened
-        Whether the coordinates are whitened ones, around 0.
+    search
+        ``(key, evaluate)`` evaluates at points until one is of finite density.
     """
     keys = jax.random.split(key, 2 * num_chains)
     states = []
@@ -55,32 +52,32 @@ def start_chains(
             made.append(begin(key, z))
             return made[-1].potential_energy, made[-1].z_grad
 
-        if whitened:
-            _start_whitened(start_key, scatter, target.dim, evaluate)
-        else:
-            target.start(start_key, scatter=scatter, value_and_grad=evaluate)
+        search(start_key, evaluate)
         states.append(made[-1])
     return states
 
 
-def _start_whitened(
-    key: jax.Array,
-    scatter: float,
-    dim: int,
-    evaluate: Callable[[np.ndarray], tuple[Any, Any]],
+def around_zero(
+    key: jax.Array, evaluate: Evaluate, *, scatter: float, dim: int, near: str, advice: str
 ) -> None:
-    """Evaluate at uniform points around 0, closer in at every attempt, until one is finite."""
+    """Evaluate at uniform points around 0, closer in at every attempt, until one is finite.
+
+    Parameters
+    ----------
+    key, evaluate
+        Of the points, and what is tried there.
+    scatter, dim
+        Half-width of the points, and coordinates.
+    near, advice
+        What is at 0, and what to do where none is finite.
+    """
     for attempt in range(NUM_ATTEMPTS):
         width = scatter * 0.7**attempt
         uniform = jax.random.uniform(jax.random.fold_in(key, attempt), (dim,), float, -1, 1)
         value, gradient = evaluate(width * np.asarray(uniform))
         if np.isfinite(value) and np.isfinite(gradient).all():
             return
-    raise MethodFailure(
-        Status.DIVERGED,
-        "no finite density near the mean-field optimum",
-        "use precondition='none'",
-    )
+    raise MethodFailure(Status.DIVERGED, f"no finite density near {near}", advice)
 
 
 class Watch:

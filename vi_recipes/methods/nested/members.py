@@ -1,0 +1,85 @@
+"""Which latent variables are integrated out member by member, and with how many nodes."""
+
+from __future__ import annotations
+
+from vi_recipes.core import MethodFailure, Status, Timing
+from vi_recipes.importance import around, scrambled_sobol
+from vi_recipes.latent import Marginal, NumNodes, marginal_of, without_latents
+from vi_recipes.methods.nested.density import ThetaDensity
+from vi_recipes.methods.nested.integrate import HEAVIEST, LADDER
+from vi_recipes.methods.nested.mode import ThetaMode
+from vi_recipes.methods.nested.nodes import make_nodes
+from vi_recipes.model import Target
+
+INNER = 0.02
+"""Nats: sd over theta of what more nodes change, up to which the members' integrals are right."""
+
+NEAR = 8.0
+"""Nats below the highest point within which nodes are compared before the first round."""
+
+
+def members_of(
+    target: Target,
+    latent: tuple[str, ...] | None,
+    num_nodes: NumNodes,
+    timing: Timing,
+    *,
+    or_none: bool = False,
+) -> Marginal:
+    """Return the members and how they are integrated over.
+
+    Parameters
+    ----------
+    target, latent, num_nodes, timing
+        As for :func:`vi_recipes.latent.marginal_of`.
+    or_none
+        Whether all coordinates are theta's where there are no members to integrate out.
+
+    Raises
+    ------
+    MethodFailure
+        ``NOT_APPLICABLE``, saying why.
+    """
+    if target.exchangeable:
+        names = ", ".join(n for group in target.exchangeable for n in group.sites)
+        raise refusal(
+            f"components of {names} are exchangeable: points around one labelling miss the "
+            "others; order them in the model"
+        )
+    try:
+        marginal = marginal_of(target, latent, "auto", num_nodes, True, timing, wide=True)
+    except MethodFailure:
+        if not or_none:
+            raise
+        marginal = Marginal(without_latents(target), "none", with_prior=True)
+    if marginal.split.weights is not None:
+        names = ", ".join(marginal.split.latents)
+        raise refusal(f"rows of {names} are weighted (handlers.scale, masks)")
+    return marginal
+
+
+def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
+    """Take more nodes where a few points around the mode show that they are needed."""
+    proposal = around(mode.theta, mode.cov, density.bounded)
+    rows = proposal.points(scrambled_sobol(density.dim, HEAVIEST, [seed]))
+    while others := nodes_to_check(density):
+        more = make_nodes(others, density.split.width, False)
+        values = density.sweep(rows).log_p
+        near = values > values.max() - NEAR
+        change = density.sweep(rows[near], more).log_p - values[near]
+        if others < density.nodes.num_nodes or not change.std() > INNER:
+            return
+        density.nodes = more
+
+
+def nodes_to_check(density: ThetaDensity) -> int | None:
+    """Return the nodes a dimension that check those in use; ``None`` where there is no error."""
+    if not density.has_members or density.is_normal:
+        return None
+    nodes = density.nodes.num_nodes
+    return next((n for n in LADDER[1:] if n > nodes), nodes - 4)
+
+
+def refusal(message: str) -> MethodFailure:
+    """Return the failure of a method that does not apply."""
+    return MethodFailure(Status.NOT_APPLICABLE, message)
