@@ -56,6 +56,7 @@ Examples:
   vi-recipes compare --formula 'y ~ x + (1 | g)' --data my_data.csv --family bernoulli
   vi-recipes compare my_model.py:regression --data my_data.csv --reference nuts
   vi-recipes compare eight_schools --methods lrvb,laplace --reference pymc.nc
+  vi-recipes compare radon --methods nuts --resume
   vi-recipes compare my_model.py --add 'stan=fit-*.csv' --rename b_x='beta[0]'
   vi-recipes compare my_model.py --data my_data.json --no-report --json result.json
 
@@ -132,6 +133,14 @@ def compare(
     weights: WeightsOption = None,
     offset: OffsetOption = None,
     missing: MissingOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Take up the fits of the comparison that the folder holds, and fit only what is "
+            "new or has other options, data, seed or versions.",
+        ),
+    ] = False,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-report")] = None,
     no_report: NoReportOption = False,
@@ -145,6 +154,8 @@ def compare(
     """Fit a model by several methods and report on them side by side."""
     if predictive and no_report:
         raise ValueError("--predictive and --no-report: expected at most one of them")
+    if resume and no_report:
+        raise ValueError("--resume and --no-report: expected at most one of them")
     _fit_and_report(
         model,
         Written(formula, family, link, prior, weights, offset, missing),
@@ -164,6 +175,7 @@ def compare(
         quadrature=quadrature,
         add=add or [],
         rename=rename or [],
+        resume=resume,
     )
 
 
@@ -230,6 +242,7 @@ def _fit_and_report(
     quadrature: bool = False,
     add: Sequence[str] = (),
     rename: Sequence[str] = (),
+    resume: bool = False,
 ) -> None:
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
@@ -240,12 +253,12 @@ def _fit_and_report(
     keep_code(no_cache)
     target, methods = prepare(model_name, data, entries, pairs, tell, written)
     named: dict[str, Method | Fit] = {**methods, **added_fits(add, rename, target, methods)}
-    measure = given_reference(reference, rename, target, named)
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
+    measure = given_reference(reference, rename, target, named, folder if resume else None)
     check_json(json)
     check_pdf(pdf, folder)
 
-    from vi_recipes.comparison import compare
+    from vi_recipes.comparison import compare, taken_up
     from vi_recipes.core import progress_bar
 
     with output_folder(folder):
@@ -255,9 +268,12 @@ def _fit_and_report(
             reference=measure,
             key=seed,
             path=folder,
+            resume=resume,
             progress=progress_bar,
             quadrature=quadrature,
         )
+        for note in taken_up(comparison) if resume else ():
+            tell(note)
         if predictive and not comparison.interrupted:
             from vi_recipes.comparison import add_predictive
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vi_recipes.core import unknown
@@ -41,11 +42,17 @@ def given_reference(
     rename: Sequence[str],
     target: Target,
     named: Mapping[str, Method | Fit],
+    earlier: Path | None,
 ) -> str | Fit | None:
-    """Return the reference of ``--reference``: a name, or a fit from a file."""
+    """Return the reference of ``--reference``: a name, or a fit from a file.
+
+    The folder of an earlier comparison that is taken up has names too.
+    """
+    from vi_recipes.comparison import fits_in
     from vi_recipes.fit import from_arviz, load_reference
 
-    if reference is None or reference in named:
+    known = [*named, *(fits_in(earlier) if earlier is not None else [])]
+    if reference is None or reference in known:
         return reference
     if reference.lower().endswith(".json"):
         return load_reference(reference, target)
@@ -54,7 +61,7 @@ def given_reference(
             return from_arviz(reference, target, names=_names(rename))
         except ValueError as error:
             raise ValueError(f"--reference: {error}") from None
-    raise ValueError(f"--reference: {unknown('method', reference, named)}")
+    raise ValueError(f"--reference: {unknown('method', reference, known)}")
 
 
 def _names(rename: Sequence[str]) -> dict[str, str]:

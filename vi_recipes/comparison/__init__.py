@@ -13,6 +13,7 @@ from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.predictive import add_predictive
 from vi_recipes.comparison.recommend import Recommendation, Standing
 from vi_recipes.comparison.request import named_methods
+from vi_recipes.comparison.resume import fits_in, taken_up
 from vi_recipes.comparison.sections import on_terminal
 from vi_recipes.comparison.study import Study, load_study
 from vi_recipes.comparison.verification import Row, failed, faults, from_lists, problems, verify
@@ -32,6 +33,7 @@ __all__ = [
     "failed",
     "faults",
     "fit_styles",
+    "fits_in",
     "from_lists",
     "holds_comparison",
     "load_study",
@@ -41,6 +43,7 @@ __all__ = [
     "problems",
     "reference_exhibits",
     "seconds_beside",
+    "taken_up",
     "unfinished",
     "verify",
     "write_all",

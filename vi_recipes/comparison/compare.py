@@ -24,6 +24,7 @@ from vi_recipes.comparison.request import (
     chosen_progress,
     named_methods,
 )
+from vi_recipes.comparison.resume import reuse
 from vi_recipes.comparison.yardsticks import (
     bound_errors,
     find_overlooked,
@@ -59,6 +60,7 @@ def compare(
     key: int | None = None,
     seed: int | None = None,
     path: str | Path | None = None,
+    resume: bool = False,
     progress: ProgressFactory | bool | None = None,
     description: str = "",
     assessed: bool = True,
@@ -93,6 +95,10 @@ def compare(
         Folder; each fit is saved to ``path/fits/<name>.nc`` as soon as it is done, once, as it was
         fitted. The order of exchangeable components is found out when all are done, and is in
         ``path/comparison.json``: :meth:`Comparison.load` returns the fits with it.
+    resume
+        Whether fits of an earlier comparison in that folder are taken up, and only what is new, or
+        has other options, data, seed or versions, is fitted. Those of the earlier comparison that
+        ``methods`` does not name stay. Notes say what was taken up and what was not, and why.
     progress
         ``True`` shows a bar on standard error, ``False`` none; ``None`` shows one in notebooks. Or
         what makes a progress reporter from a title, such as ``vi_recipes.core.progress_bar``.
@@ -115,7 +121,9 @@ def compare(
     target = as_target(target)
     key = as_seed(one_seed(key, seed) or 0)
     progress = chosen_progress(progress)
-    named = named_methods(methods, target)
+    named, notes = named_methods(methods, target), list[str]()
+    if resume and path is not None:
+        named, notes = reuse(Path(path), named, target, key)
     reference = checked_reference(reference, named, target)
     to_fit = {name: method for name, method in named.items() if isinstance(method, Method)}
     for name, method in to_fit.items():
@@ -158,7 +166,7 @@ def compare(
                 failed = [f"Nested quadrature was tried as a yardstick: {yardstick.explanation}."]
     except KeyboardInterrupt:
         interrupted = True
-    notes = failed + _scale_notes(fits)
+    notes += failed + _scale_notes(fits)
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")

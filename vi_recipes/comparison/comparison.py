@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from vi_recipes.comparison.checked import check_alike
+from vi_recipes.comparison.edit import added, measured_by, without
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.folder import load_fit, read_header, save_all, write
 from vi_recipes.comparison.found import Found
@@ -16,9 +17,10 @@ from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
+from vi_recipes.core import attempt
 from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
-from vi_recipes.model import Target
+from vi_recipes.model import Target, model_mark
 from vi_recipes.report import FOLDER, PublishedTable, read_exhibit
 from vi_recipes.trust import unfit
 
@@ -87,6 +89,46 @@ class Comparison(Fits):
         >>> fit = c[c.recommend().method]  # doctest: +SKIP
         """
         return recommend(self)
+
+    def add(self, fit: Fit, name: str | None = None, *, target: Target | None = None) -> Comparison:
+        """Return the comparison with one more fit, such as draws made elsewhere.
+
+        Parameters
+        ----------
+        fit
+            A fit of the same target; one of the same name is replaced.
+        name
+            What it is called here; its own name by default.
+        target
+            What the fits are of. With it the fit is weighed by the posterior's density, if it was
+            not yet, and its exchangeable components are put in the order of the others.
+
+        Raises
+        ------
+        ValueError
+            For a fit of another model or of other data.
+        """
+        return added(self, fit, name, target)
+
+    def drop(self, name: str) -> Comparison:
+        """Return the comparison without one of its fits.
+
+        Raises
+        ------
+        ValueError
+            For a fit that is not there, and for the only one.
+        """
+        return without(self, name)
+
+    def with_reference(self, reference: str | Fit | None) -> Comparison:
+        """Return the comparison measured against another of its fits, another fit, or none.
+
+        Raises
+        ------
+        ValueError
+            For a fit that is not there, has no result, or is a point.
+        """
+        return measured_by(self, reference)
 
     def tidy(self, sites: Sequence[str] | None = None, *, members: bool = False) -> pd.DataFrame:
         """Return a row a method and scalar, with the names that the R package broom uses.
@@ -194,6 +236,7 @@ class Comparison(Fits):
             exhibits=[read_exhibit(directory / FOLDER, **e) for e in header.get("exhibits", [])],
         )
         comparison.kept.update(kept)
+        comparison.model_mark = header.get("model_mark", "")
         return comparison
 
 
@@ -243,4 +286,6 @@ def assemble(
         found=found,
     )
     comparison.kept.update(kept)
+    if kept:  # a later comparison in the same folder asks whether the model is the same
+        comparison.model_mark = attempt(lambda: model_mark(target), lambda _: "")
     return comparison

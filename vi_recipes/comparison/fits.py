@@ -92,6 +92,8 @@ class Fits(Mapping[str, Fit]):
         self.interrupted = interrupted
         self.description = description
         self.exhibits = list(exhibits)
+        self.model_mark = ""
+        """What tells the model from a changed one (:func:`vi_recipes.model.model_mark`)."""
 
     @property
     def fits(self) -> Mapping[str, Fit]:

@@ -310,6 +310,7 @@ def write_header(comparison: Fits, directory: Path) -> None:
         "fits": [name for name in comparison.fits if name in here],
         "reference": reference if reference in here else None,
         "target_name": comparison.target_name,
+        "model_mark": comparison.model_mark,
         "notes": comparison.notes,
         "interrupted": comparison.interrupted,
         "description": comparison.description,

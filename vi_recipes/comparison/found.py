@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,14 @@ class Found:
             "lower_bounds": {name: asdict(one) for name, one in self.lower_bounds.items()},
             "theta_weights": {name: asdict(one) for name, one in self.theta_weights.items()},
         }
+
+    def among(self, names: Collection[str], *, same_reference: bool) -> Found:
+        """Return what was found out of fits of these names, and of the reference if it is that."""
+        return Found(
+            {n: o for n, o in self.overlooked.items() if n in names and same_reference},
+            {n: o for n, o in self.lower_bounds.items() if n in names},
+            {n: o for n, o in self.theta_weights.items() if n in names},
+        )
 
     @classmethod
     def from_dict(cls, header: Mapping[str, Any]) -> Found:

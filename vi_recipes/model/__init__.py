@@ -8,6 +8,7 @@ from vi_recipes.model.density import BATCH, in_blocks
 from vi_recipes.model.jumps import Jump, find_jumps
 from vi_recipes.model.labels import labels_by_site, site_labels
 from vi_recipes.model.load import load_model
+from vi_recipes.model.mark import model_mark
 from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
 from vi_recipes.model.plates import candidates, find_families, shared_members
 from vi_recipes.model.replicate import (
@@ -66,6 +67,7 @@ __all__ = [
     "load_model",
     "log_likelihood_at",
     "members_of",
+    "model_mark",
     "observed_data",
     "observed_sites",
     "one_coordinate",

@@ -1,0 +1,152 @@
+"""Coming back to a comparison: what is taken up, added, dropped, and measured by another."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.model import model_mark
+
+Y = np.array([1.3, 0.2, 2.4, 1.9, -0.3])
+
+
+def line(y: np.ndarray, scale: float = 2.0) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, scale))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def changed(y: np.ndarray, scale: float = 2.0) -> None:
+    mu = numpyro.sample("mu", dist.StudentT(4.0, 0.0, scale))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def target(function=line, y: np.ndarray = Y) -> vr.Target:  # type: ignore[no-untyped-def]
+    return vr.Target(vr.Model(function=function, name="line"), y=y)
+
+
+def fit(this: vr.Target, methods: object, folder: Path, **options: object) -> vr.Comparison:
+    return vr.compare(this, methods, path=folder, resume=True, assessed=False, **options)  # type: ignore[arg-type]
+
+
+def when(c: vr.Comparison, name: str) -> float:
+    return c[name].timing.total_seconds
+
+
+def test_only_what_is_new_is_fitted(tmp_path: Path) -> None:
+    this = target()
+    first = fit(this, "map,laplace", tmp_path, seed=1)
+    assert first.notes[0].startswith("Nothing was taken up")
+    second = fit(
+        target(), {"laplace": vr.Laplace(), "map": vr.MAP(space="unconstrained")}, tmp_path, seed=1
+    )
+    assert set(second) == {"map", "laplace"}
+    assert when(second, "laplace") == when(first, "laplace")
+    assert second.notes[0] == (
+        "Taken up from the earlier comparison, with the seconds of that time: laplace."
+    )
+    assert second.notes[1] == "Fitted again: map (space was 'constrained')."
+    own = vr.from_draws({"mu": np.random.default_rng(0).normal(1.05, 0.43, (4, 400))}, this)
+    third = fit(target(), [own], tmp_path, seed=2)  # what nobody asks for anew stays, seed or not
+    assert list(third) == ["laplace", "map", "draws"]
+    assert when(third, "map") == when(second, "map")
+    assert third.reference_name == "draws"
+    again = vr.Comparison.load(tmp_path)
+    assert list(again) == list(third)
+    other_seed = fit(target(), "laplace", tmp_path, seed=3)
+    assert "Fitted again: laplace (its seed was 1)." in other_seed.notes
+    assert "Taken up from the earlier comparison" in other_seed.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda: target(changed), "the model was changed"),
+        (lambda: target(y=Y + 1), "its data are others"),
+        (lambda: vr.Target(line, y=Y).with_data(y=Y), ""),
+    ],
+)
+def test_nothing_of_another_target_is_taken_up(other: object, said: str, tmp_path: Path) -> None:
+    first = fit(target(), "map", tmp_path)
+    second = fit(other(), "map", tmp_path)  # type: ignore[operator]
+    if said:
+        assert second.notes[0] == f"Nothing was taken up from the earlier comparison: {said}" + (
+            ", or is computed by another version of JAX." if "model" in said else "."
+        )
+        assert second["map"].mean() != first["map"].mean()
+    else:
+        assert when(second, "map") == when(first, "map")
+
+
+def test_other_versions_are_fitted_again(tmp_path: Path) -> None:
+    fit(target(), "map", tmp_path)
+    old = vr.Fit.load(tmp_path / "fits" / "map.nc")
+    versions = {**old.provenance.versions, "numpyro": "0.1"}
+    replace(old, provenance=replace(old.provenance, versions=versions)).save(
+        tmp_path / "fits" / "map.nc"
+    )
+    c = fit(target(), "map", tmp_path)
+    assert c.notes[0].startswith("Fitted again: map (made with numpyro 0.1, now ")
+    header = json.loads((tmp_path / "comparison.json").read_text())
+    assert header["model_mark"] == model_mark(target())
+
+
+def test_a_mark_is_of_the_model_alone() -> None:
+    assert model_mark(target()) == model_mark(target(y=Y + 1))
+    assert model_mark(target()) != model_mark(target(changed))
+    scaled = vr.Target(vr.Model(function=line, name="line"), y=Y, scale=3.0)
+    held = np.array([1.0, 2.0])
+
+    def closing(y: np.ndarray) -> None:
+        numpyro.sample("mu", dist.Normal(held.sum() * y.mean(), 1.0))
+
+    one = model_mark(vr.Target(closing, y=Y))
+    held[0] = 5.0
+    assert model_mark(vr.Target(closing, y=Y)) != one
+    assert len(model_mark(scaled)) == 16
+
+
+def test_fits_are_added_and_dropped() -> None:
+    this = target()
+    draws = np.random.default_rng(0).normal(1.05, 0.43, (4, 400))
+    own = vr.from_draws({"mu": draws}, this, method="stan")
+    c = vr.compare(this, "map,laplace")
+    more = c.add(own, target=this)
+    assert list(more) == ["map", "laplace", "stan"]
+    assert list(c) == ["map", "laplace"]
+    assert more["stan"].assessment is not None
+    assert more.reference_name is None
+    measured = more.with_reference("stan")
+    assert measured.accuracy().index.get_level_values("method").unique().tolist() == [
+        "map",
+        "laplace",
+    ]
+    less = measured.drop("map")
+    assert (list(less), less.reference_name) == (["laplace", "stan"], "stan")
+    assert less.drop("stan").reference is None
+    assert measured.with_reference(None).accuracy().empty
+    outside = c.with_reference(own)
+    assert (list(outside), outside.reference_name) == (["map", "laplace"], "stan")
+    assert outside.drop("map").reference is outside.reference
+    replaced = measured.add(own.renamed("laplace"))
+    assert list(replaced) == ["map", "laplace", "stan"]
+    np.testing.assert_array_equal(replaced["laplace"].mean()["mu"], own.mean()["mu"])
+    with pytest.raises(ValueError, match="drop: unknown fit 'nuts'"):
+        c.drop("nuts")
+    with pytest.raises(ValueError, match="'laplace' is the only fit"):
+        c.drop("map").drop("laplace")
+    with pytest.raises(ValueError, match="reference: 'map' is a point"):
+        c.with_reference("map")
+    with pytest.raises(ValueError, match="reference: unknown fit 'stan'"):
+        c.with_reference("stan")
+    other = vr.from_draws({"mu": draws}, target(y=Y + 1), method="other")
+    with pytest.raises(ValueError, match="fit: 'other' is of data with the fingerprint"):
+        c.add(other)
