@@ -276,7 +276,7 @@ def build(
         coords=partial(coords, num_lower=num_lower, num_upper=num_upper),
         init=partial(init, **choices),
         # independent normals over all weights and rows do not converge; this does with some seeds
-        options={"svi": {"guide": make_guide(**choices), "num_steps": 40_000}},
+        options={"svi": {"guide": make_guide(**choices), "num_steps": 160_000}},
         description="Two layers of latent variables per row, the lower decoded from the upper.",
         citation=(
             "Rezende, Mohamed and Wierstra (2014), Stochastic backpropagation and approximate "

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from vi_recipes.cli import calibrate, compare, lists, report, run, sweep, verify
+from vi_recipes.cli import calibrate, compare, docs, lists, report, run, sweep, verify
 from vi_recipes.cli.arguments import VersionOption
 from vi_recipes.cli.group import Group, keep_interrupts, open_closed_streams, tell_warning
 
@@ -55,4 +55,5 @@ app.command("sweep", epilog=sweep.EPILOG)(sweep.command)
 app.command("run", epilog=run.EPILOG)(run.command)
 app.command("models", epilog=lists.MODELS_EPILOG)(lists.models)
 app.command("methods", epilog=lists.METHODS_EPILOG)(lists.methods)
+app.command("docs", epilog=docs.EPILOG)(docs.command)
 app.command("report", epilog=report.EPILOG)(report.command)

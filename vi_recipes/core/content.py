@@ -49,6 +49,20 @@ def folder(kind: Kind) -> Path:
     return checkout / kind if _is_checkout(checkout) else PACKAGE / "_content" / kind
 
 
+def list_pages() -> dict[str, Path]:
+    """Return the pages of the manual: name -> Markdown file, the methods' own first."""
+    checkout = PACKAGE.parent
+    root = checkout / "docs" if _is_checkout(checkout) else PACKAGE / "_content" / "docs"
+    pages = [p for p in root.rglob("*.md") if p.relative_to(root).parts[0][0] != "_"]
+    pages.sort(key=lambda p: (p.parent.name != "methods", p.relative_to(root).as_posix()))
+    names: dict[str, Path] = {}
+    for page in pages:
+        beside = page.stem == "index" and page.parent != root
+        name = page.parent.name if beside else page.stem
+        names[f"{page.parent.name}/{name}" if name in names else name] = page
+    return names
+
+
 def _is_checkout(root: Path) -> bool:
     """Whether ``root`` is this project's, and not any folder the package was installed into."""
     import tomllib

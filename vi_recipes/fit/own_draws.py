@@ -89,8 +89,9 @@ def from_draws(
     Parameters
     ----------
     draws
-        A mapping name -> array of shape (chain, draw, *site shape); or a data frame with a row a
-        draw, a column a scalar, and a column ``chain`` (``.chain``), without which it is one chain.
+        A mapping name -> array of shape ``(chain, draw, *site shape)``; or a data frame with a row
+        a draw, a column a scalar, and a column ``chain`` (``.chain``), without which it is one
+        chain.
     target, names, method
         As in :func:`from_arviz`, which takes the same.
 

@@ -37,7 +37,7 @@ def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) ->
     Returns
     -------
     dict
-        Observed site -> array of shape (chain, draw, *observations); an observation of a
+        Observed site -> array of shape ``(chain, draw, *observations)``; an observation of a
         multivariate distribution is one. Minus infinity where the likelihood is zero.
 
     Raises
@@ -122,8 +122,8 @@ def posterior_predictive(
     Returns
     -------
     dict
-        Observed site -> array of shape (chain, draw, *site shape), of the data's own kind: whole
-        numbers for counts.
+        Observed site -> array of shape ``(chain, draw, *site shape)``, of the data's own kind:
+        whole numbers for counts.
 
     Raises
     ------

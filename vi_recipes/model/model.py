@@ -131,7 +131,7 @@ class VBSteps:
         one moment of the round, the same in every round.
     draws
         ``draws(key, eta, num_draws, **data) -> values``: draws from the factors, site -> array of
-        shape (num_draws, *site shape), for all sites that are reported.
+        shape ``(num_draws, *site shape)``, for all sites that are reported.
     diagnostics
         ``diagnostics(eta, **data) -> {name: number}``: what else is worth reporting, such as the
         effective number of components.
