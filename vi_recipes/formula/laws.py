@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr
-from jax.scipy.stats import norm
 from numpyro.distributions import constraints
 
 
@@ -76,7 +75,7 @@ class Hurdle(dist.Distribution):  # type: ignore[misc]
         return (1.0 - self.zero) * square - self.mean**2
 
 
-class Cumulative(dist.CategoricalProbs):  # type: ignore[misc]
+class Cumulative(dist.CategoricalLogits):  # type: ignore[misc]
     """Ordered levels: P(y <= k) is the link's inverse at ``cut[k] - eta``.
 
     Parameters
@@ -96,19 +95,19 @@ class Cumulative(dist.CategoricalProbs):  # type: ignore[misc]
     def __init__(
         self, eta: Any, cut: Any, link: str = "logit", *, validate_args: bool | None = None
     ) -> None:
-        eta, cut = jnp.asarray(eta)[..., None], jnp.asarray(cut)
-        upper = cut - eta
-        if link == "logit":
-            log_below, log_above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-upper)
-        else:
-            log_below, log_above = log_ndtr(upper), log_ndtr(-upper)
-        # between two thresholds the difference is taken in the tail where it is not of ones
-        lower, higher = upper[..., :-1], upper[..., 1:]
-        inverse = jax.nn.sigmoid if link == "logit" else norm.cdf
-        left = inverse(higher) - inverse(lower)
-        right = inverse(-lower) - inverse(-higher)
-        between = jnp.where(lower + higher < 0, left, right)
-        probs = jnp.concatenate(
-            [jnp.exp(log_below[..., :1]), between, jnp.exp(log_above[..., -1:])], axis=-1
-        )
-        super().__init__(probs, validate_args=validate_args)
+        log_below = jax.nn.log_sigmoid if link == "logit" else log_ndtr
+        upper = jnp.asarray(cut) - jnp.asarray(eta)[..., None]
+        low, high = upper[..., :-1], upper[..., 1:]
+        if link == "logit":  # F(h) - F(l) = F(h) F(-l) (1 - exp(l - h))
+            between = log_below(high) + log_below(-low) + _log_rest(high - low)
+        else:  # in the tail where neither is nearly one
+            left = low + high < 0
+            one, two = jnp.where(left, high, -low), jnp.where(left, low, -high)
+            between = log_below(one) + _log_rest(log_below(one) - log_below(two))
+        parts = [log_below(upper[..., :1]), between, log_below(-upper[..., -1:])]
+        super().__init__(jnp.concatenate(parts, axis=-1), validate_args=validate_args)
+
+
+def _log_rest(x: jax.Array) -> jax.Array:
+    """Return log(1 - exp(-x))."""
+    return jnp.log(-jnp.expm1(-x))
