@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vi_recipes.calibration import Calibration, calibrate
-    from vi_recipes.comparison import Comparison, Recommendation, Study, compare, load_study
+    from vi_recipes.comparison import (
+        Comparison,
+        Recommendation,
+        Study,
+        compare,
+        derive,
+        load_study,
+    )
     from vi_recipes.core import FitError, MethodFailure, Status, Timing, use_cache
     from vi_recipes.data import (
         Batches,
@@ -100,6 +107,7 @@ _HOMES = {
         "Recommendation",
         "Study",
         "compare",
+        "derive",
         "load_study",
     ),
     "vi_recipes.core": (
@@ -269,6 +277,7 @@ __all__ = [
     "compare",
     "compare_models",
     "data_sensitivity",
+    "derive",
     "from_arviz",
     "from_draws",
     "glmm",

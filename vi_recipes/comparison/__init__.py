@@ -6,6 +6,7 @@ from vi_recipes.comparison.against import against_reference, reference_exhibits,
 from vi_recipes.comparison.beside import holds_comparison, unfinished
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
+from vi_recipes.comparison.derive import derive
 from vi_recipes.comparison.figures.marks import fit_styles
 from vi_recipes.comparison.folder import write_all
 from vi_recipes.comparison.json import dumps
@@ -29,6 +30,7 @@ __all__ = [
     "against_reference",
     "answer",
     "compare",
+    "derive",
     "dumps",
     "failed",
     "faults",

@@ -67,10 +67,15 @@ def measured_by[T: Fits](comparison: T, reference: str | Fit | None) -> T:
 
 
 def _of[T: Fits](
-    comparison: T, fits: Mapping[str, Fit], reference: Fit | None, name: str | None
+    comparison: T,
+    fits: Mapping[str, Fit],
+    reference: Fit | None,
+    name: str | None,
+    *,
+    same_reference: bool = False,
 ) -> T:
     """Return a comparison of other fits, with what was found out of those that stay."""
-    same = reference is comparison.reference
+    same = same_reference or reference is comparison.reference
     made = type(comparison)(
         fits,
         reference=reference,
@@ -85,4 +90,16 @@ def _of[T: Fits](
     )
     made.kept.update({n: k for n, k in comparison.kept.items() if n in made.columns})
     made.model_mark = comparison.model_mark
+    return made
+
+
+def with_fits[T: Fits](comparison: T, fits: Mapping[str, Fit], reference: Fit | None) -> T:
+    """Return a comparison with the same fits in another form, such as with more quantities.
+
+    One without a result has the sites of the others.
+    """
+    sites = next((fit.sites for fit in fits.values() if fit.has_result), ())
+    alike = {n: f if f.has_result else replace(f, sites=sites) for n, f in fits.items()}
+    made = _of(comparison, alike, reference, comparison.reference_name, same_reference=True)
+    made.kept.clear()  # what lies on disk has other quantities
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vi_recipes.fit.chains import complain, healthy, heavy_tails, measure
 from vi_recipes.fit.checked import EVIDENCE
+from vi_recipes.fit.derived import derived
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.draws import check_same, fit_draws
 from vi_recipes.fit.fit import Fit
@@ -46,6 +47,7 @@ __all__ = [
     "check_same",
     "compare_models",
     "complain",
+    "derived",
     "differences",
     "far_out",
     "fit_draws",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.coordinates import NO_SLOPE, TINY_SLOPES, one_coordinate
 from vi_recipes.model.density import BATCH, in_blocks
+from vi_recipes.model.derived import derived_site, takes, with_derived
 from vi_recipes.model.jumps import Jump, find_jumps
 from vi_recipes.model.labels import labels_by_site, site_labels
 from vi_recipes.model.load import load_model
@@ -59,6 +60,7 @@ __all__ = [
     "candidates",
     "check_target",
     "comparable",
+    "derived_site",
     "find_families",
     "find_jumps",
     "floored",
@@ -77,8 +79,10 @@ __all__ = [
     "shared_members",
     "site_labels",
     "site_terms",
+    "takes",
     "unmasked",
     "weights_of",
     "weights_of_members",
+    "with_derived",
     "with_finite_logs",
 ]

@@ -12,6 +12,8 @@ from vi_recipes.posterior.base import (
 )
 from vi_recipes.posterior.blocks import BlockPosterior
 from vi_recipes.posterior.delta import EstimatePosterior
+from vi_recipes.posterior.derived import DerivedPosterior
+from vi_recipes.posterior.derived import apply as apply_functions
 from vi_recipes.posterior.draws import (
     DrawsPosterior,
     MomentsPosterior,
@@ -26,6 +28,7 @@ from vi_recipes.posterior.response import ResponsePosterior
 
 __all__ = [
     "BlockPosterior",
+    "DerivedPosterior",
     "DrawsPosterior",
     "EstimatePosterior",
     "FactorPosterior",
@@ -40,6 +43,7 @@ __all__ = [
     "ResampledPosterior",
     "ResponsePosterior",
     "WeighedDraws",
+    "apply_functions",
     "held_draws",
     "is_constant",
     "match",

@@ -1,0 +1,133 @@
+"""Quantities derived from the sites of a fit, of every kind of posterior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models_for_tests import case, target
+
+import vi_recipes as vr
+
+
+def draws() -> vr.Fit:
+    this = case("linear_regression")
+    values = np.random.default_rng(0).multivariate_normal(this.mean["beta"], this.cov, (4, 500))
+    return vr.from_draws({"beta": values}, target("linear_regression"))
+
+
+def oracle() -> tuple[float, float, float, float]:
+    """Return the mean and sd of exp(beta[1]), and of beta[0] + beta[1], by the closed forms."""
+    this = case("linear_regression")
+    m, v = this.mean["beta"][1], this.cov[1, 1]
+    lognormal = np.exp(m + v / 2), np.exp(m + v / 2) * np.sqrt(np.exp(v) - 1)
+    return *lognormal, this.mean["beta"].sum(), float(np.sqrt(this.cov.sum()))
+
+
+FUNCTIONS = {
+    "ratio": lambda beta: jnp.exp(beta[1]),
+    "total": lambda values: values["beta"].sum(),
+    "both": lambda beta, contrast: jnp.stack([beta[0], contrast]),
+}
+
+
+@pytest.mark.parametrize("method", [vr.Laplace(), vr.LinearResponse()])
+def test_those_of_a_gaussian_are_exact(method: vr.Method) -> None:
+    fit = method.fit(target("linear_regression"), throw=True)
+    wider = vr.derive(fit, **FUNCTIONS)
+    mean, sd, total, total_sd = oracle()
+    if method.key == "lrvb":
+        # q has the variance 1 / precision, s2: the mean is exp(m + s2 / 2), and its slopes in m and
+        # in log s, with the covariance of m and the curvature 2 in log s, give the sd
+        this = case("linear_regression")
+        s2 = 1 / np.linalg.inv(this.cov)[1, 1]
+        mean = np.exp(this.mean["beta"][1] + s2 / 2)
+        sd = mean * np.sqrt(this.cov[1, 1] + s2**2 / 2)
+    assert wider.mean()["ratio"] == pytest.approx(mean, rel=1e-6)
+    assert wider.sd()["ratio"] == pytest.approx(sd, rel=1e-5)
+    assert wider.mean()["total"] == pytest.approx(total, rel=1e-2)
+    assert wider.sd()["total"] == pytest.approx(total_sd, rel=4 / np.sqrt(2 * 4000))
+    np.testing.assert_array_equal(wider.mean()["beta"], fit.mean()["beta"])
+    np.testing.assert_array_equal(wider.cov(["beta"]), fit.cov(["beta"]))
+    assert wider.labels() == [*fit.labels(), "ratio", "total", "both[0]", "both[1]"]
+    assert wider["both"].shape[1:] == (2,)
+
+
+def test_those_of_a_sampler_are_by_its_draws(tmp_path: Path) -> None:
+    fit = draws()
+    wider = vr.derive(fit, **FUNCTIONS)
+    np.testing.assert_allclose(wider["ratio"], np.exp(fit["beta"][:, 1]), rtol=1e-12)
+    assert wider.sd()["total"] == pytest.approx(fit["beta"].sum(1).std(ddof=1))
+    table = wider.summary()
+    assert 500 < table.loc["ratio", "ess_bulk"] < 4000
+    assert table.loc["ratio", "r_hat"] < 1.02
+    joint = wider.cov(["beta", "total"])
+    np.testing.assert_allclose(joint.loc["total"].iloc[:2], fit.cov(["beta"]).sum(), rtol=1e-9)
+    again = vr.Fit.load(wider.save(tmp_path / "wider.nc"))
+    assert again.sd()["total"] == pytest.approx(wider.sd()["total"])
+    assert again.is_sampler
+
+
+def test_what_jax_cannot_trace_is_called_draw_by_draw() -> None:
+    fit = draws()
+    wider = vr.derive(fit, positive=lambda beta: float(beta[1]) if beta[1] > -0.5 else 0.0)
+    kept = np.where(fit["beta"][:, 1] > -0.5, fit["beta"][:, 1], 0.0)
+    np.testing.assert_array_equal(wider["positive"], kept)
+    laplace = vr.derive(
+        vr.Laplace().fit(target("linear_regression")),
+        positive=lambda beta: float(beta[1]) if beta[1] > -0.5 else 0.0,
+    )
+    error = 5 * laplace.sd()["positive"] / np.sqrt(4000)
+    assert abs(laplace.mean()["positive"] - kept.mean()) < 2 * error
+
+
+def test_of_a_point_it_is_a_point_and_of_moments_alone_nothing() -> None:
+    point = vr.MAP().fit(target("linear_regression"))
+    wider = vr.derive(point, ratio=lambda beta: jnp.exp(beta[1]))
+    assert wider.mean()["ratio"] == pytest.approx(np.exp(point.mean()["beta"][1]))
+    assert wider.is_point
+    answers = {"parameters": {"beta[0]": {"mean": 1.0, "sd": 0.5}}}
+    given = vr.load_reference(answers, target("linear_regression"))
+    assert np.isnan(vr.derive(given, ratio=lambda beta: beta[0]).mean()["ratio"])
+
+
+def test_they_are_compared_and_judged(tmp_path: Path) -> None:
+    this = target("linear_regression")
+    c = vr.compare(this, [vr.MAP(), vr.Laplace(), draws()], assessed=True)
+    wider = vr.derive(c, ratio=lambda beta: jnp.exp(beta[1]), wrong=lambda beta: beta[0] ** 2)
+    assert wider.reference is wider["draws"]
+    accuracy = wider.accuracy().loc[("ratio", "laplace")]
+    mean, sd, *_ = oracle()
+    reference = np.exp(draws()["beta"][:, 1])
+    expected = (mean - reference.mean()) / reference.std(ddof=1)
+    assert accuracy["difference"] == pytest.approx(expected, abs=1e-6)
+    assert accuracy["sd_ratio"] == pytest.approx(sd / reference.std(ddof=1), rel=1e-6)
+    assert "ratio" in list(wider.tidy()["term"])
+    assert wider.table(["ratio"]).body[0][0] == "ratio"
+    assert wider.verdicts()["laplace"].trust is vr.Trust.TRUSTWORTHY
+    # a posterior mean of a square is no square of the mean: the point is off there
+    assert "wrong" not in c.means().index
+    wider.save(tmp_path / "c")
+    again = vr.Comparison.load(tmp_path / "c")
+    assert again.means().loc["ratio", "laplace"] == pytest.approx(mean, rel=1e-6)
+    alone = vr.derive(vr.compare(this, "laplace"), ratio=lambda beta: jnp.exp(beta[1]))
+    assert alone.verdicts()["laplace"].trust is vr.Trust.TRUSTWORTHY
+
+
+@pytest.mark.parametrize(
+    ("functions", "said"),
+    [
+        ({}, "derive: no quantities given"),
+        ({"beta": lambda beta: beta}, "'beta' is a site of the model"),
+        ({"a": 3}, "'a': got 3, expected a function of sites"),
+        ({"a": lambda beta, gamma: gamma}, "'a': the function takes beta, gamma, and gamma is no"),
+        ({"a": lambda values: values["gamma"]}, "'a': KeyError"),
+        ({"a": lambda beta: beta.reshape(3)}, "'a': "),
+        ({"a": lambda: 1.0}, "'a': the function takes nothing"),
+    ],
+)
+def test_what_cannot_be_derived_is_said(functions: dict, said: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError, match=said):
+        vr.derive(draws(), **functions)
