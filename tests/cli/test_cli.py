@@ -324,7 +324,9 @@ def test_an_interrupt_that_falls_on_a_garbage_collection_is_not_lost():
 # -- help and lists ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "compare", "fit", "run", "models", "methods", "report"])
+@pytest.mark.parametrize(
+    "command", ["", "compare", "fit", "run", "models", "methods", "report", "new"]
+)
 def test_help_has_examples(command):
     result = run(*command.split(), "--help")
     assert result.exit_code == 0

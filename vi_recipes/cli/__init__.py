@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from vi_recipes.cli import calibrate, compare, docs, lists, report, run, sweep, verify
+from vi_recipes.cli import calibrate, compare, docs, lists, new, report, run, sweep, verify
 from vi_recipes.cli.arguments import VersionOption
 from vi_recipes.cli.group import Group, keep_interrupts, open_closed_streams, tell_warning
 
@@ -57,3 +57,4 @@ app.command("models", epilog=lists.MODELS_EPILOG)(lists.models)
 app.command("methods", epilog=lists.METHODS_EPILOG)(lists.methods)
 app.command("docs", epilog=docs.EPILOG)(docs.command)
 app.command("report", epilog=report.EPILOG)(report.command)
+app.command("new", epilog=new.EPILOG)(new.command)

@@ -207,6 +207,10 @@ MAX_LINE = 140
 """Letters of what stands in a line for a longer text."""
 
 
+CLAUSE = re.compile(r"(?:\([^()]*\)|[^.:;]|[.:;](?! ))++(?:[.:;] |[.:;(]?$)|.+$", re.DOTALL)
+"""A part of a text up to a stop; stops in parentheses are none."""
+
+
 def short(text: str, length: int = MAX_LINE) -> str:
     """Return as many clauses of a text as stand in a line; one at least.
 
@@ -215,7 +219,7 @@ def short(text: str, length: int = MAX_LINE) -> str:
     >>> short("It failed: no mode. Try another.", 20)
     'It failed: no mode'
     """
-    clauses = re.split(r"(?<=[.:;] )", text)
+    clauses = CLAUSE.findall(text) or [""]
     said = clauses[0]
     for clause in clauses[1:]:
         if len(said) + len(clause) > length:
