@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         posterior_predictive,
         prior_predictive,
     )
-    from vi_recipes.formula import GLMM, Prediction, glmm, predict
+    from vi_recipes.formula import GLMM, Prediction, comparisons, glmm, predict, slopes
     from vi_recipes.importance import LogEvidence
     from vi_recipes.latent import FreeEnergy, LinearFactors
     from vi_recipes.methods import (
@@ -145,8 +145,10 @@ _HOMES = {
     "vi_recipes.formula": (
         "GLMM",
         "Prediction",
+        "comparisons",
         "glmm",
         "predict",
+        "slopes",
     ),
     "vi_recipes.importance": ("LogEvidence",),
     "vi_recipes.latent": (
@@ -276,6 +278,7 @@ __all__ = [
     "case_sensitivity",
     "compare",
     "compare_models",
+    "comparisons",
     "data_sensitivity",
     "derive",
     "from_arviz",
@@ -299,6 +302,7 @@ __all__ = [
     "read_data",
     "read_frame",
     "read_numeric",
+    "slopes",
     "sweep",
     "use_cache",
 ]

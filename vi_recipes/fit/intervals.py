@@ -43,6 +43,19 @@ class IntervalSetting:
         name = f"{self.kind}{int(100 * self.prob)}"
         return f"{name}_lb", f"{name}_ub"
 
+    def ends(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return both ends of the intervals of columns of draws."""
+        if self.kind == "eti":
+            tail = (1 - self.prob) / 2
+            low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+            return low, high
+        ordered = np.sort(draws, axis=0)
+        inside = max(int(np.floor(self.prob * len(ordered))), 1)
+        widths = ordered[inside:] - ordered[: len(ordered) - inside]
+        first = widths.argmin(axis=0)
+        at = np.arange(ordered.shape[1])
+        return ordered[first, at], ordered[first + inside, at]
+
 
 def interval_setting() -> IntervalSetting:
     """Return the kind and level of intervals that ArviZ is set to."""
@@ -77,22 +90,9 @@ def intervals(
             for piece in fresh_draws(fit, NUM_DRAWS)
         ]
         columns = {n: np.concatenate([piece[n] for piece in pieces]) for n in names}
-    ends = [_ends(columns[name].astype(float), setting) for name in names]
+    ends = [setting.ends(columns[name].astype(float)) for name in names]
     low, high = (np.concatenate(values) for values in zip(*ends, strict=True))
     return low, high
-
-
-def _ends(draws: np.ndarray, setting: IntervalSetting) -> tuple[np.ndarray, np.ndarray]:
-    if setting.kind == "eti":
-        tail = (1 - setting.prob) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-        return low, high
-    ordered = np.sort(draws, axis=0)
-    inside = max(int(np.floor(setting.prob * len(ordered))), 1)
-    widths = ordered[inside:] - ordered[: len(ordered) - inside]
-    first = widths.argmin(axis=0)
-    at = np.arange(ordered.shape[1])
-    return ordered[first, at], ordered[first + inside, at]
 
 
 def population(sites: Sequence[Site]) -> list[str]:

@@ -1,0 +1,103 @@
+"""Marginal effects of a formula's fits: contrasts and slopes of predictions."""
+
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+import vi_recipes as vr
+
+RNG = np.random.default_rng(4)
+N = 60
+FRAME = pd.DataFrame(
+    {
+        "x": RNG.normal(2.0, 1.5, N),
+        "arm": RNG.choice(["control", "drug", "both"], N),
+        "s": RNG.integers(0, 2, N),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[vr.Target, vr.Fit]:
+    target = vr.Target(vr.glmm("s ~ x + arm", FRAME, family="bernoulli"))
+    return target, vr.Laplace().fit(target, throw=True)
+
+
+def by_hand(fit: vr.Fit, x: np.ndarray, arm: list[str]) -> np.ndarray:
+    """Return the probabilities at every draw and row, from the draws of the coefficients."""
+    assert fit.labels(["beta"]) == ["beta[x]", "beta[arm[control]]", "beta[arm[drug]]"]
+    beta, here = fit["beta"], np.array(arm)
+    eta = fit["Intercept"][:, None] + beta[:, [0]] * x
+    eta = eta + beta[:, [1]] * (here == "control") + beta[:, [2]] * (here == "drug")
+    return expit(eta)
+
+
+def test_contrasts_are_averages_of_predictions(fitted: tuple[vr.Target, vr.Fit]) -> None:
+    target, fit = fitted
+    x, arm = FRAME["x"].to_numpy(), list(FRAME["arm"])
+    table = vr.comparisons(fit, target, FRAME, {"x": (1.0, 3.0), "arm": ("both", "drug")})
+    assert list(table["contrast"]) == ["3.0 - 1.0", "drug - both"]
+    one = np.ones(N)
+    of_x = (by_hand(fit, 3 * one, arm) - by_hand(fit, one, arm)).mean(1)
+    drug, both = (by_hand(fit, x, [level] * N) for level in ("drug", "both"))
+    of_arm = drug.mean(1) - both.mean(1)
+    for row, draws in zip(table.itertuples(), (of_x, of_arm), strict=True):
+        assert row.estimate == pytest.approx(draws.mean(), rel=1e-9)
+        assert row.std_error == pytest.approx(draws.std(ddof=1), rel=1e-9)
+        assert row.conf_low == pytest.approx(np.quantile(draws, 0.055), rel=1e-9)
+    odds = vr.comparisons(
+        fit, target, FRAME, {"arm": ("both", "drug")}, comparison="odds_ratio", average=False
+    )
+    assert len(odds) == N
+    ratio = drug / (1 - drug) / (both / (1 - both))
+    assert odds["estimate"][3] == pytest.approx(ratio[:, 3].mean(), rel=1e-9)
+    default = vr.comparisons(fit, target, FRAME, ["x", "arm"])
+    assert list(default["contrast"]) == ["+1", "control - both", "drug - both"]
+    with az.rc_context({"stats.ci_prob": 0.5}):
+        narrow = vr.comparisons(fit, target, FRAME, {"x": (1.0, 3.0)})
+    assert narrow["conf_low"][0] == pytest.approx(np.quantile(of_x, 0.25), rel=1e-9)
+
+
+def test_slopes_are_derivatives(fitted: tuple[vr.Target, vr.Fit]) -> None:
+    target, fit = fitted
+    linear = vr.slopes(fit, target, FRAME, "x", kind="linear")
+    assert linear["estimate"][0] == pytest.approx(fit["beta"][:, 0].mean(), rel=1e-6)
+    assert linear["std_error"][0] == pytest.approx(fit["beta"][:, 0].std(ddof=1), rel=1e-6)
+    mean = vr.slopes(fit, target, FRAME, "x")
+    p = by_hand(fit, FRAME["x"].to_numpy(), list(FRAME["arm"]))
+    expected = (fit["beta"][:, [0]] * p * (1 - p)).mean()
+    assert mean["estimate"][0] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="'arm' is no number"):
+        vr.slopes(fit, target, FRAME, "arm")
+
+
+def test_all_methods_of_a_comparison_have_them(fitted: tuple[vr.Target, vr.Fit]) -> None:
+    target, fit = fitted
+    point = vr.MAP().fit(target)
+    both = vr.Comparison({"laplace": fit, "map": point})
+    table = vr.comparisons(both, target, FRAME, "x").set_index("method")
+    assert list(table.index) == ["laplace", "map"]
+    assert np.isnan(table.loc["map", "std_error"])
+    assert table.loc["map", "estimate"] == pytest.approx(table.loc["laplace", "estimate"], abs=0.05)
+    wider = vr.derive(both, odds=lambda beta: np.exp(1.0) * beta[0])
+    assert wider["laplace"].mean()["odds"] == pytest.approx(np.e * fit.mean()["beta"][0])
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "said"),
+    [
+        ("xx", {}, "variables: unknown column 'xx'; did you mean 'x'"),
+        ({"arm": "drug"}, {}, "'arm': got 'drug', expected two values"),
+        ({"x": (1, 2, 3)}, {}, "expected two values, or a number to step by"),
+        ("x", {"comparison": "product"}, "comparison: got 'product', expected 'difference'"),
+    ],
+)
+def test_what_cannot_be_contrasted_is_said(
+    fitted: tuple[vr.Target, vr.Fit], variables: object, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        vr.comparisons(fitted[1], fitted[0], FRAME, variables, **options)  # type: ignore[arg-type]
