@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         Target,
         VBSteps,
         load_model,
+        shard,
     )
     from vi_recipes.report import Exhibit
     from vi_recipes.sweeps import Sweep, sweep
@@ -185,6 +186,7 @@ _HOMES = {
         "Target",
         "VBSteps",
         "load_model",
+        "shard",
     ),
     "vi_recipes.report": ("Exhibit",),
     "vi_recipes.sweeps": (
@@ -302,6 +304,7 @@ __all__ = [
     "read_data",
     "read_frame",
     "read_numeric",
+    "shard",
     "slopes",
     "sweep",
     "use_cache",

@@ -19,6 +19,7 @@ from vi_recipes.model.replicate import (
     observed_sites,
     replicate_at,
 )
+from vi_recipes.model.sharding import bytes_by_device, shard
 from vi_recipes.model.sites import Site, Sites
 from vi_recipes.model.start import NUM_ATTEMPTS
 from vi_recipes.model.states import (
@@ -57,6 +58,7 @@ __all__ = [
     "VBSteps",
     "Weights",
     "as_target",
+    "bytes_by_device",
     "candidates",
     "check_target",
     "comparable",
@@ -76,6 +78,7 @@ __all__ = [
     "or_infinite",
     "replicate_at",
     "scale_of",
+    "shard",
     "shared_members",
     "site_labels",
     "site_terms",

@@ -63,6 +63,7 @@ class BoundModel:
         self.compiled_for_any_data = MadeOnce()
         """Like :attr:`compiled_once`, for code that takes the data as arguments from
         :meth:`arrays`: :meth:`with_data` passes it on."""
+        self._spread: Callable[[np.ndarray], jax.sharding.Sharding] | None = None
         leaves = jax.tree.leaves_with_path(given, is_leaf=_is_none)
         self._arguments = tuple(given)
         self._paths = [path for path, _ in leaves]
@@ -90,8 +91,14 @@ class BoundModel:
         double = bool(jax.config.jax_enable_x64)
         if double not in self._on_device:
             with concrete():
-                self._on_device[double] = tuple(jnp.asarray(a) for a in self._arrays)
+                self._on_device[double] = tuple(self._place(a) for a in self._arrays)
         return self._on_device[double]
+
+    def _place(self, array: np.ndarray) -> jax.Array:
+        """Return an array of the data where computations are to find it."""
+        if self._spread is None:
+            return jnp.asarray(array)
+        return jax.device_put(array, self._spread(array))
 
     def keywords(self, arrays: Arrays) -> dict[str, Any]:
         """Return the model's keyword arguments with ``arrays`` in the traced places."""

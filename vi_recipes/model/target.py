@@ -180,6 +180,14 @@ class Target(DensityByCoordinate):
         other.fitted_as = self.fitted_as or self
         return other
 
+    def on(self, spread: Callable[[np.ndarray], jax.sharding.Sharding]) -> Target:
+        """Return the same target with its traced arrays placed as ``spread`` says of each."""
+        other = copy.copy(self)
+        other._spread = spread
+        other._trace_leaves(self._is_traced)
+        other.compiled_once, other.compiled_for_any_data = MadeOnce(), MadeOnce()
+        return other
+
     @property
     def weighted_latents(self) -> str | None:
         """Why scales and masks make the joint density none of its rows; ``None`` if they do not.

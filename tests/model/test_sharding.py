@@ -1,0 +1,116 @@
+"""One fit on four virtual devices beside the same on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax.sharding import Mesh
+
+import vi_recipes as vr
+from vi_recipes.model import bytes_by_device
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import json, re
+import jax, numpy as np
+import vi_recipes as vr
+from jax.sharding import Mesh
+from vi_recipes.model import bytes_by_device
+
+model = vr.load_model("criteo")
+one = vr.Target(model, **model.simulate(num_rows=400, num_groups=32))
+mesh = Mesh(np.array(jax.devices()), ("rows",))
+four = vr.shard(one, mesh)
+found = {"bytes": [list(bytes_by_device(t).values()) for t in (one, four)], "errors": {}}
+
+def slope(z, arrays):
+    return jax.grad(one.log_density_fn)(z, arrays)
+
+with jax.enable_x64(True):
+    z = jax.numpy.asarray(one.start(jax.random.key(0)))
+    code = jax.jit(slope).lower(z, four.arrays()).compile().as_text()
+    found["slopes"] = [np.asarray(slope(z, t.arrays())).tolist() for t in (one, four)]
+# what an all-reduce gives is before its name, one array or several
+sums = re.findall(r"= (.*?) all-reduce(?:-start)?\\(", code)
+sizes = [int(n or 1) for n in re.findall(r"f64\\[(\\d*)\\]", " ".join(sums))]
+found["summed"], found["dim"] = sum(sizes), one.dim
+found["gathers"] = len(re.findall(r"all-gather|all-to-all", code))
+for method in (vr.MAP(), vr.MeanField(), vr.LinearResponse()):
+    fits = [method.fit(target, key=0) for target in (one, four)]
+    means, sds = ([f.flat(getattr(f, k)()) for f in fits] for k in ("mean", "sd"))
+    scale = np.where(np.isnan(sds[0]), 1.0, sds[0])
+    off = np.abs(means[0] - means[1]) / scale
+    wide = np.abs(np.nan_to_num(sds[1] / sds[0] - 1))
+    found["errors"][method.key] = [fits[1].status.name, float(off.max()), float(wide.max())]
+try:
+    vr.shard(vr.Target(model, **model.simulate(num_rows=402, num_groups=32)), mesh)
+except ValueError as error:
+    found["refused"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def normal(y: jax.Array) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def test_a_mesh_of_one_device_changes_nothing_and_new_data_stay_on_it() -> None:
+    target = vr.Target(normal, y=np.arange(6.0))
+    mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
+    placed = vr.shard(target, mesh)
+    z = np.array([0.3])
+    assert placed.log_density(z) == target.log_density(z)
+    other = placed.with_data(y=np.arange(6.0) + 1)
+    with jax.enable_x64(True):
+        assert other.arrays()[0].sharding.mesh == mesh
+    assert bytes_by_device(other) == {jax.devices()[0]: 48}
+
+
+def test_what_cannot_be_divided_is_refused() -> None:
+    target = vr.Target(normal, y=np.arange(6.0))
+    with pytest.raises(ValueError, match=r"mesh: got int, expected a jax.sharding.Mesh"):
+        vr.shard(target, 4)  # type: ignore[arg-type]
+
+    def scalar(y: float) -> None:
+        numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal()), 1.0), obs=y)
+
+    mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
+    with pytest.raises(ValueError, match="nothing can be divided"):
+        vr.shard(vr.Target(scalar, y=1.0), mesh)
+
+
+@pytest.mark.slow
+def test_four_devices_find_what_one_finds() -> None:
+    flags = "--xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    whole, parts = found["bytes"]
+    assert parts == [whole[0] / 4] * 4
+    np.testing.assert_allclose(found["slopes"][1], found["slopes"][0], rtol=1e-12)
+    # the sums over rows: one number for beta's coefficients and for every member
+    assert 0 < found["summed"] <= found["dim"] + 1
+    assert found["gathers"] == 0
+    for status, mean, sd in found["errors"].values():
+        assert status == "OK"
+        assert mean < 1e-9
+        assert sd < 1e-9
+    assert "its 4 devices do not divide the 402 rows of model 'criteo'; use 3" in found["refused"]
