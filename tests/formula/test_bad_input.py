@@ -17,6 +17,8 @@ FRAME = pd.DataFrame(
         "g": list("aabbccdd"),
         "one": ["k"] * 8,
         "row": list("abcdefgh"),
+        "when": pd.date_range("2020", periods=8),
+        "huge": np.linspace(0, 1e200, 8),
         "income": [1.0, np.nan, 2.0, 3.0, np.inf, 1.0, 2.0, 5.0],
     }
 )
@@ -37,6 +39,7 @@ FRAME = pd.DataFrame(
         ("y ~ x $ z", 6, "cannot read '$'"),
         ("y ~ log(x,)", 10, "expected a term"),
         ("y ~ x z", 6, "got 'z'"),
+        ("y ~ _x", 4, "stands in backquotes"),
     ],
 )
 def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
@@ -75,6 +78,16 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
         ("y ~ x", "bernoulli", {"priors": "wide"}, "priors: got 'wide', expected 'flat'"),
         ("x ~ y", "gaussian", {"priors": {"sigma": "Normal(0, 1)"}}, "expected one whose support"),
         ("y ~ sqroot(x)", "bernoulli", {}, "there is no 'sqroot' among columns and functions"),
+        ("x ~ x", "gaussian", {}, "the response 'x' is among its own terms"),
+        ("x ~ log(x)", "gaussian", {}, "the response 'x' is among its own terms"),
+        ("x ~ (1 | g) + (y | g)", "gaussian", {}, r"\(1 \| g\) and \(y \| g\) both have effect 1"),
+        ("x ~ (1 | a) + (1 | g)", "gaussian", {}, "unknown column 'a'"),
+        ("y ~ log(x)", "bernoulli", {}, r"column log\(x\) is nan in row 3"),
+        ("y ~ offset(log(x))", "bernoulli", {}, "the offset is nan in row 3"),
+        ("y ~ x ** 2", "bernoulli", {}, r"returns the variable as it is. Use \{x\*\*2\}"),
+        ("when ~ x", "gaussian", {}, "column 'when' holds dates or times"),
+        ("y ~ huge", "bernoulli", {}, "column 'huge' has numbers beyond 1e.100"),
+        ("trials ~ x", "gaussian", {}, "got 5 in every row"),
         ("one ~ x", "categorical", {}, r"got one level \(k\)"),
         ("count ~ x", "multinomial", {}, "expected whole numbers from 0 of every level"),
         ("cbind(count, x) ~ y", "multinomial", {}, "trials, row 1|row 1: got 0, 0.3"),

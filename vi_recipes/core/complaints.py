@@ -5,7 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from itertools import accumulate
 from numbers import Integral, Real
+
+MOST_SHOWN = 400
+"""Characters of a list of known names."""
 
 MOST = 10**9
 """Most steps, draws, starts and the like: what compiled code counts in 32 bits."""
@@ -32,7 +36,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     folded = {n.casefold(): n for n in names}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     hint = f"did you mean '{folded[close[0]]}'? " if close else ""
-    return f"unknown {what} '{name}'; {hint}Known: {', '.join(names) or 'none'}"
+    ends = accumulate(len(n) + 2 for n in names)
+    shown = [n for n, end in zip(names, ends, strict=True) if end <= MOST_SHOWN]
+    rest = len(names) - len(shown)
+    more = f" and {rest} more" if rest else ""
+    return f"unknown {what} '{name}'; {hint}Known: {', '.join(shown) or 'none'}{more}"
 
 
 def require(condition: bool, argument: str, got: object, expected: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 from typing import Any
 
@@ -59,6 +60,22 @@ class Design:
         matrix = np.zeros((len(data), 0)) if self._common is None else self._common.design_matrix
         self.matrix, self.offset = self._parts(np.asarray(matrix, float))
         """Shapes (rows, columns) and, if there is one, (rows,)."""
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        bad = ~np.isfinite(self.matrix)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise ValueError(
+                f"formula: column {self.labels[column]} is {self.matrix[row, column]} in row "
+                f"{row + 1}, where a finite number is expected"
+            )
+        if self.offset is not None and not np.isfinite(self.offset).all():
+            row = int(np.argmin(np.isfinite(self.offset)))
+            raise ValueError(
+                f"formula: the offset is {self.offset[row]} in row {row + 1}, where a finite "
+                "number is expected"
+            )
 
     def _parts(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         offset = matrix[:, self._offsets].sum(axis=1) if self._offsets else None
@@ -122,15 +139,33 @@ def _evaluate(text: str, data: pd.DataFrame) -> Any:
 @contextlib.contextmanager
 def _telling(text: str) -> Any:
     """Say in a sentence what formulae raises; it prints too."""
+    heard = _Heard()
+    logger = logging.getLogger("formulae")
+    kept, logger.handlers = logger.handlers, [heard]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        # what is not finite is said with its row, by whoever takes the columns
+        with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
             yield
+        if heard.says:  # a power of a column would be the column itself
+            raise ValueError(" ".join(heard.says.split()))
     except Exception as error:
         says = f"there is no {error} among columns and functions"
         raise ValueError(
             f"formula: '{text}' cannot be evaluated: "
             f"{says if isinstance(error, KeyError) else told(error)}"
         ) from None
+    finally:
+        logger.handlers = kept
+
+
+class _Heard(logging.Handler):
+    """Keeps what formulae warns of."""
+
+    says = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.says = record.getMessage()
 
 
 def _contrasts() -> dict[str, Any]:

@@ -17,6 +17,9 @@ from vi_recipes.formula.designs import response_values
 from vi_recipes.formula.families import SUPPORTS, Family, outside
 from vi_recipes.formula.parse import tokens_of
 
+LARGEST = 1e100
+"""Numbers beyond it have squares that are none."""
+
 TRIALS = re.compile(r"\s*(p|prop|proportion|cbind)\s*\((.*)\)\s*", re.DOTALL)
 
 
@@ -31,7 +34,10 @@ def as_frame(data: Any) -> pd.DataFrame:
     if isinstance(data, str | Path):
         data = read_frame(data)
     elif isinstance(data, Mapping):
-        data = pd.DataFrame(dict(data))
+        try:
+            data = pd.DataFrame(dict(data))
+        except ValueError as error:
+            raise ValueError(f"data: {error}; expected columns of one length") from None
     elif hasattr(data, "to_pandas") and not isinstance(data, pd.DataFrame):
         data = data.to_pandas()  # polars, pyarrow
     if not isinstance(data, pd.DataFrame):
@@ -59,6 +65,7 @@ def complete(
     require(missing in ("error", "drop"), "missing", missing, "'error' or 'drop'")
     frame = frame[list(dict.fromkeys(columns))]
     numbers = frame.select_dtypes("number")
+    _check_kinds(frame, numbers)
     holes = frame.isna()
     holes[numbers.columns] |= np.isinf(numbers.astype(float))
     rows = holes.any(axis=1)
@@ -78,6 +85,21 @@ def complete(
         _ordered(frame[~rows].reset_index(drop=True)),
         f"{rows.sum()} of {len(rows)} rows left out for missing values ({by_column})",
     )
+
+
+def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame) -> None:
+    for name, column in frame.items():
+        if column.dtype.kind in "mM":
+            raise ValueError(
+                f"data: column '{name}' holds dates or times, expected numbers or text; make a "
+                "number of it, such as days since the first"
+            )
+    far = (numbers.astype(float).abs() > LARGEST) & np.isfinite(numbers.astype(float))
+    if far.any(axis=None):
+        name = far.columns[far.any().to_numpy().argmax()]
+        raise ValueError(
+            f"data: column '{name}' has numbers beyond {LARGEST:g}; give it in another unit"
+        )
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -140,6 +162,10 @@ def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
         )
     if made.trials is not None:
         _check_whole("trials", made.trials)
+    if family.response in ("real", "positive") and np.ptp(made.y) == 0:
+        raise ValueError(
+            f"response '{text}': got {made.y[0]:g} in every row, expected values that differ"
+        )
     bad = outside(family, made.y, made.trials)
     if bad.any():
         row = int(bad.argmax())

@@ -28,7 +28,7 @@ from vi_recipes.formula.frame import (
     row_numbers,
 )
 from vi_recipes.formula.layout import INTERCEPT, Group, Layout, Names, Predictor
-from vi_recipes.formula.parse import Parsed, check_columns, parse
+from vi_recipes.formula.parse import Parsed, check_apart, check_columns, parse
 from vi_recipes.formula.priors import Given, Priors
 from vi_recipes.formula.source import Generated, Units, Writer, on_own_scale
 from vi_recipes.model import Model
@@ -202,6 +202,8 @@ class _Maker:
         if not texts:
             raise ValueError("formula: got none, expected one such as 'y ~ x + (1 | g)'")
         self.parsed = [parse(text) for text in texts]
+        for parsed in self.parsed:
+            check_apart(parsed)
         self.family = self._chosen(family)
         self.link = link_of(self.family, link)
         self.priors = Priors(priors)

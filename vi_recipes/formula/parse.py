@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vi_recipes.core import unknown
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<name>[^\W\d][\w.]*)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)
+    r"""\s*(?:(?P<name>[^\W\d_][\w.]*)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)
     |(?P<text>"[^"]*"|'[^']*')|(?P<quoted>`[^`]+`)
     |(?P<sign>\*\*|//|==|!=|<=|>=|\|\||[-+*/:()\[\]{},~|=<>%]))""",
     re.VERBOSE,
@@ -106,6 +106,8 @@ def tokens_of(text: str) -> list[Token]:
         if found is None:
             place += len(text[place:]) - len(text[place:].lstrip())
             what = "a quote that is not closed" if text[place] in "\"'`" else repr(text[place])
+            if text[place] == "_":
+                what += "; a column whose name begins so stands in backquotes"
             raise marked(text, place, f"cannot read {what}")
         kind = str(found.lastgroup)
         tokens.append(Token(kind, found.group(kind), found.start(kind)))
@@ -274,6 +276,35 @@ def check_columns(parsed: Parsed, columns: Iterable[str]) -> tuple[str, ...]:
             )
             raise marked(parsed.text, place, unknown("column", name, known))
     return parsed.names
+
+
+def check_apart(parsed: Parsed) -> None:
+    """Refuse a response that is among its own terms, and a group term that is there twice.
+
+    Raises
+    ------
+    ValueError
+        With the name or the term.
+    """
+    terms = tokens_of(parsed.text.partition("~")[2])
+    own = parsed.response.strip("`")
+    if any(t.kind in ("name", "quoted") and t.text.strip("`") == own for t in terms):
+        raise ValueError(
+            f"formula '{parsed.text}': the response '{own}' is among its own terms; leave it out"
+        )
+    seen: dict[tuple[tuple[str, ...], str], Bar] = {}
+    for bar in parsed.bars:
+        effects = {e.strip() for e in bar.effects.split("+")}
+        implied = {"1"} if not effects & {"0", "-1"} and "- 1" not in bar.effects else set()
+        for columns in factors_of(bar):
+            for effect in (effects | implied) - {"0"}:
+                if (columns, effect) in seen:
+                    raise ValueError(
+                        f"formula '{parsed.text}': {seen[columns, effect]} and {bar} both have "
+                        f"effect {effect} of {':'.join(columns)}, which cannot be told apart; "
+                        "write (0 + x | g) for a slope alone"
+                    )
+                seen[columns, effect] = bar
 
 
 def factors_of(bar: Bar) -> list[tuple[str, ...]]:
