@@ -96,7 +96,7 @@ def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame) -> None:
             )
     far = (numbers.astype(float).abs() > LARGEST) & np.isfinite(numbers.astype(float))
     if far.any(axis=None):
-        name = far.columns[far.any().to_numpy().argmax()]
+        name = far.columns[int(far.any().to_numpy().argmax())]
         raise ValueError(
             f"data: column '{name}' has numbers beyond {LARGEST:g}; give it in another unit"
         )
