@@ -43,8 +43,8 @@ def weights(comparison: Fits) -> Table:
         _row("largest change of a mean, sds", assessed, _mean_change),
         _row("sds over the corrected", assessed, _sd_change),
         _row("bound on the error of a mean, sds", assessed, lambda _, a: Cell(_bound(a))),
-        _named("a mean is off by at least, sds", assessed, _named_bounds(bounds, "mean")),
-        _named("an sd is off at least by a factor", assessed, _named_bounds(bounds, "sd")),
+        _named("short chains move a mean by, sds", assessed, _named_bounds(bounds, "mean")),
+        _named("short chains change an sd by a factor", assessed, _named_bounds(bounds, "sd")),
         _row("kernel Stein test, p-value", assessed, lambda _, a: Cell(_stein(a))),
         _row("seconds", assessed, lambda _, a: Cell(format_number(a.seconds, 2))),
     ]
@@ -67,8 +67,8 @@ def weights(comparison: Fits) -> Table:
         )
     if bounds:
         note += (
-            " What a fit is off by at least is what short chains from its draws have moved it, "
-            "beyond Monte Carlo error."
+            " What short chains from a fit's draws move, beyond Monte Carlo error, was off by as "
+            "much or more, unless it overshoots for long."
         )
     told = [row for row in rows if any(cell.text != DASH for cell in row[1:])]
     return Table(

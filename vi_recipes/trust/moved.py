@@ -19,21 +19,27 @@ from vi_recipes.fit import Fit, unsettled
 from vi_recipes.model import Arrays, Target
 from vi_recipes.posterior import is_constant
 
-NUM_STEPS = 12
-"""Transitions of a chain. An even number: one that turns about a mean goes there and back, and is
-not taken for having moved by twice the error."""
+STAGES = (6, 6)
+"""Transitions of a chain to each look at it. Even numbers: a chain that turns about a mean goes
+there and back, and is not taken for having moved by twice the error."""
+
+LONGER = (12, 24)
+"""More of them where something has moved: what turns back has overshot."""
+
+STEADY = 0.75
+"""Share of its largest movement that a moment has left at the last look, lest it has overshot."""
 
 NUM_LEAPFROGS = 16
 """Of a transition."""
 
 MOST_CHAINS, FEWEST_CHAINS = 400, 50
 
-MAX_WORK = 2e9
+MAX_WORK = 8e9
 """Numbers of the data that all gradients may read: fewer chains of larger models, and none where
 fewer than :data:`FEWEST_CHAINS` are left."""
 
-QUICK = 5e8
-"""Of them, what takes a second or two beside compilation."""
+QUICK = 1e9
+"""Of them, what takes a few seconds beside compilation."""
 
 LEVEL = 0.01
 """Probability that any bound, of all scalars, is beyond what is right."""
@@ -79,19 +85,17 @@ class LowerBounds:
     def __str__(self) -> str:
         said = []
         if self.mean > 0:
-            said.append(f"its mean of {self.mean_at} is at least {self.mean:.2g} sds off")
+            said.append(f"move its mean of {self.mean_at} by at least {self.mean:.2g} sds")
         if self.factor > 1:
-            size = "small" if self.sd_ratio > 1 else "large"
-            said.append(
-                f"its sd of {self.sd_at} is too {size} by a factor {self.factor:.2g} or more"
-            )
-        source = f"by {self.num_chains} short chains started at its draws"
-        return f"{source} {' and '.join(said)}" if said else f"{source} nothing is seen to be off"
+            least = "at least" if self.sd_ratio > 1 else "at most"
+            said.append(f"make its sd of {self.sd_at} {least} {self.sd_ratio:.2g} times as large")
+        found = " and ".join(said) or "move nothing beyond Monte Carlo error"
+        return f"{self.num_chains} short chains started at its draws {found}"
 
 
 def quick_chains(target: Target, work: float = QUICK) -> int:
     """Return how many chains read so much at most; 0 where those are too few for bounds."""
-    count = min(int(work / (target.size * NUM_STEPS * NUM_LEAPFROGS)), MOST_CHAINS)
+    count = min(int(work / (target.size * sum(STAGES + LONGER) * NUM_LEAPFROGS)), MOST_CHAINS)
     return count if count >= FEWEST_CHAINS else 0
 
 
@@ -103,9 +107,12 @@ def lower_bounds(
 
     Chains of Hamiltonian Monte Carlo leave the posterior as it is, and take any other law towards
     it. So what the draws of a fit have moved by after a few transitions is by how much it was off,
-    at least: not more, as long as no quantity overshoots, which transitions of random length, in
-    an even number, keep them from. That nothing moves proves nothing: a slow direction, or another
-    part of the posterior, may not be reached.
+    at least, unless a quantity overshoots. Against that transitions are of random length and in
+    even numbers, and what has moved is looked at again after four times as many: what turns back
+    counts for nothing. That is a guard and no proof: where other quantities are far off, the size
+    of a movement may be larger than the error, but nothing moves of a fit that is right. That
+    nothing moves proves nothing: a slow direction, or another part of the posterior, may not be
+    reached.
 
     Means are in units of the larger of both sds, and more where the chains' still grows.
 
@@ -160,15 +167,21 @@ def lower_bounds(
         size = chains.step_size(start, chain_key)
         if size is None:
             return None
+        looks, x, bounds = [_flat(fit, target, z)], start, None
         began = time.perf_counter()
-        middle, half = chains.run(start, size, NUM_STEPS // 2, jax.random.fold_in(chain_key, 1))
-        end, rest = chains.run(middle, size, NUM_STEPS // 2, jax.random.fold_in(chain_key, 2))
-        seconds = time.perf_counter() - began
-        if min(half, rest) < GOOD_ACCEPTANCE / 2:
-            return None
-        rows = [_flat(fit, target, x * unit + chains.centre) for x in (start, middle, end)]
-    spent = seconds / (count * NUM_STEPS * NUM_LEAPFROGS)
-    return _bounds(fit, *rows, nuts_seconds=NUTS_GRADIENTS * spent)
+        for k, steps in enumerate(STAGES + LONGER, 1):
+            x, accepted = chains.run(x, size, steps, jax.random.fold_in(chain_key, k))
+            if accepted < GOOD_ACCEPTANCE / 2:
+                return None
+            looks.append(_flat(fit, target, x * unit + chains.centre))
+            if k == len(STAGES):
+                spent = (time.perf_counter() - began) / (count * sum(STAGES) * NUM_LEAPFROGS)
+                bounds = _bounds(fit, looks, nuts_seconds=NUTS_GRADIENTS * spent)
+                if bounds.mean == 0 and bounds.factor == 1:
+                    break
+            elif bounds is not None:
+                bounds = _bounds(fit, looks, nuts_seconds=bounds.nuts_seconds)
+    return bounds
 
 
 def _flat(fit: Fit, target: Target, z: np.ndarray) -> Float[np.ndarray, "draws scalars"]:
@@ -177,10 +190,14 @@ def _flat(fit: Fit, target: Target, z: np.ndarray) -> Float[np.ndarray, "draws s
     return np.concatenate([np.reshape(values[s.name], (len(z), -1)) for s in fit.sites], axis=1)
 
 
-def _bounds(
-    fit: Fit, start: np.ndarray, middle: np.ndarray, end: np.ndarray, *, nuts_seconds: float
-) -> LowerBounds:
-    """Return what values of the scalars before, half-way and after the chains come to."""
+def _bounds(fit: Fit, looks: list[np.ndarray], *, nuts_seconds: float) -> LowerBounds:
+    """Return what values of the scalars come to: before the chains, half-way, and from then on.
+
+    A moment counts by the least that it has moved at any look but the half-way one, and not at all
+    where it has turned back: it has overshot, as the sd of a scale does while what it scales is
+    too wide.
+    """
+    start, ends = looks[0], looks[2:]
     count, labels = len(start), fit.labels()
     own = np.asarray(fit.flat(fit.sd()), float)
     size = np.abs(np.asarray(fit.flat(fit.mean()), float))
@@ -190,18 +207,25 @@ def _bounds(
     # by both moments of every scalar, either way
     quantile = float(stats.t.isf(LEVEL / (4 * max(int(known.sum()), 1)), count - 1))
 
-    def moved_by(values: np.ndarray) -> np.ndarray:
-        """Return the mean of values, brought towards 0 by their Monte Carlo error."""
-        mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(count)
-        bound: np.ndarray = np.sign(mean) * np.maximum(np.abs(mean) - quantile * error, 0.0)
-        return bound
+    def moved_by(changes: list[np.ndarray]) -> np.ndarray:
+        """Return the mean change at the look where it is least, less its Monte Carlo error."""
+        means = np.stack([change.mean(axis=0) for change in changes])
+        errors = np.stack([change.std(axis=0, ddof=1) for change in changes]) / np.sqrt(count)
+        sign = np.sign(means[-1])
+        along = means * sign
+        least: np.ndarray = np.maximum(along - quantile * errors, 0.0).min(axis=0)
+        return np.where(along[-1] >= STEADY * along.max(axis=0), sign * least, 0.0)
+
+    def squared(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.square(values - values.mean(axis=0)))
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.maximum(end.std(axis=0) / middle.std(axis=0), 1.0)
-        largest = np.maximum(own, end.std(axis=0) * (1 + 2 / np.sqrt(2 * count)) * growth**2)
-        means = np.where(known, np.abs(moved_by(end - start)) / largest, 0.0)
-        squares = [np.square(x - x.mean(axis=0)) for x in (start, end)]
-        variance = 1 + moved_by(squares[1] - squares[0]) / np.square(own)
+        last = looks[-1].std(axis=0)
+        growth = np.maximum(last / looks[-2].std(axis=0), 1.0)
+        largest = np.maximum(own, last * (1 + 2 / np.sqrt(2 * count)) * growth**2)
+        means = np.where(known, np.abs(moved_by([x - start for x in ends])) / largest, 0.0)
+        changes = [squared(x) - squared(start) for x in ends]
+        variance = 1 + moved_by(changes) / np.square(own)
         ratios = np.where(known, np.sqrt(np.maximum(variance, 1e-6)), 1.0)
     k, j = int(np.nanargmax(means)), int(np.nanargmax(np.abs(np.log(ratios))))
     return LowerBounds(float(means[k]), labels[k], float(ratios[j]), labels[j], count, nuts_seconds)

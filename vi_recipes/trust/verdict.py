@@ -301,7 +301,10 @@ def _bounded(judged: Verdict, bounds: LowerBounds, *, sampled: bool) -> Verdict:
     """Return a verdict that leaves open what is right, given how far the fit is off at least."""
     if bounds.mean > POOR_MEAN or bounds.factor > POOR_SD:
         rest = judged.text.removeprefix(Trust.UNKNOWN.lead)
-        text = f"Not to be trusted: {bounds}. The rest {Trust.UNKNOWN.value}{rest}"
+        text = (
+            f"Not to be trusted: {bounds}, which leave the posterior as it is. The rest "
+            f"{Trust.UNKNOWN.value}{rest}"
+        )
         return Verdict(Trust.UNTRUSTED, text)
     said = str(bounds)
     text = f"{judged.text} {said[0].upper()}{said[1:]}, which does not vouch for the rest."
