@@ -72,6 +72,22 @@ class Squares:
         return float("nan")
 
 
+@dataclass(frozen=True)
+class Threads:
+    """Counts the threads that XLA computes with."""
+
+    label = "threads"
+    shares_code = True
+
+    def __call__(self, cell: int, progress: Progress = silent) -> float:
+        jnp.ones(3).sum().block_until_ready()
+        names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+        return float(names.count("tf_XLAEigen"))
+
+    def lost(self, cell: int, why: str) -> float:
+        return float("nan")
+
+
 def attempts(folder: Path) -> dict[int, int]:
     """Return how often each cell was begun."""
     cells = [int(path.name.rpartition("-")[0].rpartition("-")[0]) for path in folder.iterdir()]
@@ -282,6 +298,10 @@ def test_executors_of_others(kind: str, tmp_path: Path) -> None:
     if kind == "standard":
         with ProcessPoolExecutor(2, get_context("spawn")) as executor:
             run_cells(Squares(str(tmp_path)), range(6), kept.keep, executor)
+            if Path("/proc/self/task").is_dir():
+                threads = Kept()
+                run_cells(Threads(), range(2), threads.keep, executor)
+                assert set(threads.values()) == {1.0}
             # a broken pool is no reason to lose what it did
             with pytest.raises(ValueError, match=r"it has broken down .* another run goes on"):
                 run_cells(Squares(str(tmp_path), (7,), 9), [7], kept.keep, executor)

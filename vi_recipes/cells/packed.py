@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,15 +23,23 @@ class Packed:
         What :func:`vi_recipes.cells.sending.unpack` makes a job from.
     versions
         Package -> its version where the job comes from.
+    sender
+        The machine's name and the number of the process that it comes from.
     """
 
     content: bytes
     versions: Mapping[str, str]
+    sender: tuple[str, int]
 
     @property
     def mark(self) -> str:
         """What tells one job from another."""
         return hashlib.sha256(self.content).hexdigest()
+
+
+def this_process() -> tuple[str, int]:
+    """Return the machine's name and the number of this process."""
+    return platform.node(), os.getpid()
 
 
 def known_versions() -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import (
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vi_recipes.cells.engines import Engine, engine
-from vi_recipes.cells.packed import Packed
+from vi_recipes.cells.packed import Packed, this_process
 from vi_recipes.cells.processes import LostError, NotBegunError
 from vi_recipes.cells.sending import NotSentError, pack
 from vi_recipes.cells.worker import Reply, do, is_loading
@@ -110,7 +108,7 @@ def run_cells[C: Hashable, R](
         )
     with engine(executor) as where:
         if where is None:
-            here = Place(platform.node(), os.getpid())
+            here = Place(*this_process())
             with SharedCode().used() if job.shares_code else nullcontext():
                 for cell in cells:
                     keep(cell, job(cell, silent), here)

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vi_recipes.cells.packed import Packed, known_versions
+from vi_recipes.cells.packed import Packed, known_versions, this_process
 from vi_recipes.core import FILES, import_file, is_own, told
 from vi_recipes.model import Model, Target
 
@@ -104,7 +104,8 @@ def pack(job: Any) -> Packed:
         raise
     except Exception as error:  # what cannot be pickled raises whatever it likes
         raise NotSentError(told(error)) from None
-    return Packed(pickle.dumps((pickler.sources, stream.getvalue())), known_versions())
+    content = pickle.dumps((pickler.sources, stream.getvalue()))
+    return Packed(content, known_versions(), this_process())
 
 
 class _Pickler(pickle.Pickler):

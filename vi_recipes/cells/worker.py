@@ -6,7 +6,6 @@ It is imported by processes that have just begun.
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import threading
 from collections import OrderedDict
@@ -15,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from vi_recipes.cells.packed import Packed, known_versions
+from vi_recipes.cells.packed import Packed, known_versions, this_process
 from vi_recipes.cells.sending import unpack
 from vi_recipes.core import ModelError, SharedCode, precision, told
 
@@ -99,7 +98,11 @@ def _watch(done: int, total: int, text: str = "") -> None:
 
 def do(packed: Packed, cell: Any) -> Reply:
     """Do one cell; whatever happens comes back as a reply."""
-    place: dict[str, Any] = {"host": platform.node(), "process": os.getpid()}
+    here = this_process()
+    place: dict[str, Any] = {"host": here[0], "process": here[1]}
+    if here != packed.sender:
+        for name, value in ONE_THREAD.items():  # read by JAX when it begins
+            os.environ.setdefault(name, value)
     mine = known_versions()
     if mine != dict(packed.versions):
         return Reply(**place, versions=mine)
