@@ -21,6 +21,7 @@ from vi_recipes.formula import FAMILIES, glmm
 from vi_recipes.formula.designs import Design
 from vi_recipes.formula.groups import MISSING, Factor
 from vi_recipes.formula.laws import Cumulative, Hurdle
+from vi_recipes.latent.members import split_target
 
 RNG = np.random.default_rng(3)
 ROWS = 24
@@ -223,6 +224,47 @@ def test_a_second_formula_is_of_another_parameter():
     log_sigma = -0.3 + 0.5 * FRAME["z"] + u[FRAME["a"] - 1]
     np.testing.assert_allclose(law.scale, np.exp(log_sigma), rtol=1e-10)
     assert "sigma" not in model.parameters
+
+
+def test_every_parameter_may_have_a_formula():
+    formulas = ["count ~ x", "zero ~ z", "shape ~ 0 + x"]
+    model = glmm(formulas, FRAME, "zero_inflated_negbinomial")
+    values = {"Intercept": 0.4, "beta": [0.3], "Intercept_zero": -1.0, "beta_zero": [0.6]}
+    _, law = run(model, **values, beta_shape=[-0.5])
+    x, z, y = (FRAME[c].to_numpy() for c in ("x", "z", "count"))
+    zero, shape, mean = expit(-1.0 + 0.6 * z), np.exp(-0.5 * x), np.exp(0.4 + 0.3 * x)
+    chances = stats.nbinom(shape, shape / (shape + mean)).pmf(y)
+    by_hand = np.log(np.where(y == 0, zero, 0.0) + (1 - zero) * chances)
+    np.testing.assert_allclose(law.log_prob(y), by_hand, rtol=1e-7)
+    assert "mu =" not in glmm("level ~ x", FRAME, "cumulative").source
+
+
+def grouped(formula):
+    """Return a target with 30 groups of 3 rows."""
+    rng = np.random.default_rng(7)
+    g, h = np.repeat(np.arange(30), 3), rng.permutation(np.tile(np.arange(30), 3))
+    x = rng.normal(size=90)
+    y = x + rng.normal(size=30)[g] + rng.normal(size=90)
+    return vr.Target(glmm(formula, {"y": y, "x": x, "g": g, "h": h}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("formula", "shape", "by_draws"),
+    [
+        ("y ~ x + (1 | g)", (30, 1), []),
+        ("y ~ x + (x || g)", (30, 2), []),
+        ("y ~ x + (x | g)", (30, 2), ["u_g_x"]),
+        ("y ~ x + (1 | g) + (1 | h)", (1, 60), []),
+    ],
+)
+def test_structure_is_found_as_in_models_by_hand(formula, shape, by_draws):
+    target = grouped(formula)
+    assert split_target(target).local.shape == shape
+    fit = vr.MeanField(max_steps=1, num_starts=1).fit(target)
+    plans = dict(re.findall(r"(\w+) by (quadrature|draws)", fit.message))
+    assert [n for n, how in plans.items() if how == "draws"] == by_draws
+    assert plans["y"] == "quadrature"
 
 
 def test_weights_and_offsets_count():

@@ -71,6 +71,7 @@ def test_predictions_in_a_conjugate_hierarchy_are_those_of_the_closed_form(fitte
     assert (abs(np.cov(draws.T) - expected) < 4 * wide * (2 / NUM_DRAWS) ** 0.5).all()
     ends = stats.norm(rows @ mean, scale).ppf([[0.025], [0.975]]).T
     np.testing.assert_allclose(made.interval(), ends, atol=0.15 * scale.max())
+    assert repr(made) == f"Prediction(kind={kind!r}, groups={groups!r}, 7 rows, {NUM_DRAWS} draws)"
     assert list(made.frame().columns) == ["mean", "sd", "low", "high"]
 
 

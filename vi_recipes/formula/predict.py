@@ -25,7 +25,7 @@ AT_ONCE = 2**21
 """Numbers that are formed at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """Predictions at rows of new data.
 
@@ -44,6 +44,16 @@ class Prediction:
     kind: Kind
     groups: Groups
     levels: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        chains, draws, rows = self.draws.shape[:3]
+        return (
+            f"Prediction(kind={self.kind!r}, groups={self.groups!r}, {rows} rows, "
+            f"{chains * draws} draws)"
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html())
 
     @property
     def mean(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ def {{ name }}({{ arguments | join(", ") }}):
         numpyro.sample("{{ y }}", law, obs={{ y }})
     return eta, law
 """
+
+MEAN = re.compile(r"\bmu\b")
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,9 @@ class Writer:
             law = law.replace("logits=logits", "logits=eta")
         elif "logits" in law:
             rows.append(f"logits = {link.logits}")
-        if "mu" in law and link.mean == "eta":
-            law = law.replace("mu", "eta")
-        elif "mu" in law:
+        if link.mean == "eta":
+            law = MEAN.sub("eta", law)
+        elif MEAN.search(law):
             rows.append(f"mu = {link.mean}")
         template = Environment(autoescape=False, keep_trailing_newline=True).from_string(TEMPLATE)
         return template.render(
