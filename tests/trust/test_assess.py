@@ -13,10 +13,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from models_for_tests import case
+from models_for_tests import target as table_target
 
 import vi_recipes as vr
 from vi_recipes.comparison.weights import weights
-from vi_recipes.importance.weights import khat_limit
+from vi_recipes.importance.weights import khat, khat_limit
 from vi_recipes.posterior.gaussian import GaussianPosterior
 from vi_recipes.trust.correct import NoCorrection, correct
 from vi_recipes.trust.verdict import Trust, judge
@@ -301,3 +303,27 @@ def test_half_the_variance_of_log_ratios_is_kl_of_normals_that_are_near() -> Non
         said = vr.assess(replace(exact, posterior=q), target).kl_surrogate
         kl = 8 * ((factor**2 + mean**2 - 1) / 2 - np.log(factor))
         assert said == pytest.approx(kl, rel=0.15, abs=1e-10)
+
+
+@pytest.mark.parametrize("method", [vr.Laplace(), vr.MeanField()])
+def test_a_fit_that_was_read_back_is_assessed_again(method: vr.Method, tmp_path: Path) -> None:
+    this = table_target("normal_precision")
+    fit = method.fit(this, throw=True)
+    again = vr.Fit.load(fit.save(tmp_path / "fit.nc"))
+    own = vr.assess(fit, this, num_draws=2_000)
+    found = vr.assess(again, this)
+    assert found.num_draws == 2_000
+    drawn = again.posterior.weighed_draws(2_000, jax.random.key(1))
+    known = this.constrain(drawn.z)
+    np.testing.assert_allclose(drawn.values["sigma"], known["sigma"], rtol=1e-12)
+    ratios = this.log_densities(drawn.z) - drawn.log_q
+    assert found.khat == pytest.approx(khat(ratios))
+    # the same law, by other draws: khat within 5 of its standard errors, (1 + khat) / sqrt(tail)
+    assert found.khat == pytest.approx(own.khat, abs=5 * 1.5 / np.sqrt(3 * np.sqrt(2_000)))
+    corrected, known = found.correction.moments, case("normal_precision")
+    error = 5 * np.hypot(corrected.mcse_mean["tau"], 0.0)
+    assert abs(corrected.mean["tau"] - known.mean["tau"]) < error
+    judged = vr.judge(replace(again, assessment=found))
+    assert judged.trust is vr.judge(replace(fit, assessment=own)).trust
+    third = vr.Fit.load(again.save(tmp_path / "third.nc"))
+    np.testing.assert_array_equal(third.posterior.weighed.z, again.posterior.weighed.z)

@@ -174,6 +174,15 @@ def check_own(path: Path) -> None:
         raise ValueError(found)
 
 
+def check_density(density: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]) -> None:
+    """Raise a :class:`ValueError` unless all draws have a vector and a density each."""
+    numbers = {len(v) for v in values.values()}
+    z, log_q = density.get("z", np.empty(0)), density.get("log_q", np.empty(0))
+    fits = z.ndim == 2 and log_q.ndim == 1 and numbers == {len(z)} == {len(log_q)}
+    if not fits or z.dtype.kind not in "fi" or log_q.dtype.kind not in "fi":
+        raise ValueError("'density' is not that of the draws in 'weighed'")
+
+
 def check_draws(stats: Mapping[str, np.ndarray]) -> None:
     """Raise a :class:`ValueError` unless a sampler's statistics are there for the same draws."""
     shapes = {value.shape[:2] for value in stats.values()}

@@ -176,7 +176,9 @@ class Fit(Fitted):
         """Write a netCDF file that ArviZ reads and :meth:`load` restores; return its path.
 
         Draws, moments, traces and everything else are kept. The joint covariance is kept up to
-        200 scalars; beyond that a loaded fit computes covariances from its draws.
+        200 scalars; beyond that a loaded fit computes covariances from its draws. Up to 262 scalars
+        an approximation's file has draws with their density too, by which a loaded fit can be
+        assessed again.
         """
         return stored.save(self, Path(path))
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing, one_at_a_time, unreadable, visible, write_whole
+from vi_recipes.core import Status, Timing, as_key, one_at_a_time, unreadable, visible, write_whole
 from vi_recipes.fit.arviz import site_layout, to_tree
 from vi_recipes.fit.checked import (
     check_assessment,
+    check_density,
     check_draws,
     check_header,
     check_own,
@@ -25,7 +26,13 @@ from vi_recipes.fit.names import Layout, lay_out, true_names
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, OtherOptimum, Provenance
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Site
-from vi_recipes.posterior import DrawsPosterior, Moments, MomentsPosterior, Posterior
+from vi_recipes.posterior import (
+    DrawsPosterior,
+    Moments,
+    MomentsPosterior,
+    Posterior,
+    WeighedDraws,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,6 +43,9 @@ HEADER = "vi_recipes_fit"
 
 ASSESSMENT = "vi_recipes_assessment"
 """Attribute of a tree that holds what is no array of an assessment."""
+
+DENSITY, WEIGHED = "density", "weighed"
+"""Groups with draws of an approximation: as flat vectors with their density, and by site."""
 
 _MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
 _CORRECTED = (*_MOMENTS, "tails")
@@ -71,6 +81,9 @@ def save(fit: Fitted, path: Path) -> Path:
             frame = fit.cov()
             axes = ("parameter", "parameter_bis")
             tree["covariance"] = xr.DataTree(xr.Dataset({"covariance": (axes, frame.to_numpy())}))
+    if fit.has_result and not long and (weighed := _weighed(fit)) is not None:
+        write_group(tree, DENSITY, {"z": weighed.z, "log_q": weighed.log_q})
+        write_group(tree, WEIGHED, weighed.values)
     write_group(tree, "trace", fit.trace)
     write_group(tree, "latents", fit.latents)
     if fit.assessment is not None:
@@ -84,6 +97,13 @@ def save(fit: Fitted, path: Path) -> Path:
 
     draws = NUM_DRAWS * sum(site.size for site in fit.sites) if long else 0
     return write_whole(path, write, size=_room(tree, draws))
+
+
+def _weighed(fit: Fitted) -> WeighedDraws | None:
+    """Return draws with their density, by which a fit that is read back is assessed again."""
+    if fit.is_sampler or fit.is_point:
+        return None
+    return fit.known_posterior().weighed_draws(NUM_DRAWS, as_key(0))
 
 
 def _room(tree: xr.DataTree, draws: int) -> int:
@@ -247,6 +267,12 @@ def _load_posterior(tree: xr.DataTree, sites: tuple[Site, ...]) -> Posterior | N
     size = sum(site.size for site in sites)
     if covariance is not None and covariance.shape != (size, size):
         raise ValueError(f"'covariance' is of shape {covariance.shape}, expected {(size, size)}")
+    weighed = None
+    if DENSITY in tree.children:
+        density, values = read_group(tree, DENSITY), read_group(tree, WEIGHED)
+        check_values({WEIGHED: values}, sites, 1)
+        check_density(density, values)
+        weighed = WeighedDraws(density["z"], density["log_q"], values)
     return MomentsPosterior(
         means=read_group(tree, "mean"),
         sds=read_group(tree, "sd"),
@@ -255,6 +281,7 @@ def _load_posterior(tree: xr.DataTree, sites: tuple[Site, ...]) -> Posterior | N
         mcse_means=read_group(tree, "mcse_mean"),
         mcse_sds=read_group(tree, "mcse_sd"),
         samples=samples,
+        weighed=weighed,
     )
 
 

@@ -211,3 +211,8 @@ class WeighedDraws:
     z: Float[np.ndarray, "draws dim"]
     log_q: Float[np.ndarray, " draws"]
     values: Sites
+
+    def first(self, num_draws: int) -> WeighedDraws:
+        """Return as many of them."""
+        values = {name: value[:num_draws] for name, value in self.values.items()}
+        return WeighedDraws(self.z[:num_draws], self.log_q[:num_draws], values)

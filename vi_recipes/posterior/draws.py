@@ -69,11 +69,7 @@ class DrawsPosterior(Posterior):
 
     @override
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
-        if self.weighed is None:
-            return None
-        some, known = slice(0, num_draws), self.weighed
-        values = {name: value[some] for name, value in known.values.items()}
-        return WeighedDraws(known.z[some], known.log_q[some], values)
+        return None if self.weighed is None else self.weighed.first(num_draws)
 
     @override
     def mean(self) -> Sites:
@@ -140,6 +136,8 @@ class MomentsPosterior(Posterior):
         Monte Carlo standard errors; ``None`` for zero.
     samples
         Draws shaped (chain, draw, *site shape); ``None`` when there are none.
+    weighed
+        Independent draws with their density, where they were kept.
     """
 
     means: Sites
@@ -149,6 +147,11 @@ class MomentsPosterior(Posterior):
     mcse_means: Sites | None = None
     mcse_sds: Sites | None = None
     samples: Sites | None = None
+    weighed: WeighedDraws | None = None
+
+    @override
+    def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
+        return None if self.weighed is None else self.weighed.first(num_draws)
 
     @override
     def mean(self) -> Sites:

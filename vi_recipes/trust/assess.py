@@ -54,7 +54,8 @@ def assess(
     Parameters
     ----------
     fit
-        A fit of ``target``, of this session: one that was read back from disk has no density.
+        A fit of ``target``. One that was read back from disk has its 2,000 draws and their density,
+        but not that of sites alone, and of more than 262 scalars none.
     target
         The model conditioned on the same data.
     key
