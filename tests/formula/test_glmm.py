@@ -459,3 +459,10 @@ def test_marginal_likelihood_is_that_of_lme4(lme4: dict, name: str) -> None:
     sds = [n for n in model.parameters if n.startswith(("sd_", "cor_")) or n == "sigma"]
     found = np.concatenate([np.atleast_1d(mean[n]) for n in sds])
     np.testing.assert_allclose(found, [v["sd_or_cor"] for v in theirs["varcorr"]], rtol=1e-3)
+
+
+def test_a_table_says_how_many_rows_were_left_out() -> None:
+    frame = FRAME.assign(x=FRAME["x"].where(FRAME.index != 3))
+    model = glmm("real ~ x", frame, priors={"sigma": 1.0}, missing="drop")
+    table = vr.compare(model, [vr.MAP()]).table().markdown()
+    assert " x (gaussian, identity). 1 of 24 rows left out for missing values (x 1)." in table

@@ -94,7 +94,9 @@ def publish(
             rows[2].append(f"[{format_number(low, 3)}, {format_number(high, 3)}]" if known else "")
         body += [row for row in rows if any(row)]
     lost = [label for label in labels if label in comparison.unsettled]
-    notes = [f"Posterior means, sds in parentheses, {setting} intervals in brackets."]
+    # of a formula it says how many rows were left out
+    notes = [f"{comparison.description.rstrip('.')}."] if comparison.description else []
+    notes.append(f"Posterior means, sds in parentheses, {setting} intervals in brackets.")
     if points := [name for name, fit in fits.items() if fit.is_point]:
         notes.append(f"{', '.join(points)}: a point, without sd or interval.")
     if lost:
