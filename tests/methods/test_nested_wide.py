@@ -20,6 +20,7 @@ import vi_recipes as vr
 from vi_recipes.core import Timing
 from vi_recipes.latent import marginal_of
 from vi_recipes.methods.nested.density import ThetaDensity
+from vi_recipes.methods.nested.wide_density import WideDensity, density_of
 
 RNG = np.random.default_rng(3)
 
@@ -138,13 +139,13 @@ def cases() -> dict[str, Case]:
 CASES = cases()
 
 
-def density_of(case: Case) -> ThetaDensity:
+def density_for(case: Case) -> ThetaDensity:
     target = vr.Target(case.model, **case.data)
     timing = Timing()
     with jax.enable_x64(True):
         marginal = marginal_of(target, case.latent, "auto", "auto", True, timing, wide=True)
         assert marginal.rule == "gaussian"
-        return ThetaDensity(marginal, timing, target.start(jax.random.key(0), scatter=0.0))
+        return density_of(marginal, timing, target.start(jax.random.key(0), scatter=0.0))
 
 
 SLOW = ("walk", "field", "process")  # each of them compiles for some seconds
@@ -155,8 +156,8 @@ SLOW = ("walk", "field", "process")  # each of them compiles for some seconds
 )
 def test_normal_members_of_many_scalars_agree_with_dense_factors(name: str) -> None:
     case = CASES[name]
-    density = density_of(case)
-    assert density.wide is not None
+    density = density_for(case)
+    assert isinstance(density, WideDensity)
     layout = density.wide.layout
     assert case.shape in (None, (*layout.local.shape, layout.border.size))
     rows = np.array([[0.3, -0.2, -0.9], [-1.0, 0.6, 0.1], [0.0, -0.7, -0.3]])

@@ -29,7 +29,7 @@ from vi_recipes.latent.free_energy import (
 )
 from vi_recipes.latent.judge import Ended, Estimate, is_at_maximum, judge_best, judge_estimate
 from vi_recipes.latent.linear_factors import LinearFactors
-from vi_recipes.latent.marginal import EStep, EStepRule, Marginal
+from vi_recipes.latent.marginal import MAX_QUADRATURE, EStep, EStepRule, Marginal
 from vi_recipes.latent.member_modes import MemberTerms, member_terms, newton_move, search_modes
 from vi_recipes.latent.members import local_sites, split_target
 from vi_recipes.latent.model_likelihood import ModelLikelihood
@@ -50,6 +50,7 @@ __all__ = [
     "CLOSE",
     "HALF_LOG_2PI",
     "MAX_DENSE",
+    "MAX_QUADRATURE",
     "MAX_WIDE",
     "RULES",
     "Ascent",

@@ -16,6 +16,9 @@ from vi_recipes.latent.member_modes import member_terms
 from vi_recipes.latent.split import Split
 from vi_recipes.model import Arrays
 
+MAX_WEIGHED = 300
+"""Latent scalars of a single member that is not normal up to which points around its mode weigh."""
+
 MAX_WIDE = 2_000
 """Latent scalars of a single member up to which it is looked for zeros in its precision."""
 
@@ -33,11 +36,14 @@ class Curvature(NamedTuple):
     ----------
     quadratic
         Whether it is positive definite, and the same wherever z is.
+    concave
+        Whether it is positive definite wherever it was looked at: there is one mode then.
     pattern
         Which of its entries are not zero, of any member.
     """
 
     quadratic: bool
+    concave: bool
     pattern: Bool[np.ndarray, "d d"]
 
 
@@ -101,7 +107,8 @@ def _examine(
     normals = [unit[split.border] * rng.standard_normal(theta.shape) for _ in NEAR_ZERO]
     near_zero = [spread * x for spread, x in zip(NEAR_ZERO, normals, strict=True)]
     compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays, calls=1)
-    quadratic, pattern = True, np.eye(split.width, dtype=bool)
+    quadratic = concave = True
+    pattern = np.eye(split.width, dtype=bool)
     for k, point in enumerate(thetas + near_zero):
         at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
         if not np.isfinite(at_places).all():
@@ -109,6 +116,7 @@ def _examine(
             continue
         scale = np.abs(at_places).max()
         quadratic = quadratic and not np.abs(at_places - at_places[0]).max() > QUADRATIC * scale
+        concave = concave and _is_positive(at_places)
         if k < len(thetas) and not _is_positive(at_places[0]):
             quadratic = False
         unit_scale = np.sqrt(np.abs(np.diagonal(at_places, axis1=-2, axis2=-1)))
@@ -116,7 +124,7 @@ def _examine(
         pattern |= (np.abs(at_places) > ZERO * outer).any(axis=(0, 1))
         if not quadratic and split.num_members > 1:
             break
-    return Curvature(quadratic, pattern | pattern.T)
+    return Curvature(quadratic, concave, pattern | pattern.T)
 
 
 def _is_positive(matrices: np.ndarray) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import SEVERAL, MethodFailure, Status, Timing
-from vi_recipes.latent.curvature import MAX_WIDE, examine
+from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, examine
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
@@ -78,7 +78,8 @@ def choose(
     compiler
         Compiles a function for given arguments.
     wide
-        Whether a single member may have up to :data:`MAX_WIDE` scalars, by a sparse precision.
+        Whether a single member may have up to :data:`MAX_WIDE` scalars, by a sparse precision, and
+        be other than normal, with a log joint that is concave in it.
 
     Raises
     ------
@@ -112,6 +113,13 @@ def choose(
         raise _refusal(
             f"the log joint is not quadratic in {what} with a negative curvature, so its integral "
             "is not Gaussian"
+        )
+    if wide and members == 1 and MAX_QUADRATURE < d <= MAX_WEIGHED:
+        if examine(split, start, compiler).concave:
+            return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
+        raise _refusal(
+            f"the log joint is not concave in {what}: there may be several modes, and points "
+            "around one miss the others"
         )
     if d > MAX_QUADRATURE:
         reason = (

@@ -24,7 +24,6 @@ from vi_recipes.latent import (
     Marginal,
     MemberTerms,
     cubature,
-    layout_of,
     member_terms,
     newton_move,
     search_modes,
@@ -32,7 +31,6 @@ from vi_recipes.latent import (
 from vi_recipes.methods.nested.nodes import Nodes, make_nodes
 from vi_recipes.methods.nested.owners import owners
 from vi_recipes.methods.nested.records import Conditional, Place, Swept
-from vi_recipes.methods.nested.wide import WIDE, WideMember, averaged
 from vi_recipes.model import Arrays, Target
 
 MODE = 1e-6
@@ -44,9 +42,6 @@ FOUND = 1e-2
 FEW_NODES = 15
 """Nodes that average over the law of a coordinate that is normal given theta."""
 
-DIFFERENCE = 1e-4
-"""Units over which log p(y, theta) is differenced where it has no gradient."""
-
 AT_ONCE = 2**16
 """Numbers of the data and the members that rows of theta computed side by side read, about."""
 
@@ -57,12 +52,15 @@ BLOCK = 2**20
 """Numbers that one call returns, about."""
 
 
-def _first(count: int, values: np.ndarray) -> np.ndarray:
+def first_of(count: int, values: np.ndarray) -> np.ndarray:
+    """Return the first of some values."""
     return values[:count]
 
 
 class ThetaDensity:
     """log p(y, theta) over the unconstrained parameters, compiled once for a target.
+
+    :class:`WideDensity` is the same where the latent variables are one member of many scalars.
 
     Parameters
     ----------
@@ -81,23 +79,27 @@ class ThetaDensity:
         self.is_laplace = marginal.rule == "quadrature" and marginal.num_nodes == 1
         self.is_normal = marginal.rule == "gaussian" or self.is_laplace
         """Whether members count as normal given theta."""
-        nodes = FEW_NODES if self.is_normal else marginal.num_nodes
-        self.nodes = make_nodes(nodes, max(self.split.width, 1), self.is_normal)
+        self.nodes = self._first_nodes(marginal.num_nodes)
         self.owner = owners(self.split, is_normal=self.is_normal)
-        self.wide: WideMember | None = None
-        if marginal.rule == "gaussian" and self.split.num_members == 1 and self.split.width >= WIDE:
-            self.wide = WideMember(self.split, layout_of(self.split, timing.compile))
         theta = flat[self.split.border]
         local = flat[self.split.local] if self.has_members else np.zeros((0, 1))
         slopes = np.zeros((*local.shape, theta.size))
         self.place = Place(theta, local, slopes, np.zeros(self.owner.size))
         self.size = sum(s.size for s in self.target.observed) + self.split.num_members + 1
-        if self.wide is not None:
-            self.size += self.wide.size
         """Numbers of the data and the members, about what one density reads."""
+        self.size += self._kept
         self.at_once = int(np.clip(AT_ONCE // self.size, FEWEST_AT_ONCE, MOST_AT_ONCE))
         self.block = self.at_once * max(1, BLOCK // (2 * self.owner.size + 1) // self.at_once)
         self.block = min(self.block, 32 * MOST_AT_ONCE)
+
+    def _first_nodes(self, num_nodes: int) -> Nodes:
+        nodes = FEW_NODES if self.is_normal else num_nodes
+        return make_nodes(nodes, max(self.split.width, 1), self.is_normal)
+
+    @property
+    def _kept(self) -> int:
+        """Numbers that a point of theta holds beside."""
+        return 0
 
     @property
     def dim(self) -> int:
@@ -136,32 +138,19 @@ class ThetaDensity:
         self, rows: Float[np.ndarray, "rows G"], *, gradient: bool = False
     ) -> tuple[Float[np.ndarray, " rows"], Conditional]:
         """Return the density at rows of theta, and the members given each of them."""
-        if gradient and self.wide is not None:
-            return self._given_by_differences(rows)
         values, parts = [], []
         for first in range(0, len(rows), self.at_once):
             part = rows[first : first + self.at_once]
             found, missed, last = self._call(part, self.nodes, moments=False, gradient=gradient)
             values.append(np.where(missed < FOUND, found.log_p, np.nan))
-            parts.append(jax.tree.map(partial(_first, len(part)), last))
+            parts.append(jax.tree.map(partial(first_of, len(part)), last))
         self.timing.gradient_evaluations += len(rows) if gradient else 0
         conditional = jax.tree.map(lambda *v: np.concatenate(v), *parts)
         return np.concatenate(values), conditional
 
-    def _given_by_differences(
-        self, rows: Float[np.ndarray, "rows G"]
-    ) -> tuple[Float[np.ndarray, " rows"], Conditional]:
-        """Return the same with gradients by central differences: values have no noise of a search.
-
-        A third derivative of the model would take longer to compile than it saves.
-        """
-        steps = DIFFERENCE * np.diag(self.units)
-        around = rows[:, None] + np.concatenate([0 * steps[:1], steps, -steps])
-        values, given = self.given(around.reshape(-1, self.dim))
-        values = values.reshape(len(rows), -1)
-        up, down = values[:, 1 : self.dim + 1], values[:, self.dim + 1 :]
-        given = jax.tree.map(lambda v: v[:: around.shape[1]], given)
-        return values[:, 0], given._replace(gradient=(up - down) / (2 * np.diag(steps)))
+    def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
+        """Return what draws of the members are made of, given rows of theta."""
+        return self.given(rows)[1]
 
     def move_to(self, theta: np.ndarray, modes: np.ndarray, slopes: np.ndarray | None) -> None:
         """Seek modes from those at theta from now on, and scalars from their means there."""
@@ -242,8 +231,6 @@ class ThetaDensity:
         """Return everything at some rows of theta, and what is missed of the modes; pure."""
         if not self.has_members:
             return self._without_members(thetas, wanted, place, arrays)
-        if self.wide is not None:
-            return self._of_wide(self.wide, thetas, tables, num_nodes, wanted[0], place, arrays)
         split, (points, log_weights, monomials) = self.split, tables
         starts = place.modes + jnp.einsum("tdg,bg->btd", place.slopes, thetas - place.theta)
         d = split.width
@@ -386,37 +373,6 @@ class ThetaDensity:
 
         gradient: jax.Array = jax.lax.fori_loop(0, count, add, jnp.zeros(thetas.shape))
         return gradient
-
-    def _of_wide(
-        self,
-        wide: WideMember,
-        thetas: jax.Array,
-        tables: tuple[jax.Array, ...],
-        num_nodes: jax.Array,
-        wanted: jax.Array,
-        place: Place,
-        arrays: Arrays,
-    ) -> tuple[Swept, jax.Array, Conditional]:
-        """Return the same where one member of many scalars is normal given theta."""
-        points, log_weights, _ = tables
-        starts = place.modes + jnp.einsum("tdg,bg->btd", place.slopes, thetas - place.theta)
-        find = jax.vmap(partial(wide.at, arrays=arrays))
-        log_p, missed, z, factor = find(thetas, starts[:, 0])
-
-        def scalars(z: jax.Array) -> jax.Array:
-            at = jax.vmap(lambda th, z: self._scalars(th, z[None], arrays))(thetas, z)
-            return at - place.reference
-
-        def moments(_: None) -> tuple[jax.Array, jax.Array]:
-            spread = jnp.sqrt(jax.vmap(wide.variances)(factor))
-            return averaged(scalars, z, spread, (points, log_weights), num_nodes)
-
-        none = jnp.zeros((thetas.shape[0], self.owner.size))
-        mean, square = jax.lax.cond(wanted, moments, lambda _: (none, none), None)
-        variance = jnp.where(self.owner >= 0, jnp.maximum(square - mean**2, 0.0), 0.0)
-        empty = jnp.zeros((thetas.shape[0], 1, 0))
-        last = Conditional(jnp.zeros(thetas.shape), z[:, None], factor, empty)
-        return Swept(log_p, mean, variance), missed, last
 
     def _without_members(
         self,

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.methods.nested.density import DIFFERENCE, FOUND, ThetaDensity
+from vi_recipes.methods.nested.density import FOUND, ThetaDensity
 from vi_recipes.methods.nested.records import Place
+from vi_recipes.methods.nested.wide_density import DIFFERENCE, WideDensity
 from vi_recipes.model import Arrays
 
 
@@ -43,7 +44,7 @@ def log_marginal(
     many scalars. Minus infinity, with a gradient of 0, where a member has no mode.
     """
     at = jax.lax.stop_gradient(theta)
-    if density.wide is None:
+    if not isinstance(density, WideDensity):
         value, gradient = _evaluated(density, at[None], inputs, gradient=True)
         value, gradient = value[0], gradient[0]
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.special import logsumexp, softmax
 
@@ -98,6 +98,12 @@ class Integral:
     log_evidence_error: float
     residual: float | None = None
     """Nats by which a cubic misses log p(y, theta), where one was integrated over in its place."""
+
+    def some(self, count: int) -> Int[np.ndarray, " {count}"]:
+        """Return the numbers of so many points, spread over the posterior."""
+        total = np.cumsum(np.maximum(self.weights, 0.0))
+        places = (np.arange(count) + 0.5) / count * total[-1]
+        return np.minimum(np.searchsorted(total, places), len(total) - 1)
 
     def worst_error(self, known: np.ndarray) -> float:
         """Return the largest error, of means in sds or relative of sds, among known scalars."""

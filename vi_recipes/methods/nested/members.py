@@ -9,6 +9,7 @@ from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import HEAVIEST, LADDER
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import make_nodes
+from vi_recipes.methods.nested.wide_density import as_noisy, is_weighed
 from vi_recipes.model import Target
 
 INNER = 0.02
@@ -25,6 +26,7 @@ def members_of(
     timing: Timing,
     *,
     or_none: bool = False,
+    weighed: bool = False,
 ) -> Marginal:
     """Return the members and how they are integrated over.
 
@@ -33,7 +35,10 @@ def members_of(
     target, latent, num_nodes, timing
         As for :func:`vi_recipes.latent.marginal_of`.
     or_none
-        Whether all coordinates are theta's where there are no members to integrate out.
+        Whether all coordinates are theta's where there are no members to integrate out, or only
+        by weighed points.
+    weighed
+        Whether a single member that is not normal may be integrated out by weighed points.
 
     Raises
     ------
@@ -52,7 +57,20 @@ def members_of(
         if not or_none:
             raise
         marginal = Marginal(without_latents(target), "none", with_prior=True)
-    if marginal.split.weights is not None:
+    split = marginal.split
+    if is_weighed(marginal) and or_none:
+        return Marginal(without_latents(target), "none", with_prior=True)
+    if is_weighed(marginal) and not weighed:
+        raise refusal(
+            f"{', '.join(split.latents)} is one member of {split.width} scalars that is not normal "
+            "given the parameters: NestedQuadrature integrates it out, with noise"
+        )
+    if is_weighed(marginal) and num_nodes not in ("auto", 1):
+        raise refusal(
+            f"{', '.join(split.latents)} is one member of {split.width} scalars, integrated out by "
+            f"weighed points: num_nodes can be 'auto' or 1, and is {num_nodes}"
+        )
+    if split.weights is not None:
         names = ", ".join(marginal.split.latents)
         raise refusal(f"rows of {names} are weighted (handlers.scale, masks)")
     return marginal
@@ -62,6 +80,9 @@ def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
     """Take more nodes where a few points around the mode show that they are needed."""
     proposal = around(mode.theta, mode.cov, density.bounded)
     rows = proposal.points(scrambled_sobol(density.dim, HEAVIEST, [seed]))
+    if wide := as_noisy(density):
+        wide.quiet_at(rows)
+        return
     while others := nodes_to_check(density):
         more = make_nodes(others, density.split.width, False)
         values = density.sweep(rows).log_p
@@ -74,7 +95,7 @@ def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
 
 def nodes_to_check(density: ThetaDensity) -> int | None:
     """Return the nodes a dimension that check those in use; ``None`` where there is no error."""
-    if not density.has_members or density.is_normal:
+    if not density.has_members or density.is_normal or as_noisy(density):
         return None
     nodes = density.nodes.num_nodes
     return next((n for n in LADDER[1:] if n > nodes), nodes - 4)

@@ -44,6 +44,11 @@ from vi_recipes.methods.nested.mode import ThetaMode, find_other_mode, find_thet
 from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.posterior import NestedPosterior
+from vi_recipes.methods.nested.wide_density import (
+    Noise,
+    as_noisy,
+    density_of,
+)
 from vi_recipes.model import Target
 
 MAX_GLOBALS = 15
@@ -61,16 +66,24 @@ NUM_OTHER_STARTS = 3
 CHEAP_POINT = 2e5
 """Numbers read at all nodes of a point of theta up to which it is looked for."""
 
+MOST_NOISE = 1.0
+"""Nats: noise of log p(y, theta) at a point, by weighed points, up to which it averages out."""
+
+NUM_LOOKED = 64
+"""Points of the posterior at which that noise is found."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NestedQuadrature(Method):
     """The posterior by integrals within integrals: members one by one, then what they share.
 
     Where local latent variables are independent given theta, each member is integrated out by
-    adaptive Gauss-Hermite quadrature, exactly where it is normal. What is left, log p(y, theta) of
-    up to 15 parameters, is integrated by quasi-Monte Carlo importance sampling: scrambled Sobol
-    points of proposals fitted round after round. Every figure has an error, from independent
-    scrambles. Without members, or where they are coupled and few, all coordinates are theta's.
+    adaptive Gauss-Hermite quadrature, exactly where it is normal. Where they are coupled they are
+    one member: exact where it is normal, else by weighed points around its mode. What is left, log
+    p(y, theta) of up to 15 parameters, is integrated by quasi-Monte Carlo importance sampling:
+    scrambled Sobol points of proposals fitted round after round. Every figure has an error, from
+    independent scrambles. Without members, or where they are coupled and few, all coordinates are
+    theta's.
 
     Parameters
     ----------
@@ -79,7 +92,7 @@ class NestedQuadrature(Method):
     num_nodes
         Nodes a dimension of a member's integral; 1 is Laplace's approximation, whose error is not
         known. ``"auto"`` takes 9, 15 or 25, until more change log p(y, theta) by the same number of
-        nats everywhere, to 0.02.
+        nats everywhere, to 0.02. One member that is not normal knows 1 and ``"auto"`` alone.
     tolerance
         Posterior sds: points double until the estimated error of every mean is below it, and the
         relative error of every sd.
@@ -154,7 +167,9 @@ class NestedQuadrature(Method):
             ``NOT_APPLICABLE``, saying why.
         """
         small = self.latent is None and target.dim <= MAX_GLOBALS
-        marginal = members_of(target, self.latent, self.num_nodes, timing, or_none=small)
+        marginal = members_of(
+            target, self.latent, self.num_nodes, timing, or_none=small, weighed=True
+        )
         if (count := marginal.split.border.size) > MAX_GLOBALS:
             raise refusal(
                 f"{count} parameters are left when members are integrated out; at most "
@@ -167,7 +182,7 @@ class NestedQuadrature(Method):
         with timing.running_compiled():
             marginal = self._marginal(target, timing)
             flat = starting_point(target, key, 0)
-            density = ThetaDensity(marginal, timing, flat)
+            density = density_of(marginal, timing, flat)
             mode, other = None, ""
             seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
             if density.dim:
@@ -179,7 +194,10 @@ class NestedQuadrature(Method):
             found, inner = self._integrated(density, mode, seed, progress)
             while self._more(density, inner):
                 found, inner = self._integrated(density, mode, seed, progress)
-            return self._judged(density, found, inner, other)
+            noise = None
+            if wide := as_noisy(density):
+                noise = wide.noise_at(found.theta[found.some(NUM_LOOKED)])
+            return self._judged(density, found, inner, noise, other)
 
     def _integrated(
         self, density: ThetaDensity, mode: ThetaMode | None, seed: int, progress: Progress
@@ -234,7 +252,12 @@ class NestedQuadrature(Method):
         return f"log p(y, theta) has another mode, at {site} = {shown}"
 
     def _judged(
-        self, density: ThetaDensity, found: Integral, inner: InnerError | None, other: str
+        self,
+        density: ThetaDensity,
+        found: Integral,
+        inner: InnerError | None,
+        noise: Noise | None,
+        other: str,
     ) -> Result:
         worst = found.worst_error(density.owner != OF_SEVERAL)
         count = len(found.theta)
@@ -264,6 +287,13 @@ class NestedQuadrature(Method):
             )
             advice = advice or "leave num_nodes at 'auto', or use NUTS"
             covered = False
+        if noise is not None and noise.sd > MOST_NOISE:
+            doubts.append(
+                f"{2 * density.nodes.count:,} points around the mode of the {density.split.width} "
+                f"latent scalars leave a noise of {noise.sd:.2g} nats at a point of the parameters"
+            )
+            advice = advice or "use NUTS"
+            covered = False
         approximate = density.is_laplace
         if approximate:
             doubts.append(
@@ -280,6 +310,12 @@ class NestedQuadrature(Method):
             )
             if found.residual is not None:
                 said += f"; a cubic has log p(y, theta) to {found.residual:.1g} nats"
+        if noise is not None:
+            said += (
+                f", to {noise.sd:.1g} nats at a point of the parameters; Laplace's "
+                f"approximation would be {noise.shift:.2g} nats short there, give or take "
+                f"{noise.tilt:.1g} from one to another"
+            )
         if inner is not None:
             said += f", known to {_harm(density, inner):.1g} nats"
         error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
@@ -296,6 +332,8 @@ class NestedQuadrature(Method):
         }
         if inner is not None:
             diagnostics["inner_error"] = inner.sd
+        if noise is not None:
+            diagnostics |= {"inner_noise": noise.sd, "laplace_tilt": noise.tilt}
         return Result(
             NestedPosterior(density, found),
             status,

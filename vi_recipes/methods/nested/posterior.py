@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vi_recipes.algebra import backward_many
 from vi_recipes.core import generator
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import Integral
 from vi_recipes.methods.nested.nodes import powers
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.records import Conditional
+from vi_recipes.methods.nested.wide_density import WideDensity
 from vi_recipes.model import Sites
 from vi_recipes.posterior import Posterior
 
@@ -151,18 +151,15 @@ class NestedPosterior(Posterior):
         found, density = self.integral, self.density
         split = density.split
         kept = max(split.num_members, 1) * (split.width + 1) ** 2
-        if density.wide is not None:
+        if isinstance(density, WideDensity):
             kept = density.wide.layout.entries
         count = int(np.clip(MAX_WORK // max(density.size, kept), FEWEST_ROWS, MOST_ROWS))
-        places = (np.arange(count) + 0.5) / count
-        weights = np.maximum(found.weights, 0.0)
-        rows = np.searchsorted(np.cumsum(weights), places * weights.sum())
-        rows = np.minimum(rows, len(weights) - 1)
+        rows = found.some(count)
         distinct, back = np.unique(rows, return_inverse=True)
         if not density.has_members:
             nobody = np.zeros((count, 0, 1))
             return _Known(rows, back, Conditional(nobody, nobody, nobody, nobody))
-        return _Known(rows, back, density.given(found.theta[distinct])[1])
+        return _Known(rows, back, density.known(found.theta[distinct]))
 
     @cached_property
     def _drawn(self) -> Float[np.ndarray, "draws scalars"]:
@@ -202,11 +199,8 @@ def joined(
     if not density.has_members:
         return flat
     modes = given.modes[place]
-    if density.wide is not None:
-        layout = density.wide.layout
-        noise = rng.standard_normal((len(theta), layout.places))
-        away = backward_many(given.axes, place, noise)[:, layout.order]
-        flat[:, split.local[0]] = modes[:, 0] + away
+    if isinstance(density, WideDensity):
+        flat[:, split.local[0]] = modes[:, 0] + density.displaced(given, place, rng)
         return flat
     noise = rng.standard_normal(modes.shape)
     x = noise if density.is_normal else shaped(noise, given.moments[place])

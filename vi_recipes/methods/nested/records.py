@@ -31,7 +31,7 @@ class Conditional(NamedTuple):
     factor of its precision."""
     moments: Float[Any, "rows members powers"]
     """Of x, for the powers of :func:`powers`; zeros where members are normal: x is then standard
-    normal."""
+    normal. Of one wide member that is not, some draws less the mode."""
 
 
 class Swept(NamedTuple):

@@ -25,6 +25,7 @@ from vi_recipes.methods.nested.members import (
 from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
 from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.posterior import joined
+from vi_recipes.methods.nested.wide_density import WideDensity, density_of
 from vi_recipes.methods.nuts.running import around_zero
 from vi_recipes.methods.nuts.sampling import Space
 from vi_recipes.model import Target
@@ -82,7 +83,7 @@ class MarginalSpace:
         split = density.split
         theta = self.mode.theta + x @ self.root.T
         size = max(split.num_members, 1) * (split.width + 1) ** 2
-        if density.wide is not None:
+        if isinstance(density, WideDensity):
             size = density.wide.layout.entries
         piece = max(AT_ONCE // size, 1)
         flat = np.empty((len(x), density.target.dim))
@@ -141,7 +142,7 @@ def marginal_space(
     """
     with timing.running_compiled():
         marginal = members_integrated(target, timing)
-        density = ThetaDensity(marginal, timing, starting_point(target, key, 0))
+        density = density_of(marginal, timing, starting_point(target, key, 0))
         mode = find_theta_mode(density, progress)
         choose_nodes(density, mode, int(jax.random.randint(key, (), 0, 2**31 - 1)))
     return MarginalSpace(density, mode)
