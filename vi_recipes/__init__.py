@@ -3,8 +3,8 @@
 Start with :class:`Target` (a model conditioned on data), :func:`compare` (several methods on one
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
 :class:`MarginalMLE`, :class:`VariationalEM`, :class:`CAVI`, :class:`MeanField`,
-:class:`LinearResponse`, :class:`SVI`, :class:`ForwardKL`, :class:`SVGD`, :class:`Pathfinder`,
-:class:`NUTS`.
+:class:`LinearResponse`, :class:`StructuredVB`, :class:`SVI`, :class:`ForwardKL`, :class:`SVGD`,
+:class:`Pathfinder`, :class:`NUTS`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         Method,
         NestedQuadrature,
         Pathfinder,
+        StructuredVB,
         VariationalEM,
         normal_encoder,
         point_mass,
@@ -106,6 +107,7 @@ _HOMES = {
     "vi_recipes.comparison": (
         "Comparison",
         "Recommendation",
+        "StructuredVB",
         "Study",
         "compare",
         "derive",
@@ -172,6 +174,7 @@ _HOMES = {
         "NUTS",
         "SVGD",
         "SVI",
+        "StructuredVB",
         "VariationalEM",
         "normal_encoder",
         "point_mass",
@@ -264,6 +267,7 @@ __all__ = [
     "Recommendation",
     "Site",
     "Status",
+    "StructuredVB",
     "Study",
     "Sweep",
     "Target",

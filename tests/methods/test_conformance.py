@@ -31,6 +31,7 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "variational_em": ("variational_em", {}),
     "meanfield": ("meanfield", {}),
     "lrvb": ("lrvb", {}),
+    "structured": ("structured", {}),
     "nested": ("nested", {"tolerance": 0.05}),
     "svi": ("svi", {"num_steps": 1_000}),
     "svi_multivariate_normal": ("svi", {"guide": "multivariate_normal", "num_steps": 1_000}),

@@ -84,7 +84,7 @@ def compare(
         typer.Option(
             metavar="A,B,C",
             help="Methods, or name=method for a second of a kind. "
-            "[default: those that apply, but forward_kl, svgd and pathfinder]",
+            "[default: those that apply, but structured, forward_kl, svgd and pathfinder]",
         ),
     ] = None,
     reference: Annotated[

@@ -45,8 +45,8 @@ def command(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Methods. [default: those that apply, but forward_kl, svgd and pathfinder, and "
-            "svi with a full covariance]",
+            help="Methods. [default: those that apply, but structured, forward_kl, svgd and "
+            "pathfinder, and svi with a full covariance]",
         ),
     ] = None,
     references: Annotated[

@@ -36,7 +36,8 @@ class Study:
     data
         Keyword arguments of the model that replace its defaults.
     methods
-        Name -> method; by default those that apply, but forward_kl, svgd and pathfinder.
+        Name -> method; by default those that apply, but structured, forward_kl,
+        svgd and pathfinder.
     reference
         Name of the method that the others are compared with (NUTS by default), or a JSON file of
         reference answers (see :func:`load_reference`).

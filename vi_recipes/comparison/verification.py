@@ -213,8 +213,8 @@ def verify(
     chosen
         Name -> problem, from :func:`problems` or of the user's own.
     methods
-        Name of a fit -> name of its method; by default all that apply but forward_kl, svgd and
-        pathfinder, and a second guide.
+        Name of a fit -> name of its method; by default all that apply but structured, forward_kl,
+        svgd and pathfinder, and a second guide.
     seed
         Of every fit.
     path

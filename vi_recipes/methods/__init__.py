@@ -25,6 +25,7 @@ from vi_recipes.methods.nested.weigh import ThetaWeights, theta_weights
 from vi_recipes.methods.nuts.nuts import NUTS
 from vi_recipes.methods.pathfinder import Pathfinder
 from vi_recipes.methods.sources import REFERENCES, SOURCES, bibtex
+from vi_recipes.methods.structured import StructuredVB
 from vi_recipes.methods.svgd import SVGD
 from vi_recipes.methods.svi.objectives import ScoreELBO, StickingELBO
 from vi_recipes.methods.svi.svi import SVI
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
         CAVI,
         MeanField,
         LinearResponse,
+        StructuredVB,
         NestedQuadrature,
         SVI,
         ForwardKL,
@@ -143,6 +145,7 @@ __all__ = [
     "Pathfinder",
     "ScoreELBO",
     "StickingELBO",
+    "StructuredVB",
     "ThetaWeights",
     "VariationalEM",
     "bibtex",

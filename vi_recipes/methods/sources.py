@@ -38,6 +38,10 @@ SOURCES: dict[str, Source] = {
         "mean-field variational inference with linear-response covariances",
         ("giordano2018covariances",),
     ),
+    "structured": Source(
+        "Gaussian variational inference with a sparse precision and a deterministic objective",
+        ("tan2018gaussian", "giordano2024black"),
+    ),
     "nested": Source(
         "nested quadrature over the population parameters",
         ("rue2009approximate", "pinheiro1995approximations"),
@@ -104,6 +108,16 @@ REFERENCES: dict[str, tuple[str, str, dict[str, str]]] = {
                  "Accurate, and Even More Black Box",
         "journal": "Journal of Machine Learning Research", "volume": "25", "number": "18",
         "pages": "1--39", "year": "2024", "url": "https://jmlr.org/papers/v25/23-1015.html",
+    }),
+    "tan2018gaussian": ("Tan and Nott 2018", "article", {
+        "author": "Tan, Linda S. L. and Nott, David J.",
+        "title": "{Gaussian} variational approximation with sparse precision matrices",
+        "journal": "Statistics and Computing",
+        "volume": "28",
+        "number": "2",
+        "pages": "259--275",
+        "year": "2018",
+        "doi": "10.1007/s11222-017-9729-7",
     }),
     "giordano2018covariances": ("Giordano, Broderick and Jordan 2018", "article", {
         "author": "Giordano, Ryan and Broderick, Tamara and Jordan, Michael I.",

@@ -12,6 +12,7 @@ from vi_recipes.core import as_key, one_at_a_time
 from vi_recipes.fit import Fit
 from vi_recipes.importance import MIN_DRAWS, khat
 from vi_recipes.methods.nested.posterior import NestedPosterior
+from vi_recipes.methods.nested.wide_density import as_noisy
 
 NUM_DRAWS = 1_000
 """Of theta, at most."""
@@ -58,14 +59,14 @@ def theta_weights(fit: Fit, nested: Fit, *, key: jax.Array | int = 0) -> ThetaWe
     -------
     ThetaWeights or None
         ``None`` where the approximation's law of theta has no density, as of a point or a sampler;
-        where members are integrated out by Laplace's approximation, or no theta is left; or where a
-        point of theta is too dear for 100 of them.
+        where members are integrated out by Laplace's approximation or by weighed points, or no
+        theta is left; or where a point of theta is too dear for 100 of them.
     """
     by = nested.posterior
     if not isinstance(by, NestedPosterior) or fit.posterior is None or fit is nested:
         return None
     density = by.density
-    if not density.dim or density.is_laplace:
+    if not density.dim or density.is_laplace or as_noisy(density):
         return None
     count = min(NUM_DRAWS, int(MAX_WORK / (density.size * density.nodes.count)))
     if count < MIN_DRAWS:
