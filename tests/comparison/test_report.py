@@ -38,7 +38,8 @@ from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
 from vi_recipes.fit.fit import Fit
 from vi_recipes.model.sites import Site
-from vi_recipes.posterior.draws import MomentsPosterior
+from vi_recipes.posterior.draws import MomentsPosterior, PointPosterior
+from vi_recipes.report import cells
 from vi_recipes.report.cells import (
     DASH,
     Cell,
@@ -134,6 +135,7 @@ def test_other_numbers(function: Any, value: float, text: str) -> None:
 
 def test_examples_in_docstrings() -> None:
     assert doctest.testmod(tables).failed == 0
+    assert doctest.testmod(cells).failed == 0
 
 
 # -- tables ----------------------------------------------------------------------------------
@@ -478,6 +480,24 @@ def test_members_are_those_that_differ_most_sorted_with_equal_limits() -> None:
     assert len(whole.axes[0].get_yticklabels()) == 40
     assert all_members(comparison(World().em(), reference=None)) is None
     assert all_members(comparison(World(groups=ALL + 1).em(), reference=None)) is None
+
+
+def test_points_beyond_the_members_intervals_are_seen() -> None:
+    world = World(groups=40)
+    world.mean = np.full(43, 1.0)
+    point = world.em()
+    for shift, far in ((1.0, False), (-50.0, True)):
+        moved = world.fit("em", PointPosterior({k: v + shift for k, v in point.mean().items()}))
+        figure = few_members(comparison(world.svi(), moved, reference=None))
+        assert figure is not None
+        (axes,) = (axes for axes in figure.axes if axes.get_title() == "em")
+        low, high = axes.get_xlim()
+        marks = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+        drawn = np.concatenate([np.asarray(line.get_xdata(), float) for line in marks])
+        assert drawn.size == FEW
+        assert np.all((drawn >= low) & (drawn <= high))
+        assert any(line.get_marker() == "<" for line in marks) == far
+        assert Exhibit(name="members", title="", caption="", content=figure).png
 
 
 def test_merit_has_a_mark_for_each_error_that_is_known() -> None:

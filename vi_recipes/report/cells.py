@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -207,22 +206,24 @@ MAX_LINE = 140
 """Letters of what stands in a line for a longer text."""
 
 
-CLAUSE = re.compile(r"(?:\([^()]*\)|[^.:;]|[.:;](?! ))++(?:[.:;] |[.:;(]?$)|.+$", re.DOTALL)
-"""A part of a text up to a stop; stops in parentheses are none."""
-
-
 def short(text: str, length: int = MAX_LINE) -> str:
-    """Return as many clauses of a text as stand in a line; one at least.
+    """Return as many clauses of a text as stand in a line; of a very long one its first words.
 
     Examples
     --------
     >>> short("It failed: no mode. Try another.", 20)
     'It failed: no mode'
+    >>> short("It failed (see: above) at once; try another", 30)
+    'It failed (see: above) at once'
     """
-    clauses = CLAUSE.findall(text) or [""]
-    said = clauses[0]
-    for clause in clauses[1:]:
-        if len(said) + len(clause) > length:
-            break
-        said += clause
-    return said.rstrip(" .:;")
+    depth, ends = 0, [len(text)]
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and letter in ".:;" and text[at + 1 : at + 2] == " ":
+            ends.append(at)
+    within = [end for end in ends if end <= length]
+    if within:
+        return text[: max(within)].rstrip(" .:;")
+    if min(ends) <= 1.25 * length:
+        return text[: min(ends)].rstrip(" .:;")
+    return text[:length].rpartition(" ")[0].rstrip(" .:;,(")

@@ -109,6 +109,7 @@ class Exhibit:
             warnings.filterwarnings("ignore", "Glyph", UserWarning)
             warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
             self.content.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
+            self.content.set_layout_engine("none")  # it is laid out, which takes half the time
         return buffer.getvalue() if suffix == "png" else _compact(buffer.getvalue())
 
 

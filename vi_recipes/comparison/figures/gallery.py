@@ -89,9 +89,9 @@ FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
         "Members",
         (
             f"Of each large site the {FEW} members on which means differ most, in sds, a panel a "
-            "method; sorted by the reference's mean, or the first method's, and with the same "
-            "limits in all panels. Mean ± 2 sd; behind, in grey, the reference's. A point "
-            "estimate has no bar."
+            "method; sorted by the reference's mean, or the median of the methods', and with the "
+            "same limits in all panels. Mean ± 2 sd; behind, in grey, the reference's. A point "
+            "estimate has no bar; a triangle at an edge points to one that lies beyond."
         ),
     ),
     "all_members": (

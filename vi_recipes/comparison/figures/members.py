@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vi_recipes.comparison.figures.marks import finite, fit_styles, with_result
+from vi_recipes.comparison.figures.marks import FAR_OUT, finite, fit_styles, with_result
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import LARGE, heading, order, sizes
 from vi_recipes.report import GREY, shorten, style
@@ -58,7 +58,7 @@ def _draw(comparison: Fits, most: int) -> Figure | None:
     groups: list[tuple[str, list[str], int]] = []
     for name in _large(comparison):
         labels = [label for label in first.labels([name]) if label not in constants]
-        labels = [x for x in labels if mean.loc[x, list(fits)].notna().any()]
+        labels = list(mean.loc[labels, list(fits)].dropna(how="all").index)
         if labels and (most == FEW or len(labels) <= ALL):
             chosen = _chosen(mean.loc[labels], sd.loc[labels], list(fits), reference, most)
             groups.append((name, chosen, len(labels)))
@@ -80,7 +80,7 @@ def _draw(comparison: Fits, most: int) -> Figure | None:
                 if reference is not None and one != reference:
                     _intervals(axes, mean.loc[labels, reference], sd.loc[labels, reference])
                 colour, marker = styles[one]
-                _marks(axes, mean.loc[labels, one], sd.loc[labels, one], colour, marker)
+                _marks(axes, mean.loc[labels, one], sd.loc[labels, one], colour, marker, limits)
                 axes.set_title(heading(one, comparison), fontsize=8.5)
                 axes.set(xlim=limits, ylim=(len(labels) - 0.4, -0.6), yticks=[])
                 if k % across == 0:
@@ -107,23 +107,26 @@ def _draw(comparison: Fits, most: int) -> Figure | None:
 def _chosen(
     mean: pd.DataFrame, sd: pd.DataFrame, names: Sequence[str], reference: str | None, most: int
 ) -> list[str]:
-    """Return the labels to draw, by the reference's means, or the first method's."""
+    """Return the labels to draw, by the reference's means, or the median of the methods'."""
+    centre = mean[reference] if reference is not None else mean[list(names)].median(axis=1)
     if len(mean) > most:
-        centre = mean[reference] if reference is not None else mean[list(names)].median(axis=1)
         scale = sd[reference] if reference is not None else sd[list(names)].median(axis=1)
         away = mean[list(names)].sub(centre, axis=0).abs().div(scale, axis=0).to_numpy(float)
-        size = np.nan_to_num(np.where(np.isfinite(away), away, np.nan), nan=0.0).max(axis=1)
-        mean = mean.iloc[np.sort(np.argsort(-size, kind="stable")[:most])]
-    by = mean[reference if reference is not None else names[0]]
-    return [str(label) for label in by.sort_values(kind="stable", ascending=False).index]
+        size = np.where(np.isfinite(away), away, 0.0).max(axis=1)
+        centre = centre.iloc[np.argsort(-size, kind="stable")[:most]]
+    return [str(label) for label in centre.sort_values(kind="stable", ascending=False).index]
 
 
 def _limits(mean: pd.DataFrame, sd: pd.DataFrame) -> tuple[float, float]:
-    """Return the ends of the axis: where the intervals of those that have some end."""
+    """Return the ends of the axis: those of all intervals, and points that are not far outside."""
     x, s = mean.to_numpy(float), sd.to_numpy(float)
     ends = np.concatenate([(x - 2 * s).ravel(), (x + 2 * s).ravel()])
     ends = ends[np.isfinite(ends)] if np.isfinite(ends).any() else x[np.isfinite(x)]
     low, high = float(ends.min()), float(ends.max())
+    far = FAR_OUT * (high - low)
+    points = x[np.isfinite(x)]
+    points = points[(points >= low - far) & (points <= high + far)]
+    low, high = min([low, *points.tolist()]), max([high, *points.tolist()])
     room = 0.04 * (high - low) or 1.0
     return low - room, high + room
 
@@ -135,13 +138,26 @@ def _intervals(axes: Axes, mean: pd.Series, sd: pd.Series) -> None:
     axes.plot(x, np.arange(x.size), "|", color="#777777", ms=7, mew=1.0)
 
 
-def _marks(axes: Axes, mean: pd.Series, sd: pd.Series, colour: str, marker: str) -> None:
+def _marks(
+    axes: Axes,
+    mean: pd.Series,
+    sd: pd.Series,
+    colour: str,
+    marker: str,
+    limits: tuple[float, float],
+) -> None:
+    """Draw intervals and means; what lies outside is a triangle at the edge that points there."""
     rows = np.arange(len(mean))
     x, s = mean.to_numpy(float), sd.to_numpy(float)
     _bars(axes, x, s, color=colour, lw=1.2)
-    point = np.isnan(s)
-    axes.plot(x[~point], rows[~point], marker, color=colour, ms=3)
-    axes.plot(x[point], rows[point], marker, color=colour, ms=3.6, mfc="white")
+    low, high = limits
+    point, inside = np.isnan(s), (x >= low) & (x <= high)
+    axes.plot(x[~point & inside], rows[~point & inside], marker, color=colour, ms=3)
+    axes.plot(x[point & inside], rows[point & inside], marker, color=colour, ms=3.6, mfc="white")
+    for sign, edge, beyond in (("<", low, x < low), (">", high, x > high)):
+        if beyond.any():  # an empty line upsets the layout
+            at = np.full(int(beyond.sum()), edge)
+            axes.plot(at, rows[beyond], sign, color=colour, ms=5, mfc="white", clip_on=False)
 
 
 def _bars(axes: Axes, x: np.ndarray, s: np.ndarray, **look: Any) -> None:
