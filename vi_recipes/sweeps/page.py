@@ -31,6 +31,9 @@ from vi_recipes.sweeps.swept import Swept
 if TYPE_CHECKING:
     import pandas as pd
 
+ROUNDING = 1e-9
+"""Relative to a figure: a Monte Carlo error that is none."""
+
 MOST = 20
 """Reasons that are listed."""
 
@@ -226,6 +229,8 @@ def _with_error(value: float, error: float) -> str:
         return DASH
     if np.isnan(error):
         return format_number(value, 3)
+    if error <= ROUNDING * abs(value):  # the same for all data
+        return f"{format_number(value, 3)} ± 0"
     return f"{format_value(value, error / 10)} ± {format_number(error, 2)}"
 
 
