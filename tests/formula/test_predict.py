@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 import vi_recipes as vr
+from vi_recipes.methods import METHODS
 
 RNG = np.random.default_rng(5)
 GROUP = np.repeat(list("abcde"), [2, 3, 4, 3, 2])
@@ -73,6 +74,22 @@ def test_predictions_in_a_conjugate_hierarchy_are_those_of_the_closed_form(fitte
     np.testing.assert_allclose(made.interval(), ends, atol=0.15 * scale.max())
     assert repr(made) == f"Prediction(kind={kind!r}, groups={groups!r}, 7 rows, {NUM_DRAWS} draws)"
     assert list(made.frame().columns) == ["mean", "sd", "low", "high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lrvb", "nested", "nuts"])
+def test_methods_that_are_right_here_predict_the_closed_form(fitted, method):
+    target, _ = fitted
+    fit = METHODS[method]().fit(target, throw=True)
+    mean, covariance = closed_form()
+    for groups in ("known", "new"):
+        rows, own = at_rows(groups)
+        scale = np.sqrt(np.diag(rows @ covariance @ rows.T + own))
+        made = vr.predict(fit, target, NEW, "linear", groups)
+        # draws that depend on one another are worth a quarter of their number, or more
+        worth = made.draws.shape[0] * made.draws.shape[1] / 4
+        np.testing.assert_array_less(abs(made.mean - rows @ mean), 4 * scale / worth**0.5)
+        np.testing.assert_array_less(abs(made.sd / scale - 1), 4 / (2 * worth) ** 0.5)
 
 
 def test_the_mean_follows_from_the_linear_predictor():
