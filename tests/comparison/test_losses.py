@@ -25,6 +25,7 @@ from vi_recipes.core import Status
 from vi_recipes.importance import Bound
 
 comparing = sys.modules["vi_recipes.comparison.compare"]
+requesting = sys.modules["vi_recipes.comparison.request"]
 assessing = sys.modules["vi_recipes.trust.assess"]
 evidencing = sys.modules["vi_recipes.trust.evidence"]
 
@@ -341,7 +342,7 @@ def test_without_methods_those_of_the_command_line_are_run(
     this = target("normal_mean")
     asked = []
     monkeypatch.setattr(
-        comparing, "default_methods", lambda t: asked.append(t) or {"map": vr.MAP()}
+        requesting, "default_methods", lambda t: asked.append(t) or {"map": vr.MAP()}
     )
     assert list(vr.compare(this)) == ["map"]
     assert asked == [this]
