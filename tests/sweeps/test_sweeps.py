@@ -37,7 +37,8 @@ def normal(y: jax.Array) -> None:
 MODEL = vr.Model(function=normal, name="normal", data=lambda: {"y": np.arange(float(ROWS))})
 SHRINK = (ROWS / NOISE**2) / (ROWS / NOISE**2 + 1 / SD**2)
 POSTERIOR_SD = (ROWS / NOISE**2 + 1 / SD**2) ** -0.5
-GIVEN: dict[str, Any] = {"truth": {"mu": TRUTH}, "seeds": 40}
+SEEDS = 16
+GIVEN: dict[str, Any] = {"truth": {"mu": TRUTH}, "seeds": SEEDS, "assessed": False}
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,11 @@ def test_errors_and_coverage_are_those_of_the_exact_posterior(study: Sweep) -> N
     half = stats.norm.ppf(0.95) * POSTERIOR_SD
     covered = np.diff(stats.norm.cdf([-half, half], bias, spread))[0]
     found = study.performance().set_index("method").loc["laplace"]
-    assert found["n"] == 40
-    assert abs(found["bias"] - bias) < 4 * spread / 40**0.5
-    assert found["bias_mcse"] == pytest.approx(spread / 40**0.5, rel=0.4)
+    assert found["n"] == SEEDS
+    assert abs(found["bias"] - bias) < 4 * spread / SEEDS**0.5
+    assert found["bias_mcse"] == pytest.approx(spread / SEEDS**0.5, rel=0.6)
     assert found["model_sd"] == pytest.approx(POSTERIOR_SD, rel=1e-6)
-    assert abs(found["coverage"] - covered) < 4 * (covered * (1 - covered) / 40) ** 0.5
+    assert abs(found["coverage"] - covered) < 4 * (covered * (1 - covered) / SEEDS) ** 0.5
     frame = study.frame
     assert (frame["known"] == TRUTH).all()
     np.testing.assert_allclose(frame["error"], frame["mean"] - TRUTH)
@@ -67,22 +68,23 @@ def test_errors_and_coverage_are_those_of_the_exact_posterior(study: Sweep) -> N
 def test_every_method_has_the_same_data_and_a_point_has_no_coverage(study: Sweep) -> None:
     means = study.frame.pivot_table(index="seed", columns="method", values="mean")
     np.testing.assert_allclose(means["map"], means["laplace"], atol=1e-6)
-    assert means["map"].nunique() == 40
+    assert means["map"].nunique() == SEEDS
     point = study.performance().set_index("method").loc["map"]
     assert np.isnan(point[["model_sd", "sd_ratio", "coverage"]].astype(float)).all()
     assert point["bias"] == pytest.approx(means["map"].mean() - TRUTH)
 
 
 def test_truths_from_the_prior_are_drawn_anew_for_every_seed() -> None:
-    found = vr.sweep(MODEL, "laplace", truth="prior", seeds=30)
+    found = vr.sweep(MODEL, "laplace", truth="prior", seeds=SEEDS, assessed=False)
     truths = found.frame["known"]
     assert stats.kstest(truths, stats.norm(0, SD).cdf).pvalue > 1e-3
     # over the prior, errors have the posterior's sd
     row = found.performance().iloc[0]
     assert abs(row["sd_ratio"] - 1) < 4 * row["sd_ratio_mcse"]
-    assert row["error_sd"] == pytest.approx(POSTERIOR_SD, rel=4 / 58**0.5)
+    assert row["error_sd"] == pytest.approx(POSTERIOR_SD, rel=4 / (2 * (SEEDS - 1)) ** 0.5)
 
 
+@pytest.mark.slow
 def test_without_a_truth_fits_are_those_of_a_comparison_beside_the_reference() -> None:
     found = vr.sweep("eight_schools", "meanfield", seeds=[5], assessed=False)
     fit = vr.compare(vr.Target(vr.load_model("eight_schools")), "meanfield", key=5, assessed=False)[
@@ -148,11 +150,11 @@ def test_cells_are_kept_and_a_run_goes_on_with_another_engine(study: Sweep, tmp_
     assert len(part.results) == 5
     executor = Here()
     whole = vr.sweep(MODEL, "laplace,map", path=tmp_path, executor=executor, **GIVEN)
-    assert len(executor.cells) == 75
+    assert len(executor.cells) == 2 * SEEDS - 5
     same = ["model", "method", "seed", "parameter", "mean", "sd", "low", "high", "verdict"]
     pd.testing.assert_frame_equal(whole.frame[same], study.frame[same])
     again = vr.sweep(MODEL, "laplace,map", path=tmp_path, executor=executor, **GIVEN)
-    assert len(executor.cells) == 75
+    assert len(executor.cells) == 2 * SEEDS - 5
     pd.testing.assert_frame_equal(again.frame, whole.frame)  # seconds too: nothing was fitted
     for other, message in (
         ({"truth": {"mu": 1.0}}, "another sweep: its truth is"),
