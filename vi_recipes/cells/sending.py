@@ -198,6 +198,9 @@ def _same(model: Model, other: Model) -> bool:
 _loaded: dict[str, str] = {}
 """Module -> mark of the source that it was made from here."""
 
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+"""Where sources lie that were sent; they go with the process."""
+
 
 def unpack(content: bytes) -> Any:
     """Return the job that was packed; the user's files are executed first.
@@ -227,7 +230,9 @@ def _load(name: str, source: Source) -> None:
     if name in sys.modules and name not in _loaded and there:
         return  # this process is the one that sent it, or has imported it by itself
     if not there:
-        folder = Path(tempfile.mkdtemp(prefix="vi_recipes_")) / path.parent.name
+        made = tempfile.TemporaryDirectory(prefix="vi_recipes_")
+        _folders.append(made)
+        folder = Path(made.name) / path.parent.name
         folder.mkdir()
         for file, text in source.files.items():
             (folder / file).write_text(text, encoding="utf-8")
