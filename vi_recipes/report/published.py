@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from vi_recipes.core import write_whole
 from vi_recipes.report.cells import Cell, Table
 from vi_recipes.report.csv import csv_text
 from vi_recipes.report.latex import latex
 from vi_recipes.report.markdown import as_markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXTRA = "python -m pip install 'vi_recipes[tables]'"
 """What installs what writes HTML, xlsx and docx."""
@@ -43,6 +44,8 @@ class PublishedTable:
     @property
     def frame(self) -> pd.DataFrame:
         """The rows as a frame of text, the foot last."""
+        import pandas as pd
+
         return pd.DataFrame([*self.body, *self.foot], columns=list(self.columns))
 
     def _table(self) -> Table:

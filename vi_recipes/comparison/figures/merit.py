@@ -56,11 +56,11 @@ def merit(comparison: Fits) -> Figure | None:
             axes.axhline(edge, color=GREY, lw=0.7, ls=":")
             axes.annotate(
                 said,
-                (1.0, edge),
+                (0.0, edge),
                 xycoords=("axes fraction", "data"),
-                xytext=(-3, -3 if edge == GOOD_MEAN else 3),
+                xytext=(3, -3 if edge == GOOD_MEAN else 3),
                 textcoords="offset points",
-                ha="right",
+                ha="left",
                 va="top" if edge == GOOD_MEAN else "bottom",
                 fontsize=7.5,
                 color=GREY,
