@@ -103,7 +103,9 @@ def _units(comparison: Fits) -> Sequence[str]:
     yardsticks = {errors.yardstick for errors in known}
     said = " or ".join(sorted(yardsticks))
     named = comparison.reference_name
-    what = f"the reference, {named}" if yardsticks == {"reference"} and named else f"the {said}"
+    what = f"the {said}"
+    if yardsticks == {"reference"} and named not in (None, "reference"):
+        what = f"the reference, {named}"
     return (
         f"Differences from {what}, in its sds, and ratios of sds",
         f"~: within Monte Carlo error. *: beyond {MEAN_OFF} sds, or a factor {SD_OFF}",

@@ -19,7 +19,7 @@ from vi_recipes.comparison.figures.heat_maps import (
     covariances,
 )
 from vi_recipes.comparison.figures.members import ALL, FEW, all_members, few_members
-from vi_recipes.comparison.figures.merit import merit
+from vi_recipes.comparison.figures.merit import LEAST, merit
 from vi_recipes.comparison.figures.scatter import accuracy
 from vi_recipes.comparison.figures.times import times
 from vi_recipes.comparison.figures.traces import (
@@ -73,7 +73,8 @@ FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
         (
             f"The worst error of a mean, in sds, against the seconds that a method takes alone; "
             f"both on log scales. Means less than {GOOD_MEAN} sds off are right, those more than "
-            f"{POOR_MEAN} off wrong. Methods whose errors nothing measures are not drawn."
+            f"{POOR_MEAN} off wrong. Errors below {LEAST} are drawn there; methods whose errors "
+            "nothing measures are not drawn."
         ),
     ),
     "forest": (
