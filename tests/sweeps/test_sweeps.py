@@ -208,7 +208,6 @@ def test_an_error_of_one_fit_is_a_row_that_says_so() -> None:
         ([3], {}, "models: got 3, expected names"),
         (MODEL, {"data": "gone.json"}, "data: gone.json cannot be read"),
     ],
-    ids=str,
 )
 def test_bad_input(models: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
