@@ -33,7 +33,7 @@ class FitDraws:
     Parameters
     ----------
     samples
-        Site -> values on the constrained scale, shape (chain, draw, *site shape).
+        Site -> values on the constrained scale, shape ``(chain, draw, *site shape)``.
     kept
         Which of the draws that the fit holds these are, shape (draw,); ``None`` for fresh ones.
     z, log_q
@@ -54,7 +54,7 @@ class FitDraws:
 
 
 def fresh_draws(fit: Fitted, num_draws: int) -> Iterator[Sites]:
-    """Yield draws of an approximation a piece at a time, site -> shape (draw, *site shape).
+    """Yield draws of an approximation a piece at a time, site -> shape ``(draw, *site shape)``.
 
     The draws of a large model are never there at once, nor is the noise behind them. Each piece has
     a stream of its own; where one holds them all, they are those of the key 0.

@@ -72,7 +72,7 @@ class Fit(Fitted):
     """
 
     def __getitem__(self, site: str) -> np.ndarray:
-        """Return draws of one site, shape (num_draws, *site shape), constrained scale.
+        """Return draws of one site, shape ``(num_draws, *site shape)``, constrained scale.
 
         All that a sampler has, its chains end to end; 2,000 of an approximation, always the same;
         four copies of a point.

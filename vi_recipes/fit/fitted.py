@@ -139,7 +139,7 @@ class Fitted:
 
     @one_at_a_time
     def draws(self, num_draws: int, key: jax.Array | int = 0) -> Sites:
-        """Return draws by site, shape (num_draws, *site shape), constrained scale.
+        """Return draws by site, shape ``(num_draws, *site shape)``, constrained scale.
 
         An approximation draws afresh; a sampler's draws are picked at random from its own.
         """

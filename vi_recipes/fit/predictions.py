@@ -73,7 +73,7 @@ def prior_predictive(
     Returns
     -------
     dict
-        Observed site -> array of shape (1, draw, *site shape).
+        Observed site -> array of shape ``(1, draw, *site shape)``.
 
     Raises
     ------

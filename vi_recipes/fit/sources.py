@@ -47,7 +47,7 @@ class Source:
     called
         What they are called in complaints.
     variables
-        Name -> draws, shape (chain, draw, *shape).
+        Name -> draws, shape ``(chain, draw, *shape)``.
     columns
         Name of a column of a frame -> its draws, shape (chain, draw).
     stats

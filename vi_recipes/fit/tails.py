@@ -48,7 +48,7 @@ def tail_shapes(samples: Mapping[str, np.ndarray]) -> Sites:
     Parameters
     ----------
     samples
-        Site -> draws, shape (chain, draw, *site shape).
+        Site -> draws, shape ``(chain, draw, *site shape)``.
 
     Returns
     -------

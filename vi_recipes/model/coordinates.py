@@ -158,7 +158,7 @@ def one_coordinate(
     ----------
     slopes
         At each of some points, the elements' slopes along ones, along the coordinates' index (from
-        one) and along a random direction; each shape (3, *elements).
+        one) and along a random direction; each shape ``(3, *elements)``.
     random
         That direction, shape (size,).
     size

@@ -31,7 +31,7 @@ BLOCK = 2**21
 
 @one_at_a_time
 def log_likelihood_at(target: FlatDensity, samples: Mapping[str, np.ndarray]) -> Sites:
-    """Return the pointwise log-likelihood at draws shaped (chain, draw, *site shape)."""
+    """Return the pointwise log-likelihood at draws shaped ``(chain, draw, *site shape)``."""
 
     def evaluate(latents: dict[str, Array], _: Array, arrays: Arrays) -> dict[str, Array]:
         pointwise = numpyro_log_likelihood(target.seeded, latents, **target.keywords(arrays))
@@ -42,7 +42,7 @@ def log_likelihood_at(target: FlatDensity, samples: Mapping[str, np.ndarray]) ->
 
 @one_at_a_time
 def replicate_at(target: FlatDensity, samples: Mapping[str, np.ndarray], key: jax.Array) -> Sites:
-    """Return replications at draws shaped (chain, draw, *site shape)."""
+    """Return replications at draws shaped ``(chain, draw, *site shape)``."""
     names = list(observed_sites(target))
     if not names:
         raise ValueError(
