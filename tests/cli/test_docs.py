@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,11 @@ def test_a_page_that_is_not_there_has_the_nearest_named() -> None:
 def test_where_a_page_is() -> None:
     shown = CliRunner().invoke(app, ["docs", "trust", "--where"])
     assert Path(shown.stdout.strip()) == DOCS / "trust.md"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_front_pages_lead_somewhere(name: str) -> None:
+    text = (DOCS.parent / name).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not (DOCS.parent / link).exists()] == []
+    assert name != "README.md" or len(links) > 8
