@@ -14,7 +14,7 @@ from vi_recipes.calibration.calibration import Calibration
 from vi_recipes.calibration.job import Ranking
 from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
-from vi_recipes.calibration.store import Store
+from vi_recipes.calibration.store import FILE, FOLDERS, Store
 from vi_recipes.cells import Engine, Place, run_cells
 from vi_recipes.core import Progress, as_key, held, require, silent
 from vi_recipes.fit import provenance
@@ -105,7 +105,7 @@ def calibrate(
     seed = as_key(key)
     first = _first(predictive, seed)
     chosen = choose(predictive, quantities, [simulation.truth for simulation in first])
-    with held(path):
+    with held(path, FILE, FOLDERS):
         store = Store(
             path,
             identity={

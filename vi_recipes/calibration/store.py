@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vi_recipes.calibration.ranks import Outcome
-from vi_recipes.core import CheckpointError, KeptFile, KeptWords, check_folder
+from vi_recipes.core import CheckpointError, KeptFile, KeptWords
 
 FILE = "calibration.npz"
 FOLDERS = ("tables", "figures")
@@ -51,10 +51,6 @@ class Store:
         self._written = time.monotonic()
         if path is None:
             return
-        try:
-            check_folder(Path(path), FILE, FOLDERS)
-        except ValueError as error:
-            raise CheckpointError(f"path: {error}") from None
         self._file = KeptFile(Path(path) / FILE, dict(identity), WORDS)
         try:
             self._file.path.parent.mkdir(parents=True, exist_ok=True)

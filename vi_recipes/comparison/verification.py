@@ -23,7 +23,6 @@ from vi_recipes.core import (
     Progress,
     ProgressFactory,
     Status,
-    check_folder,
     find,
     held,
 )
@@ -232,8 +231,6 @@ def verify(
     ValueError
         For a folder with rows of another seed or of other methods, and one that cannot be written.
     """
-    if path is not None:
-        check_folder(path, "verification.md")
     identity = {"format": FORMAT, "seed": seed, "methods": dict(methods) if methods else None}
     found: dict[str, list[Row]] = {}
 
@@ -252,7 +249,7 @@ def verify(
             file.write(json.dumps(kept, indent=1) + "\n")
         tell(name, rows)
 
-    with held(path):
+    with held(path, "verification.md"):
         todo = []
         for name in chosen:
             file = file_of(name)

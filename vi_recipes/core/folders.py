@@ -48,17 +48,30 @@ LOCK = ".running"
 
 
 @contextmanager
-def held(directory: Path | str | None) -> Iterator[None]:
+def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -> Iterator[None]:
     """Have a folder to oneself for the block; ``None`` is no folder.
 
-    The system itself lets go of it when the process ends, however that ends.
+    The system itself lets go of it when the process ends, however that ends. Nothing is left in a
+    folder that is refused.
+
+    Parameters
+    ----------
+    directory, mark, folders
+        As in :func:`check_folder`.
 
     Raises
     ------
     CheckpointError
-        Where another run has it.
+        Where another run has it, and where it holds something else.
     """
-    if directory is None or not _can_be_made(Path(directory)):
+    if directory is None:
+        yield
+        return
+    try:
+        check_folder(Path(directory), mark, folders)
+    except ValueError as error:
+        raise CheckpointError(f"path: {error}") from None
+    if not _can_be_made(Path(directory)):
         yield
         return
     from filelock import FileLock, Timeout

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vi_recipes.core import CheckpointError, KeptFile, KeptWords, check_folder
+from vi_recipes.core import CheckpointError, KeptFile, KeptWords
 from vi_recipes.sweeps.cell import Cell, CellResult
 
 FILE = "sweep.json"
@@ -51,10 +51,6 @@ class Store:
         self._folder: Path | None = None
         if path is None:
             return
-        try:
-            check_folder(path, FILE, FOLDERS)
-        except ValueError as error:
-            raise CheckpointError(f"path: {error}") from None
         self._folder = path / CELLS
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from vi_recipes.model import Model, Target
 from vi_recipes.sweeps.cell import Cell, CellResult, Fitting
 from vi_recipes.sweeps.outcome import Sweep
 from vi_recipes.sweeps.problem import PRIOR, Problem, Truth, problem, targets
-from vi_recipes.sweeps.store import Store
+from vi_recipes.sweeps.store import FILE, FOLDERS, Store
 
 
 def sweep(
@@ -109,7 +109,7 @@ def sweep(
         for seed in numbers
         for label in one.methods
     ]
-    with held(path):
+    with held(path, FILE, FOLDERS):
         store = Store(
             None if path is None else Path(path),
             {"level": level, "truth": _in_words(truth), "assessed": assessed},
