@@ -16,6 +16,9 @@ from typing import Any
 import jax
 import pytest
 
+# The processes of pytest-xdist are told the width of a terminal, which none of them is.
+os.environ.pop("COLUMNS", None)
+
 # Most of the suite's time goes into compilation: code that is compiled quicker and runs slower
 # takes a quarter off. Set before JAX starts; whoever sets the variable has it otherwise.
 os.environ.setdefault(

@@ -84,6 +84,7 @@ def test_laplace_and_linear_response_have_normal_densities(target: vr.Target) ->
         assert away.std() < 0.1
 
 
+@pytest.mark.slow
 def test_points_and_chains_have_no_density(target: vr.Target) -> None:
     point = vr.MAP(space="unconstrained").fit(target).posterior
     chains = vr.NUTS(num_warmup=50, num_samples=50, num_chains=1).fit(target).posterior

@@ -22,6 +22,7 @@ def run(*words: str, code: int = 0) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_a_new_model_is_compared() -> None:
     assert "run  vi-recipes compare wells.py" in run("new", "model", "wells")
     words = ("--methods", "map,lrvb", "--no-report", "--json", "r.json")

@@ -97,6 +97,7 @@ def test_without_a_browser_a_pdf_is_refused_before_anything_is_done(
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_browser() is None, reason="there is no browser on the path")
 def test_the_report_is_printed_where_it_is_asked_for(compared: Comparison, tmp_path: Path) -> None:
     compared.save(tmp_path)

@@ -28,6 +28,7 @@ def model(y=2.0):
 """
 
 
+@pytest.mark.slow
 def test_the_result_on_standard_output_is_json_whatever_the_model_prints(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(MODEL)
     start = "from vi_recipes.cli import main; main()"

@@ -127,6 +127,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert words in result.output
 
 
+@pytest.mark.slow
 def test_nested_quadrature_tells_what_a_fit_cannot_say_of_itself() -> None:
     chosen = {"eight_schools": problems()["eight_schools"]}
     rows = {r.method: r for r in verify(chosen, methods={"lrvb": "lrvb", "nested": "nested"})}

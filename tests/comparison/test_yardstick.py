@@ -41,6 +41,7 @@ def target() -> vr.Target:
     return vr.Target(funnel, y=Y, group=GROUP)
 
 
+@pytest.mark.slow
 def test_a_verdict_that_own_evidence_leaves_open_is_told(tmp_path: Path) -> None:
     fast = vr.LinearResponse()
     fit = fast.fit(target(), key=0)
@@ -90,6 +91,7 @@ def test_an_interrupt_while_the_yardstick_is_made_keeps_what_is_done(
     assert comparison["lrvb"].status.ok
 
 
+@pytest.mark.slow
 def test_a_yardstick_that_does_not_stand_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("it broke")
@@ -100,6 +102,7 @@ def test_a_yardstick_that_does_not_stand_is_said(monkeypatch: pytest.MonkeyPatch
     assert any("tried as a yardstick" in n and "it broke" in n for n in comparison.notes)
 
 
+@pytest.mark.slow
 def test_one_is_made_where_a_sampler_is_not_to_be_trusted() -> None:
     """Twenty draws of two chains tell nothing, and linear response is judged all the same."""
     few = vr.NUTS(num_warmup=5, num_samples=20, num_chains=2)
@@ -141,6 +144,7 @@ class Off(Method):
         return Result(GaussianPosterior(target, loc, None, np.full(target.dim, sd)))
 
 
+@pytest.mark.slow
 def test_of_what_nothing_tells_short_chains_say_that_it_is_wrong_or_nothing(tmp_path: Path) -> None:
     methods = {
         "right": Off(),

@@ -46,6 +46,7 @@ def test_log_p_is_free_energy_plus_divergence(name: str) -> None:
         assert F(q, theta) + F.divergence(q, theta) == pytest.approx(right, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_log_likelihood_against_the_sum_itself() -> None:
     F = energy("times_deaths")
     values = {"pi": np.array([0.3, 0.7]), "log_lam": np.log([1.1, 2.5])}
@@ -61,6 +62,7 @@ def test_log_likelihood_against_the_sum_itself() -> None:
     np.testing.assert_allclose(F.constrain(theta)["pi"], values["pi"], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["radon", "times_deaths"])
 def test_the_rise_of_log_p_is_that_of_q_and_a_divergence(name: str) -> None:
     """log p(y | theta') - log p(y | theta) = Q(theta') - Q(theta) + KL, wherever theta' is."""

@@ -338,6 +338,7 @@ def test_crossed_gaussian_effects_are_one_member() -> None:
     assert evaluate(marginal, np.log([0.8, 0.3])) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_gaussian_integral_is_right_or_refused_where_the_effects_covariance_is_singular() -> None:
     group, x = np.repeat(np.arange(4), 5), np.tile(np.linspace(-1, 1, 5), 4)
     y = 1 + RNG.standard_normal(4)[group] + 0.5 * x + RNG.standard_normal(20)

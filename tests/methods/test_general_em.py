@@ -447,6 +447,7 @@ def test_a_far_start_is_no_collapse() -> None:
     assert fit.log_likelihood == pytest.approx(right, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_fit_with_latents_is_saved(tmp_path: Path) -> None:
     fit = vr.EM(accelerate=True).fit(balanced())
     again = vr.Fit.load(fit.save(tmp_path / "fit.nc"))

@@ -114,6 +114,7 @@ def test_a_correlation_of_one_is_an_edge() -> None:
     assert fit.log_likelihood == pytest.approx(-best.fun, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_component_that_collapses_in_another_start_is_told() -> None:
     y = np.array([-1.2, -0.8, -1.1, -0.9, -1.0, 1.1, 0.7, 1.3, 0.9, 1.0])
 

@@ -535,6 +535,7 @@ def test_bad_options(options: dict[str, Any], match: str) -> None:
         vr.LinearResponse(base=vr.MAP())  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_too_few_steps_are_said_and_linear_response_needs_an_optimum() -> None:
     fit = vr.MeanField(max_steps=1).fit(logistic_target())
     assert fit.status is vr.Status.UNCONVERGED

@@ -124,6 +124,7 @@ def slopes(y: Any, x: Any, group: Any) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(beta + a[group] + b[group] * x)), obs=y)
 
 
+@pytest.mark.slow
 def test_two_coordinates_a_member_agree_with_a_lattice() -> None:
     rng = np.random.default_rng(4)
     group = np.repeat(np.arange(6), 3)

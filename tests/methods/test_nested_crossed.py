@@ -37,6 +37,7 @@ def target_of(y: np.ndarray, row: np.ndarray, column: np.ndarray) -> vr.Target:
     return vr.Target(vr.Model(function=crossed, data=lambda: data, name="crossed"))
 
 
+@pytest.mark.slow
 def test_weighed_points_have_no_bias_where_laplace_has() -> None:
     row, column = np.repeat(np.divmod(np.arange(14), 2), 3, axis=1)
     y = (np.random.default_rng(1).random(42) < 0.2 + 0.6 * (row % 2)).astype(int)

@@ -200,6 +200,7 @@ def _answer(
     return float(log_p + prior), gain @ (y - mu), cov - gain @ loads @ cov
 
 
+@pytest.mark.slow
 def test_three_coordinates_a_member_agree_with_a_lattice() -> None:
     x, who = np.tile(np.linspace(-1.5, 1.5, 5), 2), np.repeat([0, 1], 5)
     y = np.array([0, 1, 1, 4, 3, 2, 0, 1, 0, 5])

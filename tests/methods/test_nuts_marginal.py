@@ -77,6 +77,7 @@ def regression(y: Any, x: Any, group: Any) -> None:
         numpyro.sample("y", dist.Normal(x @ b + u[group], 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_more_parameters_than_quadrature_takes_are_sampled() -> None:
     y = X @ np.linspace(-1, 1, NUM) + np.random.default_rng(3).standard_normal(60)
     this = vr.Target(regression, y=y, x=X, group=GROUP)

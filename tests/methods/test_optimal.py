@@ -141,6 +141,7 @@ def loss_and_gradient(feed: Any, engine: Engine, state: Any, count: int) -> Any:
     return jax.tree.map(lambda *leaves: np.mean(np.stack(leaves), axis=0), *found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_minibatches_of_members_add_up(size: int) -> None:
     """Whole epochs have the loss and the gradient of all rows: the draws of u do not matter."""
@@ -155,6 +156,7 @@ def test_minibatches_of_members_add_up(size: int) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), part, all_rows)
 
 
+@pytest.mark.slow
 def test_members_come_from_files_too(tmp_path: Path) -> None:
     """The laws of all members, one without rows included, from minibatches of files: the exact."""
     order = np.argsort(GROUP, kind="stable")

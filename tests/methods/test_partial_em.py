@@ -76,6 +76,7 @@ def test_incremental_em_is_that_by_hand() -> None:
     np.testing.assert_allclose(fit.sd()["log_lam"], best.sd()["log_lam"], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_sparse_em_is_that_by_hand() -> None:
     y, num_sparse = np.asarray(deaths().data["y"]), 3
     pi, rates = START

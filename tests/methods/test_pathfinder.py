@@ -54,6 +54,7 @@ def normal_fit() -> tuple[vr.Fit, vr.Target]:
     return assessed(vr.Pathfinder(**SETTINGS).fit(target, key=0, throw=True), target), target
 
 
+@pytest.mark.slow
 def test_a_normal_is_exact() -> None:
     fit, _ = normal_fit()
     sd = np.sqrt(np.diag(covariance()))
@@ -120,6 +121,7 @@ def test_resampled_in_proportion() -> None:
     assert counts.tolist() == [2, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_weights_mend_what_is_no_normal() -> None:
     """Gamma and beta: moments in closed form. Its normals alone are off by many errors."""
     fit = vr.Pathfinder(**SETTINGS).fit(vr.Target(skewed), key=0, throw=True)
@@ -134,6 +136,7 @@ def test_weights_mend_what_is_no_normal() -> None:
     assert abs(plain.mean() - gamma.mean()) > 3 * plain.std() / np.sqrt(len(plain))
 
 
+@pytest.mark.slow
 def test_a_funnel_is_not_called_right() -> None:
     target = vr.Target(funnel)
     for seed in range(3):

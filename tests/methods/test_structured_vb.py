@@ -45,6 +45,7 @@ def exact() -> tuple[np.ndarray, np.ndarray, float]:
     return gain @ Y, cov[:14, :14] - gain @ cov[14:, :14], float(evidence)
 
 
+@pytest.mark.slow
 def test_a_normal_hierarchy_is_exact() -> None:
     target = vr.Target(lines, y=Y, x=X, group=GROUP)
     fit = StructuredVB().fit(target, key=0, throw=True)
@@ -68,6 +69,7 @@ def test_a_normal_hierarchy_is_exact() -> None:
     assert np.abs(np.corrcoef(flat.T) - cov / np.outer(sd, sd)).max() < 0.07
 
 
+@pytest.mark.slow
 def test_the_bound_lies_between_mean_fields_and_the_evidence() -> None:
     target = vr.Target(vr.load_model("eight_schools"))
     fit, meanfield = (m.fit(target, key=0, throw=True) for m in (StructuredVB(), vr.MeanField()))

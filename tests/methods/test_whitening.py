@@ -96,6 +96,7 @@ def test_the_posterior_is_unchanged(dtype: Any) -> None:
     assert white.diagnostics["num_steps_mean"] <= plain.diagnostics["num_steps_mean"]
 
 
+@pytest.mark.slow
 def test_auto_leaves_small_models_alone() -> None:
     fit = vr.NUTS(num_warmup=20, num_samples=20).fit(vr.Target(logistic, **data("logistic")))
     assert "whitened" not in fit.message

@@ -88,6 +88,7 @@ def test_variants(name: str) -> None:
     assert np.isfinite(this.log_density(this.start(jax.random.key(0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linkage", "mixture_of_experts", "times_deaths"])
 def test_summing_out_by_enumeration_is_summing_out_in_the_model(name: str) -> None:
     one, other = target(name), target(f"{name}:MARGINAL")

@@ -136,6 +136,7 @@ def test_a_coverage_of_one_is_not_known_exactly() -> None:
 # -- wherever cells run ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cells_are_kept_and_a_run_goes_on_with_another_engine(study: Sweep, tmp_path: Path) -> None:
     @contextmanager
     def stopping(title: str) -> Iterator[Progress]:

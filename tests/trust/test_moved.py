@@ -39,6 +39,7 @@ def independent(mean: float, sd: float) -> vr.Fit:
     return replace(exact(), posterior=GaussianPosterior(target(), loc, None, np.full(DIM, sd)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", range(2))
 def test_mean_field_is_too_narrow_by_a_known_factor_and_no_more_is_claimed(key: int) -> None:
     """Every conditional sd is 1 / sqrt of the precision, which mean field's are."""

@@ -45,6 +45,7 @@ def one_side() -> vr.Fit:
     return replace(fit, assessment=vr.assess(fit, target))
 
 
+@pytest.mark.slow
 def test_a_mode_on_the_other_side_is_found_and_both_say_so(tmp_path: Path) -> None:
     alone = vr.Comparison({"nuts": one_side()}, reference=one_side(), reference_name="nuts")
     assert alone.verdicts()["nuts"].trust is Trust.TRUSTWORTHY
@@ -123,6 +124,7 @@ def test_what_is_wide_or_wrong_has_found_nothing() -> None:
     assert overlooked(vr.Laplace().fit(started(-1.0)), untold, target) is None
 
 
+@pytest.mark.slow
 def test_another_optimum_of_mean_field_is_said_of_all_that_have_not_seen_it(
     tmp_path: Path,
 ) -> None:
