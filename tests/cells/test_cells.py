@@ -239,15 +239,23 @@ def test_an_interrupt_keeps_what_is_done_and_cancels_the_rest(tmp_path: Path) ->
 
 
 def test_a_folder_has_one_run_at_a_time_and_a_crash_frees_it(tmp_path: Path) -> None:
-    holds = f"import sys, time; from vi_recipes.core import held\nwith held({str(tmp_path)!r}):\n"
+    mark = "calibration.npz"
+    holds = "import sys, time; from vi_recipes.core import held\n"
+    holds += f"with held({str(tmp_path)!r}, {mark!r}):\n"
     holds += "    print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(CheckpointError, match="another run is writing to"), held(tmp_path):
+        with (
+            pytest.raises(CheckpointError, match="another run is writing to"),
+            held(tmp_path, mark),
+        ):
             pass
         other.kill()
-    with held(tmp_path), held(None):
+    with held(tmp_path, mark), held(None, mark):
+        pass
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="it holds a sweep"), held(tmp_path, mark):
         pass
 
 
