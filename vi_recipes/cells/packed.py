@@ -7,7 +7,8 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+
+from vi_recipes.core import version_of
 
 MATTERS = ("jax", "jaxlib", "numpyro", "vi_recipes")
 """Packages whose versions decide what numbers come out."""
@@ -44,11 +45,4 @@ def this_process() -> tuple[str, int]:
 
 def known_versions() -> dict[str, str]:
     """Return the versions of what decides numbers; ``"none"`` for what is not installed."""
-    return {name: _version(name) for name in MATTERS}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
+    return {name: version_of(name) for name in MATTERS}

@@ -60,6 +60,7 @@ from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, Mod
 from vi_recipes.core.text import visible
 from vi_recipes.core.timing import CALLS_OF_A_SEARCH, COMPILED_QUICKLY, Timing
 from vi_recipes.core.typed import check_fields, members
+from vi_recipes.core.versions import version_of
 
 __all__ = [
     "CALLS_OF_A_SEARCH",
@@ -135,6 +136,7 @@ __all__ = [
     "unknown",
     "unreadable",
     "use_cache",
+    "version_of",
     "visible",
     "within",
     "write_whole",

@@ -16,9 +16,10 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from vi_recipes.core.versions import version_of
 
 VARIABLE = "VI_RECIPES_CACHE"
 """Environment variable: the folder, or ``off``."""
@@ -101,7 +102,7 @@ def _place(folder: Path | str) -> Path:
     import platformdirs
 
     root = Path(folder).expanduser() if folder else platformdirs.user_cache_path("vi_recipes")
-    versions = "-".join(f"{name}{version(name)}" for name in ("jax", "jaxlib"))
+    versions = "-".join(f"{name}{version_of(name)}" for name in ("jax", "jaxlib"))
     place = root / f"{versions}-{_processor()}"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = place.stat()

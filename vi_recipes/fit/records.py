@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import jax
 import numpy as np
 
+from vi_recipes.core import version_of
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Sites, Target
 from vi_recipes.posterior import Moments
@@ -44,17 +45,15 @@ class Provenance:
 
 def provenance(target: Target, *, seed: int | None, dtype: str) -> Provenance:
     """Return the record of where a fit of ``target`` comes from."""
-    from importlib.metadata import version
-
     device = jax.devices()[0]
-    packages = ("numpyro", "jax", "jaxlib", "numpy", "arviz")
+    packages = ("vi_recipes", "numpyro", "jax", "jaxlib", "numpy", "arviz")
     return Provenance(
         model=target.name,
         seed=seed,
         data_fingerprint=target.fingerprint,
         device=f"{device.platform}:{device.device_kind}",
         dtype=dtype,
-        versions={"vi_recipes": version("vi_recipes"), **{p: version(p) for p in packages}},
+        versions={p: version_of(p) for p in packages},
     )
 
 
