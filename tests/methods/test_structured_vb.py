@@ -96,6 +96,19 @@ def test_without_plates_it_is_one_normal() -> None:
     assert np.allclose(fit.cov(["beta"]), cov, rtol=1e-3)
 
 
+@pytest.mark.parametrize("num_pairs", [100, 300])
+def test_any_number_of_pairs_serves(num_pairs: int) -> None:
+    def one(y: Any) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+        numpyro.sample("y", dist.Normal(mu, NOISE), obs=y)
+
+    fit = StructuredVB(num_pairs=num_pairs, max_pairs=4 * num_pairs).fit(vr.Target(one, y=1.0))
+    assert fit.status.ok, fit.message
+    assert fit.log_evidence is not None
+    evidence = stats.norm.logpdf(1.0, 0.0, np.hypot(2.0, NOISE))
+    assert fit.log_evidence.value == pytest.approx(evidence, abs=0.01)
+
+
 def test_too_many_shared_coordinates_are_refused() -> None:
     def wide() -> None:
         numpyro.sample("x", dist.Normal(0.0, 1.0).expand([201]).to_event(1))

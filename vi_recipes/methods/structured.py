@@ -41,7 +41,7 @@ AT_ONCE = 2**20
 """Numbers of data and coordinates that draws computed side by side read, about."""
 
 FRESH, NUM_FRESH = 256, 8
-"""Pairs of fresh draws for the ELBO in the end, and how many independent sets of them."""
+"""Least pairs of fresh draws for the ELBO in the end, and how many independent sets of them."""
 
 
 class Shape(NamedTuple):
@@ -147,7 +147,8 @@ class StructuredVB(Method):
                 if not ok or moved <= self.tolerance or 4 * pairs > self.max_pairs:
                     break
                 pairs *= 4
-            sets = [elbo(shape, family.noise(FRESH, seed + 1 + k))[0] for k in range(NUM_FRESH)]
+            fresh = first * -(-FRESH // first)  # in lots that the compiled code takes whole
+            sets = [elbo(shape, family.noise(fresh, seed + 1 + k))[0] for k in range(NUM_FRESH)]
         value, error = float(np.mean(sets)), float(np.std(sets, ddof=1) / np.sqrt(NUM_FRESH))
         if not np.isfinite(value):
             raise MethodFailure(
@@ -291,7 +292,7 @@ class _Family:
     def objective(
         self, timing: Timing, num_draws: int
     ) -> Callable[[Shape, np.ndarray], tuple[float, Shape]]:
-        """Return the ELBO over given draws, with its gradient."""
+        """Return the ELBO over given draws, any multiple of so many, with its gradient."""
         target, arrays = self.target, self.target.arrays()
         border, local = self.structure.border, self.structure.local
         centre, unit = jnp.asarray(self.centre), jnp.asarray(self.unit)
