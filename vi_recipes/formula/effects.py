@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -13,7 +14,7 @@ from vi_recipes.core import require, unknown
 from vi_recipes.fit import Fit, interval_setting
 from vi_recipes.formula.frame import as_frame
 from vi_recipes.formula.newdata import Groups
-from vi_recipes.formula.predict import Kind, predict
+from vi_recipes.formula.predict import Kind, Prediction, predict
 from vi_recipes.model import Target
 from vi_recipes.posterior import per_scalar
 
@@ -82,24 +83,20 @@ def comparisons(
     """
     require(comparison in COMPARE, "comparison", comparison, "'difference', 'ratio', 'odds_ratio'")
     frame = as_frame(data)
-    pairs = [
-        (name, label, frame.assign(**{name: low}), frame.assign(**{name: high}))
-        for name, chosen in _named(variables, frame).items()
-        for label, low, high in _contrasts(name, chosen, frame)
-    ]
+    contrasts = []
+    for name, chosen in _named(variables, frame).items():
+        low, highs = _contrasts(name, chosen, frame)
+        changed = [(label, frame.assign(**{name: high})) for label, high in highs]
+        if changed:
+            contrasts.append((name, frame.assign(**{name: low}), changed))
 
-    def compared(
-        one: Fit, _: str, low: pd.DataFrame, high: pd.DataFrame
-    ) -> tuple[np.ndarray, Sequence[str]]:
-        options: dict[str, Any] = {"offset": offset, "key": key}
-        before = predict(one, target, low, kind, groups, **options)
-        after = predict(one, target, high, kind, groups, **options)
-        high_draws, low_draws = after.draws, before.draws
+    def change(_: str, high: np.ndarray, low: np.ndarray) -> np.ndarray:
         if average:
-            high_draws, low_draws = (d.mean(axis=2, keepdims=True) for d in (high_draws, low_draws))
-        return COMPARE[comparison](high_draws, low_draws), after.levels
+            high, low = (draws.mean(axis=2, keepdims=True) for draws in (high, low))
+        return COMPARE[comparison](high, low)
 
-    return _table(fit, pairs, compared, average=average)
+    predicted = partial(predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
+    return _table(fit, contrasts, predicted, change, average=average)
 
 
 def slopes(
@@ -121,28 +118,24 @@ def slopes(
     """
     require(kind != "response", "kind", kind, "'mean' or 'linear': a drawn response has no slope")
     frame = as_frame(data)
-    pairs, steps = [], {}
+    contrasts, steps = [], {}
     for name in _named(variables, frame):
         values = frame[name]
-        if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        if not _is_number(values):
             raise ValueError(
                 f"variables: '{name}' is no number; comparisons() contrasts its levels"
             )
         spread = float(values.max() - values.min())
         steps[name] = STEP * (spread or max(abs(float(values.iloc[0])), 1.0))
-        low, high = values - steps[name], values + steps[name]
-        pairs.append((name, "dY/dX", frame.assign(**{name: low}), frame.assign(**{name: high})))
+        low, high = (frame.assign(**{name: values + k * steps[name]}) for k in (-1, 1))
+        contrasts.append((name, low, [("dY/dX", high)]))
 
-    def slope(
-        one: Fit, name: str, low: pd.DataFrame, high: pd.DataFrame
-    ) -> tuple[np.ndarray, Sequence[str]]:
-        options: dict[str, Any] = {"offset": offset, "key": key}
-        before = predict(one, target, low, kind, groups, **options)
-        after = predict(one, target, high, kind, groups, **options)
-        change = (after.draws - before.draws) / (2 * steps[name])
-        return change.mean(axis=2, keepdims=True) if average else change, after.levels
+    def change(name: str, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+        slope = (high - low) / (2 * steps[name])
+        return slope.mean(axis=2, keepdims=True) if average else slope
 
-    return _table(fit, pairs, slope, average=average)
+    predicted = partial(predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
+    return _table(fit, contrasts, predicted, change, average=average)
 
 
 def _named(variables: Variables, frame: pd.DataFrame) -> dict[str, Any]:
@@ -159,41 +152,61 @@ def _named(variables: Variables, frame: pd.DataFrame) -> dict[str, Any]:
     return chosen
 
 
-def _contrasts(name: str, chosen: Any, frame: pd.DataFrame) -> list[tuple[str, Any, Any]]:
-    """Return the label and the two values of every contrast of a variable."""
+def _is_number(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _contrasts(name: str, chosen: Any, frame: pd.DataFrame) -> tuple[Any, list[tuple[str, Any]]]:
+    """Return the value that contrasts of a variable are with, and their labels and values."""
     values = frame[name]
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    numeric = _is_number(values)
     if isinstance(chosen, int | float) and not isinstance(chosen, bool) and numeric:
-        return [(f"+{chosen:g}", values, values + chosen)]
+        return values, [(f"+{chosen:g}", values + chosen)]
     if chosen is None and numeric:
-        return [("+1", values, values + 1)]
+        return values, [("+1", values + 1)]
     if chosen is None:
         categories = getattr(values, "cat", None)
         levels = list(categories.categories if categories is not None else sorted(values.unique()))
-        return [(f"{level} - {levels[0]}", levels[0], level) for level in levels[1:]]
+        low = levels[0] if levels else None
+        return low, [(f"{level} - {low}", level) for level in levels[1:]]
     pair = list(chosen) if isinstance(chosen, Sequence) and not isinstance(chosen, str) else []
     if len(pair) != 2:
         raise ValueError(
             f"variables: '{name}': got {chosen!r}, expected two values, or a number to step by"
         )
-    return [(f"{pair[1]} - {pair[0]}", pair[0], pair[1])]
+    return pair[0], [(f"{pair[1]} - {pair[0]}", pair[1])]
 
 
 def _table(
     fit: Fit | Mapping[str, Fit],
-    pairs: Sequence[tuple[str, str, pd.DataFrame, pd.DataFrame]],
-    compute: Callable[[Fit, str, pd.DataFrame, pd.DataFrame], tuple[np.ndarray, Sequence[str]]],
+    contrasts: Sequence[tuple[str, pd.DataFrame, Sequence[tuple[str, pd.DataFrame]]]],
+    predicted: Callable[..., Prediction],
+    change: Callable[[str, np.ndarray, np.ndarray], np.ndarray],
     *,
     average: bool,
 ) -> pd.DataFrame:
+    """Return the rows of every fit.
+
+    Parameters
+    ----------
+    contrasts
+        A variable, the data that its contrasts are with, and their labels and data.
+    predicted
+        Predicts of a fit at data; what several contrasts are with is predicted once.
+    change
+        Makes what is reported of a variable, its draws at the changed data and at the others.
+    """
     fits = {"": fit} if isinstance(fit, Fit) else dict(fit)
     rows = []
     for method, one in fits.items():
         if not one.has_result and isinstance(fit, Mapping):
             continue
-        for term, contrast, low, high in pairs:
-            draws, levels = compute(one, term, low, high)
-            rows.append(_rows(one, method, term, contrast, draws, levels, average=average))
+        for term, low, highs in contrasts:
+            before = predicted(one, newdata=low)
+            for label, high in highs:
+                after = predicted(one, newdata=high)
+                draws = change(term, after.draws, before.draws)
+                rows.append(_rows(one, method, term, label, draws, after.levels, average=average))
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
     return table.drop(columns="method") if isinstance(fit, Fit) else table
 
