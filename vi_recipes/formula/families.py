@@ -65,11 +65,6 @@ class Family:
     classes: tuple[str, ...] = ()
 
     @property
-    def is_location(self) -> bool:
-        """Whether the response has a location and a scale of its own units."""
-        return self.response == "real"
-
-    @property
     def takes_trials(self) -> bool:
         """Whether the response is counted among trials."""
         return self.response in ("trials", "counts")

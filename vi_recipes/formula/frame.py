@@ -288,9 +288,7 @@ def _parts(text: str) -> list[str]:
     return [*parts, text[start:].strip()]
 
 
-def row_numbers(
-    what: str, given: Any, full: pd.DataFrame, kept: pd.Index | None = None
-) -> np.ndarray | None:
+def row_numbers(what: str, given: Any, full: pd.DataFrame) -> np.ndarray | None:
     """Return weights or offsets of rows: a column's name or an array.
 
     Raises

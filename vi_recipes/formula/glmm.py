@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -27,10 +27,10 @@ from vi_recipes.formula.frame import (
     response_of,
     row_numbers,
 )
-from vi_recipes.formula.layout import INTERCEPT, Group, Layout, Names, Predictor
+from vi_recipes.formula.layout import INTERCEPT, Group, Layout, Names, Predictor, spread_of
 from vi_recipes.formula.parse import Parsed, check_apart, check_columns, parse
 from vi_recipes.formula.priors import Given, Priors
-from vi_recipes.formula.source import Generated, Units, Writer, on_own_scale
+from vi_recipes.formula.source import Generated, Units, Writer
 from vi_recipes.model import Model
 
 
@@ -237,8 +237,6 @@ class _Maker:
 
     def _with_columns(self) -> list[Parsed]:
         """Return the formulas, the names of parameters not among their columns."""
-        from dataclasses import replace
-
         rest = [
             replace(p, names=tuple(n for n in p.names if n != p.response)) for p in self.parsed[1:]
         ]
@@ -320,12 +318,9 @@ class _Maker:
         return [layout.predictor(self.parsed[0], plain.of(level)) for level in response.levels[1:]]
 
     def _units(self, response: Response) -> Units:
-        y = response.y
-        sd = float(np.std(y, ddof=1)) if len(y) > 1 else 1.0
-        sd = sd if sd > 0 else 1.0
-        own = on_own_scale(self.family, self.link)
-        level = 0.0 if self.family.is_ordinal else starting_level(self.family, self.link, y)
-        return Units(level, sd if own else 1.0, sd)
+        sd = spread_of(response.y)
+        level = starting_level(self.family, self.link, response.y)
+        return Units(level, sd if self.link == "identity" else 1.0, sd)
 
     def _check(
         self, predictors: Sequence[Predictor], groups: Sequence[Group], response: Response

@@ -180,18 +180,14 @@ def _check_shape(site: Site, given: dist.Distribution) -> bool:
 
 
 def _check_support(site: Site, given: dist.Distribution) -> None:
-    inside = {
-        "positive": ([1e-3, 1.0], [-1.0]),
-        "unit": ([0.1, 0.9], [-0.1, 1.1]),
-        "correlation": ([-0.5, 0.5], [-1.5, 1.5]),
-    }.get(site.support)
-    if inside is None or given.event_shape:
+    outside = {"positive": [-1.0], "unit": [-0.1, 1.1], "correlation": [-1.5, 1.5]}
+    if given.event_shape:
         return
-    support = given.support
-    below = [v for v in inside[1] if bool(np.all(support(jnp.asarray(v))))]
-    if below:
+    values = outside.get(site.support, ())
+    taken = [v for v in values if bool(np.all(given.support(jnp.asarray(v))))]
+    if taken:
         raise ValueError(
-            f"priors['{site.name}']: got a {type(given).__name__}, which takes {below[0]}, "
+            f"priors['{site.name}']: got a {type(given).__name__}, which takes {taken[0]}, "
             f"expected one whose support is {site.support}"
             + (": such as HalfNormal, Exponential, Gamma" if site.support == "positive" else "")
         )

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.formula.families import PROBABILITY, Family
-from vi_recipes.formula.layout import Group, Predictor, Term
+from vi_recipes.formula.families import Family, Own
+from vi_recipes.formula.layout import Group, Predictor, Term, spread_of
 from vi_recipes.formula.links import LINKS
 from vi_recipes.formula.priors import WIDTH, Priors, Site, normals, number
 
@@ -83,8 +83,10 @@ class Generated:
 
         known = {"numpyro": numpyro, "dist": dist, "jax": jax, "jnp": jnp, "norm": norm}
         known |= {"Hurdle": laws.Hurdle, "Cumulative": laws.Cumulative, "priors": self.priors}
-        exec(compile(self.source, "<formula>", "exec"), known)
-        return next(v for k, v in reversed(known.items()) if k not in ("__builtins__", "priors"))
+        made: dict[str, Any] = {}
+        exec(compile(self.source, "<formula>", "exec"), known, made)
+        (function,) = made.values()
+        return function
 
     @property
     def __name__(self) -> str:
@@ -157,7 +159,7 @@ class Writer:
         modelled = {p.parameter for p in self.predictors}
         for own in self.family.own:
             if own.name not in modelled:
-                parameters.append(f"{own.name} = {self.priors.line(self._own(own.name))}")
+                parameters.append(f"{own.name} = {self.priors.line(self._own(own))}")
         first, *others = self.predictors
         for predictor in (first, *others) if self.family.of_levels else (*others, first):
             eta = f"eta_{predictor.parameter}" if predictor.parameter else "eta"
@@ -201,22 +203,20 @@ class Writer:
             names += [group.name, group.size]
         return [*names, *(["weights"] if self.weighted else [])]
 
-    def _own(self, name: str) -> Site:
-        own = next(o for o in self.family.own if o.name == name)
+    def _own(self, own: Own) -> Site:
         if own.support == "ordered":
             width = number(WIDTH)
             law = f"dist.Normal(0.0, {width}).expand([{self.num_levels - 1}]).to_event(1)"
             default = f"dist.TransformedDistribution({law}, dist.transforms.OrderedTransform())"
-            return Site(name, default, "ordered", self.num_levels - 1, whole=True)
+            return Site(own.name, default, "ordered", self.num_levels - 1, whole=True)
         default = own.prior.format(rate=number(1.0 / self.units.sd))
-        return Site(name, default, own.support)
+        return Site(own.name, default, own.support)
 
     def _widths(self, predictor: Predictor) -> np.ndarray:
         """Return the sds of the coefficients' default priors."""
         matrix = predictor.design.matrix
-        spread = np.std(matrix, axis=0, ddof=1) if len(matrix) > 1 else np.ones(matrix.shape[1])
         scale = 1.0 if predictor.parameter else self.units.scale
-        return np.array([number(WIDTH * scale / s) for s in np.where(spread > 0, spread, 1.0)])
+        return np.array([number(WIDTH * scale / spread_of(column)) for column in matrix.T])
 
     def _parameters(self, predictor: Predictor, lines: list[str]) -> None:
         widths = self._widths(predictor)
@@ -289,8 +289,3 @@ def _sum(predictor: Predictor) -> str:
             column = f"{term.matrix}[:, {effect.column}]"
             parts.append(value if effect.column is None else f"{value} * {column}")
     return " + ".join(parts) or "0.0"
-
-
-def on_own_scale(family: Family, link: str) -> bool:
-    """Whether the linear predictor has the units of the response."""
-    return link == "identity" and link not in PROBABILITY and family.name != "cumulative"
