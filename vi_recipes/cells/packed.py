@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Mapping
@@ -22,6 +21,8 @@ class Packed:
     ----------
     content
         What :func:`vi_recipes.cells.sending.unpack` makes a job from.
+    mark
+        What tells one job from another.
     versions
         Package -> its version where the job comes from.
     sender
@@ -29,13 +30,9 @@ class Packed:
     """
 
     content: bytes
+    mark: str
     versions: Mapping[str, str]
     sender: tuple[str, int]
-
-    @property
-    def mark(self) -> str:
-        """What tells one job from another."""
-        return hashlib.sha256(self.content).hexdigest()
 
 
 def this_process() -> tuple[str, int]:

@@ -105,7 +105,8 @@ def pack(job: Any) -> Packed:
     except Exception as error:  # what cannot be pickled raises whatever it likes
         raise NotSentError(told(error)) from None
     content = pickle.dumps((pickler.sources, stream.getvalue()))
-    return Packed(content, known_versions(), this_process())
+    mark = hashlib.sha256(content).hexdigest()
+    return Packed(content, mark, known_versions(), this_process())
 
 
 class _Pickler(pickle.Pickler):
@@ -149,7 +150,8 @@ class _Pickler(pickle.Pickler):
         """Note the source of a module of the user's own; return whether it is one."""
         if module.startswith(FILES):
             module = module.partition(".")[0]  # a neighbour goes with the file beside it
-        if module in self.sources:
+        name = _name_there(module)
+        if name in self.sources:
             return True
         loaded = sys.modules.get(module)
         file = getattr(loaded, "__file__", None)
@@ -163,7 +165,7 @@ class _Pickler(pickle.Pickler):
             return False
         if "." in module or not is_own(file) or not Path(file).is_file():
             return False  # it is imported by its name
-        self.sources[_name_there(module)] = Source.of(Path(file))
+        self.sources[name] = Source.of(Path(file))
         return True
 
 
