@@ -121,8 +121,7 @@ def sweep(
 
             def keep(cell: Cell, result: CellResult, place: Place) -> None:
                 store.add(cell, replace(result, host=place.host, process=place.process))
-                missing = sum(one not in store.results for one in todo)
-                report(len(cells) - missing, len(cells), str(cell))
+                report(len(store.results), len(cells), str(cell))
 
             try:
                 fitting = Fitting(problems, level, assessed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,6 @@ class Swept:
     truth: Any
     num_cells: int
     interrupted: bool = False
-    _made: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def simulated(self) -> bool:
@@ -58,11 +57,9 @@ class Swept:
         ``error`` (mean less known), ``error_in_sds`` (of the reference), ``seconds``,
         ``compile_seconds``, ``status``, ``trust``, ``verdict``, ``message``, ``host``, ``process``.
         """
-        if "frame" not in self._made:
-            self._made["frame"] = self._frame()
-        frame: pd.DataFrame = self._made["frame"]
-        return frame.copy()
+        return self._frame.copy()
 
+    @cached_property
     def _frame(self) -> pd.DataFrame:
         import pandas as pd
 
@@ -108,9 +105,13 @@ class Swept:
         :func:`~vi_recipes.sweeps.measures.measures`, and ``failed``, fits without a result, which
         are in none of the others.
         """
+        return self._performance.copy()
+
+    @cached_property
+    def _performance(self) -> pd.DataFrame:
         import pandas as pd
 
-        frame, rows = self.frame, []
+        frame, rows = self._frame, []
         if frame.empty:
             return pd.DataFrame(columns=[*BY, "parameter", "failed", *COLUMNS])
         for names, part in frame.groupby(BY, sort=False):
