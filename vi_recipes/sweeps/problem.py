@@ -58,10 +58,11 @@ class Problem:
     path: Path | None = None
 
     def __reduce__(self) -> Any:
-        what = self.target.complete_model, dict(self.methods), self.truth, self.reference
+        what = dict(self.methods), self.truth, self.reference
         if self.path is None:
-            return _again, (*what, self.target.data, None, "")
-        return _again, (*what, None, str(self.path), self.target.fingerprint)
+            return _made, (self.target, *what, None)
+        model, mark = self.target.complete_model, self.target.fingerprint
+        return _read, (model, mark, *what, str(self.path))
 
     def at(self, seed: int) -> tuple[Target, Known]:
         """Return what is fitted at a seed, and what is known of its parameters.
@@ -84,26 +85,22 @@ class Problem:
         }
 
 
-def _again(
+def _read(
     model: Model,
+    fingerprint: str,
     methods: Mapping[str, Method],
     truth: Truth,
     reference: Mapping[str, tuple[float, float]] | None,
-    data: Mapping[str, Any] | None,
-    path: str | None,
-    fingerprint: str,
+    path: str,
 ) -> Problem:
-    """Return a problem where it was sent."""
-    if data is None:
-        assert path is not None
-        data = read_for(model, Path(path))
-    target = Target(model, **data)
-    if path is not None and target.fingerprint != fingerprint:
+    """Return a problem whose data are read where it was sent."""
+    target = Target(model, **read_for(model, Path(path)))
+    if target.fingerprint != fingerprint:
         raise ValueError(
             f"data: {path} has other content where a cell runs than where the sweep was begun; "
             "give data by value, or the same file"
         )
-    return _made(target, methods, truth, reference, None if path is None else Path(path))
+    return _made(target, methods, truth, reference, Path(path))
 
 
 def _made(
