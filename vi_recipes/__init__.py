@@ -107,7 +107,6 @@ _HOMES = {
     "vi_recipes.comparison": (
         "Comparison",
         "Recommendation",
-        "StructuredVB",
         "Study",
         "compare",
         "derive",
