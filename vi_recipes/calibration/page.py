@@ -31,7 +31,7 @@ MAX_REASONS = 20
 def write(calibration: Ranked, directory: Path) -> Path:
     """Write ``report.html``, ``report.md``, ``result.json``, ``tables`` and ``figures``."""
     from vi_recipes.calibration.figures import draw
-    from vi_recipes.report import html_page, latex, markdown_page
+    from vi_recipes.report import html_page, latex, markdown_page, write_exhibits
 
     check_folder(directory, FILE, FOLDERS)
     (directory / "tables").mkdir(parents=True, exist_ok=True)
@@ -40,9 +40,7 @@ def write(calibration: Ranked, directory: Path) -> Path:
     for path in (directory / "figures").glob("*.*"):  # of fewer simulations
         if path.suffix in (".png", ".svg") and path.stem not in [d.name for d in drawings]:
             path.unlink()
-    for drawing in drawings:
-        write_whole(directory / "figures" / f"{drawing.name}.png", drawing.png)
-        write_whole(directory / "figures" / f"{drawing.name}.svg", drawing.svg)
+    write_exhibits(drawings, directory / "figures")
     rows = csv_text(calibration.table(), with_index=False)
     write_whole(directory / "tables" / "quantities.csv", rows)
     text = latex(quantities(calibration), label="quantities")

@@ -23,6 +23,7 @@ from vi_recipes.report import (
     html_page,
     markdown_page,
     part,
+    write_exhibits,
 )
 from vi_recipes.sweeps.figures import draw
 from vi_recipes.sweeps.store import FILE, FOLDERS
@@ -44,9 +45,7 @@ def write(sweep: Swept, directory: Path) -> Path:
     (directory / "tables").mkdir(parents=True, exist_ok=True)
     (directory / "figures").mkdir(exist_ok=True)
     figures = draw(sweep)
-    for figure in figures:
-        write_whole(directory / "figures" / f"{figure.name}.png", figure.png)
-        write_whole(directory / "figures" / f"{figure.name}.svg", figure.svg)
+    write_exhibits(figures, directory / "figures")
     for name, frame in (
         ("fits", sweep.frame),
         ("performance", sweep.performance()),
