@@ -111,7 +111,7 @@ def calibrate(
             identity={
                 "model": target.name,
                 "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
-                "method": _described(method),
+                "method": method.in_words(),
                 "quantities": ", ".join(chosen.labels),
                 "number of draws": str(num_draws),
                 "first data simulated": first[0].target.fingerprint,
@@ -151,13 +151,6 @@ def calibrate(
         provenance=record,
         interrupted=any(k not in outcomes for k in range(num_simulations)),
     )
-
-
-def _described(method: Method) -> str:
-    """Return a method's name and options in words, those of a method that it corrects too."""
-    base = getattr(method, "base", None)
-    after = f" of {_described(base)}" if isinstance(base, Method) else ""
-    return f"{type(method).__name__} {method.options()}{after}"
 
 
 def _first(predictive: PriorPredictive, seed: jax.Array) -> list[Simulation]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -41,6 +40,7 @@ from vi_recipes.core import (
     check_folder,
     one_seed,
     programs_read,
+    seed_of,
     silent,
     told,
 )
@@ -329,7 +329,7 @@ def _fit(
     name: str, method: Method, target: Target, seed: int, report: Progress, assessed: bool
 ) -> tuple[Fit, bool]:
     """Return the fit of one method, and whether Ctrl-C came: then perhaps without a result."""
-    stream = (seed + zlib.crc32(name.encode())) % 2**31
+    stream = seed_of(name, seed)
     try:
         fit = method.fit(target, key=stream, progress=report, name=name)
     except KeyboardInterrupt:

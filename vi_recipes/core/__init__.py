@@ -49,7 +49,7 @@ from vi_recipes.core.content import (
 from vi_recipes.core.errors import attempt, called, is_own, place_of, told
 from vi_recipes.core.folders import check_folder, held
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
-from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision
+from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision, seed_of
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
@@ -130,6 +130,7 @@ __all__ = [
     "require",
     "require_count",
     "require_number",
+    "seed_of",
     "shapes_of",
     "silent",
     "told",

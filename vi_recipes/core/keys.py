@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -41,6 +42,11 @@ def one_seed[T](key: T | None, seed: int | None) -> T | int | None:
     if key is not None and seed is not None:
         raise ValueError(f"seed: got {seed!r} beside key={key!r}, expected one of them")
     return key if seed is None else as_seed(seed)
+
+
+def seed_of(name: str, seed: int) -> int:
+    """Return the seed of a fit by its name, where fits of several names have one seed."""
+    return (seed + zlib.crc32(name.encode())) % 2**31
 
 
 def as_key(key: jax.Array | int | None) -> jax.Array:

@@ -244,6 +244,12 @@ class Method(ABC):
         """Return the options by name; functions and objects by their own name."""
         return {f.name: _describe(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
+    def in_words(self) -> str:
+        """Return the class and its options in words, those of a method that it corrects too."""
+        base = getattr(self, "base", None)
+        after = f" of {base.in_words()}" if isinstance(base, Method) else ""
+        return f"{type(self).__name__} {self.options()}{after}"
+
 
 def _without_infinities(result: Result, target: Target, kind: str) -> Result:
     """Return a result without numbers where a latent site's mean or sd is not finite.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vi_recipes.core import ModelError, Progress, Status, silent, told
+from vi_recipes.core import ModelError, Progress, Status, seed_of, silent, told
 from vi_recipes.fit import Fit
 from vi_recipes.methods import Method
 from vi_recipes.model import Target
@@ -130,7 +129,7 @@ class Fitting:
         cell = Cell(*cell)
         problem = self.problems[cell.model, cell.data]
         method = problem.methods[cell.method]
-        stream = (cell.seed + zlib.crc32(cell.method.encode())) % 2**31  # as in a comparison
+        stream = seed_of(cell.method, cell.seed)  # as in a comparison
         try:
             target, known = problem.at(cell.seed)
             fit = method.fit(target, key=stream, progress=progress, name=cell.method)

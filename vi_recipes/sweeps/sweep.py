@@ -171,8 +171,5 @@ def _parts(problems: Mapping[tuple[str, str], Problem], numbers: Sequence[int]) 
             about += f", first simulated {one.at(0)[0].fingerprint}"
         parts[f"model '{model}' ({data})"] = about
         for label, method in one.methods.items():
-            base = getattr(method, "base", None)
-            of = f" of {type(base).__name__} {base.options()}" if isinstance(base, Method) else ""
-            words = f"{type(method).__name__} {method.options()}{of}"
-            parts[f"method '{label}' on '{model}' ({data})"] = words
+            parts[f"method '{label}' on '{model}' ({data})"] = method.in_words()
     return parts
