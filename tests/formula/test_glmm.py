@@ -124,6 +124,15 @@ def test_every_family_and_link_has_its_density(family, link):
     np.testing.assert_allclose(law.log_prob(y), expected(family, link, by_hand, y), rtol=1e-7)
 
 
+def test_a_column_that_does_not_vary_has_the_prior_of_one_that_varies_by_one():
+    frame = FRAME.assign(k=0.1)
+    assert np.std(frame["k"].to_numpy(), ddof=1) > 0  # by rounding
+    model = glmm("real ~ 0 + k + (0 + k | a)", frame)
+    width = float(f"{2.5 * FRAME['real'].std():.4g}")
+    assert model.priors["beta"].startswith(f"dist.Normal(0.0, {width})")
+    assert model.priors["sd_a_k"] == f"dist.HalfNormal({width})"
+
+
 @pytest.mark.parametrize("base", [dist.Poisson(0.4), dist.NegativeBinomial2(2.0, 1.3)])
 def test_hurdles_are_drawn_as_their_density_says(base):
     law = Hurdle(base, 0.3)

@@ -232,5 +232,6 @@ class Layout:
 
 def spread_of(column: np.ndarray) -> float:
     """Return the sd of a column or a response, 1 where it does not vary."""
-    sd = float(np.std(column, ddof=1)) if len(column) > 1 else 0.0
+    # of equal numbers the sd need not be zero, as their mean is rounded
+    sd = float(np.std(column, ddof=1)) if np.ptp(column) > 0 else 0.0
     return sd if sd > 0 else 1.0
