@@ -138,24 +138,20 @@ def _no_moments(comparison: Fits) -> str:
     return f"{said}: median, and 5 % to 95 %, of every fit stand there instead" if said else ""
 
 
-def accuracy(
-    comparison: Fits, limit: int | None = None, sites: Sequence[str] | None = None
-) -> Table:
-    """Return every method's distance from the reference, a row per parameter.
+def accuracy(comparison: Fits) -> Table:
+    """Return every method's distance from the reference, a row per parameter; it is made once.
 
     Differences of means are in reference sds; sds are ratios; each stands beside its Monte Carlo
-    standard error. There are no rows without a reference. That of all parameters is made once.
+    standard error. There are no rows without a reference.
     """
-    if limit is None and sites is None:
-        return comparison.once("table of accuracy", lambda: _accuracy(comparison, limit, sites))
-    return _accuracy(comparison, limit, sites)
+    return comparison.once("table of accuracy", lambda: _accuracy(comparison))
 
 
-def _accuracy(comparison: Fits, limit: int | None, sites: Sequence[str] | None) -> Table:
+def _accuracy(comparison: Fits) -> Table:
     judged = judgements(comparison)
     names = [n for n in all_fits(comparison) if any(n == key[1] for key in judged)]
     constants = set(comparison.constants())
-    labels, left_out = select(comparison, limit, sites)
+    labels, _ = select(comparison)
     points = {n for n in names if all_fits(comparison)[n].is_point}
     columns = ["parameter"]
     for name in names:
@@ -194,7 +190,7 @@ def _accuracy(comparison: Fits, limit: int | None, sites: Sequence[str] | None) 
         "Accuracy against the reference",
         columns,
         rows,
-        sentences(note, flags_note(comparison) if names else "", _left_out(left_out)),
+        sentences(note, flags_note(comparison) if names else ""),
     )
 
 
