@@ -12,16 +12,16 @@ from vi_recipes.report import Document
 
 def compose(comparison: Fits) -> Document:
     """Return the contents of the report on ``comparison``."""
-    parts = {section: section.on_page(comparison) for section in SECTIONS}
-    lead = [part for section, part in parts.items() if section.leads and part is not None]
+    made = [(section.leads, section.on_page(comparison)) for section in SECTIONS]
+    shown = [(leads, part) for leads, part in made if part is not None]
     return Document(
         title=f"{comparison.target_name or 'Model'}: methods side by side",
         intro=attempt(lambda: _intro(comparison), lambda error: f"No introduction: {error}"),
         description=comparison.description,
         warnings=_warnings(comparison),
-        parts=[part for part in parts.values() if part is not None and part not in lead],
+        parts=[part for leads, part in shown if not leads],
         answer=answer(comparison),
-        lead=[block for part in lead for block in part.blocks],
+        lead=[block for leads, part in shown if leads for block in part.blocks],
     )
 
 
