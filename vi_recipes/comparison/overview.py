@@ -9,13 +9,13 @@ from vi_recipes.comparison import tables
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.recommend import ranked
 from vi_recipes.comparison.view import (
-    LARGE,
     MEAN_OFF,
     SD_OFF,
     all_fits,
     order,
     select,
     sizes,
+    small_sites,
 )
 from vi_recipes.report import (
     DASH,
@@ -118,14 +118,14 @@ def population(comparison: Fits) -> list[Turned]:
     There is nothing where every site is large.
     """
     whole = tables.means(comparison)
-    down = replace(whole, rows=whole.rows[: _number(comparison, few(comparison))])
+    down = replace(whole, rows=whole.rows[: _number(comparison, small_sites(comparison))])
     return [Turned("Population parameters", (_turned(down), down), ("methods", "parameters"))]
 
 
 def members(comparison: Fits) -> list[Long]:
     """Return means and sds of the scalars of large sites, a row each."""
     whole = tables.means(comparison)  # small sites come first
-    rows = whole.rows[_number(comparison, few(comparison)) :]
+    rows = whole.rows[_number(comparison, small_sites(comparison)) :]
     table = replace(whole, title="Members: means and sds", rows=rows)
     return [Long(table, "tables/means.csv", "members-table")]
 
@@ -154,7 +154,7 @@ def _number(comparison: Fits, sites: Sequence[str]) -> int:
 
 def best_means(comparison: Fits) -> list[Table]:
     """Return the same with parameters as rows, methods in order of merit, for a terminal."""
-    sites = few(comparison) or order(comparison)
+    sites = small_sites(comparison) or order(comparison)
     names = [one.method for one in ranked(comparison) if comparison[one.method].has_result]
     outside = [name for name in comparison.columns if name not in comparison.fits]
     names = [*outside, *names]
@@ -169,7 +169,7 @@ def best_means(comparison: Fits) -> list[Table]:
     more = left_out + _number(comparison, order(comparison)) - len(rows)
     return [
         Table(
-            "Population parameters" if few(comparison) else "Parameters",
+            "Population parameters" if small_sites(comparison) else "Parameters",
             [table.columns[place].replace(" (reference)", "") for place in places],
             shown,
             sentences(f"{more} more parameters in the report" if more else ""),
@@ -186,11 +186,6 @@ def failures(comparison: Fits) -> list[Entries]:
         if not fit.has_result
     ]
     return [Entries("Without a result", said)]
-
-
-def few(comparison: Fits) -> list[str]:
-    """Return the sites with few scalars, which are the population parameters."""
-    return [name for name in order(comparison) if sizes(comparison)[name] <= LARGE]
 
 
 def _columns(table: Table, comparison: Fits, name: str) -> list[int]:

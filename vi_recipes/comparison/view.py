@@ -83,6 +83,18 @@ def sizes(comparison: Fits) -> dict[str, int]:
     return {site.name: site.size for site in fit.sites} if fit is not None else {}
 
 
+def small_sites(comparison: Fits) -> list[str]:
+    """Return the sites with few scalars, which are the population parameters, in their order."""
+    size = sizes(comparison)
+    return [name for name in order(comparison) if size[name] <= LARGE]
+
+
+def large_sites(comparison: Fits) -> list[str]:
+    """Return the sites with many scalars, which are members, in their order."""
+    size = sizes(comparison)
+    return [name for name in order(comparison) if size[name] > LARGE]
+
+
 def block(comparison: Fits, limit: int) -> list[str]:
     """Return the sites, small ones first, whose joint covariance has at most ``limit`` rows."""
     size = sizes(comparison)

@@ -20,7 +20,7 @@ from vi_recipes.comparison.figures.marks import (
     with_result,
 )
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import LARGE, all_fits, heading
+from vi_recipes.comparison.view import all_fits, heading, small_sites
 from vi_recipes.report import GREY, plain_log_ticks, shorten, style
 
 MAX_NAMED = 16
@@ -97,7 +97,7 @@ def _named(comparison: Fits, labels: Sequence[str]) -> list[str]:
     if len(labels) <= MAX_NAMED:
         return list(labels)
     fit = next(f for f in all_fits(comparison).values() if f.sites)
-    small = {x for s in fit.sites if s.size <= LARGE for x in fit.labels([s.name])}
+    small = set(fit.labels(small_sites(comparison)))
     chosen = [label for label in labels if label in small]
     return chosen if len(chosen) <= MAX_NAMED else []
 

@@ -20,7 +20,7 @@ from vi_recipes.comparison.figures.marks import (
     with_result,
 )
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import LARGE, all_fits, heading, order, select, sizes
+from vi_recipes.comparison.view import all_fits, heading, large_sites, select, small_sites
 from vi_recipes.fit import Fit
 from vi_recipes.report import GREY, shorten, style
 
@@ -37,8 +37,7 @@ def forest(comparison: Fits) -> Figure | None:
     Where there are small sites it is of their parameters: members have a figure of their own.
     """
     fits = with_result(comparison)
-    small = [name for name in order(comparison) if sizes(comparison)[name] <= LARGE]
-    labels, left_out = select(comparison, MAX_ROWS, small or None)
+    labels, left_out = select(comparison, MAX_ROWS, small_sites(comparison) or None)
     if not fits or not labels:
         return None
     constants = set(comparison.constants())
@@ -81,12 +80,7 @@ def forest(comparison: Fits) -> Figure | None:
 def _owners(comparison: Fits, labels: Sequence[str]) -> list[str]:
     """Return for each label the large site it belongs to; "" for those of small sites."""
     fit = next(f for f in all_fits(comparison).values() if f.sites)
-    owner = {
-        label: site.name
-        for site in fit.sites
-        if site.size > LARGE
-        for label in fit.labels([site.name])
-    }
+    owner = {label: name for name in large_sites(comparison) for label in fit.labels([name])}
     return [owner.get(label, "") for label in labels]
 
 

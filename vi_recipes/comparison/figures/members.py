@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vi_recipes.comparison.figures.marks import FAR_OUT, finite, fit_styles, with_result
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import LARGE, heading, order, sizes
+from vi_recipes.comparison.view import heading, large_sites, sizes
 from vi_recipes.report import GREY, shorten, style
 
 FEW = 12
@@ -37,14 +37,14 @@ def few_members(comparison: Fits) -> Figure | None:
 
 def all_members(comparison: Fits) -> Figure | None:
     """Draw all members of large sites, sorted; nothing where few of them are all or too many."""
-    large = _large(comparison)
-    if not large or not any(FEW < sizes(comparison)[name] <= ALL for name in large):
+    size = sizes(comparison)
+    if not any(FEW < size[name] <= ALL for name in _sites(comparison)):
         return None
     return _draw(comparison, ALL)
 
 
-def _large(comparison: Fits) -> list[str]:
-    return [n for n in order(comparison) if sizes(comparison)[n] > LARGE][:MAX_SITES]
+def _sites(comparison: Fits) -> list[str]:
+    return large_sites(comparison)[:MAX_SITES]
 
 
 def _draw(comparison: Fits, most: int) -> Figure | None:
@@ -56,7 +56,7 @@ def _draw(comparison: Fits, most: int) -> Figure | None:
     if first is None:
         return None
     groups: list[tuple[str, list[str], int]] = []
-    for name in _large(comparison):
+    for name in _sites(comparison):
         labels = [label for label in first.labels([name]) if label not in constants]
         labels = list(mean.loc[labels, list(fits)].dropna(how="all").index)
         if labels and (most == FEW or len(labels) <= ALL):
