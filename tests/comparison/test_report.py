@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 from worlds_for_tests import World, comparison
 
-from vi_recipes.comparison import tables
+from vi_recipes.comparison import overview, tables
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.figures import gallery as figures
 from vi_recipes.comparison.figures.agreement import agreement
@@ -34,6 +34,7 @@ from vi_recipes.comparison.figures.traces import traces
 from vi_recipes.comparison.folder import write, write_all
 from vi_recipes.comparison.recommend import ranked
 from vi_recipes.comparison.view import MEAN_OFF, block, select
+from vi_recipes.core import visible
 from vi_recipes.core.status import Status
 from vi_recipes.core.timing import Timing
 from vi_recipes.fit.fit import Fit
@@ -435,6 +436,11 @@ def labelled(labels: list[str], mean: list[float], sd: list[float]) -> Compariso
     posterior = MomentsPosterior(means, sds, cov, order)
     fit = Fit("svi", Status.OK, sites=tuple(sites), coords=coords, posterior=posterior)
     return comparison(fit, reference=None)
+
+
+def test_the_terminal_shows_parameters_whose_names_are_not_to_be_shown_as_they_are() -> None:
+    (table,) = overview.best_means(labelled(["p[a\u202eb]", "q"], [0.5, 0.6], [0.1, 0.1]))
+    assert [row[0].text for row in table.rows] == [visible("p[a\u202eb]"), "q"]
 
 
 def drawn_rows(c: Comparison) -> list[list[str]]:

@@ -12,8 +12,7 @@ from vi_recipes.comparison.view import (
     MEAN_OFF,
     SD_OFF,
     all_fits,
-    order,
-    select,
+    heading,
     sizes,
     small_sites,
 )
@@ -154,24 +153,22 @@ def _number(comparison: Fits, sites: Sequence[str]) -> int:
 
 def best_means(comparison: Fits) -> list[Table]:
     """Return the same with parameters as rows, methods in order of merit, for a terminal."""
-    sites = small_sites(comparison) or order(comparison)
+    few = small_sites(comparison)
     names = [one.method for one in ranked(comparison) if comparison[one.method].has_result]
     outside = [name for name in comparison.columns if name not in comparison.fits]
     names = [*outside, *names]
-    if not sites or not names:
+    table = tables.means(comparison, sites=few or None)  # that of all is made once
+    rows = table.rows[:MAX_PARAMETERS]
+    if not rows or not names:
         return []
-    labels, left_out = select(comparison, MAX_PARAMETERS, sites)
-    table = tables.means(comparison, sites=sites)
-    rows = {row[0].text: row for row in table.rows}
     of = {name: _columns(table, comparison, name) for name in names}
     places = [0, *(place for name in names for place in of[name])]
-    shown = [[rows[label][place] for place in places] for label in labels]
-    more = left_out + _number(comparison, order(comparison)) - len(rows)
+    more = sum(sizes(comparison).values()) - len(rows)
     return [
         Table(
-            "Population parameters" if small_sites(comparison) else "Parameters",
+            "Population parameters" if few else "Parameters",
             [table.columns[place].replace(" (reference)", "") for place in places],
-            shown,
+            [[row[place] for place in places] for row in rows],
             sentences(f"{more} more parameters in the report" if more else ""),
             drops="methods",
         )
@@ -190,8 +187,9 @@ def failures(comparison: Fits) -> list[Entries]:
 
 def _columns(table: Table, comparison: Fits, name: str) -> list[int]:
     """Return the places of a method's columns in a table of means."""
-    heads = {name, f"{name}†", f"{name} (reference)", f"{name}† (reference)"}
-    return [k for k, title in enumerate(table.columns) if k and title.split("\n")[0] in heads]
+    title = heading(name, comparison)
+    heads = {title, f"{title} (reference)"}
+    return [k for k, head in enumerate(table.columns) if k and head.split("\n")[0] in heads]
 
 
 def _turned(table: Table) -> Table:
