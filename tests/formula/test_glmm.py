@@ -173,6 +173,10 @@ def test_levels_have_linear_predictors_of_their_own():
         law.log_prob(code), eta[np.arange(ROWS), code] - np.log(np.exp(eta).sum(1)), rtol=1e-10
     )
     assert one.response.levels == ("p", "q", "r")
+    mixed = FRAME.assign(kind=FRAME["kind"].map({"p": "p", "q": 7, "r": "r"}))
+    other = glmm("kind ~ x", mixed, "categorical").response  # numbers beside text, as from xlsx
+    assert other.levels == ("7", "p", "r")
+    np.testing.assert_array_equal(other.y, FRAME["kind"].map({"p": 1, "q": 0, "r": 2}))
 
     counts = RNG.integers(0, 4, (ROWS, 3))
     frame = FRAME.assign(p=counts[:, 0], q=counts[:, 1], r=counts[:, 2])

@@ -122,6 +122,10 @@ def test_successes_and_levels():
     assert drawn[..., 0].max() > 9
     assert drawn[..., 1].max() <= 2
 
+    quoted = vr.glmm("p(s, `n all`) ~ x", frame.rename(columns={"n": "n all"}), "binomial")
+    again = vr.predict(fit, vr.Target(quoted), new, num_draws=400)
+    np.testing.assert_array_equal(again.draws, chance.draws)
+
     frame["level"] = pd.cut(frame["x"] + RNG.normal(size=30), 3, labels=["low", "mid", "high"])
     target = vr.Target(vr.glmm("level ~ x", frame, "cumulative"))
     fit = vr.Laplace().fit(target, throw=True)

@@ -15,6 +15,7 @@ from vi_recipes.core import require, unknown
 from vi_recipes.data import read_frame
 from vi_recipes.formula.designs import response_values
 from vi_recipes.formula.families import SUPPORTS, Family, outside
+from vi_recipes.formula.groups import levels_of, places_in
 from vi_recipes.formula.parse import tokens_of
 
 LARGEST = 1e100
@@ -188,7 +189,7 @@ def trials_of(formula: str, frame: pd.DataFrame) -> np.ndarray | None:
         return None
     parts = _parts(pair[2])
     needed = parts if pair[1] == "cbind" else parts[1:]
-    if any(t.text not in frame for p in needed for t in tokens_of(p) if t.kind == "name"):
+    if any(t.named not in frame for p in needed for t in tokens_of(p) if t.named):
         return None
     trials = np.sum([_number(part, frame) for part in needed], axis=0)
     _check_whole("trials", trials)
@@ -238,15 +239,11 @@ def _of_levels(text: str, name: str, column: pd.Series, family: Family) -> Respo
 
 
 def _any_levels(text: str, name: str, column: pd.Series) -> Response:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        levels = [str(v) for v in column.cat.categories]
-        codes = np.asarray(column.cat.codes, float)
-    else:
-        found, places = np.unique(column, return_inverse=True)
-        levels, codes = [str(v) for v in found], places.astype(float)
+    levels = levels_of(column)
     if len(levels) < 2:
         raise ValueError(f"response '{text}': got one level ({levels[0]}), expected two or more")
-    return Response(text, name, codes, None, tuple(levels))
+    codes = places_in(levels, column).astype(float)
+    return Response(text, name, codes, None, tuple(str(v) for v in levels))
 
 
 def _counts(text: str, parts: list[str], frame: pd.DataFrame) -> Response:

@@ -34,7 +34,7 @@ class Factor:
     @classmethod
     def of(cls, columns: tuple[str, ...], data: pd.DataFrame) -> Factor:
         """Return the factor that columns make, its members in sorted order."""
-        levels = tuple(tuple(_levels(data[name])) for name in columns)
+        levels = tuple(tuple(levels_of(data[name])) for name in columns)
         places = _places(columns, levels, data)
         return cls(columns, levels, np.unique(places, axis=0))
 
@@ -72,7 +72,8 @@ class Factor:
         return codes, list(new)
 
 
-def _levels(column: pd.Series) -> Sequence[object]:
+def levels_of(column: pd.Series) -> Sequence[object]:
+    """Return the values of a column in order: that of a category, else sorted."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return list(column.cat.remove_unused_categories().cat.categories)
     values = column.unique().tolist()
@@ -82,13 +83,15 @@ def _levels(column: pd.Series) -> Sequence[object]:
         return sorted(values, key=str)
 
 
+def places_in(levels: Sequence[object], column: pd.Series) -> np.ndarray:
+    """Return where every value of a column is in the levels, -1 for nowhere."""
+    return pd.Index(list(levels), dtype=object).get_indexer(pd.Index(column, dtype=object))
+
+
 def _places(
     columns: Sequence[str], levels: Sequence[Sequence[object]], data: pd.DataFrame
 ) -> np.ndarray:
     """Return where every row's values are in the levels, shape (rows, columns); -1 for nowhere."""
     return np.column_stack(
-        [
-            pd.Index(list(known), dtype=object).get_indexer(pd.Index(data[name], dtype=object))
-            for name, known in zip(columns, levels, strict=True)
-        ]
+        [places_in(known, data[name]) for name, known in zip(columns, levels, strict=True)]
     )

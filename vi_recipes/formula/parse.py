@@ -36,6 +36,11 @@ class Token:
         """The place behind it."""
         return self.place + len(self.text)
 
+    @property
+    def named(self) -> str:
+        """What it names, such as a column, without backquotes; empty for other tokens."""
+        return self.text.strip("`") if self.kind in ("name", "quoted") else ""
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -198,9 +203,9 @@ class _Reader:
 
     def factor(self) -> None:
         while True:
-            if self.now.kind not in ("name", "quoted"):
+            if not self.now.named:
                 raise self.wrong("the column whose values are the groups")
-            self.names[self.now.text.strip("`")] = None
+            self.names[self.now.named] = None
             self.at += 1
             if not self.take(":", "/"):
                 return
@@ -233,10 +238,9 @@ class _Reader:
                 raise self.wrong(f"'{closing}'")
         elif token.kind == "name" and self.now.text == "(":
             self.arguments()
-        elif token.kind in ("name", "quoted"):
-            name = token.text.strip("`")
-            if token.kind == "quoted" or name not in WORDS:
-                self.names[name] = None
+        elif token.named:
+            if token.kind == "quoted" or token.named not in WORDS:
+                self.names[token.named] = None
             if self.take("["):
                 if self.now.kind not in ("name", "text"):
                     raise self.wrong("a level")
@@ -269,11 +273,7 @@ def check_columns(parsed: Parsed, columns: Iterable[str]) -> tuple[str, ...]:
     known = list(columns)
     for name in parsed.names:
         if name not in known:
-            place = next(
-                t.place
-                for t in tokens_of(parsed.text)
-                if t.kind in ("name", "quoted") and t.text.strip("`") == name
-            )
+            place = next(t.place for t in tokens_of(parsed.text) if t.named == name)
             raise marked(parsed.text, place, unknown("column", name, known))
     return parsed.names
 
@@ -288,7 +288,7 @@ def check_apart(parsed: Parsed) -> None:
     """
     terms = tokens_of(parsed.text.partition("~")[2])
     own = parsed.response.strip("`")
-    if any(t.kind in ("name", "quoted") and t.text.strip("`") == own for t in terms):
+    if any(t.named == own for t in terms):
         raise ValueError(
             f"formula '{parsed.text}': the response '{own}' is among its own terms; leave it out"
         )
