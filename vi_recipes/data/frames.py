@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vi_recipes.core import told, unknown
-from vi_recipes.data.read import CSV, check_file, check_width
+from vi_recipes.data.read import CSV, PARQUET, check_file, check_width, reader_of, with_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,15 +37,8 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     if str(path).startswith(R_DATA):
         return _of_r(str(path).removeprefix(R_DATA))
     path = check_file(path)
-    name = path.name.lower()
-    reader = next((read for ends, read in _readers().items() if name.endswith(ends)), None)
-    if reader is None:
-        known = ", ".join(end for ends in _readers() for end in ends)
-        raise ValueError(
-            f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}, or "
-            f"{R_DATA}package/item"
-        )
-    if name.endswith(CSV):
+    reader = reader_of(path, _readers(), f", or {R_DATA}package/item")
+    if path.name.lower().endswith(CSV):
         check_width(path)
     try:
         frame = reader(path)
@@ -56,9 +49,7 @@ def read_frame(path: str | Path) -> pd.DataFrame:
         ) from None
     except Exception as error:  # each reader has errors of its own
         raise ValueError(f"{path}: cannot be read ({told(error)})") from None
-    if frame.empty:
-        raise ValueError(f"{path} has {len(frame.columns)} column(s) and no rows; expected data")
-    return frame
+    return with_rows(path, frame)
 
 
 def _readers() -> dict[tuple[str, ...], Callable[[Path], Any]]:
@@ -68,7 +59,7 @@ def _readers() -> dict[tuple[str, ...], Callable[[Path], Any]]:
         CSV: lambda path: pd.read_csv(path, encoding="utf-8-sig"),
         TSV: lambda path: pd.read_csv(path, sep="\t", encoding="utf-8-sig"),
         (".xlsx",): pd.read_excel,
-        (".parquet",): pd.read_parquet,
+        PARQUET: pd.read_parquet,
         (".feather",): pd.read_feather,
         (".dta",): pd.read_stata,
     }

@@ -66,16 +66,30 @@ def read_data(
     path = check_file(path)
     if row_names and not path.name.lower().endswith(CSV):
         raise ValueError(f"row_names: got True for {path}, expected a CSV; leave it out")
-    reader = next(
-        (read for suffixes, read in _READERS.items() if path.name.lower().endswith(suffixes)), None
-    )
-    if reader is None:
-        known = ", ".join(suffix for suffixes in _READERS for suffix in suffixes)
-        raise ValueError(f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}")
+    reader = reader_of(path, _READERS)
     with _reading(path):
         content = _columns(_csv_frame(path, row_names=True)) if row_names else reader(path)
     _check_needs(path, list(content), needs, model, called)
     return content
+
+
+def reader_of[T](
+    path: Path, readers: Mapping[tuple[str, ...], Callable[[Path], T]], others: str = ""
+) -> Callable[[Path], T]:
+    """Return what reads a file of this suffix.
+
+    Raises
+    ------
+    ValueError
+        For a suffix that none reads: all that there are and ``others`` are in it.
+    """
+    for suffixes, reader in readers.items():
+        if path.name.lower().endswith(suffixes):
+            return reader
+    known = ", ".join(suffix for suffixes in readers for suffix in suffixes)
+    raise ValueError(
+        f"{path}: unknown kind of file '{path.suffix}'; expected one of {known}{others}"
+    )
 
 
 def read_columns(
@@ -295,7 +309,7 @@ def _csv_frame(path: Path, *, row_names: bool = False) -> pd.DataFrame:
     check_width(path, row_names=row_names)
     try:
         frame = pd.read_csv(path, encoding="utf-8-sig", index_col=0 if row_names else None)
-        return _with_rows(path, frame.reset_index(drop=True))
+        return with_rows(path, frame.reset_index(drop=True))
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty; expected a header and rows") from None
     except pd.errors.ParserError as error:
@@ -360,7 +374,7 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     import pandas as pd
 
     try:
-        frame = _with_rows(path, pd.read_parquet(path))
+        frame = with_rows(path, pd.read_parquet(path))
     except ImportError:
         raise ValueError(
             f"{path}: reading Parquet needs pyarrow; install it with "
@@ -371,7 +385,8 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     return _columns(frame)
 
 
-def _with_rows(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+def with_rows(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame if it has rows."""
     if frame.empty:
         raise ValueError(f"{path} has {len(frame.columns)} column(s) and no rows; expected data")
     return frame
