@@ -167,7 +167,7 @@ def lower_bounds(
         size = chains.step_size(start, chain_key)
         if size is None:
             return None
-        looks, x, bounds = [_flat(fit, target, z)], start, None
+        looks, x, spent = [_flat(fit, target, z)], start, 0.0
         began = time.perf_counter()
         for k, steps in enumerate(STAGES + LONGER, 1):
             x, accepted = chains.run(x, size, steps, jax.random.fold_in(chain_key, k))
@@ -178,10 +178,8 @@ def lower_bounds(
                 spent = (time.perf_counter() - began) / (count * sum(STAGES) * NUM_LEAPFROGS)
                 bounds = _bounds(fit, looks, nuts_seconds=NUTS_GRADIENTS * spent)
                 if bounds.mean == 0 and bounds.factor == 1:
-                    break
-            elif bounds is not None:
-                bounds = _bounds(fit, looks, nuts_seconds=bounds.nuts_seconds)
-    return bounds
+                    return bounds
+    return _bounds(fit, looks, nuts_seconds=NUTS_GRADIENTS * spent)
 
 
 def _flat(fit: Fit, target: Target, z: np.ndarray) -> Float[np.ndarray, "draws scalars"]:
