@@ -52,8 +52,7 @@ BLOCK = 2**20
 """Numbers that one call returns, about."""
 
 
-def first_of(count: int, values: np.ndarray) -> np.ndarray:
-    """Return the first of some values."""
+def _first(count: int, values: np.ndarray) -> np.ndarray:
     return values[:count]
 
 
@@ -102,6 +101,11 @@ class ThetaDensity:
         return 0
 
     @property
+    def of_members(self) -> int:
+        """Numbers that are known of the members given a point of theta, about."""
+        return max(self.split.num_members, 1) * (self.split.width + 1) ** 2
+
+    @property
     def dim(self) -> int:
         """Coordinates of theta."""
         return self.split.border.size
@@ -138,15 +142,8 @@ class ThetaDensity:
         self, rows: Float[np.ndarray, "rows G"], *, gradient: bool = False
     ) -> tuple[Float[np.ndarray, " rows"], Conditional]:
         """Return the density at rows of theta, and the members given each of them."""
-        values, parts = [], []
-        for first in range(0, len(rows), self.at_once):
-            part = rows[first : first + self.at_once]
-            found, missed, last = self._call(part, self.nodes, moments=False, gradient=gradient)
-            values.append(np.where(missed < FOUND, found.log_p, np.nan))
-            parts.append(jax.tree.map(partial(first_of, len(part)), last))
         self.timing.gradient_evaluations += len(rows) if gradient else 0
-        conditional = jax.tree.map(lambda *v: np.concatenate(v), *parts)
-        return np.concatenate(values), conditional
+        return self._at_rows(rows, gradient=gradient)
 
     def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
         """Return what draws of the members are made of, given rows of theta."""
@@ -163,6 +160,18 @@ class ThetaDensity:
         self.place = self.place._replace(reference=self.place.reference + np.nan_to_num(mean))
 
     # -- compiled code -----------------------------------------------------------------------------
+
+    def _at_rows(
+        self, rows: np.ndarray, *, moments: bool = False, gradient: bool = False
+    ) -> tuple[np.ndarray, Conditional]:
+        values, parts = [], []
+        for first in range(0, len(rows), self.at_once):
+            part = rows[first : first + self.at_once]
+            found, missed, last = self._call(part, self.nodes, moments=moments, gradient=gradient)
+            values.append(np.where(missed < FOUND, found.log_p, np.nan))
+            parts.append(jax.tree.map(partial(_first, len(part)), last))
+        conditional = jax.tree.map(lambda *v: np.concatenate(v), *parts)
+        return np.concatenate(values), conditional
 
     def _call(
         self, rows: np.ndarray, nodes: Nodes, *, moments: bool, gradient: bool = False

@@ -149,11 +149,8 @@ class NestedPosterior(Posterior):
     def _known(self) -> _Known:
         """Points of theta by weight, systematically resampled, and the members given them."""
         found, density = self.integral, self.density
-        split = density.split
-        kept = max(split.num_members, 1) * (split.width + 1) ** 2
-        if isinstance(density, WideDensity):
-            kept = density.wide.layout.entries
-        count = int(np.clip(MAX_WORK // max(density.size, kept), FEWEST_ROWS, MOST_ROWS))
+        kept = max(density.size, density.of_members)
+        count = int(np.clip(MAX_WORK // kept, FEWEST_ROWS, MOST_ROWS))
         rows = found.some(count)
         distinct, back = np.unique(rows, return_inverse=True)
         if not density.has_members:

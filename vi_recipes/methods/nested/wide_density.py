@@ -14,7 +14,7 @@ from vi_recipes.algebra import Factor, backward_many
 from vi_recipes.core import Timing
 from vi_recipes.importance import scrambled_sobol
 from vi_recipes.latent import MAX_QUADRATURE, Marginal, layout_of
-from vi_recipes.methods.nested.density import ThetaDensity, first_of
+from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.nodes import Nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.records import Conditional, Place, Swept
@@ -94,6 +94,11 @@ class WideDensity(ThetaDensity):
     def _kept(self) -> int:
         return self.wide.size
 
+    @property
+    @override
+    def of_members(self) -> int:
+        return self.wide.layout.entries
+
     @override
     def describe(self) -> str:
         if self._marginal.rule == "gaussian":
@@ -127,15 +132,7 @@ class WideDensity(ThetaDensity):
 
     @override
     def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
-        if self.is_normal:
-            return super().known(rows)
-        parts = []
-        for first in range(0, len(rows), self.at_once):
-            part = rows[first : first + self.at_once]
-            last = self._call(part, self.nodes, moments=True)[2]
-            parts.append(jax.tree.map(partial(first_of, len(part)), last))
-        made: Conditional = jax.tree.map(lambda *v: np.concatenate(v), *parts)
-        return made
+        return self._at_rows(rows, moments=not self.is_normal)[1]
 
     def quiet_at(self, rows: Float[np.ndarray, "rows G"]) -> None:
         """Take as many pairs as leave little noise at rows of theta, or the most."""

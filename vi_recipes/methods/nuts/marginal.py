@@ -25,7 +25,7 @@ from vi_recipes.methods.nested.members import (
 from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
 from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.posterior import joined
-from vi_recipes.methods.nested.wide_density import WideDensity, density_of
+from vi_recipes.methods.nested.wide_density import density_of
 from vi_recipes.methods.nuts.running import around_zero
 from vi_recipes.methods.nuts.sampling import Space
 from vi_recipes.model import Target
@@ -80,17 +80,13 @@ class MarginalSpace:
     ) -> Float[np.ndarray, "draws dim"]:
         """Return flat vectors: theta, and members drawn given it."""
         density, rng = self.density, generator(key)
-        split = density.split
         theta = self.mode.theta + x @ self.root.T
-        size = max(split.num_members, 1) * (split.width + 1) ** 2
-        if isinstance(density, WideDensity):
-            size = density.wide.layout.entries
-        piece = max(AT_ONCE // size, 1)
+        piece = max(AT_ONCE // density.of_members, 1)
         flat = np.empty((len(x), density.target.dim))
         for first in range(0, len(x), piece):
             some = theta[first : first + piece]
             place = np.arange(len(some))
-            given = density.given(some)[1]
+            given = density.known(some)
             flat[first : first + piece] = joined(density, some, given, place, rng)
         return flat
 
