@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from vi_recipes.methods.nested.density import FOUND, ThetaDensity
 from vi_recipes.methods.nested.records import Place
-from vi_recipes.methods.nested.wide_density import DIFFERENCE, WideDensity
+from vi_recipes.methods.nested.wide_density import WideDensity
 from vi_recipes.model import Arrays
 
 
@@ -48,19 +47,12 @@ def log_marginal(
         value, gradient = _evaluated(density, at[None], inputs, gradient=True)
         value, gradient = value[0], gradient[0]
     else:
-        width = DIFFERENCE * density.units
-        steps = jnp.asarray(np.concatenate([np.zeros((1, width.size)), *_signed(width)]))
-        values, _ = _evaluated(density, at + steps, inputs, gradient=False)
-        value = values[0]
-        gradient = (values[1 : width.size + 1] - values[width.size + 1 :]) / (2 * width)
+        values, _ = _evaluated(density, at + jnp.asarray(density.steps), inputs, gradient=False)
+        value, gradient = values[0], density.slope(values)
     known = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     value = jnp.where(known, value, -jnp.inf)
     gradient = jnp.where(known, gradient, 0.0)
     return jax.lax.stop_gradient(value) + jax.lax.stop_gradient(gradient) @ (theta - at)
-
-
-def _signed(width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.diag(width), -np.diag(width)
 
 
 def _evaluated(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple, override
+from typing import Any, NamedTuple, override
 
 import jax
 import jax.numpy as jnp
@@ -122,13 +122,22 @@ class WideDensity(ThetaDensity):
         """
         if not gradient:
             return super().given(rows)
-        steps = DIFFERENCE * np.diag(self.units)
-        around = rows[:, None] + np.concatenate([0 * steps[:1], steps, -steps])
+        around = rows[:, None] + self.steps
         values, given = super().given(around.reshape(-1, self.dim))
         values = values.reshape(len(rows), -1)
-        up, down = values[:, 1 : self.dim + 1], values[:, self.dim + 1 :]
         given = jax.tree.map(lambda v: v[:: around.shape[1]], given)
-        return values[:, 0], given._replace(gradient=(up - down) / (2 * np.diag(steps)))
+        return values[:, 0], given._replace(gradient=self.slope(values))
+
+    @property
+    def steps(self) -> Float[np.ndarray, "points G"]:
+        """What gradients are differenced over: none, and both ways along every coordinate."""
+        each = DIFFERENCE * np.diag(self.units)
+        return np.concatenate([0 * each[:1], each, -each])
+
+    def slope(self, values: Any) -> Any:
+        """Return gradients by values at :attr:`steps`, which are their last axis; pure."""
+        up, down = values[..., 1 : self.dim + 1], values[..., self.dim + 1 :]
+        return (up - down) / (2 * DIFFERENCE * self.units)
 
     @override
     def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
