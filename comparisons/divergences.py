@@ -20,7 +20,7 @@ import vi_recipes as vr
 from vi_recipes.comparison import fit_styles
 from vi_recipes.core import Progress
 from vi_recipes.importance import ScalarDensity, ScalarNormal
-from vi_recipes.report import GREY
+from vi_recipes.report import GREY, listed
 
 ORDERS = (3.0, 2.0, 1.0, 0.5, 0.0, -1.0)
 """Orders alpha whose best q is shown; 1 is KL(q || p), 0 is KL(p || q)."""
@@ -151,8 +151,7 @@ def existence_caption(
         if not stand:
             text += "; no best normal is at a limit."
             continue
-        *others, last = (f"{optima[site][a].sd:.4f} ({a:g})" for a in stand)
-        limits = " and ".join([", ".join(others), last] if others else [last])
+        limits = listed([f"{optima[site][a].sd:.4f} ({a:g})" for a in stand])
         text += (
             f"; the best normals at the limits {limits} are there because the divergence still "
             "falls where it ends: at the limit itself it is finite, as q's mean lies on that side "

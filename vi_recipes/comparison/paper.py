@@ -9,7 +9,7 @@ from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.view import select
 from vi_recipes.fit import Fit
 from vi_recipes.methods import REFERENCES, SOURCES, bibtex
-from vi_recipes.report import Block, Copied, Notes
+from vi_recipes.report import Block, Copied, Notes, listed
 
 NUMPYRO = "phan2019composable"
 WEIGHTS = "vehtari2024pareto"
@@ -54,7 +54,7 @@ def paragraph(comparison: Fits) -> tuple[str, list[str]]:
     parts = [
         f"We fitted the model {comparison.target_name}, written in {numpyro} "
         f"({_in_text([NUMPYRO])}) and with {len(labels):,} parameter{'s' if many else ''}, with "
-        f"vi_recipes{own} by {_listed(named)}."
+        f"vi_recipes{own} by {listed(named)}."
     ]
     said, more = _judged(comparison)
     parts += said
@@ -86,7 +86,7 @@ def _judged(comparison: Fits) -> tuple[list[str], list[str]]:
     weighed = [n for n, f in comparison.fits.items() if f.assessment and f.assessment.num_draws]
     if weighed:
         parts.append(
-            f"Draws of {_listed(weighed)} were weighed by the posterior's density with "
+            f"Draws of {listed(weighed)} were weighed by the posterior's density with "
             f"Pareto-smoothed importance sampling ({_in_text([WEIGHTS])})."
         )
         cited.append(WEIGHTS)
@@ -112,7 +112,3 @@ def _chains(sampler: Fit) -> str:
 
 def _in_text(keys: Sequence[str]) -> str:
     return "; ".join(REFERENCES[key][0] for key in keys)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

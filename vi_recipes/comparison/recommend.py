@@ -11,7 +11,7 @@ import numpy as np
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.core import attempt
 from vi_recipes.fit import Fit
-from vi_recipes.report import format_seconds
+from vi_recipes.report import format_seconds, listed
 from vi_recipes.trust import Errors, Trust, Verdict, unfit
 
 ORDER = (Trust.TRUSTWORTHY, Trust.CARE, Trust.UNKNOWN, Trust.UNTRUSTED, Trust.NO_RESULT)
@@ -162,7 +162,7 @@ def _taking(seconds: float) -> str:
 def _with_verdict(trust: Trust, several: Sequence[Standing]) -> str:
     """Return methods of one verdict, with it, as a part of a sentence."""
     failed = trust is Trust.NO_RESULT
-    names = _listed([one.method if failed else str(one) for one in several])
+    names = listed([one.method if failed else str(one) for one in several])
     one = len(several) == 1
     if failed:
         return f"{names} {'has' if one else 'have'} no result"
@@ -201,7 +201,7 @@ def _known_to(fit: Fit, comparison: Fits) -> str:
     if not lost:
         return error
     names = lost if len(lost) <= 3 else [*lost[:3], f"{len(lost) - 3} more"]
-    return f"{error}, but of {_listed(names)} only quantiles are"
+    return f"{error}, but of {listed(names)} only quantiles are"
 
 
 def _use(best: Standing, itself: str, *, alone: bool) -> str:
@@ -236,16 +236,16 @@ def _none(comparison: Fits, ranked: list[Standing]) -> str:
     untold = [one.method for one in ranked if one.trust is Trust.UNKNOWN]
     wrong = [one.method for one in ranked if one.trust is Trust.UNTRUSTED]
     if not untold and not wrong:
-        names = _listed([one.method for one in ranked])
+        names = listed([one.method for one in ranked])
         cures = {comparison[one.method].advice.rstrip(".") for one in ranked}
         cure = cures.pop() if len(cures) == 1 else ""
         cure = cure or "the verdicts say why, and what to try"
         has = "has" if len(ranked) == 1 else "have"
         return f"There is no method to use: {names} {has} no result. {_sentence(cure)}."
-    but = f"{_listed(wrong)} {_are(wrong)} not to be trusted" if wrong else ""
+    but = f"{listed(wrong)} {_are(wrong)} not to be trusted" if wrong else ""
     if untold:
         also = f", and {but}" if but else ""
-        lead = f"Which method to use cannot be told: nothing here judges {_listed(untold)}{also}"
+        lead = f"Which method to use cannot be told: nothing here judges {listed(untold)}{also}"
     else:
         lead = f"Use none of these: {but}"
     cure = _cure(comparison)
@@ -273,10 +273,6 @@ def _cure(comparison: Fits) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}"
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _are(names: list[str]) -> str:

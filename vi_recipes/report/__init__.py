@@ -13,6 +13,7 @@ from vi_recipes.report.cells import (
     format_seconds,
     format_speed_up,
     format_value,
+    listed,
     sentences,
     short,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "html_page",
     "is_empty",
     "latex",
+    "listed",
     "markdown_page",
     "part",
     "plain_log_ticks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -200,6 +201,17 @@ def from_frame(frame: pd.DataFrame, title: str, note: str) -> Table:
 def sentences(*parts: str) -> str:
     """Return the parts that say something as sentences, one after the other."""
     return " ".join(f"{part}." for part in parts if part)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a part of a sentence.
+
+    Examples
+    --------
+    >>> listed(["map", "em", "nuts"])
+    'map, em and nuts'
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 MAX_LINE = 140
