@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.view import select
 from vi_recipes.core import attempt, visible
@@ -38,11 +39,8 @@ def as_html(comparison: Fits) -> str:
 
 
 def _answer(comparison: Fits) -> list[str]:
-    def said() -> list[str]:
-        found = recommend(comparison)
-        return [part for part in (found.text, found.rest) if part]
-
-    return attempt(said, lambda error: [f"No method is recommended: {error}"])
+    rest = attempt(lambda: recommend(comparison).rest, lambda _: "")
+    return [answer(comparison), *([rest] if rest else [])]
 
 
 def _moments(comparison: Fits, labels: list[str]) -> pd.DataFrame:
