@@ -23,10 +23,8 @@ project_copyright = author
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "numpydoc",
 ]
-templates_path: list[str] = []
 exclude_patterns = ["_written"]
 html_theme = "furo"
 html_title = "vi_recipes"
@@ -37,7 +35,6 @@ html_show_sphinx = False
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE.parent / "build" / "manual_cells")
 nb_execution_timeout = 300
@@ -49,7 +46,6 @@ nb_output_stderr = "remove"  # progress bars
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autosummary_generate = True
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 

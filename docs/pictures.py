@@ -118,13 +118,13 @@ def picture(fit: vr.Fit, known: Known = GROUPS, num_draws: int = 800) -> Picture
     axes.contour(x, s, p, levels=levels, colors="0.45", linewidths=1)
     axes.plot([], [], color="0.45", label="exact: 50, 80, 95 %")
     first, second = known.names
-    mean = fit.mean()
-    try:
+    if fit.is_point:
+        mean = fit.mean()
+        axes.plot(mean[first], mean[second], "o", color="C3", label=f"{fit.method}: its point")
+    else:
         draws = fit.draws(num_draws, 0)
         axes.plot(draws[first], draws[second], ".", ms=2.5, alpha=0.5, color="C0")
         axes.plot([], [], "o", ms=4, color="C0", label=f"{fit.method}: draws")
-    except (AttributeError, ValueError):
-        axes.plot(mean[first], mean[second], "o", color="C3", label=f"{fit.method}: its point")
     axes.set(xlabel=first, ylabel=second, xlim=known.limits[:2], ylim=known.limits[2:])
     axes.legend(frameon=False, loc="upper right", fontsize=9)
     return figure

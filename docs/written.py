@@ -1,4 +1,4 @@
-"""What the manual says that follows from the code: options, commands, models and studies."""
+"""What the manual says that follows from the code: options, commands, names and studies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click import Context
 import vi_recipes as vr
 from vi_recipes.cli import app
 from vi_recipes.cli.options import list_options
-from vi_recipes.core import list_models, list_studies
+from vi_recipes.core import list_studies
 from vi_recipes.methods import METHODS, Method
 
 
@@ -20,7 +20,7 @@ def write(folder: Path) -> None:
     """Write the parts that pages include, and leave those alone that have not changed."""
     pages = {f"options-{key}.md": options(METHODS[key]) for key in METHODS}
     pages |= {"methods.md": methods(), "commands.md": commands(), "names.md": names()}
-    pages |= {"models.md": models(), "studies.md": studies()}
+    pages["studies.md"] = studies()
     folder.mkdir(exist_ok=True)
     for name, text in pages.items():
         path = folder / name
@@ -80,11 +80,6 @@ def names() -> str:
             members = "\n:members:\n:show-inheritance:" if kind == "autoclass" else ""
             parts.append(f"```{{eval-rst}}\n.. {kind}:: vi_recipes.{name}{indent(members)}\n```\n")
     return "\n".join(parts)
-
-
-def models() -> str:
-    """Return the table of the shipped models."""
-    return table(("model", "what"), [(f"`{n}`", t) for n, t in list_models().items()]) + "\n"
 
 
 def studies() -> str:

@@ -39,8 +39,8 @@ class ContentError(ValueError):
 # -- finding ---------------------------------------------------------------------------------
 
 
-def folder(kind: Kind) -> Path:
-    """Return the folder that holds the shipped models or comparisons.
+def folder(kind: Kind | Literal["docs"]) -> Path:
+    """Return the folder that holds the shipped models or comparisons, or the manual.
 
     In a checkout it is the checkout's own, so that an edit takes effect at once; else the copy
     inside the installed package.
@@ -51,8 +51,7 @@ def folder(kind: Kind) -> Path:
 
 def list_pages() -> dict[str, Path]:
     """Return the pages of the manual: name -> Markdown file, the methods' own first."""
-    checkout = PACKAGE.parent
-    root = checkout / "docs" if _is_checkout(checkout) else PACKAGE / "_content" / "docs"
+    root = folder("docs")
     pages = [p for p in root.rglob("*.md") if p.relative_to(root).parts[0][0] != "_"]
     pages.sort(key=lambda p: (p.parent.name != "methods", p.relative_to(root).as_posix()))
     names: dict[str, Path] = {}
