@@ -246,8 +246,12 @@ class ResponsePosterior(FactorPosterior):
     @cached_property
     def _location_cov(self) -> np.ndarray:
         """Covariance of the unconstrained coordinates, shape (dim, dim)."""
-        places = np.arange(2 * len(self.eta)).reshape(-1, 2)
-        return self.hessian.sandwich(list(zip(places, self.location_slopes, strict=True)))
+        return self.unconstrained_cov(np.arange(len(self.eta)))
+
+    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
+        """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
+        slopes = self.location_slopes
+        return self.hessian.sandwich([(np.array([2 * j, 2 * j + 1]), slopes[j]) for j in rows])
 
     @override
     def block_draws(
@@ -266,6 +270,5 @@ class ResponsePosterior(FactorPosterior):
     ) -> tuple[np.ndarray, np.ndarray] | None:
         if self.factors.points[rows].any():
             return None
-        slopes = self.location_slopes
-        cov = self.hessian.sandwich([(np.array([2 * j, 2 * j + 1]), slopes[j]) for j in rows])
+        cov = self.unconstrained_cov(rows)
         return dense_normal(self.location_scale[0][rows], cov, num_draws, key)

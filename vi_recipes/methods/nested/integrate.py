@@ -21,7 +21,7 @@ from vi_recipes.importance import (
 )
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
-from vi_recipes.methods.nested.nodes import Nodes
+from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.records import Swept
 from vi_recipes.methods.nested.surrogate import (
     NUM_POINTS,
@@ -363,7 +363,7 @@ def _moments(weights: np.ndarray, swept: Swept) -> tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class InnerError:
-    """What more nodes change of log p(y, theta) at the heaviest points.
+    """What other nodes change of log p(y, theta) at some of its points.
 
     Parameters
     ----------
@@ -378,11 +378,20 @@ class InnerError:
     mean: float
     sd: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.others} nodes instead of {self.num_nodes} tilt log p(y, theta) by "
+            f"{self.sd:.2g} nats"
+        )
 
-def inner_error(density: ThetaDensity, found: Integral, others: Nodes) -> InnerError:
-    """Return what other nodes make of the members' integrals at the heaviest points."""
-    heaviest = np.argsort(-found.weights)[:HEAVIEST]
-    change = density.sweep(found.theta[heaviest], others).log_p - found.swept.log_p[heaviest]
-    return InnerError(
-        density.nodes.num_nodes, others.num_nodes, float(change.mean()), float(change.std())
-    )
+
+def inner_error(
+    density: ThetaDensity,
+    theta: Float[np.ndarray, "rows G"],
+    log_p: Float[np.ndarray, " rows"],
+    others: int,
+) -> InnerError:
+    """Return what so many other nodes make of log p(y, theta) at rows of theta."""
+    nodes = make_nodes(others, density.split.width, False)
+    change = density.sweep(theta, nodes).log_p - log_p
+    return InnerError(density.nodes.num_nodes, others, float(change.mean()), float(change.std()))

@@ -26,6 +26,7 @@ from vi_recipes.latent import (
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
+    HEAVIEST,
     LADDER,
     InnerError,
     Integral,
@@ -217,7 +218,9 @@ class NestedQuadrature(Method):
         others = nodes_to_check(density)
         if others is None:
             return found, None
-        return found, inner_error(density, found, make_nodes(others, density.split.width, False))
+        heaviest = np.argsort(-found.weights)[:HEAVIEST]
+        theta, log_p = found.theta[heaviest], found.swept.log_p[heaviest]
+        return found, inner_error(density, theta, log_p, others)
 
     def _more(self, density: ThetaDensity, inner: InnerError | None) -> bool:
         """Whether more nodes are needed and to be had; the density has them then."""
@@ -281,10 +284,7 @@ class NestedQuadrature(Method):
             )
             advice = advice or "raise max_points, or tolerance"
         if inner is not None and _harm(density, inner) > INNER:
-            doubts.append(
-                f"{inner.others} nodes instead of {inner.num_nodes} tilt log p(y, theta) by "
-                f"{inner.sd:.2g} nats"
-            )
+            doubts.append(str(inner))
             advice = advice or "leave num_nodes at 'auto', or use NUTS"
             covered = False
         if noise is not None and noise.sd > MOST_NOISE:

@@ -14,7 +14,7 @@ from vi_recipes.core import Progress, Timing, generator
 from vi_recipes.latent import Marginal, starting_point
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.gradient import MarginalInputs, log_marginal, marginal_inputs
-from vi_recipes.methods.nested.integrate import HEAVIEST
+from vi_recipes.methods.nested.integrate import HEAVIEST, inner_error
 from vi_recipes.methods.nested.members import (
     INNER,
     choose_nodes,
@@ -23,7 +23,6 @@ from vi_recipes.methods.nested.members import (
     refusal,
 )
 from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
-from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.posterior import joined
 from vi_recipes.methods.nested.wide_density import density_of
 from vi_recipes.methods.nuts.running import around_zero
@@ -98,14 +97,8 @@ class MarginalSpace:
             return ""
         some = x[np.linspace(0, len(x) - 1, HEAVIEST).astype(int)]
         theta = self.mode.theta + some @ self.root.T
-        more = make_nodes(others, density.split.width, False)
-        tilt = float((density.sweep(theta, more).log_p - density.sweep(theta).log_p).std())
-        if tilt <= INNER:
-            return ""
-        return (
-            f"{others} nodes instead of {density.nodes.num_nodes} tilt log p(y, theta) by "
-            f"{tilt:.2g} nats"
-        )
+        error = inner_error(density, theta, density.sweep(theta).log_p, others)
+        return "" if error.sd <= INNER else str(error)
 
 
 def members_integrated(target: Target, timing: Timing) -> Marginal:
