@@ -157,25 +157,25 @@ def compare(
     if resume and no_report:
         raise ValueError("--resume and --no-report: expected at most one of them")
     _fit_and_report(
-        model,
-        Written(formula, family, link, prior, weights, offset, missing),
-        data,
-        methods,
-        reference,
-        seed,
-        out,
-        "report",
-        no_report,
-        json,
-        settings or [],
-        no_cache,
-        everything=everything,
-        pdf=pdf,
-        predictive=predictive,
-        quadrature=quadrature,
+        model=model,
+        written=Written(formula, family, link, prior, weights, offset, missing),
+        data=data,
+        methods=methods,
+        settings=settings or [],
+        seed=seed,
+        reference=reference,
         add=add or [],
         rename=rename or [],
+        quadrature=quadrature,
+        predictive=predictive,
         resume=resume,
+        out=out,
+        suffix="report",
+        no_report=no_report,
+        everything=everything,
+        pdf=pdf,
+        json=json,
+        no_cache=no_cache,
     )
 
 
@@ -205,54 +205,53 @@ def fit(
         raise ValueError(f"--method: got {method!r}, expected one; several are for compare")
     name = method.partition("=")[0].strip()
     _fit_and_report(
-        model,
-        Written(formula, family, link, prior, weights, offset, missing),
-        data,
-        method,
-        None,
-        seed,
-        out,
-        f"{name}-report",
-        no_report,
-        json,
-        settings or [],
-        no_cache,
+        model=model,
+        written=Written(formula, family, link, prior, weights, offset, missing),
+        data=data,
+        methods=method,
+        settings=settings or [],
+        seed=seed,
+        out=out,
+        suffix=f"{name}-report",
+        no_report=no_report,
         everything=everything,
         pdf=pdf,
+        json=json,
+        no_cache=no_cache,
     )
 
 
 def _fit_and_report(
-    model_name: str | None,
+    *,
+    model: str | None,
     written: Written,
     data: Path | None,
-    method_names: str | None,
-    reference: str | None,
+    methods: str | None,
+    settings: Sequence[str],
     seed: int,
+    reference: str | None = None,
+    add: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    quadrature: bool = False,
+    predictive: bool = False,
+    resume: bool = False,
     out: Path | None,
     suffix: str,
     no_report: bool,
-    json: Path | None,
-    pairs: list[str],
-    no_cache: bool,
-    *,
     everything: bool,
     pdf: bool,
-    predictive: bool = False,
-    quadrature: bool = False,
-    add: Sequence[str] = (),
-    rename: Sequence[str] = (),
-    resume: bool = False,
+    json: Path | None,
+    no_cache: bool,
 ) -> None:
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
     from vi_recipes.cli.own_draws import added_fits, given_reference
     from vi_recipes.cli.prepare import prepare
 
-    entries = None if method_names is None else options.parse_methods(method_names)
+    entries = None if methods is None else options.parse_methods(methods)
     keep_code(no_cache)
-    target, methods = prepare(model_name, data, entries, pairs, tell, written)
-    named: dict[str, Method | Fit] = {**methods, **added_fits(add, rename, target, methods)}
+    target, built = prepare(model, data, entries, settings, tell, written)
+    named: dict[str, Method | Fit] = {**built, **added_fits(add, rename, target, built)}
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
     measure = given_reference(reference, rename, target, named, folder if resume else None)
     check_json(json)
