@@ -288,14 +288,14 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
 def test_a_report_has_tables_figures_and_strict_json(exact: vr.Calibration, tmp_path: Path) -> None:
     exact.report(tmp_path)
     names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    figures = {f"figures/{n}.{s}" for n in ("ecdf", "ranks", "symmetry") for s in ("png", "svg")}
+    figures = {f"figures/{n}.svg" for n in ("ecdf", "ranks", "symmetry")}
     tables = {"tables/quantities.csv", "tables/quantities.tex"}
     assert names == {"report.html", "report.md", "result.json", *figures, *tables}
     text = (tmp_path / "report.md").read_text()
     for words in (
         exact.verdict[:40],
         "| log likelihood | uniform |",
-        "figures/ecdf.png",
+        "figures/ecdf.svg",
         "| scale",
     ):
         assert words in text

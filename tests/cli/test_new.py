@@ -39,7 +39,7 @@ def test_a_new_study_is_run() -> None:
     run("new", "study", "schools")
     run("run", "schools.py", "--out", "out")
     exhibits = {path.name for path in Path("out/exhibits").iterdir()}
-    assert exhibits == {"tau.png", "tau.svg", "mu.csv", "mu.tex"}
+    assert exhibits == {"tau.svg", "mu.csv", "mu.tex"}
     assert "is left out" not in Path("out/report.md").read_text()
 
 

@@ -160,6 +160,19 @@ def test_the_bibtex_is_copied(page: Any) -> None:
     assert "@misc{phan2019composable," in page.evaluate("navigator.clipboard.readText()")
 
 
+def test_every_figure_is_an_image_and_saved_as_png(page: Any) -> None:
+    images = page.locator("figure img")
+    assert images.count() > 5
+    assert images.evaluate_all("all => all.filter((e) => e.naturalWidth === 0).length") == 0
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save Methods side by side as PNG").click()
+    assert saved.value.suggested_filename == "forest.png"
+    content = Path(saved.value.path()).read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width = images.evaluate_all("all => all.find((e) => e.alt.startsWith('Methods')).naturalWidth")
+    assert int.from_bytes(content[16:20]) == 3 * width
+
+
 # -- how it looks --------------------------------------------------------------------------------
 
 

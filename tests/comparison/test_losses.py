@@ -259,7 +259,7 @@ def whole_files(directory: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "refused", ["means.csv", "forest.png", "result.json", "report.md", "report.html", "map.nc"]
+    "refused", ["means.csv", "forest.svg", "result.json", "report.md", "report.html", "map.nc"]
 )
 def test_a_file_that_the_disk_refuses_costs_that_file(
     refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -142,7 +142,7 @@ def test_nothing_is_written_through_a_link(folder: str, tmp_path: Path) -> None:
     assert list(outside.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["report.html", "tables/means.csv", "figures/forest.png"])
+@pytest.mark.parametrize("name", ["report.html", "tables/means.csv", "figures/forest.svg"])
 def test_a_file_that_is_a_link_is_replaced_and_not_followed(name: str, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("mine")

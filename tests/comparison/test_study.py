@@ -102,16 +102,16 @@ def test_exhibits_are_in_the_report_and_in_the_folder(tmp_path: Path) -> None:
     c.save(tmp_path / "out")
     assert [e.name for e in c.exhibits] == ["noise", "sizes"]
     names = {p.name for p in (tmp_path / "out" / "exhibits").iterdir()}
-    assert names == {"noise.png", "noise.svg", "sizes.csv", "sizes.tex"}
+    assert names == {"noise.svg", "sizes.csv", "sizes.tex"}
     for report in ("report.html", "report.md"):
         text = (tmp_path / "out" / report).read_text()
         places = [text.index(s) for s in ("Look at this.", "Five numbers.", "A row per site.")]
         assert places == sorted(places)
         assert places[-1] < text.rindex("Verdicts")
-    assert "exhibits/noise.png" in text
+    assert "exhibits/noise.svg" in text
     assert "| 0.3333 | – |" in text
     c.report(tmp_path / "alone" / "report.md")
-    assert (tmp_path / "alone" / "exhibits" / "noise.png").exists()
+    assert (tmp_path / "alone" / "exhibits" / "noise.svg").exists()
 
 
 def test_exhibits_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
@@ -120,7 +120,6 @@ def test_exhibits_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
     again.save(tmp_path / "copy")
     third = vr.Comparison.load(tmp_path / "copy")
     for one in (again, third):
-        assert one.exhibits[0].png == c.exhibits[0].png
         assert one.exhibits[0].svg == c.exhibits[0].svg
         assert one.exhibits[1].table == c.exhibits[1].table
         assert one.exhibits[1].title == "Sizes"

@@ -167,7 +167,7 @@ def test_scopes_and_plates_of_reserved_names_are_fitted_kept_and_reported(tmp_pa
     again = vr.Comparison.load(tmp_path)
     assert again["laplace"].labels() == ["lin/a", "$b_{[0]", "$b_{[1]"]
     pd.testing.assert_frame_equal(again.means(), c.means())
-    assert (tmp_path / "figures" / "forest.png").stat().st_size > 1_000
+    assert (tmp_path / "figures" / "forest.svg").stat().st_size > 1_000
     assert isinstance(c["laplace"].to_arviz(target, log_likelihood=True), xr.DataTree)
     assert c.loo(target)["elpd_loo"].notna().all()
 

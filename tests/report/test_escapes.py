@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -67,7 +70,20 @@ def test_markdown_shows_text_as_it_is(text: str) -> None:
     assert sum(t.type == "heading_open" for t in tokens) == 2  # of the page and its part
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert unescape(html).count(text) >= 7
-    assert '<img src="figures/e.png"' in html
+    assert '<img src="figures/e.svg"' in html
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "a \"b\" 'c' & d", "µ 名", "100 %", "#1"])
+def test_a_figure_says_what_it_was_given(text: str) -> None:
+    figure = Figure(figsize=(2, 2))
+    figure.text(0.1, 0.5, text, parse_math=False)
+    figure.text(0.1, 0.8, "\x1bend\x00")  # no character of XML
+    exhibit = Exhibit(name="e", title="t", caption="c", content=figure)
+    page = html_page(Document("t", "i", "", [], [Part("p", "p", [exhibit])]))
+    (source,) = re.findall(r'<img src="data:image/svg\+xml,([^"]*)"', page)
+    for image in (exhibit.svg.decode(), unquote(unescape(source))):
+        found = ElementTree.fromstring(image).iter("{http://www.w3.org/2000/svg}text")
+        assert [one.text for one in found] == [text, "\ufffdend\ufffd"]
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "\x07", "\x9b31m", "a\u202eb", "\x00", "\u2028"])

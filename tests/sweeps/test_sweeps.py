@@ -23,6 +23,8 @@ from vi_recipes.cli import app
 from vi_recipes.core import CheckpointError, ModelError, Progress
 from vi_recipes.sweeps import Sweep, read_grid
 from vi_recipes.sweeps.measures import coverage_interval, measures
+from vi_recipes.sweeps.page import write as write_report
+from vi_recipes.sweeps.swept import Swept
 
 ROWS, SD, NOISE = 4, 2.0, 1.5
 TRUTH = 3.0
@@ -247,7 +249,7 @@ def test_the_command_line_and_its_report(tmp_path: Path, monkeypatch: pytest.Mon
         assert words in done.stdout
     folder = Path("grid-sweep")
     files = {str(p.relative_to(folder)) for p in folder.rglob("*.*") if "cells" not in p.parts}
-    assert {"report.html", "report.md", "figures/performance-mine-y.png", "figures/seconds.png"} < (
+    assert {"report.html", "report.md", "figures/performance-mine-y.svg", "figures/seconds.svg"} < (
         files
     )
     fits = pd.read_csv(folder / "tables" / "fits.csv")
@@ -256,6 +258,24 @@ def test_the_command_line_and_its_report(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.loc["laplace", "bias"] == pytest.approx(
         fits.loc[fits["method"] == "laplace", "error"].mean()
     )
+
+
+def test_every_data_set_has_a_figure_of_its_own_and_no_other_is_left(
+    study: Sweep, tmp_path: Path
+) -> None:
+    names = ("y.2", "y 2", "Y-2")
+    results = {
+        cell._replace(data=data): found for data in names for cell, found in study.results.items()
+    }
+    (tmp_path / "figures").mkdir()
+    for name in ("performance-of-another.svg", "my-own.png"):
+        (tmp_path / "figures" / name).write_text("")
+    swept = Swept(results, study.level, study.truth, len(results))
+    write_report(swept, tmp_path)
+    drawn = {f"performance-normal-y-2{end}.svg" for end in ("", "-2", "-3")} | {"seconds.svg"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {*drawn, "my-own.png"}
+    text = (tmp_path / "report.md").read_text()
+    assert all(text.count(f"(figures/{name})") == 1 for name in drawn)
 
 
 @pytest.mark.parametrize(

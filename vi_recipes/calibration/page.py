@@ -10,7 +10,7 @@ import numpy as np
 
 from vi_recipes.calibration.ranked import Ranked
 from vi_recipes.calibration.store import FILE, FOLDERS
-from vi_recipes.core import check_folder, write_whole
+from vi_recipes.core import check_folder, drop_others, write_whole
 from vi_recipes.report import (
     DASH,
     Cell,
@@ -37,10 +37,9 @@ def write(calibration: Ranked, directory: Path) -> Path:
     (directory / "tables").mkdir(parents=True, exist_ok=True)
     (directory / "figures").mkdir(exist_ok=True)
     drawings = draw(calibration)
-    for path in (directory / "figures").glob("*.*"):  # of fewer simulations
-        if path.suffix in (".png", ".svg") and path.stem not in [d.name for d in drawings]:
-            path.unlink()
     write_exhibits(drawings, directory / "figures")
+    kept = {Path("figures", f"{one.name}.svg") for one in drawings}
+    drop_others(directory, {"figures": (".svg",)}, kept)
     rows = csv_text(calibration.table(), with_index=False)
     write_whole(directory / "tables" / "quantities.csv", rows)
     text = latex(quantities(calibration), label="quantities")

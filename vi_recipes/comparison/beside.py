@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
+
+from vi_recipes.core import drop_others
 
 HEADER = "comparison.json"
 """What binds the fits of a folder together."""
@@ -19,8 +20,8 @@ FILES = ("report.html", "report.md", "report.pdf", "result.json")
 FOLDERS = {
     "fits": (".nc",),
     "tables": (".csv", ".tex"),
-    "figures": (".png", ".svg"),
-    "exhibits": (".csv", ".tex", ".png", ".svg"),
+    "figures": (".svg",),
+    "exhibits": (".csv", ".tex", ".svg"),
 }
 """Folder -> the suffixes of what is written there; files of others are the user's own."""
 
@@ -84,16 +85,10 @@ def _move(place: Path, directory: Path) -> None:
 
 def drop_stale(directory: Path, kept: set[Path]) -> None:
     """Remove reports, tables, figures and fits of an earlier run, but those that are ``kept``."""
-    stale = [directory / name for name in FILES]
-    for folder, suffixes in FOLDERS.items():
-        if not (directory / folder).is_symlink():
-            stale += (p for p in (directory / folder).glob("*") if p.suffix in suffixes)
-    for path in stale:
-        if path.relative_to(directory) not in kept:
-            path.unlink(missing_ok=True)
-    for folder in FOLDERS:
-        with suppress(OSError):  # not there, or with files of the user's own
-            (directory / folder).rmdir()
+    for name in FILES:
+        if Path(name) not in kept:
+            (directory / name).unlink(missing_ok=True)
+    drop_others(directory, FOLDERS, kept)
 
 
 def _runs(number: str) -> bool:

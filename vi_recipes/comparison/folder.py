@@ -80,7 +80,7 @@ def write(comparison: Fits, path: str | Path) -> Path:
         text = html_page(compose(comparison))
     else:
         with Writing(comparison, path.parent) as writing:
-            _write_figures(draw(comparison), path.parent / "figures", writing, svg=False)
+            _write_figures(draw(comparison), path.parent / "figures", writing)
             _write_exhibits(comparison, path.parent, writing)
         text = markdown_page(compose(comparison))
     write_whole(path, text)
@@ -91,8 +91,8 @@ def write_all(comparison: Fits, directory: str | Path) -> Path:
     """Write everything to a folder; return it.
 
     ``report.html``, ``report.md``, ``result.json``, ``tables/*.csv`` and ``*.tex``,
-    ``figures/*.png`` and ``*.svg``, all four for the ``exhibits`` of a study, and
-    ``fits/<name>.nc`` for the fits not there yet.
+    ``figures/*.svg``, all three for the ``exhibits`` of a study, and ``fits/<name>.nc`` for the
+    fits not there yet.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def write_all(comparison: Fits, directory: str | Path) -> Path:
 def _write_reports(comparison: Fits, directory: Path, write: Writing) -> None:
     """Write all but the fits; the pages last, which say what could not be made."""
     _write_tables(comparison, directory / "tables", write)
-    _write_figures(draw(comparison), directory / "figures", write, svg=True)
+    _write_figures(draw(comparison), directory / "figures", write)
     _write_exhibits(comparison, directory, write)
     _write_text(directory / "result.json", lambda: dumps(comparison), write)
     _write_text(directory / "report.md", lambda: markdown_page(compose(comparison)), write)
@@ -136,13 +136,9 @@ def _write_tables(comparison: Fits, directory: Path, write: Writing) -> None:
             _write_text(directory / f"{file.name}.tex", to_latex, write)
 
 
-def _write_figures(
-    drawings: Sequence[Exhibit], directory: Path, write: Writing, *, svg: bool
-) -> None:
+def _write_figures(drawings: Sequence[Exhibit], directory: Path, write: Writing) -> None:
     for drawing in drawings:
-        _write_text(directory / f"{drawing.name}.png", partial(getattr, drawing, "png"), write)
-        if svg:
-            _write_text(directory / f"{drawing.name}.svg", partial(getattr, drawing, "svg"), write)
+        _write_text(directory / f"{drawing.name}.svg", partial(getattr, drawing, "svg"), write)
 
 
 def _write_exhibits(comparison: Fits, directory: Path, write: Writing) -> None:

@@ -47,7 +47,7 @@ from vi_recipes.core.content import (
     public_functions,
 )
 from vi_recipes.core.errors import attempt, called, is_own, place_of, told
-from vi_recipes.core.folders import check_folder, held
+from vi_recipes.core.folders import check_folder, drop_others, held
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision, seed_of
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
@@ -94,6 +94,7 @@ __all__ = [
     "check_fields",
     "check_folder",
     "check_key",
+    "drop_others",
     "find",
     "from_starts",
     "generator",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vi_recipes.core.status import CheckpointError
@@ -41,6 +41,30 @@ def check_folder(directory: Path, mark: str, folders: Iterable[str] = ()) -> Non
                 f"{directory / name} is a symbolic link, through which nothing is written; "
                 "remove it, or give another folder"
             )
+
+
+def drop_others(
+    directory: Path, folders: Mapping[str, Collection[str]], kept: Container[Path]
+) -> None:
+    """Remove what an earlier run has written to folders of a folder, and folders left empty.
+
+    Parameters
+    ----------
+    directory
+        The whole.
+    folders
+        Folder -> the suffixes of what is written there; files of others are the user's own.
+    kept
+        What belongs there, from ``directory``.
+    """
+    for folder, suffixes in folders.items():
+        place = directory / folder
+        if not place.is_symlink():
+            for path in place.glob("*"):
+                if path.suffix in suffixes and path.relative_to(directory) not in kept:
+                    path.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or with files of the user's own
+            place.rmdir()
 
 
 LOCK = ".running"

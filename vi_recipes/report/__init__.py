@@ -30,7 +30,7 @@ from vi_recipes.report.document import (
     is_empty,
     part,
 )
-from vi_recipes.report.exhibit import FOLDER, Exhibit, read_exhibit, write_exhibits
+from vi_recipes.report.exhibit import FOLDER, Exhibit, file_name, read_exhibit, write_exhibits
 from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
 from vi_recipes.report.markdown import as_markdown, markdown_page
@@ -38,7 +38,16 @@ from vi_recipes.report.paper import find_browser, print_page
 from vi_recipes.report.published import PublishedTable
 from vi_recipes.report.reasons import alike
 from vi_recipes.report.strict_json import strict
-from vi_recipes.report.style import COLOURS, GREY, MARKERS, drawn, plain_log_ticks, shorten, style
+from vi_recipes.report.style import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    drawn,
+    plain_log_ticks,
+    shorten,
+    style,
+    text_width,
+)
 
 __all__ = [
     "COLOURS",
@@ -64,6 +73,7 @@ __all__ = [
     "as_markdown",
     "csv_text",
     "drawn",
+    "file_name",
     "find_browser",
     "format_count",
     "format_number",
@@ -84,5 +94,6 @@ __all__ = [
     "shorten",
     "strict",
     "style",
+    "text_width",
     "write_exhibits",
 ]

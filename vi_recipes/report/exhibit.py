@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,6 @@ FOLDER = "exhibits"
 class Image:
     """A figure that has been drawn: what is left of it in a report's folder."""
 
-    png: bytes
     svg: bytes
 
 
@@ -86,7 +85,13 @@ class Exhibit:
 
     @cached_property
     def png(self) -> bytes:
-        """The contents of the figure's PNG file."""
+        """The figure as PNG, for where SVG is not taken; reports do not need it.
+
+        Raises
+        ------
+        ValueError
+            For a table, and for a figure that was read from a folder: a report's page saves it.
+        """
         return self._render("png", {"Software": None})
 
     @cached_property
@@ -99,7 +104,12 @@ class Exhibit:
         from matplotlib.figure import Figure
 
         if isinstance(self.content, Image):
-            return self.content.png if suffix == "png" else self.content.svg
+            if suffix == "svg":
+                return self.content.svg
+            raise ValueError(
+                f"exhibit '{self.name}': it was read from a folder, which has it as SVG; the "
+                "button below it on the report's page saves it as PNG"
+            )
         if not isinstance(self.content, Figure):
             raise ValueError(f"exhibit '{self.name}' is a table and has no image")
         buffer = io.BytesIO()
@@ -119,6 +129,9 @@ USES = re.compile(
 )
 """Marks of one look."""
 
+NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""Signs of a study's texts with which an image would be none."""
+
 
 def _compact(svg: bytes) -> bytes:
     """Return an SVG image that looks the same in half the bytes.
@@ -132,11 +145,12 @@ def _compact(svg: bytes) -> bytes:
         return b'<g%s style="%s">%s</g>' % (clip, look, marks.replace(b' style="%s"' % look, b""))
 
     svg = re.sub(rb"(?<![\d.])([1-9]\d*\.\d\d)\d+", rb"\1", svg)
+    svg = NO_XML.sub("\ufffd".encode(), svg)
     return re.sub(rb"\s*\n\s*", b" ", USES.sub(once, svg))
 
 
 def write_exhibits(exhibits: Sequence[Exhibit], directory: Path) -> None:
-    """Write figures as PNG and SVG, tables as CSV and LaTeX; without exhibits make no folder."""
+    """Write figures as SVG, tables as CSV and LaTeX; without exhibits make no folder."""
     import pandas as pd
 
     for exhibit in exhibits:
@@ -147,8 +161,25 @@ def write_exhibits(exhibits: Sequence[Exhibit], directory: Path) -> None:
             write_whole(path.with_suffix(".csv"), csv_text(exhibit.content, with_index=False))
             write_whole(path.with_suffix(".tex"), latex(exhibit.table, label=exhibit.name))
         else:
-            write_whole(path.with_suffix(".png"), exhibit.png)
             write_whole(path.with_suffix(".svg"), exhibit.svg)
+
+
+def file_name(text: str, taken: Container[str]) -> str:
+    """Return ``text`` as a name of an exhibit, with a number behind it where that is taken.
+
+    Names that differ in upper and lower case only are the same file to some systems.
+
+    Examples
+    --------
+    >>> file_name("radon (y)", ["radon-y"])
+    'radon-y-2'
+    """
+    plain = name = re.sub(r"\W+", "-", text).strip("-").casefold()
+    count = 1
+    while name in taken:
+        count += 1
+        name = f"{plain}-{count}"
+    return name
 
 
 def read_exhibit(directory: Path, name: str, title: str, caption: str) -> Exhibit:
@@ -168,12 +199,7 @@ def read_exhibit(directory: Path, name: str, title: str, caption: str) -> Exhibi
             table = within(path.with_suffix(".csv"), directory.parent)
             content = pd.read_csv(table).map(read_text).rename(columns=read_text)
         else:
-            content = Image(
-                *(
-                    within(path.with_suffix(suffix), directory.parent).read_bytes()
-                    for suffix in (".png", ".svg")
-                )
-            )
+            content = Image(within(path.with_suffix(".svg"), directory.parent).read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory}: the exhibit '{name}' cannot be read ({error})") from None
     return Exhibit(name=name, title=title, caption=caption, content=content)

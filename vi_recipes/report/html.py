@@ -22,8 +22,8 @@ from vi_recipes.report.exhibit import Exhibit
 if TYPE_CHECKING:
     from jinja2 import Template
 
-PLAIN = " !'()*,-./:;=?@_~$&+[]{}|^"
-"""What stands as it is in the address of an image, within double quotes."""
+PLAIN = " !'()*,-./:;=?@_~$+[]{}|^"
+"""What stands as it is in the address of an image, within double quotes; ``&`` is HTML's."""
 
 PER_LETTER, PER_COLUMN = 1.2, 2.6
 """Millimetres on paper of a letter in a table, and of a column beside its letters."""
@@ -44,8 +44,10 @@ def html_page(document: Document) -> str:
 
 def _image(drawing: Exhibit) -> str:
     svg = drawing.svg.decode("utf-8")
-    start = svg.find("<svg")
-    return "data:image/svg+xml," + quote(svg[start:].replace('"', "'"), safe=PLAIN)
+    # attributes between single quotes, which are shorter in an address; what is said keeps its own
+    said = re.sub(r">[^<]*", lambda found: found.group().replace('"', "&quot;"), svg)
+    plain = said[said.find("<svg") :].replace("'", "&apos;").replace('"', "'")
+    return "data:image/svg+xml," + quote(plain, safe=PLAIN)
 
 
 # -- tables ----------------------------------------------------------------------------------

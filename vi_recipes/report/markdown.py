@@ -67,7 +67,7 @@ def _block(block: Block, folder: str) -> list[str]:
         case Exhibit(table=Table() as table):
             return [as_markdown(table)]
         case Exhibit():
-            image = f"![{_escape(block.title)}]({quote(f'{folder}/{block.name}.png')})"
+            image = f"![{_escape(block.title)}]({quote(f'{folder}/{block.name}.svg')})"
             return [image, _paragraph(block.caption)]
         case Entries():
             lines = [f"**{_escape(name)}**: {_escape(text)}" for name, text in block.entries]

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const SHOWN = 50; // rows of a long table at once
+  const SCALE = 3; // pixels of a saved figure to one of the screen
   const PRINTED = 200; // rows of an open long table on paper
 
   /** A cell's place in the order: a number where it begins with one, NaN where there is none. */
@@ -155,6 +156,25 @@
         getSelection().selectAllChildren(text);
         status.textContent = "selected: copy it with the keyboard";
       }
+    });
+  }
+
+  // -- a figure as PNG, for slides and documents that take no SVG ------------------------------------
+
+  for (const button of document.querySelectorAll("button[data-saves]")) {
+    button.addEventListener("click", () => {
+      const image = button.closest("figure").querySelector("img");
+      const canvas = document.createElement("canvas");
+      canvas.width = SCALE * image.naturalWidth;
+      canvas.height = SCALE * image.naturalHeight;
+      const pen = canvas.getContext("2d");
+      pen.fillStyle = "#fff";
+      pen.fillRect(0, 0, canvas.width, canvas.height);
+      pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+      const link = document.createElement("a");
+      link.download = `${button.dataset.saves}.png`;
+      link.href = canvas.toDataURL("image/png");
+      link.click();
     });
   }
 

@@ -9,7 +9,7 @@ Figures are made without ``pyplot``, so a caller's open figures and style are le
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ GREY = "#666666"
 
 STYLE: Any = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -53,7 +53,7 @@ STYLE: Any = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "text.usetex": False,
 }
 
@@ -85,6 +85,17 @@ def _cut(label: str, length: int) -> str:
     if len(label) <= length:
         return label
     return f"{label[: (length - 1) // 2]}…{label[-(length // 2) :]}"  # the index is at the end
+
+
+def text_width(texts: Iterable[str], size: float) -> float:
+    """Return the inches that the widest of some texts takes, in letters of ``size`` points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    font, paths = FontProperties(family=STYLE["font.sans-serif"][0], size=size), TextToPath()
+    plain = (text.replace(r"\$", "$") for text in texts)
+    widths = (paths.get_text_width_height_descent(text, font, False)[0] for text in plain)
+    return float(max(widths, default=0.0)) / 72
 
 
 @contextmanager

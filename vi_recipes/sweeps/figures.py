@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from vi_recipes.report import COLOURS, GREY, MARKERS, Exhibit, plain_log_ticks, shorten, style
+from vi_recipes.report import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    Exhibit,
+    file_name,
+    plain_log_ticks,
+    shorten,
+    style,
+)
 from vi_recipes.sweeps.measures import coverage_interval
 from vi_recipes.sweeps.swept import Swept
 
@@ -24,20 +32,24 @@ NORMAL = 1.96
 
 def draw(sweep: Swept) -> list[Exhibit]:
     """Return the figures: one a model and data set with a known truth, and one of seconds."""
-    exhibits = []
+    exhibits: list[Exhibit] = []
     performance = sweep.performance()
     known = performance[performance["bias"].notna()]
     methods = list(dict.fromkeys(cell.method for cell in sweep.results))
     for (model, data), part in known.groupby(["model", "data"], sort=False):
         if sweep.simulated:
-            exhibits.append(_performance(sweep, part, f"{model} ({data})", methods))
+            title = f"{model} ({data})"
+            name = file_name(f"performance {title}", [one.name for one in exhibits])
+            exhibits.append(_performance(sweep, part, name, title, methods))
     times = sweep.times()
     if len(times) and times["seconds"].notna().any():
         exhibits.append(_seconds(sweep, methods))
     return exhibits
 
 
-def _performance(sweep: Swept, part: pd.DataFrame, name: str, methods: list[str]) -> Exhibit:
+def _performance(
+    sweep: Swept, part: pd.DataFrame, name: str, what: str, methods: list[str]
+) -> Exhibit:
     largest = (part["bias"].abs() / part["error_sd"]).groupby(part["parameter"]).max()
     kept = set(largest.sort_values(ascending=False).index[:MOST])
     labels = [label for label in dict.fromkeys(part["parameter"]) if label in kept]
@@ -73,9 +85,8 @@ def _performance(sweep: Swept, part: pd.DataFrame, name: str, methods: list[str]
         f"Right: share of {sweep.level:.0%} intervals that hold the truth, with exact 95 % "
         "intervals; a method without sds has none." + most
     )
-    title = f"{name}: bias, sds and coverage over {int(part['n'].max())} data sets"
-    safe = re.sub(r"\W+", "-", name).strip("-")
-    return Exhibit(name=f"performance-{safe}", title=title, caption=caption, content=figure)
+    title = f"{what}: bias, sds and coverage over {int(part['n'].max())} data sets"
+    return Exhibit(name=name, title=title, caption=caption, content=figure)
 
 
 def _dots(

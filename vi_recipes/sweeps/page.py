@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import check_folder, write_whole
+from vi_recipes.core import check_folder, drop_others, write_whole
 from vi_recipes.report import (
     DASH,
     Cell,
@@ -46,6 +46,8 @@ def write(sweep: Swept, directory: Path) -> Path:
     (directory / "figures").mkdir(exist_ok=True)
     figures = draw(sweep)
     write_exhibits(figures, directory / "figures")
+    kept = {Path("figures", f"{one.name}.svg") for one in figures}
+    drop_others(directory, {"figures": (".svg",)}, kept)
     for name, frame in (
         ("fits", sweep.frame),
         ("performance", sweep.performance()),

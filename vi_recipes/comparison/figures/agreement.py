@@ -109,12 +109,13 @@ def _legend(comparison: Fits, sds: pd.DataFrame) -> list[Line2D]:
     for name, fit in all_fits(comparison).items():
         if name == comparison.reference_name:
             continue
-        text = heading(name, comparison)
+        text, look = heading(name, comparison), styles[name]
         if not fit.has_result:
+            look = (look[0], "")  # no mark of it is drawn
             text += f": no result ({fit.status.name.lower().replace('_', ' ')})"
         elif not sds[name].notna().any():
             text += ": a point, no sds" if fit.is_point else ": no sds"
-        entries.append(handle(text, styles[name], line=False))
+        entries.append(handle(text, look, line=False))
     return entries
 
 

@@ -8,16 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
+from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 
 from vi_recipes.comparison.figures.marks import say_left_out
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits, block, heading, select
-from vi_recipes.report import shorten, style
+from vi_recipes.report import shorten, style, text_width
 
 MAX_SIDE = 20
 """Parameters along one side."""
+
+MAX_ACROSS = 3
+"""Panels side by side."""
+
+BESIDE, ABOVE = 0.1, 0.28
+"""Inches between panels, and above each for its title."""
 
 MAX_BLOCK = 200
 """Scalars whose joint covariance is worth computing for a picture."""
@@ -58,31 +64,42 @@ def _heat_maps(
     if not panels:
         return None
     norm = _norm(np.concatenate([m.ravel() for m in panels.values()]), what)
-    columns = min(len(panels), 3)
+    columns = min(len(panels), MAX_ACROSS)
     rows = math.ceil(len(panels) / columns)
-    side = 1.5 + 0.062 * len(labels)
-    size = (side * columns + 1.7, side * rows + 1.3)
+    side = 1.4 + 0.062 * len(labels)
+    across, down = side + BESIDE, side + ABOVE
+    size = 6.5 if len(labels) > 15 else 8.0
     with style():
-        figure = Figure(figsize=size, layout="compressed")
-        grid = figure.subplots(rows, columns, squeeze=False)
         short = [shorten(label, 24 if len(labels) <= 15 else 18) for label in labels]
-        image = None
-        for k, (axes, (name, matrix)) in enumerate(zip(grid.ravel(), panels.items(), strict=False)):
-            image = axes.imshow(matrix, cmap="RdBu_r", norm=norm, interpolation="nearest")
-            axes.set_title(heading(name, comparison))
-            axes.set(xticks=[], yticks=[])  # ticks are slow to draw, and many
-            if k // columns == rows - 1:
-                axes.set_xticks(range(len(labels)), short, rotation=90)
-            if k % columns == 0:
-                axes.set_yticks(range(len(labels)), short)
-            axes.tick_params(length=0, labelsize=6.5 if len(labels) > 15 else 8)
-            axes.spines[:].set_visible(False)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_axis_off()
-        if image is not None:
-            bar = figure.colorbar(image, ax=grid, shrink=0.7, pad=0.02, label=f"posterior {what}")
-            if isinstance(norm, SymLogNorm):
-                _symmetric_ticks(bar, norm)
+        room, head = text_width(short, size), 0.2 * bool(left_out)
+        # in inches: axes cost more than what is in them, so that one has all panels, laid out here
+        width, height = room + 0.2 + columns * across + 1.0, room + head + 0.2 + rows * down
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set_axis_off()
+        for k, (name, matrix) in enumerate(panels.items()):
+            left = room + 0.15 + (k % columns) * across
+            top = height - head - ABOVE - (k // columns) * down
+            extent = (left, left + side, top - side, top)
+            image = axes.imshow(
+                matrix, cmap="RdBu_r", norm=norm, interpolation="none", extent=extent
+            )
+            axes.text(left + side / 2, top + 0.06, heading(name, comparison), ha="center", size=10)
+            for row, text in enumerate(short):
+                at = (row + 0.5) * side / len(labels)
+                if k % columns == 0:
+                    axes.text(left - 0.05, top - at, text, size=size, ha="right", va="center")
+                if k + columns >= len(panels):
+                    axes.text(
+                        left + at, top - side - 0.05, text, size=size, ha="center", va="top",
+                        rotation=90,
+                    )  # fmt: skip
+        axes.set(xlim=(0, width), ylim=(0, height))
+        long = min(rows * down - ABOVE, 3.5) / height
+        beside = (1 - 0.9 / width, 1 - (head + ABOVE) / height - long, 0.16 / width, long)
+        bar = figure.colorbar(image, cax=figure.add_axes(beside), label=f"posterior {what}")
+        if isinstance(norm, SymLogNorm):
+            _symmetric_ticks(bar, norm)
         say_left_out(figure, left_out)
     return figure
 
@@ -90,12 +107,12 @@ def _heat_maps(
 def _norm(values: np.ndarray, what: str) -> Normalize:
     """Return the colour scale: linear for correlations and covariances of one size, else log."""
     if what == "correlation":
-        return TwoSlopeNorm(0.0, -1.0, 1.0)
+        return Normalize(-1.0, 1.0)
     sizes = np.abs(values[np.isfinite(values)])
     largest = float(sizes.max(initial=0.0)) or 1.0
     typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else largest
     if largest / typical < 30:
-        return TwoSlopeNorm(0.0, -largest, largest)
+        return Normalize(-largest, largest)
     # the linear part ends three decades down, so that noise around zero stays pale
     return SymLogNorm(max(typical, largest / 1e4), vmin=-largest, vmax=largest)
 

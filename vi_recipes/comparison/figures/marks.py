@@ -73,4 +73,6 @@ def finite(frame: pd.DataFrame) -> pd.DataFrame:
 def say_left_out(figure: Figure, count: int) -> None:
     """Write above a figure how many parameters it lacks, if any."""
     if count:
-        figure.suptitle(f"{count} more parameter(s) not drawn", fontsize=8.5, color=GREY)
+        said = f"{count} more parameter(s) not drawn"
+        top = 1 - 0.05 / figure.get_figheight()
+        figure.suptitle(said, fontsize=8.5, color=GREY, y=top)

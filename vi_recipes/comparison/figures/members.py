@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from vi_recipes.comparison.figures.marks import FAR_OUT, finite, fit_styles, with_result
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import heading, large_sites, sizes
-from vi_recipes.report import GREY, shorten, style
+from vi_recipes.report import GREY, shorten, style, text_width
 
 FEW = 12
 """Members of a site that are drawn at first: those on which methods differ most."""
@@ -28,6 +29,12 @@ MAX_SITES = 3
 
 PER_ROW = 5
 """Panels side by side, at most."""
+
+ABOVE, BELOW, BESIDE = 0.28, 0.24, 0.13
+"""Inches above a panel, for its title; below it, for numbers; and to its right."""
+
+SIZE = 7.5
+"""Of names and numbers, in points."""
 
 
 def few_members(comparison: Fits) -> Figure | None:
@@ -67,40 +74,43 @@ def _draw(comparison: Fits, most: int) -> Figure | None:
     shown = [name for name in fits if name != reference] or list(fits)
     down = math.ceil(len(shown) / PER_ROW)
     across = math.ceil(len(shown) / down)
-    heights = [0.145 * len(labels) + 0.2 for _, labels, _ in groups for _ in range(down)]
     styles = fit_styles(comparison)
     with style():
-        size = (7.6, sum(heights) + 0.42 * len(heights) + 0.3)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(heights), across, squeeze=False, height_ratios=heights)
-        for block, (name, labels, total) in enumerate(groups):
+        # laid out here, in inches: Matplotlib takes as long for it as for drawing
+        names = [[shorten(label, 24) for label in labels] for _, labels, _ in groups]
+        room = text_width(chain(*names), SIZE) + 0.12
+        heights = [0.145 * len(labels) + 0.2 for _, labels, _ in groups]
+        width, height = 7.6, down * (sum(heights) + len(groups) * (ABOVE + BELOW))
+        figure = Figure(figsize=(width, height))
+        panel = (width - room) / across
+        top = height
+        for (name, labels, total), rows, tall in zip(groups, names, heights, strict=True):
             limits = _limits(mean.loc[labels, list(fits)], sd.loc[labels, list(fits)])
-            panels = list(grid[block * down : (block + 1) * down].ravel())
-            for k, (axes, one) in enumerate(zip(panels, shown, strict=False)):
+            for k, one in enumerate(shown):
+                if k % across == 0:
+                    top -= ABOVE + tall + BELOW
+                place = (room + (k % across) * panel, top + BELOW, panel - BESIDE, tall)
+                w, h = width, height
+                axes = figure.add_axes((place[0] / w, place[1] / h, place[2] / w, place[3] / h))
                 if reference is not None and one != reference:
                     _intervals(axes, mean.loc[labels, reference], sd.loc[labels, reference])
                 colour, marker = styles[one]
                 _marks(axes, mean.loc[labels, one], sd.loc[labels, one], colour, marker, limits)
                 axes.set_title(heading(one, comparison), fontsize=8.5)
                 axes.set(xlim=limits, ylim=(len(labels) - 0.4, -0.6), yticks=[])
-                if k % across == 0:
-                    axes.set_yticks(range(len(labels)), [shorten(x, 24) for x in labels])
-                axes.tick_params(axis="y", length=0, labelsize=7.5)
-                axes.tick_params(axis="x", labelsize=7.5)
+                axes.tick_params(axis="x", labelsize=SIZE)
                 axes.xaxis.set_major_locator(MaxNLocator(3))
-            for axes in panels[len(shown) :]:
-                axes.set_axis_off()
-            if total > len(labels):
-                panels[0].text(
-                    0.0,
-                    1.0,
-                    f"{len(labels)} of {total} of {name}",
-                    transform=panels[0].transAxes,
-                    fontsize=7.5,
-                    color=GREY,
-                    va="bottom",
-                    ha="right",
-                )
+                if k % across == 0:  # ticks are slow to draw
+                    beside: dict[str, Any] = {
+                        "transform": axes.get_yaxis_transform(),
+                        "size": SIZE,
+                        "ha": "right",
+                    }
+                    for row, text in enumerate(rows):
+                        axes.text(-0.07 / place[2], row, text, va="center_baseline", **beside)
+                if k == 0 and total > len(labels):
+                    said = f"{len(labels)} of {total} of {shorten(name, 24)}"
+                    axes.text(-0.07 / place[2], -0.75, said, color=GREY, va="bottom", **beside)
     return figure
 
 

@@ -41,7 +41,14 @@ def times(comparison: Fits) -> Figure | None:
         for row, timing in enumerate(timings.values()):
             value = timing.total_seconds
             axes.plot([value, value], [row - 0.4, row + 0.4], color="black", lw=1.5)
-            axes.text(value, row, f"  {format_seconds(value)} s", va="center", fontsize=8.5)
+            axes.annotate(
+                f"{format_seconds(value)} s",
+                (value, row),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+            )
         axes.set_xscale("log")
         axes.set_xlim(low, longest * 4)
         plain_log_ticks(axes.xaxis, low, longest * 4)
