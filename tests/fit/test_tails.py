@@ -19,11 +19,12 @@ from scipy import stats
 import vi_recipes as vr
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.json import schema, to_json
+from vi_recipes.fit import Correction
 from vi_recipes.fit.differences import differences, moments_of
-from vi_recipes.fit.tails import quantiles, tail_shapes, unsettled
+from vi_recipes.fit.tails import doubted, quantiles, tail_shapes, unsettled
 from vi_recipes.posterior.draws import DrawsPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
-from vi_recipes.trust.correct import correct
+from vi_recipes.trust.correct import _weighted, correct
 from vi_recipes.trust.measured import Trust
 from vi_recipes.trust.verdict import judge
 
@@ -191,11 +192,48 @@ def test_weights_find_that_there_is_no_mean(tmp_path: Path) -> None:
     assert abs(found.sd["kappa"] - (above - below) / 2) < 4 * found.mcse_sd["kappa"]
     fit = replace(vr.Laplace().fit(target()), posterior=wide)
     fit = replace(fit, assessment=vr.assess(fit, target()))
-    assert set(unsettled(fit)) == {"kappa"}
+    assert set(doubted(fit)) == {"kappa"}
+    assert not unsettled(fit)
     assert "of kappa medians" in judge(fit).text
     back = vr.Fit.load(fit.save(tmp_path / "fit.nc"))
-    assert unsettled(back) == unsettled(fit)
+    assert doubted(back) == doubted(fit)
     assert judge(back).text == judge(fit).text
+    # q has a mean, that of a lognormal, and says so; the posterior's is in doubt, and so shown
+    row = fit.summary().loc["kappa"]
+    assert row["mean"] == pytest.approx(50 * np.exp(2.5**2 / 2), rel=1e-6)
+    assert row["median"] == pytest.approx(50, rel=0.2)
+    alone = vr.Comparison({"laplace": fit}, target_name="heavy")
+    assert alone.means()["laplace"]["kappa"] == row["mean"]
+    assert list(alone.quantiles().index) == [("kappa", "laplace")]
+    given = {"nuts": chains(1), "laplace": fit}
+    assert set(vr.Comparison(given, target_name="heavy").unsettled) == {"kappa"}
+
+
+def test_uneven_weights_do_not_take_the_mean_of_light_tails() -> None:
+    """A proposal's far draws, and weights as uneven as are accepted, of a normal posterior."""
+    found = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_t(3, 4_000)
+        uneven = 0.65 * rng.exponential(size=x.size)  # the weights' own khat is 0.65
+        ratios = stats.norm.logpdf(x) - stats.t(3).logpdf(x) + uneven
+        found |= set(_weighted({"x": x}, ratios, 0.65, 0).moments.tails)
+    assert not found
+
+
+def test_a_doubt_does_not_stand_beside_a_sampler_that_knows() -> None:
+    fit = vr.Laplace().fit(target())
+    moments = replace(moments_of(fit), tails={"b": np.array(0.8)})
+    fit = replace(fit, assessment=vr.Assessment(correction=Correction(moments, 0.6, 300.0)))
+    assert set(vr.Comparison({"laplace": fit}, target_name="heavy").unsettled) == {"b"}
+    beside = vr.Comparison(
+        {"laplace": fit, "nuts": chains(1)}, reference_name="nuts", target_name="heavy"
+    )
+    assert set(beside.unsettled) == {"kappa"}
+    assert np.isfinite(beside.means().loc["b"]).all()
+    weak = replace(chains(1), status=vr.Status.UNCONVERGED)
+    open_still = vr.Comparison({"laplace": fit, "nuts": weak}, target_name="heavy")
+    assert set(open_still.unsettled) == {"b", "kappa"}
 
 
 @pytest.mark.slow

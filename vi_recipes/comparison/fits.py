@@ -203,7 +203,7 @@ class Fits(Mapping[str, Fit]):
         """Return quantiles of the scalars that have no mean or sd to speak of, by what a fit knows.
 
         Rows ``(parameter, method)``; columns ``5 %``, ``50 %`` and ``95 %``, and ``khat``, the
-        largest of those that say so. In the tables of moments such fits have NaN there.
+        largest of those that say so. In the tables of moments a sampler has NaN there.
         """
         return self._frame("quantiles", lambda: quantile_table(self.columns, self.unsettled))
 
@@ -233,7 +233,8 @@ class Fits(Mapping[str, Fit]):
     def means(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the means (for a point, the point), a row a scalar and a column a fit.
 
-        NaN where by what a fit knows there is no mean or sd (see :meth:`quantiles`).
+        Of an approximation they are its own, whether or not the posterior has any. NaN where a
+        sampler's draws say that there is no mean or sd (see :meth:`quantiles`).
         """
         return self._table("means", sites, Fit.mean)
 

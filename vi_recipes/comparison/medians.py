@@ -7,14 +7,22 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from vi_recipes.fit import Fit, moments_of, quantiles, unsettled
+from vi_recipes.fit import Fit, doubted, moments_of, quantiles, unsettled
 
 
 def unsettled_in(fits: Mapping[str, Fit]) -> dict[str, float]:
-    """Return label -> khat of what has no mean or sd by what some fit knows."""
+    """Return label -> khat of what has no mean or sd by what the fits know.
+
+    By any sampler's draws. By the weights of approximations where no fit knows the posterior
+    itself: neither a sampler that met its criteria, nor one that states the errors of its moments.
+    """
     found: dict[str, float] = {}
+    knows = any(
+        fit.has_result and fit.status.ok and (fit.is_sampler or fit.stated_error is not None)
+        for fit in fits.values()
+    )
     for fit in fits.values():
-        for label, shape in unsettled(fit).items():
+        for label, shape in (unsettled(fit) | ({} if knows else doubted(fit))).items():
             found[label] = max(shape, found.get(label, shape))
     return found
 
@@ -59,7 +67,7 @@ def with_medians(fits: Mapping[str, Fit], named: Mapping[str, float], what: str)
 
 
 def told(fit: Fit, values: np.ndarray, labels: list[str]) -> np.ndarray:
-    """Return values with NaN for scalars whose mean or sd a fit does not tell."""
+    """Return values with NaN for scalars whose mean or sd a sampler's draws do not tell."""
     unknown = unsettled(fit)
     if not unknown:
         return values

@@ -23,12 +23,13 @@ from vi_recipes.fit.records import (
 from vi_recipes.fit.reference import load_reference
 from vi_recipes.fit.tails import (
     Quantiles,
-    far_out,
+    doubted,
     from_sorted,
     quantiles,
     say_unsettled,
     tail_shapes,
     unsettled,
+    weighed_far_out,
 )
 
 __all__ = [
@@ -49,7 +50,7 @@ __all__ = [
     "complain",
     "derived",
     "differences",
-    "far_out",
+    "doubted",
     "fit_draws",
     "from_arviz",
     "from_draws",
@@ -72,4 +73,5 @@ __all__ = [
     "say_unsettled",
     "tail_shapes",
     "unsettled",
+    "weighed_far_out",
 ]

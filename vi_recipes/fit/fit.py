@@ -15,7 +15,7 @@ from vi_recipes.fit.draws import plain_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.fit.intervals import interval_setting, intervals, population
 from vi_recipes.fit.records import MAX_STORED_COV
-from vi_recipes.fit.tails import quantiles, unsettled
+from vi_recipes.fit.tails import doubted, quantiles, unsettled
 from vi_recipes.model import Target
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ class Fit(Fitted):
         """Return mean, sd, interval, Monte Carlo error, and for a sampler ESS and R-hat, by scalar.
 
         The interval is of the kind and level that ArviZ is set to, as are its columns' names:
-        ``arviz.rcParams["stats.ci_kind"]`` and ``["stats.ci_prob"]``. Where by its draws, or the
-        weights that correct it, there is no mean or sd, these are NaN, and there are columns
-        ``q5``, ``median`` and ``q95``.
+        ``arviz.rcParams["stats.ci_kind"]`` and ``["stats.ci_prob"]``. Where by a sampler's draws
+        there is no mean or sd, these are NaN. There, and where the weights that correct an
+        approximation say it of the posterior, are columns ``q5``, ``median`` and ``q95``.
 
         Parameters
         ----------
@@ -114,11 +114,12 @@ class Fit(Fitted):
             zip(interval_setting().columns, intervals(self, list(self._names(sites))), strict=True)
         ):
             table.insert(2 + place, column, values)
-        named = unsettled(self)
+        lost = unsettled(self)
+        named = lost | doubted(self)
         if rows := [label for label in table.index if label in named]:
             labels = self.labels()
             found = quantiles(self, np.array([labels.index(label) for label in rows]))
-            table.loc[rows, ["mean", "sd", "mcse_mean"]] = np.nan
+            table.loc[table.index.isin(list(lost)), ["mean", "sd", "mcse_mean"]] = np.nan
             for column, values in (
                 ("q5", found.low),
                 ("median", found.median),

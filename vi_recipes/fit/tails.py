@@ -39,6 +39,16 @@ def far_out(draws: Float[np.ndarray, "draws ..."]) -> np.ndarray:
     return away
 
 
+def weighed_far_out(
+    draws: Float[np.ndarray, " draws"], weights: Float[np.ndarray, " draws"], which: int
+) -> bool:
+    """Return whether one of the draws of a scalar lies beyond :data:`LIGHT` of the weighed ones."""
+    order = np.argsort(draws)
+    at = np.cumsum(weights[order]) - weights[order] / 2
+    low, middle, high = np.interp([0.25, 0.5, 0.75], at, draws[order])
+    return bool(high > low and abs(draws[which] - middle) > LIGHT * (high - low))
+
+
 def tail_shapes(samples: Mapping[str, np.ndarray]) -> Sites:
     """Return Pareto's khat of draws by scalar, the larger of both tails.
 
@@ -90,20 +100,33 @@ def shapes_of(fit: Fitted) -> Sites:
 
 
 def unsettled(fit: Fitted) -> dict[str, float]:
-    """Return the scalars whose mean or sd does not exist, or is not told by what a fit knows.
+    """Return the scalars whose mean or sd does not exist, or is not told, by a sampler's draws.
 
-    Of a sampler by its own draws, of an approximation by the weights that correct it.
+    An approximation has moments of its own, whatever the posterior's are (:func:`doubted`).
 
     Returns
     -------
     dict
         Label -> khat, from 0.5; from 0.7 there is no mean either.
     """
-    if not fit.has_result:
+    return _labelled(fit, shapes_of(fit)) if fit.has_result else {}
+
+
+def doubted(fit: Fitted) -> dict[str, float]:
+    """Return the scalars whose posterior mean the weights of an approximation do not tell.
+
+    Returns
+    -------
+    dict
+        Label -> khat. Empty for samplers, and where no weights can be relied on.
+    """
+    if not fit.has_result or fit.is_sampler or fit.assessment is None:
         return {}
-    shapes = shapes_of(fit)
-    if not fit.is_sampler and fit.assessment is not None and fit.assessment.correction is not None:
-        shapes = dict(fit.assessment.correction.moments.tails)
+    correction = fit.assessment.correction
+    return {} if correction is None else _labelled(fit, correction.moments.tails)
+
+
+def _labelled(fit: Fitted, shapes: Mapping[str, np.ndarray]) -> dict[str, float]:
     known = {s.name: shapes.get(s.name, np.full(s.shape, np.nan)) for s in fit.sites}
     values = fit.flat(known)
     high = np.flatnonzero(values >= FINITE_VARIANCE)

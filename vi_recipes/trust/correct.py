@@ -10,7 +10,7 @@ from numpyro.distributions import MultivariateStudentT
 from scipy.special import softmax
 
 from vi_recipes.core import MethodFailure, silent
-from vi_recipes.fit import Correction, far_out, from_sorted
+from vi_recipes.fit import Correction, from_sorted, weighed_far_out
 from vi_recipes.importance import (
     DEGREES,
     GOOD_SHARE,
@@ -153,8 +153,9 @@ def _tails(
     """Return khat of scalars without a mean, by site; nothing of other sites.
 
     It is that of the weights times the distances from the mean as it is, which a mean adds up. A
-    scalar of whose variance no draw holds much is not looked at, nor one without a draw far out:
-    what is uneven there are the weights, which have a khat of their own.
+    scalar is looked at where one draw holds much of the variance, and lies far out of what the
+    weighed draws span. Draws that hold much and do not are uneven weights, which have a khat of
+    their own; draws that lie far out and hold nothing are the tails of the proposal alone.
     """
     found = {}
     for name, draws in values.items():
@@ -164,8 +165,10 @@ def _tails(
             part = away * away * weights.values[:, None]
             total = part.sum(axis=0)
         shapes = np.full(flat.shape[1], np.nan)
-        heavy = np.isfinite(total) & (part.max(axis=0) > MAX_PART * total) & far_out(flat)
-        for k in np.flatnonzero(heavy):
+        held = np.flatnonzero(np.isfinite(total) & (part.max(axis=0) > MAX_PART * total))
+        far = [weighed_far_out(flat[:, k], weights.values, int(part[:, k].argmax())) for k in held]
+        heavy = held[np.array(far, bool)]
+        for k in heavy:
             with np.errstate(divide="ignore"):
                 shape = khat(log_ratios + np.log(away[:, k]))
             if shape >= KHAT_LIMIT:

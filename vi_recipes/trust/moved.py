@@ -15,7 +15,7 @@ from numpyro.infer import HMC
 from scipy import stats
 
 from vi_recipes.core import as_key, one_at_a_time
-from vi_recipes.fit import Fit, unsettled
+from vi_recipes.fit import Fit, doubted, unsettled
 from vi_recipes.model import Arrays, Target
 from vi_recipes.posterior import is_constant
 
@@ -199,7 +199,7 @@ def _bounds(fit: Fit, looks: list[np.ndarray], *, nuts_seconds: float) -> LowerB
     count, labels = len(start), fit.labels()
     own = np.asarray(fit.flat(fit.sd()), float)
     size = np.abs(np.asarray(fit.flat(fit.mean()), float))
-    gone = unsettled(fit)
+    gone = unsettled(fit) | doubted(fit)
     known = ~is_constant(own, size, fit.provenance.dtype) & np.isfinite(own)
     known &= np.array([label not in gone for label in labels])
     # by both moments of every scalar, either way

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vi_recipes.core import Status
-from vi_recipes.fit import Assessment, Correction, Fit, differences, say_unsettled
+from vi_recipes.fit import Assessment, Correction, Fit, differences, doubted, say_unsettled
 from vi_recipes.fit import unsettled as no_moments
 from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
@@ -364,7 +364,7 @@ def _r_hat_of_halves(fit: Fit) -> float:
 
 
 def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verdict:
-    measured = measure(differences(fit, correction.moments), "posterior", no_moments(fit))
+    measured = measure(differences(fit, correction.moments), "posterior", doubted(fit))
     if measured is None:
         return Verdict(Trust.UNKNOWN, "Cannot be told: there is no moment to compare with.")
     source = (
