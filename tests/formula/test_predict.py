@@ -6,9 +6,11 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 import vi_recipes as vr
+from vi_recipes.formula.gaussian import NormalPredictor
+from vi_recipes.formula.links import LINKS
 from vi_recipes.methods import METHODS
 
 RNG = np.random.default_rng(5)
@@ -72,8 +74,75 @@ def test_predictions_in_a_conjugate_hierarchy_are_those_of_the_closed_form(fitte
     assert (abs(np.cov(draws.T) - expected) < 4 * wide * (2 / NUM_DRAWS) ** 0.5).all()
     ends = stats.norm(rows @ mean, scale).ppf([[0.025], [0.975]]).T
     np.testing.assert_allclose(made.interval(), ends, atol=0.15 * scale.max())
+    exact = np.zeros(7, bool)  # rows without a new member
+    if kind == "linear":
+        exact[: {"known": 2, "new": 0, "population": 7}[groups]] = True
+        mean_too = vr.predict(fit, target, NEW, "mean", groups, num_draws=20)
+        np.testing.assert_allclose(mean_too.sd[exact], scale[exact], rtol=1e-9)
+    np.testing.assert_allclose(made.mean[exact], (rows @ mean)[exact], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(made.sd[exact], scale[exact], rtol=1e-9)
+    np.testing.assert_allclose(made.interval()[exact], ends[exact], rtol=1e-9, atol=1e-9)
     assert repr(made) == f"Prediction(kind={kind!r}, groups={groups!r}, 7 rows, {NUM_DRAWS} draws)"
     assert list(made.frame().columns) == ["mean", "sd", "low", "high"]
+
+
+def test_independent_factors_predict_by_their_own_closed_form(fitted):
+    """Mean field's sds are those of each coordinate given the others; its means are right."""
+    target, _ = fitted
+    fit = METHODS["meanfield"]().fit(target, throw=True)
+    mean, covariance = closed_form()
+    rows, own = at_rows("known")
+    made = vr.predict(fit, target, NEW, "linear", num_draws=NUM_DRAWS)
+    alone = np.sqrt((rows**2 / np.diag(np.linalg.inv(covariance))).sum(axis=1) + np.diag(own))
+    np.testing.assert_allclose(made.mean[:2], (rows @ mean)[:2], rtol=1e-4)
+    np.testing.assert_allclose(made.sd[:2], alone[:2], rtol=1e-4)
+    np.testing.assert_allclose(made.sd, alone, rtol=4 / (2 * NUM_DRAWS) ** 0.5)
+
+
+@pytest.mark.parametrize("link", ["identity", "log", "logit", "probit", "cloglog"])
+@pytest.mark.parametrize(("m", "s"), [(-1.3, 0.4), (2.0, 3.0), (-6.0, 1.0), (0.0, 0.0)])
+def test_means_through_a_link_are_those_of_an_adaptive_quadrature(link, m, s):
+    known = NormalPredictor(np.array([m]), np.array([s]), np.array([True]))
+    mean, sd = known.moments(link)
+    inverse = LINKS[link].inverse
+
+    def expected(power, centre):
+        def value(x):
+            return (float(inverse(np.array(m + s * x))) - centre) ** power * stats.norm.pdf(x)
+
+        return integrate.quad(value, -20, 20, points=[0, s, 2 * s, 3.0], limit=500)[0]
+
+    np.testing.assert_allclose(mean[0], expected(1, 0.0), rtol=1e-7)
+    np.testing.assert_allclose(sd[0], expected(2, mean[0]) ** 0.5, rtol=1e-6, atol=1e-9)
+    level = stats.norm.cdf(1) - stats.norm.cdf(-1)
+    ends = known.interval(link, level)[0]
+    np.testing.assert_allclose(ends, inverse(np.array([m - s, m + s])), rtol=1e-9, atol=1e-12)
+
+
+def test_chances_by_a_gaussian_posterior_have_no_monte_carlo_error():
+    """Also with an effect that is a slope, a coefficient that is known, and an offset."""
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"x": rng.normal(size=60), "g": np.repeat(list("abcdef"), 10), "t": 0.3})
+    frame["y"] = rng.binomial(1, 0.4, 60)
+    priors = {"Intercept": 0.2, "sd_g_x": 0.7}
+    model = vr.glmm("y ~ x + offset(t) + (0 + x | g)", frame, "bernoulli", priors=priors)
+    target = vr.Target(model)
+    fit = vr.Laplace().fit(target, throw=True)
+    new = {"x": [0.5, -2.0, 1.0], "g": ["b", "e", "new"], "t": [0.3, 1.0, 0.3]}
+    few, many = (vr.predict(fit, target, new, num_draws=n) for n in (10, 40_000))
+    assert few.normal is not None
+    np.testing.assert_array_equal(few.mean[:2], many.mean[:2])
+    drawn = many.draws[0]
+    error = drawn.std(axis=0) / 200
+    np.testing.assert_array_less(abs(many.mean - drawn.mean(axis=0)), 4 * error)
+    np.testing.assert_allclose(many.sd, drawn.std(axis=0), rtol=0.02)
+    ends = np.quantile(drawn, [0.025, 0.975], axis=0).T
+    np.testing.assert_allclose(many.interval(), ends, atol=0.01)
+    nobody = vr.predict(fit, target, new, groups="population", num_draws=10)
+    slope, sd = float(fit.mean()["beta"][0]), float(fit.sd()["beta"][0])
+    at = 0.2 + np.array(new["t"]) + np.array(new["x"]) * slope
+    exact = NormalPredictor(at, abs(np.array(new["x"])) * sd, np.ones(3, bool))
+    np.testing.assert_allclose(nobody.mean, exact.moments("logit")[0], rtol=1e-9)
 
 
 @pytest.mark.slow

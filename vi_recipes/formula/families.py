@@ -75,6 +75,16 @@ class Family:
         return self.response in ("levels", "counts")
 
     @property
+    def mean_follows(self) -> bool:
+        """Whether the mean is the link's inverse at the linear predictor, whatever the others are.
+
+        The mean of Student's t is none where ``nu`` is small, and zeros of their own lower that of
+        counts.
+        """
+        zeros = any(own.name == "zero" for own in self.own)
+        return not (self.of_levels or self.is_ordinal or zeros or self.name == "studentt")
+
+    @property
     def is_ordinal(self) -> bool:
         """Whether thresholds stand for the intercept."""
         return self.response == "ordered"

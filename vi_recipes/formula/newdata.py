@@ -33,12 +33,15 @@ class NewRows:
         Number of rows.
     has_trials
         Whether the rows say among how many trials successes are.
+    groups
+        Whose members they take.
     """
 
     arguments: dict[str, Any]
     extra: dict[str, int]
     rows: int
     has_trials: bool
+    groups: Groups
 
 
 def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
@@ -82,7 +85,7 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
         codes, extra[group.name] = _members(group, full, groups)
         arguments[group.name] = codes
         arguments[group.size] = len(group.factor.members) + extra[group.name]
-    return NewRows(arguments, extra, rows, trials is not None)
+    return NewRows(arguments, extra, rows, trials is not None, groups)
 
 
 def _columns_of(predictor: Any) -> set[str]:

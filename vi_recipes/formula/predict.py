@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import jax
@@ -15,6 +17,7 @@ from numpyro.infer import Predictive
 from vi_recipes.core import as_key, one_at_a_time, require
 from vi_recipes.fit import Fit, fit_draws
 from vi_recipes.formula.families import family_of
+from vi_recipes.formula.gaussian import NormalPredictor, normal_predictor
 from vi_recipes.formula.glmm import GLMM
 from vi_recipes.formula.newdata import Groups, NewRows, new_rows
 from vi_recipes.model import Target
@@ -29,6 +32,9 @@ AT_ONCE = 2**21
 class Prediction:
     """Predictions at rows of new data.
 
+    Where the fit's posterior is Gaussian, means, sds and intervals of linear predictors, and of
+    means that follow from them, are those of the normal law that they have, and not of draws.
+
     Parameters
     ----------
     draws
@@ -38,12 +44,16 @@ class Prediction:
         What they are, as asked for.
     levels
         Of an ordinal response.
+    normal, link
+        The law of the linear predictor where it is known, and what the mean follows from it by.
     """
 
     draws: np.ndarray
     kind: Kind
     groups: Groups
     levels: tuple[str, ...] = ()
+    normal: NormalPredictor | None = None
+    link: str = "identity"
 
     def __repr__(self) -> str:
         chains, draws, rows = self.draws.shape[:3]
@@ -58,18 +68,30 @@ class Prediction:
     @property
     def mean(self) -> np.ndarray:
         """Return the mean over draws, by row."""
-        return np.asarray(self.draws.mean(axis=(0, 1)))
+        return self._moments[0]
 
     @property
     def sd(self) -> np.ndarray:
         """Return the standard deviation over draws, by row."""
-        return np.asarray(self.draws.std(axis=(0, 1), ddof=1))
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, sd = self.draws.mean(axis=(0, 1)), self.draws.std(axis=(0, 1), ddof=1)
+        if self.normal is None:
+            return np.asarray(mean), np.asarray(sd)
+        exact = self.normal.moments(self.link)
+        known = self.normal.known
+        return np.where(known, exact[0], mean), np.where(known, exact[1], sd)
 
     def interval(self, level: float = 0.95) -> np.ndarray:
         """Return the equal-tailed interval, by row; the last axis has its two ends."""
         require(0 < level < 1, "level", level, "a number between 0 and 1")
         ends = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2], axis=(0, 1))
-        return np.moveaxis(ends, 0, -1)
+        ends = np.moveaxis(ends, 0, -1)
+        if self.normal is None:
+            return ends
+        return np.where(self.normal.known[:, None], self.normal.interval(self.link, level), ends)
 
     def frame(self, level: float = 0.95) -> pd.DataFrame:
         """Return a frame with a row for each row of the data: mean, sd, low, high.
@@ -147,9 +169,24 @@ def predict(
     flat = {n: drawn[n].reshape(chains * number, *drawn[n].shape[2:]) for n in names}
     keys = jax.random.split(as_key(key))
     with jax.enable_x64(True):
-        values = _run(model, _extended(model, flat, at, groups, keys[0]), at, kind, keys[1])
+        extended = _extended(model, flat, at, groups, keys[0])
+        values = _run(model, extended, at, kind, keys[1])
     shaped = values.reshape(chains, number, *values.shape[1:])
-    return Prediction(shaped, kind, groups, model.response.levels)
+    made = Prediction(shaped, kind, groups, model.response.levels)
+    family = family_of(model.family)
+    link = "identity" if kind == "linear" else model.link
+    known = {"linear": not family.of_levels, "mean": family.mean_follows and link != "inverse"}
+    if not known.get(kind, False):
+        return made
+
+    def constant(names: Sequence[str]) -> np.ndarray:
+        one = {n: np.zeros_like(v[0]) if n in names else v[0] for n, v in extended.items()}
+        with jax.enable_x64(True):
+            latents = {name: jnp.asarray(value, float) for name, value in one.items()}
+            function = handlers.seed(handlers.substitute(model.function, latents), keys[1])
+            return np.broadcast_to(np.asarray(function(**at.arguments)[0]), at.rows)
+
+    return replace(made, normal=normal_predictor(fit, target, model, at, constant), link=link)
 
 
 def _extended(

@@ -99,6 +99,18 @@ class Posterior(ABC):
     def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         """Return the joint covariance of the scalars of ``sites``, in C order."""
 
+    def gaussian(
+        self, rows: Int[np.ndarray, " rows"]
+    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows rows"]] | None:
+        """Return the mean and the covariance of some coordinates, where these are jointly normal.
+
+        Parameters
+        ----------
+        rows
+            Which coordinates of the flat unconstrained vector.
+        """
+        return None
+
     @abstractmethod
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
         """Return draws; the draw dimension leads."""

@@ -45,6 +45,10 @@ class BlockPosterior(FactorPosterior):
         return GaussianPosterior(self.target, m, self.root, np.where(normal, self.diagonal, s))
 
     @override
+    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
+        return self._gaussian.unconstrained_cov(rows)
+
+    @override
     def _mean_errors(self, slopes: np.ndarray, j: np.ndarray) -> np.ndarray:
         assert self.eta_mcse is not None
         return np.array(np.abs((slopes * self.eta_mcse[j]).sum(axis=-1)))

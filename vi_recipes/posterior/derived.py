@@ -114,6 +114,10 @@ class DerivedPosterior(Posterior):
         return tuple({name: values[name] for name in self.functions} for values in several)
 
     @override
+    def gaussian(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        return self.base.gaussian(rows)
+
+    @override
     def mean(self) -> Sites:
         return {**self.base.mean(), **self._derived[0]}
 

@@ -176,6 +176,16 @@ class FactorPosterior(Posterior):
         return self.target.slopes(self.eta[:, 0])
 
     @override
+    def gaussian(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        if not self.factors.gaussian[rows].all():
+            return None
+        return self.location_scale[0][rows], self.unconstrained_cov(rows)
+
+    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
+        """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
+        return np.diag(self.location_scale[1][rows] ** 2)
+
+    @override
     def mean(self) -> Sites:
         return self._moments[0]
 

@@ -82,6 +82,12 @@ class GaussianPosterior(Posterior):
         return np.asarray(cov)
 
     @override
+    def gaussian(
+        self, rows: Int[np.ndarray, " rows"]
+    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows rows"]]:
+        return self.loc[rows], self.unconstrained_cov(rows)
+
+    @override
     def mean(self) -> Sites:
         return self._moments.mean
 

@@ -248,6 +248,7 @@ class ResponsePosterior(FactorPosterior):
         """Covariance of the unconstrained coordinates, shape (dim, dim)."""
         return self.unconstrained_cov(np.arange(len(self.eta)))
 
+    @override
     def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
         """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
         slopes = self.location_slopes
