@@ -73,7 +73,7 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
         ("y ~ income", "bernoulli", {}, r"2 of 8 rows have missing values \(income 2; .* row 2"),
         ("y ~ x", "bernouli", {}, "did you mean 'bernoulli'"),
         ("y ~ x", "bernoulli", {"link": "log"}, "link: got 'log', expected one that family"),
-        ("y ~ x", "bernoulli", {"priors": {"b": 1.0}}, "priors: unknown site 'b'"),
+        ("y ~ x", "bernoulli", {"priors": {"b": 1.0}}, "priors: unknown site or coefficient 'b'"),
         ("y ~ x", "bernoulli", {"priors": {"beta": "Norml(0, 1)"}}, "did you mean 'Normal'"),
         ("y ~ x", "bernoulli", {"priors": "wide"}, "priors: got 'wide', expected 'flat'"),
         ("x ~ y", "gaussian", {"priors": {"sigma": "Normal(0, 1)"}}, "expected one whose support"),

@@ -323,6 +323,49 @@ def test_priors_are_replaced_by_name_and_printed():
     assert "sigma" not in target.sites
 
 
+def test_single_coefficients_have_priors_of_their_own():
+    priors = {"z": dist.Laplace(0.0, 0.5), "sd_a[x]": "HalfNormal(0.3)", "beta": "Normal(0, 2)"}
+    model = glmm("real ~ x + z + (1 + x | a)", FRAME, priors=priors)
+    assert "Each(dist.Normal(loc=0.0, scale=2.0), dist.Laplace(loc=0.0, scale=0.5))" in model.source
+    assert re.search(
+        r"sd_a ~ dist.HalfNormal\(scale=jnp.array\(\[.*, 0.3\]\)\).to_event", str(model)
+    )
+    target = vr.Target(pickle.loads(pickle.dumps(model)))
+    plain = vr.Target(glmm("real ~ x + z + (1 + x | a)", FRAME, priors={"beta": "Normal(0, 2)"}))
+    z = np.random.default_rng(0).normal(size=target.dim)
+    at = {name: value[0] for name, value in target.constrain(z[None]).items()}
+    wide = float(re.search(r"sd_a ~ .*, ([\d.]+)\]\)\)", str(plain.complete_model)).group(1))
+    expected = stats.laplace(0, 0.5).logpdf(at["beta"][1]) - stats.norm(0, 2).logpdf(at["beta"][1])
+    expected += stats.halfnorm(0, 0.3).logpdf(at["sd_a"][1])
+    expected -= stats.halfnorm(0, wide).logpdf(at["sd_a"][1])
+    assert target.log_density(z) - plain.log_density(z) == pytest.approx(expected, rel=1e-9)
+    drawn = vr.prior_predictive(target, num_draws=10)["real"]
+    assert np.isfinite(drawn).all()
+    both = glmm("real ~ x + z", FRAME, priors={"x": "Normal(1, 2)", "z": "flat"})
+    flat = "dist.ImproperUniform(dist.constraints.real, (), ())"
+    assert f"Each(dist.Normal(loc=1.0, scale=2.0), {flat})" in both.source
+    one = glmm("real ~ x + z", FRAME, priors={"beta[x]": "Normal(1, 2)"})
+    assert re.search(r"dist.Normal\(loc=jnp.array\(\[1.0, 0.0\]\), scale=", one.source)
+
+
+@pytest.mark.parametrize(
+    ("priors", "says"),
+    [
+        ({"zz": "flat"}, "unknown site or coefficient 'zz'; did you mean 'z'"),
+        ({"x": 1.0}, r"priors\['x'\]: got 1.0, .*offset="),
+        ({"x": "Uniform(0, 1)"}, r"priors\['beta'\]: expected laws of one support .*x: .*z: "),
+        (
+            {"x": dist.Normal(np.zeros(2), 1.0)},
+            r"priors\['x'\]: got a distribution of shape \(2,\)",
+        ),
+        ({"x": "flat", "beta": dist.Normal(np.zeros(2), 1.0)}, r"priors\['beta'\]: .* \(2,\)"),
+    ],
+)
+def test_priors_of_single_coefficients_that_will_not_do(priors, says):
+    with pytest.raises(ValueError, match=says):
+        glmm("real ~ x + z", FRAME, priors=priors)
+
+
 def test_the_printed_source_is_the_model():
     model = glmm("yes ~ x + (1 | a)", FRAME, "bernoulli")
     _, _, source = str(model).partition("\n\n")

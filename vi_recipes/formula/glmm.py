@@ -155,9 +155,10 @@ def glmm(
         Of the mean; by default the family's first.
     priors
         Site -> a NumPyro distribution, text such as ``"Normal(0, 1)"``, ``"flat"``, or a number
-        where the parameter is known. The others have weakly informative priors in the data's units,
-        which ``print`` shows. ``"flat"`` alone makes all of them flat, as maximum likelihood has
-        them.
+        where the parameter is known; also of one coefficient by its column, ``"x"``, or of one
+        element, ``"beta[x]"``, ``"sd_g[x]"``. The others have weakly informative priors in the
+        data's units, which ``print`` shows. ``"flat"`` alone makes all of them flat, as
+        maximum likelihood has them.
     weights
         How often each row counts: a column's name or whole numbers.
     offset
@@ -206,7 +207,7 @@ class _Maker:
             check_apart(parsed)
         self.family = self._chosen(family)
         self.link = link_of(self.family, link)
-        self.priors = Priors(priors)
+        self.priors = Priors(priors, [own.name for own in self.family.own])
         self._check_parameters()
         self.given_offset = offset
         full = as_frame(data)

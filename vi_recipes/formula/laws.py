@@ -11,6 +11,39 @@ from jax.scipy.special import log_ndtr
 from numpyro.distributions import constraints
 
 
+class Each(dist.Distribution):  # type: ignore[misc]
+    """Numbers that are independent, each with a law of its own.
+
+    Parameters
+    ----------
+    *laws
+        One a number, all of one support.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    pytree_data_fields = ("laws",)
+
+    def __init__(self, *laws: Any, validate_args: bool | None = None) -> None:
+        self.laws = laws
+        super().__init__((), (len(laws),), validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """That of all of them."""
+        return constraints.independent(self.laws[0].support, 1)
+
+    def log_prob(self, value: Any) -> jax.Array:
+        """Return the sum of the log densities of the numbers."""
+        each = [law.log_prob(value[..., k]) for k, law in enumerate(self.laws)]
+        return jnp.sum(jnp.stack(each, axis=-1), axis=-1)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Return draws of all of them."""
+        keys = jax.random.split(key, len(self.laws))
+        drawn = [law.sample(k, sample_shape) for law, k in zip(self.laws, keys, strict=True)]
+        return jnp.stack(drawn, axis=-1)
+
+
 class Hurdle(dist.Distribution):  # type: ignore[misc]
     """Zero with a probability of its own, else a count that is not zero.
 

@@ -18,7 +18,7 @@ INTERCEPT = "Intercept"
 
 TAKEN = frozenset(
     {"numpyro", "dist", "jax", "jnp", "norm", "eta", "mu", "law", "logits", "trials", "priors"}
-    | {"given", "rest", "row", "draw", "chain", "sample", "weights", "Hurdle", "Cumulative"}
+    | {"given", "rest", "row", "draw", "chain", "sample", "weights", "Hurdle", "Cumulative", "Each"}
 )
 """Names of the generated source, and those that ArviZ keeps for itself."""
 

@@ -12,7 +12,7 @@ doi:10.18637/jss.v103.i15).
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,8 @@ class Site:
         Its length; ``None`` for a scalar.
     whole
         Whether ``default`` is the law of the whole site.
+    each
+        Label of an element -> the source of its own default.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Site:
     support: str = "real"
     size: int | None = None
     whole: bool = False
+    each: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,15 +76,20 @@ class Priors:
     Parameters
     ----------
     given
-        Site -> what stands in the place of the default; ``"flat"`` for all of them.
+        Site, or an element of one, -> what stands in the place of the default; ``"flat"`` for all.
+    reserved
+        What is a site, and no column, though a column may be called so.
     """
 
     given: Mapping[str, Given] | str | None = None
+    reserved: Collection[str] = ()
     sites: dict[str, str] = field(default_factory=dict)
     objects: dict[str, dist.Distribution] = field(default_factory=dict)
     """Distributions that no source stands for."""
     known: set[str] = field(default_factory=set)
     """Sites that are none, because their values are given."""
+    elements: set[str] = field(default_factory=set)
+    """What single elements of sites go by."""
 
     def __post_init__(self) -> None:
         if not (self.given is None or self.given == "flat" or isinstance(self.given, Mapping)):
@@ -97,7 +105,7 @@ class Priors:
 
     def line(self, site: Site) -> str:
         """Return the right-hand side of a site's line in the source, and note it."""
-        text = self._source(site)
+        text = self._by_element(site) or self._source(site)
         self.sites[site.name] = text
         if text.startswith("jnp.full") or _is_number(text):
             self.known.add(site.name)
@@ -112,20 +120,56 @@ class Priors:
             return _flat(site)
         if isinstance(given, int | float) and not isinstance(given, bool):
             return repr(float(given)) if site.size is None else f"jnp.full({site.size}, {given!r})"
-        if isinstance(given, str):
-            given = _from_text(site.name, given)
-        if not isinstance(given, dist.Distribution):
-            raise ValueError(
-                f"priors['{site.name}']: got {type(given).__name__}, expected a NumPyro "
-                "distribution, text such as 'Normal(0, 1)', or a number where it is known"
-            )
-        whole = _check_shape(site, given)
-        _check_support(site, given)
-        text = source_of(given)
+        law, whole = _law(site, given)
+        return _sized(self._written(site.name, law), site, whole=whole, batch=law.batch_shape)
+
+    def _written(self, name: str, law: dist.Distribution) -> str:
+        """Return the source of a law: one that none stands for is handed to the model by name."""
+        text = source_of(law)
         if text is None:
-            self.objects[site.name] = given
-            text = f'priors["{site.name}"]'
-        return _sized(text, site, whole=whole, batch=given.batch_shape)
+            self.objects[name] = law
+        return text or f'priors["{name}"]'
+
+    def _by_element(self, site: Site) -> str:
+        """Return the source of a site of which elements have priors of their own, else nothing.
+
+        A coefficient of the mean goes by its column alone too.
+        """
+        if not isinstance(self.given, Mapping):
+            return ""
+        own: dict[str, str] = {}
+        for label in site.each:
+            names = [f"{site.name}[{label}]", *([label] if site.name == "beta" else [])]
+            for name in names:
+                if name not in self.reserved:
+                    self.elements.add(name)
+                    own |= {label: name} if name in self.given else {}
+        if not own:
+            return ""
+        rest = self.given.get(site.name)
+        laws, sources = {}, []
+        for label, default in site.each.items():
+            name = own.get(label, site.name)
+            given = self.given[name] if label in own else default if rest is None else rest
+            if label in own and isinstance(given, int | float):
+                raise ValueError(
+                    f"priors['{name}']: got {given!r}, expected a distribution or 'flat': a "
+                    "coefficient that is known goes into offset="
+                )
+            one = Site(name, default, site.support)
+            if given == "flat" or given is default:
+                sources.append(_flat(one) if given == "flat" else default)
+                laws[label] = eval(sources[-1], {"dist": dist, "jnp": jnp})
+            else:
+                laws[label] = _law(one, given)[0]
+                sources.append(self._written(f"{site.name}[{label}]", laws[label]))
+        supports = {label: str(_base(law.support)) for label, law in laws.items()}
+        if len(set(supports.values())) > 1:
+            listed = ", ".join(f"{label}: {support}" for label, support in supports.items())
+            raise ValueError(
+                f"priors['{site.name}']: expected laws of one support for all of it, got {listed}"
+            )
+        return _joined(list(laws.values()), sources)
 
     def check(self) -> None:
         """Refuse priors of sites that the model does not have.
@@ -136,8 +180,9 @@ class Priors:
             With the closest name.
         """
         for name in self.given if isinstance(self.given, Mapping) else ():
-            if name not in self.sites:
-                raise ValueError(f"priors: {unknown('site', str(name), self.sites)}")
+            if name not in self.sites and name not in self.elements:
+                known = [*self.sites, *sorted(self.elements)]
+                raise ValueError(f"priors: {unknown('site or coefficient', str(name), known)}")
 
 
 def number(value: float) -> float:
@@ -164,6 +209,38 @@ def _flat(site: Site) -> str:
         return "dist.Uniform(-1.0, 1.0)" if site.size is None else site.default
     event = () if site.size is None else (site.size,)
     return f"dist.ImproperUniform(dist.{SUPPORTS[site.support]}, (), {event})"
+
+
+def _law(site: Site, given: Given) -> tuple[dist.Distribution, bool]:
+    """Return the distribution that is given for a site, and whether it is that of all of it."""
+    if isinstance(given, str):
+        given = _from_text(site.name, given)
+    if not isinstance(given, dist.Distribution):
+        raise ValueError(
+            f"priors['{site.name}']: got {type(given).__name__}, expected a NumPyro distribution, "
+            "text such as 'Normal(0, 1)', or a number where it is known"
+        )
+    whole = _check_shape(site, given)
+    _check_support(site, given)
+    return given, whole
+
+
+def _base(support: Any) -> Any:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _joined(laws: Sequence[dist.Distribution], sources: Sequence[str]) -> str:
+    """Return the source of laws side by side: of one kind as that of vectors."""
+    kind = type(laws[0])
+    if all(type(law) is kind and source_of(law) is not None for law in laws):
+        values = {
+            name: [float(getattr(law, name)) for law in laws] for name in kind.arg_constraints
+        }
+        listed = ", ".join(f"{name}=jnp.array({value})" for name, value in values.items())
+        return f"dist.{kind.__name__}({listed}).to_event(1)"
+    return f"Each({', '.join(sources)})"
 
 
 def _check_shape(site: Site, given: dist.Distribution) -> bool:

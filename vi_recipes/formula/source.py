@@ -82,7 +82,8 @@ class Generated:
         from vi_recipes.formula import laws
 
         known = {"numpyro": numpyro, "dist": dist, "jax": jax, "jnp": jnp, "norm": norm}
-        known |= {"Hurdle": laws.Hurdle, "Cumulative": laws.Cumulative, "priors": self.priors}
+        known |= {"Hurdle": laws.Hurdle, "Cumulative": laws.Cumulative, "Each": laws.Each}
+        known |= {"priors": self.priors}
         made: dict[str, Any] = {}
         exec(compile(self.source, "<formula>", "exec"), known, made)
         (function,) = made.values()
@@ -228,7 +229,11 @@ class Writer:
             line = self.priors.line(Site(predictor.intercept, f"dist.Normal({level}, {width})"))
             lines.append(f"{predictor.intercept} = {line}")
         if predictor.beta:
-            site = Site(predictor.beta, normals(widths), size=len(widths))
+            each = {
+                label: f"dist.Normal(0.0, {width})"
+                for label, width in zip(predictor.design.labels, widths, strict=True)
+            }
+            site = Site(predictor.beta, normals(widths), size=len(widths), each=each)
             lines.append(f"{predictor.beta} = {self.priors.line(site)}")
 
     def _level(self, predictor: Predictor) -> float:
@@ -244,7 +249,12 @@ class Writer:
         half = normals(widths).replace("dist.Normal(0.0, ", "dist.HalfNormal(")
         k = len(term.effects)
         size = None if k == 1 else k
-        lines.append(f"{term.sd} = {self.priors.line(Site(term.sd, half, 'positive', size))}")
+        each = {
+            effect.label: f"dist.HalfNormal({width})"
+            for effect, width in zip(term.effects, widths, strict=True)
+        }
+        site_of_sds = Site(term.sd, half, "positive", size, each=each if size else {})
+        lines.append(f"{term.sd} = {self.priors.line(site_of_sds)}")
         if k == 1:
             site = term.effects[0].site
             effects.append(f'{site} = numpyro.sample("{site}", dist.Normal(0.0, {term.sd}))')
