@@ -139,17 +139,26 @@ def stan_csv(path: Path, beta: np.ndarray, divergent: int = 0, warmup: int = 0) 
     """Write a chain as CmdStan does, whose manual has the format."""
     head = [
         "# stan_version_major = 2",
+        "# stan_version_minor = 35",
+        "# stan_version_patch = 0",
+        "# model = line_model",
         "# method = sample (Default)",
         "#   sample",
         f"#     num_samples = {len(beta) - warmup}",
         f"#     num_warmup = {warmup or 1000}",
         f"#     save_warmup = {int(warmup > 0)}",
         "#     thin = 1 (Default)",
+        "#     algorithm = hmc (Default)",
+        "#         engine = nuts (Default)",
         "#         nuts",
         "#           max_depth = 10 (Default)",
+        "#       metric = diag_e (Default)",
+        "# id = 1",
         "lp__,accept_stat__,stepsize__,treedepth__,n_leapfrog__,divergent__,energy__,beta.1,beta.2",
         "# Adaptation terminated",
         "# Step size = 0.9",
+        "# Diagonal elements of inverse mass matrix:",
+        "# 1, 1",
     ]
     energy = np.random.default_rng(0).normal(size=len(beta))
     rows = [
@@ -176,6 +185,20 @@ def test_csv_files_of_stan(tmp_path: Path) -> None:
     fit = vr.from_arviz(paths, this)
     np.testing.assert_allclose(fit.posterior.samples["beta"], draws, rtol=1e-5)
     assert "20 divergences in 1600 draws" in fit.message  # those of the warm-up are left out
+
+
+def test_what_cmdstanpy_returns(tmp_path: Path) -> None:
+    cmdstanpy = pytest.importorskip("cmdstanpy")
+    draws, this = regression_draws(), target("linear_regression")
+    paths = [stan_csv(tmp_path / f"fit-{k}.csv", draws[k], divergent=2) for k in range(4)]
+    theirs = cmdstanpy.from_csv([str(path) for path in paths])
+    fit = vr.from_draws(theirs, this)
+    assert fit.method == "stan"
+    assert fit.diagnostics["divergences"] == 8
+    for same in (fit, *(vr.from_draws(d, this) for d in (theirs.draws_pd(), theirs.draws_xr()))):
+        np.testing.assert_allclose(same.posterior.samples["beta"], draws, rtol=1e-5)
+    with pytest.raises(ValueError, match="Its chains are one after another.* give the fit itself"):
+        vr.from_draws(theirs.stan_variables(), this)
 
 
 def test_a_frame_of_brms(tmp_path: Path) -> None:

@@ -175,9 +175,13 @@ def _together(parts: Mapping[int, np.ndarray], site: Site, source: Source) -> np
 def _shaped(values: np.ndarray, site: Site, source: Source) -> np.ndarray:
     shape = values.shape[2:]
     if shape != site.shape and not (values[0, 0].size == site.size == 1):
+        together = values.shape[1:] == site.shape
+        hint = (
+            ". Its chains are one after another: keep them apart; of cmdstanpy give the fit itself"
+        )
         raise ValueError(
             f"{source.called}: site '{site.name}' has draws of shape {shape}, expected "
-            f"{site.shape}, after chain and draw"
+            f"{site.shape}, after chain and draw{hint if together else ''}"
         )
     values = np.asarray(values.reshape(*values.shape[:2], *site.shape), float)
     if not np.isfinite(values).all():

@@ -82,7 +82,8 @@ class Source:
         if len(leading) > 1:
             raise ValueError(
                 f"{self.called}: its variables have {' and '.join(map(str, sorted(leading)))} "
-                "chains and draws, expected the same number of all"
+                "chains and draws, their first two dimensions, expected the same of all; of "
+                "cmdstanpy give the fit itself, which keeps its chains apart"
             )
 
     @property
