@@ -197,7 +197,7 @@ def test_what_cmdstanpy_returns(tmp_path: Path) -> None:
     assert fit.diagnostics["divergences"] == 8
     for same in (fit, *(vr.from_draws(d, this) for d in (theirs.draws_pd(), theirs.draws_xr()))):
         np.testing.assert_allclose(same.posterior.samples["beta"], draws, rtol=1e-5)
-    with pytest.raises(ValueError, match="Its chains are one after another.* give the fit itself"):
+    with pytest.raises(ValueError, match=r"Its chains are one after another.* give the fit itself"):
         vr.from_draws(theirs.stan_variables(), this)
 
 
