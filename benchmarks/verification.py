@@ -25,7 +25,8 @@ ABOUT = """    vi-recipes verify                              # models whose ans
 make this page, every fit with its default settings and seed 0. No verdict has seen the answers, nor
 NUTS: where nested quadrature applies and stands by its own errors, a fit is judged by that, else by
 its own evidence, as nested quadrature and samplers are themselves. `trust.md` has the thresholds,
-when they were fixed, and what the evidence can and cannot see. Seconds are those of 2 cores."""
+when they were fixed, and what the evidence can and cannot see. Seconds are those of 2 cores with
+other work beside them: orders of size, to be read within this page."""
 
 DOCS = common.ROOT / "docs" / "verification.md"
 
