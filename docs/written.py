@@ -6,6 +6,7 @@ import html
 import re
 from pathlib import Path
 
+import gallery
 import typer.main
 from click import Context
 
@@ -14,6 +15,9 @@ from vi_recipes.cli import app
 from vi_recipes.cli.options import list_options
 from vi_recipes.core import list_studies
 from vi_recipes.methods import METHODS, Method
+from vi_recipes.report.markdown import as_markdown, escape
+
+CHANGED = " The study has been changed since then."
 
 
 def write(folder: Path) -> None:
@@ -83,15 +87,40 @@ def names() -> str:
 
 
 def studies() -> str:
-    """Return every study's text and the command that runs it."""
+    """Return every study's text, the command that runs it, and what a run of it came to."""
     parts = []
     for name in list_studies():
         study = vr.load_study(name)
-        parts.append(
-            f"## {name}\n\n{html.escape(study.description.strip(), quote=False)}\n\n"
-            f"```sh\nvi-recipes run {name}\n```"
-        )
+        parts += [
+            f"## {name}",
+            html.escape(study.description.strip(), quote=False),
+            f"```sh\nvi-recipes run {name}\n```",
+            *a_run(name),
+        ]
     return "\n\n".join(parts) + "\n"
+
+
+def a_run(name: str) -> list[str]:
+    """Return what is kept of a study's run: its seconds and origin, its figures and tables."""
+    kept = gallery.record(name)
+    if kept is None:
+        return [f"No run of it is kept: `python docs/gallery.py {name}` makes one."]
+    changed = "" if kept["source"] == gallery.source(name) else CHANGED
+    cores = f"{kept['cores']} core{'s' if kept['cores'] > 1 else ''}"
+    said = (
+        f"`{kept['command']}` took {kept['seconds']:.0f} seconds on {cores}, "
+        f"{kept['cpu_seconds']:.0f} of CPU, by vi_recipes {kept['version']} at commit "
+        f"{kept['commit']}.{changed} What follows is as that run wrote it; "
+        f"`python docs/gallery.py {name}` makes it again."
+    )
+    parts = [said, f"**{escape(kept['answer'])}**"]
+    for one in gallery.exhibits(name):
+        parts.append(f"### {escape(one.title)}")
+        if one.table is None:
+            parts += [f"![{escape(one.title)}](studies/{name}/{one.name}.svg)", escape(one.caption)]
+        else:
+            parts.append(as_markdown(one.table))
+    return parts
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

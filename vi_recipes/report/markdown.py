@@ -25,9 +25,9 @@ from vi_recipes.report.exhibit import Exhibit
 
 def markdown_page(document: Document) -> str:
     """Return the text; figures are taken to be in the folders that the parts name."""
-    parts = [f"# {_escape(document.title)}"]
+    parts = [f"# {escape(document.title)}"]
     if document.answer:
-        parts.append(f"**{_escape(document.answer)}**")
+        parts.append(f"**{escape(document.answer)}**")
     parts.append(_paragraph(document.intro))
     if document.description:
         parts.append(_paragraph(document.description))
@@ -39,12 +39,12 @@ def markdown_page(document: Document) -> str:
             )
         )
     for block in document.lead:
-        parts += [f"## {_escape(block.title)}", *_block(block, "figures")]
+        parts += [f"## {escape(block.title)}", *_block(block, "figures")]
     for part in document.parts:
-        parts.append(f"## {_escape(part.title)}")
+        parts.append(f"## {escape(part.title)}")
         for block in part.blocks:
             if block.title != part.title:
-                parts.append(f"### {_escape(block.title)}")
+                parts.append(f"### {escape(block.title)}")
             parts += _block(block, part.folder)
     return "\n\n".join(parts) + "\n"
 
@@ -67,10 +67,10 @@ def _block(block: Block, folder: str) -> list[str]:
         case Exhibit(table=Table() as table):
             return [as_markdown(table)]
         case Exhibit():
-            image = f"![{_escape(block.title)}]({quote(f'{folder}/{block.name}.svg')})"
+            image = f"![{escape(block.title)}]({quote(f'{folder}/{block.name}.svg')})"
             return [image, _paragraph(block.caption)]
         case Entries():
-            lines = [f"**{_escape(name)}**: {_escape(text)}" for name, text in block.entries]
+            lines = [f"**{escape(name)}**: {escape(text)}" for name, text in block.entries]
         case Notes():
             lines = [_paragraph(line) for line in block.lines]
     return ["\n".join(f"- {line}" for line in lines)]
@@ -95,17 +95,17 @@ def as_markdown(table: Table, *, fold: bool = True) -> str:
 def _rows(table: Table, rows: Sequence[Sequence[Cell]]) -> str:
     head = [column.replace("\n", " ") for column in table.columns]
     rule = [":--" if i in table.left else "--:" for i in range(len(head))]
-    lines = [[_escape(text) for text in head], rule]
-    lines += [[_escape(cell.marked) for cell in row] for row in rows]
+    lines = [[escape(text) for text in head], rule]
+    lines += [[escape(cell.marked) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _paragraph(text: str) -> str:
     """Return ``text`` as a paragraph, and no heading, list or rule, whatever it begins with."""
-    return re.sub(r"^(?:(?=[#+=>-])|\d+(?=[.)]))", r"\g<0>\\", _escape(text))
+    return re.sub(r"^(?:(?=[#+=>-])|\d+(?=[.)]))", r"\g<0>\\", escape(text))
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Return ``text`` with the characters that Markdown would take for its own escaped."""
     text = " ".join(visible(text, lines=True).split())
     return re.sub(r"[\\|*_<`~\[\]&$]", r"\\\g<0>", text)
