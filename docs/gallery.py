@@ -2,10 +2,10 @@
 
     python docs/gallery.py NAME ...
 
-runs the studies named, all of them without a name, one after the other as a user would, and keeps of
-each in ``docs/studies/NAME`` its figures (SVG) and tables (CSV) as the run wrote them, and ``run.json``
-with the command, the commit, the seconds and what the report says first. The manual shows these: its
-build runs no study. What is not committed is not run: nobody could make it again.
+runs the studies named, all of them without a name, one after the other as a user would. Of each it
+keeps in ``docs/studies/NAME`` the figures (SVG) and tables (CSV) as the run wrote them, and
+``run.json`` with the command, the commit, the seconds and what the report says first. The manual
+shows these: its build runs no study. What is not committed is not run: nobody could make it again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import vi_recipes as vr
 from vi_recipes.core import find, list_studies
 from vi_recipes.report import Exhibit, read_exhibit
 
@@ -41,20 +42,24 @@ def run(name: str) -> Path:
     """Run a study in a process of its own, and keep what it came to; return the folder."""
     with tempfile.TemporaryDirectory() as place:
         words = [*command(name), "--out", f"{place}/{name}"]
-        begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        begin, before = time.perf_counter(), cpu_seconds()
         code = "import sys; from vi_recipes.cli import main; sys.argv = sys.argv[1:]; main()"
         subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
-        seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds, cpu = time.perf_counter() - begin, cpu_seconds() - before
         return keep(
             name,
             Path(place) / name,
             seconds=round(seconds, 1),
-            cpu_seconds=round(
-                after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, 1
-            ),
+            cpu_seconds=round(cpu, 1),
             cores=len(os.sched_getaffinity(0)),
             commit=git("rev-parse", "--short=12", "HEAD"),
         )
+
+
+def cpu_seconds() -> float:
+    """Return what the processes that have ended took of the processors."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def keep(name: str, folder: Path, to: Path = KEPT, **known: Any) -> Path:
@@ -74,7 +79,7 @@ def keep(name: str, folder: Path, to: Path = KEPT, **known: Any) -> Path:
     record = {
         "command": " ".join(command(name)),
         **known,
-        "version": result["versions"]["vi_recipes"],
+        "version": vr.__version__,
         "source": source(name),
         "answer": result["recommendation"]["text"],
         "exhibits": header["exhibits"],

@@ -107,9 +107,10 @@ def a_run(name: str) -> list[str]:
         return [f"No run of it is kept: `python docs/gallery.py {name}` makes one."]
     changed = "" if kept["source"] == gallery.source(name) else CHANGED
     cores = f"{kept['cores']} core{'s' if kept['cores'] > 1 else ''}"
+    busy = ", with other work beside it" if kept["seconds"] > kept["cpu_seconds"] else ""
     said = (
-        f"`{kept['command']}` took {kept['seconds']:.0f} seconds on {cores}, "
-        f"{kept['cpu_seconds']:.0f} of CPU, by vi_recipes {kept['version']} at commit "
+        f"`{kept['command']}` took {kept['cpu_seconds']:.0f} seconds of CPU, in "
+        f"{kept['seconds']:.0f} seconds on {cores}{busy}; vi_recipes {kept['version']}, commit "
         f"{kept['commit']}.{changed} What follows is as that run wrote it; "
         f"`python docs/gallery.py {name}` makes it again."
     )

@@ -44,8 +44,11 @@ def derive(fit: Fit | Comparison, /, **functions: Callable[..., Any]) -> Fit | C
 
     Examples
     --------
-    >>> c = vr.derive(c, odds_ratio=lambda beta: jnp.exp(beta[1]))  # doctest: +SKIP
-    >>> c = vr.derive(c, icc=lambda tau, sigma: tau**2 / (tau**2 + sigma**2))  # doctest: +SKIP
+    >>> import jax.numpy as jnp
+    >>> c = vr.derive(c, odds_ratio=lambda beta: jnp.exp(beta[1]))
+    >>> c = vr.derive(c, icc=lambda tau, sigma: tau**2 / (tau**2 + sigma**2))
+    >>> list(c.means().index)
+    ['beta[0]', 'beta[1]', 'tau', 'sigma', 'odds_ratio', 'icc']
     """
     if not functions:
         raise ValueError("derive: no quantities given, expected name=function")
