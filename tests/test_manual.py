@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import doctest
 import importlib
+import inspect
 import json
 import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,3 +135,101 @@ def test_a_run_is_kept_as_it_was_written(gallery: ModuleType, tmp_path: Path) ->
     c.save(tmp_path / "run")
     with pytest.raises(ValueError, match="radon: nothing is kept of a run that lost exhibits"):
         gallery.keep("radon", tmp_path / "run", tmp_path)
+
+
+# -- links and references --------------------------------------------------------------------------
+
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "models/*/README.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+    if "_written" not in path.parts
+)
+LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)")
+ADDRESS = re.compile(r"https?://[^\s<>\"'`\\]+")
+ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):`~?([\w.]+)`")
+
+
+def prose(page: Path) -> str:
+    """Return the text of a page without its code."""
+    text = re.sub(r"^(```+|~~~+).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.sub(r"`[^`\n]*`", "code", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a page's headings are linked by."""
+    text = page.read_text(encoding="utf-8")
+    if page.name == "gallery.md":  # written when the manual is built
+        text += "".join(f"\n## {name}" for name in list_studies())
+    heads = re.findall(r"^#{1,3} (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    kept = (re.sub(r"[^\w\- ]", "", head.strip().lower()) for head in heads)
+    return {head.replace(" ", "-") for head in kept}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(prose(page)):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        file, _, anchor = target.partition("#")
+        place = (page.parent / file).resolve() if file else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
+
+
+def test_addresses_are_of_a_form_that_can_be_opened() -> None:
+    files = [*PAGES, *PACKAGE.rglob("*.py"), *ROOT.glob("comparisons/**/*.py")]
+    found = {one.rstrip(".,;:)]") for file in files for one in ADDRESS.findall(file.read_text())}
+    assert len(found) > 10
+    for address in found:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        assert parts.scheme == "https" or host in ("www.w3.org",), address
+        assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", host), address
+        assert not re.search(r"[{}|^]|%(?![0-9A-Fa-f]{2})", address), address
+    for file in files:
+        for doi in re.findall(r"\bdoi[:.=\s\"']+(?:org/)?(10\.[^\s\"'`<>]*)", file.read_text()):
+            assert re.fullmatch(r"10\.\d{4,9}/\S+", doi), (file, doi)
+
+
+def test_references_of_docstrings_are_to_what_there_is() -> None:
+    lost = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        names = ROLE.findall(path.read_text(encoding="utf-8"))
+        if names:
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            here = importlib.import_module(module.removesuffix(".__init__"))
+            lost += [f"{module}: {name}" for name in names if not is_known(name, here)]
+    assert lost == []
+
+
+def is_known(name: str, here: ModuleType) -> bool:
+    """Whether a name is of a module, its classes, its room or the package, or is whole."""
+    room = importlib.import_module(".".join(here.__name__.split(".")[:2]))
+    classes = [one for one in vars(here).values() if isinstance(one, type)]
+    for place in (here, room, vr, builtins, *classes):
+        if has(place, name.split(".")):
+            return True
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        return has(found, parts[length:])
+    return False
+
+
+def has(place: object, parts: list[str]) -> bool:
+    """Whether there is an attribute at the end of a path; instances have what is set on them."""
+    for part in parts:
+        if not hasattr(place, part):
+            return any(re.search(rf"\b(self\.)?{part}\b *[:=]", text) for text in sources(place))
+        place = getattr(place, part)
+    return True
+
+
+def sources(place: object) -> list[str]:
+    """Return the source of a class of ours and of those that it inherits from."""
+    ours = (one for one in getattr(place, "__mro__", ()) if one.__module__.startswith("vi_recipes"))
+    return [inspect.getsource(one) for one in ours]

@@ -40,7 +40,8 @@ def prepare(
     model_name, data
         The model's name or file, and the user's data; ``None`` for the model's own.
     entries
-        The methods asked for, from :func:`parse_methods`; ``None`` for all that apply.
+        The methods asked for, from :func:`~vi_recipes.methods.parse_methods`; ``None`` for
+        all that apply.
     pairs
         Settings as text, ``NAME.OPTION=VALUE``.
     tell

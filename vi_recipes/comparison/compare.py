@@ -70,7 +70,7 @@ def compare(
 
     A method that fails is a row that says why; an interrupt keeps what is done. An error in an
     assessment, or in writing a fit, costs that part only, and a note says so
-    (:attr:`Comparison.losses`).
+    (:attr:`~vi_recipes.comparison.comparison.Comparison.losses`).
 
     Parameters
     ----------

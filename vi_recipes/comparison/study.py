@@ -139,8 +139,9 @@ def load_study(name_or_path: str | Path) -> Study:
     Parameters
     ----------
     name_or_path
-        A name among :func:`list_studies`, ``file.py`` or ``file.py:NAME``; without ``NAME``,
-        ``STUDY`` is preferred, else the file must hold one :class:`Study` only.
+        A name among :func:`~vi_recipes.core.list_studies`, ``file.py`` or
+        ``file.py:NAME``; without ``NAME``, ``STUDY`` is preferred, else the file must hold one
+        :class:`Study` only.
 
     Raises
     ------

@@ -295,8 +295,9 @@ def _check_values(values: np.ndarray, site: Site, coords: Mapping[str, np.ndarra
 def _judged(
     result: ELPDDataLOO, values: np.ndarray, log_ratios: np.ndarray | None = None
 ) -> ELPDDataLOO:
-    """Return a result whose high k are those of weights that do vary (see :func:`smooth`).
+    """Return a result whose high k are those of weights that do vary.
 
+    See :func:`~vi_recipes.importance.smooth`.
     Of an observation that says little of the parameters the weights are level, and ArviZ's k noise.
 
     Parameters

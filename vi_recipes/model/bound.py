@@ -62,7 +62,7 @@ class BoundModel:
         """``(key, make) -> made``: compiled code, and what was found out, once a target."""
         self.compiled_for_any_data = MadeOnce()
         """Like :attr:`compiled_once`, for code that takes the data as arguments from
-        :meth:`arrays`: :meth:`with_data` passes it on."""
+        :meth:`arrays`: :meth:`~vi_recipes.model.target.Target.with_data` passes it on."""
         self._spread: Callable[[np.ndarray], jax.sharding.Sharding] | None = None
         leaves = jax.tree.leaves_with_path(given, is_leaf=_is_none)
         self._arguments = tuple(given)

@@ -15,10 +15,10 @@ def load_model(name_or_path: str | Path) -> Model:
     Parameters
     ----------
     name_or_path
-        A name among :func:`list_models`, with ``:NAME`` for another model of the same file, as in
-        ``gmm:LABELS``; ``file.py`` or ``file.py:NAME``. A file holds a :class:`Model` or a bare
-        NumPyro function; without ``NAME``, ``MODEL`` is preferred, else the file must hold one
-        ``Model`` only, or one public function only.
+        A name among :func:`~vi_recipes.core.list_models`, with ``:NAME`` for another model of
+        the same file, as in ``gmm:LABELS``; ``file.py`` or ``file.py:NAME``. A file holds a
+        :class:`Model` or a bare NumPyro function; without ``NAME``, ``MODEL`` is preferred, else
+        the file must hold one ``Model`` only, or one public function only.
 
     Raises
     ------

@@ -18,7 +18,8 @@ def model_mark(target: Target) -> str:
     """Return a mark of the model's log density as a program: another where the model was changed.
 
     It is of the traced operations and of the arrays that the model closes over, and not of its
-    data, of which :attr:`Target.fingerprint` is. It differs between versions of JAX.
+    data, of which :attr:`~vi_recipes.model.target.Target.fingerprint` is. It
+    differs between versions of JAX.
     """
     return target.compiled_once("model mark", lambda: _mark(target))
 

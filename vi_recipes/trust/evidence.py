@@ -53,8 +53,8 @@ def evidences(
     target
         The target that it is a fit of.
     drawn
-        Draws of the approximation, from :meth:`Posterior.weighed_draws`; ``None`` where it has no
-        density.
+        Draws of the approximation, from :meth:`~vi_recipes.posterior.base.Posterior.weighed_draws`;
+        ``None`` where it has no density.
     log_p
         :meth:`Target.log_densities` of ``drawn.z``, shape (num_draws,).
     key

@@ -59,7 +59,8 @@ def _first(count: int, values: np.ndarray) -> np.ndarray:
 class ThetaDensity:
     """log p(y, theta) over the unconstrained parameters, compiled once for a target.
 
-    :class:`WideDensity` is the same where the latent variables are one member of many scalars.
+    :class:`~vi_recipes.methods.nested.wide_density.WideDensity` is the same where the
+    latent variables are one member of many scalars.
 
     Parameters
     ----------

@@ -30,8 +30,9 @@ class Conditional(NamedTuple):
     """W with W W' the inverse of the precision at the mode: z = mode + W x; of one wide member the
     factor of its precision."""
     moments: Float[Any, "rows members powers"]
-    """Of x, for the powers of :func:`powers`; zeros where members are normal: x is then standard
-    normal. Of one wide member that is not, some draws less the mode."""
+    """Of x, for the powers of :func:`~vi_recipes.methods.nested.nodes.powers`; zeros where members
+    are normal: x is then standard normal. Of one wide member that is not, some draws less the
+    mode."""
 
 
 class Swept(NamedTuple):
