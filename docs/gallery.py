@@ -5,7 +5,8 @@
 runs the studies named, all of them without a name, one after the other as a user would. Of each it
 keeps in ``docs/studies/NAME`` the figures (SVG) and tables (CSV) as the run wrote them, and
 ``run.json`` with the command, the commit, the seconds and what the report says first. The manual
-shows these: its build runs no study. What is not committed is not run: nobody could make it again.
+shows these: its build runs no study. What is no commit of the main branch is not run: nobody could
+make it again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from vi_recipes.report import Exhibit, read_exhibit
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "studies"
 RECORD = "run.json"
+BRANCH = "main"
 SOURCES = ("vi_recipes", "models", "comparisons")
 
 
@@ -122,6 +124,8 @@ def main() -> None:
     names = parser.parse_args().names or list_studies()
     if changed := git("status", "--porcelain", "--", *SOURCES):
         sys.exit(f"commit first what is changed:\n{changed}")
+    if git("merge-base", "HEAD", BRANCH) != git("rev-parse", "HEAD"):
+        sys.exit(f"the commit that is checked out is none of {BRANCH}, and may be gone one day")
     for name in names:
         run(name)
         if kept := record(name):
