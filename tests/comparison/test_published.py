@@ -48,9 +48,9 @@ def test_methods_are_columns_over_a_foot() -> None:
     assert list(frame.columns) == ["", "pymc", "point_1"]
     draws = c["pymc"]["tau"]
     assert list(frame["pymc"][3:6]) == [
-        f"{draws.mean():.3f}",
+        f"{draws.mean():.2f}",
         f"({draws.std(ddof=1):.2f})",
-        f"[{np.quantile(draws, 0.055):.3f}, {np.quantile(draws, 0.945):.2f}]",
+        f"[{np.quantile(draws, 0.055):.2f}, {np.quantile(draws, 0.945):.2f}]",
     ]
     assert list(frame["point_1"][3:6]) == ["3", "", ""]
     foot = frame.iloc[6:].set_index("")

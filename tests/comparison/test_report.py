@@ -295,7 +295,12 @@ def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     markdown = write(c, tmp_path / "r.md").read_text(encoding="utf-8")
     assert r"a\[\<b>\|x\]" in markdown
     printed = latex(tables.means(c), "means")
-    assert r"a[\textless{}b\textgreater{}|x]" in printed
+    assert r"a[\textless{}b\textgreater{}\textbar{}x]" in printed
+    # TeX prints ?` as an inverted question mark, and | as a dash in its older fonts
+    formula = latex(Table("`Better?` ~ (1 | g)", ["x"], []), "t")
+    assert (
+        r"{\textasciigrave{}Better?\textasciigrave{} \textasciitilde{} (1 \textbar{} g)" in formula
+    )
     assert r"y\_*" in printed
 
 

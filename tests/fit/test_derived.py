@@ -70,6 +70,25 @@ def test_those_of_a_sampler_are_by_its_draws(tmp_path: Path) -> None:
     assert again.is_sampler
 
 
+def test_what_is_made_of_scalars_one_by_one_has_their_labels() -> None:
+    frame = {"y": [0, 1, 1, 0, 1, 0, 1, 0], "x": np.arange(8.0) % 5, "arm": list("pqrpqrpq")}
+    fit = vr.MAP().fit(vr.Target(vr.glmm("y ~ x + arm", frame, "bernoulli")), throw=True)
+    wider = vr.derive(
+        fit,
+        odds=lambda beta: jnp.exp(beta),
+        shifted=lambda beta, Intercept: beta + Intercept,
+        ordered=lambda beta: jnp.sort(beta),
+        back=lambda beta: beta[::-1],
+        share=lambda beta: beta / beta.sum(),
+        one=lambda beta: jnp.exp(beta[0]),
+    )
+    named = ["[x]", "[arm[q]]", "[arm[r]]"]
+    counted = ["[0]", "[1]", "[2]"]
+    expected = [*(f"odds{n}" for n in named), *(f"shifted{n}" for n in named)]
+    expected += [f"{name}{k}" for name in ("ordered", "back", "share") for k in counted]
+    assert wider.labels()[-len(expected) - 1 :] == [*expected, "one"]
+
+
 def test_what_jax_cannot_trace_is_called_draw_by_draw() -> None:
     fit = draws()
     wider = vr.derive(fit, positive=lambda beta: float(beta[1]) if beta[1] > -0.5 else 0.0)

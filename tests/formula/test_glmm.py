@@ -457,7 +457,7 @@ LME4 = {
 
 
 OTHER_ERRORS = {
-    "cbpp_laplace",  # with one node lme4 differentiates another approximation than it maximises
+    "cbpp_laplace",  # with one node: see test_standard_errors.py
     "radon_ml",  # lmer's errors are those at known sds
 }
 

@@ -84,6 +84,9 @@ def test_predictions_in_a_conjugate_hierarchy_are_those_of_the_closed_form(fitte
     np.testing.assert_allclose(made.interval()[exact], ends[exact], rtol=1e-9, atol=1e-9)
     assert repr(made) == f"Prediction(kind={kind!r}, groups={groups!r}, 7 rows, {NUM_DRAWS} draws)"
     assert list(made.frame().columns) == ["mean", "sd", "low", "high"]
+    some = pd.DataFrame(NEW, index=[9, 3, 5, 7, 1, 0, 2])
+    again = vr.predict(fit, target, some, kind, groups, num_draws=20).frame()
+    assert list(again.index) == [9, 3, 5, 7, 1, 0, 2]  # so that it joins the rows that it is of
 
 
 def test_independent_factors_predict_by_their_own_closed_form(fitted):
@@ -210,7 +213,7 @@ def test_successes_and_levels():
     [
         ({"xx": [1.0], "g": ["a"]}, {}, "unknown column 'x'; did you mean 'xx'"),
         ({"x": [1.0]}, {}, "unknown column 'g'.*groups='population'"),
-        ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"1 of 2 rows have missing values \(x 1"),
+        ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"newdata: 1 of 2 rows .*\(x 1.*; leave these"),
         ({"x": [1.0], "g": ["a"]}, {"kind": "men"}, "kind: got 'men'"),
         ({"x": [1.0], "g": ["a"]}, {"groups": "old"}, "groups: got 'old'"),
     ],
@@ -222,11 +225,14 @@ def test_new_data_that_will_not_do_are_refused(fitted, newdata, options, says):
 
 
 def test_a_level_that_the_data_did_not_have_is_named():
-    frame = pd.DataFrame({"y": RNG.normal(size=9), "kind": list("pqr") * 3})
-    target = vr.Target(vr.glmm("y ~ kind", frame))
-    fit = vr.MAP().fit(target, throw=True)
-    with pytest.raises(ValueError, match=r"The levels \(z\) in 'kind' are not present"):
-        vr.predict(fit, target, {"kind": ["p", "z"]})
+    frame = pd.DataFrame({"y": RNG.normal(size=9), "kind": list("pqr") * 3, "k": [1, 2, 3] * 3})
+    for term, column, bad in (("kind", "kind", "z"), ("C(k)", "k", 9)):
+        target = vr.Target(vr.glmm(f"y ~ {term}", frame))
+        fit = vr.MAP().fit(target, throw=True)
+        had = "p, q, r" if column == "kind" else "1, 2, 3"
+        says = f"newdata: '{term}' has {bad}, which the data did not have; it had {had}"
+        with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+            vr.predict(fit, target, {column: [frame[column][0], bad]})
 
 
 # -- any model ---------------------------------------------------------------------------------

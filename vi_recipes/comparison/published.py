@@ -11,7 +11,7 @@ from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import heading, numbers
 from vi_recipes.fit import Fit, interval_setting, intervals, loo_table, population
 from vi_recipes.model import Site, Target, labels_by_site
-from vi_recipes.report import DASH, PublishedTable, format_number, format_seconds
+from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
 
 TIDY = (
     "method",
@@ -78,7 +78,8 @@ def publish(
     constants, setting = set(comparison.constants()), interval_setting()
     labels = [label for label in first.labels(chosen) if label not in constants]
     means, sds = numbers(comparison, Fits.centres), numbers(comparison, Fits.spreads)
-    ends = {
+    errors = numbers(comparison, Fits.mcses)
+    intervals_of = {
         name: dict(zip(fit.labels(chosen), zip(*intervals(fit, chosen), strict=True), strict=True))
         for name, fit in fits.items()
     }
@@ -87,11 +88,14 @@ def publish(
         rows: list[list[str]] = [[label], [""], [""]]
         for name in fits:
             mean, sd = means[name][label], sds[name][label]
-            low, high = ends[name].get(label, (np.nan, np.nan))
+            low, high = intervals_of[name].get(label, (np.nan, np.nan))
             known = np.isfinite(low) and np.isfinite(high)
-            rows[0].append(format_number(mean) if np.isfinite(mean) else DASH)
-            rows[1].append(f"({format_number(sd, 3)})" if np.isfinite(sd) else "")
-            rows[2].append(f"[{format_number(low, 3)}, {format_number(high, 3)}]" if known else "")
+            # all to the same decimals: those that the sd and the Monte Carlo error leave
+            error = errors[name][label]
+            rows[0].append(format_value(mean, error, sd) if np.isfinite(mean) else DASH)
+            rows[1].append(f"({format_value(sd, error, sd)})" if np.isfinite(sd) else "")
+            ends = ", ".join(format_value(end, error, sd) for end in (low, high))
+            rows[2].append(f"[{ends}]" if known else "")
         body += [row for row in rows if any(row)]
     lost = [label for label in labels if label in comparison.unsettled]
     # of a formula it says how many rows were left out

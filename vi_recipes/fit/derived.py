@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ from vi_recipes.posterior import (
     Posterior,
     apply_functions,
 )
+
+MOST_ELEMENTS = 100
+"""Of a quantity for which it is looked at whose labels it has."""
+
+NUM_POINTS, STEP = 3, 1e-3
+"""Where that is looked at, and how far a scalar is moved there, as a share of the largest."""
 
 type Functions = Mapping[str, Callable[..., Any]]
 
@@ -49,12 +56,20 @@ def derived(fit: Fit, functions: Functions, made: dict[int, Target | None]) -> F
     if not fit.has_result or fit.posterior is None:
         return fit
     shapes = apply_functions(of_all, {n: v[None] for n, v in fit.mean().items()}, 1)
-    sites = tuple(derived_site(name, value.shape[1:]) for name, value in shapes.items())
+    sites = tuple(
+        derived_site(name, value.shape[1:], _like(name, of_all[name], fit, value.shape[1:]))
+        for name, value in shapes.items()
+    )
     posterior = _by_model(fit, fit.posterior, of_all, made)
     if posterior is None:
         posterior = DerivedPosterior(fit.posterior, of_all, fit.is_point, fit.is_sampler)
     assessment = fit.assessment and _widened(fit.assessment, sites)
-    coords = {dim: np.arange(n) for s in sites for dim, n in zip(s.dims, s.shape, strict=True)}
+    coords = {
+        dim: np.arange(n)
+        for s in sites
+        for dim, n in zip(s.dims, s.shape, strict=True)
+        if dim not in fit.coords
+    }
     return replace(
         fit,
         posterior=posterior,
@@ -62,6 +77,40 @@ def derived(fit: Fit, functions: Functions, made: dict[int, Target | None]) -> F
         coords={**fit.coords, **coords},
         assessment=assessment,
     )
+
+
+def _like(name: str, function: Callable[..., Any], fit: Fit, shape: tuple[int, ...]) -> Site | None:
+    """Return the site whose scalars a quantity is made of one by one, in their order.
+
+    It is looked at, at some points, whether each element changes with its own scalar and no other:
+    that of a sorted vector does not.
+    """
+    size = int(np.prod(shape))
+    alike = [s for s in fit.sites if s.shape == shape]
+    if not shape or not 1 < size <= MOST_ELEMENTS:
+        return None
+    mean = fit.mean()
+    rng = np.random.default_rng(0)
+    for site in alike:
+        points = rng.permuted(np.tile(mean[site.name].ravel(), (NUM_POINTS, 1)), axis=1)
+        points = points * (1 + STEP * rng.standard_normal(points.shape))
+        moved = points[:, None] + STEP * (np.abs(points).max() or 1.0) * np.eye(size)
+        rows = np.concatenate([points[:, None], moved], axis=1).reshape(-1, *shape)
+        at = {n: np.broadcast_to(v, (len(rows), *np.shape(v))) for n, v in mean.items()}
+        made = attempt(
+            partial(apply_functions, {name: function}, {**at, site.name: rows}, 1), _none
+        )
+        if made is None:
+            continue
+        values = made[name].reshape(NUM_POINTS, size + 1, size)
+        changed = values[:, 1:] != values[:, :1]
+        if np.isfinite(values).all() and (changed == np.eye(size, dtype=bool)).all():
+            return site
+    return None
+
+
+def _none(_: str) -> None:
+    return None
 
 
 def _by_model(

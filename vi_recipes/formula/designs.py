@@ -19,6 +19,12 @@ FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs", "si
 CODED = re.compile(r"\bC\(\s*([\w.]+)\s*(?:,[^\[\]]*)?\)\[")
 """The label of a level whose coding is said: ``C(period)[2]`` is called ``period[2]``."""
 
+NEW_LEVELS = re.compile(r"The levels? \((.*)\) in '(.*)' (?:are|is) not present")
+"""What formulae says of levels that the data did not have."""
+
+MOST_LEVELS = 8
+"""That a complaint lists."""
+
 
 class Design:
     """The columns that terms of a formula stand for, at the data and at new data.
@@ -93,9 +99,28 @@ class Design:
         """
         if self._common is None:
             return np.zeros((len(data), 0)), None
-        with _telling(self.terms):
-            matrix = self._common.evaluate_new_data(data).design_matrix
+        try:
+            with _telling(self.terms):
+                matrix = self._common.evaluate_new_data(data).design_matrix
+        except ValueError as error:
+            raise self._with_new_levels(error) from None
         return self._parts(np.asarray(matrix, float))
+
+    def _with_new_levels(self, error: ValueError) -> ValueError:
+        """Return an error that says which levels the data had, where it is of others."""
+        found = NEW_LEVELS.search(str(error))
+        if found is None:
+            return error
+        new, term = found.groups()
+        named = [
+            name for name in self.columns if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", term)
+        ]
+        said = ""
+        if len(named) == 1:
+            levels = list(map(str, sorted(pd.unique(self.data[named[0]]))))
+            more = ", ..." if len(levels) > MOST_LEVELS else ""
+            said = f"; it had {', '.join(levels[:MOST_LEVELS])}{more}"
+        return ValueError(f"newdata: '{term}' has {new}, which the data did not have{said}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"terms": self.terms, "data": self.data}  # formulae's own objects hold modules

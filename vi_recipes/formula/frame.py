@@ -52,7 +52,10 @@ def as_frame(data: Any) -> pd.DataFrame:
 
 
 def complete(
-    frame: pd.DataFrame, columns: Sequence[str], missing: Literal["error", "drop"]
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    missing: Literal["error", "drop"],
+    what: str = "data",
 ) -> tuple[pd.DataFrame, str]:
     """Return the columns without missing values, and what was dropped, in words.
 
@@ -76,12 +79,17 @@ def complete(
     by_column = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
     if missing == "error":
         raise ValueError(
-            f"data: {rows.sum()} of {len(rows)} rows have missing values ({by_column}; the first "
-            f"is row {int(rows.argmax()) + 1}); missing='drop' leaves these rows out and counts "
-            "them, or fill them in"
+            f"{what}: {rows.sum()} of {len(rows)} rows have missing values ({by_column}; the first "
+            f"is row {int(rows.argmax()) + 1}); "
+            + (
+                "missing='drop' (--missing drop) leaves these rows out and counts them, or fill "
+                "them in"
+                if what == "data"
+                else "leave these rows out, or fill them in"
+            )
         )
     if rows.all():
-        raise ValueError(f"data: all {len(rows)} rows have missing values ({by_column})")
+        raise ValueError(f"{what}: all {len(rows)} rows have missing values ({by_column})")
     return (
         _ordered(frame[~rows].reset_index(drop=True)),
         f"{rows.sum()} of {len(rows)} rows left out for missing values ({by_column})",

@@ -59,7 +59,7 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
     _check_there(full, used, "columns")
     frame = full[list(dict.fromkeys([*used, *(n for n in grouping if n in full)]))]
     if used:
-        complete(frame[list(dict.fromkeys(used))], used, "error")
+        complete(frame[list(dict.fromkeys(used))], used, "error", "newdata")
     rows = len(full)
     given = {} if model.data is None else model.data()
     arguments: dict[str, Any] = dict.fromkeys(given, 0)

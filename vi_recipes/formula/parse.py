@@ -111,8 +111,8 @@ def tokens_of(text: str) -> list[Token]:
         if found is None:
             place += len(text[place:]) - len(text[place:].lstrip())
             what = "a quote that is not closed" if text[place] in "\"'`" else repr(text[place])
-            if text[place] == "_":
-                what += "; a column whose name begins so stands in backquotes"
+            if text[place] not in "\"'`":
+                what += "; a column whose name is no word stands in backquotes"
             raise marked(text, place, f"cannot read {what}")
         kind = str(found.lastgroup)
         tokens.append(Token(kind, found.group(kind), found.start(kind)))

@@ -44,6 +44,8 @@ class Prediction:
         What they are, as asked for.
     levels
         Of an ordinal response.
+    rows
+        What the rows of the data are called: the index of a data frame.
     normal, link
         The law of the linear predictor where it is known, and what the mean follows from it by.
     """
@@ -52,6 +54,7 @@ class Prediction:
     kind: Kind
     groups: Groups
     levels: tuple[str, ...] = ()
+    rows: pd.Index | None = None
     normal: NormalPredictor | None = None
     link: str = "identity"
 
@@ -96,15 +99,17 @@ class Prediction:
     def frame(self, level: float = 0.95) -> pd.DataFrame:
         """Return a frame with a row for each row of the data: mean, sd, low, high.
 
-        Rows of an ordinal response's mean are of one level each.
+        Its index is that of the data. Rows of an ordinal response's mean are of one level each,
+        and the column ``row`` has the index.
         """
         ends = self.interval(level)
         columns = {"mean": self.mean, "sd": self.sd, "low": ends[..., 0], "high": ends[..., 1]}
         made = pd.DataFrame({name: np.ravel(value) for name, value in columns.items()})
-        if self.mean.ndim == 2:
-            rows, levels = self.mean.shape
-            made.insert(0, "level", list(self.levels) * rows)
-            made.insert(0, "row", np.repeat(np.arange(rows), levels))
+        rows = pd.RangeIndex(self.mean.shape[0]) if self.rows is None else self.rows
+        if self.mean.ndim == 1:
+            return made.set_axis(rows)
+        made.insert(0, "level", list(self.levels) * len(rows))
+        made.insert(0, "row", rows.repeat(self.mean.shape[1]))
         return made
 
 
@@ -172,7 +177,8 @@ def predict(
         extended = _extended(model, flat, at, groups, keys[0])
         values = _run(model, extended, at, kind, keys[1])
     shaped = values.reshape(chains, number, *values.shape[1:])
-    made = Prediction(shaped, kind, groups, model.response.levels)
+    index = newdata.index if isinstance(newdata, pd.DataFrame) else None
+    made = Prediction(shaped, kind, groups, model.response.levels, index)
     family = family_of(model.family)
     link = "identity" if kind == "linear" else model.link
     known = {"linear": not family.of_levels, "mean": family.mean_follows and link != "inverse"}

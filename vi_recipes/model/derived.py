@@ -69,7 +69,12 @@ def with_derived(target: Target, functions: Mapping[str, Callable[..., Any]]) ->
     return Target(replace(target.model, function=function), **target.data)
 
 
-def derived_site(name: str, shape: tuple[int, ...]) -> Site:
-    """Return the record of a derived quantity, as tracing would make it."""
+def derived_site(name: str, shape: tuple[int, ...], like: Site | None = None) -> Site:
+    """Return the record of a derived quantity, as tracing would make it.
+
+    Where it is made of a site's scalars one by one, it has their labels.
+    """
+    if like is not None:
+        return Site(name, "deterministic", shape, shape, like.plates, like.dims)
     dims = tuple(f"{name}_dim_{axis}" for axis in range(len(shape)))
     return Site(name, "deterministic", shape, shape, (), dims)

@@ -97,6 +97,9 @@ _SPECIAL = {
     "−": "$-$",
     "±": r"$\pm$",
     "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",  # ?` would be an inverted question mark
     "×": r"$\times$",
     "†": r"\dag{}",
     "∞": r"$\infty$",
