@@ -22,7 +22,15 @@ if TYPE_CHECKING:
         derive,
         load_study,
     )
-    from vi_recipes.core import FitError, MethodFailure, Status, Timing, use_cache
+    from vi_recipes.core import (
+        FitError,
+        Hosts,
+        MethodFailure,
+        Status,
+        Timing,
+        join_hosts,
+        use_cache,
+    )
     from vi_recipes.data import (
         Batches,
         FileBatches,
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
         read_data,
         read_frame,
         read_numeric,
+        read_part,
     )
     from vi_recipes.fit import (
         Assessment,
@@ -114,9 +123,11 @@ _HOMES = {
     ),
     "vi_recipes.core": (
         "FitError",
+        "Hosts",
         "MethodFailure",
         "Status",
         "Timing",
+        "join_hosts",
         "use_cache",
     ),
     "vi_recipes.data": (
@@ -129,6 +140,7 @@ _HOMES = {
         "read_data",
         "read_frame",
         "read_numeric",
+        "read_part",
     ),
     "vi_recipes.fit": (
         "Assessment",
@@ -246,6 +258,7 @@ __all__ = [
     "FitError",
     "ForwardKL",
     "FreeEnergy",
+    "Hosts",
     "LOOError",
     "Laplace",
     "LinearFactors",
@@ -289,6 +302,7 @@ __all__ = [
     "from_arviz",
     "from_draws",
     "glmm",
+    "join_hosts",
     "judge",
     "load_model",
     "load_reference",
@@ -307,6 +321,7 @@ __all__ = [
     "read_data",
     "read_frame",
     "read_numeric",
+    "read_part",
     "shard",
     "slopes",
     "sweep",

@@ -297,3 +297,32 @@ def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
     path.write_text("\n".join([*lines[:7], lines[7] + ",3", *lines[8:]]) + "\n")
     with pytest.raises(ValueError, match=r"rows from 0: .*Expected 5 fields in line 7, saw 6"):
         list(read(folder, "csv").blocks(np.random.default_rng(0)))
+
+
+def test_parts_of_hosts_are_all_rows_in_order(tmp_path: Path) -> None:
+    folder = write(tmp_path, "parquet")
+    whole = frame()
+    for count in (1, 3, 7):
+        parts = [vr.read_part(folder, COLUMNS, hosts=vr.Hosts(k, count)) for k in range(count)]
+        sizes = [len(part["y"]) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        np.testing.assert_array_equal(np.concatenate([p["X"] for p in parts]), whole[["a", "b"]])
+        np.testing.assert_array_equal(np.concatenate([p["y"] for p in parts]), whole["y"])
+    assert len(vr.read_part(folder, COLUMNS)["y"]) == NUM_ROWS
+    with pytest.raises(ValueError, match="60 rows for 61 hosts"):
+        vr.read_part(folder, COLUMNS, hosts=vr.Hosts(0, 61))
+
+
+def test_a_host_reads_the_row_groups_of_its_part_only(tmp_path: Path) -> None:
+    """Rows 20 to 39 of the first file's 25 in groups of 10, and the second's 35."""
+    files = vr.batches_from_parquet(write(tmp_path, "parquet"), COLUMNS, batch_size=1)
+    assert isinstance(files, vr.FileBatches)
+    read: list[int] = []
+
+    def watched(piece: batch_files.Piece, names: list[str]) -> dict[str, np.ndarray]:
+        read.append(piece.rows)
+        return files.read(piece, names)
+
+    part = replace(files, read=watched).rows(20, 40)
+    assert len(part["y"]) == 20
+    assert read == [5, 10, 10]

@@ -48,6 +48,7 @@ from vi_recipes.core.content import (
 )
 from vi_recipes.core.errors import attempt, called, is_own, place_of, told
 from vi_recipes.core.folders import check_folder, drop_others, held
+from vi_recipes.core.hosts import Hosts, agree, join_hosts, numbers_by_hosts
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision, seed_of
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
@@ -74,6 +75,7 @@ __all__ = [
     "ByIdentity",
     "CheckpointError",
     "FitError",
+    "Hosts",
     "KeptFile",
     "KeptWords",
     "Kind",
@@ -85,6 +87,7 @@ __all__ = [
     "SharedCode",
     "Status",
     "Timing",
+    "agree",
     "as_key",
     "as_seed",
     "attempt",
@@ -113,6 +116,7 @@ __all__ = [
     "is_table",
     "is_text",
     "is_whole",
+    "join_hosts",
     "list_models",
     "list_pages",
     "list_studies",
@@ -120,6 +124,7 @@ __all__ = [
     "load_object",
     "member",
     "members",
+    "numbers_by_hosts",
     "one_at_a_time",
     "one_seed",
     "only",

@@ -7,6 +7,7 @@ from vi_recipes.data.batch_files import FileBatches, batches_from_csv, batches_f
 from vi_recipes.data.batches import ArrayBatches, Batches, Prefetch, draw
 from vi_recipes.data.frames import R_DATA, read_frame
 from vi_recipes.data.members import MEMBERS, WEIGHTS, MemberBatches
+from vi_recipes.data.parts import read_part
 from vi_recipes.data.read import (
     JSON,
     NETCDF,
@@ -44,4 +45,5 @@ __all__ = [
     "read_data",
     "read_frame",
     "read_numeric",
+    "read_part",
 ]

@@ -99,6 +99,18 @@ class FileBatches:
             taken += piece.rows
         return {name: array[:size] for name, array in _join(parts).items()}
 
+    def rows(self, first: int, end: int) -> dict[str, np.ndarray]:
+        """Return the rows from the number ``first`` to before ``end``; reads their pieces only."""
+        parts: list[dict[str, np.ndarray]] = []
+        start = 0
+        for piece in self.pieces:
+            low, high = max(first - start, 0), min(end - start, piece.rows)
+            if low < high:
+                part = self._read(piece)
+                parts.append({name: array[low:high] for name, array in part.items()})
+            start += piece.rows
+        return _join(parts)
+
     def blocks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """Yield every row once, in blocks made of pieces in random order."""
         parts: list[dict[str, np.ndarray]] = []

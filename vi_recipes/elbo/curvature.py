@@ -163,6 +163,8 @@ class CurvedKL(KL):
         ``None`` where a product along a random direction says that they meet elsewhere too.
         """
         assert self.families is not None
+        if self.target.num_hosts > 1:  # whose inputs are each other host's
+            return None
         couplings = []
         blocks = self._run(self._couplings, jnp.asarray(flat, float), self.held)
         for (i, j), block in zip(self.expectation.gathered_pairs, blocks, strict=True):

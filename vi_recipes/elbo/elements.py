@@ -69,7 +69,8 @@ class ElementIntegral:
 
     def __init__(self, target: Target, factors: Factors, plan: Plan) -> None:
         self.target, self.factors, self.plan = target, factors, plan
-        self.shape = plan.shape or ()
+        shape = plan.shape or ()
+        self.shape = shape if target.spread is None else target.spread.whole(shape)
         # derivatives are taken of one traced function, not of the model again and again
         self._traced = jax.jit(self._at_node)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,9 +62,9 @@ class Expectation:
         """Return the arrays of the sites that are integrated by quadrature."""
         return {
             plan.name: SiteArrays(
-                {j: jnp.asarray(leaf) for j, leaf in plan.constants.items()},
-                [_source_arrays(source, plan.shape or ()) for source in plan.sources],
-                jnp.asarray(plan.weight),
+                {j: self.target.place(leaf) for j, leaf in plan.constants.items()},
+                [self._source_arrays(source, plan.shape or ()) for source in plan.sources],
+                self.target.place(plan.weight),
                 jnp.asarray(self.start),
             )
             for plan in self.plans
@@ -115,6 +114,22 @@ class Expectation:
             return exact_nodes, CHECK_NODES
         return num_nodes, room
 
+    def _source_arrays(
+        self, source: Affine | Single, shape: tuple[int, ...]
+    ) -> AffineArrays | SingleArrays:
+        place = self.target.place
+        if isinstance(source, Single):
+            return SingleArrays(place(source.index))
+        slopes = (
+            np.stack([np.broadcast_to(s, shape) for s in source.slopes])
+            if source.slopes
+            else np.zeros((0,))
+        )
+        gathers = [
+            Gather(place(g.one_slope), place(np.asarray(g.coordinate))) for g in source.gathers
+        ]
+        return AffineArrays(place(source.offset), place(slopes, 1), gathers)
+
     # -- taking it ---------------------------------------------------------------------------------
 
     def __call__(
@@ -144,8 +159,9 @@ class Expectation:
         Raises
         ------
         ValueError
-            For a site whose density is not a sum over elements.
+            For a site whose density is not a sum over elements, and rows that lie elsewhere.
         """
+        self.target.check_undivided()
         plan = next(plan for plan in self.plans if plan.name == name)
         if plan.sources:
             return self._elementwise[name](self._placed(eta), held)
@@ -208,7 +224,8 @@ class Expectation:
     def _coupling(
         self, plan: Plan, first: GatherPlace, second: GatherPlace, placed: Placed, held: Held
     ) -> Float[Array, "elements 2 2"]:
-        zero, ones = jnp.zeros(plan.shape or ()), jnp.ones(plan.shape or ())
+        shape = self._elementwise[plan.name].shape
+        zero, ones = jnp.zeros(shape), jnp.ones(shape)
 
         def move(parameter: int, by: jax.Array) -> Move:
             return Move(by, zero) if parameter == 0 else Move(zero, by)
@@ -254,23 +271,3 @@ def _gathered(plan: Plan, place: GatherPlace) -> np.ndarray:
     source = plan.sources[place.source]
     assert isinstance(source, Affine)
     return np.broadcast_to(source.gathers[place.gather].coordinate, plan.shape or ()).ravel()
-
-
-def _source_arrays(source: Affine | Single, shape: tuple[int, ...]) -> AffineArrays | SingleArrays:
-    if isinstance(source, Single):
-        return SingleArrays(jnp.asarray(source.index))
-    slopes = (
-        np.stack([np.broadcast_to(s, shape) for s in source.slopes])
-        if source.slopes
-        else np.zeros((0,))
-    )
-    gathers = [
-        Gather(jnp.asarray(_scalar(g.slope)), jnp.asarray(g.coordinate)) for g in source.gathers
-    ]
-    return AffineArrays(jnp.asarray(source.offset), jnp.asarray(slopes), gathers)
-
-
-def _scalar(values: Any) -> Any:
-    """Return one number for an array of equal ones."""
-    flat = np.asarray(values)
-    return flat.flat[0] if flat.size and (flat == flat.flat[0]).all() else flat

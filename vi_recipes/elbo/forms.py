@@ -67,7 +67,7 @@ def note_forms(
 
     z = jnp.asarray(point)
     compiled = compiler(forms, z, target.arrays(), calls=1)
-    result = jax.tree.map(np.asarray, compiled(z, target.arrays()))
+    result = jax.tree.map(target.own, compiled(z, target.arrays()))
     for plan in wanted:
         cubes, shifts = result[plan.name]
         for source in plan.sources:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vi_recipes.core import agree
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.forms import note_forms
 from vi_recipes.elbo.plan import (
@@ -102,18 +103,21 @@ def make_plans(
     plans = []
     for name, site in shapes.items():
         flows = target.flows.densities[name]
+        shape = site.shape
+        if shape is not None and target.spread is not None:
+            shape = target.spread.own_shape(shape)
         leaves = [
             _read_leaf(
                 target,
                 probes,
                 [(here[name].leaves[j], along[name].leaves[j]) for here, along in seen],
-                site.shape,
+                shape,
                 flows.leaves[j].latents if j or name not in target.slices else {name},
             )
             for j in range(len(site.leaves))
         ]
         slopes = [along[name].total for _, along in seen]
-        plan = Plan(name, shape=site.shape, weight=seen[0][0][name].weight)
+        plan = Plan(name, shape=shape, weight=seen[0][0][name].weight)
         if overrides.get(name) == "draws":
             plan.draws, plan.reason = True, "as asked"
         elif flows.weight.latents:
@@ -127,7 +131,32 @@ def make_plans(
     note_forms(target, plans, probes.points[1], compiler)
     for plan in plans:
         check_sources(factors, plan, overrides)
+    if target.num_hosts > 1:
+        agree(
+            "how the expectation of each site's density is to be taken, by its rows; divide the "
+            "rows otherwise",
+            "; ".join(f"{plan.name} {_structure(plan)}" for plan in plans),
+        )
     return plans
+
+
+def _structure(plan: Plan) -> str:
+    """Say what of a plan has to be the same for all rows: programs are made of it."""
+
+    def form(given: object) -> str:
+        array = np.asarray(given)
+        return repr(array.tolist()) if array.size == 1 else repr(array.shape)
+
+    parts: list[object] = [plan.draws, plan.whole, plan.shape, form(plan.weight)]
+    parts += [(j, form(leaf)) for j, leaf in plan.constants.items()]
+    for source in plan.sources:
+        if isinstance(source, Single):
+            parts.append((source.site, source.leaves, form(source.index)))
+            continue
+        parts.append((source.leaf, source.minus, source.columns, source.quadratic))
+        parts.append(form(source.offset))
+        parts += [(form(g.one_slope), form(g.coordinate)) for g in source.gathers]
+    return repr(parts)
 
 
 def _make_probes(target: Target, start: Float[np.ndarray, " dim"]) -> Probes:
@@ -160,7 +189,8 @@ def _look(
     seen = []
     for z in probes.points:
         here, along = compiled(jnp.asarray(z), directions, arrays)
-        seen.append((jax.tree.map(np.asarray, here), jax.tree.map(np.asarray, along)))
+        slopes = jax.tree.map(lambda x: target.own(x, 1), along)
+        seen.append((jax.tree.map(target.own, here), slopes))
     return seen
 
 

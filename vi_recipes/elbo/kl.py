@@ -171,7 +171,8 @@ class KL:
             value, slope = jax.value_and_grad(self._undrawn)(f, held)
             return slope, value
 
-        return jax.linearize(gradient, flat, has_aux=True)
+        made = jax.linearize(gradient, flat, has_aux=True)
+        return made if self.target.spread is None else self.target.spread.divide(made)
 
     def _at_draws(self, flat: Float[np.ndarray, " params"]) -> list[_Drawn]:
         """Return what the draws add, chunk by chunk: one program, however many there are."""

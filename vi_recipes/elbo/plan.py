@@ -34,6 +34,12 @@ class Gather(NamedTuple):
     slope: Float[Array | np.ndarray, "*shape"]
     coordinate: Int[Array | np.ndarray, "*shape"]
 
+    @property
+    def one_slope(self) -> np.ndarray:
+        """The slopes, or one number for an array of equal ones."""
+        flat = np.asarray(self.slope)
+        return np.asarray(flat.flat[0]) if flat.size and (flat == flat.flat[0]).all() else flat
+
 
 @dataclass
 class Affine:

@@ -74,6 +74,10 @@ class Method(ABC):
     integrates: ClassVar[bool] = False
     """Whether it integrates latent variables out, and so weighs rows and not densities."""
 
+    over_hosts: ClassVar[bool] = False
+    """Whether it fits rows that are divided over several hosts: all that it does with them is sums
+    that JAX takes."""
+
     by_default: ClassVar[bool] = True
     """Whether a comparison that names no methods runs it, where it applies."""
 
@@ -131,6 +135,12 @@ class Method(ABC):
 
         See :meth:`applies` and :attr:`vi_recipes.Target.weighted_latents`.
         """
+        if target.num_hosts > 1 and not vars(type(self)).get("over_hosts", False):
+            return (
+                f"{self.key} does not fit rows that lie on {target.num_hosts} hosts: it reads some "
+                "outside compiled code, or has not been tried. map, laplace, meanfield and lrvb "
+                "do; or shard over the devices of one host"
+            )
         return self.applies(target) or (target.weighted_latents if not self.integrates else None)
 
     @abstractmethod

@@ -48,6 +48,7 @@ class Laplace(Method):
     """
 
     key: ClassVar[str] = "laplace"
+    over_hosts: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
         "Gaussian at the mode: exact for Gaussians; absent where the mode is singular"

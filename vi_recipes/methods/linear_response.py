@@ -34,6 +34,7 @@ class LinearResponse(Method):
     """
 
     key: ClassVar[str] = "lrvb"
+    over_hosts: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
         "mean-field means with repaired covariances: close to NUTS where the posterior is not "

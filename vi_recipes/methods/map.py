@@ -48,6 +48,7 @@ class MAP(Method):
     """
 
     key: ClassVar[str] = "map"
+    over_hosts: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
         "joint mode: fast; no spread, and biased or absent where scales can collapse"

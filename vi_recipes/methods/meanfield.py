@@ -74,6 +74,7 @@ class MeanField(Method):
     """
 
     key: ClassVar[str] = "meanfield"
+    over_hosts: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
         "independent factors, deterministic: fast; means usually good, sds too small where "

@@ -18,6 +18,7 @@ from vi_recipes.core import MadeOnce, ModelError, bind_parts, called
 from vi_recipes.data import bind, fingerprint
 from vi_recipes.model.model import Model
 from vi_recipes.model.observed import with_observed_arrays
+from vi_recipes.model.spread import Spread
 
 Arrays = tuple[Any, ...]
 """The traced data of a target, as JAX arrays; see :meth:`BoundModel.arrays`."""
@@ -63,7 +64,10 @@ class BoundModel:
         self.compiled_for_any_data = MadeOnce()
         """Like :attr:`compiled_once`, for code that takes the data as arguments from
         :meth:`arrays`: :meth:`~vi_recipes.model.target.Target.with_data` passes it on."""
-        self._spread: Callable[[np.ndarray], jax.sharding.Sharding] | None = None
+        self.spread: Spread | None = None
+        """Where the rows lie, if they are divided over devices."""
+        self.padded_rows = 0
+        """Rows without weight among them, which fill them up."""
         leaves = jax.tree.leaves_with_path(given, is_leaf=_is_none)
         self._arguments = tuple(given)
         self._paths = [path for path, _ in leaves]
@@ -91,14 +95,37 @@ class BoundModel:
         double = bool(jax.config.jax_enable_x64)
         if double not in self._on_device:
             with concrete():
-                self._on_device[double] = tuple(self._place(a) for a in self._arrays)
+                self._on_device[double] = tuple(self.place(a) for a in self._arrays)
         return self._on_device[double]
 
-    def _place(self, array: np.ndarray) -> jax.Array:
-        """Return an array of the data where computations are to find it."""
-        if self._spread is None:
-            return jnp.asarray(array)
-        return jax.device_put(array, self._spread(array))
+    def place(self, array: np.ndarray, axis: int = 0) -> jax.Array:
+        """Return an array where computations are to find it.
+
+        Along ``axis`` it may have an entry a row; see :class:`~vi_recipes.model.spread.Spread`.
+        """
+        return jnp.asarray(array) if self.spread is None else self.spread.place(array, axis)
+
+    def own(self, value: jax.Array, axis: int = 0) -> np.ndarray:
+        """Return a computed array; of one with an entry a row along ``axis`` this host's rows."""
+        return np.asarray(value) if self.spread is None else self.spread.own(value, axis)
+
+    @property
+    def num_hosts(self) -> int:
+        """How many hosts the rows are divided over; each has only its own in :attr:`data`."""
+        return 1 if self.spread is None else self.spread.num_hosts
+
+    def check_undivided(self) -> None:
+        """Raise a :class:`ValueError` unless this host has all rows, and those alone."""
+        if self.num_hosts > 1:
+            lie = f"lie on {self.num_hosts} hosts"
+        elif self.padded_rows:
+            lie = f"are filled up by {self.padded_rows} without weight"
+        else:
+            return
+        raise ValueError(
+            f"target: the rows of model '{self.name}' {lie}, and this is row by row: take the "
+            "target as it was before vr.shard, which is target.undivided"
+        )
 
     def keywords(self, arrays: Arrays) -> dict[str, Any]:
         """Return the model's keyword arguments with ``arrays`` in the traced places."""
@@ -108,6 +135,11 @@ class BoundModel:
             for leaf, is_traced in zip(self._leaves, self._is_traced, strict=True)
         ]
         return dict(jax.tree.unflatten(self._treedef, leaves))
+
+    @property
+    def traced_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of :meth:`arrays`: of this host's rows, where several have them."""
+        return [array.shape for array in self._arrays]
 
     @property
     def traced_arguments(self) -> tuple[str, ...]:

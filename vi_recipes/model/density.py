@@ -90,7 +90,8 @@ class FlatDensity(TracedModel):
     @property
     def size(self) -> int:
         """Numbers in the data and in the flat vector, about what one density reads."""
-        return sum(np.size(a) for a in self._arrays) + self.dim
+        own = sum(np.size(a) for a in self._arrays)
+        return own * self.num_hosts + self.dim
 
     # -- pure functions, to be transformed and compiled ----------------------------------------
 
@@ -238,7 +239,8 @@ class FlatDensity(TracedModel):
         return {name: np.asarray(value) for name, value in result.items()}
 
     def check_pointwise(self) -> None:
-        """Raise a :class:`ValueError` if the model has no pointwise likelihood."""
+        """Raise a :class:`ValueError` if the model has no pointwise likelihood here."""
+        self.check_undivided()
         if not self.observed:
             raise ValueError(
                 f"model '{self.name}' has no pointwise likelihood: its likelihood lives in "

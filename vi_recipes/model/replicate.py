@@ -100,7 +100,14 @@ def _trace_observed_sites(target: FlatDensity) -> dict[str, Site]:
 
 @one_at_a_time
 def observed_data(target: FlatDensity) -> Sites:
-    """Return what the model observes, by site: the data as they reach their distributions."""
+    """Return what the model observes, by site: the data as they reach their distributions.
+
+    Raises
+    ------
+    ValueError
+        For a target whose rows are divided over hosts, or filled up.
+    """
+    target.check_undivided()
     names = list(observed_sites(target))
 
     def values(arrays: Arrays) -> dict[str, Array]:
@@ -136,6 +143,7 @@ def _in_blocks(
 
     One shape, so one compilation: the last block is filled up with its last draw.
     """
+    target.check_undivided()
     flat = {s.name: samples[s.name].reshape(-1, *samples[s.name].shape[2:]) for s in target.latents}
     chains, draws = next(iter(samples.values())).shape[:2]
     total = chains * draws

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from vi_recipes.core import ModelError, agree, numbers_by_hosts
+from vi_recipes.data import fingerprint
+from vi_recipes.model.padding import padded, rows_of
+from vi_recipes.model.spread import Spread, check_order
 from vi_recipes.model.target import Target, check_target
 
 
@@ -19,10 +28,13 @@ def shard(target: Target, mesh: Mesh) -> Target:
     device: XLA divides what is computed row by row, and adds up over devices what is summed over
     rows. A sum that goes to the members of a plate is one number a member.
 
+    Where several hosts have joined (:func:`join_hosts`), each gives a target of its own rows and
+    all devices in one mesh; the fits are those of all rows, and every host has them.
+
     Parameters
     ----------
     target
-        A model conditioned on data.
+        A model conditioned on data: on this host's rows, if there are several.
     mesh
         Of JAX's devices: ``jax.sharding.Mesh(jax.devices(), ("rows",))``.
 
@@ -34,8 +46,16 @@ def shard(target: Target, mesh: Mesh) -> Target:
     Raises
     ------
     ValueError
-        For what is no mesh, rows that the devices do not divide, and a model none of whose arrays
-        is traced with an entry a row: one that reads sizes off their values.
+        For what is no mesh, a model none of whose arrays is traced with an entry a row (one that
+        reads sizes off their values), fewer rows than devices, and rows that the devices do not
+        divide in a model whose rows cannot be filled up. With several hosts also for a mesh
+        without all of their devices, hosts of different models or other data than rows, and models
+        that have a latent variable or a derived quantity for each row.
+
+    Warns
+    -----
+    UserWarning
+        Where rows without weight are added, because the devices do not divide them.
 
     Examples
     --------
@@ -50,37 +70,127 @@ def shard(target: Target, mesh: Mesh) -> Target:
             f"mesh: got {type(mesh).__name__}, expected a jax.sharding.Mesh, such as "
             "Mesh(jax.devices(), ('rows',))"
         )
-    rows = num_rows(target)
-    divided = [a for a in target.arrays() if a.ndim and len(a) == rows]
-    if not divided:
+    if target.spread is not None:
+        raise ValueError("target: its rows lie on devices already; shard the one that was given")
+    num_hosts = check_order(mesh)
+    rows = rows_of(target)
+    _check_divisible(target, rows)
+    of_hosts = [rows]
+    if num_hosts > 1:
+        _check_hosts(target, rows)
+        of_hosts = [numbers[0] for numbers in numbers_by_hosts([rows])]
+    if sum(of_hosts) < mesh.size:
+        raise ValueError(
+            f"mesh: {mesh.size} devices for the {sum(of_hosts)} rows of model '{target.name}'; use "
+            "no more devices than there are rows"
+        )
+    devices = mesh.size // num_hosts
+    own_rows = -(-max(of_hosts) // devices) * devices
+    # hosts run one program: if one is filled up, all are
+    whole = target if set(of_hosts) == {own_rows} else _filled(target, own_rows, num_hosts)
+    if added := own_rows * num_hosts - sum(of_hosts):
+        warnings.warn(
+            f"the {mesh.size} devices do not divide the {sum(of_hosts):,} rows of model "
+            f"'{target.name}': {added:,} without weight are added",
+            stacklevel=2,
+        )
+    sizes = {n for site in whole.latents for n in site.shape}
+    if num_hosts > 1 and sizes & {own_rows, own_rows * num_hosts}:
+        raise ModelError(
+            f"model '{target.name}': with {own_rows} rows a host, as many as a latent site has "
+            "elements, rows cannot be told from those; divide the rows otherwise"
+        )
+    divided = whole.on(Spread(mesh, own_rows, num_hosts))
+    divided.undivided = _undivided(target, divided)
+    if num_hosts > 1:
+        divided.fingerprint = _fingerprint_of_hosts(target.fingerprint)
+    return divided
+
+
+def _filled(target: Target, num_rows: int, num_hosts: int) -> Target:
+    """Return the target filled up, or raise on every host what one of them cannot."""
+    failure: ModelError | None = None
+    whole = target
+    try:
+        whole = padded(target, num_rows)
+    except ModelError as error:
+        failure = error
+    if num_hosts > 1 and failure is None:
+        failed = [k for k, (fails,) in enumerate(numbers_by_hosts([0])) if fails]
+        if failed:
+            failure = ModelError(
+                f"host {failed[0]} cannot fill its rows up to {num_rows}; see there"
+            )
+    elif num_hosts > 1:
+        numbers_by_hosts([1])
+    if failure is not None:
+        raise failure
+    return whole
+
+
+def _undivided(target: Target, divided: Target) -> Target:
+    """Return the target as it was given, which fits of the divided one are fits of."""
+    other = copy.copy(target)
+    other.fitted_as = divided
+    return other
+
+
+def _check_divisible(target: Target, rows: int) -> None:
+    if not any(shape and shape[0] == rows for shape in target.traced_shapes):
         raise ValueError(
             f"mesh: model '{target.name}' has no array with an entry for each of its {rows} rows "
             "that JAX traces, so nothing can be divided: it reads sizes off them, or has them as "
             "constants. Pass sizes, such as the number of groups, as arguments of their own"
         )
-    if rows % mesh.size:
-        fewer = next(n for n in range(mesh.size - 1, 0, -1) if rows % n == 0)
-        raise ValueError(
-            f"mesh: its {mesh.size} devices do not divide the {rows} rows of model "
-            f"'{target.name}'; use {fewer} of them, or leave {rows % mesh.size} rows out"
-        )
-
-    def spread(array: np.ndarray) -> NamedSharding:
-        divides = array.ndim > 0 and len(array) == rows
-        axes = (mesh.axis_names,) if divides else ()
-        spec = PartitionSpec(*axes)  # type: ignore[no-untyped-call]
-        return NamedSharding(mesh, spec)
-
-    return target.on(spread)
 
 
-def num_rows(target: Target) -> int:
-    """Return the number of rows: the longest first axis of what is observed, 0 if all is scalar."""
-    return max((site.shape[0] for site in target.observed if site.shape), default=0)
+def _check_hosts(target: Target, rows: int) -> None:
+    """Raise a :class:`ModelError` for what several hosts cannot fit together."""
+    of_rows = [s.name for s in target.quantities if rows in s.shape]
+    reason = ""
+    if of_rows:
+        reason = f"site '{of_rows[0]}' has an element for each row, and no host has them all"
+    elif target.model.init is not None:
+        reason = "Model(init=...) is given the rows of one host, and starts must be those of all"
+    elif len(_of_rows(jax.tree.leaves(target.data), rows)) > sum(
+        shape[:1] == (rows,) for shape in target.traced_shapes
+    ):
+        reason = "it reads sizes off arrays with an entry a row; pass the sizes as arguments"
+    fixed = [(s.name, s.kind, s.shape) for s in target.quantities]
+    others = fingerprint({"data": _without_rows(target.data, rows)})
+    agree(
+        f"the model ('{target.name}' here) or its data other than rows; start the same program "
+        "with the same arguments on each, numbers of groups among them",
+        f"{target.name} {fixed} {others}",
+    )
+    agree("what they can fit: " + (reason or "see the other hosts"), reason and "cannot")
+    if reason:
+        raise ModelError(f"model '{target.name}' cannot be fitted by several hosts: {reason}")
+
+
+def _of_rows(leaves: list[Any], rows: int) -> list[np.ndarray]:
+    return [x for x in leaves if isinstance(x, np.ndarray) and x.shape[:1] == (rows,)]
+
+
+def _without_rows(value: Any, rows: int) -> Any:
+    """Return data with each array of rows as the type and the shape of a row."""
+    if isinstance(value, Mapping):
+        return {name: _without_rows(item, rows) for name, item in value.items()}
+    if isinstance(value, np.ndarray) and value.shape[:1] == (rows,):
+        return f"{value.dtype} {value.shape[1:]}"
+    return value
+
+
+def _fingerprint_of_hosts(own: str) -> str:
+    numbers = numbers_by_hosts([int(own[k : k + 4], 16) for k in range(0, len(own), 4)])
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()[: len(own)]
 
 
 def bytes_by_device(target: Target) -> dict[jax.Device, int]:
-    """Return how many bytes of the target's traced data lie on each device, in double precision."""
+    """Return how many bytes of the target's traced data lie on each device, in double precision.
+
+    Of this host's devices, where there are several.
+    """
     found: dict[jax.Device, int] = {}
     with jax.enable_x64(True):
         for array in target.arrays():

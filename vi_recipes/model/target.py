@@ -25,6 +25,7 @@ from vi_recipes.model.bound import Arrays, read_only
 from vi_recipes.model.coordinates import DensityByCoordinate
 from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
+from vi_recipes.model.spread import Spread
 from vi_recipes.model.terms import site_terms
 from vi_recipes.model.weights import weights_of
 
@@ -109,6 +110,9 @@ class Target(DensityByCoordinate):
         super().__init__(model, data)
         self.fitted_as: Target | None = None
         """Whose fits are of this one too; see :meth:`at`."""
+        self.undivided: Target | None = None
+        """The target that :func:`shard` was given, with this host's rows, of which fits of this one
+        are fits too: for what is read row by row."""
         self._read_coords()  # labels that do not fit are told now, and not after the first fit
 
     def with_data(self, /, **values: Any) -> Target:
@@ -180,10 +184,10 @@ class Target(DensityByCoordinate):
         other.fitted_as = self.fitted_as or self
         return other
 
-    def on(self, spread: Callable[[np.ndarray], jax.sharding.Sharding]) -> Target:
-        """Return the same target with its traced arrays placed as ``spread`` says of each."""
+    def on(self, spread: Spread) -> Target:
+        """Return the same target with its traced arrays placed by ``spread``."""
         other = copy.copy(self)
-        other._spread = spread
+        other.spread = spread
         other._trace_leaves(self._is_traced)
         other.compiled_once, other.compiled_for_any_data = MadeOnce(), MadeOnce()
         return other

@@ -141,6 +141,7 @@ def _response(fit: Fit) -> tuple[ResponsePosterior, KL]:
             f"fit: got {fit.method}, expected a fit by LinearResponse made in this session (one "
             "that was saved and loaded has its numbers only)"
         )
+    posterior.target.check_undivided()
     return posterior, posterior.kl
 
 

@@ -1,0 +1,166 @@
+"""Two processes of two virtual devices each, joined on the loopback address, beside one device."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import vi_recipes as vr
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS, GROUPS = 401, 32
+
+PROGRAM = """
+import json, sys, warnings
+import jax, numpy as np
+import vi_recipes as vr
+from jax.sharding import Mesh
+from vi_recipes.model import bytes_by_device
+
+address, host, folder, num_groups = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+hosts = vr.join_hosts(address, 2, host, timeout=60)
+model = vr.load_model("criteo")
+columns = {"y": "y", "X": ["x1", "x2", "x3", "x4", "x5"], "group": "group"}
+own = vr.read_part(folder, columns, hosts=hosts)
+found = {"host": [hosts.index, hosts.count], "devices": len(jax.devices()), "rows": len(own["y"])}
+target = vr.Target(model, **own, num_groups=num_groups)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    divided = vr.shard(target, Mesh(jax.devices(), ("rows",)))
+found["told"] = [str(w.message) for w in told]
+found["bytes"] = list(bytes_by_device(divided).values())
+methods = [vr.MAP(), vr.Laplace(), vr.MeanField(), vr.LinearResponse()]
+fits = [method.fit(divided, key=0) for method in methods]
+found["fits"] = {
+    fit.kind: [fit.status.name, fit.flat(fit.mean()).tolist(), fit.flat(fit.sd()).tolist()]
+    for fit in fits
+}
+found["trust"] = [vr.assess(fit, divided).khat for fit in fits[1:]]
+found["refused"] = vr.EM().fit(divided).message
+found["fingerprint"] = fits[0].provenance.data_fingerprint
+found["own rows"] = vr.log_likelihood(fits[2], divided.undivided, num_draws=3)["y"].shape
+try:
+    vr.log_likelihood(fits[2], divided)
+except ValueError as error:
+    found["by row"] = str(error)
+for other, change in (("groups", {"num_groups": num_groups + hosts.index}), ("same", {})):
+    try:
+        vr.shard(vr.Target(model, **{**own, "num_groups": num_groups, **change}),
+                 Mesh(jax.devices()[: None if change else 3], ("rows",)))
+    except ValueError as error:
+        found[other] = str(error)
+if hosts.writes:
+    whole = vr.Target(model, **vr.read_part(folder, columns), num_groups=num_groups)
+    fits = [method.fit(whole, key=0) for method in methods]
+    found["alone"] = {
+        fit.kind: [fit.status.name, fit.flat(fit.mean()).tolist(), fit.flat(fit.sd()).tolist()]
+        for fit in fits
+    }
+    found["trust alone"] = [vr.assess(fit, whole).khat for fit in fits[1:]]
+print(json.dumps(found))
+"""
+
+
+def run(
+    *hosts: list[str], flags: str = "", seeds: tuple[int, int] = (0, 0), timeout: float = 500
+) -> list[tuple[int, str, str]]:
+    """Run a program on two hosts; return how each ended, and what it said."""
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", *args],
+            env={**env, "PYTHONHASHSEED": str(seed)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for args, seed in zip(hosts, seeds, strict=True)
+    ]
+    try:
+        said = [process.communicate(timeout=timeout) for process in begun]
+    finally:
+        for process in begun:
+            process.kill()
+    return [(p.returncode, *texts) for p, texts in zip(begun, said, strict=True)]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def write(folder: Path, data: dict[str, Any], parts: int) -> None:
+    """Write the arguments of criteo as Parquet files of small row groups."""
+    columns = {f"x{k + 1}": column for k, column in enumerate(data["X"].T)}
+    frame = pd.DataFrame({"y": data["y"], **columns, "group": data["group"]})
+    for number, part in enumerate(np.array_split(np.arange(len(frame)), parts)):
+        frame.iloc[part].to_parquet(folder / f"{number}.parquet", row_group_size=37)
+
+
+@pytest.mark.slow
+def test_two_hosts_of_two_devices_find_what_one_device_finds(tmp_path: Path) -> None:
+    model = vr.load_model("criteo")
+    assert model.simulate is not None
+    data = model.simulate(num_rows=ROWS, num_groups=GROUPS)
+    write(tmp_path, dict(data), 3)
+    address = f"127.0.0.1:{free_port()}"
+    ended = run(
+        *([PROGRAM, address, str(host), str(tmp_path), str(GROUPS)] for host in range(2)),
+        flags="--xla_force_host_platform_device_count=2",
+    )
+    for code, _, err in ended:
+        assert code == 0, err[-3000:]
+    found = [json.loads(out.splitlines()[-1]) for _, out, _ in ended]
+    assert [f["host"] for f in found] == [[0, 2], [1, 2]]
+    assert [f["devices"] for f in found] == [4, 4]
+    # 401 rows: 200 and 201, filled up to 202 each
+    assert [f["rows"] for f in found] == [ROWS // 2, ROWS - ROWS // 2]
+    assert "the 4 devices do not divide the 401 rows" in found[0]["told"][0]
+    assert "3 without weight" in found[0]["told"][0]
+    row = 4 + 5 * 8 + 8 + 1  # y, X, group, whether it counts
+    assert found[0]["bytes"] == found[1]["bytes"] == [101 * row] * 2
+    assert found[0]["fits"] == found[1]["fits"]
+    assert found[0]["fingerprint"] == found[1]["fingerprint"]
+    for kind, (status, *moments) in found[0]["fits"].items():
+        known, *expected = found[0]["alone"][kind]
+        assert status == known == "OK"
+        (mean, sd), (right, spread) = (np.array(m, float) for m in (moments, expected))
+        unit = np.where(np.isnan(spread), 1.0, spread)
+        np.testing.assert_allclose(mean / unit, right / unit, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(sd / unit, spread / unit, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found[0]["trust"], found[0]["trust alone"], rtol=1e-6)
+    assert "em does not fit rows that lie on 2 hosts" in found[1]["refused"]
+    assert found[1]["own rows"] == [1, 3, ROWS - ROWS // 2]
+    assert "as it was before vr.shard" in found[0]["by row"]
+    assert "host 1 and host 0 differ in the model ('criteo' here)" in found[1]["groups"]
+    assert "hosts have 2, 1 devices, expected as many of each" in found[1]["same"]
+
+
+JOIN = """
+import sys
+import vi_recipes as vr
+try:
+    vr.join_hosts(sys.argv[1], 2, int(sys.argv[2]))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_hosts_that_would_compile_otherwise_are_refused() -> None:
+    """NumPyro goes through a distribution's parameters in the order of a set."""
+    address = f"127.0.0.1:{free_port()}"
+    ended = run(*([JOIN, address, str(host)] for host in range(2)), seeds=(1, 2), timeout=120)
+    for code, out, err in ended:
+        assert code == 0, err[-2000:]
+        assert "start each with PYTHONHASHSEED=0" in out

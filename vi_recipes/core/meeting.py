@@ -1,0 +1,127 @@
+"""Processes that wait for one another at an address before they begin.
+
+JAX ends a process whose partners do not come; here each is told who is missing.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+
+MARK = "vi_recipes"
+"""The first word of what is said: others may knock at the door."""
+
+LONGEST = 200
+"""Bytes of what is said."""
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return name and port of ``host:port``.
+
+    Raises
+    ------
+    ValueError
+        For what is none.
+    """
+    name, colon, port = address.rpartition(":")
+    if not (colon and name and port.isdigit() and 0 < int(port) < 2**16):
+        raise ValueError(f"address: got '{address}', expected host:port, such as '10.0.0.1:5000'")
+    return name.strip("[]"), int(port)
+
+
+def meet(address: str, count: int, number: int, timeout: float) -> None:
+    """Wait until all have come: the first one listens at the address, the others knock.
+
+    Parameters
+    ----------
+    address
+        Host and port of the first one.
+    count, number
+        How many there are, and which this is, from 0.
+    timeout
+        Seconds to wait.
+
+    Raises
+    ------
+    ValueError
+        Where the others do not come in time, nobody answers, the first one cannot listen there, or
+        two have one number.
+    """
+    if count == 1:
+        return
+    until = time.monotonic() + timeout
+    if number:
+        _knock(address, count, number, timeout, until)
+    else:
+        _receive(address, count, timeout, until)
+
+
+def _receive(address: str, count: int, timeout: float, until: float) -> None:
+    """Let the others in, and tell them to begin when all are there."""
+    with ExitStack() as doors:
+        try:
+            door = doors.enter_context(socket.create_server(parse_address(address)))
+        except OSError as error:
+            raise ValueError(
+                f"address: host 0 cannot listen at '{address}' ({error.strerror or error}); give "
+                "an address of this machine and a free port"
+            ) from None
+        here: dict[int, socket.socket] = {}
+        while len(here) < count - 1:
+            try:
+                door.settimeout(max(until - time.monotonic(), 1e-3))
+                guest = doors.enter_context(door.accept()[0])
+                guest.settimeout(max(min(until - time.monotonic(), 5.0), 1e-3))
+                words = guest.recv(LONGEST).decode(errors="replace").split()
+            except OSError:
+                if time.monotonic() < until:
+                    continue
+                missing = ", ".join(str(k) for k in range(1, count) if k not in here)
+                raise ValueError(
+                    f"host {missing} of the {count} hosts has not come to '{address}' within "
+                    f"{timeout:g} s; start the program there too, with that address and number"
+                ) from None
+            if len(words) != 3 or words[0] != MARK or not "".join(words[1:]).isdigit():
+                continue
+            theirs, wants = int(words[1]), int(words[2])
+            why = ""
+            if wants != count:
+                why = f"num_hosts is {wants} at host {theirs} and {count} at host 0"
+            elif theirs in here:
+                why = f"two hosts have the number {theirs}"
+            if why:
+                for other in (*here.values(), guest):
+                    other.sendall(why.encode())
+                raise ValueError(f"{why}; give all one num_hosts, and each its own number")
+            here[theirs] = guest
+        for guest in here.values():
+            guest.sendall(b"begin")
+        for guest in here.values():  # who closes first keeps the port busy
+            guest.settimeout(5.0)
+            guest.recv(LONGEST)
+
+
+def _knock(address: str, count: int, number: int, timeout: float, until: float) -> None:
+    """Go to the first one, and wait there until it says to begin."""
+    error: OSError | None = None
+    while time.monotonic() < until:
+        try:
+            left = max(until - time.monotonic(), 1e-3)
+            with socket.create_connection(parse_address(address), timeout=left) as door:
+                door.sendall(f"{MARK} {number} {count}".encode())
+                said = door.recv(LONGEST).decode(errors="replace")
+        except OSError as failed:
+            error = failed
+            said = ""
+        if said == "begin":
+            return
+        if said:
+            raise ValueError(f"{said}; give all one num_hosts, and each its own number")
+        time.sleep(min(0.2, timeout / 10))
+    reason = f" ({error.strerror or error})" if error else ""
+    raise ValueError(
+        f"address: nobody lets host {number} in at '{address}' within {timeout:g} s{reason}; start "
+        "the program on the first host (host=0) too and on all others, and check name, port and "
+        "firewall"
+    )
