@@ -36,7 +36,10 @@ FRAME = pd.DataFrame(
         ("y ~ x + (1 | )", 13, "the column whose values are the groups"),
         ("y x", 2, "expected '~'"),
         ("~ x", 0, "the response before '~'"),
-        ("y ~ x $ z", 6, "cannot read '$'"),
+        ("y ~ x $ z", 6, "cannot read '$'; a column whose name is no word stands in backquotes"),
+        ("y ~ x^2", 5, "cannot read '^'; a power of a column is {x**2}"),
+        ("y ~ .", 4, "cannot read '.'; columns are written out, one by one"),
+        ("y | weights(w) ~ x", 2, "(weights go into weights=, trials into p(y, n))"),
         ("y ~ log(x,)", 10, "expected a term"),
         ("y ~ x z", 6, "got 'z'"),
         ("y ~ _x", 4, "stands in backquotes"),
@@ -78,6 +81,15 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
         ("y ~ x", "bernoulli", {"priors": "wide"}, "priors: got 'wide', expected 'flat'"),
         ("x ~ y", "gaussian", {"priors": {"sigma": "Normal(0, 1)"}}, "expected one whose support"),
         ("y ~ sqroot(x)", "bernoulli", {}, "there is no 'sqroot' among columns and functions"),
+        ("y ~ s(x)", "bernoulli", {}, r"there is no 's' .*; a spline is bs\(x, df=5\)"),
+        (
+            "y ~ factor(x)",
+            "bernoulli",
+            {},
+            r"there is no 'factor' .*; numbers are levels by C\(x\)",
+        ),
+        ("y ~ x", "bernoulli", {"weights": [0] * 8}, "weights: got 0 in every row"),
+        ("y ~ x", "bernoulli", {"offset": [np.inf] * 8}, r"missing values \(offset= 8; .* row 1"),
         ("x ~ x", "gaussian", {}, "the response 'x' is among its own terms"),
         ("x ~ log(x)", "gaussian", {}, "the response 'x' is among its own terms"),
         ("x ~ (1 | g) + (y | g)", "gaussian", {}, r"\(1 \| g\) and \(y \| g\) both have effect 1"),
@@ -116,6 +128,17 @@ def test_separation_names_its_column(family):
     assert "x," not in str(told[0].message)
     with pytest.raises(ValueError, match=r"split.*priors='flat' bounds nothing"):
         glmm(formula, frame, family, priors="flat")
+    for priors in ({"beta": "flat"}, {"split": "flat"}):
+        with pytest.raises(ValueError, match=r"split.*its prior is flat; leave the column out"):
+            glmm(formula, frame, family, priors=priors)
+    with pytest.warns(UserWarning, match="only the prior bounds"):
+        glmm(formula, frame, family, priors={"split": "Normal(0, 1)", "Intercept": "flat"})
+
+
+def test_columns_of_one_name_are_refused():
+    twice = pd.concat([FRAME, FRAME[["x"]]], axis=1)
+    with pytest.raises(ValueError, match="data: several columns are called 'x'"):
+        glmm("y ~ x", twice, "bernoulli")
 
 
 def test_many_rows_are_told_apart_too():

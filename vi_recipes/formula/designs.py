@@ -19,6 +19,14 @@ FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs", "si
 CODED = re.compile(r"\bC\(\s*([\w.]+)\s*(?:,[^\[\]]*)?\)\[")
 """The label of a level whose coding is said: ``C(period)[2]`` is called ``period[2]``."""
 
+SPLINE, LEVELS = "a spline is bs(x, df=5)", "numbers are levels by C(x)"
+CURES = {
+    **dict.fromkeys(("s", "te", "ti", "t2", "ns", "cr"), SPLINE),
+    **dict.fromkeys(("factor", "as", "ordered"), LEVELS),
+    "I": "arithmetic stands in braces, {x**2}",
+}
+"""Of functions that other formulas have."""
+
 NEW_LEVELS = re.compile(r"The levels? \((.*)\) in '(.*)' (?:are|is) not present")
 """What formulae says of levels that the data did not have."""
 
@@ -174,7 +182,8 @@ def _telling(text: str) -> Any:
         if heard.says:  # a power of a column would be the column itself
             raise ValueError(" ".join(heard.says.split()))
     except Exception as error:
-        says = f"there is no {error} among columns and functions"
+        cure = CURES.get(str(error).strip("'"), "")
+        says = f"there is no {error} among columns and functions{cure and f'; {cure}'}"
         raise ValueError(
             f"formula: '{text}' cannot be evaluated: "
             f"{says if isinstance(error, KeyError) else told(error)}"

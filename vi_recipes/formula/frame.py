@@ -46,6 +46,9 @@ def as_frame(data: Any) -> pd.DataFrame:
             f"data: got {type(data).__name__}, expected a data frame, a mapping of columns, or the "
             "name of a file"
         )
+    names = data.columns.map(str)
+    if twice := list(names[names.duplicated()]):
+        raise ValueError(f"data: several columns are called '{twice[0]}', expected one of a name")
     if data.empty:
         raise ValueError(f"data: got a frame of shape {data.shape}, expected rows and columns")
     return data.rename(columns=str).reset_index(drop=True)
@@ -322,9 +325,11 @@ def check_weights(weights: np.ndarray) -> None:
     Raises
     ------
     ValueError
-        For negative ones and those that are not whole, the first row named.
+        For negative ones and those that are not whole, the first row named, and for zeros alone.
     """
     _check_whole("weights", weights)
+    if not weights.any():
+        raise ValueError("weights: got 0 in every row, so that no row counts")
 
 
 def _check_whole(what: str, values: np.ndarray) -> None:

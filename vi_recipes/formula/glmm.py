@@ -212,8 +212,8 @@ class _Maker:
         self.given_offset = offset
         full = as_frame(data)
         columns = [c for p in self._with_columns() for c in check_columns(p, full.columns)]
-        extra = {"_weights": row_numbers("weights", weights, full)}
-        extra["_offset"] = row_numbers("offset", offset, full)
+        extra = {"weights=": row_numbers("weights", weights, full)}
+        extra["offset="] = row_numbers("offset", offset, full)
         held = {name: values for name, values in extra.items() if values is not None}
         frame, dropped = complete(full.assign(**held), [*columns, *held], missing)
         self.weights, self.offset = (
@@ -357,10 +357,11 @@ class _Maker:
             f"the responses are separated by {', '.join(named)}: along it the "
             "likelihood rises for ever, so that only the prior bounds its coefficient"
         )
-        if self.priors.flat:
+        if self.priors.flat or any(self.priors.is_flat(label) for label in named):
+            flat = "priors='flat' bounds nothing" if self.priors.flat else "its prior is flat"
             raise ValueError(
-                f"formula '{self.parsed[0].text}': {says}, and priors='flat' bounds nothing; leave "
-                "the column out, or give its coefficient a prior"
+                f"formula '{self.parsed[0].text}': {says}, and {flat}; leave the column out, or "
+                "give its coefficient a prior"
             )
         self.notes.append(says)
         warnings.warn(says, stacklevel=4)

@@ -79,6 +79,14 @@ class Parsed:
     names: tuple[str, ...]
 
 
+CURES = {
+    "^": "a power of a column is {x**2}",
+    ".": "columns are written out, one by one",
+    "": "a column whose name is no word stands in backquotes",
+}
+"""Of signs that other formulas have, and of all others."""
+
+
 def marked(text: str, place: int, says: str) -> ValueError:
     """Return the error that marks a place of a formula."""
     line = text.replace("\n", " ").replace("\t", " ")
@@ -112,7 +120,7 @@ def tokens_of(text: str) -> list[Token]:
             place += len(text[place:]) - len(text[place:].lstrip())
             what = "a quote that is not closed" if text[place] in "\"'`" else repr(text[place])
             if text[place] not in "\"'`":
-                what += "; a column whose name is no word stands in backquotes"
+                what += f"; {CURES.get(text[place], CURES[''])}"
             raise marked(text, place, f"cannot read {what}")
         kind = str(found.lastgroup)
         tokens.append(Token(kind, found.group(kind), found.start(kind)))
@@ -147,7 +155,9 @@ class _Reader:
             raise self.wrong("the response before '~'")
         self.expression()
         if not self.take("~"):
-            raise self.wrong("'~' after the response")
+            barred = self.now.text == "|"
+            aside = " (weights go into weights=, trials into p(y, n))" if barred else ""
+            raise self.wrong(f"'~' after the response{aside}")
         response = self.text[: self.tokens[self.at - 1].place].strip()
         pieces, bars = [], []
         sign = self.take("-", "+")

@@ -103,6 +103,16 @@ class Priors:
         """Whether all are flat."""
         return self.given == "flat"
 
+    def is_flat(self, label: str) -> bool:
+        """Return whether a flat prior is given for a coefficient of the mean."""
+        if not isinstance(self.given, Mapping):
+            return self.flat
+        names = [label] if label not in self.reserved else []
+        for name in (f"beta[{label}]", *names, *([] if label == "Intercept" else ["beta"])):
+            if name in self.given:
+                return isinstance(self.given[name], str) and self.given[name] == "flat"
+        return False
+
     def line(self, site: Site) -> str:
         """Return the right-hand side of a site's line in the source, and note it."""
         text = self._by_element(site) or self._source(site)
