@@ -25,6 +25,7 @@ from vi_recipes.comparison.predictive import (
     pointwise_figure,
     predictive_exhibits,
 )
+from vi_recipes.comparison.prior import prior_exhibits
 from vi_recipes.core.progress import silent
 
 
@@ -180,3 +181,40 @@ def test_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = CliRunner().invoke(app, [*words, "--predictive", "--no-report"])
     assert refused.exit_code == 2
     assert "--predictive and --no-report: expected at most one" in refused.output
+
+
+# -- before the data ---------------------------------------------------------------------------
+
+
+def test_the_prior_is_drawn_beside_the_data() -> None:
+    figure, table = prior_exhibits(effects.target(), seed=1)
+    assert isinstance(figure.content, Figure)
+    frame = table.content
+    assert isinstance(frame, pd.DataFrame)
+    rows = frame.set_index("statistic")
+    drawn = np.reshape(vr.prior_predictive(effects.target(), num_draws=400, key=1)["y"], (400, -1))
+    for name, values in (("mean", drawn.mean(axis=1)), ("largest", drawn.max(axis=1))):
+        own = getattr(effects.Y, {"mean": "mean", "largest": "max"}[name])()
+        assert float(rows.loc[name, "data"]) == pytest.approx(own, rel=1e-3)
+        ends = [float(rows.loc[name, f"prior, {p} %"]) for p in (5, 50, 95)]
+        np.testing.assert_allclose(ends, np.quantile(values, [0.05, 0.5, 0.95]), rtol=2e-3)
+        assert rows.loc[name, "below the data's"] == f"{(values < own).mean():.0%}"
+    assert "share of zeros" not in rows.index
+
+
+def test_a_report_has_the_prior_when_it_is_asked_for(tmp_path: Path) -> None:
+    data = tmp_path / "d.csv"
+    frame = pd.DataFrame({"n": [0, 2, 1, 4, 0, 3], "x": [0.1, 0.5, -0.3, 1.2, -1.0, 0.7]})
+    frame.to_csv(data, index=False)
+    asked = [
+        "compare", "--formula", "n ~ x", "--family", "poisson", "--data", str(data),
+        "--methods", "map", "--prior-predictive", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "n by the prior, beside the data" in page
+    assert "share of zeros" in page
+    result = CliRunner().invoke(app, [*asked, "--prior", "flat"])
+    assert result.exit_code == 2
+    assert "has an improper prior, which nothing can be drawn from" in result.output

@@ -126,6 +126,14 @@ def compare(
             "leave-one-out cross-validation.",
         ),
     ] = False,
+    prior_predictive: Annotated[
+        bool,
+        typer.Option(
+            "--prior-predictive",
+            help="Add to the report what the prior makes of the data, with no fit: sets of data "
+            "from it beside those observed.",
+        ),
+    ] = False,
     formula: FormulaOption = None,
     family: FamilyOption = None,
     link: LinkOption = None,
@@ -154,6 +162,8 @@ def compare(
     """Fit a model by several methods and report on them side by side."""
     if predictive and no_report:
         raise ValueError("--predictive and --no-report: expected at most one of them")
+    if prior_predictive and no_report:
+        raise ValueError("--prior-predictive and --no-report: expected at most one of them")
     if resume and no_report:
         raise ValueError("--resume and --no-report: expected at most one of them")
     _fit_and_report(
@@ -168,6 +178,7 @@ def compare(
         rename=rename or [],
         quadrature=quadrature,
         predictive=predictive,
+        prior_predictive=prior_predictive,
         resume=resume,
         out=out,
         suffix="report",
@@ -234,6 +245,7 @@ def _fit_and_report(
     rename: Sequence[str] = (),
     quadrature: bool = False,
     predictive: bool = False,
+    prior_predictive: bool = False,
     resume: bool = False,
     out: Path | None,
     suffix: str,
@@ -257,9 +269,10 @@ def _fit_and_report(
     check_json(json)
     check_pdf(pdf, folder)
 
-    from vi_recipes.comparison import compare, taken_up
+    from vi_recipes.comparison import compare, prior_exhibits, taken_up
     from vi_recipes.core import progress_bar
 
+    by_prior = prior_exhibits(target, seed=seed) if prior_predictive else []
     with output_folder(folder):
         comparison = compare(
             target,
@@ -273,6 +286,7 @@ def _fit_and_report(
         )
         for note in taken_up(comparison) if resume else ():
             tell(note)
+        comparison.exhibits += by_prior
         if predictive and not comparison.interrupted:
             from vi_recipes.comparison import add_predictive
 

@@ -12,6 +12,7 @@ from vi_recipes.comparison.folder import write_all
 from vi_recipes.comparison.json import dumps
 from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.predictive import add_predictive
+from vi_recipes.comparison.prior import prior_exhibits
 from vi_recipes.comparison.recommend import Recommendation, Standing
 from vi_recipes.comparison.request import named_methods
 from vi_recipes.comparison.resume import fits_in, taken_up
@@ -42,6 +43,7 @@ __all__ = [
     "markdown",
     "named_methods",
     "on_terminal",
+    "prior_exhibits",
     "problems",
     "reference_exhibits",
     "seconds_beside",
