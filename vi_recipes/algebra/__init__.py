@@ -28,6 +28,7 @@ from vi_recipes.algebra.normals import (
     MAX_DENSE,
     block_normal,
     dense_normal,
+    dense_student,
     log_dense_normal,
     log_normal,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "block_normal",
     "dense_normal",
     "dense_structure",
+    "dense_student",
     "factorise",
     "find_layout",
     "flattest",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from numpyro.distributions import LowRankMultivariateNormal, MultivariateNormal
+from scipy.linalg import solve_triangular
+from scipy.special import gammaln
 
 from vi_recipes.core import generator
 
@@ -25,21 +25,33 @@ def log_normal(
     Its covariance is ``root @ root.T + diag(diagonal ** 2)``. ``None`` where it is singular, or
     too large to factorise.
     """
-    with jax.enable_x64(True):
-        away = jnp.asarray(z - loc)
-        zero = jnp.zeros(loc.size)
-        if root is None or not root.any():
-            if not (diagonal > 0).all():
-                return None
-            terms = -((z - loc) ** 2) / (2 * diagonal**2) - np.log(diagonal)
-            return np.asarray(terms.sum(axis=1) - loc.size * np.log(2 * np.pi) / 2)
-        if (diagonal > 0).all() and root.shape[1] < loc.size:
-            law = LowRankMultivariateNormal(zero, jnp.asarray(root), jnp.asarray(diagonal**2))
-            return np.asarray(law.log_prob(away))
-        if loc.size > MAX_DENSE:
+    if root is None or not root.any():
+        if not (diagonal > 0).all():
             return None
-        cov = root @ root.T + np.diag(diagonal**2)
-        return log_dense_normal(z - loc, cov)
+        terms = -((z - loc) ** 2) / (2 * diagonal**2) - np.log(diagonal)
+        return np.asarray(terms.sum(axis=1) - loc.size * np.log(2 * np.pi) / 2)
+    if (diagonal > 0).all() and root.shape[1] < loc.size:
+        return _log_low_rank((z - loc) / diagonal, root / diagonal[:, None], diagonal)
+    if loc.size > MAX_DENSE:
+        return None
+    return log_dense_normal(z - loc, root @ root.T + np.diag(diagonal**2))
+
+
+def _log_low_rank(
+    away: Float[np.ndarray, "draws dim"],
+    root: Float[np.ndarray, "dim rank"],
+    diagonal: Float[np.ndarray, " dim"],
+) -> Float[np.ndarray, " draws"]:
+    """Return the log density where the covariance is ``root @ root.T`` and 1 in each coordinate.
+
+    Coordinates are in units of ``diagonal``. Woodbury's identity: a matrix of the rank alone is
+    factorised.
+    """
+    tril = np.linalg.cholesky(np.eye(root.shape[1]) + root.T @ root)
+    known = solve_triangular(tril, root.T @ away.T, lower=True)
+    square = (away**2).sum(axis=1) - (known**2).sum(axis=0)
+    log_det = 2 * (np.log(np.diag(tril)).sum() + np.log(diagonal).sum())
+    return np.asarray(-(square + log_det + len(diagonal) * np.log(2 * np.pi)) / 2)
 
 
 def log_dense_normal(
@@ -50,9 +62,9 @@ def log_dense_normal(
         tril = np.linalg.cholesky(cov)
     except np.linalg.LinAlgError:
         return None
-    with jax.enable_x64(True):
-        law = MultivariateNormal(jnp.zeros(len(cov)), scale_tril=jnp.asarray(tril))
-        return np.asarray(law.log_prob(jnp.asarray(away)))
+    white = solve_triangular(tril, away.T, lower=True)
+    log_q = -(white**2).sum(axis=0) / 2 - np.log(np.diag(tril)).sum()
+    return np.asarray(log_q - len(cov) * np.log(2 * np.pi) / 2)
 
 
 def block_normal(
@@ -106,3 +118,22 @@ def dense_normal(
     noise = generator(key).standard_normal((num_draws, loc.size))
     log_q = -(noise**2).sum(axis=1) / 2 - np.log(np.diag(tril)).sum()
     return loc + noise @ tril.T, log_q - loc.size * np.log(2 * np.pi) / 2
+
+
+def dense_student(
+    degrees: float,
+    loc: Float[np.ndarray, " dim"],
+    root: Float[np.ndarray, "dim dim"],
+    num_draws: int,
+    key: jax.Array,
+) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, " draws"]]:
+    """Return draws of a multivariate t and their log densities, shape (num_draws,).
+
+    ``root`` is a lower triangular root of its scale matrix.
+    """
+    rng, dim = generator(key), loc.size
+    noise = rng.standard_normal((num_draws, dim))
+    noise /= np.sqrt(rng.chisquare(degrees, num_draws) / degrees)[:, None]
+    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2) - np.log(np.diag(root)).sum()
+    tails = np.log1p((noise**2).sum(axis=1) / degrees) * (degrees + dim) / 2
+    return loc + noise @ root.T, constant - dim * np.log(degrees * np.pi) / 2 - tails

@@ -5,6 +5,7 @@ JAX is imported where it is used, so that help and lists come at once.
 
 from __future__ import annotations
 
+from vi_recipes.core.blas import on_one_core
 from vi_recipes.core.checked import (
     Kind,
     check_content,
@@ -125,6 +126,7 @@ __all__ = [
     "member",
     "members",
     "numbers_by_hosts",
+    "on_one_core",
     "one_at_a_time",
     "one_seed",
     "only",

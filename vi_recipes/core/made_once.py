@@ -97,8 +97,12 @@ def shapes_of(*args: Any) -> Hashable:
     """Return the shapes, types and structure of arguments: what compiled code depends on."""
     import jax
 
+    def of(leaf: Any) -> Hashable:
+        known = leaf if isinstance(leaf, jax.Array) else jax.typeof(leaf)  # the latter takes longer
+        return known.shape, known.dtype
+
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple((jax.typeof(leaf).shape, jax.typeof(leaf).dtype) for leaf in leaves)
+    return structure, tuple(map(of, leaves))
 
 
 @dataclass(frozen=True, eq=False)

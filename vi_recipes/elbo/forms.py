@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,21 @@ from vi_recipes.model import Arrays, SiteTerm, Target, site_terms
 
 NUM_SAMPLED = 16
 """Elements of a site at which its algebraic form is examined."""
+
+
+class _Form(NamedTuple):
+    """How a site's log density depends on one of its inputs.
+
+    Parameters
+    ----------
+    quadratic
+        Whether it is a parabola in it.
+    shifts
+        Whether it stays the same where the site's value moves with it.
+    """
+
+    quadratic: bool
+    shifts: bool
 
 
 def note_forms(
@@ -65,25 +80,42 @@ def note_forms(
             out[plan.name] = (cubes, shifts)
         return out
 
-    z = jnp.asarray(point)
-    compiled = compiler(forms, z, target.arrays(), calls=1)
-    result = jax.tree.map(target.own, compiled(z, target.arrays()))
+    def found() -> dict[str, dict[int, _Form]]:
+        z = jnp.asarray(point)
+        compiled = compiler(forms, z, target.arrays(), calls=1)
+        result = jax.tree.map(target.own, compiled(z, target.arrays()))
+        return {n: {j: _form(j, *of_site) for j in of_site[0]} for n, of_site in result.items()}
+
+    # the forms are the density's: whatever laws the inputs have
+    asked = tuple(
+        (p.name, tuple(s.leaf for s in p.sources if isinstance(s, Affine))) for p in wanted
+    )
+    known = target.compiled_once(("forms of sites", asked), found)
     for plan in wanted:
-        cubes, shifts = result[plan.name]
         for source in plan.sources:
             if isinstance(source, Affine):
-                with np.errstate(invalid="ignore"):
-                    source.quadratic = all(
-                        bool(
-                            np.abs(v[3] - 3 * v[2] + 3 * v[1] - v[0]).max()
-                            <= 1e-10 * max(float(np.abs(v).max()), 1.0)
-                        )
-                        for v in cubes[source.leaf]
-                    )
+                source.quadratic = known[plan.name][source.leaf].quadratic
         value = next((s for s in plan.sources if isinstance(s, Affine) and s.leaf == 0), None)
         for source in [s for s in plan.sources if isinstance(s, Affine) and s.leaf != 0]:
-            here, there = shifts[source.leaf]
-            same = np.abs(here - there).max() <= 1e-10 * max(np.abs(here).max(), 1.0)
+            same = known[plan.name][source.leaf].shifts
             if value is not None and same and value.minus is None:
                 subtract(value, source)
                 plan.sources.remove(source)
+
+
+def _form(leaf: int, cubes: dict[int, np.ndarray], shifts: dict[int, np.ndarray]) -> _Form:
+    """Return what the values of a site's density say of one of its inputs."""
+    with np.errstate(invalid="ignore"):
+        quadratic = all(
+            bool(
+                np.abs(v[3] - 3 * v[2] + 3 * v[1] - v[0]).max()
+                <= 1e-10 * max(float(np.abs(v).max()), 1.0)
+            )
+            for v in cubes[leaf]
+        )
+    if leaf not in shifts:
+        return _Form(quadratic, False)
+    here, there = shifts[leaf]
+    return _Form(
+        quadratic, bool(np.abs(here - there).max() <= 1e-10 * max(np.abs(here).max(), 1.0))
+    )

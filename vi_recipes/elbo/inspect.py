@@ -24,7 +24,7 @@ from vi_recipes.elbo.plan import (
     all_normal,
     check_sources,
 )
-from vi_recipes.model import TINY_SLOPES, Arrays, SiteTerm, Target, one_coordinate, site_terms
+from vi_recipes.model import TINY_SLOPES, Arrays, Target, one_coordinate, site_terms
 
 MAX_UNITS = 24
 """Sites of up to this many coordinates are probed one coordinate at a time."""
@@ -44,12 +44,51 @@ class Look(NamedTuple):
     weight
         Of its log density.
     total
-        Its whole log density.
+        Its whole log density, of sites that are integrated as a whole; else 0.
     """
 
     leaves: list[Any]
     weight: Any
     total: Any
+
+
+class _SeenSite(NamedTuple):
+    """What is known of one site.
+
+    Parameters
+    ----------
+    shape
+        Of its elementwise log density; ``None`` where it has none.
+    weight
+        Of its log density.
+    leaves
+        Its inputs.
+    whole
+        Slopes of its whole log density at every point, of a site that is integrated as a whole.
+    """
+
+    shape: tuple[int, ...] | None
+    weight: np.ndarray
+    leaves: list[Leaf]
+    whole: list[Float[np.ndarray, " directions"]] | None
+
+
+class _Seen(NamedTuple):
+    """What is known of all sites.
+
+    Parameters
+    ----------
+    sites
+        Name -> what is known of it.
+    units
+        Which of the directions along which slopes were taken are each latent site's.
+    point
+        One of those where the model was looked at, shape (dim,).
+    """
+
+    sites: dict[str, _SeenSite]
+    units: dict[str, slice]
+    point: Float[np.ndarray, " dim"]
 
 
 @dataclass(frozen=True)
@@ -91,44 +130,22 @@ def make_plans(
     compiler
         Compiles a function for given arguments.
     """
-    probes = _make_probes(target, start)
-    arrays = target.arrays()
-    shapes: dict[str, SiteTerm] = {}
-
-    def shape_of(z: jax.Array) -> None:
-        shapes.update(site_terms(target, z, arrays))
-
-    jax.eval_shape(shape_of, jnp.asarray(start))
-    seen = _look(target, start, probes, compiler)
+    seen = target.compiled_once("inputs of sites", lambda: _examine(target, start, compiler))
     plans = []
-    for name, site in shapes.items():
+    for name, site in seen.sites.items():
         flows = target.flows.densities[name]
-        shape = site.shape
-        if shape is not None and target.spread is not None:
-            shape = target.spread.own_shape(shape)
-        leaves = [
-            _read_leaf(
-                target,
-                probes,
-                [(here[name].leaves[j], along[name].leaves[j]) for here, along in seen],
-                shape,
-                flows.leaves[j].latents if j or name not in target.slices else {name},
-            )
-            for j in range(len(site.leaves))
-        ]
-        slopes = [along[name].total for _, along in seen]
-        plan = Plan(name, shape=shape, weight=seen[0][0][name].weight)
+        plan = Plan(name, shape=site.shape, weight=site.weight)
         if overrides.get(name) == "draws":
             plan.draws, plan.reason = True, "as asked"
         elif flows.weight.latents:
             weighing = ", ".join(sorted(flows.weight.latents))
             plan.draws, plan.reason = True, f"its mask or scale depends on {weighing}"
-        elif site.shape is None or name in target.moving_supports:
-            _plan_whole(target, plan, slopes, probes.units, flows.whole.latents)
+        elif site.whole is not None:
+            _plan_whole(target, plan, site.whole, seen.units, flows.whole.latents)
         else:
-            _plan_elements(target, factors, plan, leaves)
+            _plan_elements(target, factors, plan, site.leaves)
         plans.append(plan)
-    note_forms(target, plans, probes.points[1], compiler)
+    note_forms(target, plans, seen.point, compiler)
     for plan in plans:
         check_sources(factors, plan, overrides)
     if target.num_hosts > 1:
@@ -159,6 +176,40 @@ def _structure(plan: Plan) -> str:
     return repr(parts)
 
 
+def _examine(
+    target: Target, start: Float[np.ndarray, " dim"], compiler: Callable[..., Callable[..., Any]]
+) -> _Seen:
+    """Look at every site around a start: once for all laws that its latents may have."""
+    probes = _make_probes(target, start)
+    arrays = target.arrays()
+    shapes: dict[str, tuple[int, ...] | None] = {}
+
+    def shape_of(z: jax.Array) -> None:
+        shapes.update((n, site.shape) for n, site in site_terms(target, z, arrays).items())
+
+    jax.eval_shape(shape_of, jnp.asarray(start))
+    whole = {n for n, shape in shapes.items() if shape is None or n in target.moving_supports}
+    looks = _look(target, start, probes, whole, compiler)
+    sites = {}
+    for name, shape in shapes.items():
+        here, flows = looks[0][0][name], target.flows.densities[name]
+        if shape is not None and target.spread is not None:
+            shape = target.spread.own_shape(shape)
+        leaves = [
+            _read_leaf(
+                target,
+                probes,
+                [(here[name].leaves[j], along[name].leaves[j]) for here, along in looks],
+                shape,
+                flows.leaves[j].latents if j or name not in target.slices else {name},
+            )
+            for j in range(len(here.leaves))
+        ]
+        slopes = [along[name].total for _, along in looks] if name in whole else None
+        sites[name] = _SeenSite(shape, here.weight, leaves, slopes)
+    return _Seen(sites, probes.units, probes.points[1])
+
+
 def _make_probes(target: Target, start: Float[np.ndarray, " dim"]) -> Probes:
     rng = np.random.default_rng(11)
     near = [0.3 * rng.standard_normal(target.dim) for _ in range(2)]
@@ -172,17 +223,27 @@ def _look(
     target: Target,
     start: Float[np.ndarray, " dim"],
     probes: Probes,
+    whole: Set[str],
     compiler: Callable[..., Callable[..., Any]],
 ) -> list[tuple[dict[str, Look], dict[str, Look]]]:
-    """Return what every site is at each point, and its slopes there."""
+    """Return what every site is at each point, and its slopes there.
+
+    ``whole`` are the sites that are integrated as a whole.
+    """
 
     def probe(z: jax.Array, directions: jax.Array, arrays: Arrays) -> Any:
         def look(z: jax.Array) -> dict[str, Look]:
             sites = site_terms(target, z, arrays)
-            return {n: Look(s.leaves, s.weight, s.total) for n, s in sites.items()}
+            nothing = jnp.zeros(())
+            return {
+                n: Look(s.leaves, s.weight, s.total if n in whole else nothing)
+                for n, s in sites.items()
+            }
 
-        here, push = jax.linearize(look, z)
-        return here, jax.lax.map(push, directions)
+        def along(direction: jax.Array) -> Any:
+            return jax.jvp(look, (z,), (direction,))
+
+        return jax.vmap(along, out_axes=(None, 0))(directions)
 
     arrays, directions = target.arrays(), jnp.asarray(probes.directions)
     compiled = compiler(probe, jnp.asarray(start), directions, arrays, calls=len(probes.points))

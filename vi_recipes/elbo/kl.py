@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +67,7 @@ class KL:
         self.target, self.factors, self.timing = target, factors, timing
         anywhere = target.start(key, value_and_grad=lambda z: (0.0, np.zeros(1)))
         plans = make_plans(target, factors, anywhere, expectations, timing.compile)
-        self.expectation = Expectation(target, factors, plans, anywhere)
+        self.expectation = Expectation(target, factors, plans, anywhere, self.left_out)
         self._site_arrays = self.expectation.site_arrays()
         self._arrays = target.arrays()
         self._last: tuple[bytes, tuple[float, np.ndarray], tuple[Push, ...]] | None = None
@@ -133,10 +133,15 @@ class KL:
         """Return what of minus the ELBO no draw takes part in."""
         eta = flat.reshape(-1, 2)
         taken = self.expectation(eta, held, live=live) + self.factors.entropy(eta)
-        return self.leave_out(eta, held.arrays) - taken
+        return -self.instead(eta, held.arrays) - taken
 
-    def leave_out(self, eta: Float[Array, "dim 2"], arrays: Arrays) -> Float[Array, ""]:
-        """Return what of the expected log density the objective leaves out: nothing here; pure."""
+    @property
+    def left_out(self) -> Collection[str]:
+        """Sites whose log density the objective leaves out: none here."""
+        return ()
+
+    def instead(self, eta: Float[Array, "dim 2"], arrays: Arrays) -> Float[Array, ""]:
+        """Return what the objective has in place of what it leaves out: nothing here; pure."""
         return jnp.zeros(())
 
     def evaluate(

@@ -24,6 +24,7 @@ from vi_recipes.core import (
     as_key,
     check_fields,
     check_key,
+    on_one_core,
     one_at_a_time,
     one_seed,
     precision,
@@ -194,7 +195,11 @@ class Method(ABC):
         try:
             if reason:
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)
-            with precision(self.dtype_used), target.compiled_once.shared(timing):
+            with (
+                precision(self.dtype_used),
+                on_one_core(target.dim),
+                target.compiled_once.shared(timing),
+            ):
                 result = self._fit(target, as_key(key), timing, progress)
                 result = self._mind_jumps(result, target, timing)
             result = _without_infinities(result, target, self.key)

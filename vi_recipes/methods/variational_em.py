@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, override
 
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
-from vi_recipes.elbo import KL, CurvedKL, Family, Optimum, find_optimum
+from vi_recipes.elbo import CurvedKL, Family, Optimum, find_optimum
 from vi_recipes.latent import latent_moments, local_sites, parameter_densities
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
-from vi_recipes.model import Arrays, Target, site_terms
+from vi_recipes.model import Arrays, Target
 from vi_recipes.posterior import PointPosterior, ResponsePosterior
 
 FLAT = 10.0
@@ -162,25 +162,20 @@ class VariationalEM(Method):
 class LogLikelihoodBound(CurvedKL):
     """Minus the free energy without the priors of the parameters that are points."""
 
+    @property
     @override
-    def leave_out(self, eta: jax.Array, arrays: Arrays) -> jax.Array:
-        sites = site_terms(self.target, eta[:, 0], arrays)
-        return sum((sites[name].total for name in _points(self)), jnp.zeros(()))
+    def left_out(self) -> Collection[str]:
+        points, slices = self.factors.points, self.target.slices
+        return [s.name for s in self.target.latents if points[slices[s.name]].all()]
 
 
-class LogPosteriorBound(CurvedKL):
+class LogPosteriorBound(LogLikelihoodBound):
     """Minus the free energy with their priors as densities of the parameters as they are named."""
 
     @override
-    def leave_out(self, eta: jax.Array, arrays: Arrays) -> jax.Array:
-        sites = site_terms(self.target, eta[:, 0], arrays)
-        constrained = parameter_densities(self.target, eta[:, 0], arrays)
-        return sum((sites[n].total - constrained[n] for n in _points(self)), jnp.zeros(()))
-
-
-def _points(kl: KL) -> list[str]:
-    points = kl.factors.points
-    return [s.name for s in kl.target.latents if points[kl.target.slices[s.name]].all()]
+    def instead(self, eta: jax.Array, arrays: Arrays) -> jax.Array:
+        densities = parameter_densities(self.target, eta[:, 0], arrays)
+        return sum((densities[name] for name in self.left_out), jnp.zeros(()))
 
 
 def _edges(target: Target, posterior: ResponsePosterior) -> str:

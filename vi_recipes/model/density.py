@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, override
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
-from numpyro.infer.util import constrain_fn, log_density, log_likelihood, potential_energy
+from numpyro.infer.util import constrain_fn, log_likelihood, potential_energy
+from numpyro.primitives import Messenger
 
 from vi_recipes.core import COMPILED_QUICKLY, one_at_a_time
 from vi_recipes.model.bound import Arrays
@@ -51,6 +52,31 @@ def in_blocks[T](
             values.append(jax.tree.map(lambda v, n=size - missing: np.asarray(v)[:n], made))
     whole: T = jax.tree.map(lambda *parts: np.concatenate(parts), *values)
     return whole
+
+
+def log_det_name(latent: str) -> str:
+    """Return NumPyro's name of the factor that holds the log Jacobian of a latent site."""
+    return f"_{latent}_log_det"
+
+
+class _WithJacobians(Messenger):  # type: ignore[misc]
+    """Adds the Jacobians of the constraining transforms, or leaves them out.
+
+    NumPyro's potential energy has them as factors of their own. Left out they are masked and not
+    multiplied by nothing: one may be infinite.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], latents: Sequence[str], added: bool | Bool[Array, ""]
+    ) -> None:
+        super().__init__(model)
+        self.names = {log_det_name(name) for name in latents}
+        self.added = added
+
+    @override
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.names:
+            msg["fn"] = msg["fn"].mask(self.added)
 
 
 class FlatDensity(TracedModel):
@@ -104,7 +130,7 @@ class FlatDensity(TracedModel):
         return jnp.concatenate([jnp.ravel(jnp.asarray(sites[s.name])) for s in self.latents])
 
     def log_density_fn(
-        self, z: Float[Array, " dim"], arrays: Arrays, *, jacobian: bool = True
+        self, z: Float[Array, " dim"], arrays: Arrays, *, jacobian: bool | Bool[Array, ""] = True
     ) -> Float[Array, ""]:
         """Return the log joint density at ``z``.
 
@@ -116,16 +142,13 @@ class FlatDensity(TracedModel):
             The data, from :meth:`arrays`.
         jacobian
             Whether to add the log Jacobian determinant of the constraining transform: with it this
-            is a density over the unconstrained scale, without it over the constrained scale.
+            is a density over the unconstrained scale, without it over the constrained scale. It may
+            be an array, so that one program has both.
         """
-        sites = self.unravel(z)
-        data = self.keywords(arrays)
-        if jacobian:
-            return -potential_energy(self.seeded, (), data, sites)
-        values = constrain_fn(self.seeded, (), data, sites)
-        with jax.numpy_rank_promotion("allow"):
-            value, _ = log_density(self.seeded, (), data, values)
-        return value
+        model = self.seeded
+        if jacobian is not True:
+            model = _WithJacobians(model, [s.name for s in self.latents], jacobian)
+        return -potential_energy(model, (), self.keywords(arrays), self.unravel(z))
 
     def constrain_fn(self, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, Array]:
         """Return latent and deterministic values on the constrained scale, from the flat vector.

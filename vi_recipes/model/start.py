@@ -196,15 +196,17 @@ class DensityWithStart(FlatDensity):
 
         JAX would quietly clamp it.
         """
-        errors = self.compiled_for_any_data(
-            "index errors",
-            lambda: jax.jit(
-                checkify.checkify(self.log_density_fn, errors=checkify.index_checks),
-                compiler_options=COMPILED_QUICKLY,
-            ),
+
+        def errors(z: Array, arrays: Arrays) -> Any:
+            # the density itself is not among the results, so it is not compiled
+            checked = checkify.checkify(self.log_density_fn, errors=checkify.index_checks)
+            return checked(z, arrays)[0]
+
+        compiled = self.compiled_for_any_data(
+            "index errors", lambda: jax.jit(errors, compiler_options=COMPILED_QUICKLY)
         )
         with jax.enable_x64(True):
-            error, _ = errors(jnp.zeros(self.dim), arrays)
+            error = compiled(jnp.zeros(self.dim), arrays)
         if message := error.get():
             raise ModelError(
                 f"model '{self.name}' reads {message.split(' at ')[0].rstrip('. ')}. Group codes "

@@ -17,9 +17,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
+from numpyro.infer.util import constrain_fn
 
 from vi_recipes.model.bound import Arrays
-from vi_recipes.model.density import FlatDensity
+from vi_recipes.model.density import FlatDensity, log_det_name
 
 
 @dataclass
@@ -38,8 +39,8 @@ class SiteTerm:
         Leaves -> elementwise log density, the Jacobian of a latent site's support in it.
     weight
         Of the site's log density, from masks and ``handlers.scale``; broadcasts to ``shape``.
-    total
-        The site's whole log density, as the trace has it.
+    whole
+        () -> the site's whole log density, as the trace has it.
     """
 
     name: str
@@ -47,7 +48,12 @@ class SiteTerm:
     shape: tuple[int, ...] | None
     rebuild: Callable[[list[Array]], Array]
     weight: Array
-    total: Float[Array, ""]
+    whole: Callable[[], Float[Array, ""]]
+
+    @property
+    def total(self) -> Float[Array, ""]:
+        """The site's whole log density: traced where it is asked for, and nowhere else."""
+        return self.whole()
 
 
 def site_terms(target: FlatDensity, z: Float[Array, " dim"], arrays: Arrays) -> dict[str, SiteTerm]:
@@ -56,9 +62,15 @@ def site_terms(target: FlatDensity, z: Float[Array, " dim"], arrays: Arrays) -> 
     Sample site -> its term, observed sites and factors among them. Their totals add up to the log
     joint density over the unconstrained scale.
     """
-    unconstrained = target.unravel(z)
+    return terms_of_sites(target, target.unravel(z), arrays)
+
+
+def terms_of_sites(
+    target: FlatDensity, unconstrained: Mapping[str, Array], arrays: Arrays
+) -> dict[str, SiteTerm]:
+    """Return the same from unconstrained site values, which can be moved one site at a time."""
     with jax.numpy_rank_promotion("allow"):
-        sites = _sample_sites(target, target.constrain_fn(z, arrays), arrays)
+        sites = _sites_at(target, unconstrained, arrays)
         return {
             name: _take_apart(name, site, unconstrained.get(name)) for name, site in sites.items()
         }
@@ -109,6 +121,20 @@ def site_inputs(
     return out
 
 
+def _sites_at(
+    target: FlatDensity, unconstrained: Mapping[str, Array], arrays: Arrays
+) -> dict[str, dict[str, Any]]:
+    """Return the sample sites where the latent ones have these values, by one run of the model."""
+    watch = handlers.trace(target.seeded)
+    constrain_fn(watch, (), target.keywords(arrays), unconstrained)
+    jacobians = {log_det_name(name) for name in unconstrained}
+    return {
+        name: site
+        for name, site in watch.trace.items()
+        if site["type"] == "sample" and name not in jacobians
+    }
+
+
 def _sample_sites(
     target: FlatDensity, values: Mapping[str, Array], arrays: Arrays
 ) -> dict[str, dict[str, Any]]:
@@ -144,14 +170,15 @@ def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     weight = jnp.asarray(1.0 if scale is None else scale)
     fn, masks = _unwrap(site["fn"])
     bijector = None if z is None else biject_to(site["fn"].support)
-    total = (
-        jnp.sum(site["fn"].log_prob(value))
-        if scale is None
-        else jnp.sum(scale * site["fn"].log_prob(value))
-    )
-    if bijector is not None:
-        jacobian = jnp.sum(bijector.log_abs_det_jacobian(z, value))
-        total = total + jacobian
+
+    def whole() -> Array:
+        with jax.numpy_rank_promotion("allow"):
+            log_prob = site["fn"].log_prob(value)
+            total = jnp.sum(log_prob if scale is None else scale * log_prob)
+            if bijector is None:
+                return total
+            return total + jnp.sum(bijector.log_abs_det_jacobian(z, value))
+
     leaves, tree = jax.tree.flatten(fn)
     elementwise = (
         fn.event_dim == 0
@@ -160,7 +187,7 @@ def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
         and all(_fits(jnp.shape(leaf), shape) for leaf in leaves)
     )
     if not elementwise:
-        return SiteTerm(name, [], None, lambda leaves: total, jnp.asarray(1.0), total)
+        return SiteTerm(name, [], None, lambda leaves: whole(), jnp.asarray(1.0), whole)
     weight = weight.reshape(weight.shape + (1,) * (site["fn"].event_dim if weight.ndim else 0))
     for mask in masks:
         weight = weight * mask
@@ -175,7 +202,7 @@ def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
             x = base(leaves[0])
             return jnp.asarray(law.log_prob(x) + base.log_abs_det_jacobian(leaves[0], x))
 
-    return SiteTerm(name, leaves, shape, rebuild, weight, total)
+    return SiteTerm(name, leaves, shape, rebuild, weight, whole)
 
 
 def _fits(leaf: tuple[int, ...], shape: tuple[int, ...] | None) -> bool:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from vi_recipes.core import COMPILED_QUICKLY
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity
-from vi_recipes.model.terms import site_terms
+from vi_recipes.model.terms import terms_of_sites
 
 ORDINARY = 30.0
 """Units that are neither this much above 1 nor below it count as 1: nothing is gained by them."""
@@ -64,20 +64,27 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"]) -> Units:
     def kind(name: str) -> int:
         return 0 if name in single else 1 if name in latent else 2
 
+    free = basis.any(axis=0)
+    # what is not moved has no derivatives that were to be compiled
+    moved_sites = [name for name, place in density.slices.items() if free[place].any()]
+
     def along(z: Array, direction: Array, offset: Array, arrays: Arrays) -> list[_Bend]:
-        def elements(z: Array) -> list[Array]:
+        values, ways = density.unravel(z + offset * direction), density.unravel(direction)
+        point = {name: values[name] for name in moved_sites}
+        way = {name: ways[name] for name in moved_sites}
+
+        def elements(point: dict[str, Array]) -> list[Array]:
             rows: list[list[Array]] = [[], [], []]
-            for name, term in site_terms(density, z, arrays).items():
+            for name, term in terms_of_sites(density, {**values, **point}, arrays).items():
                 whole = term.shape is None
                 of_site = term.total if whole else term.weight * term.rebuild(term.leaves)
                 rows[kind(name)].append(jnp.ravel(of_site))
             return [jnp.concatenate([jnp.zeros(1), *part]) for part in rows]
 
-        def slopes(z: Array) -> list[Array]:
-            return list(jax.jvp(elements, (z,), (direction,))[1])
+        def slopes(point: dict[str, Array]) -> list[Array]:
+            return list(jax.jvp(elements, (point,), (way,))[1])
 
-        here = z + offset * direction
-        first, second = jax.jvp(slopes, (here,), (direction,))
+        first, second = jax.jvp(slopes, (point,), (way,))
         out = []
         for g, h in zip(first, second, strict=True):
             count = jnp.maximum(jnp.sum((g != 0) | (h != 0)), 1).astype(float)
@@ -98,7 +105,6 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"]) -> Units:
         bends: list[_Bend] = compiled(*given, density.arrays())
         return [_Bend(*map(np.asarray, bend)) for bend in bends]
 
-    free = basis.any(axis=0)
     total = sum(site.size for site in density.observed) or _longest(density)
     found = np.full(len(basis), np.inf)
     with jax.enable_x64(True), np.errstate(all="ignore"):

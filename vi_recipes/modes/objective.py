@@ -75,10 +75,7 @@ class JointObjective:
     def _value(
         self, z: Float[Array, " dim"], weight: Float[Array, ""], arrays: Arrays
     ) -> Float[Array, ""]:
-        inner = self.target.log_density_fn(z, arrays, jacobian=False)
-        outer = self.target.log_density_fn(z, arrays, jacobian=True)
-        # not weight * outer + (1 - weight) * inner, where one may be infinite
-        return -jnp.where(weight > 0, outer, inner)
+        return -self.target.log_density_fn(z, arrays, jacobian=weight > 0)
 
     def _products(
         self,

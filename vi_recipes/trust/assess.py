@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import MAX_DENSE
-from vi_recipes.core import MethodFailure, as_key, attempt, one_at_a_time, told
+from vi_recipes.core import MethodFailure, as_key, attempt, on_one_core, one_at_a_time, told
 from vi_recipes.fit import Assessment, Correction, Fit
 from vi_recipes.importance import (
     MAX_DRAWS,
@@ -77,6 +77,11 @@ def assess(
         )
     if num_draws is not None and num_draws < MIN_DRAWS:
         raise ValueError(f"num_draws: got {num_draws}, expected at least {MIN_DRAWS}")
+    with on_one_core(target.dim):
+        return _assess(fit, target, key, num_draws)
+
+
+def _assess(fit: Fit, target: Target, key: jax.Array | int, num_draws: int | None) -> Assessment:
     start = time.perf_counter()
     fields: dict[str, Any] = {}
     unknown: dict[str, str] = {}

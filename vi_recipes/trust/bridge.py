@@ -9,11 +9,10 @@ from math import factorial, prod
 import jax
 import numpy as np
 from jaxtyping import Float
-from numpyro.distributions import MultivariateNormal
 from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
 
-from vi_recipes.algebra import MAX_DENSE
+from vi_recipes.algebra import MAX_DENSE, dense_normal, log_dense_normal
 from vi_recipes.core import MethodFailure, Status, as_key, one_at_a_time
 from vi_recipes.fit import Fit
 from vi_recipes.importance import MIN_PER_COORDINATE, Bound, LogEvidence
@@ -25,6 +24,12 @@ MIN_HALF = 100
 
 MAX_LABELLINGS = 24
 """Labellings of exchangeable components over which the proposal is averaged."""
+
+FLAT = (
+    "the draws do not move in all directions: their covariance is singular",
+    "draw more, and look at the chains",
+)
+"""What is wrong with draws that no normal can be fitted to, and what to do."""
 
 Ratio = Callable[[np.ndarray], np.ndarray]
 """Rows of z, shape (num_draws, dim) -> their log p - log q, shape (num_draws,)."""
@@ -99,20 +104,18 @@ def bridge(
     mean, cov = first.mean(axis=0), np.atleast_2d(np.cov(first, rowvar=False))
     scale = np.sqrt(np.diag(cov))
     if not (scale > 0).all() or np.linalg.matrix_rank(cov / np.outer(scale, scale)) < target.dim:
-        raise MethodFailure(
-            Status.NOT_APPLICABLE,
-            "the draws do not move in all directions: their covariance is singular",
-            "draw more, and look at the chains",
-        )
+        raise MethodFailure(Status.NOT_APPLICABLE, *FLAT)
     rows = second.reshape(-1, target.dim)
     num_draws = num_draws or len(rows)
-    with jax.enable_x64(True):
-        law = MultivariateNormal(mean, cov)
-        proposed = np.asarray(law.sample(as_key(key), (num_draws,)))
+    drawn = dense_normal(mean, cov, num_draws, as_key(key))
+    if drawn is None:
+        raise MethodFailure(Status.NOT_APPLICABLE, *FLAT)
+    proposed, _ = drawn
 
     def log_q(z: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
-        with jax.enable_x64(True):
-            return np.asarray(law.log_prob(z))
+        density = log_dense_normal(z - mean, cov)
+        assert density is not None  # of which there are draws
+        return density
 
     ratio = _unlabelled(target, log_q) if target.exchangeable else _mirrored(target, log_q, mean)
     ours = ratio(rows)

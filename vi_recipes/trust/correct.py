@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from numpyro.distributions import MultivariateStudentT
 from scipy.special import softmax
 
+from vi_recipes.algebra import dense_student
 from vi_recipes.core import MethodFailure, silent
 from vi_recipes.fit import Correction, from_sorted, weighed_far_out
 from vi_recipes.importance import (
@@ -108,11 +107,10 @@ def _adapted(
         raise NoCorrection(f"{about}, and {dim} coordinates are too many for it to be mended")
 
     def weigh(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
-        with jax.enable_x64(True):
-            law = MultivariateStudentT(DEGREES, jnp.asarray(q.loc), jnp.asarray(q.root))
-            drawn = law.sample(jax.random.fold_in(key, done), (num_draws,))
-            log_q = np.asarray(law.log_prob(drawn))
-        return np.asarray(drawn), target.log_densities(np.asarray(drawn)) - log_q
+        drawn, log_q = dense_student(
+            DEGREES, q.loc, q.root, num_draws, jax.random.fold_in(key, done)
+        )
+        return drawn, target.log_densities(drawn) - log_q
 
     most = int(np.clip(MAX_WORK / (num_draws * target.size), 1, NUM_ROUNDS))
     try:
