@@ -25,6 +25,7 @@ from vi_recipes.core import Status
 from vi_recipes.importance import Bound
 
 comparing = sys.modules["vi_recipes.comparison.compare"]
+fitting = sys.modules["vi_recipes.comparison.one_fit"]
 requesting = sys.modules["vi_recipes.comparison.request"]
 assessing = sys.modules["vi_recipes.trust.assess"]
 evidencing = sys.modules["vi_recipes.trust.evidence"]
@@ -202,7 +203,7 @@ def test_a_step_of_an_assessment_that_breaks_leaves_the_others(
 def test_an_assessment_that_breaks_leaves_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "assess", broken)
+    monkeypatch.setattr(fitting, "assess", broken)
     monkeypatch.setattr(vr.NestedQuadrature, "is_cheap", lambda *_: False)  # or it would tell
     c = vr.compare(target("linear_regression"), [vr.MAP(), vr.Laplace()], path=tmp_path)
     assert [fit.status for fit in c.values()] == [Status.OK, Status.OK]
@@ -299,7 +300,7 @@ def test_an_interrupted_assessment_keeps_its_fit(monkeypatch: pytest.MonkeyPatch
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparing, "assess", interrupt)
+    monkeypatch.setattr(fitting, "assess", interrupt)
     c = vr.compare(target("normal_mean"), [vr.Laplace(), vr.MAP()])
     assert c.interrupted
     assert list(c) == ["laplace"]

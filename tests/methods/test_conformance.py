@@ -17,6 +17,7 @@ import pytest
 from models_for_tests import CASES, GAUSSIAN, case, target
 
 import vi_recipes as vr
+from vi_recipes.cells import fold, unfold
 from vi_recipes.comparison.json import to_json
 from vi_recipes.core import visible
 from vi_recipes.methods import METHODS
@@ -150,6 +151,25 @@ def test_a_fit_or_a_reason(method: str, model: str, tmp_path: Path) -> None:
     else:
         check_silence(fit)
     check_round_trip(fit, tmp_path / "fit.nc")
+    check_return(fit, model)
+
+
+def check_return(fit: vr.Fit, model: str) -> None:
+    """A fit that a worker made is whole here: its law too, and not its numbers alone."""
+    back = unfold(fold(fit, target(model)), target(model))
+    assert back.explanation == fit.explanation
+    assert back.config == fit.config
+    assert back.timing == fit.timing
+    assert back.provenance == fit.provenance
+    assert type(back.posterior) is type(fit.posterior)
+    if not fit.has_result:
+        return
+    for what in ("mean", "sd", "mcse", "mcse_sd"):
+        ours, theirs = fit.flat(getattr(fit, what)()), back.flat(getattr(back, what)())
+        np.testing.assert_array_equal(theirs, ours)
+    ours, theirs = fit.draws(5, key=3), back.draws(5, key=3)
+    for name, values in ours.items():
+        np.testing.assert_array_equal(theirs[name], values)
 
 
 def check_record(fit: vr.Fit, method: str, model: str) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from vi_recipes.cells.engines import Engine, cluster, engine
 from vi_recipes.cells.processes import Processes
-from vi_recipes.cells.run import Job, Place, run_cells
+from vi_recipes.cells.returned import fold, unfold
+from vi_recipes.cells.run import Job, Place, most_at_once, run_cells
 from vi_recipes.cells.sending import NotSentError, pack
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "Processes",
     "cluster",
     "engine",
+    "fold",
+    "most_at_once",
     "pack",
     "run_cells",
+    "unfold",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import (
@@ -18,7 +19,7 @@ from typing import Protocol
 
 from vi_recipes.cells.engines import Engine, engine
 from vi_recipes.cells.packed import Packed, this_process
-from vi_recipes.cells.processes import LostError, NotBegunError
+from vi_recipes.cells.processes import LostError, NotBegunError, Processes
 from vi_recipes.cells.sending import NotSentError, pack
 from vi_recipes.cells.worker import Reply, do, is_loading
 from vi_recipes.core import ModelError, Progress, SharedCode, silent, told
@@ -58,16 +59,36 @@ class Job[C: Hashable, R](Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cell ran.
+    """Where a cell ran, and when.
 
     Parameters
     ----------
     host, process
         The machine's name and the process's number there.
+    began, ended
+        By the machine's clock, in seconds; NaN for a cell that nobody could do.
     """
 
     host: str
     process: int
+    began: float = float("nan")
+    ended: float = float("nan")
+
+
+def most_at_once(places: Iterable[Place]) -> dict[str, int]:
+    """Return, by machine, how many cells ran there at once, at most."""
+    moves: dict[str, list[tuple[float, int]]] = {}
+    for place in places:
+        if place.host and place.ended >= place.began:
+            moves.setdefault(place.host, []).extend([(place.began, 1), (place.ended, -1)])
+    found = {}
+    for host, several in moves.items():
+        running = most = 0
+        for _, change in sorted(several):  # one that ends as another begins comes first
+            running += change
+            most = max(most, running)
+        found[host] = most
+    return found
 
 
 def run_cells[C: Hashable, R](
@@ -91,7 +112,8 @@ def run_cells[C: Hashable, R](
     executor
         Where: see :data:`Engine`.
     exclusive
-        Whether one cell runs at a time, so that seconds are those of a machine that does no other.
+        Whether one cell runs at a time, so that seconds are those of a machine that does no other;
+        of a number of processes, one is begun.
 
     Raises
     ------
@@ -106,12 +128,16 @@ def run_cells[C: Hashable, R](
             "the file calls for fits itself as a worker loads it; put that below "
             "`if __name__ == '__main__':`"
         )
+    own = isinstance(executor, int)
+    if isinstance(executor, int) and exclusive:
+        executor = min(executor, 1)
     with engine(executor) as where:
         if where is None:
-            here = Place(*this_process())
             with SharedCode().used() if job.shares_code else nullcontext():
                 for cell in cells:
-                    keep(cell, job(cell, silent), here)
+                    began = time.time()
+                    result = job(cell, silent)
+                    keep(cell, result, Place(*this_process(), began, time.time()))
             return
         try:
             packed = pack(job)
@@ -120,7 +146,10 @@ def run_cells[C: Hashable, R](
                 f"executor: {job.label} cannot be sent to another process ({error}), or leave "
                 "executor out"
             ) from None
-        _Run(job, deque(cells), keep, where, packed, exclusive).run()
+        run = _Run(job, deque(cells), keep, where, packed, exclusive)
+        if isinstance(where, Processes) and own:
+            run.stop = where.stop
+        run.run()
 
 
 class _Run[C: Hashable, R]:
@@ -141,6 +170,8 @@ class _Run[C: Hashable, R]:
         self.most = 1 if exclusive else most
         self.pending: dict[Future[Reply], C] = {}
         self.begun: Counter[C] = Counter()
+        self.stop: Callable[[], None] | None = None
+        """Has cells that run end early, with what they have; ``None`` for workers of others."""
 
     def run(self) -> None:
         try:
@@ -149,9 +180,21 @@ class _Run[C: Hashable, R]:
                 # pauses let interrupts through
                 for future in wait(self.pending, PAUSE, FIRST_COMPLETED).done:
                     self.take(future)
+        except KeyboardInterrupt:
+            try:
+                self.end_early()
+            finally:
+                self.salvage()
+            raise
         except BaseException:
             self.salvage()
             raise
+
+    def end_early(self) -> None:
+        """Wait for what cells under way have, where they can be told to stop."""
+        if self.stop is not None:
+            self.stop()
+            wait([future for future in self.pending if not future.cancel()])
 
     def hand_out(self) -> None:
         while self.waiting and len(self.pending) < self.most:
@@ -213,7 +256,7 @@ class _Run[C: Hashable, R]:
             raise KeyboardInterrupt
         if reply.error:
             raise (ModelError if reply.of_model else ValueError)(reply.error)
-        self.keep(cell, reply.result, Place(reply.host, reply.process))
+        self.keep(cell, reply.result, _place(reply))
 
     def salvage(self) -> None:
         """Cancel what has not begun, and keep what was done as the run ended."""
@@ -222,7 +265,11 @@ class _Run[C: Hashable, R]:
                 continue
             reply = None if future.exception() else future.result()
             if reply is not None and reply.is_done:
-                self.keep(cell, reply.result, Place(reply.host, reply.process))
+                self.keep(cell, reply.result, _place(reply))
+
+
+def _place(reply: Reply) -> Place:
+    return Place(reply.host, reply.process, reply.began, reply.ended)
 
 
 GOES_ON = "what is done is kept where a folder was given, and another run goes on from there"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -46,6 +47,8 @@ class Reply:
         Package -> its version there, where that is another one.
     stopped
         Whether the cell was told to stop.
+    began, ended
+        When it did so, by the machine's clock, in seconds; making the job is no part of it.
     """
 
     host: str
@@ -55,6 +58,8 @@ class Reply:
     of_model: bool = False
     versions: Mapping[str, str] | None = None
     stopped: bool = False
+    began: float = float("nan")
+    ended: float = float("nan")
 
     @property
     def is_done(self) -> bool:
@@ -110,8 +115,10 @@ def do(packed: Packed, cell: Any) -> Reply:
         _watch(0, 0)
         with precision("float64"):
             job, code = _job(packed)
+            began = time.time()
             with code.used() if job.shares_code else nullcontext():
-                return Reply(**place, result=job(cell, _watch))
+                result = job(cell, _watch)
+            return Reply(**place, result=result, began=began, ended=time.time())
     except KeyboardInterrupt:
         return Reply(**place, stopped=True)
     except ValueError as error:

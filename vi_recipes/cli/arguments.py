@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,6 +94,14 @@ SchedulerOption = Annotated[
         help="A Dask scheduler whose workers do the work, such as tcp://127.0.0.1:8786.",
     ),
 ]
+SideBySideOption = Annotated[
+    bool,
+    typer.Option(
+        "--side-by-side",
+        help="With --workers or --scheduler, fit several methods at once; their seconds are then "
+        "not those of a fit alone. [default: one at a time]",
+    ),
+]
 NoCacheOption = Annotated[
     bool,
     typer.Option(
@@ -124,3 +132,22 @@ def executor_for(workers: int, scheduler: str | None) -> Iterator[Engine]:
 
     with cluster(scheduler) as executor:
         yield executor
+
+
+def check_side_by_side(
+    workers: int, scheduler: str | None, side_by_side: bool, tell: Callable[[str], None]
+) -> None:
+    """Say what several workers are for where methods are fitted one at a time.
+
+    Raises
+    ------
+    ValueError
+        For methods side by side without workers.
+    """
+    if side_by_side and workers == 1 and scheduler is None:
+        raise ValueError("--side-by-side: it needs --workers, from 2, or --scheduler")
+    if workers > 1 and not side_by_side:
+        tell(
+            "note: methods are fitted one at a time, by one process, so that their seconds are "
+            f"those of a fit alone; --side-by-side fits {workers} at once"
+        )

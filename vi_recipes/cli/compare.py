@@ -16,8 +16,13 @@ from vi_recipes.cli.arguments import (
     NoCacheOption,
     NoReportOption,
     PdfOption,
+    SchedulerOption,
     SeedOption,
     SetOption,
+    SideBySideOption,
+    WorkersOption,
+    check_side_by_side,
+    executor_for,
     out_option,
 )
 from vi_recipes.cli.formula import (
@@ -57,6 +62,7 @@ Examples:
   vi-recipes compare my_model.py:regression --data my_data.csv --reference nuts
   vi-recipes compare eight_schools --methods lrvb,laplace --reference pymc.nc
   vi-recipes compare radon --methods nuts --resume
+  vi-recipes compare radon --workers 2 --side-by-side
   vi-recipes compare my_model.py --add 'stan=fit-*.csv' --rename b_x='beta[0]'
   vi-recipes compare my_model.py --data my_data.json --no-report --json result.json
 
@@ -149,6 +155,9 @@ def compare(
             "new or has other options, data, seed or versions.",
         ),
     ] = False,
+    workers: WorkersOption = 1,
+    scheduler: SchedulerOption = None,
+    side_by_side: SideBySideOption = False,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-report")] = None,
     no_report: NoReportOption = False,
@@ -166,6 +175,7 @@ def compare(
         raise ValueError("--prior-predictive and --no-report: expected at most one of them")
     if resume and no_report:
         raise ValueError("--resume and --no-report: expected at most one of them")
+    check_side_by_side(workers, scheduler, side_by_side, tell)
     _fit_and_report(
         model=model,
         written=Written(formula, family, link, prior, weights, offset, missing),
@@ -180,6 +190,9 @@ def compare(
         predictive=predictive,
         prior_predictive=prior_predictive,
         resume=resume,
+        workers=workers,
+        scheduler=scheduler,
+        side_by_side=side_by_side,
         out=out,
         suffix="report",
         no_report=no_report,
@@ -247,6 +260,9 @@ def _fit_and_report(
     predictive: bool = False,
     prior_predictive: bool = False,
     resume: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
+    side_by_side: bool = False,
     out: Path | None,
     suffix: str,
     no_report: bool,
@@ -273,7 +289,7 @@ def _fit_and_report(
     from vi_recipes.core import progress_bar
 
     by_prior = prior_exhibits(target, seed=seed) if prior_predictive else []
-    with output_folder(folder):
+    with output_folder(folder), executor_for(workers, scheduler) as executor:
         comparison = compare(
             target,
             named,
@@ -283,6 +299,8 @@ def _fit_and_report(
             resume=resume,
             progress=progress_bar,
             quadrature=quadrature,
+            executor=executor,
+            exclusive=not side_by_side,
         )
         for note in taken_up(comparison) if resume else ():
             tell(note)

@@ -15,9 +15,14 @@ from vi_recipes.cli.arguments import (
     NoCacheOption,
     NoReportOption,
     PdfOption,
+    SchedulerOption,
+    SideBySideOption,
+    WorkersOption,
+    check_side_by_side,
+    executor_for,
     out_option,
 )
-from vi_recipes.cli.group import keep_code
+from vi_recipes.cli.group import keep_code, tell
 from vi_recipes.cli.lists import print_list
 from vi_recipes.cli.output import (
     check_json,
@@ -32,6 +37,7 @@ EPILOG = """\b
 Examples:
   vi-recipes run radon
   vi-recipes run my_study.py --out results
+  vi-recipes run my_study.py --workers 2 --side-by-side
 """
 
 
@@ -46,6 +52,9 @@ def command(
         int | None,
         typer.Option(min=0, max=MAX_SEED, metavar="N", help="In place of the study's own seed."),
     ] = None,
+    workers: WorkersOption = 1,
+    scheduler: SchedulerOption = None,
+    side_by_side: SideBySideOption = False,
     out: Annotated[Path | None, out_option("./STUDY-report")] = None,
     no_report: NoReportOption = False,
     everything: AllOption = False,
@@ -63,12 +72,19 @@ def command(
     from vi_recipes.comparison import load_study
     from vi_recipes.core import progress_bar
 
+    check_side_by_side(workers, scheduler, side_by_side, tell)
     keep_code(no_cache)
     loaded = load_study(study)
     folder = report_folder(out, f"{loaded.name}-report", no_report)
     check_json(json)
     check_pdf(pdf, folder)
-    with output_folder(folder):
-        comparison = loaded.run(folder, seed=seed, progress=progress_bar)
+    with output_folder(folder), executor_for(workers, scheduler) as executor:
+        comparison = loaded.run(
+            folder,
+            seed=seed,
+            progress=progress_bar,
+            executor=executor,
+            exclusive=not side_by_side,
+        )
     show_and_write(comparison, folder, json, everything=everything, pdf=pdf)
     exit_with(comparison)

@@ -8,12 +8,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vi_recipes.cells import Engine
 from vi_recipes.comparison.beside import FOLDERS, HEADER, discard, place_for, put_in_place
 from vi_recipes.comparison.comparison import Comparison, assemble, choose_reference
+from vi_recipes.comparison.elsewhere import Elsewhere, Fitting, check_sent, fit_elsewhere
 from vi_recipes.comparison.folder import fit_path, save_fit, write_header
 from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
+from vi_recipes.comparison.one_fit import fit_one, with_evidence
 from vi_recipes.comparison.request import (
     Methods,
     check_checkpoints,
@@ -32,23 +35,20 @@ from vi_recipes.comparison.yardsticks import (
 )
 from vi_recipes.core import (
     MethodFailure,
-    Progress,
     ProgressFactory,
-    Status,
     as_seed,
     attempt,
     check_folder,
+    held,
     one_seed,
     programs_read,
-    seed_of,
     silent,
     told,
 )
-from vi_recipes.fit import Assessment, Fit, provenance
+from vi_recipes.fit import Fit
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods import Method, NestedQuadrature
 from vi_recipes.model import Model, Target, as_target
-from vi_recipes.trust import assess
 from vi_recipes.trust import quadrature as integrate
 
 
@@ -65,6 +65,8 @@ def compare(
     description: str = "",
     assessed: bool = True,
     quadrature: bool = False,
+    executor: Engine = None,
+    exclusive: bool = True,
 ) -> Comparison:
     """Fit every method to one target and lay the fits side by side.
 
@@ -110,13 +112,23 @@ def compare(
     quadrature
         Whether log p(y) is had by quadrature too, where at most five coordinates are left when
         latent variables are integrated out; it takes from seconds to minutes.
+    executor
+        Where methods are fitted and assessed; see :func:`calibrate`. The numbers are the same.
+        What a fit compiled stays with the worker, so that :func:`case_sensitivity` and
+        :func:`data_sensitivity` want a fit of this process.
+    exclusive
+        Whether an executor is given one method at a time, so that seconds are those of a machine
+        that does no other; of a number of processes, one is begun. Else methods run side by side,
+        and a note says how many did at once.
 
     Raises
     ------
     ValueError
         For no methods, two of one name, options that do not go with the target, a reference that
         is not among them, or a point, a fit without numbers, or one of another model as reference.
-        All of this is found before the first method is fitted.
+        For methods that cannot be sent to an executor, and a folder that another run writes to.
+        All of this is found before the first method is fitted. And for an executor that breaks
+        down, after which the folder has what is done.
     """
     target = as_target(target)
     key = as_seed(one_seed(key, seed) or 0)
@@ -130,23 +142,44 @@ def compare(
         check_options(name, method, target)
     check_checkpoints(to_fit)
     check_start(target, key)
+    if executor is not None:
+        check_sent(to_fit)
     if isinstance(reference, Fit):
-        reference = _with_evidence(reference, target, assessed)
+        reference = with_evidence(reference, target, assessed)
     if path is not None:
         check_folder(Path(path), HEADER, FOLDERS)
-    run = _Run(target, reference, description, None if path is None else Path(path))
+    asked = _Asked(target, named, key, assessed, progress, executor, exclusive)
+    with held(path, HEADER, FOLDERS):
+        run = _Run(target, reference, description, None if path is None else Path(path))
+        return _compare(asked, run, notes, quadrature=quadrature)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be fitted, and how: arguments of :func:`compare`, checked."""
+
+    target: Target
+    named: Mapping[str, Method | Fit]
+    key: int
+    assessed: bool
+    progress: ProgressFactory | None
+    executor: Engine
+    exclusive: bool
+
+
+def _compare(asked: _Asked, run: _Run, notes: list[str], *, quadrature: bool) -> Comparison:
+    """Fit everything, find out what the fits say of one another, and keep it."""
+    target, key, assessed, progress = asked.target, asked.key, asked.assessed, asked.progress
+    reference = run.reference
     interrupted, already = False, programs_read()
-    evidence = None
+    evidence, read = None, 0
     try:
-        for name, given in named.items():
-            if isinstance(given, Fit):
-                run.add(name, _with_evidence(given.renamed(name), target, assessed))
-                continue
-            with progress(name) if progress else nullcontext(silent) as report:
-                fit, interrupted = _fit(name, given, target, key, report, assessed)
-            run.add(name, replace(fit, provenance=replace(fit.provenance, seed=key)))
-            if interrupted:
-                break
+        if asked.executor is None:
+            interrupted = run.fit_here(asked)
+        else:
+            elsewhere = run.fit_elsewhere(asked)
+            interrupted, read = elsewhere.interrupted, elsewhere.read
+            notes += [elsewhere.note] if elsewhere.note else []
         if quadrature and not interrupted:
             with progress("quadrature") if progress else nullcontext():
                 evidence = _by_quadrature(target)
@@ -170,7 +203,7 @@ def compare(
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
-    if read := programs_read() - already:
+    if read := read + programs_read() - already:
         notes.append(
             f"{read} programs were read from the cache of compiled code and not compiled: seconds "
             "of compilation are less than without it (--no-cache)."
@@ -218,6 +251,47 @@ class _Run:
     fits: dict[str, Fit] = field(default_factory=dict)
     kept: dict[str, KeptFit] = field(default_factory=dict)
     losses: list[str] = field(default_factory=list)
+
+    def fit_here(self, asked: _Asked) -> bool:
+        """Fit method after method; return whether that was interrupted."""
+        for name, given in asked.named.items():
+            if isinstance(given, Fit):
+                self._take(name, given, asked.assessed)
+                continue
+            with asked.progress(name) if asked.progress else nullcontext(silent) as report:
+                fit, interrupted = fit_one(
+                    name, given, self.target, asked.key, report, asked.assessed
+                )
+            self.add(name, fit)
+            if interrupted:
+                return True
+        return False
+
+    def fit_elsewhere(self, asked: _Asked) -> Elsewhere:
+        """Have an executor fit the methods; what it has done stays where it breaks down."""
+        for name, given in asked.named.items():
+            if isinstance(given, Fit):
+                self._take(name, given, asked.assessed)
+        methods = {n: m for n, m in asked.named.items() if isinstance(m, Method)}
+        fitting = Fitting(self.target, methods, asked.key, asked.assessed)
+        try:
+            return fit_elsewhere(
+                fitting,
+                asked.executor,
+                exclusive=asked.exclusive,
+                progress=asked.progress,
+                add=self.add,
+            )
+        except ValueError:
+            if self.fits:
+                self.finish(self.comparison(interrupted=True))
+            raise
+        finally:  # as they were named, and not as they came
+            self.fits = {name: self.fits[name] for name in asked.named if name in self.fits}
+
+    def _take(self, name: str, given: Fit, assessed: bool) -> None:
+        """Take a fit that was given."""
+        self.add(name, with_evidence(given.renamed(name), self.target, assessed))
 
     def add(self, name: str, fit: Fit) -> None:
         """Take a fit that is done, and keep it."""
@@ -323,56 +397,6 @@ class _Run:
             if name in self.kept:
                 self.kept[name] = replace(self.kept[name], fit=self.fits[name], labels=labels)
         return label_notes(moved, pivot, groups)
-
-
-def _fit(
-    name: str, method: Method, target: Target, seed: int, report: Progress, assessed: bool
-) -> tuple[Fit, bool]:
-    """Return the fit of one method, and whether Ctrl-C came: then perhaps without a result."""
-    stream = seed_of(name, seed)
-    try:
-        fit = method.fit(target, key=stream, progress=report, name=name)
-    except KeyboardInterrupt:
-        message = "interrupted before there was a result"
-        return _without_result(name, method, target, Status.INTERRUPTED, message), True
-    except Exception as error:  # of a model or a checkpoint: the others stand without it
-        return _without_result(name, method, target, Status.FAILED, told(error)), False
-    if not (assessed and fit.has_result):
-        return fit, fit.status is Status.INTERRUPTED
-    try:
-        report(1, 1, "assessing it")
-        assessment = attempt(lambda: assess(fit, target, key=stream), _unassessed)
-    except KeyboardInterrupt:
-        why = "its assessment was interrupted"
-        return replace(fit, assessment=Assessment(unknown={"weights": why})), True
-    return replace(fit, assessment=assessment), fit.status is Status.INTERRUPTED
-
-
-def _unassessed(error: str) -> Assessment:
-    return Assessment(unknown={"weights": error}, errors={"all that its draws say": error})
-
-
-def _without_result(name: str, method: Method, target: Target, status: Status, message: str) -> Fit:
-    return Fit(
-        method=name,
-        kind=method.key,
-        status=status,
-        message=message,
-        sites=target.quantities,
-        coords=target.coords,
-        config=method.options(),
-        provenance=provenance(target, seed=None, dtype=method.dtype_used),
-    )
-
-
-def _with_evidence(fit: Fit, target: Target, assessed: bool) -> Fit:
-    """Return a fit made before with its own evidence; answers without a method have none."""
-    if not (assessed and fit.kind and fit.has_result) or fit.assessment is not None:
-        return fit
-    made_for = (fit.provenance.model, fit.provenance.data_fingerprint)
-    if made_for != (target.name, target.fingerprint):
-        return fit
-    return replace(fit, assessment=attempt(lambda: assess(fit, target), _unassessed))
 
 
 def _by_quadrature(target: Target) -> LogEvidence:

@@ -10,6 +10,7 @@ from typing import Any
 from vi_recipes.comparison.beside import holds_comparison
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import read_header
+from vi_recipes.comparison.speed import by_workers
 from vi_recipes.core import Status
 from vi_recipes.fit import Fit, provenance
 from vi_recipes.methods import Method
@@ -74,7 +75,7 @@ def reuse(
                 taken[name] = fit
     result: dict[str, Method | Fit] = {n: fit for n, fit in taken.items() if n not in named}
     result |= {name: taken.get(name, given) for name, given in named.items()}
-    notes = []
+    notes = by_workers(earlier.notes) if taken else []
     if taken:
         notes.append(
             f"Taken up from the earlier comparison, with the seconds of that time: "

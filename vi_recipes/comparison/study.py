@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vi_recipes.cells import Engine
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import save_exhibits
@@ -72,6 +73,8 @@ class Study:
         *,
         seed: int | None = None,
         progress: Callable[[str], AbstractContextManager[Progress]] | None = None,
+        executor: Engine = None,
+        exclusive: bool = True,
     ) -> Comparison:
         """Fit everything, make the exhibits, and return the comparison.
 
@@ -83,8 +86,8 @@ class Study:
             Folder for the fits, saved as they finish, and for the exhibits.
         seed
             Takes the place of the study's own.
-        progress
-            As in :func:`compare`.
+        progress, executor, exclusive
+            As in :func:`compare`. Exhibits are made here.
         """
         target = self.target()
         reference: str | Fit | None
@@ -101,6 +104,8 @@ class Study:
             path=path,
             progress=progress,
             description=self.description,
+            executor=executor,
+            exclusive=exclusive,
         )
         if self.exhibits is not None and not comparison.interrupted:
             with progress("exhibits") if progress else nullcontext(silent) as report:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.speed import by_workers
 from vi_recipes.comparison.view import (
     NO_JUDGEMENT,
     all_fits,
@@ -279,6 +280,8 @@ def timings(comparison: Fits) -> Table:
         )
         if comparison.outside:
             note += f". {comparison.outside} was stored: its seconds may be of another machine"
+    for told in by_workers(comparison.notes):
+        note += f". {told.rstrip('.')}"
     return Table("Timings", columns, rows, sentences(note), left=(0, 1))
 
 

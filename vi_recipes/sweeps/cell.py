@@ -54,6 +54,8 @@ class CellResult:
         What the mean should be, and the sd of the reference answers; NaN where that is unknown.
     host, process
         Where it was fitted.
+    began, ended
+        When, by that machine's clock, in seconds.
     """
 
     status: str
@@ -72,6 +74,8 @@ class CellResult:
     known_sd: tuple[float, ...] = ()
     host: str = ""
     process: int = 0
+    began: float = float("nan")
+    ended: float = float("nan")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what strict JSON can hold."""

@@ -107,14 +107,15 @@ def warnings(sweep: Swept) -> list[str]:
 def notes(sweep: Swept) -> list[str]:
     """Return how the seconds came about."""
     listed = ", ".join(f"{number} on {host}" for host, number in sweep.places.items())
-    most = max(sweep.places.values(), default=1)
+    beside = [f"{number} on {host}" for host, number in sweep.at_once.items() if number > 1]
     shared = (
-        " Fits of several processes shared a machine, so seconds are not those of an idle one."
-        if most > 1
-        else ""
+        f"Up to {' and '.join(beside)} ran at once, so seconds are those of a machine that is "
+        "shared; with exclusive, one fit runs at a time."
+        if beside
+        else "No two fits ran at once on a machine."
     )
     return [
-        f"Processes that fitted: {listed or 'none'}.{shared}",
+        f"Processes that fitted: {listed or 'none'}. {shared}",
         "Fits of equal shapes in one process share compiled code; seconds are without compiling.",
         "What a fit says of itself is by its own evidence, without the truth or the others.",
     ]

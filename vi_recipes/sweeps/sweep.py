@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def sweep(
     executor
         Where fits run; see :func:`calibrate`.
     exclusive
-        Whether one cell runs at a time, so that seconds are those of a machine with one fit on it.
+        Whether one cell runs at a time, so that seconds are those of a machine with one fit on it;
+        of a number of processes, one is begun.
     path
         Folder that keeps every fit's numbers as soon as it is done; what is there is not fitted
         again. More seeds, methods and models may be added.
@@ -120,7 +121,7 @@ def sweep(
         with progress("sweep") if progress else nullcontext(silent) as report:
 
             def keep(cell: Cell, result: CellResult, place: Place) -> None:
-                store.add(cell, replace(result, host=place.host, process=place.process))
+                store.add(cell, replace(result, **asdict(place)))
                 report(len(store.results), len(cells), str(cell))
 
             try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vi_recipes.cells import Place, most_at_once
 from vi_recipes.core import Status
 from vi_recipes.sweeps.cell import Cell, CellResult
 from vi_recipes.sweeps.measures import COLUMNS, measures
@@ -177,6 +178,13 @@ class Swept:
             if found.host:
                 seen.setdefault(found.host, set()).add(found.process)
         return {host: len(processes) for host, processes in seen.items()}
+
+    @property
+    def at_once(self) -> dict[str, int]:
+        """Machine -> how many fits ran there at once, at most, by its clock."""
+        return most_at_once(
+            Place(one.host, one.process, one.began, one.ended) for one in self.results.values()
+        )
 
     def __repr__(self) -> str:
         cells = f"{len(self.results)} of {self.num_cells} fits"

@@ -30,7 +30,7 @@ def case_sensitivity(
     Parameters
     ----------
     fit
-        A fit by :class:`LinearResponse`, made in this session.
+        A fit by :class:`LinearResponse`, made in this process.
     sites
         Whose means; default all parameters that are not in the local plate.
     observed
@@ -93,7 +93,7 @@ def data_sensitivity(fit: Fit, argument: str, sites: Sequence[str] | None = None
     Parameters
     ----------
     fit
-        A fit by :class:`LinearResponse`, made in this session.
+        A fit by :class:`LinearResponse`, made in this process.
     argument
         An argument of the model function that holds floating-point numbers, as an array (a number
         given as ``np.asarray(3.0)``).
@@ -138,8 +138,8 @@ def _response(fit: Fit) -> tuple[ResponsePosterior, KL]:
     posterior = fit.posterior
     if not isinstance(posterior, ResponsePosterior) or posterior.kl is None:
         raise ValueError(
-            f"fit: got {fit.method}, expected a fit by LinearResponse made in this session (one "
-            "that was saved and loaded has its numbers only)"
+            f"fit: got {fit.method}, expected a fit by LinearResponse made in this process (one "
+            "that was saved and loaded, or that a worker made, has its numbers only)"
         )
     posterior.target.check_undivided()
     return posterior, posterior.kl

@@ -1,0 +1,188 @@
+"""What goes wrong with workers, seen with real ones: nobody there, other versions, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.cells import Place, cluster, packed, run_cells
+from vi_recipes.cells.engines import SECONDS
+from vi_recipes.core import Progress, silent
+
+pytestmark = pytest.mark.slow
+
+NORMAL = """
+import numpy as np, numpyro, numpyro.distributions as dist, vi_recipes as vr
+
+def normal(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+MODEL = vr.Model(function=normal, name="normal", data=lambda: {"y": np.arange(3.0)})
+"""
+
+OF_A_USER = """
+vr.calibrate(MODEL, vr.Laplace(), num_simulations=2, num_draws=9, executor=1)
+"""
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Cell 0 is done at once; others wait until they are told to stop, and say so."""
+
+    label = "waiting"
+    shares_code = False
+
+    def __call__(self, cell: int, progress: Progress = silent) -> str:
+        end = time.monotonic() + 60 * bool(cell)
+        try:
+            while time.monotonic() < end:
+                progress(0, 1)
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            return "stopped on the way"
+        return "done"
+
+    def lost(self, cell: int, why: str) -> str:
+        return why
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    options = {"threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=0, **options) as made:
+        yield made
+
+
+def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    options = {"capture_output": True, "text": True, "timeout": 120, "check": False, **options}
+    return subprocess.run([sys.executable, *command], **options)
+
+
+def told_in_time(address: str, message: str) -> None:
+    """It takes no longer than the scheduler has, beside what it takes to ask."""
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=message), cluster(address):
+        pass
+    assert time.monotonic() - began < 3 * SECONDS
+
+
+def test_a_scheduler_that_does_not_answer_is_named() -> None:
+    pytest.importorskip("distributed")
+    address = "tcp://127.0.0.1:1"
+    told_in_time(address, rf"nothing answers at '{address}' within 10 s .* 'dask scheduler'")
+
+
+def test_a_scheduler_without_workers_is_named(local: Any) -> None:
+    address = local.scheduler_address
+    told_in_time(address, rf"{address} has no worker within 10 s; start one with 'dask worker")
+
+
+def age(package: str) -> None:
+    """Have this process take a package for an old one."""
+    known = packed.version_of
+    packed.version_of = lambda name: "0.0.1" if name == package else known(name)  # type: ignore[attr-defined]
+
+
+def test_workers_of_other_versions_are_refused_by_name(local: Any) -> None:
+    local.scale(1)
+    with cluster(local.scheduler_address) as executor:
+        for package in ("jax", "numpyro", "vi_recipes"):
+            executor._client.run(age, package)  # type: ignore[attr-defined]
+            with pytest.raises(ValueError, match=rf"workers on .* {package} 0\.0\.1 \(here"):
+                run_cells(Waits(), [0], lambda *_: None, executor)
+    local.scale(0)
+
+
+def test_a_script_calls_below_its_main_block(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(NORMAL + "\nif __name__ == '__main__':\n    " + OF_A_USER.strip())
+    done = run(str(script))
+    assert done.returncode == 0, done.stderr
+    script.write_text(NORMAL + OF_A_USER)
+    done = run(str(script))
+    assert done.returncode == 1
+    assert "A script must call this below `if __name__ == '__main__':`" in done.stderr
+
+
+def test_what_has_no_file_is_to_be_put_into_one(tmp_path: Path) -> None:
+    done = run("-c", NORMAL + OF_A_USER, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "has no file; put the model and what it needs into one" in done.stderr
+
+
+def test_an_interrupt_waits_for_what_cells_under_way_have() -> None:
+    kept: dict[int, str] = {}
+
+    def keep(cell: int, result: str, place: Place) -> None:
+        first = not kept
+        kept[cell] = result
+        if first:
+            time.sleep(1.0)  # the next has begun
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(Waits(), range(6), keep, 2)
+    assert kept[0] == "done"
+    assert set(list(kept.values())[1:]) == {"stopped on the way"}
+    assert len(kept) < 6  # and what had not begun was cancelled
+
+
+def test_an_interrupt_ends_no_worker_of_others(local: Any, tmp_path: Path) -> None:
+    local.scale(1)
+    local.wait_for_workers(1)
+    before = {worker.pid for worker in local.workers.values()}
+    (tmp_path / "mine.py").write_text(NORMAL)
+    sweep = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import vi_recipes as vr\n"
+        "from vi_recipes.cells import cluster\n"
+        f"with cluster({local.scheduler_address!r}) as executor:\n"
+        "    vr.sweep('mine.py', 'map', seeds=4000, path='kept', executor=executor)\n"
+        "print('came to its end')\n"
+    )
+    cells = tmp_path / "kept" / "cells"
+    with subprocess.Popen(
+        [sys.executable, "-c", sweep], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 90
+        while not (cells.is_dir() and len(list(cells.iterdir())) > 3):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    assert "came to its end" in out
+    done = len(list(cells.iterdir()))
+    assert 3 < done < 4000
+    assert {worker.pid for worker in local.workers.values()} == before
+    # and another run takes up all of them, without workers
+    found = vr.sweep(
+        tmp_path / "mine.py", "map", seeds=4000, path=tmp_path / "kept", progress=Stopping
+    )
+    assert len(found.results) == done + 1
+
+
+class Stopping:
+    """Progress of a run that is interrupted as soon as it has done one thing more."""
+
+    def __init__(self, title: str) -> None: ...
+
+    def __enter__(self) -> Progress:
+        def report(done: int, total: int, text: str = "") -> None:
+            raise KeyboardInterrupt
+
+        return report
+
+    def __exit__(self, *_: object) -> None: ...
