@@ -226,6 +226,43 @@ def test_a_frame_of_brms(tmp_path: Path) -> None:
     assert "one chain, so R-hat cannot vouch for it" in one.message
 
 
+def test_names_that_brms_gives_a_formula_are_known() -> None:
+    rng = np.random.default_rng(3)
+    rows = {
+        "y": rng.normal(size=24),
+        "age (y)": rng.normal(size=24),
+        "arm": ["new-b", "a"] * 12,
+        "g": np.repeat(["North St", "east", "w"], 8),
+    }
+    formula = "y ~ arm * `age (y)` + (1 + `age (y)` | g)"
+    this = vr.Target(vr.glmm([formula, "sigma ~ arm + (1 | g)"], rows))
+    theirs = {
+        "b_Intercept": "Intercept", "b_armnewMb": "beta[arm[new-b]]", "b_agey": "beta[age (y)]",
+        "b_armnewMb:agey": "beta[arm[new-b]:age (y)]", "b_sigma_Intercept": "Intercept_sigma",
+        "b_sigma_armnewMb": "beta_sigma[arm[new-b]]", "sd_g__Intercept": "sd_g[Intercept]",
+        "sd_g__agey": "sd_g[age (y)]", "cor_g__Intercept__agey": "cor_g",
+        "sd_g__sigma_Intercept": "sd_g_sigma",
+    }  # fmt: skip
+    for theirs_of, ours in (("North.St", "North St"), ("east", "east"), ("w", "w")):
+        theirs[f"r_g[{theirs_of},Intercept]"] = f"u_g_Intercept[{ours}]"
+        theirs[f"r_g[{theirs_of},agey]"] = f"u_g_age_y[{ours}]"
+        theirs[f"r_g__sigma[{theirs_of},Intercept]"] = f"u_g_sigma[{ours}]"
+    frame = pd.DataFrame({name: rng.uniform(0.1, 0.9, 80) for name in theirs})
+    frame[".chain"], frame["lp__"] = np.repeat([1, 2], 40), 0.0
+    fit = vr.from_draws(frame, this)
+    flat = fit.flat({n: np.moveaxis(v, (0, 1), (-2, -1)) for n, v in fit.posterior.samples.items()})
+    drawn = dict(zip(fit.labels(), flat.reshape(-1, 80), strict=True))
+    assert set(drawn) == set(theirs.values())
+    for name, ours in theirs.items():
+        np.testing.assert_allclose(drawn[ours], frame[name], rtol=1e-12)
+    # a name that is given goes before one that is known
+    other = frame.rename(columns={"cor_g__Intercept__agey": "rho"})
+    again = vr.from_draws(other, this, names={"rho": "cor_g"})
+    np.testing.assert_allclose(again["cor_g"].ravel(), frame["cor_g__Intercept__agey"])
+    with pytest.raises(ValueError, match=r"site\(s\) cor_g .*--rename 'their name=cor_g'"):
+        vr.from_draws(other, this)
+
+
 def _stacked() -> xr.Dataset:
     return xr.Dataset({"beta": (("sample", "k"), regression_draws()[0])})
 

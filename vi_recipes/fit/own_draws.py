@@ -57,7 +57,8 @@ def from_arviz(
         The model with its data. Draws of its latent sites are needed, constrained scale; what it
         derives from them is computed.
     names
-        Their name -> ours, for those that differ: ``{"b_x": "beta[0]"}``. A name is that of a whole
+        Their name -> ours, for those that differ: ``{"b_x": "beta[0]"}``. Of a model by formula
+        those that brms gives the same formula are known. A name is that of a whole
         variable or of one scalar, with zero-based indices; columns go by what they are called.
     method
         Name of the fit; by default what made the draws, such as ``"pymc"``, else ``"draws"``.
@@ -73,7 +74,7 @@ def from_arviz(
         check_same(fit, target)
         return fit if method is None else fit.renamed(method)
     source = read_source(draws)
-    given = _sites(source, target, dict(names or {}))
+    given = _sites(source, target, _elsewhere(source, target, names or {}) | dict(names or {}))
     return _fit(source, given, target, method)
 
 
@@ -104,6 +105,23 @@ def from_draws(
 
 
 # -- names -----------------------------------------------------------------------------------
+
+
+def _elsewhere(source: Source, target: Target, names: Mapping[str, str]) -> dict[str, str]:
+    """Return what brms calls the scalars of a formula's model, where the draws have them.
+
+    Sites that the draws have under their own names, or that are named, are left alone.
+    """
+    known: Mapping[str, str] = getattr(target.complete_model, "names_elsewhere", {})
+    sites = {site.name for site in target.quantities} - set(source.variables)
+    scalars = _scalars(target)
+    named = {ours.partition("[")[0] for ours in names.values()}
+    found = {}
+    for theirs, ours in known.items():
+        site = scalars[ours.replace(" ", "")][0] if ours.replace(" ", "") in scalars else ours
+        if site in sites - named and theirs not in names and source.find(theirs) is not None:
+            found[theirs] = ours
+    return found
 
 
 def _sites(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
@@ -137,7 +155,8 @@ def _sites(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
         listed = ", ".join(f"{s.name} of shape {s.shape}" if s.shape else s.name for s in lost)
         raise ValueError(
             f"{source.called}: it has no draws of the latent site(s) {listed} ({first}). Say which "
-            f"they are with names={{'their name': '{lost[0].name}'}}"
+            f"they are with names={{'their name': '{lost[0].name}'}} "
+            f"(--rename 'their name={lost[0].name}')"
         )
     return result
 

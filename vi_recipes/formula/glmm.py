@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vi_recipes.formula.brms import names_in_brms
 from vi_recipes.formula.checks import check_groups, check_rank, separated
 from vi_recipes.formula.families import (
     FAMILIES,
@@ -116,6 +117,13 @@ class GLMM(Model):
             f"members of {names} are {'nested' if nested else 'crossed'}: coupled given the "
             "parameters"
         ]
+
+    @property
+    def names_elsewhere(self) -> dict[str, str]:
+        """Name in draws by brms of the same formula -> site or scalar of this model."""
+        own = [o.name for o in family_of(self.family).own]
+        coords = self.coords if isinstance(self.coords, Mapping) else {}
+        return names_in_brms(self.predictors, coords, own)
 
     def __repr__(self) -> str:
         return (
