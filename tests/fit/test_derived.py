@@ -89,6 +89,20 @@ def test_what_is_made_of_scalars_one_by_one_has_their_labels() -> None:
     assert wider.labels()[-len(expected) - 1 :] == [*expected, "one"]
 
 
+def test_a_fit_with_derived_quantities_predicts_as_before() -> None:
+    frame = {"y": [0.1, 1.4, 1.2, 0.3], "x": [0.0, 1.0, 1.5, 0.5]}
+    this = vr.Target(vr.glmm("y ~ x", frame))
+    fit = vr.Laplace().fit(this, throw=True)
+    wider = vr.derive(fit, twice=lambda beta: 2 * beta)
+    new = {"x": [0.2, 3.0]}
+    one, other = (vr.predict(f, this, new, num_draws=20).frame() for f in (fit, wider))
+    np.testing.assert_allclose(one, other)
+    drawn = [vr.posterior_predictive(f, this, num_draws=5, key=1)["y"] for f in (fit, wider)]
+    np.testing.assert_allclose(*drawn)
+    with pytest.raises(ValueError, match="got model 'y' with the sites"):
+        vr.predict(wider, vr.Target(vr.glmm("y ~ 1", frame)), new)
+
+
 def test_what_jax_cannot_trace_is_called_draw_by_draw() -> None:
     fit = draws()
     wider = vr.derive(fit, positive=lambda beta: float(beta[1]) if beta[1] > -0.5 else 0.0)

@@ -171,13 +171,17 @@ def check_num_draws(num_draws: int | None) -> None:
 
 
 def check_same(fit: Fitted, target: Target) -> None:
-    """Raise a :class:`ValueError` unless ``fit`` is of ``target``: its model and its data."""
+    """Raise a :class:`ValueError` unless ``fit`` is of ``target``: its model and its data.
+
+    What was derived from a fit comes behind the sites of its model.
+    """
     if not isinstance(target, Target):
         raise ValueError(f"target: got {type(target).__name__}, expected the Target of the fit")
     target = target.fitted_as or target
     theirs, ours = ([(s.name, s.shape) for s in q] for q in (fit.sites, target.quantities))
     known = fit.provenance
-    if theirs != ours or (known.model and known.model != target.name):
+    derived = all(site.kind == "deterministic" for site in fit.sites[len(ours) :])
+    if theirs[: len(ours)] != ours or not derived or (known.model and known.model != target.name):
         raise ValueError(
             f"target: got model '{target.name}' with the sites {ours}, expected that of the fit, "
             f"'{known.model}' with {theirs}"
