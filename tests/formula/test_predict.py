@@ -149,7 +149,7 @@ def test_chances_by_a_gaussian_posterior_have_no_monte_carlo_error():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lrvb", "nested", "nuts"])
+@pytest.mark.parametrize("method", ["lrvb", "nested", "nuts", "structured"])
 def test_methods_that_are_right_here_predict_the_closed_form(fitted, method):
     target, _ = fitted
     fit = METHODS[method]().fit(target, throw=True)
