@@ -135,6 +135,18 @@ def test_separation_names_its_column(family):
         glmm(formula, frame, family, priors={"split": "Normal(0, 1)", "Intercept": "flat"})
 
 
+def test_numbers_that_were_read_as_text_are_told():
+    values = np.round(np.random.default_rng(0).normal(size=30), 3).astype(str)
+    values[4] = "n/a"
+    frame = pd.DataFrame({"y": np.arange(60.0) % 7, "x": np.tile(values, 2)})
+    says = r"'x' is text with 30 levels, all of them numbers but n/a.*, or write C\(x\)"
+    with pytest.warns(UserWarning, match=says):
+        model = glmm("y ~ x", frame)
+    assert model.notes[0].startswith("column 'x' is text")
+    assert not glmm("y ~ C(x)", frame).notes
+    assert not glmm("y ~ x", frame.assign(x=["a", "b", "3"] * 20)).notes
+
+
 def test_columns_of_one_name_are_refused():
     twice = pd.concat([FRAME, FRAME[["x"]]], axis=1)
     with pytest.raises(ValueError, match="data: several columns are called 'x'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import linprog
 
 from vi_recipes.formula.groups import Factor
@@ -18,6 +19,10 @@ NAMED = 1e-6
 
 FEW = 2_000
 """Rows that are looked at first: if these are not separated, all are not."""
+
+MOST_TEXT_LEVELS, FEW_WORDS = 10, 0.2
+"""Levels up to which a column of text is taken for categories, and the share of words among them
+from which it is too."""
 
 
 def check_rank(matrix: np.ndarray, labels: Sequence[str], what: str) -> None:
@@ -130,3 +135,24 @@ def check_groups(factor: Factor, rows: int, *, own_scale: bool) -> None:
             f"group '{factor.name}' has {members} members in {rows} rows: its sd cannot be told "
             "from that of the rows; leave the term out"
         )
+
+
+def numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> list[str]:
+    """Return a sentence on each column of text with many levels that are nearly all numbers.
+
+    A file with a word among its numbers is read so. What the formula calls ``C(column)`` is meant.
+    """
+    said = []
+    for name in columns:
+        levels = pd.Series(frame[name].unique())
+        if levels.dtype.kind in "biuf" or isinstance(frame[name].dtype, pd.CategoricalDtype):
+            continue
+        words = levels[pd.to_numeric(levels, errors="coerce").isna()]
+        many = len(levels) > MOST_TEXT_LEVELS and len(words) < FEW_WORDS * len(levels)
+        if many and f"C({name}" not in text:
+            but = f" but {', '.join(map(str, words[:3]))}" if len(words) else ""
+            said.append(
+                f"column '{name}' is text with {len(levels)} levels, all of them numbers{but}, and "
+                f"has a coefficient for each but one; make numbers of it, or write C({name})"
+            )
+    return said

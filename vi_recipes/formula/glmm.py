@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vi_recipes.formula.brms import names_in_brms
-from vi_recipes.formula.checks import check_groups, check_rank, separated
+from vi_recipes.formula.checks import check_groups, check_rank, numbers_as_text, separated
 from vi_recipes.formula.families import (
     FAMILIES,
     PROBABILITY,
@@ -272,6 +272,10 @@ class _Maker:
             ]
         groups = list(layout.groups.values())
         self._check(predictors, groups, response)
+        used = dict.fromkeys(name for predictor in predictors for name in predictor.design.columns)
+        for says in numbers_as_text(self.frame, list(used), "; ".join(p.text for p in self.parsed)):
+            self.notes.append(says)
+            warnings.warn(says, stacklevel=3)
         writer = Writer(
             names.of("model"),
             y,
