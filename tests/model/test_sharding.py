@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 import vi_recipes as vr
 from vi_recipes.model import bytes_by_device
 from vi_recipes.model.padding import padded
+from vi_recipes.model.sharding import rows_of_each
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,6 +135,13 @@ def test_rows_without_weight_change_no_fit_and_are_not_read_row_by_row() -> None
     with pytest.raises(ValueError, match="filled up by 5 without weight"):
         vr.log_likelihood(fit, filled)
     assert vr.log_likelihood(fit, target, num_draws=2)["y"].shape == (1, 2, 7)
+
+
+def test_rows_of_hosts_are_as_many_and_taken_for_nothing_else() -> None:
+    assert rows_of_each([200, 201], 2, {32}) == 202
+    assert rows_of_each([200, 200], 1, ()) == 200
+    assert rows_of_each([5_000, 5_000], 1, {5_000}) == 5_001  # as many as members
+    assert rows_of_each([10, 10], 5, {20, 15}) == 25  # as many of both hosts as members
 
 
 def centred(y: jax.Array, x: jax.Array) -> None:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,27 +84,44 @@ def shard(target: Target, mesh: Mesh) -> Target:
             f"mesh: {mesh.size} devices for the {sum(of_hosts)} rows of model '{target.name}'; use "
             "no more devices than there are rows"
         )
-    devices = mesh.size // num_hosts
-    own_rows = -(-max(of_hosts) // devices) * devices
+    sizes = {n for site in target.latents for n in site.shape} if num_hosts > 1 else set()
+    own_rows = rows_of_each(of_hosts, mesh.size // num_hosts, sizes)
     # hosts run one program: if one is filled up, all are
     whole = target if set(of_hosts) == {own_rows} else _filled(target, own_rows, num_hosts)
     if added := own_rows * num_hosts - sum(of_hosts):
+        equal = len(set(of_hosts)) == 1 and rows * num_hosts % mesh.size == 0
         warnings.warn(
-            f"the {mesh.size} devices do not divide the {sum(of_hosts):,} rows of model "
-            f"'{target.name}': {added:,} without weight are added",
+            f"model '{target.name}': {added:,} without weight are added to its {sum(of_hosts):,} "
+            + (
+                "rows, which would else be as many as a latent site has elements"
+                if equal
+                else f"rows, so that each of the {mesh.size} devices has as many"
+            ),
             stacklevel=2,
-        )
-    sizes = {n for site in whole.latents for n in site.shape}
-    if num_hosts > 1 and sizes & {own_rows, own_rows * num_hosts}:
-        raise ModelError(
-            f"model '{target.name}': with {own_rows} rows a host, as many as a latent site has "
-            "elements, rows cannot be told from those; divide the rows otherwise"
         )
     divided = whole.on(Spread(mesh, own_rows, num_hosts))
     divided.undivided = _undivided(target, divided)
     if num_hosts > 1:
         divided.fingerprint = _fingerprint_of_hosts(target.fingerprint)
     return divided
+
+
+def rows_of_each(of_hosts: Sequence[int], devices: int, sizes: Collection[int]) -> int:
+    """Return the rows that every host is to have, those without weight included.
+
+    Parameters
+    ----------
+    of_hosts
+        How many each has.
+    devices
+        Of each host; they divide the rows.
+    sizes
+        Of other things, which rows must not be taken for: neither one host's nor all.
+    """
+    rows = -(-max(of_hosts) // devices) * devices
+    while {rows, rows * len(of_hosts)} & set(sizes):
+        rows += devices
+    return rows
 
 
 def _filled(target: Target, num_rows: int, num_hosts: int) -> Target:
@@ -146,7 +163,13 @@ def _check_divisible(target: Target, rows: int) -> None:
 
 def _check_hosts(target: Target, rows: int) -> None:
     """Raise a :class:`ModelError` for what several hosts cannot fit together."""
-    of_rows = [s.name for s in target.quantities if rows in s.shape]
+    plates = {p for site in target.observed for p, size, _ in site.plates if size == rows}
+    of_rows = [
+        site.name
+        for site in target.quantities
+        if rows in site.shape
+        and (not site.plates or any(name in plates for name, _, _ in site.plates))
+    ]
     reason = ""
     if of_rows:
         reason = f"site '{of_rows[0]}' has an element for each row, and no host has them all"
