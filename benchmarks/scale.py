@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,6 +230,7 @@ def _table(
     for name, (worker, *arguments) in lines:
         command = common.worker(__file__, worker, *arguments)
         run = common.measure(command, repeats=options.repeats, time_limit=1800.0)
+        print(f"{name}: {run.process:.1f} s", file=sys.stderr, flush=True)
         if run.failure:
             rows.append((name, "–", "–", "–", "–", run.failure))
             continue
@@ -242,7 +244,7 @@ def _table(
     titles = ("engine", "wall, s", "processor, s", "÷ here", "numbers", "how it ended")
     common.print_table(titles, rows)
     same = len({run.result["mark"] for run in found.values()}) == 1
-    print("\nAll numbers are the same.\n" if same else "\nNumbers differ between engines.\n")
+    print("All numbers are the same.\n" if same else "Numbers differ between engines.\n")
     return found
 
 

@@ -25,7 +25,17 @@ import vi_recipes as vr
 from vi_recipes.calibration.job import Ranking
 from vi_recipes.calibration.ranks import choose
 from vi_recipes.calibration.simulate import PriorPredictive
-from vi_recipes.cells import NotSentError, Place, cluster, engine, pack, run_cells, sending, worker
+from vi_recipes.cells import (
+    NotSentError,
+    Place,
+    cluster,
+    engine,
+    most_at_once,
+    pack,
+    run_cells,
+    sending,
+    worker,
+)
 from vi_recipes.cells.sending import unpack
 from vi_recipes.core import CheckpointError, ModelError, Progress, held, import_file, silent
 
@@ -288,6 +298,23 @@ def test_a_killed_process_costs_the_cell_that_it_was_at(tmp_path: Path) -> None:
     assert attempts(tmp_path) == {**dict.fromkeys(range(6), 1), 2: 3}
     assert sorted(kept.order) == list(range(6))
     assert len({place.process for place in kept.places}) > 1
+
+
+@pytest.mark.slow
+def test_exclusive_cells_run_one_at_a_time_in_one_process(tmp_path: Path) -> None:
+    job = Squares(str(tmp_path), seconds=1.0)
+    alone = Kept()
+    run_cells(job, range(3), alone.keep, 2, exclusive=True)
+    assert len({place.process for place in alone.places}) == 1
+    assert set(most_at_once(alone.places).values()) == {1}
+    assert all(place.ended - place.began > 0.9 for place in alone.places)
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        run_cells(job, range(3), Kept().keep, executor)  # both have begun
+        beside, alone = Kept(), Kept()
+        run_cells(job, range(4), beside.keep, executor)
+        assert set(most_at_once(beside.places).values()) == {2}
+        run_cells(job, range(4), alone.keep, executor, exclusive=True)
+        assert set(most_at_once(alone.places).values()) == {1}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 import vi_recipes as vr
 from vi_recipes.cli import app
 from vi_recipes.core import CheckpointError, ModelError, Progress
-from vi_recipes.sweeps import Sweep, read_grid
+from vi_recipes.sweeps import Sweep, page, read_grid
 from vi_recipes.sweeps.measures import coverage_interval, measures
 from vi_recipes.sweeps.page import write as write_report
 from vi_recipes.sweeps.swept import Swept
@@ -187,6 +188,18 @@ def test_data_by_path_are_read_where_cells_run(tmp_path: Path) -> None:
     file.write_text('{"y": [1.0, 2.5]}')
     with pytest.raises(ValueError, match="there is no such file where this cell runs"):
         vr.sweep(MODEL, "map", **{**given, "executor": Moved()})
+
+
+def test_a_sweep_says_how_many_fits_shared_a_machine(study: Sweep) -> None:
+    assert set(study.at_once.values()) == {1}
+    assert "No two fits ran at once on a machine." in page.notes(study)[0]
+    overlapping = {
+        cell: replace(found, host="a", process=k % 3, began=k, ended=k + 2.5)
+        for k, (cell, found) in enumerate(study.results.items())
+    }
+    shared = replace(study, results=overlapping)
+    assert shared.at_once == {"a": 3}
+    assert "3 on a. Up to 3 on a ran at once, so seconds are those of a" in page.notes(shared)[0]
 
 
 def test_an_error_of_one_fit_is_a_row_that_says_so() -> None:
