@@ -16,6 +16,8 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
+from vi_recipes.core import Timing
+from vi_recipes.methods.nuts.nuts import _decentred
 
 
 @cache
@@ -308,3 +310,22 @@ def test_an_unknown_site_to_noncentre() -> None:
 def test_bad_options(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         vr.NUTS(**options)
+
+
+def test_another_form_of_a_model_starts_where_the_model_does_and_reads_what_it_reads() -> None:
+    def far(y: Any, group: Any) -> None:
+        sd = numpyro.sample("sd", dist.LogNormal(9.0, 0.1))
+        with numpyro.plate("groups", 2):
+            u = numpyro.sample("u", dist.Normal(0.0, sd))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(u[group], 1.0), obs=y)
+
+    data = {"y": np.array([1.0, 2.0, 3.0]), "group": np.array([0, 1, 1])}
+    target = vr.Target(far, **data)
+    inner = _decentred(target, ["u"], Timing())
+    there, here = target.anywhere(), inner.anywhere()
+    np.testing.assert_array_equal(here[inner.slices["sd"]], there[target.slices["sd"]])
+    np.testing.assert_array_equal(here[inner.slices["u_decentered"]], 0.0)
+    wrong = vr.Target(far, **data | {"group": np.array([0, 1, 2])})
+    with pytest.raises(ValueError, match="out of bounds"):
+        _decentred(wrong, ["u"], Timing()).start(jax.random.key(0))

@@ -67,15 +67,14 @@ def note_forms(
 
             # nearby, and far enough to see kinks and the far side of a saturated link
             wide = {j: 1 + jnp.abs(leaves[j]) for j in affine}
-            cubes = {
-                j: jnp.stack(
-                    [
-                        jnp.stack([at({j: x * width}) for x in (-1.5, -0.5, 0.5, 1.5)])
-                        for width in (1.0, 3 * wide[j], 30 * wide[j])
-                    ]
-                )
-                for j in affine
-            }
+            cubes = {}
+            for j in affine:
+
+                def along(x: jax.Array, j: int = j, at: Any = at, width: Any = wide[j]) -> Any:
+                    return jnp.stack([at({j: x}), at({j: 3 * width * x}), at({j: 30 * width * x})])
+
+                # side by side: the density is compiled three times, and not twelve
+                cubes[j] = jnp.moveaxis(jax.vmap(along)(jnp.array([-1.5, -0.5, 0.5, 1.5])), 0, 1)
             shifts = {j: jnp.stack([at({}), at({0: 0.7, j: 0.7})]) for j in affine if j != 0}
             out[plan.name] = (cubes, shifts)
         return out

@@ -197,7 +197,7 @@ class Method(ABC):
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)
             with (
                 precision(self.dtype_used),
-                on_one_core(target.dim),
+                on_one_core(target.dense_rows),
                 target.compiled_once.shared(timing),
             ):
                 result = self._fit(target, as_key(key), timing, progress)

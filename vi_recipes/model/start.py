@@ -39,6 +39,9 @@ scattered around, and not 0. Scales of data in another unit are as far off."""
 class DensityWithStart(FlatDensity):
     """A flat density that knows where it is finite, and checks what its model reads."""
 
+    form_of: DensityWithStart | None = None
+    """The same model of the same data with other latent sites: it knows points, and indices."""
+
     # -- starting points -----------------------------------------------------------------------
 
     @one_at_a_time
@@ -84,6 +87,12 @@ class DensityWithStart(FlatDensity):
 
     def anywhere(self) -> Float[np.ndarray, " dim"]:
         """Return a point to differentiate at, unconstrained: its density need not be finite."""
+        if self.form_of is not None:
+            there, z = self.form_of.anywhere(), np.zeros(self.dim)
+            for name, place in self.slices.items():
+                if name in self.form_of.slices:
+                    z[place] = there[self.form_of.slices[name]]
+            return z
         return self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
 
     @property
@@ -214,6 +223,9 @@ class DensityWithStart(FlatDensity):
             )
 
     def _check_own_indices(self) -> None:
+        if self.form_of is not None:
+            other = self.form_of
+            return other.compiled_once("indices checked", other._check_own_indices)
         if self.closes_over_arrays:
             # the caller may have used them in float32, which JAX remembers
             jax.clear_caches()  # type: ignore[no-untyped-call]

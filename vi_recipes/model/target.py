@@ -25,6 +25,7 @@ from vi_recipes.model.bound import Arrays, read_only
 from vi_recipes.model.coordinates import DensityByCoordinate
 from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
+from vi_recipes.model.plates import candidates
 from vi_recipes.model.spread import Spread
 from vi_recipes.model.terms import site_terms
 from vi_recipes.model.weights import weights_of
@@ -152,6 +153,7 @@ class Target(DensityByCoordinate):
         other._trace_leaves(self._is_traced)
         other.fingerprint = fingerprint(other.data)
         other.compiled_once = MadeOnce()
+        other.form_of = None  # which has the data as they were
         if self.state_sum is not None:  # whose states a row reads may be among the data
             return Target(self.complete_model, **other.data)
         return other
@@ -203,6 +205,12 @@ class Target(DensityByCoordinate):
         if not self.has_weights:
             return None
         return self.compiled_once("weighted latents", lambda: _why_weighted(self))
+
+    @property
+    def dense_rows(self) -> int:
+        """Rows of the largest matrix that its Hessian has, if its plates are what they seem."""
+        borders = [s.border.size for s in candidates(self.latents, self.slices)]
+        return min(borders, default=self.dim)
 
     @property
     def exchangeable(self) -> tuple[Exchangeable, ...]:

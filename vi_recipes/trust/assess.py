@@ -77,7 +77,7 @@ def assess(
         )
     if num_draws is not None and num_draws < MIN_DRAWS:
         raise ValueError(f"num_draws: got {num_draws}, expected at least {MIN_DRAWS}")
-    with on_one_core(target.dim):
+    with on_one_core(target.dense_rows):
         return _assess(fit, target, key, num_draws)
 
 

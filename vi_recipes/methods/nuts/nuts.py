@@ -312,6 +312,8 @@ def _decentred(target: Target, sites: Sequence[str], timing: Timing) -> Target:
     def make() -> Target:
         inner = Model(function=model, name=target.name, exchangeable=target.exchangeable)
         with timing.compiling():
-            return Target(inner, **target.data)
+            decentred_target = Target(inner, **target.data)
+        decentred_target.form_of = target
+        return decentred_target
 
     return target.compiled_once(("non-centred", tuple(sites)), make)
