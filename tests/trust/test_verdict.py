@@ -203,6 +203,13 @@ def test_every_sentence_of_differences(
     assert found.verdict("here").text.startswith(said)
 
 
+def test_rounding_is_next_to_nothing() -> None:
+    found = measure(rows(4.4e-16, 1.0), "reference")
+    assert found is not None
+    assert "differ by at most 0.001 reference sds" in found.verdict("here").text
+    assert str(found.errors).startswith("at worst its mean of x is less than 0.001 reference sds")
+
+
 def test_a_verdict_does_not_contradict_itself() -> None:
     """A fit with right moments, of which a site is wrong alone, or that stopped too early."""
     assert laplace().assessment is not None

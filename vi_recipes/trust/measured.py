@@ -22,6 +22,11 @@ MAX_ERROR = 0.1
 """Monte Carlo error, in sds or relative of an sd, of a comparison that can vouch for a fit."""
 
 
+def _at_most(difference: float) -> str:
+    """Return a bound on a difference in sds, which is not told below 0.001."""
+    return f"{max(abs(difference), 1e-3) if difference else 0.0:.2g}"
+
+
 class Trust(Enum):
     """What a verdict comes to. The value is how it is put."""
 
@@ -82,7 +87,8 @@ class Errors:
         elif self.known_to > GOOD_MEAN:
             aside = f" (Monte Carlo error up to {self.known_to:.2g})"
         centre = "median" if self.mean_at in self.medians else "mean"
-        off = f"{abs(self.mean):.2g} {self.yardstick} sds off"
+        less = "less than " if 0 < abs(self.mean) < 1e-3 else ""
+        off = f"{less}{_at_most(self.mean)} {self.yardstick} sds off"
         said = f"at worst its {centre} of {self.mean_at} is {off}"
         if self.sd_at:
             spread = "half-width" if self.sd_at in self.medians else "sd"
@@ -208,8 +214,8 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
     excess = (difference.abs() - 2 * errors).clip(lower=0)
     worst = str(excess.idxmax()) if excess.max() > 0 else str(difference.abs().idxmax())
     mean_part = (
-        f"means differ by at most {difference.abs().max():.2g} {yardstick} sds "
-        f"(beyond Monte Carlo error: {excess.max():.2g}, at {worst})"
+        f"means differ by at most {_at_most(difference.abs().max())} {yardstick} sds "
+        f"(beyond Monte Carlo error: {_at_most(excess.max())}, at {worst})"
     )
     named = [label for label in medians if label in difference.index]
     aside = (
