@@ -16,6 +16,10 @@ from typing import Any
 import jax
 import pytest
 
+# Two processes have two cores between them: the threads of OpenBLAS, which spin while they wait for
+# one another, take them from both.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # The processes of pytest-xdist are told the width of a terminal, which none of them is.
 os.environ.pop("COLUMNS", None)
 
@@ -85,6 +89,16 @@ LONGEST = (
 )
 """Files by the time that they take, longest first: a worker takes a whole file, and the last ones
 are to end together."""
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and never again among what the imports have made.
+
+    Tracing makes so many objects that Python's own thresholds cost a twentieth of the suite's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
