@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonschema
@@ -259,6 +260,14 @@ def whole_files(directory: Path) -> set[str]:
     return {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
 
 
+@cache
+def all_files() -> set[str]:
+    """Return the files of a folder for which there is room."""
+    with TemporaryDirectory() as place:
+        compared().save(place)
+        return whole_files(Path(place))
+
+
 @pytest.mark.parametrize(
     "refused", ["means.csv", "forest.svg", "result.json", "report.md", "report.html", "map.nc"]
 )
@@ -272,12 +281,11 @@ def test_a_file_that_the_disk_refuses_costs_that_file(
             raise OSError(28, "No space left on device")
         return replace(path, goal)
 
-    c = compared()
-    c.save(tmp_path / "room")
+    there = all_files()
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match=r"cannot write .*No space left on device\); make room"):
-        c.save(tmp_path / "none")
-    there, here = (whole_files(tmp_path / name) for name in ("room", "none"))
+        compared().save(tmp_path)
+    here = whole_files(tmp_path)
     assert {Path(name).name for name in there - here} == {refused}
     assert here <= there  # no half file either
 

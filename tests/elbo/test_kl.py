@@ -45,28 +45,41 @@ def test_chunks_add_up_to_the_objective(families: dict[str, str]) -> None:
     flat = kl.factors.start(np.array([0.1, 0.4]), 0.3).ravel()
     v = np.array([0.3, -1.0, 0.7, 0.2])
     compiled = set(kl.target.compiled_once._made)
+
+    def value(f: jax.Array, noise: jax.Array) -> jax.Array:
+        return kl.value(f, kl.held._replace(noise=noise))
+
+    def of_one(x: jax.Array, draw: jax.Array) -> tuple[jax.Array, ...]:
+        """What one pair alone makes of the objective, and what the pair itself says."""
+
+        def gradient(f: jax.Array) -> tuple[jax.Array, jax.Array]:
+            whole, slope = jax.value_and_grad(value)(f, draw[None])
+            return slope, whole
+
+        slope, bent, whole = jax.jvp(gradient, (x,), (jnp.asarray(v),), has_aux=True)
+        pair = jax.value_and_grad(kl.expectation.pair)
+        return whole, slope, bent, *pair(x.reshape(-1, 2), draw, kl.held.arrays)
+
+    with jax.enable_x64(True):
+        x, alone = jnp.asarray(flat), jax.jit(of_one)
     for num_pairs in (16, 40, 5):  # whole chunks, and such as are filled up
         with jax.enable_x64(True):
             kl.use_pairs(num_pairs)
-
-            def value(f: jax.Array, kl: CurvedKL = kl) -> jax.Array:
-                return kl.value(f, kl.held)
-
-            x = jnp.asarray(flat)
-            whole, slope = jax.jit(jax.value_and_grad(value))(x)
-            bent = jax.jit(lambda x: jax.jvp(jax.grad(value), (x,), (jnp.asarray(v),))[1])(x)
+            each = zip(*(alone(x, draw) for draw in kl.held.noise), strict=True)
+            wholes, slopes, bents, pairs, pair_slopes = map(np.stack, each)
             found, gradient = kl.evaluate(flat)
             product = kl.products(flat, np.vstack([kl._basis[:-1], v]))[-1]
             values, gradients = kl.pair_gradients(flat)
-            pair = jax.value_and_grad(kl.expectation.pair)
-            one_by_one = jax.jit(jax.vmap(pair, (None, 0, None)))
-            pairs, slopes = one_by_one(x.reshape(-1, 2), kl.held.noise, kl.held.arrays)
-        np.testing.assert_allclose(found, whole, rtol=1e-12)
-        np.testing.assert_allclose(gradient, slope, rtol=1e-10)
-        np.testing.assert_allclose(product, bent, rtol=1e-10)
+            at_once = jax.jit(value)(x, kl.held.noise)
+        assert len(pairs) == num_pairs
+        np.testing.assert_allclose(found, at_once, rtol=1e-12)
+        np.testing.assert_allclose(found, wholes.mean(), rtol=1e-12)
+        np.testing.assert_allclose(gradient, slopes.mean(axis=0), rtol=1e-10)
+        np.testing.assert_allclose(product, bents.mean(axis=0), rtol=1e-10)
         assert values.shape == (num_pairs,)
         np.testing.assert_allclose(values, pairs, rtol=1e-12)
-        np.testing.assert_allclose(gradients, slopes.reshape(num_pairs, -1), rtol=1e-9, atol=1e-12)
+        expected = pair_slopes.reshape(num_pairs, -1)
+        np.testing.assert_allclose(gradients, expected, rtol=1e-9, atol=1e-12)
     assert (
         set(kl.target.compiled_once._made) == compiled
     )  # one program, however many draws there are

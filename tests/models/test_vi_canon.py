@@ -357,6 +357,7 @@ def test_a_deep_linear_model_reaches_the_likelihood_of_principal_components() ->
     assert reached == pytest.approx(optimum, abs=1e-3)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.slow
 def test_two_layers_converge_with_their_own_guide_to_just_below_the_likelihood() -> None:
     target = vr.Target(vr.load_model("deep_latent_gaussian"))
