@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,26 @@ def part(name: str) -> Any:
     return sys.modules[f"{study().exhibits.__module__}.{name}"]  # type: ignore[union-attr]
 
 
+@cache
+def this() -> vr.Target:
+    return study().target()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_once() -> Iterator[None]:
+    """Make once what the exhibits and the other tests have in common."""
+    assert study().exhibits is not None
+    shown = study().exhibits.__globals__  # type: ignore[union-attr]
+    with pytest.MonkeyPatch.context() as patch:
+        for file, name in (("passes", "targets"), ("passes", "climb"),
+                           ("linkage", "Linkage"), ("identities", "rises")):  # fmt: skip
+            kept = cache(getattr(part(file), name))
+            patch.setattr(part(file), name, kept)
+            if name in shown:
+                patch.setitem(shown, name, kept)
+        yield
+
+
 @pytest.mark.slow
 def test_it_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     linkage = part("linkage").Linkage()
@@ -39,7 +60,7 @@ def test_it_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPatch) -
     methods = {"marginal_mle": vr.MarginalMLE(), "joint": vr.MarginalMLE(ascent="joint")}
     monkeypatch.setattr(part("linkage"), "SHARES", np.array([0.1, 0.3]))
     monkeypatch.setattr(part("linkage"), "THETAS", np.array([0.3, 0.8]))
-    exhibits = {e.name: e for e in made(study(), study().target(), methods, {}, monkeypatch)}
+    exhibits = {e.name: e for e in made(study(), this(), methods, {}, monkeypatch)}
     assert exhibits["two_coordinates"].png
     difference = exhibits["identity"].content["difference"]
     assert np.abs(difference.astype(float)).max() < 1e-9
@@ -49,7 +70,7 @@ def test_it_ends_at_the_maximum_by_every_path(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_the_rise_of_log_p_is_taken_apart_to_rounding() -> None:
-    rises, share = part("identities").rises(study().target(), 0)
+    rises, share = part("identities").rises(this(), 0)
     left, gain, kl, difference = rises.iloc[:, 1:].astype(float).to_numpy().T
     assert np.abs(difference).max() < 1e-10
     assert (kl > 0).all()
