@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 import vi_recipes as vr
@@ -86,13 +87,16 @@ def ellipses(
     axes: Axes, mu: np.ndarray, sigma: np.ndarray, *, color: str = "", **line: float | str
 ) -> None:
     """Draw each component's points at two sds from its mean."""
-    angle = np.linspace(0, 2 * np.pi, 100)
-    circle = 2 * np.stack([np.cos(angle), np.sin(angle)])
     for k, (centre, covariance) in enumerate(zip(mu, sigma, strict=True)):
         values, vectors = np.linalg.eigh(covariance)
         if values.min() > 0:  # a normal approximation may draw what is no covariance
-            x, y = centre[:, None] + vectors * np.sqrt(values) @ circle
-            axes.plot(x, y, color=color or COLOURS[k], **line)  # type: ignore[arg-type]
+            width, height = 4 * np.sqrt(values)
+            turned = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
+            edge = color or COLOURS[k]
+            axes.add_patch(
+                Ellipse(tuple(centre), width, height, angle=turned, fill=False, ec=edge, **line)  # type: ignore[arg-type]
+            )
+    axes.autoscale_view()
 
 
 def choice(fits: Sequence[vr.Fit]) -> Figure:
