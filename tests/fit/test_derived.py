@@ -89,6 +89,18 @@ def test_what_is_made_of_scalars_one_by_one_has_their_labels() -> None:
     assert wider.labels()[-len(expected) - 1 :] == [*expected, "one"]
 
 
+def test_a_quantity_has_the_same_labels_in_every_fit() -> None:
+    frame = {"y": [0, 1, 1, 0, 1, 0, 1, 0], "x": np.arange(8.0) % 5, "arm": list("pqrpqrpq")}
+    this = vr.Target(vr.glmm("y ~ x + arm", frame, "bernoulli"))
+    fits = {}
+    for name, x in (("above", 1.0), ("below", -1.0)):
+        beta = np.array([x, 2.0, 3.0]) + np.random.default_rng(0).normal(0, 0.1, (2, 200, 3))
+        fits[name] = vr.from_draws({"Intercept": beta[..., 0], "beta": beta}, this)
+    c = vr.derive(vr.compare(this, fits, assessed=False), log=lambda beta: jnp.log(beta))
+    for fit in c.fits.values():
+        assert fit.labels()[-3:] == ["log[x]", "log[arm[q]]", "log[arm[r]]"]
+
+
 def test_a_fit_with_derived_quantities_predicts_as_before() -> None:
     frame = {"y": [0.1, 1.4, 1.2, 0.3], "x": [0.0, 1.0, 1.5, 0.5]}
     this = vr.Target(vr.glmm("y ~ x", frame))

@@ -56,13 +56,14 @@ def derive(fit: Fit | Comparison, /, **functions: Callable[..., Any]) -> Fit | C
         if not callable(function):
             raise ValueError(f"derive: '{name}': got {function!r}, expected a function of sites")
     made: dict[int, Target | None] = {}
+    likes: dict[str, str] = {}
     if isinstance(fit, Fit):
-        return derived(fit, functions, made)
+        return derived(fit, functions, made, likes)
     if not isinstance(fit, Comparison):
         raise ValueError(f"derive: got {type(fit).__name__}, expected a Fit or a Comparison")
-    fits = {name: derived(one, functions, made) for name, one in fit.fits.items()}
+    fits = {name: derived(one, functions, made, likes) for name, one in fit.fits.items()}
     reference = fit.reference
     if reference is not None:
         own = fit.reference_name or ""
-        reference = fits[own] if own in fits else derived(reference, functions, made)
+        reference = fits[own] if own in fits else derived(reference, functions, made, likes)
     return with_fits(fit, fits, reference)

@@ -30,7 +30,9 @@ NUM_POINTS, STEP = 3, 1e-3
 type Functions = Mapping[str, Callable[..., Any]]
 
 
-def derived(fit: Fit, functions: Functions, made: dict[int, Target | None]) -> Fit:
+def derived(
+    fit: Fit, functions: Functions, made: dict[int, Target | None], likes: dict[str, str]
+) -> Fit:
     """Return a fit with more quantities (see :func:`vi_recipes.derive`).
 
     Parameters
@@ -42,6 +44,9 @@ def derived(fit: Fit, functions: Functions, made: dict[int, Target | None]) -> F
     made
         Identity of a target -> the same with the quantities, which several fits share; ``None``
         where there is none such.
+    likes
+        Quantity -> the site whose labels it has, or nothing. The first fit with a result decides
+        for all, so that a quantity has the same labels in each.
     """
     known = {site.name: site for site in fit.sites}
     for name in functions:
@@ -56,8 +61,11 @@ def derived(fit: Fit, functions: Functions, made: dict[int, Target | None]) -> F
     if not fit.has_result or fit.posterior is None:
         return fit
     shapes = apply_functions(of_all, {n: v[None] for n, v in fit.mean().items()}, 1)
+    for name, value in shapes.items():
+        if name not in likes:
+            likes[name] = _like(name, of_all[name], fit, value.shape[1:])
     sites = tuple(
-        derived_site(name, value.shape[1:], _like(name, of_all[name], fit, value.shape[1:]))
+        derived_site(name, value.shape[1:], known.get(likes[name]))
         for name, value in shapes.items()
     )
     posterior = _by_model(fit, fit.posterior, of_all, made)
@@ -79,8 +87,8 @@ def derived(fit: Fit, functions: Functions, made: dict[int, Target | None]) -> F
     )
 
 
-def _like(name: str, function: Callable[..., Any], fit: Fit, shape: tuple[int, ...]) -> Site | None:
-    """Return the site whose scalars a quantity is made of one by one, in their order.
+def _like(name: str, function: Callable[..., Any], fit: Fit, shape: tuple[int, ...]) -> str:
+    """Return the site whose scalars a quantity is made of one by one, in their order, or nothing.
 
     It is looked at, at some points, whether each element changes with its own scalar and no other:
     that of a sorted vector does not.
@@ -88,7 +96,7 @@ def _like(name: str, function: Callable[..., Any], fit: Fit, shape: tuple[int, .
     size = int(np.prod(shape))
     alike = [s for s in fit.sites if s.shape == shape]
     if not shape or not 1 < size <= MOST_ELEMENTS:
-        return None
+        return ""
     mean = fit.mean()
     rng = np.random.default_rng(0)
     for site in alike:
@@ -105,8 +113,8 @@ def _like(name: str, function: Callable[..., Any], fit: Fit, shape: tuple[int, .
         values = made[name].reshape(NUM_POINTS, size + 1, size)
         changed = values[:, 1:] != values[:, :1]
         if np.isfinite(values).all() and (changed == np.eye(size, dtype=bool)).all():
-            return site
-    return None
+            return site.name
+    return ""
 
 
 def _none(_: str) -> None:
