@@ -107,11 +107,17 @@ class Priors:
         """Return whether a flat prior is given for a coefficient of the mean."""
         if not isinstance(self.given, Mapping):
             return self.flat
-        names = [label] if label not in self.reserved else []
-        for name in (f"beta[{label}]", *names, *([] if label == "Intercept" else ["beta"])):
-            if name in self.given:
-                return isinstance(self.given[name], str) and self.given[name] == "flat"
-        return False
+        names = [*([] if label == "Intercept" else ["beta"]), *self._element("beta", label)]
+        found = [self.given[name] for name in names if name in self.given]
+        return bool(found) and isinstance(found[-1], str) and found[-1] == "flat"
+
+    def _element(self, site: str, label: str) -> list[str]:
+        """Return what an element of a site goes by; the last one that is given counts.
+
+        A coefficient of the mean goes by its column alone too.
+        """
+        names = [f"{site}[{label}]", *([label] if site == "beta" else [])]
+        return [name for name in names if name not in self.reserved]
 
     def line(self, site: Site) -> str:
         """Return the right-hand side of a site's line in the source, and note it."""
@@ -141,19 +147,15 @@ class Priors:
         return text or f'priors["{name}"]'
 
     def _by_element(self, site: Site) -> str:
-        """Return the source of a site of which elements have priors of their own, else nothing.
-
-        A coefficient of the mean goes by its column alone too.
-        """
+        """Return the source of a site of which elements have priors of their own, else nothing."""
         if not isinstance(self.given, Mapping):
             return ""
         own: dict[str, str] = {}
         for label in site.each:
-            names = [f"{site.name}[{label}]", *([label] if site.name == "beta" else [])]
-            for name in names:
-                if name not in self.reserved:
-                    self.elements.add(name)
-                    own |= {label: name} if name in self.given else {}
+            names = self._element(site.name, label)
+            self.elements.update(names)
+            if found := [name for name in names if name in self.given]:
+                own[label] = found[-1]
         if not own:
             return ""
         rest = self.given.get(site.name)
