@@ -10,7 +10,7 @@ import numpy as np
 
 from vi_recipes.calibration.ranked import Ranked
 from vi_recipes.calibration.store import FILE, FOLDERS
-from vi_recipes.core import check_folder, drop_others, write_whole
+from vi_recipes.core import check_folder, write_whole
 from vi_recipes.report import (
     DASH,
     Cell,
@@ -31,15 +31,12 @@ MAX_REASONS = 20
 def write(calibration: Ranked, directory: Path) -> Path:
     """Write ``report.html``, ``report.md``, ``result.json``, ``tables`` and ``figures``."""
     from vi_recipes.calibration.figures import draw
-    from vi_recipes.report import html_page, latex, markdown_page, write_exhibits
+    from vi_recipes.report import html_page, latex, markdown_page, write_figures
 
     check_folder(directory, FILE, FOLDERS)
     (directory / "tables").mkdir(parents=True, exist_ok=True)
-    (directory / "figures").mkdir(exist_ok=True)
     drawings = draw(calibration)
-    write_exhibits(drawings, directory / "figures")
-    kept = {Path("figures", f"{one.name}.svg") for one in drawings}
-    drop_others(directory, {"figures": (".svg",)}, kept)
+    write_figures(drawings, directory / "figures")
     rows = csv_text(calibration.table(), with_index=False)
     write_whole(directory / "tables" / "quantities.csv", rows)
     text = latex(quantities(calibration), label="quantities")

@@ -30,7 +30,14 @@ from vi_recipes.report.document import (
     is_empty,
     part,
 )
-from vi_recipes.report.exhibit import FOLDER, Exhibit, file_name, read_exhibit, write_exhibits
+from vi_recipes.report.exhibit import (
+    FOLDER,
+    Exhibit,
+    file_name,
+    read_exhibit,
+    write_exhibits,
+    write_figures,
+)
 from vi_recipes.report.html import html_page
 from vi_recipes.report.latex import latex
 from vi_recipes.report.markdown import as_markdown, markdown_page
@@ -96,4 +103,5 @@ __all__ = [
     "style",
     "text_width",
     "write_exhibits",
+    "write_figures",
 ]

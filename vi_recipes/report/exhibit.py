@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vi_recipes.core import attempt, within, write_whole
+from vi_recipes.core import attempt, drop_others, within, write_whole
 from vi_recipes.report.cells import Table, from_frame
 from vi_recipes.report.csv import csv_text, read_text
 from vi_recipes.report.latex import latex
@@ -162,6 +162,13 @@ def write_exhibits(exhibits: Sequence[Exhibit], directory: Path) -> None:
             write_whole(path.with_suffix(".tex"), latex(exhibit.table, label=exhibit.name))
         else:
             write_whole(path.with_suffix(".svg"), exhibit.svg)
+
+
+def write_figures(figures: Sequence[Exhibit], directory: Path) -> None:
+    """Write figures to a folder, in the place of those that an earlier run has written there."""
+    write_exhibits(figures, directory)
+    kept = {Path(directory.name, f"{figure.name}.svg") for figure in figures}
+    drop_others(directory.parent, {directory.name: (".svg",)}, kept)
 
 
 def file_name(text: str, taken: Container[str]) -> str:

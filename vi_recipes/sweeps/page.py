@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import check_folder, drop_others, write_whole
+from vi_recipes.core import check_folder, write_whole
 from vi_recipes.report import (
     DASH,
     Cell,
@@ -23,7 +23,7 @@ from vi_recipes.report import (
     html_page,
     markdown_page,
     part,
-    write_exhibits,
+    write_figures,
 )
 from vi_recipes.sweeps.figures import draw
 from vi_recipes.sweeps.store import FILE, FOLDERS
@@ -43,11 +43,8 @@ def write(sweep: Swept, directory: Path) -> Path:
     """Write ``report.html``, ``report.md``, ``tables`` and ``figures``; return the folder."""
     check_folder(directory, FILE, FOLDERS)
     (directory / "tables").mkdir(parents=True, exist_ok=True)
-    (directory / "figures").mkdir(exist_ok=True)
     figures = draw(sweep)
-    write_exhibits(figures, directory / "figures")
-    kept = {Path("figures", f"{one.name}.svg") for one in figures}
-    drop_others(directory, {"figures": (".svg",)}, kept)
+    write_figures(figures, directory / "figures")
     for name, frame in (
         ("fits", sweep.frame),
         ("performance", sweep.performance()),
