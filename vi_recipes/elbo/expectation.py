@@ -9,7 +9,7 @@ vectorised over elements. What fits neither is averaged over fixed draws in anti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import jax
@@ -36,8 +36,6 @@ class Expectation:
         The model, the laws, and how each site is treated.
     start
         A point of finite density: where latents stand that an input does not depend on.
-    without
-        Sites whose log density is left out.
     """
 
     def __init__(
@@ -46,10 +44,8 @@ class Expectation:
         factors: Factors,
         plans: Sequence[Plan],
         start: Float[np.ndarray, " dim"],
-        without: Collection[str] = (),
     ) -> None:
-        self.target, self.factors = target, factors
-        self.plans = [plan for plan in plans if plan.name not in without]
+        self.target, self.factors, self.plans = target, factors, plans
         self.start = start
         self._elementwise = {p.name: ElementIntegral(target, factors, p) for p in plans}
         # derivatives are taken of one traced function, not of the model again and again

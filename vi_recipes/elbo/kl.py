@@ -67,7 +67,9 @@ class KL:
         self.target, self.factors, self.timing = target, factors, timing
         anywhere = target.start(key, value_and_grad=lambda z: (0.0, np.zeros(1)))
         plans = make_plans(target, factors, anywhere, expectations, timing.compile)
-        self.expectation = Expectation(target, factors, plans, anywhere, self.left_out)
+        left_out = self.left_out
+        kept = [plan for plan in plans if plan.name not in left_out]
+        self.expectation = Expectation(target, factors, kept, anywhere)
         self._site_arrays = self.expectation.site_arrays()
         self._arrays = target.arrays()
         self._last: tuple[bytes, tuple[float, np.ndarray], tuple[Push, ...]] | None = None
