@@ -132,14 +132,13 @@ def _filled(target: Target, num_rows: int, num_hosts: int) -> Target:
         whole = padded(target, num_rows)
     except ModelError as error:
         failure = error
-    if num_hosts > 1 and failure is None:
-        failed = [k for k, (fails,) in enumerate(numbers_by_hosts([0])) if fails]
-        if failed:
+    if num_hosts > 1:
+        fails = numbers_by_hosts([failure is not None])
+        failed = [host for host, numbers in enumerate(fails) if numbers[0]]
+        if failed and failure is None:
             failure = ModelError(
                 f"host {failed[0]} cannot fill its rows up to {num_rows}; see there"
             )
-    elif num_hosts > 1:
-        numbers_by_hosts([1])
     if failure is not None:
         raise failure
     return whole
