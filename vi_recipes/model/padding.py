@@ -41,14 +41,10 @@ def padded(target: Target, num_rows: int) -> Target:
     rows = rows_of(target)
     extra = num_rows - rows
 
-    def filled(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: filled(item) for name, item in value.items()}
-        if not isinstance(value, np.ndarray) or not value.ndim or len(value) != rows:
-            return value
-        return np.concatenate([value, np.repeat(value[:1], extra, axis=0)])
+    def filled(array: np.ndarray) -> np.ndarray:
+        return np.concatenate([array, np.repeat(array[:1], extra, axis=0)])
 
-    data = {name: filled(value) for name, value in target.data.items()}
+    data = change_rows(target.data, rows, filled)
     data[COUNTED] = np.arange(num_rows) < rows
     given = target.complete_model
     init = given.init
@@ -85,6 +81,20 @@ def padded(target: Target, num_rows: int) -> Target:
 def rows_of(target: Target) -> int:
     """Return the number of rows: the longest first axis of what is observed, 0 if all is scalar."""
     return max((site.shape[0] for site in target.observed if site.shape), default=0)
+
+
+def change_rows(
+    data: Mapping[str, Any], rows: int, change: Callable[[np.ndarray], Any]
+) -> dict[str, Any]:
+    """Return data with each array that has an entry a row as ``change`` makes it."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return change_rows(value, rows, change)
+        of_rows = isinstance(value, np.ndarray) and value.shape[:1] == (rows,)
+        return change(value) if of_rows else value
+
+    return {name: changed(value) for name, value in data.items()}
 
 
 class _Padded:

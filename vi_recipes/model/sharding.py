@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from vi_recipes.core import ModelError, agree, numbers_by_hosts
 from vi_recipes.data import fingerprint
-from vi_recipes.model.padding import padded, rows_of
+from vi_recipes.model.padding import change_rows, padded, rows_of
 from vi_recipes.model.spread import Spread, check_order
 from vi_recipes.model.target import Target, check_target
 
@@ -179,11 +179,11 @@ def _check_hosts(target: Target, rows: int) -> None:
     ):
         reason = "it reads sizes off arrays with an entry a row; pass the sizes as arguments"
     fixed = [(s.name, s.kind, s.shape) for s in target.quantities]
-    others = fingerprint({"data": _without_rows(target.data, rows)})
+    others = change_rows(target.data, rows, lambda array: f"{array.dtype} {array.shape[1:]}")
     agree(
         f"the model ('{target.name}' here) or its data other than rows; start the same program "
         "with the same arguments on each, numbers of groups among them",
-        f"{target.name} {fixed} {others}",
+        f"{target.name} {fixed} {fingerprint({'data': others})}",
     )
     agree("what they can fit: " + (reason or "see the other hosts"), reason and "cannot")
     if reason:
@@ -192,15 +192,6 @@ def _check_hosts(target: Target, rows: int) -> None:
 
 def _of_rows(leaves: list[Any], rows: int) -> list[np.ndarray]:
     return [x for x in leaves if isinstance(x, np.ndarray) and x.shape[:1] == (rows,)]
-
-
-def _without_rows(value: Any, rows: int) -> Any:
-    """Return data with each array of rows as the type and the shape of a row."""
-    if isinstance(value, Mapping):
-        return {name: _without_rows(item, rows) for name, item in value.items()}
-    if isinstance(value, np.ndarray) and value.shape[:1] == (rows,):
-        return f"{value.dtype} {value.shape[1:]}"
-    return value
 
 
 def _fingerprint_of_hosts(own: str) -> str:
