@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import resource
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -40,11 +40,8 @@ def communicated(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for kind in COLLECTIVES:
         for made in re.findall(rf"= (.*?) {kind}(?:-start)?\(", text):
-            sizes = re.findall(r"\b[a-z]+\d+\[([\d,]*)\]", made)
-            for size in sizes:
-                number = 1
-                for n in size.split(","):
-                    number *= int(n or 1)
+            for size in re.findall(r"\b[a-z]+\d+\[([\d,]*)\]", made):
+                number = math.prod(int(n or 1) for n in size.split(","))
                 found[kind] = found.get(kind, 0) + number
     return found
 
@@ -391,6 +388,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     if not common.is_worker({"count": count, "write": write, "fit": fit}):
         main()
