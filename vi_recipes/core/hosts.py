@@ -21,9 +21,6 @@ LAUNCHED_BY_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MPI_LOCALNR
 COMPARED = ("numpy", "jax", "jaxlib", "numpyro", "vi_recipes")
 """What hosts need in the same version: they compile one program, each for itself."""
 
-DIGEST = 32
-"""Bytes of a digest that hosts compare."""
-
 
 @dataclass(frozen=True)
 class Hosts:
@@ -131,7 +128,7 @@ def join_hosts(
             by = None if "OMPI_MCA_orte_hnp_uri" in os.environ else "mpi4py"
             jax.distributed.initialize(cluster_detection_method=by, initialization_timeout=seconds)
     except (RuntimeError, ValueError, ImportError) as error:
-        if "before any JAX" in str(error) or "before any" in str(error):
+        if "before any" in str(error):
             raise ValueError(
                 "join_hosts: JAX has computed something already; call it first thing in the program"
             ) from None
@@ -160,8 +157,9 @@ def said_by_hosts(text: str) -> list[bytes]:
     import numpy as np
     from jax.experimental.multihost_utils import process_allgather
 
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:DIGEST], np.uint8)
-    return [row.tobytes() for row in np.asarray(process_allgather(digest)).reshape(-1, DIGEST)]
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    rows = np.asarray(process_allgather(digest)).reshape(-1, digest.size)
+    return [row.tobytes() for row in rows]
 
 
 def numbers_by_hosts(numbers: Sequence[int]) -> list[list[int]]:
