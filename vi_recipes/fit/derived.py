@@ -38,7 +38,7 @@ def derived(
     Parameters
     ----------
     fit
-        The fit; one without a result has the quantities without numbers.
+        The fit; one without a result is returned as it is.
     functions
         Name -> function.
     made

@@ -70,12 +70,12 @@ class Prediction:
 
     @property
     def mean(self) -> np.ndarray:
-        """Return the mean over draws, by row."""
+        """Return the mean, by row: over draws where no normal law is known."""
         return self._moments[0]
 
     @property
     def sd(self) -> np.ndarray:
-        """Return the standard deviation over draws, by row."""
+        """Return the standard deviation, by row: over draws where no normal law is known."""
         return self._moments[1]
 
     @cached_property

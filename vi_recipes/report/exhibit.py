@@ -115,7 +115,7 @@ class Exhibit:
         buffer = io.BytesIO()
         salt = matplotlib.rc_context({"svg.hashsalt": self.name})
         with style(), salt, warnings.catch_warnings():
-            # a sign that the font lacks is drawn as a box
+            # a sign that the font lacks is a box in PNG; of SVG the viewer has another font
             warnings.filterwarnings("ignore", "Glyph", UserWarning)
             warnings.filterwarnings("ignore", "Matplotlib currently does not support", UserWarning)
             self.content.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
