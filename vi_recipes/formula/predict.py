@@ -174,7 +174,7 @@ def predict(
     flat = {n: drawn[n].reshape(chains * number, *drawn[n].shape[2:]) for n in names}
     keys = jax.random.split(as_key(key))
     with jax.enable_x64(True):
-        extended = _extended(model, flat, at, groups, keys[0])
+        extended = _extended(model, flat, at, keys[0])
         values = _run(model, extended, at, kind, keys[1])
     shaped = values.reshape(chains, number, *values.shape[1:])
     index = newdata.index if isinstance(newdata, pd.DataFrame) else None
@@ -196,7 +196,7 @@ def predict(
 
 
 def _extended(
-    model: GLMM, flat: dict[str, np.ndarray], at: NewRows, groups: Groups, key: jax.Array
+    model: GLMM, flat: dict[str, np.ndarray], at: NewRows, key: jax.Array
 ) -> dict[str, np.ndarray]:
     """Return the draws with members behind those of the data: from their population, or zero."""
     local = {e.site: t.group for p in model.predictors for t in p.terms for e in t.effects}
@@ -204,7 +204,7 @@ def _extended(
     if not need:
         return flat
     number = len(next(iter(flat.values())))
-    if groups == "population":
+    if at.groups == "population":
         more = {site: np.zeros((number, 1)) for site in need}
     else:
         # the model itself draws them, of as many members as are new
