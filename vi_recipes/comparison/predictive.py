@@ -197,6 +197,19 @@ def _check(
     )
 
 
+def draw_counts(
+    axes: Axes, edges: np.ndarray, seen: np.ndarray, made: Histograms, colour: str
+) -> None:
+    """Draw how many of the data lie in each bin, and the median and nine in ten of other sets."""
+    low, middle, high = np.quantile(made.counts, [0.05, 0.5, 0.95], axis=0)
+    axes.stairs(seen, edges, fill=True, color="#d8d8d8")
+    axes.stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.3, lw=0)
+    axes.stairs(middle, edges, color=colour, lw=1.2)
+    axes.plot((edges[1:] + edges[:-1]) / 2, seen, ".", color="black", ms=3)
+    axes.set_yscale("function", functions=(np.sqrt, np.square))
+    axes.set_ylim(bottom=0)
+
+
 def check_figure(
     comparison: Fits,
     site: str,
@@ -217,15 +230,8 @@ def check_figure(
         elif place + columns >= len(panels):  # none below it
             axes.tick_params(labelbottom=True)
     for axes, (name, panel) in zip(grid.flat, panels.items(), strict=False):
-        colour = styles[name][0]
-        low, middle, high = np.quantile(panel.counts, [0.05, 0.5, 0.95], axis=0)
-        axes.stairs(seen, edges, fill=True, color="#d8d8d8")
-        axes.stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.3, lw=0)
-        axes.stairs(middle, edges, color=colour, lw=1.2)
-        axes.plot((edges[1:] + edges[:-1]) / 2, seen, ".", color="black", ms=3)
+        draw_counts(axes, edges, seen, panel, styles[name][0])
         axes.set_title(name, loc="left")
-        axes.set_yscale("function", functions=(np.sqrt, np.square))
-        axes.set_ylim(bottom=0)
         if _are_whole(data):
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if panel.outside > 0.001:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vi_recipes.comparison.predictive import MAX_SITES, count, make_bins
+from vi_recipes.comparison.predictive import MAX_SITES, count, draw_counts, make_bins
 from vi_recipes.fit import prior_predictive
 from vi_recipes.model import MAX_NUMBERS, Target, observed_data
 from vi_recipes.report import GREY, Exhibit, format_number, shorten, style
@@ -65,16 +65,9 @@ def _drawn(site: str, place: int, seen: np.ndarray, sets: np.ndarray) -> Exhibit
     if edges[0] < -0.5 and min(seen.min(), finite.min(initial=0.0)) >= 0:
         edges = np.concatenate([[-0.5], edges[edges > 0]])  # none is below 0
     made = count(sets[None], edges)
-    low, half, high = np.quantile(made.counts, [0.05, 0.5, 0.95], axis=0)
     figure = Figure(figsize=(4.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    observed = np.histogram(seen, edges)[0]
-    axes.stairs(observed, edges, fill=True, color="#d8d8d8")
-    axes.stairs(high, edges, baseline=low, fill=True, color="C0", alpha=0.3, lw=0)
-    axes.stairs(half, edges, color="C0", lw=1.2)
-    axes.plot((edges[1:] + edges[:-1]) / 2, observed, ".", color="black", ms=3)
-    axes.set_yscale("function", functions=(np.sqrt, np.square))
-    axes.set_ylim(bottom=0)
+    draw_counts(axes, edges, np.histogram(seen, edges)[0], made, "C0")
     axes.set_xlabel(shorten(site, 60))
     axes.set_ylabel("count")
     if made.outside > 0.001:
