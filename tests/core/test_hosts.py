@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -55,6 +56,24 @@ def test_who_is_no_host_does_not_count_as_one() -> None:
         assert not waits.done()
         meet(address, 2, 1, 10.0)
         assert waits.result() is None
+
+
+def test_a_host_that_comes_and_leaves_is_told_of() -> None:
+    """Its process is ended as the first one says to begin."""
+    address = f"127.0.0.1:{free_port()}"
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(meet, address, 2, 0, 10.0)
+        while True:
+            with suppress(OSError), socket.create_connection(parse_address(address)) as guest:
+                guest.sendall(b"vi_recipes 1 2")
+                assert guest.recv(200) == b"begin"
+                reset = struct.pack("ii", 1, 0)
+                guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+                break
+        with pytest.raises(
+            ValueError, match=f"host 1 came to '{address}' and has left, or answers"
+        ):
+            waits.result()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 MARK = "vi_recipes"
 """The first word of what is said: others may knock at the door."""
@@ -45,8 +46,8 @@ def meet(address: str, count: int, number: int, timeout: float) -> None:
     Raises
     ------
     ValueError
-        Where the others do not come in time, nobody answers, the first one cannot listen there, or
-        two have one number.
+        Where the others do not come in time or leave again, nobody answers, the first one cannot
+        listen there, or two have one number.
     """
     if count == 1:
         return
@@ -92,14 +93,29 @@ def _receive(address: str, count: int, timeout: float, until: float) -> None:
                 why = f"two hosts have the number {theirs}"
             if why:
                 for other in (*here.values(), guest):
-                    other.sendall(why.encode())
+                    with suppress(OSError):  # one that has left
+                        other.sendall(why.encode())
                 raise ValueError(f"{why}; give all one num_hosts, and each its own number")
             here[theirs] = guest
-        for guest in here.values():
-            guest.sendall(b"begin")
-        for guest in here.values():  # who closes first keeps the port busy
-            guest.settimeout(5.0)
-            guest.recv(LONGEST)
+        for theirs, guest in here.items():
+            with _answering(theirs, address):
+                guest.sendall(b"begin")
+        for theirs, guest in here.items():  # who closes first keeps the port busy
+            with _answering(theirs, address):
+                guest.settimeout(5.0)
+                guest.recv(LONGEST)
+
+
+@contextmanager
+def _answering(host: int, address: str) -> Iterator[None]:
+    """Run a block that talks to a host which has come, and may have left since."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"host {host} came to '{address}' and has left, or answers no longer "
+            f"({error.strerror or error}); start the program on all hosts anew"
+        ) from None
 
 
 def _knock(address: str, count: int, number: int, timeout: float, until: float) -> None:
