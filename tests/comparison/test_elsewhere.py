@@ -240,6 +240,7 @@ def test_a_folder_has_one_comparison_at_a_time(tmp_path: Path) -> None:
             vr.compare(MODEL, "map", path=tmp_path, assessed=False)
         assert [path.name for path in tmp_path.iterdir()] == [".running"]
     vr.compare(MODEL, "map", path=tmp_path, assessed=False)
+    assert not (tmp_path / ".running").exists()
 
 
 def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from models_for_tests import target
 import vi_recipes as vr
 from vi_recipes.calibration import calibrate
 from vi_recipes.comparison import write_all
-from vi_recipes.core import LOCK
 from vi_recipes.model.sites import Site
 from vi_recipes.posterior import DrawsPosterior
 
@@ -39,8 +38,7 @@ def toy(names: str, *, sites: str = "a", target_name: str = "toy") -> vr.Compari
 
 
 def files(directory: Path) -> set[str]:
-    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-    return found - {LOCK}
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
 def test_nothing_of_an_earlier_comparison_is_left(tmp_path: Path) -> None:

@@ -143,8 +143,6 @@ def output_folder(path: Path | None) -> Iterator[None]:
 
     A folder made here goes again if the block fails before it has put anything into it.
     """
-    from vi_recipes.core import LOCK
-
     if path is None:
         yield
         return
@@ -162,8 +160,6 @@ def output_folder(path: Path | None) -> Iterator[None]:
     except BaseException:
         if not existed:
             with suppress(OSError):  # not empty: what is there is worth keeping
-                if [one.name for one in path.iterdir()] == [LOCK]:
-                    (path / LOCK).unlink()
                 path.rmdir()
         raise
 

@@ -48,7 +48,7 @@ from vi_recipes.core.content import (
     public_functions,
 )
 from vi_recipes.core.errors import attempt, called, is_own, place_of, told
-from vi_recipes.core.folders import LOCK, check_folder, drop_others, held
+from vi_recipes.core.folders import check_folder, drop_others, held
 from vi_recipes.core.hosts import Hosts, agree, join_hosts, numbers_by_hosts
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision, seed_of
@@ -68,7 +68,6 @@ __all__ = [
     "CALLS_OF_A_SEARCH",
     "COMPILED_QUICKLY",
     "FILES",
-    "LOCK",
     "LOOSEST_RISE",
     "LOOSEST_STEP",
     "MOST",

@@ -75,8 +75,8 @@ LOCK = ".running"
 def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -> Iterator[None]:
     """Have a folder to oneself for the block; ``None`` is no folder.
 
-    The system itself lets go of it when the process ends, however that ends. Nothing is left in a
-    folder that is refused.
+    The system itself lets go of it when the process ends, however that ends. Nothing is left of it
+    when the block ends, nor in a folder that is refused.
 
     Parameters
     ----------
@@ -114,6 +114,8 @@ def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows does not remove what is open: it stays, and is taken next
+            Path(lock.lock_file).unlink()
         lock.release()
 
 
