@@ -85,6 +85,8 @@ def test_a_mesh_of_one_device_changes_nothing_and_new_data_stay_on_it() -> None:
     with jax.enable_x64(True):
         assert other.arrays()[0].sharding.mesh == mesh
     assert bytes_by_device(other) == {jax.devices()[0]: 48}
+    assert other.undivided is not None
+    np.testing.assert_array_equal(other.undivided.data["y"], other.data["y"])
 
 
 def test_what_cannot_be_divided_is_refused() -> None:
@@ -134,6 +136,8 @@ def test_rows_without_weight_change_no_fit_and_are_not_read_row_by_row() -> None
     np.testing.assert_allclose(fit.flat(fit.sd()), sd, rtol=1e-9)
     with pytest.raises(ValueError, match="filled up by 5 without weight"):
         vr.log_likelihood(fit, filled)
+    with pytest.raises(ValueError, match="filled up by 5 without weight"):
+        filled.with_data(y=np.zeros(12))
     assert vr.log_likelihood(fit, target, num_draws=2)["y"].shape == (1, 2, 7)
 
 

@@ -131,8 +131,9 @@ class Target(DensityByCoordinate):
         ------
         ValueError
             For an argument that :attr:`traced_arguments` does not list, another shape or kind of
-            number, NaN or infinity.
+            number, NaN or infinity; and where rows are filled up or on several hosts.
         """
+        self.check_undivided()
         places = self._traced_leaf_of()
         leaves = list(self._leaves)
         for name, value in values.items():
@@ -154,6 +155,8 @@ class Target(DensityByCoordinate):
         other.fingerprint = fingerprint(other.data)
         other.compiled_once = MadeOnce()
         other.form_of = None  # which has the data as they were
+        if self.undivided is not None:
+            other.undivided = self.undivided.with_data(**values)
         if self.state_sum is not None:  # whose states a row reads may be among the data
             return Target(self.complete_model, **other.data)
         return other
