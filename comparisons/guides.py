@@ -163,7 +163,8 @@ def funnel(comparison: vr.Comparison, seed: int) -> Figure:
     right = comparison.reference.draws(NUM_DRAWS, seed)
     low, high = np.quantile(np.log(right["tau"]), (0.002, 0.999))
     for axes, (name, fit) in zip(panels, fits.items(), strict=False):
-        axes.plot(right["theta"][:, SCHOOL], np.log(right["tau"]), ".", color="#bbbbbb", ms=2)
+        theta, log_right = right["theta"][:, SCHOOL], np.log(right["tau"])
+        axes.plot(theta, log_right, ".", color="#bbbbbb", ms=2, rasterized=True)
         drawn = fit.draws(NUM_DRAWS, seed)
         log_tau = np.log(np.maximum(drawn["tau"], TINY))
         point = np.ptp(drawn["tau"]) == 0
@@ -174,6 +175,7 @@ def funnel(comparison: vr.Comparison, seed: int) -> Figure:
             color=styles[name][0],
             ms=11 if point else 2,
             alpha=1.0 if point else 0.5,
+            rasterized=not point,
         )
         middle = float(np.median(log_tau))
         if middle < low:

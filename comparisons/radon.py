@@ -1,6 +1,7 @@
 """Radon in Minnesota: where the joint mode collapses and what the fast methods make of it."""
 
 import vi_recipes as vr
+from vi_recipes.comparison import reference_exhibits
 
 STUDY = vr.Study(
     name="radon",
@@ -14,6 +15,7 @@ STUDY = vr.Study(
         "nuts": vr.NUTS(noncentered=("a",), num_samples=2_000),
     },
     reference="nuts",
+    exhibits=reference_exhibits(),
     description=(
         "919 houses in 85 counties. The joint mode runs to sigma_a = 0, so MAP has no answer and "
         "Laplace nothing to expand around. Mean field gets the means of what the data pin down and "

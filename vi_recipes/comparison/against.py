@@ -13,13 +13,13 @@ from vi_recipes.core import Timing
 from vi_recipes.report import DASH, Exhibit, format_number, format_seconds, format_speed_up
 
 
-def reference_exhibits(after: str) -> Callable[..., Iterator[Exhibit]]:
+def reference_exhibits(after: str = "") -> Callable[..., Iterator[Exhibit]]:
     """Return a study's exhibits: all means and sds against the reference, and the seconds.
 
     Parameters
     ----------
     after
-        What figure the first follows, a sentence.
+        What figure the first follows, a sentence; none by default.
     """
 
     def exhibits(comparison: Fits, *_: object) -> Iterator[Exhibit]:
