@@ -185,8 +185,9 @@ def funnel(comparison: vr.Comparison, seed: int) -> Figure:
     for axes in panels[len(fits) :]:
         axes.set_visible(False)
     school = target_label(comparison)
-    for axes in panels[-columns:]:
+    for axes in panels[max(len(fits) - columns, 0) : len(fits)]:  # nothing is below these
         axes.set_xlabel(school)
+        axes.tick_params(labelbottom=True)
     for axes in panels[::columns]:
         axes.set_ylabel("log tau")
     panels[0].set(xlim=(-22, 38), ylim=(low - 0.5, high + 0.5))
