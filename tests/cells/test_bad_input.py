@@ -97,6 +97,7 @@ def age(package: str) -> None:
 
 def test_workers_of_other_versions_are_refused_by_name(local: Any) -> None:
     local.scale(1)
+    local.wait_for_workers(1)
     with cluster(local.scheduler_address) as executor:
         for package in ("jax", "numpyro", "vi_recipes"):
             executor._client.run(age, package)  # type: ignore[attr-defined]
