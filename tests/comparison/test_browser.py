@@ -165,7 +165,7 @@ def test_every_figure_is_an_image_and_saved_as_png(page: Any) -> None:
     assert images.count() > 5
     assert images.evaluate_all("all => all.filter((e) => e.naturalWidth === 0).length") == 0
     with page.expect_download() as saved:
-        page.get_by_role("button", name="Save Methods side by side as PNG").click()
+        page.get_by_role("button", name="Save as PNG: Methods side by side").click()
     assert saved.value.suggested_filename == "forest.png"
     content = Path(saved.value.path()).read_bytes()
     assert content.startswith(b"\x89PNG")
