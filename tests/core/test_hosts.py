@@ -44,15 +44,20 @@ def test_hosts_that_count_otherwise_are_told_of() -> None:
         assert any(told in str(knock.exception()) for knock in knocks)
 
 
+def connected(address: str) -> socket.socket:
+    """Knock at an address until somebody listens there."""
+    while True:
+        with suppress(OSError):
+            return socket.create_connection(parse_address(address))
+
+
 def test_who_is_no_host_does_not_count_as_one() -> None:
     """Something else knocks first."""
     address = f"127.0.0.1:{free_port()}"
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(meet, address, 2, 0, 10.0)
-        while True:
-            with suppress(OSError), socket.create_connection(parse_address(address)) as stranger:
-                stranger.sendall(b"GET / HTTP/1.1")
-                break
+        with connected(address) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1")
         assert not waits.done()
         meet(address, 2, 1, 10.0)
         assert waits.result() is None
@@ -63,13 +68,11 @@ def test_a_host_that_comes_and_leaves_is_told_of() -> None:
     address = f"127.0.0.1:{free_port()}"
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(meet, address, 2, 0, 10.0)
-        while True:
-            with suppress(OSError), socket.create_connection(parse_address(address)) as guest:
-                guest.sendall(b"vi_recipes 1 2")
-                assert guest.recv(200) == b"begin"
-                reset = struct.pack("ii", 1, 0)
-                guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-                break
+        with connected(address) as guest:
+            guest.sendall(b"vi_recipes 1 2")
+            assert guest.recv(200) == b"begin"
+            reset = struct.pack("ii", 1, 0)
+            guest.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         with pytest.raises(
             ValueError, match=f"host 1 came to '{address}' and has left, or answers"
         ):
