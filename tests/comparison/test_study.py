@@ -241,9 +241,9 @@ def test_the_mixtures_exhibits_at_a_small_size(monkeypatch: pytest.MonkeyPatch) 
     constants = {"NUM_COMPONENTS": (1, 2), "NUM_STARTS": 1, "NUM_DRAWS": 3}
     components, choice = made(study, study.target(), methods, constants, monkeypatch)
     assert isinstance(components.content, Figure)
-    lines = [len(axes.lines) for axes in components.content.axes]
-    # the data, the estimate, and each method's own: draws, or the reference's estimate
-    assert lines[:2] == [1 + 2 + 3 * 2, 1 + 2 + 2]
+    drawn = [[len(axes.lines), len(axes.patches)] for axes in components.content.axes]
+    # the data; ellipses of the estimate, and of each method's own draws or the reference's estimate
+    assert drawn[:2] == [[1, 2 + 3 * 2], [1, 2 + 2]]
     assert choice.png
 
 
