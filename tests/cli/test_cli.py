@@ -1,11 +1,14 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -273,6 +276,27 @@ def test_run_a_study():
     assert json.loads(Path("r.json").read_text())["seed"] == 6
 
 
+@contextmanager
+def terminal():
+    """Give a process a terminal to write to; yield its end, and what has been written so far."""
+    ours, theirs = os.openpty()
+    written = bytearray()
+
+    def read():
+        with suppress(OSError):  # nobody has the other end any more
+            while part := os.read(ours, 4096):
+                written.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield theirs, written
+    finally:
+        os.close(theirs)
+        reader.join(timeout=60)
+        os.close(ours)
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_and_reports_what_is_done():
     words = [
@@ -281,25 +305,30 @@ def test_ctrl_c_keeps_and_reports_what_is_done():
         "--data",
         "line.json",
         "--methods",
-        "map,nuts",
+        "map,nuts,laplace",
         "--out",
         "out",
         "--set",
         "nuts.num_samples=2000000",
     ]
-    process = subprocess.Popen(
-        [PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not Path("out/fits/map.nc").exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=120)
-    finally:
-        process.kill()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    with terminal() as (end, written):
+        process = subprocess.Popen(
+            [PROGRAM, *words], stdout=subprocess.PIPE, stderr=end, text=True, env=environment
+        )
+        try:
+            deadline = time.monotonic() + 120
+            # it is NUTS that counts iterations: it runs, and what was before it is kept
+            while not re.search(rb"nuts[^\r\n]*iterations", bytes(written)):
+                assert process.poll() is None, written
+                assert time.monotonic() < deadline, written
+                time.sleep(0.1)
+            assert Path("out/fits/map.nc").exists()
+            process.send_signal(signal.SIGINT)
+            stdout, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    stderr = written.decode()
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert "interrupted" in stderr
@@ -309,6 +338,11 @@ def test_ctrl_c_keeps_and_reports_what_is_done():
     assert result["interrupted"]
     assert result["methods"]["map"]["status"] == "ok"
     assert result["methods"]["nuts"]["status"] == "interrupted"
+    assert list(result["methods"]) == ["map", "nuts"]
+    left = "Not begun when the run was interrupted: laplace."
+    assert f"interrupted; what was done is above. {left}" in stderr
+    assert left in result["notes"]
+    assert f"only what was done by then is here. {left}" in Path("out/report.html").read_text()
     # what is there can be reported on again, and that is no interruption
     assert run("report", "out").exit_code == 0
 

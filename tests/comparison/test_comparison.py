@@ -14,6 +14,8 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
+from vi_recipes.comparison.page import compose
+from vi_recipes.core import silent
 from vi_recipes.trust.verdict import Trust, judge
 
 SAMPLER = vr.NUTS(num_warmup=400, num_samples=1_000)
@@ -201,9 +203,50 @@ def test_an_interrupt_keeps_what_is_done_also_on_disk(tmp_path: Path) -> None:
     assert list(c) == ["laplace", "svi"]  # nothing is begun after the interrupt
     assert c["laplace"].status is vr.Status.OK
     assert c["svi"].status is vr.Status.INTERRUPTED
+    left = "Not begun when the run was interrupted: nuts."
+    assert left in c.notes
     back = vr.Comparison.load(tmp_path)
     assert back.interrupted
+    assert left in back.notes
     np.testing.assert_array_equal(back["laplace"].mean()["beta"], c["laplace"].mean()["beta"])
+
+
+def test_an_interrupt_between_two_methods_names_those_that_were_not_begun(tmp_path: Path) -> None:
+    """And takes up what an earlier comparison has of them, though it is after what is new."""
+
+    @contextmanager
+    def progress(title: str):
+        if title == "svi":
+            raise KeyboardInterrupt
+        yield silent
+
+    this, kept = target("linear_regression"), {"path": tmp_path, "assessed": False}
+    vr.compare(this, "laplace", **kept)
+    c = vr.compare(this, "map,svi,laplace,nuts", resume=True, progress=progress, **kept)
+    assert c.interrupted
+    assert list(c) == ["map", "laplace"]
+    left = "Not begun when the run was interrupted: svi, nuts."
+    assert left in c.notes
+    assert compose(c).warnings[0].endswith(f"is here. {left}")
+    assert list(vr.Comparison.load(tmp_path)) == ["map", "laplace"]
+
+
+def test_a_run_that_is_killed_names_what_it_has_no_fit_of(tmp_path: Path) -> None:
+    """Its process writes nothing any more: the folder is as it was after the last fit."""
+
+    class Killed(BaseException):
+        pass
+
+    @contextmanager
+    def progress(title: str):
+        if title == "laplace":
+            raise Killed
+        yield silent
+
+    with pytest.raises(Killed):
+        vr.compare(target("linear_regression"), "map,laplace", path=tmp_path, progress=progress)
+    left = ["Not begun, or not done, when the run was interrupted: laplace."]
+    assert vr.Comparison.load(tmp_path).notes == left
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from vi_recipes.comparison.folder import fit_path, save_fit, write_header
 from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
+from vi_recipes.comparison.left import say_left
 from vi_recipes.comparison.one_fit import fit_one, with_evidence
 from vi_recipes.comparison.request import (
     Methods,
@@ -150,7 +151,7 @@ def compare(
         check_folder(Path(path), HEADER, FOLDERS)
     asked = _Asked(target, named, key, assessed, progress, executor, exclusive)
     with held(path, HEADER, FOLDERS):
-        run = _Run(target, reference, description, None if path is None else Path(path))
+        run = _Run(target, reference, description, None if path is None else Path(path), [*named])
         return _compare(asked, run, notes, quadrature=quadrature)
 
 
@@ -187,6 +188,8 @@ def _compare(asked: _Asked, run: _Run, notes: list[str], *, quadrature: bool) ->
         if not run.fits:
             raise
         interrupted = True
+    if interrupted:
+        run.take_the_rest(asked)
     fits, failed = run.fits, []
     try:
         if assessed and reference is None and not interrupted and lacks_yardstick(fits, target):
@@ -199,7 +202,7 @@ def _compare(asked: _Asked, run: _Run, notes: list[str], *, quadrature: bool) ->
                 failed = [f"Nested quadrature was tried as a yardstick: {yardstick.explanation}."]
     except KeyboardInterrupt:
         interrupted = True
-    notes += failed + _scale_notes(fits)
+    notes += run.left(sure=asked.executor is None) + failed + _scale_notes(fits)
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
@@ -233,6 +236,10 @@ class _Run:
         As for :func:`compare`.
     folder
         Where fits are kept; ``None`` for nowhere.
+    names
+        What is to be compared.
+    under_way
+        What was begun last here.
     place
         Where they are until all are done: beside what the folder holds already, if anything.
     fits
@@ -247,6 +254,8 @@ class _Run:
     reference: str | Fit | None
     description: str
     folder: Path | None
+    names: Sequence[str] = ()
+    under_way: str = ""
     place: Path | None = None
     fits: dict[str, Fit] = field(default_factory=dict)
     kept: dict[str, KeptFit] = field(default_factory=dict)
@@ -259,6 +268,7 @@ class _Run:
                 self._take(name, given, asked.assessed)
                 continue
             with asked.progress(name) if asked.progress else nullcontext(silent) as report:
+                self.under_way = name
                 fit, interrupted = fit_one(
                     name, given, self.target, asked.key, report, asked.assessed
                 )
@@ -287,7 +297,22 @@ class _Run:
                 self.finish(self.comparison(interrupted=True))
             raise
         finally:  # as they were named, and not as they came
-            self.fits = {name: self.fits[name] for name in asked.named if name in self.fits}
+            self._in_order()
+
+    def take_the_rest(self, asked: _Asked) -> None:
+        """Take the fits that were given, and that an interrupt was ahead of: they are done."""
+        for name, given in asked.named.items():
+            if isinstance(given, Fit) and name not in self.fits:
+                self.add(name, given.renamed(name))
+        self._in_order()
+
+    def left(self, *, sure: bool) -> list[str]:
+        """Return a note on what has no fit; see :func:`say_left`."""
+        left = [name for name in self.names if name not in self.fits]
+        return say_left(left, sure=sure and self.under_way not in left)
+
+    def _in_order(self) -> None:
+        self.fits = {name: self.fits[name] for name in self.names if name in self.fits}
 
     def _take(self, name: str, given: Fit, assessed: bool) -> None:
         """Take a fit that was given."""
@@ -316,7 +341,8 @@ class _Run:
         self.place = place_for(folder)
 
     def _write_header(self, folder: Path) -> None:
-        write_header(self.comparison(interrupted=True), folder)
+        notes = self.left(sure=False)  # what comes next may be under way as the process is killed
+        write_header(self.comparison(interrupted=True, notes=notes), folder)
 
     def finish(self, comparison: Comparison) -> None:
         """Put what was written beside in the place of what was there, unless nothing was done."""
