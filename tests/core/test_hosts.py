@@ -44,6 +44,23 @@ def test_hosts_that_count_otherwise_are_told_of() -> None:
         assert any(told in str(knock.exception()) for knock in knocks)
 
 
+def test_hosts_meet_at_an_address_of_ipv6() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+            address = f"[::1]:{free.getsockname()[1]}"
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with ThreadPoolExecutor(2) as pool:
+        waits = [pool.submit(meet, address, 2, host, 10.0) for host in range(2)]
+        assert [wait.result() for wait in waits] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["::1", "[::1", "::1]", "[10.0.0.1]", "[fd00::1::]", "[]", "a:b"])
+def test_an_address_of_ipv6_stands_in_brackets(name: str) -> None:
+    with pytest.raises(ValueError, match=r"an address of IPv6 in brackets, such as '\[fd00::1\]"):
+        parse_address(f"{name}:5000")
+
+
 def connected(address: str) -> socket.socket:
     """Knock at an address until somebody listens there."""
     while True:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ print(json.dumps(found))
 
 
 def run(
-    *hosts: list[str], flags: str = "", seeds: tuple[int, int] = (0, 0), timeout: float = 500
+    *hosts: list[str], flags: str = "", seeds: Sequence[int] = (0, 0), timeout: float = 500
 ) -> list[tuple[int, str, str]]:
-    """Run a program on two hosts; return how each ended, and what it said."""
+    """Run a program on several hosts; return how each ended, and what it said."""
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     begun = [
         subprocess.Popen(
@@ -97,6 +98,15 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def by_ipv6() -> str:
+    """Return a free address of this machine's by IPv6; by IPv4 where it has no other."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+            return f"[::1]:{free.getsockname()[1]}"
+    except OSError:
+        return f"127.0.0.1:{free_port()}"
 
 
 def write(folder: Path, data: dict[str, Any], parts: int) -> None:
@@ -165,3 +175,33 @@ def test_hosts_that_would_compile_otherwise_are_refused() -> None:
     for code, out, err in ended:
         assert code == 0, err[-2000:]
         assert "start each with PYTHONHASHSEED=0" in out
+
+
+OWN = """
+import json, sys
+import jax, numpy as np
+import vi_recipes as vr
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from vi_recipes.model.spread import Spread
+
+vr.join_hosts(sys.argv[1], 3, int(sys.argv[2]), timeout=60)
+devices = jax.devices()
+spread = Spread(Mesh(devices, ("rows",)), own_rows=2, num_hosts=3)
+rows, found = np.arange(12.0).reshape(6, 2), []
+for order in ((0, 1, 2), (0, 2, 1)):
+    mesh = Mesh([devices[k] for k in order], ("rows",))
+    place = NamedSharding(mesh, PartitionSpec("rows"))
+    value = jax.make_array_from_callback(rows.shape, place, lambda index: rows[index])
+    found.append(spread.own(value).tolist())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_three_hosts_read_their_rows_though_one_has_them_and_two_have_each_others() -> None:
+    address = by_ipv6()
+    ended = run(*([OWN, address, str(host)] for host in range(3)), seeds=(0, 0, 0), timeout=120)
+    for host, (code, out, err) in enumerate(ended):
+        assert code == 0, err[-2000:]
+        own = [[4.0 * host, 4 * host + 1], [4 * host + 2, 4 * host + 3]]
+        assert json.loads(out.splitlines()[-1]) == [own, own]

@@ -5,6 +5,7 @@ JAX ends a process whose partners do not come; here each is told who is missing.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ LONGEST = 200
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """Return name and port of ``host:port``.
+    """Return name and port of ``host:port``; an address of IPv6 stands in brackets.
 
     Raises
     ------
@@ -26,9 +27,34 @@ def parse_address(address: str) -> tuple[str, int]:
         For what is none.
     """
     name, colon, port = address.rpartition(":")
-    if not (colon and name and port.isdigit() and 0 < int(port) < 2**16):
+    if not (colon and name and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f"address: got '{address}', expected host:port, such as '10.0.0.1:5000'")
-    return name.strip("[]"), int(port)
+    inner = name[1:-1] if name.startswith("[") and name.endswith("]") else ""
+    if inner and _is_ipv6(inner):
+        return inner, int(port)
+    if set(name) & set("[]:"):
+        raise ValueError(
+            f"address: got '{address}', expected host:port, an address of IPv6 in brackets, such "
+            "as '[fd00::1]:5000'"
+        )
+    return name, int(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listen(address: str) -> socket.socket:
+    """Return a socket that listens at an address, by IPv4 where its name stands for one."""
+    name, port = parse_address(address)
+    known = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    families = {family for family, *_ in known}
+    family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+    return socket.create_server((name, port), family=family)
 
 
 def meet(address: str, count: int, number: int, timeout: float) -> None:
@@ -62,7 +88,7 @@ def _receive(address: str, count: int, timeout: float, until: float) -> None:
     """Let the others in, and tell them to begin when all are there."""
     with ExitStack() as doors:
         try:
-            door = doors.enter_context(socket.create_server(parse_address(address)))
+            door = doors.enter_context(_listen(address))
         except OSError as error:
             raise ValueError(
                 f"address: host 0 cannot listen at '{address}' ({error.strerror or error}); give "

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vi_recipes.core import ModelError
+
+type Index = tuple[slice, ...]
+"""What of an array a device has."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,48 @@ class Spread:
         rows = (*(slice(None),) * axis, slice(first, first + self.own_rows))
         if _is_here(value):
             return np.asarray(value)[rows]
-        # XLA may have divided it in any way; what of these rows lies elsewhere is fetched
-        parts = {tuple(s.start or 0 for s in part.index): part for part in value.addressable_shards}
-        here = [part for part in parts.values() if part.data.shape == self._part(shape, axis)]
-        covered = sum(part.data.shape[axis] for part in here)
-        inside = all(first <= (p.index[axis].start or 0) < first + self.own_rows for p in here)
-        if covered == self.own_rows and inside:
-            here.sort(key=lambda part: part.index[axis].start or 0)
-            return np.concatenate([np.asarray(part.data) for part in here], axis=axis)
-        return _read(value)[rows]
+        # XLA may have divided it in any way. Whether rows are fetched is decided from where all of
+        # it lies: fetching is for every host at once, and one that does not join lets others wait
+        lies: Mapping[Any, Index] = value.sharding.devices_indices_map(shape)
+        places = [(device.process_index, index) for device, index in lies.items()]
+        if not self.lies_by_host(places, shape, axis):
+            return _read(value)[rows]
+        found = np.empty((*shape[:axis], self.own_rows, *shape[axis + 1 :]), value.dtype)
+        before = (slice(None),) * axis
+        for part in value.addressable_shards:
+            start, stop, _ = part.index[axis].indices(shape[axis])
+            low, high = max(start, first), min(stop, first + self.own_rows)
+            if low < high and _is_whole(part.index, shape, axis):
+                to, of = slice(low - first, high - first), slice(low - start, high - start)
+                found[(*before, to)] = np.asarray(part.data)[(*before, of)]
+        return found
+
+    def lies_by_host(
+        self, places: Iterable[tuple[int, Index]], shape: tuple[int, ...], axis: int
+    ) -> bool:
+        """Whether every host has all of its own rows of an array, so that none need ask another.
+
+        Parameters
+        ----------
+        places
+            Host, and what one of its devices has, for every device of all hosts.
+        shape, axis
+            Of the whole array, and along which axis the rows are.
+        """
+        ranges: dict[int, list[tuple[int, int]]] = {host: [] for host in range(self.num_hosts)}
+        for host, index in places:
+            if _is_whole(index, shape, axis):
+                start, stop, _ = index[axis].indices(shape[axis])
+                ranges[host].append((start, stop))
+        for host, own in ranges.items():
+            reached, last = host * self.own_rows, (host + 1) * self.own_rows
+            for start, stop in sorted(own):
+                if start > reached:
+                    break
+                reached = max(reached, stop)
+            if reached < last:
+                return False
+        return True
 
     def own_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that an array of all rows has on this host."""
@@ -102,14 +140,16 @@ class Spread:
             return (self.own_rows, *shape[1:])
         return shape
 
-    def _part(self, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-        """Return the shape of each device's part of an array of rows."""
-        return tuple(n // self.mesh.size if k == axis else n for k, n in enumerate(shape))
-
     def _scaled(self, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
         if len(shape) <= axis or shape[axis] != self.own_rows:
             return shape
         return tuple(n * self.num_hosts if k == axis else n for k, n in enumerate(shape))
+
+
+def _is_whole(index: Index, shape: tuple[int, ...], axis: int) -> bool:
+    """Whether a part of an array has all of it along every axis but that of the rows."""
+    pairs = enumerate(zip(index, shape, strict=True))
+    return all(part.indices(n) == (0, n, 1) for k, (part, n) in pairs if k != axis)
 
 
 def _read(value: jax.Array) -> np.ndarray:
@@ -122,7 +162,10 @@ def _read(value: jax.Array) -> np.ndarray:
 
 
 def _is_here(value: jax.Array) -> bool:
-    """Whether this host has all of an array; it has of one that is no JAX array."""
+    """Whether this host has all of an array; it has of one that is no JAX array.
+
+    Hosts find the same: an array is on the devices of all of them, or each has one of its own.
+    """
     if not isinstance(value, jax.Array):
         return True
     return value.is_fully_addressable or value.is_fully_replicated
