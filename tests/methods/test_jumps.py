@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,13 @@ import numpyro.distributions as dist
 import pytest
 from models_for_tests import branch
 from scipy import stats
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import vi_recipes as vr
-from vi_recipes.core import Timing
+from vi_recipes.core import MethodFailure, Progress, Timing
 from vi_recipes.elbo import CurvedKL, make_factors
+from vi_recipes.methods import base
+from vi_recipes.methods.base import Method, Result
 
 COUNTS = np.array([3, 2, 4, 3, 5, 2, 3, 1, 0, 1, 2, 0, 1, 1, 0, 1, 2, 1, 0, 1])
 """Poisson counts at 0.5, 1.5, ..., of rate 3 before a change and 1 after it."""
@@ -43,6 +47,42 @@ def jumping(name: str) -> vr.Target:
 
 
 STEPS = {"switch": ("n", "tau"), "branch": ("x", "c"), "stairs": ("y", "c")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivesUp(Method):
+    """Follows slopes, and comes to nothing."""
+
+    key = "gives_up"
+    summary = "none"
+
+    @property
+    @override
+    def where_it_jumps(self) -> vr.Status:
+        return vr.Status.DEGENERATE
+
+    @override
+    def _fit(self, target: vr.Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        raise MethodFailure(vr.Status.FAILED, "no way")
+
+
+def test_where_a_method_gives_up_jumps_are_looked_for_as_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In its precision, and on one core where matrices are small."""
+    seen = []
+
+    def met(posterior: object, *_: object) -> str:
+        libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        seen.append((jax.config.jax_enable_x64, {library.num_threads for library in libraries}))
+        return "it jumps"
+
+    monkeypatch.setattr(base, "met_jumps", met)
+    with threadpool_limits(2, user_api="blas"):
+        fit = GivesUp().fit(jumping("branch"))
+    assert seen == [(True, {1})]
+    assert fit.status is vr.Status.DEGENERATE
+    assert fit.message.startswith("it jumps: the slopes that gives_up follows do not see it; no")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import vi_recipes as vr
 from vi_recipes.model import bytes_by_device
 from vi_recipes.model.padding import padded
 from vi_recipes.model.sharding import rows_of_each
+from vi_recipes.model.spread import Spread
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +74,36 @@ def normal(y: jax.Array) -> None:
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     with numpyro.plate("row", len(y)):
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def between(start: int | None, stop: int | None) -> tuple[slice, ...]:
+    return (slice(None), slice(start, stop))
+
+
+def test_hosts_fetch_rows_where_one_of_them_lacks_some() -> None:
+    """Three hosts of two rows each decide alike, from where everything lies."""
+    spread = Spread(Mesh(np.array(jax.devices()[:1]), ("rows",)), own_rows=2, num_hosts=3)
+    own = [(0, between(None, 2)), (1, between(2, 4)), (2, between(4, None))]
+    more = [(0, between(None, 4)), (1, between(2, None)), (2, between(None, None))]
+    apart = [(h, between(k, k + 1)) for h, k in ((0, 1), (0, 0), (1, 2), (1, 3), (2, 5), (2, 4))]
+    for places in (own, more, apart):
+        assert spread.lies_by_host(places, (3, 6), 1)
+    swapped = [(0, between(None, 2)), (2, between(2, 4)), (1, between(4, None))]
+    short = [*apart[:-1], (2, between(5, 6))]
+    in_columns = [(h, (slice(h, h + 1), slice(None))) for h in range(3)]
+    for places in (swapped, short, in_columns, [*own[:2], in_columns[2]]):
+        assert not spread.lies_by_host(places, (3, 6), 1)
+
+
+def test_a_method_of_one_host_names_those_that_fit_rows_on_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = vr.Target(normal, y=np.arange(6.0))
+    target.spread = Spread(Mesh(np.array(jax.devices()[:1]), ("rows",)), 6, num_hosts=2)
+    assert vr.Laplace().refusal(target) is None
+    assert "Use one that does (map, laplace, meanfield, lrvb)" in str(vr.EM().refusal(target))
+    monkeypatch.setattr(vr.Laplace, "over_hosts", False)
+    assert "Use one that does (map, meanfield, lrvb)" in str(vr.Laplace().refusal(target))
 
 
 def test_a_mesh_of_one_device_changes_nothing_and_new_data_stay_on_it() -> None:

@@ -136,11 +136,11 @@ class Method(ABC):
 
         See :meth:`applies` and :attr:`vi_recipes.Target.weighted_latents`.
         """
-        if target.num_hosts > 1 and not vars(type(self)).get("over_hosts", False):
+        if target.num_hosts > 1 and not _fits_over_hosts(type(self)):
             return (
                 f"{self.key} does not fit rows that lie on {target.num_hosts} hosts: it reads some "
-                "outside compiled code, or has not been tried. map, laplace, meanfield and lrvb "
-                "do; or shard over the devices of one host"
+                f"outside compiled code, or has not been tried. Use one that does "
+                f"({_those_over_hosts()}), or shard over the devices of one host"
             )
         return self.applies(target) or (target.weighted_latents if not self.integrates else None)
 
@@ -200,14 +200,10 @@ class Method(ABC):
                 on_one_core(target.dense_rows),
                 target.compiled_once.shared(timing),
             ):
-                result = self._fit(target, as_key(key), timing, progress)
-                result = self._mind_jumps(result, target, timing)
+                result = self._given_up_or_done(target, as_key(key), timing, progress)
             result = _without_infinities(result, target, self.key)
         except MethodFailure as failure:
             result = Result(None, failure.status, failure.message, failure.advice)
-            with suppress(ModelError):  # without a start there is nothing to look around
-                if not reason:
-                    result = self._mind_jumps(result, target, timing)
         except (KeyboardInterrupt, ModelError, CheckpointError):
             raise
         except (Exception, SystemExit) as error:
@@ -232,6 +228,18 @@ class Method(ABC):
         if throw and not fit.has_result:
             raise FitError(fit.status, fit.explanation)
         return fit
+
+    def _given_up_or_done(
+        self, target: Target, key: jax.Array, timing: Timing, progress: Progress
+    ) -> Result:
+        """Fit, and look for jumps of the density, where the method gives up too."""
+        try:
+            return self._mind_jumps(self._fit(target, key, timing, progress), target, timing)
+        except MethodFailure as failure:
+            result = Result(None, failure.status, failure.message, failure.advice)
+            with suppress(ModelError):  # without a start there is nothing to look around
+                return self._mind_jumps(result, target, timing)
+            return result
 
     def _mind_jumps(self, result: Result, target: Target, timing: Timing) -> Result:
         """Return a result as it is, or :attr:`where_it_jumps` if its density does within reach."""
@@ -264,6 +272,17 @@ class Method(ABC):
         base = getattr(self, "base", None)
         after = f" of {base.in_words()}" if isinstance(base, Method) else ""
         return f"{type(self).__name__} {self.options()}{after}"
+
+
+def _fits_over_hosts(kind: type[Method]) -> bool:
+    """Whether a class itself says so: one that is made of it may do more with rows."""
+    return bool(vars(kind).get("over_hosts", False))
+
+
+def _those_over_hosts() -> str:
+    from vi_recipes.methods import METHODS  # made of the classes that are made of this one
+
+    return ", ".join(key for key, kind in METHODS.items() if _fits_over_hosts(kind))
 
 
 def _without_infinities(result: Result, target: Target, kind: str) -> Result:
