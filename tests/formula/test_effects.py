@@ -79,6 +79,12 @@ def test_all_methods_of_a_comparison_have_them(fitted: tuple[vr.Target, vr.Fit])
     target, fit = fitted
     point = vr.MAP().fit(target)
     both = vr.Comparison({"laplace": fit, "map": point})
+    table = vr.comparisons(both, target, FRAME, {"x": (1.0, 1234.5)})
+    lines = repr(table.round(9)).splitlines()  # above 80 characters, and none is broken
+    assert len(lines) == 3
+    assert lines[0].split() == list(table.columns)
+    assert "..." not in lines[0]
+    assert max(map(len, lines)) > 80
     table = vr.comparisons(both, target, FRAME, "x").set_index("method")
     assert list(table.index) == ["laplace", "map"]
     assert np.isnan(table.loc["map", "std_error"])

@@ -359,6 +359,11 @@ def test_single_coefficients_have_priors_of_their_own():
             r"priors\['x'\]: got a distribution of shape \(2,\)",
         ),
         ({"x": "flat", "beta": dist.Normal(np.zeros(2), 1.0)}, r"priors\['beta'\]: .* \(2,\)"),
+        ({"x": "flat", "beta[x]": "flat"}, r"'beta\[x\]' and 'x' are one coefficient"),
+        (
+            {"x": "Normal(0, 1)", "beta[z]": "Normal(0, 2)", "beta": "Normal(0, 3)"},
+            r"'beta' is of no coefficient that is left, .*\(x, beta\[z\]\)",
+        ),
     ],
 )
 def test_priors_of_single_coefficients_that_will_not_do(priors, says):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, override
 
 import jax
 import numpy as np
@@ -30,6 +30,19 @@ COMPARE: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "ratio": lambda high, low: high / low,
     "odds_ratio": lambda high, low: high / (1 - high) / (low / (1 - low)),
 }
+
+
+class Effects(pd.DataFrame):
+    """A frame of effects: every row is printed on one line, however wide."""
+
+    @property
+    def _constructor(self) -> type[Effects]:
+        return Effects  # what is rounded or chosen of it prints as it does
+
+    @override
+    def __repr__(self) -> str:
+        with pd.option_context("display.expand_frame_repr", False, "display.max_columns", None):
+            return super().__repr__()
 
 
 def comparisons(
@@ -208,7 +221,7 @@ def _table(
                 draws = change(term, after.draws, before.draws)
                 rows.append(_rows(one, method, term, label, draws, after.levels, average=average))
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-    return table.drop(columns="method") if isinstance(fit, Fit) else table
+    return Effects(table.drop(columns="method") if isinstance(fit, Fit) else table)
 
 
 def _rows(

@@ -107,17 +107,30 @@ class Priors:
         """Return whether a flat prior is given for a coefficient of the mean."""
         if not isinstance(self.given, Mapping):
             return self.flat
-        names = [*([] if label == "Intercept" else ["beta"]), *self._element("beta", label)]
-        found = [self.given[name] for name in names if name in self.given]
-        return bool(found) and isinstance(found[-1], str) and found[-1] == "flat"
+        of_all = "" if label == "Intercept" else "beta"
+        given = self.given.get(self._own(self._element("beta", label)) or of_all)
+        return isinstance(given, str) and given == "flat"
 
     def _element(self, site: str, label: str) -> list[str]:
-        """Return what an element of a site goes by; the last one that is given counts.
+        """Return what an element of a site goes by.
 
         A coefficient of the mean goes by its column alone too.
         """
         names = [f"{site}[{label}]", *([label] if site == "beta" else [])]
         return [name for name in names if name not in self.reserved]
+
+    def _own(self, names: Sequence[str]) -> str:
+        """Return which of an element's names is given a prior; empty where none is."""
+        found = [name for name in names if name in self._by_name]
+        if len(found) > 1:
+            raise ValueError(
+                f"priors: '{found[0]}' and '{found[1]}' are one coefficient; give it one prior"
+            )
+        return found[0] if found else ""
+
+    @property
+    def _by_name(self) -> Mapping[str, Given]:
+        return self.given if isinstance(self.given, Mapping) else {}
 
     def line(self, site: Site) -> str:
         """Return the right-hand side of a site's line in the source, and note it."""
@@ -154,11 +167,16 @@ class Priors:
         for label in site.each:
             names = self._element(site.name, label)
             self.elements.update(names)
-            if found := [name for name in names if name in self.given]:
-                own[label] = found[-1]
+            if name := self._own(names):
+                own[label] = name
         if not own:
             return ""
         rest = self.given.get(site.name)
+        if rest is not None and len(own) == len(site.each):
+            raise ValueError(
+                f"priors: '{site.name}' is of no coefficient that is left, because each has a "
+                f"prior of its own ({', '.join(own.values())}); leave '{site.name}' out"
+            )
         laws, sources = {}, []
         for label, default in site.each.items():
             name = own.get(label, site.name)
@@ -191,7 +209,7 @@ class Priors:
         ValueError
             With the closest name.
         """
-        for name in self.given if isinstance(self.given, Mapping) else ():
+        for name in self._by_name:
             if name not in self.sites and name not in self.elements:
                 known = [*self.sites, *sorted(self.elements)]
                 raise ValueError(f"priors: {unknown('site or coefficient', str(name), known)}")
