@@ -29,6 +29,11 @@ OF_BETA = "VB with sensitivity of beta"
 PUBLISHED_NUTS = "NUTS (Stan, 10,000 iterations, one chain)"
 STORED = "NUTS, stored run"
 
+OF_WORKER = (
+    "Workers made the fits, and their Hessians stayed there: these two were timed in the process "
+    "that makes this report, on a fit of its own. "
+)
+
 
 def exhibits(
     comparison: vr.Comparison, target: vr.Target, seed: int, progress: Progress
@@ -41,12 +46,13 @@ def exhibits(
             "Each fit alone, compilation apart; what one before it compiled is charged to it too. "
             "The second and third VB rows run as long as the first and the sensitivities of beta, "
             "or all sds, both timed again on a new Hessian: one factorisation serves either. "
+            f"{OF_WORKER if lacks_objective(comparison['lrvb']) else ''}"
             "The stored run of NUTS (4 chains of 500 + 2,500, preconditioned by linear response; "
             "its seconds include compilation) is of another time and maybe another machine. "
             f"Published: {PAPER}, on other data of this size and a machine of 2017; its NUTS is "
             "one chain of 10,000 iterations by Stan. No ratio is taken with them."
         ),
-        content=seconds(comparison),
+        content=seconds(comparison, target, seed),
     )
     yield against_reference(
         comparison,
@@ -64,7 +70,7 @@ def exhibits(
     )
 
 
-def seconds(comparison: vr.Comparison) -> pd.DataFrame:
+def seconds(comparison: vr.Comparison, target: vr.Target, seed: int) -> pd.DataFrame:
     """Return our seconds and the published ones, a row for each of the paper's."""
     path = find("models")["criteo"].with_name("reference.json")
     known = json.loads(path.read_text(encoding="utf-8"))["published_seconds"]
@@ -73,7 +79,8 @@ def seconds(comparison: vr.Comparison) -> pd.DataFrame:
         fit = comparison[name]
         timing = fit.timing
         if name == "lrvb" and fit.has_result:
-            of_beta, timing = with_sensitivities(fit, comparison["meanfield"].timing.run_seconds)
+            whole = with_objective(fit, target, seed)
+            of_beta, timing = with_sensitivities(whole, comparison["meanfield"].timing.run_seconds)
             rows[OF_BETA], published[OF_BETA] = of_beta, known[OF_BETA]
         ok = fit.status is vr.Status.OK or not fit.has_result
         label = row if ok else f"{row} ({fit.status.name.lower()})"
@@ -82,6 +89,19 @@ def seconds(comparison: vr.Comparison) -> pd.DataFrame:
     rows[STORED] = comparison.columns[comparison.outside].timing
     published[STORED] = known[PUBLISHED_NUTS]
     return seconds_beside(rows, STORED, whole=[STORED], failed=failed, published=published)
+
+
+def lacks_objective(fit: vr.Fit) -> bool:
+    """Whether a worker made a fit of linear response: its numbers came back, and no more."""
+    return isinstance(fit.posterior, ResponsePosterior) and fit.posterior.kl is None
+
+
+def with_objective(fit: vr.Fit, target: vr.Target, seed: int) -> vr.Fit:
+    """Return a fit of linear response with its objective, fitted once more where it lacks it."""
+    if not lacks_objective(fit):
+        return fit
+    again = METHODS["lrvb"].fit(target, key=seed, throw=True)
+    return replace(fit, posterior=again.posterior)
 
 
 def with_sensitivities(fit: vr.Fit, without: float) -> tuple[Timing, Timing]:
@@ -109,15 +129,17 @@ def with_sensitivities(fit: vr.Fit, without: float) -> tuple[Timing, Timing]:
     return of_beta, of_all
 
 
+METHODS: dict[str, vr.Method] = {
+    "map": vr.MAP(),
+    "laplace": vr.Laplace(),
+    "meanfield": vr.MeanField(factors={"tau": "gamma"}),
+    "lrvb": vr.LinearResponse(base=vr.MeanField(factors={"tau": "gamma"})),
+}
+
 STUDY = vr.Study(
     name="criteo",
     model="criteo",
-    methods={
-        "map": vr.MAP(),
-        "laplace": vr.Laplace(),
-        "meanfield": vr.MeanField(factors={"tau": "gamma"}),
-        "lrvb": vr.LinearResponse(base=vr.MeanField(factors={"tau": "gamma"})),
-    },
+    methods=METHODS,
     # 4 x 2,500 draws with their audit; to draw again: vi-recipes fit criteo --method nuts
     #   --seed 20261121 --set nuts.num_warmup=500 --set nuts.num_samples=2500
     reference=Path(__file__).with_suffix(".json"),

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import vi_recipes as vr
+from vi_recipes.cells import fold, unfold
 from vi_recipes.core import Timing
 from vi_recipes.core.content import find
 from vi_recipes.core.progress import silent
@@ -82,6 +83,15 @@ def test_criteo_beside_published_seconds() -> None:
         assert isinstance(shown.content, Figure)
         named = [t.get_text() for t in shown.content.axes[0].texts if t.get_rotation() == 90]
         assert len(named) == (7 if sites == 3 else 0)
+    assert "Workers" not in seconds.caption
+    # a fit that a worker made has no objective
+    fits = {**c, "lrvb": unfold(fold(c["lrvb"], this), this)}
+    there = vr.Comparison(fits, reference=reference, reference_name=c.reference_name)
+    with style():
+        again = next(iter(study.exhibits(there, this, 0, silent)))
+    assert "Workers made the fits, and their Hessians stayed there" in again.caption
+    assert isinstance(again.content, pd.DataFrame)
+    assert again.content["method"].tolist() == seconds.content["method"].tolist()
     # asking for beta alone changes what runs, not what is compiled
     timings: tuple[Timing, ...] = study.exhibits.__globals__["with_sensitivities"](c["lrvb"], 10.0)
     for timing in timings:
