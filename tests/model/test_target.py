@@ -226,6 +226,32 @@ def test_densities_are_float64_whatever_the_caller_has_set(x64: bool) -> None:
     assert found == pytest.approx(expected, rel=1e-13)
 
 
+def test_few_points_of_much_data_are_computed_for_nothing() -> None:
+    counts: list[int] = []
+
+    def counted(x: np.ndarray) -> np.ndarray:
+        counts.append(x.size)
+        return np.zeros(x.shape, np.int32)
+
+    def model(y: Any) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        fixed = jax.lax.stop_gradient(mu)
+        kind = jax.ShapeDtypeStruct((), jnp.int32)
+        nothing = jax.pure_callback(counted, kind, fixed, vmap_method="broadcast_all")
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Normal(mu + nothing, 1.0), obs=y)
+
+    y = np.linspace(-1, 1, 60_000)
+    this = vr.Target(model, y=y)
+    z = np.random.default_rng(0).standard_normal((200, 1))
+    counts.clear()
+    found = this.log_densities(z)
+    assert sum(counts) <= 1.1 * len(z)
+    assert set(counts) == {5}  # side by side, which is quicker
+    expected = stats.norm.logpdf(z[:, 0]) + stats.norm.logpdf(y, z).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_sizes_may_be_read_off_the_data() -> None:
     def model(group: Any, y: Any) -> None:
         with numpyro.plate("group", len(np.unique(group))):
