@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vi_recipes.core import as_key, as_seed, precision
+from vi_recipes.core import as_key, as_seed, precision, split_key
 
 
 def test_keys() -> None:
@@ -32,3 +32,36 @@ def test_several_keys_are_none() -> None:
 def test_precision() -> None:
     with pytest.raises(ValueError, match="dtype: got 'half'"), precision("half"):
         pass
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("old", [False, True], ids=["key", "two numbers"])
+def test_keys_split_are_those_of_jax(x64: bool, old: bool) -> None:
+    key = jax.random.PRNGKey(7) if old else jax.random.key(7)
+    with jax.enable_x64(x64):
+        for number in (1, 2, 4, 8, 9):
+            expected = jax.random.split(key, number)
+            found = split_key(key, number)
+            assert len(found) == number
+            for one, theirs in zip(found, expected, strict=True):
+                assert one.dtype == theirs.dtype
+                assert jax.random.bits(one) == jax.random.bits(theirs)
+
+
+def test_keys_are_split_by_one_program() -> None:
+    split_key(jax.random.key(0))
+    compiled: list[str] = []
+
+    def heard(event: str, _: float, **about: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(str(about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        for number in (2, 3, 5, 7):
+            for x64 in (False, True):
+                with jax.enable_x64(x64):
+                    split_key(jax.random.key(number), number)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert not [name for name in compiled if "seed" not in name]

@@ -16,7 +16,7 @@ from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
 from vi_recipes.calibration.store import FILE, FOLDERS, Store
 from vi_recipes.cells import Engine, Place, run_cells
-from vi_recipes.core import Progress, as_key, held, require, silent
+from vi_recipes.core import Progress, as_key, held, require, silent, split_key
 from vi_recipes.fit import provenance
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target
@@ -158,7 +158,7 @@ def _first(predictive: PriorPredictive, seed: jax.Array) -> list[Simulation]:
     found, reason = [], ""
     for number in range(NUM_TRIES):
         try:
-            data_key = jax.random.split(jax.random.fold_in(seed, number), 4)[0]
+            data_key = split_key(jax.random.fold_in(seed, number))[0]
             found.append(predictive.draw(data_key))
         except SimulationError as error:
             reason = str(error)

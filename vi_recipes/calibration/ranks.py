@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
-from vi_recipes.core import ModelError, Progress, Status
+from vi_recipes.core import ModelError, Progress, Status, split_key
 from vi_recipes.fit import Fit
 from vi_recipes.methods import NUTS, Method
 from vi_recipes.model import Sites, Target
@@ -152,7 +152,7 @@ def simulate_and_rank(
     KeyboardInterrupt
         If ``progress`` does, or the fit was interrupted.
     """
-    data_key, fit_key, draw_key, tie_key = jax.random.split(key, 4)
+    data_key, fit_key, draw_key, tie_key = split_key(key, 4)
     try:
         simulation = predictive.draw(data_key)
     except SimulationError as error:

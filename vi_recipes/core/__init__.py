@@ -51,7 +51,16 @@ from vi_recipes.core.errors import attempt, called, is_own, place_of, told
 from vi_recipes.core.folders import check_folder, drop_others, held
 from vi_recipes.core.hosts import Hosts, agree, join_hosts, numbers_by_hosts
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
-from vi_recipes.core.keys import as_key, as_seed, check_key, generator, one_seed, precision, seed_of
+from vi_recipes.core.keys import (
+    as_key,
+    as_seed,
+    check_key,
+    generator,
+    one_seed,
+    precision,
+    seed_of,
+    split_key,
+)
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
@@ -141,6 +150,7 @@ __all__ = [
     "seed_of",
     "shapes_of",
     "silent",
+    "split_key",
     "told",
     "unknown",
     "unreadable",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
+
+from vi_recipes.core.timing import COMPILED_QUICKLY
 
 if TYPE_CHECKING:
     import jax
@@ -61,6 +64,39 @@ def as_key(key: jax.Array | int | None) -> jax.Array:
 
     check_key(key)
     return key if isinstance(key, jax.Array) else jax.random.key(as_seed(key or 0))
+
+
+AT_ONCE = 8
+"""Keys that the program of :func:`split_key` makes: what any method asks for."""
+
+
+def split_key(key: jax.Array, number: int = 2) -> list[jax.Array]:
+    """Return keys of as many streams, the same as those of :func:`jax.random.split`.
+
+    That compiles a program for every number of keys and every precision, and others that take the
+    keys apart. Here one serves all up to :data:`AT_ONCE`: a key does not depend on how many follow.
+    It is not for traced keys.
+    """
+    import jax
+    import numpy as np
+
+    if number > AT_ONCE:
+        return list(jax.random.split(key, number))
+    with jax.enable_x64(False):
+        made = np.asarray(_several()(key))[:number]
+        if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return [jax.numpy.asarray(data) for data in made]
+        return [jax.random.wrap_key_data(data, impl=jax.random.key_impl(key)) for data in made]
+
+
+@cache
+def _several() -> Callable[[jax.Array], jax.Array]:
+    import jax
+
+    def several(key: jax.Array) -> jax.Array:
+        return jax.random.key_data(jax.random.split(key, AT_ONCE))
+
+    return jax.jit(several, compiler_options=COMPILED_QUICKLY)
 
 
 def check_key(key: Any) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vi_recipes.core import MethodFailure, Progress, Status, Timing
+from vi_recipes.core import MethodFailure, Progress, Status, Timing, split_key
 from vi_recipes.model import Target
 
 ROUNDING = 1e-9
@@ -29,7 +29,7 @@ Step = Callable[[State, Any], tuple[State, jax.Array]]
 
 def stacked_starts(start: Callable[..., Any], target: Target, key: jax.Array, count: int) -> Any:
     """Return ``count`` starting points of a model's own, stacked along a new leading axis."""
-    starts = [started(start, target, k) for k in jax.random.split(key, count)]
+    starts = [started(start, target, k) for k in split_key(key, count)]
     return jax.tree.map(lambda *v: jnp.stack(v), *starts)
 
 

@@ -19,6 +19,7 @@ from vi_recipes.core import (
     require_count,
     require_number,
     shapes_of,
+    split_key,
 )
 from vi_recipes.fit import Fit
 from vi_recipes.importance import (
@@ -188,7 +189,7 @@ class ForwardKL(Method):
     # -- by importance sampling ------------------------------------------------------------------
 
     def _sample(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        start_key, round_key = jax.random.split(key)
+        start_key, round_key = split_key(key)
         with timing.running():
             centre = target.start(start_key)
         arrays = target.arrays()

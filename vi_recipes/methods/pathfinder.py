@@ -23,6 +23,7 @@ from vi_recipes.core import (
     require_count,
     require_number,
     shapes_of,
+    split_key,
 )
 from vi_recipes.importance import (
     GOOD_SHARE,
@@ -135,7 +136,7 @@ class Pathfinder(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        start_key, path_key, draw_key = jax.random.split(key, 3)
+        start_key, path_key, draw_key = split_key(key, 3)
         arrays = target.arrays()
         found: list[PathNormal] = []
         steps = 0

@@ -22,6 +22,7 @@ from vi_recipes.core import (
     require_count,
     require_number,
     shapes_of,
+    split_key,
 )
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.svi.chunks import chunk_size
@@ -157,7 +158,7 @@ class SVGD(Method):
 
     def _start(self, target: Target, key: jax.Array) -> jax.Array:
         """Return particles of finite density around the start, shape (num_particles, dim)."""
-        start_key, scatter_key = jax.random.split(key)
+        start_key, scatter_key = split_key(key)
         centre = target.start(start_key)
         shape = (self.num_particles, target.dim)
         centre = centre / target.units

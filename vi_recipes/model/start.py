@@ -21,6 +21,7 @@ from vi_recipes.core import (
     called,
     generator,
     one_at_a_time,
+    split_key,
     unknown,
 )
 from vi_recipes.model.bound import Arrays, concrete
@@ -112,7 +113,7 @@ class DensityWithStart(FlatDensity):
         return self.log_density_fn(x * self.units, arrays)
 
     def _propose(self, key: jax.Array, scatter: float, attempt: int) -> Float[np.ndarray, " dim"]:
-        centre_key, noise_key = jax.random.split(key)
+        centre_key, noise_key = split_key(key)
         given = self._given_start(centre_key)
         if scatter and not given:
             medians = self.compiled_once("medians", self.anywhere)

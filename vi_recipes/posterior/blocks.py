@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from vi_recipes.algebra import log_normal
+from vi_recipes.core import split_key
 from vi_recipes.posterior.factors import FactorPosterior
 from vi_recipes.posterior.gaussian import GaussianPosterior
 
@@ -64,7 +65,7 @@ class BlockPosterior(FactorPosterior):
 
     @override
     def _factor_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
-        other_key, normal_key = jax.random.split(key)
+        other_key, normal_key = split_key(key)
         z = super()._factor_draws(num_draws, other_key)
         normal = self.factors.gaussian
         half = self._gaussian.unconstrained_draws(-(-num_draws // 2), normal_key)

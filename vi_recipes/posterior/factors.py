@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import COMPILED_QUICKLY, generator
+from vi_recipes.core import COMPILED_QUICKLY, generator, split_key
 from vi_recipes.elbo import GAMMA, CurvedKL, Factors
 from vi_recipes.model import Sites, Target, in_blocks
 from vi_recipes.posterior.base import (
@@ -306,7 +306,7 @@ class FactorPosterior(Posterior):
 
     @override
     def draws(self, num_draws: int, key: jax.Array) -> Sites:
-        shuffle, draw_key = jax.random.split(key)
+        shuffle, draw_key = split_key(key)
         z = self.unconstrained_draws(num_draws, draw_key)
         return self.target.constrain(generator(shuffle).permutation(z))
 

@@ -13,7 +13,15 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import MAX_DENSE
-from vi_recipes.core import MethodFailure, as_key, attempt, on_one_core, one_at_a_time, told
+from vi_recipes.core import (
+    MethodFailure,
+    as_key,
+    attempt,
+    on_one_core,
+    one_at_a_time,
+    split_key,
+    told,
+)
 from vi_recipes.fit import Assessment, Correction, Fit
 from vi_recipes.importance import (
     MAX_DRAWS,
@@ -134,7 +142,7 @@ class _Weighing:
 
     def findings(self) -> dict[str, Any]:
         """Return the fields of the assessment."""
-        draw_key, block_key, correct_key, stein_key = jax.random.split(self.key, 4)
+        draw_key, block_key, correct_key, stein_key = split_key(self.key, 4)
         count = self.num_draws or default_draws(self.target)
         weighed = self.seek("weights", lambda: self._weighed(count, draw_key))
         if weighed is None:

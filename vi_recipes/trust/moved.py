@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpyro.infer import HMC
 from scipy import stats
 
-from vi_recipes.core import as_key, one_at_a_time
+from vi_recipes.core import as_key, one_at_a_time, split_key
 from vi_recipes.fit import Fit, doubted, unsettled
 from vi_recipes.model import Arrays, Target
 from vi_recipes.posterior import is_constant
@@ -153,7 +153,7 @@ def lower_bounds(
     count = num_chains or quick_chains(target, MAX_WORK)
     if not count:
         return None
-    draw_key, chain_key = jax.random.split(as_key(key))
+    draw_key, chain_key = split_key(as_key(key))
     with jax.enable_x64(True):
         drawn = fit.posterior.draws(count, draw_key)
         z = target.unconstrain_rows({s.name: drawn[s.name] for s in target.latents})

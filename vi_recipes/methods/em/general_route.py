@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.core import SEVERAL, Timing
+from vi_recipes.core import SEVERAL, Timing, split_key
 from vi_recipes.latent import (
     MAX_DENSE,
     Ascent,
@@ -116,7 +116,7 @@ class GeneralRoute:
             split = marginal.split
             count = self.num_starts or (SEVERAL if split.kind == "discrete" else 1)
             flat = np.stack(
-                [general_start(target, k, r) for r, k in enumerate(jax.random.split(key, count))]
+                [general_start(target, k, r) for r, k in enumerate(split_key(key, count))]
             )
             state = (jnp.asarray(flat[:, split.border]), jnp.asarray(flat[:, split.local]))
             ascent = self.loop.ascent(LENGTH)

@@ -16,6 +16,7 @@ from vi_recipes.core import (
     require,
     require_count,
     require_number,
+    split_key,
 )
 from vi_recipes.importance import Bound, LogEvidence, khat_limit
 from vi_recipes.latent import (
@@ -240,7 +241,7 @@ class NestedQuadrature(Method):
         """
         if density.size * density.nodes.count > CHEAP_POINT:
             return ""
-        keys = jax.random.split(key, NUM_OTHER_STARTS)
+        keys = split_key(key, NUM_OTHER_STARTS)
         starts = [starting_point(density.target, k, number) for number, k in enumerate(keys, 1)]
         other = find_other_mode(density, mode, starts, progress)
         if other is None:

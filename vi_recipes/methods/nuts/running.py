@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import MethodFailure, Progress, Status
+from vi_recipes.core import MethodFailure, Progress, Status, split_key
 from vi_recipes.model import NUM_ATTEMPTS
 
 Draws = dict[str, np.ndarray]
@@ -41,7 +41,7 @@ def start_chains(
     search
         ``(key, evaluate)`` evaluates at points until one is of finite density.
     """
-    keys = jax.random.split(key, 2 * num_chains)
+    keys = split_key(key, 2 * num_chains)
     states = []
     for start_key, kernel_key in zip(keys[::2], keys[1::2], strict=True):
         made: list[Any] = []

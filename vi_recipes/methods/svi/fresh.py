@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
 
+from vi_recipes.core import split_key
 from vi_recipes.methods.minibatch.feed import Feed
 from vi_recipes.methods.svi.chunks import Taken
 
@@ -53,7 +54,7 @@ class Fresh:
         All of them have the same random numbers and the same rows of the data, so that differences
         are known better than what they are differences of.
         """
-        self.key, key = jax.random.split(self.key)
+        self.key, key = split_key(self.key)
         states = [self._state(params, key) for params in points]
         found: list[list[np.ndarray]] = [[] for _ in points]
         for n, arrays in self._stretches(count):

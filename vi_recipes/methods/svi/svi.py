@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core import Progress, Status, Timing, shapes_of
+from vi_recipes.core import Progress, Status, Timing, shapes_of, split_key
 from vi_recipes.importance import Bound, LogEvidence, khat
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.guides.coordinates import FittedGuide
@@ -157,7 +157,7 @@ class SVI(SVIOptions):  # noqa: D101
         )
 
     def _begin(self, target: Target, feed: Feed, key: jax.Array, timing: Timing) -> _Session:
-        keys = _Keys(*jax.random.split(key, 4))
+        keys = _Keys(*split_key(key, 4))
         starts = self._starts(target, feed)
         with timing.running() if starts.ready else timing.compiling():
             default = guide_centre(target, keys.start, 0)
