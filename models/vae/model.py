@@ -15,7 +15,7 @@ means and sds are a network's function of y_n, and points for the decoder's weig
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,34 @@ def check(y: jax.Array, num_latents: int, num_hidden: int, likelihood: str) -> N
         raise ValueError(f"num_hidden={num_hidden}: expected 0, for a linear decoder, or more")
 
 
+def amortised(
+    y: jax.Array, num_latents: int = 2, num_hidden: int = 8, likelihood: str = "bernoulli"
+) -> None:
+    """Encode each row, and put points on the decoder's weights; arguments as for :func:`vae`.
+
+    The encoder is linear with constant sds where the decoder is linear, else it has one hidden
+    layer.
+    """
+    D, k, H = y.shape[1], num_latents, num_hidden
+    gaussian = likelihood == "gaussian"
+    s = scale(y, likelihood)
+    if H:
+        vr.point_mass("V", vr.random_start((k, H)))
+        vr.point_mass("c", jnp.zeros(H))
+    vr.point_mass("W", vr.random_start((H or k, D), 0.1 * s))
+    if gaussian:
+        centre = y.mean(axis=0)
+        vr.point_mass("b", centre)
+        vr.point_mass("sigma", s / 2, constraint=constraints.positive)
+        inputs = (y - centre) / s
+    else:
+        vr.point_mass("b", jnp.zeros(D))
+        inputs = y - 0.5
+    law = vr.normal_encoder("encoder", inputs, k, NUM_ENCODER if H else 0)
+    with numpyro.plate("observation", len(y)):
+        numpyro.sample("z", law)
+
+
 def make_guide(
     num_latents: int = 2, num_hidden: int = 8, likelihood: str = "bernoulli"
 ) -> Callable[..., None]:
@@ -104,39 +132,13 @@ def make_guide(
     Returns
     -------
     Callable
-        ``SVI(guide=make_guide(...))``. The encoder is linear with constant sds where the decoder
-        is linear, else it has one hidden layer.
+        ``SVI(guide=make_guide(...))``: :func:`amortised` with these choices.
     """
-
-    def amortised(
-        y: jax.Array,
-        num_latents: int = num_latents,
-        num_hidden: int = num_hidden,
-        likelihood: str = likelihood,
-    ) -> None:
-        D, k, H = y.shape[1], num_latents, num_hidden
-        gaussian = likelihood == "gaussian"
-        s = scale(y, likelihood)
-        if H:
-            vr.point_mass("V", vr.random_start((k, H)))
-            vr.point_mass("c", jnp.zeros(H))
-        vr.point_mass("W", vr.random_start((H or k, D), 0.1 * s))
-        if gaussian:
-            centre = y.mean(axis=0)
-            vr.point_mass("b", centre)
-            vr.point_mass("sigma", s / 2, constraint=constraints.positive)
-            inputs = (y - centre) / s
-        else:
-            vr.point_mass("b", jnp.zeros(D))
-            inputs = y - 0.5
-        law = vr.normal_encoder("encoder", inputs, k, NUM_ENCODER if H else 0)
-        with numpyro.plate("observation", len(y)):
-            numpyro.sample("z", law)
-
-    return amortised
+    chosen = {"num_latents": num_latents, "num_hidden": num_hidden, "likelihood": likelihood}
+    return update_wrapper(partial(amortised, **chosen), amortised)
 
 
-guide = make_guide()
+guide = amortised
 
 
 def simulate(

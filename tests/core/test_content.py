@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import vi_recipes as vr
+from vi_recipes.comparison.elsewhere import check_sent
 from vi_recipes.comparison.study import load_study
 from vi_recipes.core import content
 from vi_recipes.core.content import list_studies, load_object
@@ -48,8 +49,10 @@ def test_every_shipped_study_loads_and_has_its_files_name():
     studies = list_studies()
     assert {"radon", "gmm"} <= set(studies)
     for name, line in studies.items():
-        assert load_study(name).name == name
+        study = load_study(name)
+        assert study.name == name
         assert line
+        check_sent(study.methods or {})  # so that --workers runs it
 
 
 def make_content(root):

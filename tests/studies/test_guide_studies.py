@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from executors_for_tests import Here
 from matplotlib.figure import Figure
 from scipy import stats
 from studies_for_tests import made
@@ -42,7 +43,8 @@ def test_the_autoencoder_at_a_small_size(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setitem(study.exhibits.__globals__, name, value)
     this = study.target()
     guide = study.methods["vae"].guide  # type: ignore[attr-defined]
-    c = vr.compare(this, {"vae": vr.SVI(guide=guide, num_steps=800, step_size=0.02)})
+    method = vr.SVI(guide=guide, num_steps=800, step_size=0.02)
+    c = vr.compare(this, {"vae": method}, executor=Here())  # as with --workers
     with style():
         bounds, page, samples, linear = study.exhibits(c, this, 0, silent)
     assert isinstance(bounds.content, pd.DataFrame)
