@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
+from vi_recipes.algebra import derivatives
 from vi_recipes.core.timing import Timing
 from vi_recipes.elbo import curvature
 from vi_recipes.elbo.curvature import CurvedKL
@@ -39,9 +40,16 @@ def made(families: dict[str, str]) -> CurvedKL:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("small", [True, False], ids=["forward", "reverse"])
 @pytest.mark.parametrize("families", [{}, {"k": "gamma"}], ids=["normal", "weighted"])
-def test_chunks_add_up_to_the_objective(families: dict[str, str]) -> None:
+def test_chunks_add_up_to_the_objective(
+    families: dict[str, str], small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not small:  # nor are products taken ahead, by the same program
+        monkeypatch.setattr(derivatives, "FORWARD", 0)
+        monkeypatch.setattr(curvature, "AHEAD", 0)
     kl = made(families)
+    assert small == (kl._ahead is not None)
     flat = kl.factors.start(np.array([0.1, 0.4]), 0.3).ravel()
     v = np.array([0.3, -1.0, 0.7, 0.2])
     compiled = set(kl.target.compiled_once._made)

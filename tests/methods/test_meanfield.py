@@ -769,6 +769,6 @@ def test_linear_response_is_charged_with_what_mean_field_has_compiled() -> None:
     made = this.compiled_once._costs
     assert first.shared_seconds == 0
     # the objective and its curvature are compiled after the objective itself is made
-    assert "_linearised" in {key[1] for key in made if isinstance(key, tuple)}
+    assert "_linearised_along" in {key[1] for key in made if isinstance(key, tuple)}
     everything = sum(cost.seconds for cost in made.values())
     assert after.shared_seconds == pytest.approx(everything, rel=0.1)

@@ -17,7 +17,13 @@ from vi_recipes.algebra.bordered import (
     solve,
 )
 from vi_recipes.algebra.crossed import Crossed, Push, TruncatedStep, steihaug
-from vi_recipes.algebra.derivatives import second_order, second_order_beside
+from vi_recipes.algebra.derivatives import (
+    SecondOrder,
+    forward_is_quick,
+    parabola,
+    second_order,
+    second_order_beside,
+)
 from vi_recipes.algebra.factorised import InverseParts
 from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families, pad, verified
 from vi_recipes.algebra.forward_backward import smooth
@@ -53,6 +59,7 @@ __all__ = [
     "LocalStructure",
     "Parts",
     "Push",
+    "SecondOrder",
     "TruncatedStep",
     "as_good_outward",
     "backward",
@@ -64,6 +71,7 @@ __all__ = [
     "factorise",
     "find_layout",
     "flattest",
+    "forward_is_quick",
     "half_log_det",
     "inverse_diagonal",
     "log_dense_normal",
@@ -71,6 +79,7 @@ __all__ = [
     "looks_flat",
     "moves_to_edges",
     "pad",
+    "parabola",
     "product",
     "recovery_error",
     "second_order",

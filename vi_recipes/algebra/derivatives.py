@@ -9,6 +9,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+FORWARD = 5_000
+"""Element evaluations up to which forward mode alone is quick: dim^2 densities of so many numbers.
+
+It takes longer to run, and has half the code to compile.
+"""
+
+
+def forward_is_quick(dim: int, size: int) -> bool:
+    """Whether a Hessian of ``dim`` rows may be had in forward mode alone.
+
+    ``size`` is how many numbers one value of the function reads.
+    """
+    return dim**2 * size <= FORWARD
+
 
 class SecondOrder(NamedTuple):
     """A scalar function to second order, and what it computes beside to first."""
@@ -51,3 +65,21 @@ def second_order_beside(
     here, moved = jax.vmap(lambda u: jax.jvp(slope, (x,), (u,)))(units)
     (value, beside), (gradient, slopes) = jax.tree.map(lambda values: values[0], here)
     return SecondOrder(value, gradient, moved[1][0], beside, slopes)
+
+
+def parabola(found: SecondOrder, x: Float[Array, " dim"]) -> Float[Array, ""]:
+    """Return the value of a function at ``x``, where it was expanded; pure.
+
+    What differentiates this in ``x`` finds the function's own first two derivatives, and none of
+    its code.
+
+    Parameters
+    ----------
+    found
+        The function at ``x``, by :func:`second_order_beside`: numbers, whatever ``x`` depends on.
+    x
+        The same point.
+    """
+    found = jax.lax.stop_gradient(found)
+    moved = x - jax.lax.stop_gradient(x)
+    return found.value + found.gradient @ moved + moved @ found.hessian @ moved / 2

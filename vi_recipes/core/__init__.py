@@ -69,7 +69,12 @@ from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.starts import SEVERAL, from_starts
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
 from vi_recipes.core.text import visible
-from vi_recipes.core.timing import CALLS_OF_A_SEARCH, COMPILED_QUICKLY, Timing
+from vi_recipes.core.timing import (
+    CALLS_OF_A_SEARCH,
+    COMPILED_QUICKLY,
+    Timing,
+    compiler_options,
+)
 from vi_recipes.core.typed import check_fields, members
 from vi_recipes.core.versions import version_of
 
@@ -107,6 +112,7 @@ __all__ = [
     "check_fields",
     "check_folder",
     "check_key",
+    "compiler_options",
     "drop_others",
     "find",
     "from_starts",

@@ -37,6 +37,13 @@ MAX_DENSE_PARAMETERS = 2_000
 """Most parameters for which a Hessian without structure is formed."""
 
 
+AHEAD = 100_000
+"""Directions times numbers in the data up to which products come with every gradient.
+
+One program is quicker to compile than two; points that the search steps back from need no products.
+"""
+
+
 MAX_BYTES = 6_000_000_000
 """Most memory that the covariances of crossed families may take."""
 
@@ -81,7 +88,7 @@ class CurvedKL(KL):
 
         def run(gradient: np.ndarray, inverse: InverseParts, radius: float) -> TruncatedStep:
             args = jax.tree.map(lambda a: jnp.asarray(a, float), (gradient, inverse, radius))
-            push, *drawn = self._pushes(flat)
+            push, *drawn = self._bends(flat)
             stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *drawn) if drawn else None
             taken: TruncatedStep = self._run(self._truncated, push, stacked, *args)
             return taken
@@ -261,7 +268,8 @@ class CurvedKL(KL):
         else:
             self.structure = form
         self._basis = form.basis()
-        self._forget()
+        quick = len(self._basis) * self.target.size <= AHEAD and self.families is None
+        self.take_along(self._basis if quick and self.target.spread is None else None)
 
     @property
     def work(self) -> int:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vi_recipes.algebra import SecondOrder, parabola, second_order_beside
 from vi_recipes.elbo.elements import ElementIntegral, GatherPlace, Move, Placed
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.held import AffineArrays, Held, Nodes, SingleArrays, SiteArrays
@@ -65,7 +66,7 @@ class Expectation:
                 {j: self.target.place(leaf) for j, leaf in plan.constants.items()},
                 [self._source_arrays(source, plan.shape or ()) for source in plan.sources],
                 self.target.place(plan.weight),
-                jnp.asarray(self.start),
+                jax.device_put(self.start),
             )
             for plan in self.plans
             if not plan.draws
@@ -96,7 +97,7 @@ class Expectation:
             x, w = np.zeros((most, len(counts))), np.zeros(most)
             x[:used] = np.stack([g.ravel() for g in grids], axis=1) if counts else 0.0
             w[:used] = np.prod([g.ravel() for g in weights], axis=0) if counts else 1.0
-            out[plan.name] = Nodes(jnp.asarray(x), jnp.asarray(w), jnp.asarray(used))
+            out[plan.name] = Nodes(*jax.device_put((x, w, np.asarray(used))))
         return out
 
     def _counts(
@@ -179,16 +180,40 @@ class Expectation:
         return jnp.mean(jax.lax.map(pair, held.noise), axis=0)
 
     def pair(
-        self, eta: Float[Array, "dim 2"], noise: Float[Array, " dim"], arrays: Arrays
+        self,
+        eta: Float[Array, "dim 2"],
+        noise: Float[Array, " dim"],
+        arrays: Arrays,
+        known: SecondOrder | None = None,
     ) -> Float[Array, ""]:
-        """Return the log density of the other sites, averaged over an antithetic pair."""
+        """Return the log density of the other sites, averaged over an antithetic pair.
 
-        def one(x: jax.Array) -> jax.Array:
+        ``known`` is that density at both points, one of those that :meth:`expand` returns: two
+        derivatives of the result are then had without differentiating the model's code.
+        """
+
+        def one(x: jax.Array, known: SecondOrder | None) -> jax.Array:
             z, log_weight = self.factors.place(eta, x)
-            value = self._drawn_density(z, arrays)
+            value = self._drawn_density(z, arrays) if known is None else parabola(known, z)
             return value if self.factors.gaussian.all() else value * jnp.exp(jnp.sum(log_weight))
 
-        return jnp.mean(jax.vmap(one)(jnp.stack([noise, -noise])))
+        return jnp.mean(jax.vmap(one)(jnp.stack([noise, -noise]), known))
+
+    def expand(
+        self, eta: Float[Array, "dim 2"], noise: Float[Array, "pairs dim"], arrays: Arrays
+    ) -> SecondOrder:
+        """Return the log density of the drawn sites to second order, in forward mode alone.
+
+        At both points of every pair: arrays have two leading dimensions, (pairs, 2).
+        """
+
+        def at(x: jax.Array) -> SecondOrder:
+            z, _ = self.factors.place(eta, x)
+            return second_order_beside(lambda z: (self._drawn_density(z, arrays), None), z)
+
+        both = jnp.stack([noise, -noise], axis=1)
+        found = jax.lax.map(at, both.reshape(-1, noise.shape[1]))
+        return jax.tree.map(lambda v: v.reshape(*both.shape[:2], *v.shape[1:]), found)
 
     def _sum_of_drawn(self, z: Float[Array, " dim"], arrays: Arrays) -> Float[Array, ""]:
         sites = site_terms(self.target, z, arrays)

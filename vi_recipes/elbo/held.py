@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -107,7 +106,7 @@ def chunks_of(noise: Float[np.ndarray, "pairs dim"]) -> list[Chunk]:
     for first in range(0, len(noise), CHUNK):
         rows = np.minimum(np.arange(first, first + CHUNK), len(noise) - 1)
         used = np.arange(first, first + CHUNK) < len(noise)
-        out.append(Chunk(jnp.asarray(noise[rows]), jnp.asarray(used / len(noise))))
+        out.append(Chunk(*jax.device_put((noise[rows], used / len(noise)))))
     return out
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.algebra import Push
+from vi_recipes.algebra import Push, SecondOrder, forward_is_quick
 from vi_recipes.core import CALLS_OF_A_SEARCH, ByIdentity, Timing, shapes_of
 from vi_recipes.elbo.expectation import Expectation
 from vi_recipes.elbo.factors import Factors
@@ -18,14 +18,17 @@ from vi_recipes.elbo.held import CHUNK, Chunk, Held, Nodes, chunks_of
 from vi_recipes.elbo.inspect import make_plans
 from vi_recipes.model import Arrays, Target
 
+Bend = Push | jax.Array
+"""A Hessian: as a function of a direction, or its products with those taken ahead."""
+
 
 class _Drawn(NamedTuple):
     """What a chunk of draws adds to minus the ELBO, and what its pairs say one by one.
 
     Parameters
     ----------
-    value, gradient, push
-        What is added, its gradient, and its Hessian as a function of a direction.
+    value, gradient, bend
+        What is added, its gradient, and its Hessian.
     values, gradients
         The log density of the drawn sites at every pair, shape (:data:`CHUNK`,), and its
         gradients, shape (:data:`CHUNK`, params).
@@ -33,7 +36,7 @@ class _Drawn(NamedTuple):
 
     value: jax.Array
     gradient: jax.Array
-    push: Push
+    bend: Bend
     values: jax.Array
     gradients: jax.Array
 
@@ -72,8 +75,9 @@ class KL:
         self.expectation = Expectation(target, factors, kept, anywhere)
         self._site_arrays = self.expectation.site_arrays()
         self._arrays = target.arrays()
-        self._last: tuple[bytes, tuple[float, np.ndarray], tuple[Push, ...]] | None = None
+        self._last: tuple[bytes, tuple[float, np.ndarray], list[Bend]] | None = None
         self._drawn: tuple[bytes, list[_Drawn]] | None = None
+        self._ahead: tuple[np.ndarray, jax.Array] | None = None
         self.num_nodes = self.num_pairs = 0
 
     def describe(self) -> str:
@@ -101,7 +105,16 @@ class KL:
         self.num_pairs = num_pairs if self.expectation.drawn else 0
         shape = (self.num_pairs, self.target.dim)
         noise = np.random.default_rng(seed).standard_normal(shape)
-        self._noise, self._chunks, self._drawn = jnp.asarray(noise), chunks_of(noise), None
+        self._noise, self._chunks, self._drawn = jax.device_put(noise), chunks_of(noise), None
+        self._forget()
+
+    def take_along(self, basis: Float[np.ndarray, "directions params"] | None) -> None:
+        """Have every evaluation bring the products along the rows of ``basis``, by one program.
+
+        With ``None`` they have a program of their own, which runs where they are asked for.
+        """
+        self._ahead = None if basis is None else (basis, jax.device_put(basis))
+        self._drawn = None
         self._forget()
 
     def _forget(self) -> None:
@@ -158,15 +171,18 @@ class KL:
             return self._last[1]
         x = jnp.asarray(flat, float)
         held = self.held._replace(noise=self._noise[:0], nodes=nodes or self._nodes)
-        gradient, push, value = self._run(self._linearised, x, held)
+        gradient, bend, value = self._second_order(
+            self._linearised, self._linearised_along, x, held
+        )
         drawn = self._at_draws(flat)
         self.timing.gradient_evaluations += 1
+        self.timing.hvp_evaluations += 0 if self._ahead is None else len(self._ahead[0])
         first_order = (
             float(value) + sum(float(chunk.value) for chunk in drawn),
             np.asarray(gradient, float) + sum(np.asarray(chunk.gradient) for chunk in drawn),
         )
         if nodes is None:
-            self._last = key, first_order, (push, *(chunk.push for chunk in drawn))
+            self._last = key, first_order, [bend, *(chunk.bend for chunk in drawn)]
         return first_order
 
     def _linearised(
@@ -181,21 +197,38 @@ class KL:
         made = jax.linearize(gradient, flat, has_aux=True)
         return made if self.target.spread is None else self.target.spread.divide(made)
 
+    def _linearised_along(
+        self, flat: Float[Array, " params"], held: Held, basis: Float[Array, "directions params"]
+    ) -> tuple[Float[Array, " params"], Float[Array, "directions params"], Float[Array, ""]]:
+        """Return gradient, the Hessian times each row of ``basis``, and value: without draws.
+
+        All rows side by side, which is quicker to compile than one after the other.
+        """
+        gradient, push, value = self._linearised(flat, held)
+        return gradient, jax.vmap(push)(basis), value
+
     def _at_draws(self, flat: Float[np.ndarray, " params"]) -> list[_Drawn]:
         """Return what the draws add, chunk by chunk: one program, however many there are."""
         key = flat.tobytes()
         if self._drawn is None or self._drawn[0] != key:
             x = jnp.asarray(flat, float)
-            parts = [self._run(self._at_chunk, x, chunk, self._arrays) for chunk in self._chunks]
+            parts = [
+                self._second_order(self._at_chunk, self._at_chunk_along, x, chunk, self._arrays)
+                for chunk in self._chunks
+            ]
             self._drawn = key, parts
         return self._drawn[1]
 
     def _at_chunk(self, flat: Float[Array, " params"], chunk: Chunk, arrays: Arrays) -> _Drawn:
-        def pairs(f: jax.Array) -> tuple[jax.Array, jax.Array]:
-            def one(f: jax.Array, x: jax.Array) -> jax.Array:
-                return self.expectation.pair(f.reshape(-1, 2), x, arrays)
+        known = None
+        if forward_is_quick(self.target.dim, self.target.size):
+            known = self.expectation.expand(flat.reshape(-1, 2), chunk.noise, arrays)
 
-            return jax.vmap(jax.value_and_grad(one), (None, 0))(f, chunk.noise)
+        def pairs(f: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def one(f: jax.Array, x: jax.Array, known: SecondOrder | None) -> jax.Array:
+                return self.expectation.pair(f.reshape(-1, 2), x, arrays, known)
+
+            return jax.vmap(jax.value_and_grad(one), (None, 0, 0))(f, chunk.noise, known)
 
         def gradient(f: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             values, gradients = pairs(f)
@@ -204,17 +237,33 @@ class KL:
         slope, push, (values, gradients) = jax.linearize(gradient, flat, has_aux=True)
         return _Drawn(-chunk.weight @ values, slope, push, values, gradients)
 
+    def _at_chunk_along(
+        self,
+        flat: Float[Array, " params"],
+        chunk: Chunk,
+        arrays: Arrays,
+        basis: Float[Array, "directions params"],
+    ) -> _Drawn:
+        drawn = self._at_chunk(flat, chunk, arrays)
+        assert not isinstance(drawn.bend, jax.Array)
+        return drawn._replace(bend=jax.vmap(drawn.bend)(basis))
+
     def products(
         self, flat: Float[np.ndarray, " params"], basis: Float[np.ndarray, "directions params"]
     ) -> Float[np.ndarray, "directions params"]:
         """Return Hessian-vector products along the rows of ``basis``."""
-        self.timing.hvp_evaluations += len(basis)
-        directions = jnp.asarray(basis, float)
-        parts = [self._run(_along, push, directions) for push in self._pushes(flat)]
+        if self._ahead is None:
+            self.timing.hvp_evaluations += len(basis)
+            directions = jnp.asarray(basis, float)
+            parts = [self._run(_along, push, directions) for push in self._bends(flat)]
+        else:
+            if basis is not self._ahead[0]:
+                self.take_along(basis)
+            parts = self._bends(flat)
         return np.asarray(sum(np.asarray(part) for part in parts))
 
-    def _pushes(self, flat: Float[np.ndarray, " params"]) -> tuple[Push, ...]:
-        """Return the Hessian at a point as functions of a direction that add up to it."""
+    def _bends(self, flat: Float[np.ndarray, " params"]) -> list[Bend]:
+        """Return Hessians at a point that add up to the objective's."""
         self.evaluate(flat)
         assert self._last is not None
         return self._last[2]
@@ -233,6 +282,14 @@ class KL:
         """Return mean and sd of every coordinate."""
         with np.errstate(over="ignore"):  # what runs off is reported
             return self.factors.location_scale(flat.reshape(-1, 2))
+
+    def _second_order(
+        self, alone: Callable[..., Any], along: Callable[..., Any], *args: Any
+    ) -> Any:
+        """Run ``alone``, or ``along`` where products are taken ahead, which has the directions."""
+        if self._ahead is None:
+            return self._run(alone, *args)
+        return self._run(along, *args, self._ahead[1])
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function that is compiled once for the shapes of its arguments."""

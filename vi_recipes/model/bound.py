@@ -103,7 +103,7 @@ class BoundModel:
 
         Along ``axis`` it may have an entry a row; see :class:`~vi_recipes.model.spread.Spread`.
         """
-        return jnp.asarray(array) if self.spread is None else self.spread.place(array, axis)
+        return jax.device_put(array) if self.spread is None else self.spread.place(array, axis)
 
     def own(self, value: jax.Array, axis: int = 0) -> np.ndarray:
         """Return a computed array; of one with an entry a row along ``axis`` this host's rows."""

@@ -61,13 +61,13 @@ class DensityByCoordinate(DensityWithFlows):
             compiled = self.compiled_for_any_data(
                 "slopes in three directions",
                 lambda: Timing().compile(
-                    probe, jnp.zeros(self.dim), jnp.zeros((3, self.dim)), arrays, calls=14
+                    probe, np.zeros(self.dim), np.zeros((3, self.dim)), arrays, calls=14
                 ),
             )
             for spread in (0.1, 0.1, *FAR):
-                z = jnp.asarray(start + spread * rng.standard_normal(self.dim))
+                z = start + spread * rng.standard_normal(self.dim)
                 direction = rng.standard_normal(self.dim)
-                directions = jnp.asarray(np.stack([np.ones(self.dim), index, direction]))
+                directions = np.stack([np.ones(self.dim), index, direction])
                 for name, slopes in compiled(z, directions, arrays).items():
                     slopes = np.asarray(slopes)
                     j = _one_coordinate_here(slopes, direction)

@@ -14,7 +14,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, log_likelihood, potential_energy
 from numpyro.primitives import Messenger
 
-from vi_recipes.core import COMPILED_QUICKLY, one_at_a_time
+from vi_recipes.core import COMPILED_QUICKLY, compiler_options, one_at_a_time
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.model import Model
 from vi_recipes.model.tracing import TracedModel
@@ -32,6 +32,9 @@ sum over rows fills the processor's vectors with several points, and not with on
 FEWEST_IN_CALL = 25
 """Of them in one call, about: it divides the numbers of draws of large models, so that few points
 are computed for nothing."""
+
+MANY_ROWS = 10_000
+"""Points that a fit and what is asked of it look at, about."""
 
 
 def in_blocks[T](
@@ -237,7 +240,10 @@ class FlatDensity(TracedModel):
         def at_rows(rows: Array, arrays: Arrays) -> Array:
             return jax.lax.map(lambda z: function(z, arrays), rows, batch_size=at_once)
 
-        compiled = self.compiled_for_any_data(name, lambda: jax.jit(at_rows))
+        options = compiler_options(MANY_ROWS, (np.zeros(self.dim), self._arrays))
+        compiled = self.compiled_for_any_data(
+            name, lambda: jax.jit(at_rows, compiler_options=options)
+        )
         return in_blocks(lambda rows: compiled(rows, self.arrays()), z, size)
 
     @one_at_a_time
@@ -315,8 +321,11 @@ class FlatDensity(TracedModel):
         def at_rows(rows: Array, arrays: Arrays) -> dict[str, Array]:
             return jax.lax.map(lambda z: self.constrain_fn(z, arrays), rows)
 
-        compiled = self.compiled_for_any_data("constrain", lambda: jax.jit(at_rows))
         z = np.asarray(z, float)
+        options = compiler_options(MANY_ROWS, np.zeros(self.dim))
+        compiled = self.compiled_for_any_data(
+            "constrain", lambda: jax.jit(at_rows, compiler_options=options)
+        )
         size = max(1, min(BATCH, MAX_AT_ONCE // max(self.dim, 1)))
         values = in_blocks(
             lambda rows: compiled(rows, self.arrays()), z.reshape(-1, self.dim), size

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from vi_recipes.model.bound import Arrays
@@ -78,7 +78,7 @@ class DensityWithFlows(DensityWithStart):
             return site_inputs(self, values, arrays), values
 
         with jax.enable_x64(True):
-            zeros = {s.name: jnp.zeros(s.unconstrained_shape) for s in self.latents}
+            zeros = {s.name: np.zeros(s.unconstrained_shape) for s in self.latents}
             inputs, values = trace_flows(look, zeros, self.arrays())
         densities = {
             name: SiteFlows(

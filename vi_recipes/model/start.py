@@ -190,7 +190,7 @@ class DensityWithStart(FlatDensity):
             def fresh(z: jax.Array, arrays: Arrays) -> jax.Array:  # unknown to JAX's caches
                 return self.log_density_fn(z, arrays)
 
-            return list(jax.make_jaxpr(fresh)(jnp.zeros(self.dim), self.arrays()).consts)
+            return list(jax.make_jaxpr(fresh)(np.zeros(self.dim), self.arrays()).consts)
 
         with jax.enable_x64(True):
             # what the model makes anew each time is harmless; what it holds on to is not
@@ -216,7 +216,7 @@ class DensityWithStart(FlatDensity):
             "index errors", lambda: jax.jit(errors, compiler_options=COMPILED_QUICKLY)
         )
         with jax.enable_x64(True):
-            error = compiled(jnp.zeros(self.dim), arrays)
+            error = compiled(np.zeros(self.dim), arrays)
         if message := error.get():
             raise ModelError(
                 f"model '{self.name}' reads {message.split(' at ')[0].rstrip('. ')}. Group codes "

@@ -15,6 +15,7 @@ from vi_recipes.algebra import (
     BlockArrow,
     Dense,
     LocalStructure,
+    forward_is_quick,
     recovery_error,
     second_order,
 )
@@ -23,10 +24,6 @@ from vi_recipes.model import Arrays, Target, candidates, site_terms
 
 MAX_BORDER = 300
 """Largest border of a Hessian with local structure that is recovered at every step."""
-
-
-FORWARD = 5_000
-"""Element evaluations up to which a dense Hessian comes with every gradient, in forward mode."""
 
 
 class Expansion(NamedTuple):
@@ -158,11 +155,8 @@ class JointObjective:
 
     @property
     def _small(self) -> bool:
-        """Whether one program for value, gradient and Hessian is quicker than one for each.
-
-        It takes longer to run and half as long to compile.
-        """
-        return self.target.dim**2 * self.target.size <= FORWARD
+        """Whether one program for value, gradient and Hessian is quicker than one for each."""
+        return forward_is_quick(self.target.dim, self.target.size)
 
     def _whole(self, z: Float[np.ndarray, " dim"]) -> _Whole:
         def traced(z: jax.Array, weight: jax.Array, arrays: Arrays) -> Any:

@@ -18,7 +18,7 @@ from vi_recipes.algebra import (
     dense_normal,
     log_dense_normal,
 )
-from vi_recipes.core import generator
+from vi_recipes.core import compiler_options, generator
 from vi_recipes.model import Sites
 from vi_recipes.posterior.base import NUM_MOMENT_DRAWS
 from vi_recipes.posterior.factors import NUM_BATCHES, NUM_SLOPE_DRAWS, FactorPosterior
@@ -104,7 +104,8 @@ class ResponsePosterior(FactorPosterior):
             shape = (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
             half = generator(3).standard_normal(shape)
             noise = jnp.asarray(np.concatenate([half, -half], axis=1))
-            compiled = jax.jit(average)
+            options = compiler_options(NUM_SLOPE_DRAWS, (noise[0, 0], target.arrays()))
+            compiled = jax.jit(average, compiler_options=options)
             batches = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
         # in terms of the laws' own parameters: (mean, log sd) -> eta
         batches = np.einsum("brdk,dkl->brdl", batches, self._law_slopes)
