@@ -20,6 +20,7 @@ from scipy import stats
 import vi_recipes as vr
 from vi_recipes.algebra.block_arrow import VERIFIED, recovery_error
 from vi_recipes.core.timing import Timing
+from vi_recipes.elbo import inspect
 from vi_recipes.elbo.curvature import CurvedKL
 from vi_recipes.elbo.factors import make_factors
 
@@ -584,6 +585,22 @@ def test_draws_of_laws_that_are_not_normal_are_weighted() -> None:
 def test_quadrature_that_is_impossible_is_refused_by_name(name: str, site: str, match: str) -> None:
     with pytest.raises(ValueError, match=f"site '{site}' cannot be integrated.*{match}"):
         make_kl(ZOO[name], {site: "quadrature"})
+
+
+def test_hosts_agree_before_a_program_is_made_of_a_plan_and_before_one_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One whose rows plan otherwise would else leave the others waiting."""
+    done: list[str] = []
+    monkeypatch.setattr(vr.Target, "num_hosts", 2)
+    monkeypatch.setattr(inspect, "agree", lambda _, text: done.append(text))
+    monkeypatch.setattr(inspect, "note_forms", lambda *_: done.append("forms"))
+    with pytest.raises(ValueError, match="site 'w' cannot be integrated"):
+        make_kl(ZOO["horseshoe_scale"], {"w": "quadrature"})
+    first, made, last = done
+    assert made == "forms"
+    assert last.startswith(first)
+    assert "site 'w' cannot be integrated" in last
 
 
 def test_quadrature_that_is_possible_is_no_change() -> None:

@@ -145,16 +145,28 @@ def make_plans(
         else:
             _plan_elements(target, factors, plan, site.leaves)
         plans.append(plan)
+    _agree_on(target, plans)  # a program is made of them next
     note_forms(target, plans, seen.point, compiler)
-    for plan in plans:
-        check_sources(factors, plan, overrides)
+    failure: ValueError | None = None
+    try:
+        for plan in plans:
+            check_sources(factors, plan, overrides)
+    except ValueError as error:
+        failure = error
+    _agree_on(target, plans, str(failure or ""))
+    if failure is not None:
+        raise failure
+    return plans
+
+
+def _agree_on(target: Target, plans: list[Plan], failure: str = "") -> None:
+    """Raise on every host unless all have planned alike, each by its own rows, or failed alike."""
     if target.num_hosts > 1:
         agree(
             "how the expectation of each site's density is to be taken, by its rows; divide the "
             "rows otherwise",
-            "; ".join(f"{plan.name} {_structure(plan)}" for plan in plans),
+            "; ".join([*(f"{plan.name} {_structure(plan)}" for plan in plans), failure]),
         )
-    return plans
 
 
 def _structure(plan: Plan) -> str:
