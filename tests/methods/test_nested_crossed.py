@@ -16,6 +16,7 @@ import vi_recipes as vr
 from vi_recipes import NestedQuadrature, Status
 from vi_recipes.core import Timing
 from vi_recipes.latent import marginal_of
+from vi_recipes.methods.nested import lots
 from vi_recipes.methods.nested.wide_density import WideDensity, density_of
 
 
@@ -48,6 +49,11 @@ def test_weighed_points_have_no_bias_where_laplace_has() -> None:
     assert isinstance(density, WideDensity)
     assert density.wide.layout.border.size == 2
     theta = np.array([0.4, 0.5, 0.2])
+    few = density.sweep(theta[None] + 1e-9 * np.arange(256)[:, None]).log_p
+    told = density.inner_error(theta[None])
+    assert told is not None
+    assert (told.num_nodes, told.others) == (5, 9)
+    density.take_inner(15)
     # shifts of the lattice are another one wherever theta is, and theta hardly is
     swept = density.sweep(theta + 1e-9 * np.arange(256)[:, None])
     noise = np.exp(swept.log_p - swept.log_p.mean())
@@ -72,9 +78,14 @@ def test_weighed_points_have_no_bias_where_laplace_has() -> None:
     want = logsumexp(logs) + prior
     assert error < 0.01
     assert abs(found - want) < 4 * error
+    # five nodes for every row, given the columns, are as far off as nine say
+    off = np.log(np.exp(few - want).mean())
+    assert off < -4 * error
+    assert -told.mean == pytest.approx(off, abs=4 * error)
     by_laplace = density.given(theta[None])[0][0]
     assert want - by_laplace > 0.1
-    noisy = density.noise_at(theta + 1e-9 * np.arange(64)[:, None])
+    near = theta + 1e-9 * np.arange(64)[:, None]
+    noisy = density.noise_at(near, density.sweep(near))
     assert noisy.sd == pytest.approx(swept.log_p.std(), rel=0.4)
     assert noisy.shift == pytest.approx(want - by_laplace, abs=5 * noisy.sd / 8)
     # means given theta, of constrained scalars: mu, su, sv, then u
@@ -103,8 +114,19 @@ def test_what_is_not_concave_is_refused() -> None:
     assert "not concave in z" in fit.message
 
 
+def test_more_effects_than_points_are_weighed_over_are_refused() -> None:
+    row, column = np.arange(500) % 410, np.arange(500) % 10
+    target = target_of(np.arange(500) % 3 // 2, row, column)
+    refused = NestedQuadrature(latent=("u", "v")).refusal(target)
+    assert refused is not None
+    assert "it has 420 latent scalars" in refused
+    assert "weighed points take 300, or 400 where all but 100 are effects of one family" in refused
+
+
 @pytest.mark.slow
-def test_a_crossed_binary_design_has_the_moments_of_long_chains() -> None:
+def test_a_crossed_binary_design_has_the_moments_of_long_chains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(5)
     row, column = np.divmod(rng.permutation(400)[:200], 20)
     u, v = 1.2 * rng.standard_normal(20), 1.2 * rng.standard_normal(20)
@@ -117,6 +139,16 @@ def test_a_crossed_binary_design_has_the_moments_of_long_chains() -> None:
     for name, (mean, sd) in long.items():
         assert abs(fit.mean()[name] - mean) < 0.05 * sd
         assert fit.sd()[name] == pytest.approx(sd, rel=0.03)
+    # a design of which a point is dear has noise in lots: so has this one, if it is to
+    monkeypatch.setattr(lots, "TOO_DEAR", 0.0)
+    in_lots = NestedQuadrature().fit(target, key=0, throw=True)
+    assert in_lots.status.ok, in_lots.message
+    for name, (mean, sd) in long.items():
+        assert abs(in_lots.mean()[name] - mean) < 0.05 * sd
+        assert in_lots.sd()[name] == pytest.approx(sd, rel=0.03)
+    for name in ("u", "v"):
+        off = (in_lots.mean()[name] - fit.mean()[name]) / fit.sd()[name]
+        assert np.abs(off).max() < 0.04
     # Laplace's approximation is off by more, and says so
     plain = NestedQuadrature(num_nodes=1).fit(target, key=0)
     assert plain.status is Status.UNCONVERGED

@@ -13,6 +13,7 @@ from vi_recipes.algebra.bordered import (
     half_log_det,
     inverse_diagonal,
     product,
+    scaled_up,
     shifted,
     solve,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "parabola",
     "product",
     "recovery_error",
+    "scaled_up",
     "second_order",
     "second_order_beside",
     "shifted",

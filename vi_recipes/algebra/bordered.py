@@ -68,7 +68,7 @@ def factorise(matrix: Bordered) -> Factor:
     blocks, below, edge, corner = matrix
     if not below.shape[0]:
         inverse = _inverse_root(blocks)
-        carried = inverse @ edge
+        carried = inverse * edge if inverse.shape[-1] == 1 else inverse @ edge
         chain = below
     else:
         chain = jnp.concatenate([jnp.zeros_like(below[:1]), below])
@@ -82,7 +82,10 @@ def factorise(matrix: Bordered) -> Factor:
 
         start = jnp.zeros_like(blocks[0]), jnp.zeros_like(edge[0])
         _, (inverse, chain, carried) = jax.lax.scan(step, start, (blocks, chain, edge))
-    rest = corner - jnp.einsum("tig,tih->gh", carried, carried)
+    rows = carried.reshape(
+        carried.shape[0] * carried.shape[1], carried.shape[2]
+    )  # one product of matrices, which is quick
+    rest = corner - rows.T @ rows
     return Factor(inverse, chain, carried, _inverse_root(rest))
 
 
@@ -158,7 +161,8 @@ def inverse_diagonal(factor: Factor) -> Parts:
 
         start = jnp.zeros_like(inverse[0]), jnp.zeros_like(carried[0])
         _, (own, through) = jax.lax.scan(step, start, (inverse, below, carried), reverse=True)
-    own = own + ((through @ corner.T) ** 2).sum(-1)
+    rows = through.reshape(own.size, through.shape[2])
+    own = own + ((rows @ corner.T) ** 2).sum(-1).reshape(own.shape)
     return Parts(own, (corner**2).sum(0))
 
 
@@ -167,6 +171,13 @@ def shifted(matrix: Bordered, by: Float[Array, ""]) -> Bordered:
     blocks, _, _, corner = matrix
     local = blocks + by * jnp.eye(blocks.shape[-1])
     return matrix._replace(blocks=local, corner=corner + by * jnp.eye(corner.shape[-1]))
+
+
+def scaled_up(matrix: Bordered, by: Float[Array, ""]) -> Bordered:
+    """Return the matrix with such a share of it added to its diagonal."""
+    blocks, _, _, corner = matrix
+    local = blocks * (1 + by * jnp.eye(blocks.shape[-1]))
+    return matrix._replace(blocks=local, corner=corner * (1 + by * jnp.eye(corner.shape[-1])))
 
 
 def backward_many(

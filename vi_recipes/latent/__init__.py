@@ -14,6 +14,7 @@ from vi_recipes.latent.ascent import (
 )
 from vi_recipes.latent.climb import climb
 from vi_recipes.latent.closed_form import ClosedForm, general_start, no_start_left, why_collapsed
+from vi_recipes.latent.columns import Columns
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.curvature import MAX_WIDE, layout_of
 from vi_recipes.latent.free_energy import (
@@ -55,6 +56,7 @@ __all__ = [
     "RULES",
     "Ascent",
     "ClosedForm",
+    "Columns",
     "Compressed",
     "EStep",
     "EStepRule",

@@ -51,6 +51,28 @@ def split_by_names(bare: Split, names: Sequence[str]) -> Split:
     return _first_verified([_by_plates(bare, names), _whole(bare, names)], names)
 
 
+def family_of(bare: Split, name: str) -> Split | None:
+    """Return the split by one site's members with the member of every element; ``None`` for none.
+
+    Unlike :func:`split_by_names`, the densities of other sites may depend on the members too:
+    :attr:`Split.index` has those as well.
+    """
+    made: Split | None = bare.target.compiled_once(
+        ("family", name), lambda: _find_family(bare, name)
+    )
+    return made
+
+
+def _find_family(bare: Split, name: str) -> Split | None:
+    for option in (_by_plates(bare, (name,)), _whole(bare, (name,))):
+        if option is None:
+            continue
+        verified = _verify_continuous(option, of_parameters=True)
+        if isinstance(verified, Split):
+            return verified
+    return None
+
+
 def split_by_plates(bare: Split) -> Split:
     """Return the verified split whose latent variables are sites in plates; ``bare`` if none.
 
@@ -157,8 +179,11 @@ def _first_verified(options: Sequence[Split | None], names: Sequence[str]) -> Sp
     )
 
 
-def _verify_continuous(this: Split) -> Split | str:
-    """Return the split with the members of all elements, or why it is none."""
+def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | str:
+    """Return the split with the members of all elements, or why it is none.
+
+    With ``of_parameters`` densities of parameters may depend on members as well.
+    """
     target, members = this.target, this.num_members
     rng = np.random.default_rng(3)
     weight = rng.uniform(0.5, 1.5, this.width)
@@ -197,7 +222,7 @@ def _verify_continuous(this: Split) -> Split | str:
     for name, rows in slopes.items():
         if not moved[name].any() and not any((r != 0).any() for r in rows):
             continue
-        if name in this.parameters:
+        if name in this.parameters and not of_parameters:
             return f"the density of {name} depends on {', '.join(this.latents)}"
         place = one_coordinate(rows, random, members)
         if place is None:

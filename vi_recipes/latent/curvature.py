@@ -8,22 +8,37 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
-from vi_recipes.algebra import Layout, find_layout
+from vi_recipes.algebra import Layout, factorise, find_layout, half_log_det, scaled_up
+from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.continuous import NEAR_ZERO
+from vi_recipes.latent.marginal import MAX_GAUSSIAN
 from vi_recipes.latent.member_modes import member_terms
 from vi_recipes.latent.split import Split
 from vi_recipes.model import Arrays
 
 MAX_WEIGHED = 300
-"""Latent scalars of a single member that is not normal up to which points around its mode weigh."""
+"""Latent scalars of a single member that is not normal up to which points of all of them weigh."""
+
+MAX_CROSSED = 400
+"""The same where points are of all families of effects but the largest: seen up to 355."""
 
 MAX_WIDE = 2_000
 """Latent scalars of a single member up to which it is looked for zeros in its precision."""
 
 QUADRATIC = 1e-8
 """Relative change of a curvature between two places that counts as none."""
+
+NUM_THETAS = 2
+"""Points of theta around the start where it is looked; others are near 0."""
+
+FLAT = 1e-10
+"""Share of its diagonal by which a precision may fail to be positive where the data are far off:
+what has a flat prior bends there by next to nothing."""
+
+BENT = 1e-13
+"""Share of its diagonal by which it is positive near the start, at least: by more than rounding."""
 
 ZERO = 1e-11
 """Entry of a precision, beside the roots of its diagonal's two, that counts as none."""
@@ -37,7 +52,8 @@ class Curvature(NamedTuple):
     quadratic
         Whether it is positive definite, and the same wherever z is.
     concave
-        Whether it is positive definite wherever it was looked at: there is one mode then.
+        Whether it is positive definite near the start, and not negative anywhere else where it was
+        looked at: there is one mode then.
     pattern
         Which of its entries are not zero, of any member.
     """
@@ -63,15 +79,24 @@ def examine(
     compiler
         Compiles a function for given arguments.
     """
+
+    def look() -> Curvature:
+        if split.num_members == 1 and split.width > MAX_GAUSSIAN:
+            columns = columns_of(split)
+            if columns is not None and columns.layout is not None:
+                return _examine_columns(columns, columns.layout, start(), compiler)
+        return _examine(split, start(), compiler)
+
     made: Curvature = split.target.compiled_once(
-        ("curvature", split.latents, split.local.shape, split.local.tobytes()),
-        lambda: _examine(split, start(), compiler),
+        ("curvature", split.latents, split.local.shape, split.local.tobytes()), look
     )
     return made
 
 
-def layout_of(split: Split, compiler: Callable[..., Callable[..., Any]]) -> Layout:
-    """Return how the precision of a single member is laid out; its sites may be crossed families.
+def layout_of(
+    split: Split, compiler: Callable[..., Callable[..., Any]], *, normal: bool
+) -> tuple[Layout, Columns | None]:
+    """Return how the precision of a single member is laid out, and its columns if it is by them.
 
     Parameters
     ----------
@@ -79,45 +104,103 @@ def layout_of(split: Split, compiler: Callable[..., Callable[..., Any]]) -> Layo
         The member.
     compiler
         Compiles a function for given arguments, where the member was not looked at yet.
+    normal
+        Whether it is normal. One that is not is laid out by its largest family, where it has one.
     """
+    if not normal:
+        columns = columns_of(split)
+        if columns is not None and columns.layout is not None:
+            return columns.layout, columns
     curvature = examine(split, lambda: split.target.start(jax.random.key(0), scatter=0.0), compiler)
     site = np.empty(split.target.dim, int)
     for number, name in enumerate(split.latents):
         site[split.target.slices[name]] = number
     of = site[split.local[0]]
     groups = [np.flatnonzero(of == n) for n in range(len(split.latents))]
-    return find_layout(curvature.pattern, groups if len(groups) > 1 else ())
+    return find_layout(curvature.pattern, groups if len(groups) > 1 else ()), None
 
 
-def _examine(
-    split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
-) -> Curvature:
+def _places(
+    split: Split, start: np.ndarray
+) -> tuple[list[np.ndarray], Float[np.ndarray, "places members d"]]:
+    """Return points of theta, the last of them near 0, and places of the latent variables."""
     rng = np.random.default_rng(9)
-    arrays = split.target.arrays()
-
-    def precisions(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
-
     shape = (3, *split.local.shape)
     unit = split.target.units
     away = np.array([0.1, 1.0, 4.0])[:, None, None] * rng.standard_normal(shape)
     places = start[split.local] + unit[split.local] * away
     theta, width = start[split.border], 0.3 * unit[split.border]
-    thetas = [theta + width * rng.standard_normal(theta.shape) for _ in range(2)]
+    thetas = [theta + width * rng.standard_normal(theta.shape) for _ in range(NUM_THETAS)]
     normals = [unit[split.border] * rng.standard_normal(theta.shape) for _ in NEAR_ZERO]
-    near_zero = [spread * x for spread, x in zip(NEAR_ZERO, normals, strict=True)]
-    compiled = compiler(precisions, jnp.asarray(theta), jnp.asarray(places), arrays, calls=1)
+    return thetas + [spread * x for spread, x in zip(NEAR_ZERO, normals, strict=True)], places
+
+
+def _mores(k: int, count: int) -> Float[np.ndarray, " {count}"]:
+    """Return what is added to the diagonal, as a share, at all places for theta of a number."""
+    mores = np.full(count, FLAT)
+    if k < NUM_THETAS:
+        mores[0] = -BENT
+    return mores
+
+
+def _examine_columns(
+    columns: Columns, layout: Layout, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
+) -> Curvature:
+    """Return the same by elements; a curvature is looked at where it is finite."""
+    split, assemble = columns.split, columns.assembler(layout)
+
+    def look(
+        theta: jax.Array, z: jax.Array, more: jax.Array, arrays: Arrays
+    ) -> tuple[jax.Array, jax.Array]:
+        entries = columns.bends(theta, z, arrays)
+        return entries, half_log_det(factorise(scaled_up(assemble(entries), more)))
+
+    thetas, places = _places(split, start)
+    arrays = split.target.arrays()
+    at = jnp.asarray(thetas[0]), jnp.asarray(places[0, 0]), jnp.asarray(FLAT)
+    compiled = compiler(look, *at, arrays, calls=1)
+    quadratic = concave = True
+    for k, theta in enumerate(thetas):
+        kept = None
+        for place, more in zip(places, _mores(k, len(places)), strict=True):
+            at = jnp.asarray(theta), jnp.asarray(place[0]), jnp.asarray(more)
+            found, log_det = compiled(*at, arrays)
+            entries = np.asarray(found)
+            if not np.isfinite(entries).all():
+                quadratic = quadratic and k >= NUM_THETAS
+                break
+            kept = entries if kept is None else kept
+            concave = concave and bool(np.isfinite(log_det))
+            quadratic = quadratic and not (
+                np.abs(entries - kept).max() > QUADRATIC * np.abs(kept).max()
+            )
+        if k + 1 == NUM_THETAS and not quadratic and not concave:
+            break
+    return Curvature(quadratic and concave, concave, layout.pattern)
+
+
+def _examine(
+    split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
+) -> Curvature:
+    arrays = split.target.arrays()
+
+    def precisions(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
+        return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
+
+    thetas, places = _places(split, start)
+    compiled = compiler(precisions, jnp.asarray(thetas[0]), jnp.asarray(places), arrays, calls=1)
     quadratic = concave = True
     pattern = np.eye(split.width, dtype=bool)
-    for k, point in enumerate(thetas + near_zero):
+    for k, point in enumerate(thetas):
         at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
         if not np.isfinite(at_places).all():
-            quadratic = quadratic and k >= len(thetas)
+            quadratic = quadratic and k >= NUM_THETAS
             continue
         scale = np.abs(at_places).max()
         quadratic = quadratic and not np.abs(at_places - at_places[0]).max() > QUADRATIC * scale
-        concave = concave and _is_positive(at_places)
-        if k < len(thetas) and not _is_positive(at_places[0]):
+        more = _mores(k, len(places))[:, None, None, None] * np.eye(split.width)
+        concave = concave and _is_positive(at_places * (1 + more))
+        if k < NUM_THETAS and not _is_positive(at_places[0]):
             quadratic = False
         unit_scale = np.sqrt(np.abs(np.diagonal(at_places, axis1=-2, axis2=-1)))
         outer = unit_scale[..., :, None] * unit_scale[..., None, :]

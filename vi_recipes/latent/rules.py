@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import SEVERAL, MethodFailure, Status, Timing
-from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, examine
+from vi_recipes.latent.columns import MAX_BORDER, columns_of
+from vi_recipes.latent.curvature import MAX_CROSSED, MAX_WEIGHED, MAX_WIDE, examine
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
@@ -104,7 +105,8 @@ def choose(
     if e_step in ("enumerate", "forward_backward"):
         raise _refusal(f"{what} is continuous: there are no states to enumerate")
     d, members = split.width, split.num_members
-    widest = MAX_WIDE if wide and members == 1 else MAX_GAUSSIAN
+    single = wide and members == 1
+    widest = MAX_WIDE if single else MAX_GAUSSIAN
     quadratic = d <= widest and examine(split, start, compiler).quadratic
     of = f"each of {members} members has" if members > 1 else "it has"
     if quadratic and e_step != "quadrature":
@@ -114,7 +116,8 @@ def choose(
             f"the log joint is not quadratic in {what} with a negative curvature, so its integral "
             "is not Gaussian"
         )
-    if wide and members == 1 and MAX_QUADRATURE < d <= MAX_WEIGHED:
+    most = _most_weighed(split) if single else 0
+    if MAX_QUADRATURE < d <= most:
         if examine(split, start, compiler).concave:
             return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
         raise _refusal(
@@ -123,15 +126,26 @@ def choose(
         )
     if d > MAX_QUADRATURE:
         reason = (
-            f"is {d}-dimensional, beyond the {widest} for which a Gaussian is formed"
+            f"is {d:,}-dimensional, beyond the {widest:,} for which a Gaussian is formed"
             if d > widest
             else "is not Gaussian given the rest"
         )
+        if single and d > MAX_WEIGHED:
+            reason += (
+                f"; weighed points take {MAX_WEIGHED}, or {MAX_CROSSED} where all but {MAX_BORDER} "
+                "are effects of one family"
+            )
         raise _refusal(
             f"no E-step is tractable for latent {what}: {of} {d} latent scalars, quadrature takes "
             f"at most {MAX_QUADRATURE}, and {what} {reason}"
         )
     return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
+
+
+def _most_weighed(split: Split) -> int:
+    """Return how many scalars of a single member that is not normal points are weighed over."""
+    columns = columns_of(split) if MAX_WEIGHED < split.width <= MAX_CROSSED else None
+    return MAX_WEIGHED if columns is None or columns.inner is None else MAX_CROSSED
 
 
 def _refusal(message: str) -> MethodFailure:

@@ -166,9 +166,9 @@ def one_coordinate(
     """
     sizes = [np.abs(np.stack([s[0], s[1] / size, s[2]])).max(axis=0) for s in slopes]
     tops = [float(s.max(initial=0.0)) for s in sizes]
-    usual = sorted(tops)[
-        len(tops) // 2
-    ]  # a link may saturate at some points, and explode at others
+    # a link may saturate at some points, and explode at others, there for a few elements
+    middles = [float(np.median(s[s > 0])) if (s > 0).any() else 0.0 for s in sizes]
+    usual = sorted(middles)[len(middles) // 2]
     index = np.full(slopes[0].shape[1:], NO_SLOPE)
     for (by_one, by_index, by_random), here, top in zip(slopes, sizes, tops, strict=True):
         limit = TELLING * max(top, usual, 1e-300)

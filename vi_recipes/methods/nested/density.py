@@ -121,6 +121,16 @@ class ThetaDensity:
         """Their units: what lengths are measured by."""
         return np.asarray(self.target.units[self.split.border])
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether log p(y, theta) is known with noise."""
+        return False
+
+    @property
+    def work(self) -> int:
+        """Numbers read at all nodes of a point of theta, about."""
+        return self.size * self.nodes.count
+
     def describe(self) -> str:
         """Say in a few words how members are integrated over."""
         return replace(self._marginal, num_nodes=self.nodes.num_nodes).describe()
@@ -179,11 +189,10 @@ class ThetaDensity:
     ) -> tuple[Swept, np.ndarray, Conditional]:
         count = -(-len(rows) // self.at_once)
         padded = np.concatenate([rows, np.repeat(rows[-1:], self.block - len(rows), axis=0)])
-        tables = (nodes.points, nodes.log_weights, nodes.powers)
         wanted = (np.array(moments), np.array(gradient))
         with jax.enable_x64(True):
             given = jax.tree.map(
-                jnp.asarray, (padded, count, tables, nodes.count, wanted, self.place)
+                jnp.asarray, (padded, count, nodes.tables, nodes.count, wanted, self.place)
             )
             arrays = self.target.arrays()
             compiled = self.target.compiled_once(
@@ -343,7 +352,7 @@ class ThetaDensity:
 
         gradient = jax.lax.cond(wanted[1], slope, lambda _: jnp.zeros(thetas.shape), None)
         last = Conditional(gradient, z, axes, moments)
-        return Swept(log_p, mean, variance), missed, last
+        return Swept(log_p, mean, variance, log_p), missed, last
 
     def _gradient(
         self,
@@ -405,5 +414,6 @@ class ThetaDensity:
         mean = jax.vmap(lambda th: self._scalars(th, nobody, arrays))(thetas) - place.reference
         empty = jnp.zeros((rows, 0, 1))
         last = Conditional(gradient, empty, jnp.zeros((rows, 0, 1, 1)), jnp.zeros((rows, 0, 0)))
-        swept = Swept(jax.vmap(density)(thetas), mean, jnp.zeros(mean.shape))
+        log_p = jax.vmap(density)(thetas)
+        swept = Swept(log_p, mean, jnp.zeros(mean.shape), log_p)
         return swept, jnp.zeros(rows), last

@@ -28,8 +28,7 @@ class MarginalInputs(NamedTuple):
 def marginal_inputs(density: ThetaDensity) -> MarginalInputs:
     """Return the density's nodes, place and data as they are now."""
     nodes = density.nodes
-    tables = nodes.points, nodes.log_weights, nodes.powers
-    tables, count, place = jax.tree.map(jnp.asarray, (tables, nodes.count, density.place))
+    tables, count, place = jax.tree.map(jnp.asarray, (nodes.tables, nodes.count, density.place))
     return MarginalInputs(tables, count, place, density.target.arrays())
 
 

@@ -22,7 +22,7 @@ from vi_recipes.importance import (
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import make_nodes
-from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.records import InnerError, Swept
 from vi_recipes.methods.nested.surrogate import (
     NUM_POINTS,
     RESIDUAL,
@@ -48,10 +48,19 @@ EFFECTIVE = 0.05
 """Share of all points that weights are tempered to while a proposal is fitted, at least."""
 
 DEAR = 1e8
-"""Numbers read at all nodes of all points from which it is tried whether a cubic does as well."""
+"""Numbers read at all nodes of all points from which a polynomial is tried in their place."""
+
+MOST_WORK = 4e9
+"""Numbers that all points with noise may read, at most: some minutes' work."""
+
+NOISY_RESIDUAL = 0.1
+"""Nats that noise may add to what a polynomial misses: its error is in those over scrambles."""
 
 MOST_KEPT = 2**25
 """Moments given theta that are kept, at most: points times reported scalars."""
+
+MOST_FITS = 4
+"""Times the fewest points of a polynomial up to which one is tried."""
 
 MOST_FITTED = 16_384
 """Points that a proposal is fitted to, at most."""
@@ -97,7 +106,7 @@ class Integral:
     log_evidence: float
     log_evidence_error: float
     residual: float | None = None
-    """Nats by which a cubic misses log p(y, theta), where one was integrated over in its place."""
+    """Nats by which a polynomial misses log p(y, theta), where one is in its place."""
 
     def some(self, count: int) -> Int[np.ndarray, " {count}"]:
         """Return the numbers of so many points, spread over the posterior."""
@@ -112,15 +121,30 @@ class Integral:
         return float(np.nanmax(errors, initial=self.residual or 0.0))
 
 
-class _Rounds:
-    """Rounds of points, each of a proposal of its own."""
+class Rounds:
+    """Rounds of points, each of a proposal of its own.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    dim
+        Coordinates of theta.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
         self.proposals: list[Proposed] = []
         self.sizes: list[int] = []
         self._swept: list[Swept] = []
         self.theta = np.zeros((0, 0))
         self._log_q: list[np.ndarray] = []  # of every proposal, at all points
+
+    def points(
+        self, proposal: Proposed, size: int, seed: int
+    ) -> tuple[Float[np.ndarray, "size G"], list[int]]:
+        """Return points of a proposal for the next round, and the seeds of their scrambles."""
+        seeds = [seed + 1_000 * len(self.sizes) + s for s in range(NUM_SCRAMBLES)]
+        u = scrambled_sobol(self.dim + 1, size // NUM_SCRAMBLES, seeds)
+        return proposal.points(u), seeds
 
     def add(self, proposal: Proposed, theta: np.ndarray, swept: Swept) -> None:
         """Take a round of points."""
@@ -189,28 +213,28 @@ def integrate(
     Veach, E. and Guibas, L. J. (1995). Optimally combining sampling techniques for Monte Carlo
     rendering. SIGGRAPH. doi:10.1145/218380.218498
     """
-    leads = density.bounded
-    dear = density.size * density.nodes.count
-    fewest = _power_of_two(
+    leads, dear = density.bounded, density.work
+    fewest = power_of_two(
         SPARE * num_coefficients(density.dim) * NUM_SCRAMBLES / (NUM_SCRAMBLES - 1)
     )
     wide = around(mode.theta, WIDER**2 * mode.cov, leads)
     proposal: Proposed = wide
     max_points = min(max_points, MOST_KEPT // density.owner.size)
-    size = _power_of_two(max(FIRST, A_PARAMETER * num_parameters(leads)))
+    if density.is_noisy:
+        max_points = min(max_points, max(MOST_FITS * fewest, int(MOST_WORK / density.work)))
+    size = power_of_two(max(FIRST, A_PARAMETER * num_parameters(leads)))
     if fewest * dear > DEAR:
         size = fewest
-    rounds = _Rounds()
+    rounds = Rounds(density.dim)
     while True:
-        seeds = [seed + 1_000 * len(rounds.sizes) + s for s in range(NUM_SCRAMBLES)]
-        u = scrambled_sobol(density.dim + 1, size // NUM_SCRAMBLES, seeds)
-        theta = proposal.points(u)
+        theta, _ = rounds.points(proposal, size, seed)
         rounds.add(proposal, theta, density.sweep(theta))
         total = len(rounds.theta)
         if (
             total * dear > DEAR
-            and total <= 4 * fewest
-            and (short := by_cubic(rounds, tolerance, known)) is not None
+            and total <= MOST_FITS * fewest
+            and (short := by_polynomial(rounds, known)) is not None
+            and short.worst_error(known) <= tolerance
         ):
             return short
         if len(rounds.sizes) > 1:
@@ -219,8 +243,8 @@ def integrate(
             progress(total, max_points, f"largest error {worst:.2g} sds")
             if worst <= tolerance or 2 * total > max_points:
                 return found
-            size = _power_of_two(total)
-        proposal = Defended(_next(rounds, leads), wide)
+            size = power_of_two(total)
+        proposal = Defended(next_proposal(rounds, leads), wide)
 
 
 def without_theta(density: ThetaDensity) -> Integral:
@@ -242,11 +266,12 @@ def without_theta(density: ThetaDensity) -> Integral:
     )
 
 
-def _power_of_two(size: float) -> int:
+def power_of_two(size: float) -> int:
+    """Return the least power of two that is as large."""
     return int(2 ** np.ceil(np.log2(size)))
 
 
-def _next(rounds: _Rounds, leads: np.ndarray) -> Proposed:
+def next_proposal(rounds: Rounds, leads: np.ndarray) -> Proposed:
     """Return the proposal that fits all points so far, or a part of many."""
     theta, log_ratios = rounds.theta, rounds.log_ratios()
     if len(theta) > MOST_FITTED:
@@ -279,7 +304,7 @@ def _tempered(log_ratios: np.ndarray, floor: float) -> np.ndarray:
     return weights(brentq(short, 1e-5, 1.0))
 
 
-def weigh(rounds: _Rounds) -> Integral:
+def weigh(rounds: Rounds) -> Integral:
     """Return what all points of some rounds come to."""
     log_ratios, theta, swept = rounds.log_ratios(), rounds.theta, rounds.swept
     smoothed = smooth(log_ratios)
@@ -290,7 +315,7 @@ def weigh(rounds: _Rounds) -> Integral:
     for rows in rounds.scrambles():
         w = raw[rows]
         evidence.append(np.log(w.mean()) + top)
-        few = Swept(swept.log_p[rows], swept.mean[rows], swept.variance[rows])
+        few = Swept(*(v[rows] for v in swept))
         parts.append(_moments(w / w.sum(), few))
     share = 1 / np.sqrt(NUM_SCRAMBLES)
     errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * share for i in range(2)]
@@ -309,29 +334,40 @@ def weigh(rounds: _Rounds) -> Integral:
     )
 
 
-def by_cubic(rounds: _Rounds, tolerance: float, known: np.ndarray) -> Integral | None:
-    """Return the integral by a cubic fitted to the points; ``None`` where it is not as good.
+def by_polynomial(rounds: Rounds, known: np.ndarray, *, lots: bool = False) -> Integral | None:
+    """Return the integral by a polynomial fitted to the points; ``None`` where none fits.
 
-    Errors are those of leaving out one scramble after the other (the jackknife).
+    Errors are those of leaving out one scramble after the other (the jackknife). With ``lots`` the
+    noise is one for every scramble of every round: the polynomial is to fit what has no noise, and
+    its own errors have that of the noise.
     """
     found, proposal = weigh(rounds), rounds.proposals[-1]
     theta, swept = found.theta, found.swept
 
     points = proposal.points(scrambled_sobol(theta.shape[1] + 1, NUM_POINTS, [0]))
     log_q = proposal.log_prob(points)
-
-    def fit(rows: np.ndarray) -> Surrogate | None:
-        w = found.weights[rows]
-        return fit_surrogate(theta[rows], swept.log_p[rows], w / w.sum(), points, log_q)
-
     every = np.arange(len(theta))
-    whole = fit(every)
-    if whole is None or not whole.residual <= RESIDUAL:
+    sizes = np.array(rounds.sizes) // NUM_SCRAMBLES
+    lot = np.repeat(np.arange(NUM_SCRAMBLES * len(sizes)), np.repeat(sizes, NUM_SCRAMBLES))
+
+    def fit(rows: np.ndarray, values: np.ndarray) -> Surrogate | None:
+        w = found.weights[rows]
+        of = lot[rows] if lots else None
+        return fit_surrogate(theta[rows], values[rows], w / w.sum(), points, log_q, of)
+
+    whole = fit(every, swept.log_p)
+    if whole is None or not whole.residual <= (NOISY_RESIDUAL if lots else RESIDUAL):
         return None
+    residual = whole.residual
+    if lots:
+        smooth = fit(every, swept.smooth)
+        if smooth is None or not smooth.residual <= RESIDUAL:
+            return None
+        residual = smooth.residual
     parts = []
     for left_out in rounds.scrambles():
         rows = np.setdiff1d(every, left_out)
-        part = fit(rows)
+        part = fit(rows, swept.log_p)
         if part is None:
             return None
         few = Swept(*(v[rows] for v in swept))
@@ -339,7 +375,7 @@ def by_cubic(rounds: _Rounds, tolerance: float, known: np.ndarray) -> Integral |
     scale = np.sqrt((NUM_SCRAMBLES - 1) ** 2 / NUM_SCRAMBLES)
     errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * scale for i in range(3)]
     mean, sd = _moments(whole.weights, swept)
-    made = replace(
+    return replace(
         found,
         weights=whole.weights,
         mean=mean,
@@ -347,10 +383,9 @@ def by_cubic(rounds: _Rounds, tolerance: float, known: np.ndarray) -> Integral |
         mean_error=errors[0],
         sd_error=errors[1],
         log_evidence=whole.log_evidence,
-        log_evidence_error=float(np.hypot(errors[2], whole.residual)),
-        residual=whole.residual,
+        log_evidence_error=float(np.hypot(errors[2], residual)),
+        residual=residual,
     )
-    return made if made.worst_error(known) <= tolerance else None
 
 
 def _moments(weights: np.ndarray, swept: Swept) -> tuple[np.ndarray, np.ndarray]:
@@ -359,30 +394,6 @@ def _moments(weights: np.ndarray, swept: Swept) -> tuple[np.ndarray, np.ndarray]
     w, mean, variance = weights[used], swept.mean[used], swept.variance[used]
     whole = w @ mean
     return whole, np.sqrt(np.maximum(w @ (variance + (mean - whole) ** 2), 0.0))
-
-
-@dataclass(frozen=True)
-class InnerError:
-    """What other nodes change of log p(y, theta) at some of its points.
-
-    Parameters
-    ----------
-    num_nodes, others
-        Nodes a dimension in use, and those of the check.
-    mean, sd
-        Of the change over the points, in nats. The mean shifts log p(y) alone; the sd tilts theta.
-    """
-
-    num_nodes: int
-    others: int
-    mean: float
-    sd: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.others} nodes instead of {self.num_nodes} tilt log p(y, theta) by "
-            f"{self.sd:.2g} nats"
-        )
 
 
 def inner_error(

@@ -57,6 +57,8 @@ def members_of(
         if not or_none:
             raise
         marginal = Marginal(without_latents(target), "none", with_prior=True)
+    if latent is None and weighed and not or_none:
+        marginal = _with_coefficients(marginal, num_nodes, timing)
     split = marginal.split
     if is_weighed(marginal) and or_none:
         return Marginal(without_latents(target), "none", with_prior=True)
@@ -76,12 +78,32 @@ def members_of(
     return marginal
 
 
+def _with_coefficients(marginal: Marginal, num_nodes: NumNodes, timing: Timing) -> Marginal:
+    """Return a wide member with the parameters that may be anything as part of it, if it may be.
+
+    Coefficients of covariates and means are normal given all else, or near it, as the effects are;
+    fewer parameters are left then, and a point of those is dear.
+    """
+    split, target = marginal.split, marginal.split.target
+    if not is_weighed(marginal):
+        return marginal
+    free = [n for n in split.parameters if not target.edged[target.slices[n]].any()]
+    if not free or len(free) == len(split.parameters):
+        return marginal
+    names = tuple(s.name for s in target.latents if s.name in (*free, *split.latents))
+    try:
+        wider = marginal_of(target, names, "auto", num_nodes, True, timing, wide=True)
+    except MethodFailure:
+        return marginal
+    return wider if wider.rule == marginal.rule and wider.split.num_members == 1 else marginal
+
+
 def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
     """Take more nodes where a few points around the mode show that they are needed."""
     proposal = around(mode.theta, mode.cov, density.bounded)
     rows = proposal.points(scrambled_sobol(density.dim, HEAVIEST, [seed]))
     if wide := as_noisy(density):
-        wide.quiet_at(rows)
+        wide.quiet_at(rows[: wide.num_looked])
         return
     while others := nodes_to_check(density):
         more = make_nodes(others, density.split.width, False)

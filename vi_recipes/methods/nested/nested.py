@@ -29,12 +29,12 @@ from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     HEAVIEST,
     LADDER,
-    InnerError,
     Integral,
     inner_error,
     integrate,
     without_theta,
 )
+from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear
 from vi_recipes.methods.nested.members import (
     INNER,
     choose_nodes,
@@ -46,6 +46,8 @@ from vi_recipes.methods.nested.mode import ThetaMode, find_other_mode, find_thet
 from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.posterior import NestedPosterior
+from vi_recipes.methods.nested.records import InnerError, Swept
+from vi_recipes.methods.nested.surrogate import degree_of
 from vi_recipes.methods.nested.wide_density import (
     Noise,
     as_noisy,
@@ -70,9 +72,6 @@ CHEAP_POINT = 2e5
 
 MOST_NOISE = 1.0
 """Nats: noise of log p(y, theta) at a point, by weighed points, up to which it averages out."""
-
-NUM_LOOKED = 64
-"""Points of the posterior at which that noise is found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,8 @@ class NestedQuadrature(Method):
         Posterior sds: points double until the estimated error of every mean is below it, and the
         relative error of every sd.
     max_points
-        Points of theta in all, at most.
+        Points of theta in all, at most; fewer where members have weighed points, and those of some
+        thousand points of theta would take longer than some minutes.
 
     References
     ----------
@@ -198,7 +198,10 @@ class NestedQuadrature(Method):
                 found, inner = self._integrated(density, mode, seed, progress)
             noise = None
             if wide := as_noisy(density):
-                noise = wide.noise_at(found.theta[found.some(NUM_LOOKED)])
+                rows = found.some(wide.num_looked)
+                swept = Swept(*(v[rows] for v in found.swept))
+                noise = wide.noise_at(found.theta[rows], swept)
+                inner = wide.inner_error(found.theta[rows])
             return self._judged(density, found, inner, noise, other)
 
     def _integrated(
@@ -207,7 +210,7 @@ class NestedQuadrature(Method):
         if mode is None:
             found = without_theta(density)
         else:
-            found = integrate(
+            found = (integrate_in_lots if is_dear(density) else integrate)(
                 density,
                 mode,
                 tolerance=self.tolerance,
@@ -239,7 +242,7 @@ class NestedQuadrature(Method):
 
         Where a point of theta is dear nobody looks.
         """
-        if density.size * density.nodes.count > CHEAP_POINT:
+        if density.work > CHEAP_POINT:
             return ""
         keys = split_key(key, NUM_OTHER_STARTS)
         starts = [starting_point(density.target, k, number) for number, k in enumerate(keys, 1)]
@@ -283,14 +286,18 @@ class NestedQuadrature(Method):
             doubts.append(
                 f"errors of up to {worst:.2g} sds are left (tolerance {self.tolerance:g})"
             )
-            advice = advice or "raise max_points, or tolerance"
+            advice = advice or (
+                "raise tolerance, or use NUTS"
+                if density.is_noisy
+                else "raise max_points, or tolerance"
+            )
         if inner is not None and _harm(density, inner) > INNER:
             doubts.append(str(inner))
             advice = advice or "leave num_nodes at 'auto', or use NUTS"
             covered = False
         if noise is not None and noise.sd > MOST_NOISE:
             doubts.append(
-                f"{2 * density.nodes.count:,} points around the mode of the {density.split.width} "
+                f"{2 * density.nodes.count:,} weighed points of the {density.split.width} "
                 f"latent scalars leave a noise of {noise.sd:.2g} nats at a point of the parameters"
             )
             advice = advice or "use NUTS"
@@ -310,7 +317,8 @@ class NestedQuadrature(Method):
                 f"largest error {worst:.2g} sds; {said}"
             )
             if found.residual is not None:
-                said += f"; a cubic has log p(y, theta) to {found.residual:.1g} nats"
+                what = {3: "a cubic", 4: "a quartic"}[degree_of(density.dim)]
+                said += f"; {what} has log p(y, theta) to {found.residual:.1g} nats"
         if noise is not None:
             said += (
                 f", to {noise.sd:.1g} nats at a point of the parameters; Laplace's "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -35,6 +36,9 @@ class Nodes:
         Standard coordinates x, log(weight / kernel), and monomials of x.
     count
         Nodes of the tensor product.
+    inner
+        Nodes of blocks whose border has weighed points: of those the points are the lattice, and
+        log_weights say how far each theta shifts it, 0 or 1.
     """
 
     num_nodes: int
@@ -42,6 +46,14 @@ class Nodes:
     log_weights: Float[np.ndarray, " most"]
     powers: Float[np.ndarray, "most powers"]
     count: int
+    inner: Nodes | None = None
+
+    @property
+    def tables(self) -> tuple[Any, ...]:
+        """What compiled code takes of them, but for the count."""
+        if self.inner is None:
+            return self.points, self.log_weights, self.powers
+        return self.points, self.log_weights, self.powers, *self.inner.tables, self.inner.count
 
 
 def make_nodes(num_nodes: int, d: int, normal: bool) -> Nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -43,3 +44,30 @@ class Swept(NamedTuple):
     mean: Float[Any, "rows scalars"]
     """Of every reported scalar, constrained scale, less the reference."""
     variance: Float[Any, "rows scalars"]
+    smooth: Float[Any, " rows"]
+    """log p(y, theta) without noise: by Laplace's approximation where members have weighed points,
+    else the same."""
+
+
+@dataclass(frozen=True)
+class InnerError:
+    """What other nodes change of log p(y, theta) at some of its points.
+
+    Parameters
+    ----------
+    num_nodes, others
+        Nodes a dimension in use, and those of the check.
+    mean, sd
+        Of the change over the points, in nats. The mean shifts log p(y) alone; the sd tilts theta.
+    """
+
+    num_nodes: int
+    others: int
+    mean: float
+    sd: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.others} nodes instead of {self.num_nodes} tilt log p(y, theta) by "
+            f"{self.sd:.2g} nats"
+        )

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 from vi_recipes.algebra import (
@@ -29,7 +28,15 @@ from vi_recipes.algebra import (
     shifted,
     solve,
 )
-from vi_recipes.latent import HALF_LOG_2PI, Split
+from vi_recipes.latent import HALF_LOG_2PI, Columns, Split
+from vi_recipes.methods.nested.lattice import (
+    WIDER,
+    Lattice,
+    Pair,
+    Weighed,
+    averaged_over,
+    shift_of,
+)
 from vi_recipes.model import Arrays
 
 WIDE = 8
@@ -51,12 +58,6 @@ NUM_SEARCHED = 60
 MODE = 1e-10
 """Squared Newton decrement there at which it is found."""
 
-WIDER = 0.3
-"""Over the root of d: share by which points are farther out than the normal at the mode."""
-
-NUM_PICKED = 4
-"""Draws of the member that are kept of each point of theta."""
-
 
 class _Search(NamedTuple):
     """A damped Newton search, and what is known where it is."""
@@ -72,22 +73,6 @@ class _Search(NamedTuple):
     taken: jax.Array
 
 
-class Weighed(NamedTuple):
-    """What weighed points come to; sums while they are being added."""
-
-    log_p: jax.Array
-    """log p(y, theta); the largest logarithm of a weight so far."""
-    mass: jax.Array
-    mean: jax.Array
-    """Of scalars."""
-    square: jax.Array
-    """Of their squares."""
-    picked: jax.Array
-    """Points drawn by weight, shape (picked, d)."""
-    best: jax.Array
-    """How they were drawn: the largest of logarithms of weights and Gumbel noise."""
-
-
 class WideMember:
     """One member of many scalars; all that take arrays are pure.
 
@@ -97,15 +82,20 @@ class WideMember:
         Parameters, and the one member.
     layout
         Of its precision.
+    columns
+        By which its entries are found, if it has some.
     """
 
-    def __init__(self, split: Split, layout: Layout) -> None:
-        self.split, self.layout = split, layout
+    def __init__(self, split: Split, layout: Layout, columns: Columns | None = None) -> None:
+        self.split, self.layout, self.columns = split, layout, columns
+        self._assemble = None if columns is None else columns.assembler(layout)
         self._probe = np.random.default_rng(11).standard_normal(layout.dim)
 
     @property
     def size(self) -> int:
         """Numbers that a point of theta holds, about."""
+        if self.columns is not None:
+            return self.layout.entries
         return int(self.layout.directions.size)
 
     def joint(
@@ -127,12 +117,18 @@ class WideMember:
             return bent
 
         probe = jnp.asarray(self._probe)
+        if self.columns is not None and self._assemble is not None:
+            matrix = self._assemble(self.columns.bends(theta, z, arrays))
+            return matrix, self._lost(matrix, bend(probe))
         directions = jnp.concatenate([jnp.asarray(layout.directions), probe[None]])
         bent = jax.lax.map(bend, directions, batch_size=min(PRODUCTS, len(directions)))
         matrix = layout.assemble(bent[:-1])
-        known = layout.join(product(matrix, layout.split(probe)))
-        lost = jnp.abs(bent[-1] - known).max() / jnp.maximum(jnp.abs(bent[-1]).max(), 1e-300)
-        return matrix, lost
+        return matrix, self._lost(matrix, bent[-1])
+
+    def _lost(self, matrix: Bordered, bent: jax.Array) -> jax.Array:
+        """Return the share of a product with the probe that the matrix misses."""
+        known = self.layout.join(product(matrix, self.layout.split(jnp.asarray(self._probe))))
+        return jnp.abs(bent - known).max() / jnp.maximum(jnp.abs(bent).max(), 1e-300)
 
     def step(self, factor: Factor, gradient: jax.Array) -> jax.Array:
         """Return the Newton step."""
@@ -205,14 +201,10 @@ class WideMember:
         theta: jax.Array,
         found: tuple[jax.Array, jax.Array, Factor],
         scalars: Callable[[jax.Array], jax.Array],
-        table: tuple[jax.Array, jax.Array],
+        lattice: Lattice,
         arrays: Arrays,
     ) -> Weighed:
         """Return the integral over z by importance sampling around its mode.
-
-        Points come in pairs on both sides of the mode, from a lattice shifted at random: shifts of
-        unlike theta are independent of one another, so that what is left of the error is noise that
-        averages out over theta, and is in the errors over scrambles.
 
         Parameters
         ----------
@@ -222,54 +214,28 @@ class WideMember:
             Laplace's log p(y, theta), the mode and the factor there.
         scalars
             Of z: what is averaged.
-        table
-            The lattice, shape (most, d), and how many of its points are taken.
+        lattice
+            Of the points.
         arrays
             The data.
         """
-        points, count = table
         by_laplace, mode, factor = found
         d = self.layout.dim
         scale = 1 + WIDER / np.sqrt(d)
-        bits = jax.lax.bitcast_convert_type(theta, jnp.uint32).ravel()
-        odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
-        key = jax.random.fold_in(jax.random.key(17), jnp.sum(bits * odd, dtype=jnp.uint32))
-        shift = jax.random.uniform(key, (d,))
         at_mode = self.joint(theta, mode, arrays)[0]
+        key, shift = shift_of(theta, lattice)
 
-        def add(k: jax.Array, sums: Weighed) -> Weighed:
-            x = ndtri(jnp.clip(jnp.mod(points[k] + shift, 1.0), 1e-12, 1 - 1e-12))
-            away = scale * self.layout.join(backward(factor, self.layout.split(x)))
-            both = jnp.stack([mode + away, mode - away])
+        def pair(k: jax.Array) -> Pair:
+            x = lattice.normal(k, shift)
+            away = self.layout.join(backward(factor, self.layout.split(x)))
+            both = jnp.stack([mode + scale * away, mode - scale * away])
             logs = jax.vmap(lambda z: self.joint(theta, z, arrays)[0])(both) - at_mode
-            logs = logs + x @ x / 2
-            logs = jnp.where(jnp.isnan(logs), -jnp.inf, logs)
-            top = jnp.maximum(sums.log_p, logs.max())
-            fade, weights = jnp.exp(sums.log_p - top), jnp.exp(logs - top)
             values = jax.vmap(scalars)(both)
-            chances = jax.random.gumbel(jax.random.fold_in(key, k + 1), (NUM_PICKED, 2)) + logs
-            side = chances.argmax(1)
-            best = chances.max(1)
-            picked = jnp.where((best > sums.best)[:, None], both[side], sums.picked)
-            return Weighed(
-                top,
-                fade * sums.mass + weights.sum(),
-                fade * sums.mean + weights @ values,
-                fade * sums.square + weights @ values**2,
-                picked,
-                jnp.maximum(best, sums.best),
-            )
+            plain = jax.vmap(scalars)(jnp.stack([mode + away, mode - away]))
+            return Pair(logs + x @ x / 2, both, values, values**2, plain, plain**2)
 
-        shape = jax.eval_shape(scalars, mode).shape
-        none = jnp.zeros(shape)
-        low = jnp.full(NUM_PICKED, -jnp.inf)
-        start = Weighed(
-            jnp.full((), -1e300), jnp.zeros(()), none, none, jnp.zeros((NUM_PICKED, d)), low
-        )
-        end = jax.lax.fori_loop(0, count, add, start)
-        ratio = end.log_p + jnp.log(end.mass / (2 * count)) + d * np.log(scale)
-        mean, square = end.mean / end.mass, end.square / end.mass
-        return end._replace(log_p=by_laplace + ratio, mean=mean, square=square)
+        end = averaged_over(pair, lattice.taken, key)
+        return end._replace(log_p=by_laplace + end.log_p + d * np.log(scale))
 
     def variances(self, factor: Factor) -> jax.Array:
         """Return the variances of all scalars given theta."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple, override
 
 import jax
@@ -14,10 +17,12 @@ from vi_recipes.algebra import Factor, backward_many
 from vi_recipes.core import Timing
 from vi_recipes.importance import scrambled_sobol
 from vi_recipes.latent import MAX_QUADRATURE, Marginal, layout_of
-from vi_recipes.methods.nested.density import ThetaDensity
-from vi_recipes.methods.nested.nodes import Nodes
-from vi_recipes.methods.nested.owners import OF_SEVERAL
-from vi_recipes.methods.nested.records import Conditional, Place, Swept
+from vi_recipes.methods.nested.density import FEW_NODES, ThetaDensity
+from vi_recipes.methods.nested.lattice import Lattice, corrected
+from vi_recipes.methods.nested.nodes import Nodes, make_nodes
+from vi_recipes.methods.nested.over_border import InnerNodes, OverBorder
+from vi_recipes.methods.nested.owners import OF_SEVERAL, owners
+from vi_recipes.methods.nested.records import Conditional, InnerError, Place, Swept
 from vi_recipes.methods.nested.wide import WIDE, WideMember, averaged
 from vi_recipes.model import Arrays
 
@@ -29,6 +34,22 @@ NOISE = 0.5
 
 PAIRS = (128, 512, 2_048)
 """Pairs of points around the mode of a member that is not normal."""
+
+PAIRS_OF_BORDER = (16, *PAIRS)
+"""Those of its border, where its blocks are integrated out by quadrature."""
+
+INNER_NODES = (5, 9, 15, 25)
+"""Nodes a dimension of these; each number is checked by the next."""
+
+INNER = 0.02
+"""Nats: sd over theta of what more of them change, up to which they are enough."""
+
+NUM_LOOKED = 64
+"""Points of the posterior at which the noise is found, at most."""
+
+FEWEST_LOOKED = 6
+LOOKED = 1e8
+"""Numbers that this may read, about."""
 
 
 def density_of(marginal: Marginal, timing: Timing, flat: Float[np.ndarray, " dim"]) -> ThetaDensity:
@@ -45,10 +66,23 @@ def is_weighed(marginal: Marginal) -> bool:
     return marginal.rule == "quadrature" and marginal.split.width > MAX_QUADRATURE
 
 
-def pairs_of(num_pairs: int, d: int, seed: int) -> Nodes:
-    """Return the lattice around the mode of a member of d scalars, and how many pairs are taken."""
+def pairs_of(
+    num_pairs: int, d: int, seed: int, inner: Nodes | None = None, *, moved: bool = True
+) -> Nodes:
+    """Return the lattice around a mode in d dimensions, and how many pairs of it are taken.
+
+    Parameters
+    ----------
+    num_pairs, d, seed
+        Of the lattice.
+    inner
+        Nodes of blocks whose border it is of.
+    moved
+        Whether every theta shifts it by itself, or all have it as it is.
+    """
     points = scrambled_sobol(d, PAIRS[-1], [seed])
-    return Nodes(num_pairs, points, np.zeros(len(points)), np.zeros((len(points), 0)), num_pairs)
+    far = np.full(len(points), float(moved))
+    return Nodes(num_pairs, points, far, np.zeros((len(points), 0)), num_pairs, inner)
 
 
 def as_noisy(density: ThetaDensity) -> WideDensity | None:
@@ -78,16 +112,79 @@ class WideDensity(ThetaDensity):
     wide: WideMember
 
     def __init__(self, marginal: Marginal, timing: Timing, flat: Float[np.ndarray, " dim"]) -> None:
-        self.wide = WideMember(marginal.split, layout_of(marginal.split, timing.compile))
+        weighed = is_weighed(marginal)
+        layout, columns = layout_of(marginal.split, timing.compile, normal=not weighed)
+        self.wide, self.over = WideMember(marginal.split, layout, columns), None
+        self._inner = None
+        if weighed and marginal.num_nodes > 1 and columns is not None and columns.inner is not None:
+            owner = owners(columns.inner, is_normal=False)
+            self.over = OverBorder(self.wide, columns.inner, owner)
+            self._inner = make_nodes(INNER_NODES[0], columns.inner.width, False)
         super().__init__(marginal, timing, flat)
+        self.single = owners(self.split, is_normal=True) >= 0
+        """Scalars that depend on one coordinate of the member."""
         if not self.is_normal:  # points are of the whole member, so they serve what is of several
             self.owner = np.where(self.owner == OF_SEVERAL, 0, self.owner)
+        if self.over is not None:
+            several = (self.over.owner == OF_SEVERAL) & (self.owner >= 0)
+            self.owner = np.where(several, OF_SEVERAL, self.owner)
+
+    def _pairs(self, count: int, seed: int, *, moved: bool = True) -> Nodes:
+        d = self.split.width if self.over is None else self.over.dim
+        return pairs_of(count, d, seed, self._inner, moved=moved)
+
+    @property
+    def _most_pairs(self) -> tuple[int, ...]:
+        return PAIRS if self.over is None else PAIRS_OF_BORDER
 
     @override
     def _first_nodes(self, num_nodes: int) -> Nodes:
         if self.is_normal:
             return super()._first_nodes(num_nodes)
-        return pairs_of(PAIRS[0], self.split.width, 0)
+        return self._pairs(self._most_pairs[0], 0)
+
+    @property
+    @override
+    def is_noisy(self) -> bool:
+        return not self.is_normal
+
+    @property
+    @override
+    def work(self) -> int:
+        if self.is_normal:
+            return super().work
+        return self.work_of(self.nodes.count)
+
+    def work_of(self, num_pairs: int) -> int:
+        """Return what it would be with so many pairs of weighed points."""
+        inner = 1 if self._inner is None else self._inner.count
+        return self.wide.size + 2 * (self.size - self.wide.size) * num_pairs * inner
+
+    def take_pairs(self, num_pairs: int) -> None:
+        """Take so many pairs of weighed points from now on."""
+        self.nodes = self._pairs(num_pairs, 0)
+
+    @property
+    def num_looked(self) -> int:
+        """Points of theta at which noise is found."""
+        return int(np.clip(LOOKED // self.work, FEWEST_LOOKED, NUM_LOOKED))
+
+    def sweep_in_lots(self, rows: Float[np.ndarray, "rows G"], seeds: Sequence[int]) -> Swept:
+        """Return :meth:`sweep` with one noise for each lot of rows.
+
+        Parameters
+        ----------
+        rows
+            As many for each seed.
+        seeds
+            Of the noise.
+        """
+        count, lots = self.nodes.count, np.split(rows, len(seeds))
+        parts = [
+            self.sweep(lot, self._pairs(count, seed, moved=False))
+            for lot, seed in zip(lots, seeds, strict=True)
+        ]
+        return Swept(*(np.concatenate(v) for v in zip(*parts, strict=True)))
 
     @property
     @override
@@ -106,6 +203,14 @@ class WideDensity(ThetaDensity):
         what = ", ".join(self.split.latents)
         if self.is_normal:
             return f"Laplace approximation over {what} (d = {self.split.width})"
+        if self.over is not None and self._inner is not None:
+            own = self.over.inner
+            rest = ", ".join(n for n in self.split.latents if n not in own.latents)
+            return (
+                f"{2 * self.nodes.count:,} weighed points around the mean of {rest} (d = "
+                f"{self.over.dim}), {self._inner.num_nodes} nodes a dimension over "
+                f"{', '.join(own.latents)} in each of {own.num_members:,} members"
+            )
         return (
             f"{2 * self.nodes.count:,} weighed points around the mode of {what} (d = "
             f"{self.split.width})"
@@ -141,21 +246,52 @@ class WideDensity(ThetaDensity):
 
     @override
     def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
-        return self._at_rows(rows, moments=not self.is_normal)[1]
+        return self._at_rows(rows, moments=not self.is_normal, gradient=not self.is_normal)[1]
 
     def quiet_at(self, rows: Float[np.ndarray, "rows G"]) -> None:
-        """Take as many pairs as leave little noise at rows of theta, or the most."""
-        for count in PAIRS:
-            self.nodes = pairs_of(count, self.split.width, 0)
-            if self.noise_at(rows).sd <= NOISE:
+        """Take as many inner nodes as are needed at rows of theta, and as many pairs.
+
+        Those that leave little noise, or the most.
+        """
+        if self._inner is not None:
+            for count, more in pairwise(INNER_NODES):
+                self.take_inner(count)
+                if self.inner_change(rows, more).std() <= INNER:
+                    break
+        for count in self._most_pairs:
+            self.take_pairs(count)
+            if self.noise_at(rows, self.sweep(rows)).sd <= NOISE:
                 return
 
-    def noise_at(self, rows: Float[np.ndarray, "rows G"]) -> Noise:
-        """Return the noise of a sweep at rows of theta, from another lattice."""
-        others = pairs_of(self.nodes.count, self.split.width, 1)
-        values = np.stack([self.sweep(rows).log_p, self.sweep(rows, others).log_p])
-        sd = float(np.sqrt(np.square(values[1] - values[0]).mean() / 2))
-        added = values.mean(0) - self.given(rows)[0]
+    def take_inner(self, num_nodes: int) -> None:
+        """Take so many nodes a dimension of the blocks, given the border."""
+        assert self.over is not None
+        self._inner = make_nodes(num_nodes, self.over.inner.width, False)
+        self.nodes = self._pairs(self.nodes.count, 0)
+
+    def inner_change(self, rows: Float[np.ndarray, "rows G"], more: int) -> np.ndarray:
+        """Return what so many inner nodes change of log p(y, theta) at rows of theta, in nats."""
+        assert self.over is not None
+        count = self._most_pairs[0]
+        inner = make_nodes(more, self.over.inner.width, False)
+        few = self._pairs(count, 0)
+        others = self.sweep(rows, replace(few, inner=inner)).log_p
+        return np.asarray(others - self.sweep(rows, few).log_p)
+
+    def inner_error(self, rows: Float[np.ndarray, "rows G"]) -> InnerError | None:
+        """Return what more inner nodes, or fewer where there are none, change; ``None`` if none."""
+        if self._inner is None:
+            return None
+        now = self._inner.num_nodes
+        other = next((n for n in INNER_NODES if n > now), INNER_NODES[-2])
+        change = self.inner_change(rows, other)
+        return InnerError(now, other, float(change.mean()), float(change.std()))
+
+    def noise_at(self, rows: Float[np.ndarray, "rows G"], swept: Swept) -> Noise:
+        """Return the noise of what a sweep of rows of theta found, from another lattice."""
+        other = self.sweep(rows, self._pairs(self.nodes.count, 1))
+        sd = float(np.sqrt(np.square(other.log_p - swept.log_p).mean() / 2))
+        added = (other.log_p + swept.log_p) / 2 - swept.smooth
         tilt = np.sqrt(max(added.var() - sd**2 / 2, 0.0))
         return Noise(sd, float(added.mean()), float(tilt))
 
@@ -196,7 +332,7 @@ class WideDensity(ThetaDensity):
         place: Place,
         arrays: Arrays,
     ) -> tuple[Swept, jax.Array, Conditional]:
-        wide, (points, log_weights, _) = self.wide, tables
+        wide, over, (points, log_weights) = self.wide, self.over, tables[:2]
         starts = place.modes + jnp.einsum("tdg,bg->btd", place.slopes, thetas - place.theta)
         find = wide.at if self._marginal.rule == "gaussian" else wide.at_mode
         log_p, missed, z, factor = jax.vmap(partial(find, arrays=arrays))(thetas, starts[:, 0])
@@ -211,12 +347,33 @@ class WideDensity(ThetaDensity):
             sums = averaged(partial(jax.vmap(scalars), thetas), z, spread, table, num_nodes)
             return log_p, *sums, jnp.zeros((rows, 0, wide.layout.dim))
 
+        few = make_nodes(FEW_NODES, 1, True)
+        normal = jnp.asarray(few.points), jnp.asarray(few.log_weights)
+
         def by_points(_: None) -> tuple[jax.Array, ...]:
             def of(
                 theta: jax.Array, by_laplace: jax.Array, mode: jax.Array, factor: Factor
             ) -> tuple[jax.Array, ...]:
-                found, table = (by_laplace, mode, factor), (points, num_nodes)
-                w = wide.weighed(theta, found, partial(scalars, theta), table, arrays)
+                found, lattice = (
+                    (by_laplace, mode, factor),
+                    Lattice(points, log_weights[0], num_nodes),
+                )
+                of_theta = partial(scalars, theta)
+                if over is None:
+                    w, top = wide.weighed(theta, found, of_theta, lattice, arrays), mode
+                else:
+                    inner = InnerNodes(tables[3], tables[4], tables[6])
+                    both = lattice, inner
+                    w, top = over.weighed(theta, found, of_theta, both, wanted[1], arrays)
+                spread = jnp.sqrt(wide.variances(factor))
+                known = averaged(
+                    lambda z: of_theta(z[0])[None],
+                    top[None],
+                    spread[None],
+                    normal,
+                    jnp.array(FEW_NODES),
+                )
+                w = corrected(w, (known[0][0], known[1][0]), self.single)
                 return w.log_p, w.mean, w.square, w.picked - mode
 
             made: tuple[jax.Array, ...] = jax.vmap(of)(thetas, log_p, z, factor)
@@ -228,4 +385,4 @@ class WideDensity(ThetaDensity):
         value, mean, square, picked = jax.lax.cond(wanted[0], make, lambda _: none, None)
         variance = jnp.where(self.owner >= 0, jnp.maximum(square - mean**2, 0.0), 0.0)
         last = Conditional(jnp.zeros(thetas.shape), z[:, None], factor, picked)
-        return Swept(value, mean, variance), missed, last
+        return Swept(value, mean, variance, log_p), missed, last

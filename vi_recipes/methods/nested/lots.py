@@ -1,0 +1,103 @@
+"""The integral over theta where a point of it is dear and log p(y, theta) is known with noise.
+
+All points of a scramble have the same noise, or nearly: the weighed points around the members' mode
+are of one lattice. What it adds is a constant for each, and a polynomial is fitted with those. What
+noise leaves falls with the number of lattices, and with that of their points.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vi_recipes.core import Progress
+from vi_recipes.importance import Defended, Proposed, around
+from vi_recipes.methods.nested.density import ThetaDensity
+from vi_recipes.methods.nested.integrate import (
+    MOST_FITS,
+    MOST_WORK,
+    NUM_SCRAMBLES,
+    WIDER,
+    Integral,
+    Rounds,
+    by_polynomial,
+    next_proposal,
+    power_of_two,
+    weigh,
+)
+from vi_recipes.methods.nested.mode import ThetaMode
+from vi_recipes.methods.nested.owners import OF_THETA
+from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
+from vi_recipes.methods.nested.wide_density import PAIRS, WideDensity, as_noisy
+
+MANY, TOO_DEAR = 4_096, 1e9
+"""Points with noise of their own, and numbers that they may read before theirs is one in lots."""
+
+TIMES = 4
+"""Times as many pairs of weighed points, where so many are to leave less noise."""
+
+
+def is_dear(density: ThetaDensity) -> bool:
+    """Whether so many points that noise averages out over them take too long."""
+    return as_noisy(density) is not None and MANY * density.work > TOO_DEAR
+
+
+def integrate_in_lots(
+    density: ThetaDensity,
+    mode: ThetaMode,
+    *,
+    tolerance: float,
+    max_points: int,
+    seed: int,
+    known: np.ndarray,
+    progress: Progress,
+) -> Integral:
+    """Return the integral over theta by rounds of points, as :func:`integrate` does.
+
+    A few rounds have noise in lots, and a polynomial is fitted to their points. Where all of them
+    would leave too much of what is not theta's alone, as far as the first that a polynomial fits
+    tells, they begin anew with more pairs of weighed points at each point of theta. Where none fits
+    rounds follow whose points have noise of their own, and weigh. What is left at the end is told.
+    """
+    wide_density = as_noisy(density)
+    assert wide_density is not None
+    unknowns = num_coefficients(density.dim) + NUM_SCRAMBLES
+    size = power_of_two(2 * SPARE * unknowns * NUM_SCRAMBLES / (NUM_SCRAMBLES - 1))
+    noisy = known & (density.owner != OF_THETA)
+    wide = around(mode.theta, WIDER**2 * mode.cov, density.bounded)
+    proposal: Proposed = wide
+    rounds, settled = Rounds(density.dim), False
+    while True:
+        total, taken = len(rounds.theta), len(rounds.sizes)
+        lots = taken < MOST_FITS
+        theta, seeds = rounds.points(proposal, size if lots else total, seed)
+        swept = wide_density.sweep_in_lots(theta, seeds) if lots else density.sweep(theta)
+        rounds.add(proposal, theta, swept)
+        total, taken = total + len(theta), taken + 1
+        fitted = by_polynomial(rounds, known, lots=True) if lots else None
+        found = fitted or weigh(rounds)
+        worst = found.worst_error(known)
+        most = min(max_points, int(MOST_WORK / density.work))
+        progress(total, most, f"largest error {worst:.2g} sds")
+        if worst <= tolerance and (fitted is not None or taken > 1):
+            return found
+        more = size if taken < MOST_FITS else total
+        if total + more > max(most, MOST_FITS * size) or (fitted and taken == MOST_FITS):
+            return found
+        proposal = Defended(next_proposal(rounds, density.bounded), wide)
+        if fitted is not None and not settled:
+            left = fitted.worst_error(noisy) * np.sqrt(taken / MOST_FITS)
+            pairs = _enough(wide_density, left / tolerance, size)
+            if pairs > density.nodes.count:
+                wide_density.take_pairs(pairs)
+                rounds = Rounds(density.dim)
+            settled = True
+
+
+def _enough(density: WideDensity, times: float, size: int) -> int:
+    """Return pairs that make an error so many times smaller, or the most that can be had."""
+    pairs = density.nodes.count
+    while times > 1 and TIMES * pairs <= PAIRS[-1]:
+        if MOST_FITS * size * density.work_of(TIMES * pairs) > MOST_WORK:
+            break
+        pairs, times = TIMES * pairs, times / np.sqrt(TIMES)
+    return pairs
