@@ -30,17 +30,19 @@ os.environ.setdefault(
 )
 
 # One cache of compiled code serves all processes of a run: its workers, and the command lines that
-# tests start. It is empty at first, unless whoever sets the variable has it otherwise.
+# tests start. It is empty at first, unless whoever sets the variable has it otherwise. It has the
+# smallest programs too: there are thousands, used over and over, and reading one takes a tenth of
+# what compiling it does.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = os.environ.get("VI_RECIPES_TEST_CACHE")
     if cache is None:
         cache = tempfile.mkdtemp(prefix="vi_recipes_tests_")
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
     jax.config.update("jax_compilation_cache_dir", cache)  # JAX has read the variables by now
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 REFERENCES = Path(__file__).resolve().parents[2] / "shared" / "references"
@@ -57,6 +59,7 @@ LONGEST = (
     "models/test_models.py",
     "methods/test_marginal_mle.py",
     "studies/test_against_studies.py",
+    "methods/test_nested_crossed.py",
     "fit/test_arviz.py",
     "models/test_more_models.py",
     "models/test_em_canon.py",
@@ -69,6 +72,7 @@ LONGEST = (
     "cli/test_cli.py",
     "cli/test_faults.py",
     "studies/test_em_is_vi.py",
+    "methods/test_variational_em.py",
     "methods/test_partial_em.py",
     "models/test_references.py",
     "methods/test_objectives.py",
@@ -76,6 +80,7 @@ LONGEST = (
     "studies/test_guide_studies.py",
     "test_canon.py",
     "latent/test_compression.py",
+    "methods/test_em_bad_input.py",
     "latent/test_split.py",
     "methods/test_svi.py",
     "methods/test_no_maximum.py",
@@ -86,6 +91,21 @@ LONGEST = (
     "studies/test_gradient_variance.py",
     "studies/test_divergences.py",
     "elbo/test_kl.py",
+    "models/test_vi_canon.py",
+    "comparison/test_elsewhere.py",
+    "algebra/test_crossed.py",
+    "methods/test_whitening.py",
+    "methods/test_nested_wide.py",
+    "model/test_sharded_hosts.py",
+    "model/test_sharding.py",
+    "trust/test_moved.py",
+    "trust/test_sensitivity.py",
+    "methods/test_structured.py",
+    "methods/test_cavi.py",
+    "model/test_enumeration.py",
+    "formula/test_glmm.py",
+    "cells/test_cells_refused.py",
+    "cli/test_new.py",
 )
 """Files by the time that they take, longest first: a worker takes a whole file, and the last ones
 are to end together."""
