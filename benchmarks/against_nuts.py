@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,7 @@ def measure(file: str, models: list[str], methods: list[str], repeats: int, cloc
             run = common.measure(command, time_limit=1_200)
             failed = {"ended": run.failure or "no answer", "has_result": False}
             known.append(failed if run.failure else run.result or failed)
+            print(f"{model}, {method}: {known[-1]}", file=sys.stderr, flush=True)
     return runs
 
 

@@ -51,6 +51,7 @@ class Expectation:
         self._elementwise = {p.name: ElementIntegral(target, factors, p) for p in plans}
         # derivatives are taken of one traced function, not of the model again and again
         self._drawn_density = jax.jit(self._sum_of_drawn)
+        self._whole_density = jax.jit(self._total, static_argnums=0)
 
     @property
     def drawn(self) -> list[str]:
@@ -219,6 +220,9 @@ class Expectation:
         sites = site_terms(self.target, z, arrays)
         return sum((sites[name].total for name in self.drawn), jnp.zeros(()))
 
+    def _total(self, name: str, z: Float[Array, " dim"], arrays: Arrays) -> Float[Array, ""]:
+        return site_terms(self.target, z, arrays)[name].total
+
     def _whole(self, plan: Plan, placed: Placed, held: Held) -> Float[Array, ""]:
         """Integrate a site's whole density over the scalars it depends on."""
         where = np.asarray(plan.whole, int)
@@ -228,7 +232,7 @@ class Expectation:
         def at(x: jax.Array) -> jax.Array:
             points, log_weight = self.factors.place(placed.eta, nothing.at[where].set(x))
             z = start.at[where].set(points[where])
-            value = site_terms(self.target, z, held.arrays)[plan.name].total
+            value = self._whole_density(plan.name, z, held.arrays)
             return value * jnp.exp(jnp.sum(log_weight[where]))
 
         return jnp.sum(nodes.w * jax.vmap(at)(nodes.x)) if where.size else at(nodes.x[0])

@@ -246,7 +246,8 @@ class KL:
     ) -> _Drawn:
         drawn = self._at_chunk(flat, chunk, arrays)
         assert not isinstance(drawn.bend, jax.Array)
-        return drawn._replace(bend=jax.vmap(drawn.bend)(basis))
+        # one after the other: all pairs along all directions are too much for a processor's cache
+        return drawn._replace(bend=_along(drawn.bend, basis))
 
     def products(
         self, flat: Float[np.ndarray, " params"], basis: Float[np.ndarray, "directions params"]
