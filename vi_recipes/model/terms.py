@@ -111,7 +111,7 @@ def site_inputs(
         for name, site in _sample_sites(target, values, arrays).items():
             fn, masks = _unwrap(site["fn"])
             weights = [*masks, jnp.asarray(1.0 if site["scale"] is None else site["scale"])]
-            leaves = [site["value"], *jax.tree.leaves(fn)]
+            leaves = [site["value"], *jax.tree.leaves(_opened(fn))]
             if _is_left_out(site["fn"]):
                 out[name] = SiteInputs([jnp.zeros(()) for _ in leaves], [], [])
                 continue
@@ -164,6 +164,38 @@ def _unwrap(fn: Any) -> tuple[Any, list[Array]]:
     return fn, masks
 
 
+def _opened(law: Any) -> Any:
+    """Return a distribution's fields by name, those of distributions within it too.
+
+    JAX takes them in the order of their names. NumPyro has the names in a set, whose order is
+    another in every process, and so is the code: what one process has compiled no other would find.
+    """
+    if not _has_names(law):
+        return law
+    return {name: _opened(field) for name, field in _fields(law).items()}
+
+
+def _closed(law: Any, opened: Any) -> Any:
+    """Return a distribution such as ``law`` with the fields of :func:`_opened`."""
+    if not _has_names(law):
+        return opened
+    fields = [_closed(field, opened[name]) for name, field in _fields(law).items()]
+    return type(law).tree_unflatten(law.tree_flatten()[1], tuple(fields))
+
+
+def _has_names(law: Any) -> bool:
+    """Whether a thing is a distribution that JAX takes apart by the names of its fields."""
+    return (
+        isinstance(law, dist.Distribution)
+        and type(law).tree_flatten is dist.Distribution.tree_flatten
+    )
+
+
+def _fields(law: dist.Distribution) -> dict[str, Any]:
+    names = type(law).gather_pytree_data_fields()
+    return dict(zip(names, law.tree_flatten()[0], strict=True))
+
+
 def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     value, scale = site["value"], site["scale"]
     shape: tuple[int, ...] | None = tuple(jnp.shape(value))
@@ -179,7 +211,7 @@ def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
                 return total
             return total + jnp.sum(bijector.log_abs_det_jacobian(z, value))
 
-    leaves, tree = jax.tree.flatten(fn)
+    leaves, tree = jax.tree.flatten(_opened(fn))
     elementwise = (
         fn.event_dim == 0
         and not isinstance(fn, dist.Unit)
@@ -194,7 +226,7 @@ def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     leaves = [value if z is None else z, *leaves]
 
     def rebuild(leaves: list[Array]) -> Array:
-        law = jax.tree.unflatten(tree, leaves[1:])
+        law = _closed(fn, jax.tree.unflatten(tree, leaves[1:]))
         with jax.numpy_rank_promotion("allow"):
             if z is None:
                 return jnp.asarray(law.log_prob(leaves[0]))
