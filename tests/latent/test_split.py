@@ -430,3 +430,25 @@ def test_split_is_kept() -> None:
     this = poisson_target()
     assert split_target(this) is split_target(this)
     assert isinstance(split_target(this), Split)
+
+
+def test_no_derivative_in_the_members_goes_through_what_depends_on_theta_alone() -> None:
+    def process(y: jax.Array) -> None:
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        x = jnp.arange(8.0)
+        cov = jnp.exp(-jnp.abs(x[:, None] - x) / scale)
+        f = numpyro.sample("f", dist.MultivariateNormal(jnp.zeros(8), cov))
+        numpyro.sample("y", dist.Normal(f, 1.0), obs=y)
+
+    target = vr.Target(process, y=np.zeros(8))
+    with jax.enable_x64(True):
+        split = split_target(target, "f")
+        arrays = target.arrays()
+
+        def slope(theta: jax.Array, z: jax.Array) -> jax.Array:
+            return jax.grad(lambda z: split.log_joint(theta, z, arrays).members.sum())(z)
+
+        made = jax.jit(slope).lower(jnp.zeros(1), jnp.zeros((1, 8))).as_text()
+    # a derivative of the factor would solve triangles of whole matrices by it
+    assert "8x8xf64" in made
+    assert "(tensor<8x8xf64>, tensor<8x8xf64>)" not in made

@@ -100,6 +100,46 @@ class Split:
         order = np.argsort(np.concatenate([self.border, self.local.ravel()]), kind="stable")
         return jnp.concatenate([theta, z.ravel()])[order]
 
+    def sites(self, theta: Float[Array, " G"], z: Array) -> dict[str, Array]:
+        """Return the unconstrained values of the target's sites; see :meth:`flat`.
+
+        Each is made of theta or of z alone, so that no derivative in z goes through what depends on
+        theta, as a covariance may.
+        """
+        if self.kind != "continuous":
+            return self.target.unravel(theta)
+        values = {}
+        flat = z.ravel()
+        for site in self.target.latents:
+            in_theta, places = self._places[site.name]
+            if places is None:
+                return self.target.unravel(self.flat(theta, z))
+            source = theta if in_theta else flat
+            values[site.name] = source[places].reshape(site.unconstrained_shape)
+        return values
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[bool, slice | np.ndarray | None]]:
+        """Whether each site is theta's, and where it is there or in z; ``None`` if it is split."""
+        found: dict[str, tuple[bool, slice | np.ndarray | None]] = {}
+        places = np.full(self.target.dim, -1)
+        places[self.border] = np.arange(self.border.size)
+        of_theta = places >= 0
+        places[self.local.ravel()] = np.arange(self.local.size)
+        for site in self.target.latents:
+            own = self.target.slices[site.name]
+            at, theirs = places[own], of_theta[own]
+            if theirs.any() != theirs.all():
+                found[site.name] = False, None
+                continue
+            steps = np.unique(np.diff(at))
+            if at.size and (at.size == 1 or (steps.size == 1 and steps[0] > 0)):
+                step = int(steps[0]) if steps.size else 1
+                found[site.name] = bool(theirs.all()), slice(int(at[0]), int(at[-1]) + 1, step)
+            else:
+                found[site.name] = bool(theirs.all()), at
+        return found
+
     def log_joint(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> LogJoint:
         """Return the log joint density by member; pure, to be transformed and compiled.
 
@@ -221,7 +261,7 @@ class Split:
         given: dict[str, jax.Array] = {}
         if self.kind == "discrete":
             given = self._states_by_site(z)
-        flat = target.unravel(self.flat(theta, z))
+        flat = self.sites(theta, z)
         function = with_finite_logs(target.complete_model.function)
         model = handlers.seed(function, jax.random.key(0))
         jacobians: dict[str, jax.Array] = {}
@@ -238,7 +278,7 @@ class Split:
 
         if target.has_scan:  # the sites of a scan are substituted whole, by value
             given |= {
-                n: v for n, v in target.constrain_fn(self.flat(theta, z), arrays).items()
+                n: v for n, v in target.constrain_sites_fn(flat, arrays).items()
                 if n in flat
             }  # fmt: skip
             model = handlers.substitute(model, data=given)

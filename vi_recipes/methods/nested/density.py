@@ -235,7 +235,7 @@ class ThetaDensity:
 
     def _scalars(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
         """Return every reported scalar, constrained scale."""
-        values = self.target.constrain_fn(self.split.flat(theta, z), arrays)
+        values = self.target.constrain_sites_fn(self.split.sites(theta, z), arrays)
         return jnp.concatenate([values[s.name].ravel() for s in self.target.quantities])
 
     def side_by_side(

@@ -58,6 +58,9 @@ NUM_SEARCHED = 60
 MODE = 1e-10
 """Squared Newton decrement there at which it is found."""
 
+SURE = 1e-5
+"""Squared Newton decrement, undamped, below which a step is taken whatever its value."""
+
 
 class _Search(NamedTuple):
     """A damped Newton search, and what is known where it is."""
@@ -176,6 +179,8 @@ class WideMember:
             moved = at.z + jnp.where(missed > MODE, move, 0.0)
             value = self.joint(theta, moved, arrays)[0]
             better = value >= terms[0] - 1e-13 * (1.0 + jnp.abs(terms[0]))
+            # so near, a stiff prior's rounding may be more than there is to gain
+            better = better | (jnp.isfinite(value) & (missed < SURE))
             size = jnp.abs(jnp.diagonal(precision.corner)).sum()
             size = (size + jnp.abs(jnp.diagonal(precision.blocks, axis1=1, axis2=2)).sum()) / len(z)
             damping = jnp.where(better, at.damping / 10, jnp.maximum(10 * at.damping, size / 30))
