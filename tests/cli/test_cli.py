@@ -388,6 +388,20 @@ def test_light_commands_do_not_import_jax():
         assert done.stdout.rstrip().endswith("False"), words
 
 
+def test_commands_look_for_garbage_less_often():
+    code = (
+        "import atexit, gc\n"
+        "before = gc.get_threshold()\n"
+        "atexit.register(lambda: print(*(a >= b for a, b in zip(gc.get_threshold(), before)),"
+        " gc.get_threshold() != before))\n"
+        "from vi_recipes.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-4:] == ["True"] * 4
+
+
 def test_methods_lists_every_option_with_its_documentation():
     result = run("methods")
     assert result.exit_code == 0
