@@ -15,6 +15,9 @@ from scipy.special import betaln, gammaln, logsumexp
 
 import vi_recipes as vr
 from vi_recipes import NestedQuadrature
+from vi_recipes.methods.nested.density import ThetaDensity
+from vi_recipes.methods.nested.integrate import Integral
+from vi_recipes.methods.nested.records import Swept
 
 NOISE, SPREAD = 0.7, 1.3
 GROUP = np.repeat(np.arange(5), 4)
@@ -55,6 +58,7 @@ def test_a_normal_hierarchy_is_known_within_its_errors() -> None:
     mean, cov, evidence = normal_answer()
     assert fit.status.ok, fit.message
     assert "exact Gaussian integral" in fit.message
+    assert fit.diagnostics["share_lost"] == 0.0
     sd = np.sqrt(np.diag(cov))
     names = ("mu", "u")
     assert (np.abs(fit.flat(fit.mean(), names) - mean) / sd).max() < 0.01
@@ -222,6 +226,44 @@ def many(y: Any) -> None:
     with numpyro.plate("group", 4):
         u = numpyro.sample("u", dist.Normal(beta[:4], jnp.exp(beta[4])))
         numpyro.sample("y", dist.Normal(u, 1.0), obs=y)
+
+
+def test_points_that_were_not_found_are_weighed_by_their_neighbours() -> None:
+    theta = np.random.default_rng(1).standard_normal((400, 2))
+    failed = np.arange(400) < 40
+    even = np.where(failed, 0.0, 1 / 360)
+
+    def lost(theta: np.ndarray, weights: np.ndarray, smooth: float = 0.0) -> float:
+        log_p = np.where(failed, -np.inf, 0.0)
+        scalar, nothing = np.zeros((400, 1)), np.zeros(1)
+        swept = Swept(log_p, scalar, scalar, np.where(failed, smooth, 0.0))
+        return Integral(theta, weights, swept, 0.0, 1.0, *4 * [nothing], 0.0, 0.0).lost
+
+    assert lost(theta, even) == pytest.approx(0.1)
+    assert lost(theta, even, smooth=np.nan) == pytest.approx(0.1)
+    assert lost(theta, even, smooth=-np.inf) == 0.0  # found, and there is nothing
+    # far from where the posterior is they weigh nothing, as their neighbours there
+    far = theta + 50.0 * failed[:, None]
+    edge = np.where((far[:, 0] + far[:, 1] > 1.5) & ~failed, 0.0, even)
+    assert lost(far, edge / edge.sum()) == 0.0
+
+
+def test_a_posterior_of_which_a_part_was_not_found_is_not_called_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = ThetaDensity.sweep
+
+    def sweep(self: ThetaDensity, rows: np.ndarray, *nodes: Any) -> Swept:
+        swept = whole(self, rows, *nodes)
+        return swept._replace(log_p=np.where(rows[:, 0] > 2.0, -np.inf, swept.log_p))
+
+    monkeypatch.setattr(ThetaDensity, "sweep", sweep)
+    fit = NestedQuadrature().fit(vr.Target(normal, y=Y, group=GROUP), key=1)
+    mean, cov, _ = normal_answer()
+    beyond = stats.norm.sf(2.0, mean[0], np.sqrt(cov[0, 0]))
+    assert fit.status is vr.Status.UNCONVERGED
+    assert "may be, log p(y, theta) was not found" in fit.message
+    assert fit.diagnostics["share_lost"] == pytest.approx(beyond, rel=0.5)
 
 
 def test_too_many_parameters_are_refused() -> None:

@@ -114,3 +114,19 @@ def test_what_is_too_dear_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> No
     want = 0.25 / np.sqrt(32) / found.sd[2]
     assert 0.4 * want < error[2] < 1.8 * want
     assert found.worst_error(np.ones(3, bool)) > 0.01
+
+
+def test_what_a_polynomial_covers_and_was_not_found_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Partly(Known):
+        def sweep_in_lots(self, rows: np.ndarray, seeds: list[int]) -> Swept:
+            swept = super().sweep_in_lots(rows, seeds)
+            failed = rows[:, 0] > MEAN[0] + 2 * np.sqrt(COV[0, 0])
+            log_p = np.where(failed, -np.inf, swept.log_p)
+            return swept._replace(log_p=log_p, smooth=np.where(failed, 1e3, swept.smooth))
+
+    found = integral(Partly(0.005), monkeypatch)
+    assert found.residual is not None
+    assert stats.norm.sf(2.0) < found.lost < 0.2  # all weigh as those at the edge
+    assert integral(Known(0.005), monkeypatch).lost == 0.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import brentq
+from scipy.spatial import cKDTree
 from scipy.special import logsumexp, softmax
 
 from vi_recipes.core import MethodFailure, Progress, Status
@@ -113,6 +114,30 @@ class Integral:
         total = np.cumsum(np.maximum(self.weights, 0.0))
         places = (np.arange(count) + 0.5) / count * total[-1]
         return np.minimum(np.searchsorted(total, places), len(total) - 1)
+
+    @property
+    def failed(self) -> Bool[np.ndarray, " points"]:
+        """Points at which log p(y, theta) was not found; it may be minus infinity where it was."""
+        return np.isneginf(self.swept.log_p) & ~np.isneginf(self.swept.smooth)
+
+    @property
+    def lost(self) -> float:
+        """Share of the posterior that points may hold at which log p(y, theta) was not found.
+
+        As they would if each weighed what its nearest neighbour does.
+        """
+        failed = self.failed
+        if not failed.any():
+            return 0.0
+        if failed.all():
+            return 1.0
+        w = np.maximum(self.weights[~failed], 0.0)
+        mean = w @ self.theta[~failed] / w.sum()
+        sd = np.sqrt(w @ (self.theta[~failed] - mean) ** 2 / w.sum())
+        unit = np.where(sd > 0, sd, 1.0)
+        near = cKDTree(self.theta[~failed] / unit).query(self.theta[failed] / unit)[1]
+        share = w[near].sum() / w.sum()
+        return float(share / (1 + share))
 
     def worst_error(self, known: np.ndarray) -> float:
         """Return the largest error, of means in sds or relative of sds, among known scalars."""
@@ -360,7 +385,7 @@ def by_polynomial(rounds: Rounds, known: np.ndarray, *, lots: bool = False) -> I
         return None
     residual = whole.residual
     if lots:
-        smooth = fit(every, swept.smooth)
+        smooth = fit(every, np.where(np.isneginf(swept.log_p), -np.inf, swept.smooth))
         if smooth is None or not smooth.residual <= RESIDUAL:
             return None
         residual = smooth.residual

@@ -291,6 +291,14 @@ class NestedQuadrature(Method):
                 if density.is_noisy
                 else "raise max_points, or tolerance"
             )
+        failed, lost = int(found.failed.sum()), found.lost
+        if lost > self.tolerance:
+            doubts.append(
+                f"at {failed:,} points of the parameters, where {lost:.1%} of the posterior may "
+                "be, log p(y, theta) was not found"
+            )
+            advice = advice or "use NUTS"
+            covered = False
         if inner is not None and _harm(density, inner) > INNER:
             doubts.append(str(inner))
             advice = advice or "leave num_nodes at 'auto', or use NUTS"
@@ -337,7 +345,8 @@ class NestedQuadrature(Method):
             "khat_theta": found.khat,
             "largest_error": worst,
             "covered": float(covered),
-            "points_failed": float(np.isneginf(found.swept.log_p).sum()),
+            "points_failed": float(failed),
+            "share_lost": lost,
         }
         if inner is not None:
             diagnostics["inner_error"] = inner.sd

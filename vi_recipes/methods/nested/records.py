@@ -40,7 +40,7 @@ class Swept(NamedTuple):
     """log p(y, theta) at rows of theta, and moments given theta."""
 
     log_p: Float[Any, " rows"]
-    """Minus infinity where a member has no mode."""
+    """Minus infinity where no mode of a member was found."""
     mean: Float[Any, "rows scalars"]
     """Of every reported scalar, constrained scale, less the reference."""
     variance: Float[Any, "rows scalars"]

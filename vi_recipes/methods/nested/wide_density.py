@@ -289,9 +289,13 @@ class WideDensity(ThetaDensity):
 
     def noise_at(self, rows: Float[np.ndarray, "rows G"], swept: Swept) -> Noise:
         """Return the noise of what a sweep of rows of theta found, from another lattice."""
-        other = self.sweep(rows, self._pairs(self.nodes.count, 1))
-        sd = float(np.sqrt(np.square(other.log_p - swept.log_p).mean() / 2))
-        added = (other.log_p + swept.log_p) / 2 - swept.smooth
+        other = self.sweep(rows, self._pairs(self.nodes.count, 1)).log_p
+        found = np.isfinite(other) & np.isfinite(swept.log_p)
+        if not found.any():
+            return Noise(np.inf, np.nan, np.nan)
+        values = np.stack([swept.log_p, other])[:, found]
+        sd = float(np.sqrt(np.square(values[1] - values[0]).mean() / 2))
+        added = values.mean(0) - swept.smooth[found]
         tilt = np.sqrt(max(added.var() - sd**2 / 2, 0.0))
         return Noise(sd, float(added.mean()), float(tilt))
 
