@@ -16,6 +16,7 @@ from vi_recipes.latent.climb import climb
 from vi_recipes.latent.closed_form import ClosedForm, general_start, no_start_left, why_collapsed
 from vi_recipes.latent.columns import Columns
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
+from vi_recipes.latent.continuous import fields
 from vi_recipes.latent.curvature import MAX_WIDE, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
@@ -83,6 +84,7 @@ __all__ = [
     "compress",
     "cubature",
     "exact_posterior",
+    "fields",
     "free_energy_of",
     "general_start",
     "general_step",

@@ -36,6 +36,10 @@ NEAR_ZERO = (1.0, 0.03, 1e-3, 1e-5)
 """Distances of theta from 0, unconstrained, at which a model is looked at too: where covariates are
 in the thousands a link saturates everywhere else."""
 
+MIN_FIELD, MAX_FIELD = 8, 128
+"""Scalars from which a vector in no plate may be a field, and of all such vectors up to which they
+need not be named: a posterior with a dense covariance of more may take many minutes."""
+
 SAME = 1e-9
 """Relative difference of log densities that counts as none."""
 
@@ -98,6 +102,18 @@ def split_by_plates(bare: Split) -> Split:
         if dependent:
             raise
         return bare  # coefficients in a plate: parameters
+
+
+def fields(target: Target) -> tuple[str, ...]:
+    """Return the latent vectors in no plate whose own log density depends on other sites.
+
+    Random walks, Gaussian processes and other fields, and coefficients under a common scale; none
+    where they have more than :data:`MAX_FIELD` scalars in all.
+    """
+    long = [s.name for s in target.latents if not s.plates and s.size >= MIN_FIELD]
+    dependent = hierarchical(target, long)
+    found = tuple(n for n in long if n in dependent)
+    return found if sum(target.sites[n].size for n in found) <= MAX_FIELD else ()
 
 
 def hierarchical(target: Target, names: Sequence[str]) -> frozenset[str]:

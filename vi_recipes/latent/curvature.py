@@ -27,8 +27,12 @@ MAX_CROSSED = 400
 MAX_WIDE = 2_000
 """Latent scalars of a single member up to which it is looked for zeros in its precision."""
 
-QUADRATIC = 1e-8
-"""Relative change of a curvature between two places that counts as none."""
+QUADRATIC = 1e-12
+"""Change of a curvature between two places, beside its largest entry, that counts as none: a prior
+may be many orders stiffer than what changes."""
+
+LOT = 512
+"""Products with the Hessian of a single member that are made at a time."""
 
 NUM_THETAS = 2
 """Points of theta around the start where it is looked; others are near 0."""
@@ -182,23 +186,17 @@ def _examine_columns(
 def _examine(
     split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
 ) -> Curvature:
-    arrays = split.target.arrays()
-
-    def precisions(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
-
     thetas, places = _places(split, start)
-    compiled = compiler(precisions, jnp.asarray(thetas[0]), jnp.asarray(places), arrays, calls=1)
+    look = (_of_one if split.num_members == 1 else _of_members)(split, thetas[0], places, compiler)
     quadratic = concave = True
     pattern = np.eye(split.width, dtype=bool)
     for k, point in enumerate(thetas):
-        at_places = np.asarray(compiled(jnp.asarray(point), jnp.asarray(places), arrays))
-        if not np.isfinite(at_places).all():
+        at_places, change = look(point)
+        if not (np.isfinite(at_places).all() and np.isfinite(change)):
             quadratic = quadratic and k >= NUM_THETAS
             continue
-        scale = np.abs(at_places).max()
-        quadratic = quadratic and not np.abs(at_places - at_places[0]).max() > QUADRATIC * scale
-        more = _mores(k, len(places))[:, None, None, None] * np.eye(split.width)
+        quadratic = quadratic and not change > QUADRATIC
+        more = _mores(k, len(at_places))[:, None, None, None] * np.eye(split.width)
         concave = concave and _is_positive(at_places * (1 + more))
         if k < NUM_THETAS and not _is_positive(at_places[0]):
             quadratic = False
@@ -208,6 +206,72 @@ def _examine(
         if not quadratic and split.num_members > 1:
             break
     return Curvature(quadratic, concave, pattern | pattern.T)
+
+
+Look = Callable[[np.ndarray], tuple[np.ndarray, float]]
+"""Precisions at some places, given theta, and how much they change, beside the largest entry."""
+
+
+def _of_members(
+    split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
+) -> Look:
+    arrays = split.target.arrays()
+
+    def precisions(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
+        return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
+
+    given = jnp.asarray(theta), jnp.asarray(places), arrays
+    compiled = compiler(precisions, *given, calls=1)
+
+    def look(theta: np.ndarray) -> tuple[np.ndarray, float]:
+        found = np.asarray(compiled(jnp.asarray(theta), *given[1:]))
+        return found, float(np.abs(found - found[0]).max() / np.abs(found).max())
+
+    return look
+
+
+def _of_one(
+    split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
+) -> Look:
+    """Look at a single member, some products with the Hessian at a time.
+
+    Of a large one the precision is made at the first place, and at others it is looked whether
+    products with random directions are the same.
+    """
+    arrays, d = split.target.arrays(), split.width
+    lot = min(d, LOT)
+
+    def products(theta: jax.Array, z: jax.Array, vectors: jax.Array, arrays: Arrays) -> jax.Array:
+        def slope(z: jax.Array) -> jax.Array:
+            return jax.grad(lambda z: split.log_joint(theta, z, arrays).members.sum())(z)
+
+        _, push = jax.linearize(slope, z)
+        made: jax.Array = -jax.vmap(lambda v: push(v[None])[0])(vectors)
+        return made
+
+    some = np.random.default_rng(10).standard_normal((lot, d))
+    units = np.eye(-(-d // lot) * lot, d)
+    given = jnp.asarray(theta), jnp.asarray(places[0]), jnp.asarray(some), arrays
+    compiled = compiler(products, *given, calls=1)
+
+    def look(theta: np.ndarray) -> tuple[np.ndarray, float]:
+        def at(z: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+            given = map(jnp.asarray, (theta, z, vectors))
+            return np.asarray(compiled(*given, arrays))
+
+        def precision(z: np.ndarray) -> np.ndarray:
+            rows = [at(z, units[first : first + lot]) for first in range(0, d, lot)]
+            whole = np.concatenate(rows)[:d]
+            return np.asarray((whole + whole.T) / 2)[None]
+
+        if d <= MAX_WEIGHED:
+            found = np.stack([precision(z) for z in places])
+            return found, float(np.abs(found - found[0]).max() / np.abs(found).max())
+        bent = np.stack([at(z, some) for z in places])
+        change = float(np.abs(bent - bent[0]).max() / np.abs(bent).max())
+        return precision(places[0])[None], change
+
+    return look
 
 
 def _is_positive(matrices: np.ndarray) -> bool:

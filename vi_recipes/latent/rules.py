@@ -121,8 +121,8 @@ def choose(
         if examine(split, start, compiler).concave:
             return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
         raise _refusal(
-            f"the log joint is not concave in {what}: there may be several modes, and points "
-            "around one miss the others"
+            f"the log joint is not concave in {what}, or flat along it, as where nothing holds a "
+            "sum: there may be several modes or none, and points around one miss the others"
         )
     if d > MAX_QUADRATURE:
         reason = (

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
@@ -207,18 +208,26 @@ class Split:
         value = jnp.broadcast_to(value, place.shape)
         return jnp.where(w > 0, value / np.where(w > 0, w, 1.0), 0.0)
 
-    def elements(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> Elements:
+    def elements(
+        self,
+        theta: Float[Array, " G"],
+        z: Array,
+        arrays: Arrays,
+        *,
+        without: Sequence[str] = (),
+    ) -> Elements:
         """Return the log densities of all sites, element by element, by one trace of the model.
 
         ``z`` has shape (members, d); of discrete variables it holds their values, and may have one
         row for all members. The latent sites' Jacobians are in their elements, the parameters' not.
+        Sites named in ``without`` are left out.
         """
         target = self.target
         elements: Elements = {}
         with jax.numpy_rank_promotion("allow"):
             trace, flat, jacobians = self._trace(theta, z, arrays)
             for name, site in trace.items():
-                if site["type"] != "sample":
+                if site["type"] != "sample" or name in without:
                     continue
                 own = self.weights is not None and name in self.latents
                 value = (unmasked(site["fn"])[0] if own else site["fn"]).log_prob(site["value"])
@@ -245,6 +254,23 @@ class Split:
                 value = transform.log_abs_det_jacobian(flat[name], trace[name]["value"])
                 total = total + jnp.sum(value)
         return total
+
+    def normal_law(
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
+    ) -> tuple[Float[Array, " d"], Float[Array, "d d"]] | None:
+        """Return mean and covariance of the latent site as the model names them; pure.
+
+        ``None`` where it is not one multivariate normal vector, whole and unweighted.
+        """
+        if len(self.latents) != 1 or self.target.has_scan or self.kind != "continuous":
+            return None
+        with jax.numpy_rank_promotion("allow"):
+            site = self._trace(theta, z, arrays)[0][self.latents[0]]
+            law = site["fn"]
+            plain = type(law) is dist.MultivariateNormal and site["scale"] is None
+            if not plain or law.batch_shape or law.event_shape != (self.width,):
+                return None
+            return jnp.broadcast_to(law.loc, law.event_shape), law.covariance_matrix
 
     def site_weights(
         self, theta: Float[Array, " G"], z: Array, arrays: Arrays

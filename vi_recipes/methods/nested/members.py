@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vi_recipes.core import MethodFailure, Status, Timing
 from vi_recipes.importance import around, scrambled_sobol
-from vi_recipes.latent import Marginal, NumNodes, marginal_of, without_latents
+from vi_recipes.latent import Marginal, NumNodes, fields, marginal_of, without_latents
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import HEAVIEST, LADDER
 from vi_recipes.methods.nested.mode import ThetaMode
@@ -27,6 +27,7 @@ def members_of(
     *,
     or_none: bool = False,
     weighed: bool = False,
+    most: int | None = None,
 ) -> Marginal:
     """Return the members and how they are integrated over.
 
@@ -39,6 +40,9 @@ def members_of(
         by weighed points.
     weighed
         Whether a single member that is not normal may be integrated out by weighed points.
+    most
+        Parameters that may be left where the members are vectors in no plate; ``None`` for any
+        number.
 
     Raises
     ------
@@ -57,6 +61,11 @@ def members_of(
         if not or_none:
             raise
         marginal = Marginal(without_latents(target), "none", with_prior=True)
+    if latent is None and not or_none and not marginal.split.num_members:
+        whole = fields(target)
+        left = target.dim - sum(target.sites[n].size for n in whole)
+        if whole and (most is None or left <= most):
+            marginal = marginal_of(target, whole, "auto", num_nodes, True, timing, wide=True)
     if latent is None and weighed and not or_none:
         marginal = _with_coefficients(marginal, num_nodes, timing)
     split = marginal.split

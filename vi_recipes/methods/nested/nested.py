@@ -64,6 +64,9 @@ MIN_SHARE = 0.2
 FEW_POINTS, CHEAP = 1_000, 2e8
 """Points of theta, and numbers read at all their nodes, up to which it takes a second or two."""
 
+MATRICES = 3
+"""Matrices of a vector in no plate that a point of theta reads, about."""
+
 NUM_OTHER_STARTS = 3
 """Scattered starts from which another mode of theta is looked for."""
 
@@ -89,7 +92,9 @@ class NestedQuadrature(Method):
     Parameters
     ----------
     latent
-        Sites to integrate out member by member; see :class:`MarginalMLE`.
+        Sites to integrate out member by member; see :class:`MarginalMLE`. Where there are none in
+        plates, vectors whose law depends on other sites, as Gaussian processes, are one member;
+        of more than 128 scalars they are to be named.
     num_nodes
         Nodes a dimension of a member's integral; 1 is Laplace's approximation, whose error is not
         known. ``"auto"`` takes 9, 15 or 25, until more change log p(y, theta) by the same number of
@@ -157,6 +162,8 @@ class NestedQuadrature(Method):
         if size * FEW_POINTS * LADDER[0] > CHEAP or self.refusal(target) is not None:
             return False
         marginal = self._marginal(target, Timing())
+        if not any(target.sites[n].plates for n in marginal.split.latents):
+            size += MATRICES * marginal.split.width**2
         nodes = LADDER[0] ** marginal.split.width if marginal.rule == "quadrature" else LADDER[0]
         return size * FEW_POINTS * nodes <= CHEAP
 
@@ -170,7 +177,13 @@ class NestedQuadrature(Method):
         """
         small = self.latent is None and target.dim <= MAX_GLOBALS
         marginal = members_of(
-            target, self.latent, self.num_nodes, timing, or_none=small, weighed=True
+            target,
+            self.latent,
+            self.num_nodes,
+            timing,
+            or_none=small,
+            weighed=True,
+            most=MAX_GLOBALS,
         )
         if (count := marginal.split.border.size) > MAX_GLOBALS:
             raise refusal(

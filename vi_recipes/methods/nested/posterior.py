@@ -197,7 +197,7 @@ def joined(
         return flat
     modes = given.modes[place]
     if isinstance(density, WideDensity):
-        flat[:, split.local[0]] = modes[:, 0] + density.displaced(given, place, rng)
+        flat[:, split.local[0]] = modes[:, 0] + density.displaced(theta, given, place, rng)
         return flat
     noise = rng.standard_normal(modes.shape)
     x = noise if density.is_normal else shaped(noise, given.moments[place])

@@ -29,7 +29,7 @@ class Conditional(NamedTuple):
     modes: Float[Any, "rows members d"]
     axes: Float[Any, "rows members d d"] | Factor
     """W with W W' the inverse of the precision at the mode: z = mode + W x; of one wide member the
-    factor of its precision."""
+    factor of its precision, and nothing of a field."""
     moments: Float[Any, "rows members powers"]
     """Of x, for the powers of :func:`~vi_recipes.methods.nested.nodes.powers`; zeros where members
     are normal: x is then standard normal. Of one wide member that is not, some draws less the

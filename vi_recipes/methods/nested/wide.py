@@ -22,6 +22,7 @@ from vi_recipes.algebra import (
     Layout,
     backward,
     factorise,
+    forward,
     half_log_det,
     inverse_diagonal,
     product,
@@ -43,7 +44,8 @@ WIDE = 8
 """Scalars of a single member from which zeros of its precision are made use of."""
 
 PRODUCTS = 16
-"""Products with the Hessian that are made side by side."""
+"""Products with the Hessian that are made side by side; all, where it has no zeros: they are then
+products of matrices."""
 
 NUM_STEPS = 2
 """Newton steps to the mode of a quadratic: the second loses no digits to distance."""
@@ -101,6 +103,11 @@ class WideMember:
             return self.layout.entries
         return int(self.layout.directions.size)
 
+    @property
+    def entries(self) -> int:
+        """Numbers that a factor has, about."""
+        return self.layout.entries
+
     def joint(
         self, theta: jax.Array, z: jax.Array, arrays: Arrays
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -124,7 +131,8 @@ class WideMember:
             matrix = self._assemble(self.columns.bends(theta, z, arrays))
             return matrix, self._lost(matrix, bend(probe))
         directions = jnp.concatenate([jnp.asarray(layout.directions), probe[None]])
-        bent = jax.lax.map(bend, directions, batch_size=min(PRODUCTS, len(directions)))
+        together = PRODUCTS if layout.local.size else len(directions)
+        bent = jax.lax.map(bend, directions, batch_size=min(together, len(directions)))
         matrix = layout.assemble(bent[:-1])
         return matrix, self._lost(matrix, bent[-1])
 
@@ -245,6 +253,20 @@ class WideMember:
     def variances(self, factor: Factor) -> jax.Array:
         """Return the variances of all scalars given theta."""
         return self.layout.join(inverse_diagonal(factor))
+
+    def variances_of(self, factor: Factor, slopes: jax.Array) -> jax.Array:
+        """Return the variances of sums of the scalars, whose slopes are in rows."""
+
+        def of(row: jax.Array) -> jax.Array:
+            local, border = forward(factor, self.layout.split(row))
+            return (local**2).sum() + (border**2).sum()
+
+        made: jax.Array = jax.vmap(of)(slopes)
+        return made
+
+    def kept(self, factor: Factor) -> Factor:
+        """Return what draws given many points of theta are made of."""
+        return factor
 
 
 def averaged(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -18,7 +18,9 @@ from vi_recipes.core import Timing
 from vi_recipes.importance import scrambled_sobol
 from vi_recipes.latent import MAX_QUADRATURE, Marginal, layout_of
 from vi_recipes.methods.nested.density import FEW_NODES, ThetaDensity
+from vi_recipes.methods.nested.field import FieldMember, field_of
 from vi_recipes.methods.nested.lattice import Lattice, corrected
+from vi_recipes.methods.nested.linear import Linear
 from vi_recipes.methods.nested.nodes import Nodes, make_nodes
 from vi_recipes.methods.nested.over_border import InnerNodes, OverBorder
 from vi_recipes.methods.nested.owners import OF_SEVERAL, owners
@@ -109,22 +111,30 @@ class WideDensity(ThetaDensity):
     :meth:`sweep`, without bias and with a noise that is another one at every theta.
     """
 
-    wide: WideMember
+    wide: WideMember | FieldMember
 
     def __init__(self, marginal: Marginal, timing: Timing, flat: Float[np.ndarray, " dim"]) -> None:
-        weighed = is_weighed(marginal)
-        layout, columns = layout_of(marginal.split, timing.compile, normal=not weighed)
-        self.wide, self.over = WideMember(marginal.split, layout, columns), None
-        self._inner = None
+        split, weighed = marginal.split, is_weighed(marginal)
+        layout, columns = layout_of(split, timing.compile, normal=not weighed)
+        member, field = WideMember(split, layout, columns), None
+        if marginal.rule == "gaussian" and not layout.local.size:
+            field = field_of(split, timing.compile)
+        self.wide, self.over, self._inner = field or member, None, None
         if weighed and marginal.num_nodes > 1 and columns is not None and columns.inner is not None:
             owner = owners(columns.inner, is_normal=False)
-            self.over = OverBorder(self.wide, columns.inner, owner)
+            self.over = OverBorder(member, columns.inner, owner)
             self._inner = make_nodes(INNER_NODES[0], columns.inner.width, False)
         super().__init__(marginal, timing, flat)
         self.single = owners(self.split, is_normal=True) >= 0
         """Scalars that depend on one coordinate of the member."""
+        several = self.owner == OF_SEVERAL
+        self.linear = Linear.none()
+        """Scalars that are linear in a normal member."""
         if not self.is_normal:  # points are of the whole member, so they serve what is of several
-            self.owner = np.where(self.owner == OF_SEVERAL, 0, self.owner)
+            self.owner = np.where(several, 0, self.owner)
+        elif several.any() or field is not None:
+            self.linear = Linear.of(split, self.owner)
+            self.owner[self.linear.summed] = 0
         if self.over is not None:
             several = (self.over.owner == OF_SEVERAL) & (self.owner >= 0)
             self.owner = np.where(several, OF_SEVERAL, self.owner)
@@ -194,7 +204,7 @@ class WideDensity(ThetaDensity):
     @property
     @override
     def of_members(self) -> int:
-        return self.wide.layout.entries
+        return self.wide.entries
 
     @override
     def describe(self) -> str:
@@ -300,12 +310,18 @@ class WideDensity(ThetaDensity):
         return Noise(sd, float(added.mean()), float(tilt))
 
     def displaced(
-        self, given: Conditional, place: np.ndarray, rng: np.random.Generator
+        self,
+        theta: Float[np.ndarray, "draws G"],
+        given: Conditional,
+        place: np.ndarray,
+        rng: np.random.Generator,
     ) -> Float[np.ndarray, "draws d"]:
         """Return draws of the member, less its modes.
 
         Parameters
         ----------
+        theta
+            Of each draw.
         given
             From :meth:`known`.
         place
@@ -322,6 +338,8 @@ class WideDensity(ThetaDensity):
             turn[order] = np.arange(len(place)) - first
             drawn: np.ndarray = picked[place, turn % picked.shape[1]]
             return drawn
+        if isinstance(self.wide, FieldMember):
+            return self.wide.draws(theta, place, rng, self.timing.compile)
         noise = rng.standard_normal((len(place), self.wide.layout.places))
         made: np.ndarray = backward_many(given.axes, place, noise)[:, self.wide.layout.order]
         return made
@@ -338,23 +356,37 @@ class WideDensity(ThetaDensity):
     ) -> tuple[Swept, jax.Array, Conditional]:
         wide, over, (points, log_weights) = self.wide, self.over, tables[:2]
         starts = place.modes + jnp.einsum("tdg,bg->btd", place.slopes, thetas - place.theta)
-        find = wide.at if self._marginal.rule == "gaussian" else wide.at_mode
-        log_p, missed, z, factor = jax.vmap(partial(find, arrays=arrays))(thetas, starts[:, 0])
+        find: Any = wide.at
+        if isinstance(wide, WideMember) and self._marginal.rule != "gaussian":
+            find = wide.at_mode
+        log_p, missed, z, factor = self._by_row(partial(find, arrays=arrays))(thetas, starts[:, 0])
         rows = thetas.shape[0]
 
         def scalars(theta: jax.Array, z: jax.Array) -> jax.Array:
             return self._scalars(theta, z[None], arrays) - place.reference
 
         def by_normal(_: None) -> tuple[jax.Array, ...]:
-            spread = jnp.sqrt(jax.vmap(wide.variances)(factor))
+            variances = self._by_row(wide.variances)(factor)
+            picked, known = jnp.zeros((rows, 0, z.shape[1])), self.linear
+            exact = self._by_row(partial(known.moments, scalars, wide))
+            if known.is_all:
+                return log_p, *exact(thetas, z, factor, variances), picked
             table = points, log_weights
-            sums = averaged(partial(jax.vmap(scalars), thetas), z, spread, table, num_nodes)
-            return log_p, *sums, jnp.zeros((rows, 0, wide.layout.dim))
+            each = partial(jax.vmap(scalars), thetas)
+            mean, square = averaged(each, z, jnp.sqrt(variances), table, num_nodes)
+            variance = jnp.maximum(square - mean**2, 0.0)
+            if (at := known.summed).size:
+                sums = exact(thetas, z, factor, variances)
+                mean = mean.at[:, at].set(sums[0][:, at])
+                variance = variance.at[:, at].set(sums[1][:, at])
+            return log_p, mean, variance, picked
 
         few = make_nodes(FEW_NODES, 1, True)
         normal = jnp.asarray(few.points), jnp.asarray(few.log_weights)
 
         def by_points(_: None) -> tuple[jax.Array, ...]:
+            assert isinstance(wide, WideMember)
+
             def of(
                 theta: jax.Array, by_laplace: jax.Array, mode: jax.Array, factor: Factor
             ) -> tuple[jax.Array, ...]:
@@ -378,7 +410,8 @@ class WideDensity(ThetaDensity):
                     jnp.array(FEW_NODES),
                 )
                 w = corrected(w, (known[0][0], known[1][0]), self.single)
-                return w.log_p, w.mean, w.square, w.picked - mode
+                variance = jnp.maximum(w.square - w.mean**2, 0.0)
+                return w.log_p, w.mean, variance, w.picked - mode
 
             made: tuple[jax.Array, ...] = jax.vmap(of)(thetas, log_p, z, factor)
             return made
@@ -386,7 +419,17 @@ class WideDensity(ThetaDensity):
         make = by_normal if self.is_normal else by_points
         shapes = jax.eval_shape(make, None)
         none = log_p, *(jnp.zeros(v.shape) for v in shapes[1:])
-        value, mean, square, picked = jax.lax.cond(wanted[0], make, lambda _: none, None)
-        variance = jnp.where(self.owner >= 0, jnp.maximum(square - mean**2, 0.0), 0.0)
-        last = Conditional(jnp.zeros(thetas.shape), z[:, None], factor, picked)
+        value, mean, variance, picked = jax.lax.cond(wanted[0], make, lambda _: none, None)
+        variance = jnp.where(self.owner >= 0, variance, 0.0)
+        last = Conditional(jnp.zeros(thetas.shape), z[:, None], wide.kept(factor), picked)
         return Swept(value, mean, variance, log_p), missed, last
+
+    def _by_row(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of one row of theta as one of several; pure.
+
+        One after the other where a row is a large matrix: LAPACK factorises it, which it is not
+        called to for a stack of them.
+        """
+        if isinstance(self.wide, WideMember) and self.wide.layout.local.size:
+            return jax.vmap(function)
+        return lambda *rows: jax.lax.map(lambda row: function(*row), rows)

@@ -1,0 +1,227 @@
+"""Nested quadrature of Gaussian processes, against multivariate normals in closed form."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+import vi_recipes as vr
+from vi_recipes.core import Timing
+from vi_recipes.latent import fields
+from vi_recipes.methods.nested.field import FieldMember
+from vi_recipes.methods.nested.members import members_of
+from vi_recipes.methods.nested.posterior import joined
+from vi_recipes.methods.nested.wide_density import WideDensity, density_of
+
+JITTER = 1e-6
+
+
+def covariance(x: Any, amplitude: Any, length: Any, xp: Any = np, rough: bool = False) -> Any:
+    r = xp.abs(x[:, None] - x) / length
+    shape = (1 + xp.sqrt(3.0) * r) * xp.exp(-xp.sqrt(3.0) * r) if rough else xp.exp(-(r**2) / 2)
+    return amplitude**2 * shape + JITTER * xp.eye(len(x))
+
+
+def parameters() -> tuple[Any, Any, Any]:
+    amplitude = numpyro.sample("amplitude", dist.LogNormal(0.0, 0.5))
+    length = numpyro.sample("length", dist.LogNormal(0.0, 0.5))
+    noise = numpyro.sample("noise", dist.LogNormal(-1.0, 0.5))
+    return amplitude, length, noise
+
+
+def centred(y: Any, x: Any, rough: bool = False) -> None:
+    amplitude, length, noise = parameters()
+    law = dist.MultivariateNormal(0.0, covariance(x, amplitude, length, jnp, rough))
+    f = numpyro.sample("f", law)
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(f, noise), obs=y)
+
+
+def by_factor(y: Any, x: Any) -> None:
+    amplitude, length, noise = parameters()
+    root = jnp.linalg.cholesky(covariance(x, amplitude, length, jnp))
+    f = numpyro.sample("f", dist.MultivariateNormal(0.0, scale_tril=root))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(f, noise), obs=y)
+
+
+def whitened(y: Any, x: Any) -> None:
+    amplitude, length, noise = parameters()
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1))
+    root = jnp.linalg.cholesky(covariance(x, amplitude, length, jnp))
+    f = numpyro.deterministic("f", root @ z)
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(f, noise), obs=y)
+
+
+def counts(y: Any, x: Any) -> None:
+    amplitude, length, _ = parameters()
+    law = dist.MultivariateNormal(0.0, covariance(x, amplitude, length, jnp))
+    f = numpyro.sample("f", law)
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Poisson(jnp.exp(f)), obs=y)
+
+
+def data(count: int, rough: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(8)
+    x = np.sort(rng.uniform(0.0, 8.0, count))
+    root = np.linalg.cholesky(covariance(x, 1.2, 0.9, rough=rough))
+    return x, root @ rng.standard_normal(count) + 0.3 * rng.standard_normal(count)
+
+
+def known(
+    x: np.ndarray, y: np.ndarray, theta: np.ndarray, rough: bool = False
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return log p(y, theta), unconstrained, and the field's mean and covariance given theta."""
+    cov = covariance(x, *np.exp(theta[:2]), rough=rough)
+    whole = cov + np.exp(2 * theta[2]) * np.eye(len(x))
+    prior = stats.norm.logpdf(theta, [0.0, 0.0, -1.0], 0.5).sum()
+    root = np.linalg.cholesky(whole)
+    white = np.linalg.solve(root, np.column_stack([y, cov]))
+    log_p = -(white[:, 0] ** 2).sum() / 2 - np.log(np.diag(root)).sum()
+    log_p -= len(x) / 2 * np.log(2 * np.pi)
+    return log_p + prior, white[:, 1:].T @ white[:, 0], cov - white[:, 1:].T @ white[:, 1:]
+
+
+def density_for(model: Any, latent: str, x: np.ndarray, y: np.ndarray) -> WideDensity:
+    target, timing = vr.Target(model, x=x, y=y), Timing()
+    with jax.enable_x64(True):
+        marginal = members_of(target, (latent,), "auto", timing)
+        density = density_of(marginal, timing, target.start(jax.random.key(0), scatter=0.0))
+    assert isinstance(density, WideDensity)
+    return density
+
+
+ROWS = np.array([[0.3, -0.2, -0.9], [-0.8, 0.6, -1.6]])
+
+
+@pytest.mark.parametrize(
+    "model", [centred, *(pytest.param(m, marks=pytest.mark.slow) for m in (by_factor, whitened))]
+)
+def test_a_process_and_its_draws_agree_with_the_normal_that_it_is(model: Any) -> None:
+    x, y = data(20)
+    y = y + 1e4  # far from the prior's mean
+    latent = "z" if model is whitened else "f"
+    density = density_for(model, latent, x, y)
+    assert isinstance(density.wide, FieldMember) == (latent == "f")
+    swept = density.sweep(ROWS)
+    given = density.known(ROWS)
+    first = next(
+        sum(s.size for s in density.target.quantities[:k])
+        for k, s in enumerate(density.target.quantities)
+        if s.name == "f"
+    )
+    here = slice(first, first + len(x))
+    assert (density.owner[here] == 0).all()
+    place = np.repeat([0, 1], 3_000)
+    flat = joined(density, ROWS[place], given, place, np.random.default_rng(0))
+    drawn = density.target.constrain(flat)["f"]
+    for k, theta in enumerate(ROWS):
+        log_p, mean, cov = known(x, y, theta)
+        assert swept.log_p[k] == pytest.approx(log_p, rel=1e-9)
+        got = swept.mean[k, here] + density.place.reference[here]
+        assert got == pytest.approx(mean, rel=1e-8)
+        assert swept.variance[k, here] == pytest.approx(np.diag(cov), rel=1e-6)
+        of = drawn[place == k] - mean
+        z = of.mean(0) / np.sqrt(np.diag(cov) / len(of))
+        assert np.abs(z).max() < 4.5
+        spread = np.cov(of, rowvar=False) / np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
+        want = cov / np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
+        assert np.abs(spread - want).max() < 0.12
+
+
+@pytest.mark.slow
+def test_the_posterior_of_a_process_agrees_with_a_lattice() -> None:
+    x, y = data(25)
+    fit = vr.NestedQuadrature(tolerance=0.02).fit(vr.Target(centred, x=x, y=y))
+    assert fit.status is vr.Status.OK
+    sds, log_evidence, means = lattice(x, y, (28, 28, 20))
+    mean, sd = fit.mean(), fit.sd()
+    for k, name in enumerate(("amplitude", "length", "noise")):
+        assert abs(mean[name] - means[name]) < 0.04 * sds[k]
+        assert sd[name] == pytest.approx(sds[k], rel=0.04)
+    assert np.abs((mean["f"] - means["f"]) / means["f_sd"]).max() < 0.04
+    assert sd["f"] == pytest.approx(means["f_sd"], rel=0.04)
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.value == pytest.approx(log_evidence, abs=0.02)
+
+
+def lattice(x: np.ndarray, y: np.ndarray, sizes: tuple[int, int, int]) -> Any:
+    axes = [np.linspace(-2.2, 2.2, sizes[0]), np.linspace(-2.2, 2.2, sizes[1])]
+    axes.append(np.linspace(-2.6, 0.4, sizes[2]))
+    rows = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    found = [known(x, y, row) for row in rows]
+    logs = np.array([f[0] for f in found])
+    w = np.exp(logs - logs.max())
+    cell = np.prod([a[1] - a[0] for a in axes])
+    evidence = float(logs.max() + np.log(w.sum() * cell))
+    w /= w.sum()
+    natural = np.exp(rows)
+    mean = w @ natural
+    at = np.array([f[1] for f in found])
+    square = np.array([np.diag(f[2]) + f[1] ** 2 for f in found])
+    means = dict(zip(("amplitude", "length", "noise"), mean, strict=True))
+    means |= {"f": w @ at, "f_sd": np.sqrt(w @ square - (w @ at) ** 2)}
+    return np.sqrt(w @ (natural - mean) ** 2), evidence, means
+
+
+@pytest.mark.slow
+def test_a_thousand_points_agree_with_the_normal_that_they_are() -> None:
+    x, y = data(1_000, rough=True)
+    density = density_for(partial(centred, rough=True), "f", x, y)
+    theta = np.array([[0.2, -0.1, -1.2]])
+    swept = density.sweep(theta)
+    log_p, mean, cov = known(x, y, theta[0], rough=True)
+    assert swept.log_p[0] == pytest.approx(log_p, rel=1e-9)
+    assert swept.mean[0, 3:] == pytest.approx(mean, rel=1e-6, abs=1e-8)
+    assert swept.variance[0, 3:] == pytest.approx(np.diag(cov), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_process_behind_counts_is_found_at_every_point() -> None:
+    rng = np.random.default_rng(3)
+    x = np.sort(rng.uniform(0.0, 8.0, 40))
+    root = np.linalg.cholesky(covariance(x, 1.0, 1.0))
+    y = rng.poisson(np.exp(root @ rng.standard_normal(40)))
+    target = vr.Target(counts, x=x, y=y)
+    fit = vr.NestedQuadrature(tolerance=0.05).fit(target)
+    assert fit.status is vr.Status.OK
+    assert "weighed points" in fit.message
+    assert fit.diagnostics["points_failed"] == 0
+
+
+def test_a_stiff_prior_does_not_hide_that_a_field_is_not_normal() -> None:
+    variances = np.r_[1e-13, np.ones(7)]
+
+    def stiff(y: Any) -> None:
+        scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+        f = numpyro.sample("f", dist.MultivariateNormal(0.0, scale**2 * jnp.diag(variances)))
+        with numpyro.plate("row", 8):
+            numpyro.sample("y", dist.Poisson(jnp.exp(f)), obs=y)
+
+    target = vr.Target(stiff, y=np.array([1, 0, 3, 2, 0, 1, 5, 2]))
+    with jax.enable_x64(True):
+        marginal = members_of(target, ("f",), "auto", Timing(), weighed=True)
+    assert marginal.rule == "quadrature"
+
+
+def test_a_process_that_would_take_long_is_integrated_where_it_is_named_alone() -> None:
+    def of(count: int) -> vr.Target:
+        x, y = data(count)
+        return vr.Target(centred, x=x, y=y)
+
+    long, some, few = map(of, (200, 100, 12))
+    assert fields(some) == ("f",)
+    assert fields(long) == ()
+    assert "203 parameters are left" in (vr.NestedQuadrature().applies(long) or "")
+    assert vr.NestedQuadrature().applies(some) is None
+    assert not vr.NestedQuadrature().is_cheap(some)
+    assert vr.NestedQuadrature().is_cheap(few)
