@@ -256,7 +256,10 @@ class KL:
         if self._ahead is None:
             self.timing.hvp_evaluations += len(basis)
             directions = jnp.asarray(basis, float)
-            parts = [self._run(_along, push, directions) for push in self._bends(flat)]
+            # what is linear does little with every number that it reads
+            calls = CALLS_OF_A_SEARCH // 10
+            bends = self._bends(flat)
+            parts = [self._run(_along, push, directions, calls=calls) for push in bends]
         else:
             if basis is not self._ahead[0]:
                 self.take_along(basis)
@@ -290,14 +293,17 @@ class KL:
         """Run ``alone``, or ``along`` where products are taken ahead, which has the directions."""
         if self._ahead is None:
             return self._run(alone, *args)
-        return self._run(along, *args, self._ahead[1])
+        # a direction at a time is as much work as the gradient; side by side they are few operations
+        in_turn = along == self._at_chunk_along
+        calls = CALLS_OF_A_SEARCH * (len(self._ahead[0]) if in_turn else 1)
+        return self._run(along, *args, self._ahead[1], calls=calls)
 
-    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _run(
+        self, function: Callable[..., Any], *args: Any, calls: int = CALLS_OF_A_SEARCH
+    ) -> Any:
         """Run a function that is compiled once for the shapes of its arguments."""
         # the target keeps it, and charges it to whichever fits use it
         key = ByIdentity(self), function.__name__, shapes_of(*args)
-        # what is linear does little with every number that it reads
-        calls = CALLS_OF_A_SEARCH // 10 if function is _along else CALLS_OF_A_SEARCH
         compiled = self.target.compiled_once(
             key, lambda: self.timing.compile(function, *args, calls=calls)
         )
