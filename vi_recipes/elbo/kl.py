@@ -293,7 +293,7 @@ class KL:
         """Run ``alone``, or ``along`` where products are taken ahead, which has the directions."""
         if self._ahead is None:
             return self._run(alone, *args)
-        # a direction at a time is as much work as the gradient; side by side they are few operations
+        # a direction at a time is as much work as the gradient; side by side it is less
         in_turn = along == self._at_chunk_along
         calls = CALLS_OF_A_SEARCH * (len(self._ahead[0]) if in_turn else 1)
         return self._run(along, *args, self._ahead[1], calls=calls)
