@@ -53,7 +53,7 @@ def executor(engine: str) -> Iterator[Any]:
     else:
         from distributed import Client, LocalCluster
 
-        options = {"n_workers": number, "threads_per_worker": 1, "dashboard_address": None}
+        options = {"n_workers": number, "threads_per_worker": 1, "dashboard_address": ":0"}
         with LocalCluster(**options) as cluster, Client(cluster) as client:
 
             def kill() -> None:

@@ -351,7 +351,7 @@ def test_executors_of_others(kind: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_dask_with_a_worker_killed_and_another_added(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**options) as local:
         with cluster(local.scheduler_address) as executor:
             kept = Kept()

@@ -60,7 +60,7 @@ class Waits:
 @pytest.fixture(scope="module")
 def local() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
-    options = {"threads_per_worker": 1, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(n_workers=0, **options) as made:
         yield made
 

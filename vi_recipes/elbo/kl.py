@@ -298,9 +298,7 @@ class KL:
         calls = CALLS_OF_A_SEARCH * (len(self._ahead[0]) if in_turn else 1)
         return self._run(along, *args, self._ahead[1], calls=calls)
 
-    def _run(
-        self, function: Callable[..., Any], *args: Any, calls: int = CALLS_OF_A_SEARCH
-    ) -> Any:
+    def _run(self, function: Callable[..., Any], *args: Any, calls: int = CALLS_OF_A_SEARCH) -> Any:
         """Run a function that is compiled once for the shapes of its arguments."""
         # the target keeps it, and charges it to whichever fits use it
         key = ByIdentity(self), function.__name__, shapes_of(*args)
