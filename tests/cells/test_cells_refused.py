@@ -143,7 +143,10 @@ def test_an_interrupt_waits_for_what_cells_under_way_have() -> None:
 def test_an_interrupt_ends_no_worker_of_others(local: Any, tmp_path: Path) -> None:
     local.scale(1)
     local.wait_for_workers(1)
-    before = {worker.pid for worker in local.workers.values()}
+    deadline = time.monotonic() + 30
+    while not (before := {worker.pid for worker in local.workers.values()}):
+        assert time.monotonic() < deadline  # the scheduler knows it before the cluster does
+        time.sleep(0.05)
     (tmp_path / "mine.py").write_text(NORMAL)
     sweep = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
