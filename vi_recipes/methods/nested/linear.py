@@ -50,7 +50,7 @@ class Linear:
 
     @classmethod
     def of(cls, split: Split, owner: Int[np.ndarray, " scalars"]) -> Self:
-        """Return which are, by what owns each; see :func:`owners`."""
+        """Return which are, by each one's :func:`~vi_recipes.methods.nested.owners.owners`."""
         target, linear = split.target, straight(split)
         several = owner == OF_SEVERAL
         few = several.sum() * split.width <= MOST_SLOPES

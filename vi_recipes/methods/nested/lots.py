@@ -51,7 +51,9 @@ def integrate_in_lots(
     known: np.ndarray,
     progress: Progress,
 ) -> Integral:
-    """Return the integral over theta by rounds of points, as :func:`integrate` does.
+    """Return the integral over theta by rounds of points.
+
+    Its twin is :func:`~vi_recipes.methods.nested.integrate.integrate`.
 
     A few rounds have noise in lots, and a polynomial is fitted to their points. Where all of them
     would leave too much of what is not theta's alone, as far as the first that a polynomial fits
