@@ -213,7 +213,9 @@ class KL:
         if self._drawn is None or self._drawn[0] != key:
             x = jnp.asarray(flat, float)
             parts = [
-                self._second_order(self._at_chunk, self._at_chunk_along, x, chunk, self._arrays)
+                self._second_order(
+                    self._at_chunk, self._at_chunk_along, x, chunk, self._arrays, in_turn=True
+                )
                 for chunk in self._chunks
             ]
             self._drawn = key, parts
@@ -288,13 +290,19 @@ class KL:
             return self.factors.location_scale(flat.reshape(-1, 2))
 
     def _second_order(
-        self, alone: Callable[..., Any], along: Callable[..., Any], *args: Any
+        self,
+        alone: Callable[..., Any],
+        along: Callable[..., Any],
+        *args: Any,
+        in_turn: bool = False,
     ) -> Any:
-        """Run ``alone``, or ``along`` where products are taken ahead, which has the directions."""
+        """Run ``alone``, or ``along`` where products are taken ahead, which has the directions.
+
+        ``in_turn`` says that it takes one direction after the other: each is then as much work as
+        the gradient; side by side they are less.
+        """
         if self._ahead is None:
             return self._run(alone, *args)
-        # a direction at a time is as much work as the gradient; side by side it is less
-        in_turn = along == self._at_chunk_along
         calls = CALLS_OF_A_SEARCH * (len(self._ahead[0]) if in_turn else 1)
         return self._run(along, *args, self._ahead[1], calls=calls)
 

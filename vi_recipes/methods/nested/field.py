@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax.linalg import cholesky
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, Int
 
 from vi_recipes.latent import Split
@@ -134,10 +134,8 @@ class FieldMember:
         return log_p, jnp.where(lost < LOST, jnp.abs(short), jnp.inf), loc + away, factor
 
     def _within(self, factor: FieldFactor, vector: jax.Array) -> jax.Array:
-        """Return S (I + S K S)^-1 S times a vector or the columns of a matrix."""
-        scale = factor.scale if vector.ndim == 1 else factor.scale[:, None]
-        half = solve_triangular(factor.root, scale * vector, lower=True)
-        return scale * solve_triangular(factor.root, half, lower=True, trans=1)
+        """Return S (I + S K S)^-1 S times a vector."""
+        return factor.scale * cho_solve((factor.root, True), factor.scale * vector)
 
     def variances(self, factor: FieldFactor) -> jax.Array:
         """Return the variances of all scalars given theta."""
@@ -180,8 +178,7 @@ class FieldMember:
         root = jnp.where(jnp.isnan(root).any(), cholesky(cov + within), root)
         field = root @ noise[:, 0].T
         scale = factor.scale[:, None]
-        half = solve_triangular(factor.root, scale * field + noise[:, 1].T, lower=True)
-        back = scale * solve_triangular(factor.root, half, lower=True, trans=1)
+        back = scale * cho_solve((factor.root, True), scale * field + noise[:, 1].T)
         return (field - cov @ back).T
 
     def draws(

@@ -385,10 +385,10 @@ def by_polynomial(rounds: Rounds, known: np.ndarray, *, lots: bool = False) -> I
         return None
     residual = whole.residual
     if lots:
-        smooth = fit(every, np.where(np.isneginf(swept.log_p), -np.inf, swept.smooth))
-        if smooth is None or not smooth.residual <= RESIDUAL:
+        quiet = fit(every, np.where(np.isneginf(swept.log_p), -np.inf, swept.smooth))
+        if quiet is None or not quiet.residual <= RESIDUAL:
             return None
-        residual = smooth.residual
+        residual = quiet.residual
     parts = []
     for left_out in rounds.scrambles():
         rows = np.setdiff1d(every, left_out)
