@@ -14,6 +14,7 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
+from vi_recipes.comparison.left import Left
 from vi_recipes.comparison.page import compose
 from vi_recipes.core import silent
 from vi_recipes.trust.verdict import Trust, judge
@@ -204,10 +205,12 @@ def test_an_interrupt_keeps_what_is_done_also_on_disk(tmp_path: Path) -> None:
     assert c["laplace"].status is vr.Status.OK
     assert c["svi"].status is vr.Status.INTERRUPTED
     left = "Not begun when the run was interrupted: nuts."
-    assert left in c.notes
+    assert left in c.remarks
     back = vr.Comparison.load(tmp_path)
     assert back.interrupted
-    assert left in back.notes
+    assert left in back.remarks
+    assert back.left == c.left == Left(("nuts",), sure=True)
+    assert back.add(c["laplace"], "nuts").left == Left()  # there is one now
     np.testing.assert_array_equal(back["laplace"].mean()["beta"], c["laplace"].mean()["beta"])
 
 
@@ -226,7 +229,7 @@ def test_an_interrupt_between_two_methods_names_those_that_were_not_begun(tmp_pa
     assert c.interrupted
     assert list(c) == ["map", "laplace"]
     left = "Not begun when the run was interrupted: svi, nuts."
-    assert left in c.notes
+    assert left in c.remarks
     assert compose(c).warnings[0].endswith(f"is here. {left}")
     assert list(vr.Comparison.load(tmp_path)) == ["map", "laplace"]
 
@@ -246,7 +249,7 @@ def test_a_run_that_is_killed_names_what_it_has_no_fit_of(tmp_path: Path) -> Non
     with pytest.raises(Killed):
         vr.compare(target("linear_regression"), "map,laplace", path=tmp_path, progress=progress)
     left = ["Not begun, or not done, when the run was interrupted: laplace."]
-    assert vr.Comparison.load(tmp_path).notes == left
+    assert vr.Comparison.load(tmp_path).remarks == left
 
 
 @pytest.mark.slow

@@ -222,7 +222,7 @@ def test_an_interrupt_keeps_the_methods_that_are_done(tmp_path: Path) -> None:
         MODEL, "map,laplace", path=tmp_path, executor=Breaking(KeyboardInterrupt()), assessed=False
     )
     assert c.interrupted
-    assert "Not begun, or not done, when the run was interrupted: laplace." in c.notes
+    assert "Not begun, or not done, when the run was interrupted: laplace." in c.remarks
     assert list(vr.Comparison.load(tmp_path)) == ["map"]
 
 

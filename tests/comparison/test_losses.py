@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from models_for_tests import target
 
 import vi_recipes as vr
-from vi_recipes.comparison import folder, sections
+from vi_recipes.comparison import folder, sections, yardsticks
 from vi_recipes.comparison.figures import gallery
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.json import schema
@@ -232,7 +232,7 @@ def test_labels_that_cannot_be_matched_are_a_note(monkeypatch: pytest.MonkeyPatc
 
 
 def test_quadrature_that_breaks_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "integrate", broken)
+    monkeypatch.setattr(yardsticks, "integrate", broken)
     c = vr.compare(target("normal_mean"), [vr.MAP()], quadrature=True)
     assert c.quadrature is not None
     assert c.quadrature.how.startswith("quadrature: Broken: it broke")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpyro
@@ -12,6 +15,9 @@ import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
+from vi_recipes.comparison.left import Left
+from vi_recipes.comparison.resume import taken_up
+from vi_recipes.core import silent
 from vi_recipes.model import model_mark
 
 Y = np.array([1.3, 0.2, 2.4, 1.9, -0.3])
@@ -64,6 +70,58 @@ def test_only_what_is_new_is_fitted(tmp_path: Path) -> None:
     other_seed = fit(target(), "laplace", tmp_path, seed=3)
     assert "Fitted again: laplace (its seed was 1)." in other_seed.notes
     assert "Taken up from the earlier comparison" in other_seed.notes[0]
+
+
+def stopped_at(name: str, *, within: bool) -> Any:
+    """Return progress that is interrupted before a method is begun, or once it is."""
+
+    @contextmanager
+    def progress(title: str) -> Iterator[Any]:
+        if title == name and not within:
+            raise KeyboardInterrupt
+        yield silent
+
+    return progress
+
+
+def cut_off(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_an_interrupt_kept_away_is_fitted_now(tmp_path: Path) -> None:
+    first = fit(target(), "map,laplace", tmp_path, progress=stopped_at("laplace", within=False))
+    assert first.left == Left(("laplace",), sure=True)
+    c = fit(target(), "map,laplace,meanfield", tmp_path)  # meanfield nobody has asked for before
+    assert taken_up(c)[1:] == [
+        "Fitted now: laplace (not begun when the earlier run was interrupted)."
+    ]
+    assert c.left == vr.Comparison.load(tmp_path).left == Left()
+
+
+def test_a_fit_that_was_cut_off_is_fitted_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(vr.Laplace, "_fit", cut_off)
+        fit(target(), "map,laplace", tmp_path)
+    c = fit(target(), "map,laplace", tmp_path)
+    assert taken_up(c)[1:] == [
+        "Fitted now: laplace (the earlier run was interrupted before it had a result)."
+    ]
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_what_an_interrupt_kept_away_again_is_not_said_to_be_fitted(
+    within: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(target(), "map,laplace", tmp_path)
+    if within:
+        monkeypatch.setattr(vr.Laplace, "_fit", cut_off)
+    methods = {"map": vr.MAP(), "laplace": vr.Laplace(max_steps=1_000)}
+    stop = stopped_at("laplace", within=within)
+    c = fit(target(), methods, tmp_path, progress=stop)
+    assert taken_up(c)[1:] == ["Not taken up: laplace (max_steps was 2000)."]
+    assert c.left.names == (() if within else ("laplace",))
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ WRONG: tuple[Any, ...] = (
 @pytest.mark.parametrize(
     "field",
     ["fits", "reference", "target_name", "notes", "interrupted", "description", "quadrature",
-     "labels", "exhibits"],
+     "labels", "exhibits", "left"],
 )  # fmt: skip
 def test_a_tampered_header_is_refused_or_read(field: str, tmp_path: Path) -> None:
     toy("one").save(tmp_path)

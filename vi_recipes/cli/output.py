@@ -100,9 +100,7 @@ def _adds_nothing(comparison: Comparison, folder: Path) -> bool:
 def exit_with(comparison: Comparison) -> None:
     """Exit with the code that says how it went, unless it went well."""
     if comparison.interrupted:
-        from vi_recipes.comparison import told_left
-
-        tell(". ".join(["interrupted; what was done is above", *told_left(comparison)]))
+        tell(". ".join(["interrupted; what was done is above", *comparison.left.said()]))
         raise typer.Exit(INTERRUPTED)
     if not any(fit.has_result for fit in comparison.fits.values()):
         tell("error: no method gave a result; --all says why and what to try")

@@ -10,7 +10,6 @@ from vi_recipes.comparison.derive import derive
 from vi_recipes.comparison.figures.marks import fit_styles
 from vi_recipes.comparison.folder import write_all
 from vi_recipes.comparison.json import dumps
-from vi_recipes.comparison.left import told_left
 from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.predictive import add_predictive
 from vi_recipes.comparison.prior import prior_exhibits
@@ -49,7 +48,6 @@ __all__ = [
     "reference_exhibits",
     "seconds_beside",
     "taken_up",
-    "told_left",
     "unfinished",
     "verify",
     "write_all",

@@ -16,7 +16,7 @@ from vi_recipes.comparison.folder import fit_path, save_fit, write_header
 from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
-from vi_recipes.comparison.left import say_left
+from vi_recipes.comparison.left import Left
 from vi_recipes.comparison.one_fit import fit_one, with_evidence
 from vi_recipes.comparison.request import (
     Methods,
@@ -27,15 +27,15 @@ from vi_recipes.comparison.request import (
     chosen_progress,
     named_methods,
 )
-from vi_recipes.comparison.resume import reuse
+from vi_recipes.comparison.resume import Resumed, reuse
 from vi_recipes.comparison.yardsticks import (
     bound_errors,
+    by_quadrature,
     find_overlooked,
     lacks_yardstick,
     weigh_thetas,
 )
 from vi_recipes.core import (
-    MethodFailure,
     ProgressFactory,
     as_seed,
     attempt,
@@ -44,13 +44,11 @@ from vi_recipes.core import (
     one_seed,
     programs_read,
     silent,
-    told,
 )
 from vi_recipes.fit import Fit
-from vi_recipes.importance import Bound, LogEvidence
+from vi_recipes.importance import LogEvidence
 from vi_recipes.methods import Method, NestedQuadrature
 from vi_recipes.model import Model, Target, as_target
-from vi_recipes.trust import quadrature as integrate
 
 
 def compare(
@@ -134,9 +132,9 @@ def compare(
     target = as_target(target)
     key = as_seed(one_seed(key, seed) or 0)
     progress = chosen_progress(progress)
-    named, notes = named_methods(methods, target), list[str]()
+    named, resumed = named_methods(methods, target), Resumed()
     if resume and path is not None:
-        named, notes = reuse(Path(path), named, target, key)
+        named, resumed = reuse(Path(path), named, target, key)
     reference = checked_reference(reference, named, target)
     to_fit = {name: method for name, method in named.items() if isinstance(method, Method)}
     for name, method in to_fit.items():
@@ -152,7 +150,7 @@ def compare(
     asked = _Asked(target, named, key, assessed, progress, executor, exclusive)
     with held(path, HEADER, FOLDERS):
         run = _Run(target, reference, description, None if path is None else Path(path), [*named])
-        return _compare(asked, run, notes, quadrature=quadrature)
+        return _compare(asked, run, resumed, quadrature=quadrature)
 
 
 @dataclass(frozen=True)
@@ -168,22 +166,22 @@ class _Asked:
     exclusive: bool
 
 
-def _compare(asked: _Asked, run: _Run, notes: list[str], *, quadrature: bool) -> Comparison:
+def _compare(asked: _Asked, run: _Run, resumed: Resumed, *, quadrature: bool) -> Comparison:
     """Fit everything, find out what the fits say of one another, and keep it."""
     target, key, assessed, progress = asked.target, asked.key, asked.assessed, asked.progress
     reference = run.reference
     interrupted, already = False, programs_read()
-    evidence, read = None, 0
+    evidence, read, by_whom = None, 0, list[str]()
     try:
         if asked.executor is None:
             interrupted = run.fit_here(asked)
         else:
             elsewhere = run.fit_elsewhere(asked)
             interrupted, read = elsewhere.interrupted, elsewhere.read
-            notes += [elsewhere.note] if elsewhere.note else []
+            by_whom += [elsewhere.note] if elsewhere.note else []
         if quadrature and not interrupted:
             with progress("quadrature") if progress else nullcontext():
-                evidence = _by_quadrature(target)
+                evidence = by_quadrature(target)
     except KeyboardInterrupt:  # between two fits, or in the quadrature
         if not run.fits:
             raise
@@ -202,7 +200,8 @@ def _compare(asked: _Asked, run: _Run, notes: list[str], *, quadrature: bool) ->
                 failed = [f"Nested quadrature was tried as a yardstick: {yardstick.explanation}."]
     except KeyboardInterrupt:
         interrupted = True
-    notes += run.left(sure=asked.executor is None) + failed + _scale_notes(fits)
+    run.sure = asked.executor is None
+    notes = resumed.said(fits) + by_whom + failed + _scale_notes(fits)
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")
@@ -240,6 +239,8 @@ class _Run:
         What is to be compared.
     under_way
         What was begun last here.
+    sure
+        Whether nothing else is: no worker has it, and no process that may be killed.
     place
         Where they are until all are done: beside what the folder holds already, if anything.
     fits
@@ -256,6 +257,7 @@ class _Run:
     folder: Path | None
     names: Sequence[str] = ()
     under_way: str = ""
+    sure: bool = False
     place: Path | None = None
     fits: dict[str, Fit] = field(default_factory=dict)
     kept: dict[str, KeptFit] = field(default_factory=dict)
@@ -306,10 +308,10 @@ class _Run:
                 self.add(name, given.renamed(name))
         self._in_order()
 
-    def left(self, *, sure: bool) -> list[str]:
-        """Return a note on what has no fit; see :func:`say_left`."""
-        left = [name for name in self.names if name not in self.fits]
-        return say_left(left, sure=sure and self.under_way not in left)
+    def left(self) -> Left:
+        """Return what has no fit."""
+        names = tuple(name for name in self.names if name not in self.fits)
+        return Left(names, self.sure and self.under_way not in names)
 
     def _in_order(self) -> None:
         self.fits = {name: self.fits[name] for name in self.names if name in self.fits}
@@ -341,8 +343,7 @@ class _Run:
         self.place = place_for(folder)
 
     def _write_header(self, folder: Path) -> None:
-        notes = self.left(sure=False)  # what comes next may be under way as the process is killed
-        write_header(self.comparison(interrupted=True, notes=notes), folder)
+        write_header(self.comparison(interrupted=True), folder)
 
     def finish(self, comparison: Comparison) -> None:
         """Put what was written beside in the place of what was there, unless nothing was done."""
@@ -386,6 +387,7 @@ class _Run:
             self.reference,
             kept=self.kept,
             interrupted=interrupted,
+            left=self.left(),
             description=self.description,
             notes=notes,
             quadrature=quadrature,
@@ -423,16 +425,6 @@ class _Run:
             if name in self.kept:
                 self.kept[name] = replace(self.kept[name], fit=self.fits[name], labels=labels)
         return label_notes(moved, pivot, groups)
-
-
-def _by_quadrature(target: Target) -> LogEvidence:
-    try:
-        return integrate(target)
-    except MethodFailure as failure:
-        why = failure.message
-    except (Exception, SystemExit) as error:
-        why = f"quadrature: {told(error)}"
-    return LogEvidence(float("nan"), float("nan"), Bound.MISSING, why)
 
 
 def _scale_notes(fits: Mapping[str, Fit]) -> list[str]:

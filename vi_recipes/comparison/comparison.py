@@ -15,6 +15,7 @@ from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.glance import as_html, as_text
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
+from vi_recipes.comparison.left import Left
 from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
 from vi_recipes.core import attempt
@@ -231,6 +232,7 @@ class Comparison(Fits):
             target_name=header["target_name"],
             notes=header["notes"],
             interrupted=header["interrupted"],
+            left=Left.from_dict(header["left"]) if "left" in header else None,
             description=header["description"],
             quadrature=LogEvidence.from_dict(known)
             if (known := header.get("quadrature"))
@@ -270,6 +272,7 @@ def assemble(
     *,
     kept: Mapping[str, KeptFit],
     interrupted: bool,
+    left: Left,
     description: str,
     notes: Sequence[str] = (),
     quadrature: LogEvidence | None = None,
@@ -283,6 +286,7 @@ def assemble(
         reference_name=name,
         target_name=target.name,
         interrupted=interrupted,
+        left=left,
         description=description or target.model.description,
         notes=notes,
         quadrature=quadrature,

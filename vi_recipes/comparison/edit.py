@@ -83,6 +83,7 @@ def _of[T: Fits](
         target_name=comparison.target_name,
         notes=comparison.notes,
         interrupted=comparison.interrupted,
+        left=comparison.left,
         description=comparison.description,
         exhibits=comparison.exhibits,
         quadrature=comparison.quadrature,

@@ -13,6 +13,7 @@ import pandas as pd
 from vi_recipes.comparison.constants import constants_in
 from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
+from vi_recipes.comparison.left import Left
 from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, with_medians
 from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.comparison.speed import timings
@@ -54,6 +55,8 @@ class Fits(Mapping[str, Fit]):
         What a reader of the report must know: scales, label alignment.
     interrupted
         Whether the comparison was cut short.
+    left
+        What it was to fit, and has no fit of.
     description
         Stands at the head of the report.
     exhibits
@@ -73,6 +76,7 @@ class Fits(Mapping[str, Fit]):
         target_name: str = "",
         notes: Sequence[str] = (),
         interrupted: bool = False,
+        left: Left | None = None,
         description: str = "",
         exhibits: Sequence[Exhibit] = (),
         quadrature: LogEvidence | None = None,
@@ -90,6 +94,7 @@ class Fits(Mapping[str, Fit]):
         self.losses: list[str] = []
         """What an error left out of the tables, reports or files so far, a sentence each."""
         self.interrupted = interrupted
+        self.left = (left or Left()).without(fits)
         self.description = description
         self.exhibits = list(exhibits)
         self.model_mark = ""
@@ -126,14 +131,19 @@ class Fits(Mapping[str, Fit]):
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must know: the notes, what errors left out, and what none could tell."""
+        """Notes, what has no fit, what errors left out or none could tell."""
         untold = [
             f"{name}: {what} is not known: {why}"
             for name, fit in self._fits.items()
             if fit.assessment is not None
             for what, why in fit.assessment.errors.items()
         ]
-        return [*self.notes, *(line for line in untold if line not in self.notes), *self.losses]
+        return [
+            *self.notes,
+            *self.left.said(),
+            *(line for line in untold if line not in self.notes),
+            *self.losses,
+        ]
 
     def _frame(self, key: Hashable, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         return self.once(key, make).copy()  # an edit of one changes none that follow

@@ -309,6 +309,7 @@ def write_header(comparison: Fits, directory: Path) -> None:
         "model_mark": comparison.model_mark,
         "notes": comparison.notes,
         "interrupted": comparison.interrupted,
+        "left": comparison.left.to_dict(),
         "description": comparison.description,
         "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
         **comparison.found.to_dict(),

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from vi_recipes.comparison.fits import Fits
-
-LEAD = "Not begun"
-"""How the sentence begins that names them."""
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 
-def say_left(names: Iterable[str], *, sure: bool) -> list[str]:
-    """Return a sentence on methods without a fit; none where there are no such methods.
+@dataclass(frozen=True)
+class Left:
+    """Methods that an interrupted comparison has no fit of.
 
     Parameters
     ----------
     names
-        Theirs.
+        Theirs, as they were to be fitted.
     sure
         Whether none of them was begun: of what workers were given, and of a process that was
         killed, nobody can tell.
     """
-    listed = ", ".join(names)
-    what = LEAD if sure else f"{LEAD}, or not done,"
-    return [f"{what} when the run was interrupted: {listed}."] if listed else []
 
+    names: tuple[str, ...] = ()
+    sure: bool = True
 
-def told_left(comparison: Fits) -> list[str]:
-    """Return what a comparison's notes say of methods that it has no fit of."""
-    return [note for note in comparison.notes if note.startswith(LEAD)]
+    @property
+    def what(self) -> str:
+        """What is true of each of them."""
+        return "not begun" if self.sure else "not begun, or not done,"
+
+    def said(self) -> list[str]:
+        """Return a sentence on them; none where there are no such methods."""
+        if not self.names:
+            return []
+        what = self.what[0].upper() + self.what[1:]
+        return [f"{what} when the run was interrupted: {', '.join(self.names)}."]
+
+    def without(self, names: Collection[str]) -> Left:
+        """Return those that have other names than these, of which there are fits."""
+        return Left(tuple(name for name in self.names if name not in names), self.sure)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a file holds it."""
+        return {"names": list(self.names), "sure": self.sure}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Left:
+        """Return what :meth:`to_dict` has written."""
+        return cls(tuple(content["names"]), content["sure"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.left import told_left
 from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.sections import SECTIONS
 from vi_recipes.comparison.view import all_fits, order, select
@@ -68,5 +67,5 @@ def _warnings(comparison: Fits) -> list[str]:
     warnings = list(comparison.warnings)
     if comparison.interrupted:
         said = "The comparison was interrupted: only what was done by then is here."
-        warnings.insert(0, " ".join([said, *told_left(comparison)]))
+        warnings.insert(0, " ".join([said, *comparison.left.said()]))
     return warnings

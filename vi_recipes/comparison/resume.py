@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,76 @@ from vi_recipes.model import Target, model_mark
 DONE = (Status.OK, Status.UNCONVERGED, Status.COLLAPSED, Status.SINGULAR, Status.DEGENERATE)
 """How fits ended that would end so again."""
 
-
-LEADS = ("Nothing was taken up", "Taken up", "Fitted again", "Left behind")
+LEADS = (
+    "Nothing was taken up",
+    "Taken up",
+    "Fitted again",
+    "Fitted now",
+    "Not taken",
+    "Left behind",
+)
 """How the sentences begin that say what became of an earlier comparison."""
+
+CAME_TO_NOTHING = {
+    Status.INTERRUPTED: "it was interrupted",
+    Status.DIVERGED: "it diverged",
+    Status.NOT_APPLICABLE: "it did not apply",
+    Status.FAILED: "it failed",
+}
+"""What is said of fits that are made once more, because they might end otherwise."""
 
 
 def taken_up(comparison: Comparison) -> list[str]:
     """Return what a comparison's notes say of an earlier one in its folder."""
     return [note for note in comparison.notes if note.startswith(LEADS)]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What is taken up of an earlier comparison, and what is to be fitted in spite of it.
+
+    Parameters
+    ----------
+    notes
+        Whose the earlier one was, and what is taken up.
+    again, now
+        Methods that it had a fit of, and those that it had come to no fit of -> why they are to be
+        fitted.
+    lost
+        Fits that nobody asks for, and that are not taken up -> why.
+    """
+
+    notes: Sequence[str] = ()
+    again: Mapping[str, str] = field(default_factory=dict)
+    now: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
+
+    def said(self, fits: Mapping[str, Fit]) -> list[str]:
+        """Return sentences on it, once there are these fits: an interrupt may keep some away."""
+
+        def there(names: Mapping[str, str]) -> dict[str, str]:
+            return {n: why for n, why in names.items() if n in fits and not _is_cut_off(fits[n])}
+
+        again, now = there(self.again), there(self.now)
+        told = {
+            "Fitted again": again,
+            "Fitted now": now,
+            "Not taken up": {n: why for n, why in self.again.items() if n not in again},
+            "Left behind": self.lost,
+        }
+        return [
+            *self.notes,
+            *(
+                f"{lead}: {', '.join(f'{name} ({why})' for name, why in names.items())}."
+                for lead, names in told.items()
+                if names
+            ),
+        ]
+
+
+def _is_cut_off(fit: Fit) -> bool:
+    """Whether an interrupt came before a fit had a result."""
+    return fit.status is Status.INTERRUPTED and not fit.has_result
 
 
 def fits_in(folder: Path) -> list[str]:
@@ -36,7 +99,7 @@ def fits_in(folder: Path) -> list[str]:
 
 def reuse(
     folder: Path, named: Mapping[str, Method | Fit], target: Target, seed: int
-) -> tuple[dict[str, Method | Fit], list[str]]:
+) -> tuple[dict[str, Method | Fit], Resumed]:
     """Return what is to be compared, with the fits of an earlier comparison in their places.
 
     Parameters
@@ -52,27 +115,32 @@ def reuse(
     -------
     tuple
         Name -> method or fit: those of the earlier comparison that nobody asks for anew, and what
-        is asked for. And what was taken and what not, in sentences.
+        is asked for. And what was taken and what not.
     """
     if not holds_comparison(folder):
-        return dict(named), [f"Nothing was taken up: {folder} holds no earlier comparison."]
+        return dict(named), Resumed(
+            [f"Nothing was taken up: {folder} holds no earlier comparison."]
+        )
     earlier = Comparison.load(folder)
     if why := _other_target(earlier, target):
-        return dict(named), [f"Nothing was taken up from the earlier comparison: {why}."]
+        return dict(named), Resumed([f"Nothing was taken up from the earlier comparison: {why}."])
     taken: dict[str, Fit] = {}
-    anew: dict[str, str] = {}
+    again: dict[str, str] = {}
+    lost: dict[str, str] = {}
+    when = f"{earlier.left.what} when the earlier run was interrupted"
+    now = {n: when for n in earlier.left.names if isinstance(named.get(n), Method)}
     for name, fit in earlier.fits.items():
-        if why := _of_other_versions(fit, target):
-            anew[name] = why
-        elif name not in named:
+        why, given = _of_other_versions(fit, target), named.get(name)
+        if given is None and why:
+            lost[name] = why
+        elif given is None:
             taken[name] = fit
-        else:
-            given = named[name]
-            why = "" if isinstance(given, Fit) else _why_anew(fit, given, seed)
-            if why:
-                anew[name] = why
-            elif isinstance(given, Method):
-                taken[name] = fit
+        elif isinstance(given, Method) and _is_cut_off(fit):
+            now[name] = "the earlier run was interrupted before it had a result"
+        elif isinstance(given, Method) and (why := why or _why_anew(fit, given, seed)):
+            again[name] = why
+        elif isinstance(given, Method):
+            taken[name] = fit
     result: dict[str, Method | Fit] = {n: fit for n, fit in taken.items() if n not in named}
     result |= {name: taken.get(name, given) for name, given in named.items()}
     notes = by_workers(earlier.notes) if taken else []
@@ -81,13 +149,7 @@ def reuse(
             f"Taken up from the earlier comparison, with the seconds of that time: "
             f"{', '.join(taken)}."
         )
-    again = [f"{name} ({why})" for name, why in anew.items() if name in named]
-    lost = [f"{name} ({why})" for name, why in anew.items() if name not in named]
-    if again:
-        notes.append(f"Fitted again: {', '.join(again)}.")
-    if lost:
-        notes.append(f"Left behind: {', '.join(lost)}.")
-    return result, notes
+    return result, Resumed(notes, again, now, lost)
 
 
 def _other_target(earlier: Comparison, target: Target) -> str:
@@ -122,7 +184,7 @@ def _why_anew(fit: Fit, method: Method, seed: int) -> str:
     if fit.provenance.seed != seed:
         return f"its seed was {fit.provenance.seed}"
     if fit.status not in DONE:
-        return f"it was {fit.status.name.lower().replace('_', ' ')}"
+        return CAME_TO_NOTHING[fit.status]
     return ""
 
 

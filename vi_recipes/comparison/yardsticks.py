@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from functools import partial
 
 from vi_recipes.comparison.comparison import choose_reference
-from vi_recipes.core import ProgressFactory, attempt, silent
+from vi_recipes.core import MethodFailure, ProgressFactory, attempt, silent, told
 from vi_recipes.fit import Fit
+from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods import NestedQuadrature, ThetaWeights, theta_weights
 from vi_recipes.model import Target
 from vi_recipes.trust import (
@@ -22,6 +23,7 @@ from vi_recipes.trust import (
     unfit,
     verdict,
 )
+from vi_recipes.trust import quadrature as integrate
 
 
 def lacks_yardstick(fits: Mapping[str, Fit], target: Target) -> bool:
@@ -90,3 +92,14 @@ def bound_errors(
             if known is not None:
                 found[name] = known
     return found
+
+
+def by_quadrature(target: Target) -> LogEvidence:
+    """Return log p(y) with the latent variables integrated out, or why that cannot be had."""
+    try:
+        return integrate(target)
+    except MethodFailure as failure:
+        why = failure.message
+    except (Exception, SystemExit) as error:
+        why = f"quadrature: {told(error)}"
+    return LogEvidence(float("nan"), float("nan"), Bound.MISSING, why)
