@@ -23,7 +23,6 @@ SPLINE, LEVELS = "a spline is bs(x, df=5)", "numbers are levels by C(x)"
 CURES = {
     **dict.fromkeys(("s", "te", "ti", "t2", "ns", "cr"), SPLINE),
     **dict.fromkeys(("factor", "as", "ordered"), LEVELS),
-    "I": "arithmetic stands in braces, {x**2}",
 }
 """Of functions that other formulas have."""
 
@@ -53,7 +52,8 @@ class Design:
     def __init__(self, terms: str, data: pd.DataFrame) -> None:
         self.terms, self.data = terms, data
         self._common: Any = _evaluate(terms, data).common
-        self.columns = tuple(str(name) for name in _names(self._common))
+        names = _names(self._common)  # numbers, functions and codings among them
+        self.columns = tuple(name for name in data.columns if name in names)
         """Those of the data that the terms use."""
         self.intercept = False
         self.labels: list[str] = []
@@ -163,10 +163,20 @@ def _evaluate(text: str, data: pd.DataFrame) -> Any:
             "formulas need the package formulae; install it with "
             "python -m pip install 'vi_recipes[formula]'"
         ) from None
-    names = {name: getattr(np, name) for name in FUNCTIONS} | {"np": np, "pi": np.pi}
+    names = {name: getattr(np, name) for name in FUNCTIONS} | {"np": _NumPy(), "pi": np.pi}
     with _telling(text):
         env = Environment([names | _contrasts()])
         return design_matrices(text, data, na_action="error", env=env)
+
+
+class _NumPy:
+    """NumPy, as formulas name it; formulae copies its names, and no module can be copied."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def __deepcopy__(self, memo: Any) -> _NumPy:
+        return self
 
 
 @contextlib.contextmanager

@@ -179,15 +179,35 @@ FAMILIES = {
 
 SUPPORTS = {
     "real": "numbers",
-    "binary": "0 and 1, or a column with two values",
+    "binary": "0 and 1, or a column with two values; successes among n trials are p(y, n)",
     "trials": "whole numbers of successes from 0 to the trials, as p(y, n) or cbind(y, n - y)",
     "count": "whole numbers from 0",
     "positive": "numbers above 0",
     "unit": "numbers between 0 and 1, both left out",
     "ordered": "ordered levels, or whole numbers",
     "levels": "a column of two levels or more",
-    "counts": "whole numbers from 0 of every level, as cbind(a, b, c)",
+    "counts": "whole numbers from 0 of every level, as cbind(a, b, c); one level a row is family "
+    "'categorical'",
 }
+
+ELSEWHERE = {
+    "normal": "gaussian",
+    "student": "studentt",
+    "t": "studentt",
+    "binary": "bernoulli",
+    "logistic": "bernoulli",
+    "logit": "bernoulli",
+    "nb": "negbinomial",
+    "nbinom": "negbinomial",
+    "nbinom2": "negbinomial",
+    "zip": "zero_inflated_poisson",
+    "zinb": "zero_inflated_negbinomial",
+    "ordinal": "cumulative",
+    "ordered": "cumulative",
+    "softmax": "categorical",
+    "multinom": "multinomial",
+}
+"""What other packages call a family -> its name here."""
 
 
 def family_of(name: str) -> Family:
@@ -199,6 +219,9 @@ def family_of(name: str) -> Family:
         For an unknown one, with the closest.
     """
     if not isinstance(name, str) or name not in FAMILIES:
+        here = ELSEWHERE.get(str(name).casefold())
+        if here is not None:
+            raise ValueError(f"family: got {name!r}, which is called {here!r} here")
         raise ValueError(f"family: {unknown('family', str(name), FAMILIES)}")
     return FAMILIES[name]
 
