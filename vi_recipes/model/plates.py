@@ -22,7 +22,8 @@ def candidates(latents: Sequence[Site], slices: Mapping[str, slice]) -> list[Loc
     """
     dim = max(place.stop for place in slices.values())
     structures = []
-    for chosen in {frozenset(name for name, _, _ in s.plates) for s in latents} - {frozenset()}:
+    # in the model's order: that of a set is another in every process, and so would be the code
+    for chosen in dict.fromkeys(frozenset(n for n, _, _ in s.plates) for s in latents if s.plates):
         names = sorted(chosen)
         blocks = []
         for site in latents:

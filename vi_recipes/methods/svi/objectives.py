@@ -12,11 +12,44 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer import ELBO, RenyiELBO, Trace_ELBO
 from numpyro.infer.util import log_density
+from numpyro.util import check_model_guide_match
 
 from vi_recipes.methods.guides.family import GuideFamily
 from vi_recipes.methods.svi.transport import TransportLoss
 
 DEFAULT_ALPHA = 0.5
+
+
+class PathwiseELBO(Trace_ELBO):  # type: ignore[misc]
+    """NumPyro's :class:`Trace_ELBO`, as a program that is the same in every process.
+
+    NumPyro takes the sites' terms in the order of a set of names, which differs from process to
+    process: code that one has kept is then not what another looks for.
+    """
+
+    def loss(
+        self,
+        rng_key: jax.Array,
+        param_map: dict[str, jax.Array],
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> jax.Array:
+        """Return minus the ELBO, whose derivative is the estimate of the gradient."""
+
+        def particle(key: jax.Array) -> jax.Array:
+            model_key, guide_key = jax.random.split(key)
+            log_q, drawn = log_density(handlers.seed(guide, guide_key), args, kwargs, param_map)
+            replayed = handlers.replay(handlers.seed(model, model_key), drawn)
+            log_p, met = log_density(replayed, args, kwargs, param_map)
+            check_model_guide_match(met, drawn)
+            return log_p - log_q
+
+        if self.num_particles == 1:
+            return -particle(rng_key)
+        keys = jax.random.split(rng_key, self.num_particles)
+        return -jnp.mean(self.vectorize_particles_fn(particle, keys))
 
 
 class ScoreELBO(ELBO):  # type: ignore[misc]
@@ -195,7 +228,7 @@ ObjectiveName = Literal["elbo", "sticking", "score", "renyi", "iwae", "wasserste
 
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "elbo": Objective(
-        make=lambda n, _: Trace_ELBO(num_particles=n),
+        make=lambda n, _: PathwiseELBO(num_particles=n),
         about="E_q[log p - log q], by gradients through the draws (reparametrised). A lower bound "
         "on the log evidence; its optimum q is too narrow where it cannot be right",
         bound="ELBO",
