@@ -28,7 +28,7 @@ from vi_recipes.comparison.kept import KeptFit, stamp_of
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.page import compose
 from vi_recipes.comparison.sections import SECTIONS
-from vi_recipes.core import check_folder, inside, told, within, write_whole
+from vi_recipes.core import check_folder, give_back, inside, told, within, write_whole
 from vi_recipes.fit import Fit
 from vi_recipes.report import (
     FOLDER,
@@ -234,6 +234,7 @@ def save_fit(fit: Fit, directory: Path, name: str) -> KeptFit:
     path = fit_path(directory, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     fit.save(path)
+    give_back()  # the draws that were made for it, and for its assessment
     return KeptFit(fit, path, stamp_of(path))
 
 

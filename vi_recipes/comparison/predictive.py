@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from arviz_stats.utils import ELPDDataLOO
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -21,6 +20,9 @@ from vi_recipes.core import Progress, ProgressFactory, silent
 from vi_recipes.fit import loo_table, posterior_predictive
 from vi_recipes.model import MAX_NUMBERS, Target, observed_data
 from vi_recipes.report import GREY, Exhibit, shorten, style
+
+if TYPE_CHECKING:
+    from arviz_stats.utils import ELPDDataLOO
 
 NUM_REPLICATIONS = 400
 """Replications of the data behind a band."""

@@ -62,6 +62,7 @@ from vi_recipes.core.keys import (
     split_key,
 )
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
+from vi_recipes.core.memory import give_back
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.progress import Progress, ProgressFactory, in_notebook, progress_bar, silent
@@ -117,6 +118,7 @@ __all__ = [
     "find",
     "from_starts",
     "generator",
+    "give_back",
     "held",
     "import_file",
     "in_notebook",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vi_recipes.core.memory import give_back
 from vi_recipes.core.shared_code import shared_code
 
 COMPILED_QUICKLY: dict[str, bool | int | str] = {
@@ -21,6 +22,9 @@ It compiles in about half the time, and runs half as fast or worse.
 
 CALLS_OF_A_SEARCH = 50
 """About how often a search for an optimum calls what it compiles."""
+
+LONG = 0.5
+"""Seconds of compilation after which what the compiler has freed is handed back."""
 
 MUCH_WORK = 1_000_000
 """Numbers read over all calls from which optimised code earns its compilation back."""
@@ -101,6 +105,8 @@ class Timing:
                 return shared.compile(function, *args, options=options)
             return jax.jit(function).lower(*args).compile(compiler_options=options)
         finally:
+            if time.perf_counter() - start > LONG:
+                give_back()
             self.compile_seconds += time.perf_counter() - start
 
     @contextmanager

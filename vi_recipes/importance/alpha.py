@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import logsumexp
-from scipy.stats import norm
+from scipy.special import logsumexp, ndtri
 
 REACH, NUM_POINTS = 30.0, 3_001
 """Where the densities are evaluated: far out, as q's tails and the tails of powers of p are."""
@@ -176,7 +175,7 @@ class ScalarDensity:
         """
         share = np.cumsum(self.at.mass) - 0.5 * self.at.mass
         inside = (share > 0) & (share < 1)
-        moved = norm.ppf(share[inside]) * self.at.x[inside]
+        moved = ndtri(share[inside]) * self.at.x[inside]
         return ScalarNormal(self.moments().mean, float(self.at.mass[inside] @ moved))
 
     def covered(self, q: ScalarNormal, width: float) -> float:

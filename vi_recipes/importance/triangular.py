@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 from scipy.special import digamma, gammaln, stdtrit
-from scipy.stats import qmc
 
 DEGREES = 4.0
 """Of freedom of both tails, before anything is fitted."""
@@ -297,5 +296,7 @@ def scrambled_sobol(dim: int, size: int, seeds: Sequence[int]) -> Float[np.ndarr
     Owen, A. B. (1997). Scrambled net variance for integrals of smooth functions. Annals of
     Statistics 25(4). doi:10.1214/aos/1031594731
     """
+    from scipy.stats import qmc  # which takes a third of a second to import
+
     scrambles = [qmc.Sobol(dim, scramble=True, rng=np.random.default_rng(s)) for s in seeds]
     return np.concatenate([s.random(size) for s in scrambles])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from numpyro.infer import HMC
-from scipy import stats
+from scipy.special import stdtrit
 
 from vi_recipes.core import as_key, one_at_a_time, split_key
 from vi_recipes.fit import Fit, doubted, unsettled
@@ -203,7 +203,7 @@ def _bounds(fit: Fit, looks: list[np.ndarray], *, nuts_seconds: float) -> LowerB
     known = ~is_constant(own, size, fit.provenance.dtype) & np.isfinite(own)
     known &= np.array([label not in gone for label in labels])
     # by both moments of every scalar, either way
-    quantile = float(stats.t.isf(LEVEL / (4 * max(int(known.sum()), 1)), count - 1))
+    quantile = -float(stdtrit(count - 1, LEVEL / (4 * max(int(known.sum()), 1))))
 
     def moved_by(changes: list[np.ndarray]) -> np.ndarray:
         """Return the mean change at the look where it is least, less its Monte Carlo error."""

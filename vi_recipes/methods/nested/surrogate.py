@@ -14,8 +14,7 @@ from math import comb
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import softmax
-from scipy.stats import chi2
+from scipy.special import chdtri, softmax
 
 RESIDUAL = 0.01
 """Nats by which a polynomial may miss log p(y, theta), as an sd over the posterior. A mean is off
@@ -93,7 +92,7 @@ def fit_surrogate(
     87(418). doi:10.1080/01621459.1992.10475217
     """
     dim, degree = theta.shape[1], degree_of(theta.shape[1])
-    used = log_p > log_p.max() - chi2.isf(OUTSIDE, dim) / 2
+    used = log_p > log_p.max() - chdtri(dim, OUTSIDE) / 2
     apart = _indicators(lots[used]) if lots is not None else np.zeros((used.sum(), 0))
     if used.sum() < SPARE * (num_coefficients(dim) + apart.shape[1]):
         return None
