@@ -63,6 +63,34 @@ def test_the_next_process_reads_what_this_one_compiled(tmp_path: Path) -> None:
     assert told == "[]"
 
 
+COMMAND = """
+import sys
+from vi_recipes.core import code_cache
+code_cache.LEAST_SECONDS = 0.0
+sys.argv = ["vi-recipes", "compare", "radon", "--no-report"]
+from vi_recipes.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_the_second_time_a_command_compiles_nothing(tmp_path: Path) -> None:
+    """By all methods that apply, in processes with another order of the names in a set."""
+    found = []
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    for seed in ("1", "2"):
+        subprocess.run(
+            [sys.executable, "-c", COMMAND],
+            env=ours | {"VI_RECIPES_CACHE": str(tmp_path), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        )
+        [place] = tmp_path.iterdir()
+        found.append({path.name for path in entries(str(place))})
+    assert len(found[0]) > 50
+    assert found[1] == found[0]
+
+
 @pytest.mark.parametrize("word", ["off", "0", "OFF"])
 def test_it_is_off_where_the_variable_says_so(word: str) -> None:
     assert run(None, VI_RECIPES_CACHE=word) == ["None", "0", "[]"]
