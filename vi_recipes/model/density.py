@@ -70,6 +70,11 @@ def log_det_name(latent: str) -> str:
     return f"_{latent}_log_det"
 
 
+def unconstrained_values(trace: Mapping[str, Any], values: Mapping[str, Array]) -> dict[str, Array]:
+    """Return values of sites on the unconstrained scale, by the supports that a trace has; pure."""
+    return {name: biject_to(trace[name]["fn"].support).inv(v) for name, v in values.items()}
+
+
 class _WithJacobians(Messenger):  # type: ignore[misc]
     """Adds the Jacobians of the constraining transforms, or leaves them out.
 
@@ -193,10 +198,9 @@ class FlatDensity(TracedModel):
     def _unconstrain_fn(self, values: dict[str, Array], arrays: Arrays) -> Float[Array, " dim"]:
         model = handlers.substitute(self.seeded, data=values)
         trace = handlers.trace(model).get_trace(**self.keywords(arrays))
-        sites = {
-            s.name: biject_to(trace[s.name]["fn"].support).inv(values[s.name]) for s in self.latents
-        }
-        return self.ravel(sites)
+        return self.ravel(
+            unconstrained_values(trace, {s.name: values[s.name] for s in self.latents})
+        )
 
     # -- values, in float64 --------------------------------------------------------------------
 

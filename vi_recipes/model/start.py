@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,9 @@ from vi_recipes.core import (
     unknown,
 )
 from vi_recipes.model.bound import Arrays, concrete
-from vi_recipes.model.density import FlatDensity
+from vi_recipes.model.density import FlatDensity, unconstrained_values
 from vi_recipes.model.enumeration import LOG_JOINT
+from vi_recipes.model.steps import operations
 from vi_recipes.model.units import find_units
 
 NUM_ATTEMPTS = 20
@@ -35,6 +36,17 @@ NUM_ATTEMPTS = 20
 DISTANT = 4.0
 """From 0 on the scale of logarithms and logits: prior medians beyond are what starting points are
 scattered around, and not 0. Scales of data in another unit are as far off."""
+
+
+BY_INDEX = ("gather", "scatter", "dynamic_")
+"""How the names of operations begin that read or write where an index says."""
+
+
+class _Habits(NamedTuple):
+    """What is seen of a model in the program of its density."""
+
+    closes_over_arrays: bool
+    reads_by_index: bool
 
 
 class DensityWithStart(FlatDensity):
@@ -118,11 +130,16 @@ class DensityWithStart(FlatDensity):
         if scatter and not given:
             medians = self.compiled_once("medians", self.anywhere)
             centre = np.where(self.edged & (np.abs(medians) > DISTANT), medians, 0.0)
-        elif len(given) == len(self.latents):
-            centre = self.unconstrain(given)
+        elif given:
+            draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
+            others = {} if len(given) == len(self.latents) else draw(centre_key, self.arrays())[0]
+            centre = self.unconstrain(others | dict(given))
         else:
             draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
-            centre = self.unconstrain(draw(centre_key, self.arrays()) | dict(given))
+            values, unconstrained = draw(centre_key, self.arrays())
+            centre = np.asarray(unconstrained)
+            if not np.isfinite(centre).all():
+                centre = self.unconstrain(values)  # which says what is wrong
         if scatter:
             noise = generator(noise_key).uniform(-scatter, scatter, self.dim)
             centre = centre + self.units * noise
@@ -146,14 +163,18 @@ class DensityWithStart(FlatDensity):
         return given
 
     def _initial_values(self, uniform: bool) -> Callable[..., Any]:
-        """Return a compiled ``(key, arrays) -> values``: prior medians, or uniform near 0."""
+        """Return a compiled ``(key, arrays) -> values, z``: prior medians, or uniform near 0.
+
+        The values of the latent sites, and the flat vector of them.
+        """
         strategy = init_to_uniform() if uniform else init_to_median(num_samples=15)
 
-        def draw(key: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+        def draw(key: jax.Array, arrays: Arrays) -> tuple[dict[str, Array], Array]:
             seeded = handlers.seed(self.model.function, key)
             model = handlers.substitute(seeded, substitute_fn=strategy)
             trace = handlers.trace(model).get_trace(**self.keywords(arrays))
-            return {s.name: trace[s.name]["value"] for s in self.latents}
+            values = {s.name: trace[s.name]["value"] for s in self.latents}
+            return values, self.ravel(unconstrained_values(trace, values))
 
         return self.compiled_for_any_data(
             ("initial values", uniform), lambda: jax.jit(draw, compiler_options=COMPILED_QUICKLY)
@@ -181,24 +202,32 @@ class DensityWithStart(FlatDensity):
 
     # -- indices -------------------------------------------------------------------------------
 
-    @cached_property
-    @one_at_a_time
+    @property
     def closes_over_arrays(self) -> bool:
         """Whether the model reads floating-point arrays that are not among its arguments."""
+        return self._habits.closes_over_arrays
 
-        def constants() -> list[Any]:
+    @cached_property
+    @one_at_a_time
+    def _habits(self) -> _Habits:
+        def traced() -> Any:
             def fresh(z: jax.Array, arrays: Arrays) -> jax.Array:  # unknown to JAX's caches
                 return self.log_density_fn(z, arrays)
 
-            return list(jax.make_jaxpr(fresh)(np.zeros(self.dim), self.arrays()).consts)
+            return jax.make_jaxpr(fresh)(np.zeros(self.dim), self.arrays())
+
+        def is_float_array(a: Any) -> bool:
+            return np.ndim(a) > 0 and bool(jnp.issubdtype(a.dtype, jnp.floating))
 
         with jax.enable_x64(True):
+            program = traced()
             # what the model makes anew each time is harmless; what it holds on to is not
-            pairs = zip(constants(), constants(), strict=True)
-            return any(
-                a is b and np.ndim(a) > 0 and jnp.issubdtype(a.dtype, jnp.floating)
-                for a, b in pairs
+            closes_over_arrays = any(map(is_float_array, program.consts)) and any(
+                a is b and is_float_array(a)
+                for a, b in zip(program.consts, traced().consts, strict=True)
             )
+        by_index = any(name.startswith(BY_INDEX) for name in operations(program.jaxpr))
+        return _Habits(closes_over_arrays, by_index)
 
     @one_at_a_time
     def check_indices(self, arrays: Arrays) -> None:
@@ -206,6 +235,8 @@ class DensityWithStart(FlatDensity):
 
         JAX would quietly clamp it.
         """
+        if not self._habits.reads_by_index:
+            return
 
         def errors(z: Array, arrays: Arrays) -> Any:
             # the density itself is not among the results, so it is not compiled

@@ -94,6 +94,14 @@ def trace_flows(function: Callable[..., Any], latents: dict[str, Any], *rest: An
     return jax.tree.unflatten(jax.tree.structure(shapes), _through(closed.jaxpr, given))
 
 
+def operations(program: Jaxpr) -> Iterator[str]:
+    """Yield the names of a program's operations, those of the programs that it runs among them."""
+    for eqn in program.eqns:
+        yield eqn.primitive.name
+        for part in _programs(eqn.params):
+            yield from operations(part)
+
+
 def _through(program: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
     """Return the flows of what a program returns from those of what it is given."""
     known = dict(zip(program.invars, given, strict=True))
