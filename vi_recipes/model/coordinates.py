@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -46,35 +45,20 @@ class DensityByCoordinate(DensityWithFlows):
 
     @one_at_a_time
     def _find_coordinates(self) -> dict[str, np.ndarray]:
-        def probe(z: Array, directions: Array, arrays: Arrays) -> dict[str, Array]:
-            def along(direction: Array) -> dict[str, Array]:
-                return jax.jvp(lambda v: self.constrain_fn(v, arrays), (z,), (direction,))[1]
-
-            return jax.vmap(along)(directions)
-
         rng = np.random.default_rng(0)
         index = np.arange(1.0, self.dim + 1)
         start = self.anywhere()
         coordinates: dict[str, np.ndarray] = {}
-        with jax.enable_x64(True):
-            arrays = self.arrays()
-            compiled = self.compiled_for_any_data(
-                "slopes in three directions",
-                lambda: Timing().compile(
-                    probe, np.zeros(self.dim), np.zeros((3, self.dim)), arrays, calls=14
-                ),
-            )
-            for spread in (0.1, 0.1, *FAR):
-                z = start + spread * rng.standard_normal(self.dim)
-                direction = rng.standard_normal(self.dim)
-                directions = np.stack([np.ones(self.dim), index, direction])
-                for name, slopes in compiled(z, directions, arrays).items():
-                    slopes = np.asarray(slopes)
-                    j = _one_coordinate_here(slopes, direction)
-                    known = coordinates.get(name, j)
-                    # far out a slope may overflow, which says nothing
-                    mute = (spread in FAR) & ~np.isfinite(slopes).all(axis=0)
-                    coordinates[name] = np.where((known == j) | mute, known, -1)
+        for spread in (0.1, 0.1, *FAR):
+            z = start + spread * rng.standard_normal(self.dim)
+            direction = rng.standard_normal(self.dim)
+            directions = np.stack([np.ones(self.dim), index, direction])
+            for name, slopes in self._slopes_along(z, directions).items():
+                j = _one_coordinate_here(slopes, direction)
+                known = coordinates.get(name, j)
+                # far out a slope may overflow, which says nothing
+                mute = (spread in FAR) & ~np.isfinite(slopes).all(axis=0)
+                coordinates[name] = np.where((known == j) | mute, known, -1)
         for name in self.flows.stepped_values:
             coordinates[name] = np.full_like(coordinates[name], -1)
         return coordinates
@@ -86,14 +70,31 @@ class DensityByCoordinate(DensityWithFlows):
         Site -> constrained scalar by unconstrained coordinate, shape of the site; of a scalar that
         depends on several coordinates, the sum of its derivatives (see :meth:`coordinate_of`).
         """
+        # the other two are for nothing: a program of its own would take longer
+        directions = np.zeros((3, self.dim))
+        directions[0] = 1.0
+        along = self._slopes_along(np.asarray(z, float), directions)
+        return {name: slopes[0] for name, slopes in along.items()}
 
-        def along_ones(z: Array, arrays: Arrays) -> dict[str, Array]:
-            return jax.jvp(lambda z: self.constrain_fn(z, arrays), (z,), (jnp.ones(self.dim),))[1]
+    def _slopes_along(
+        self, z: Float[np.ndarray, " dim"], directions: Float[np.ndarray, "three dim"]
+    ) -> dict[str, np.ndarray]:
+        """Return the derivatives of every scalar along three directions, which lead."""
 
-        compiled = self.compiled_for_any_data("slopes", lambda: jax.jit(along_ones))
+        def slopes(z: Array, directions: Array, arrays: Arrays) -> dict[str, Array]:
+            def along(direction: Array) -> dict[str, Array]:
+                return jax.jvp(lambda v: self.constrain_fn(v, arrays), (z,), (direction,))[1]
+
+            return jax.vmap(along)(directions)
+
         with jax.enable_x64(True):
-            slopes = compiled(jnp.asarray(z, float), self.arrays())
-        return {name: np.asarray(value) for name, value in slopes.items()}
+            arrays = self.arrays()
+            compiled = self.compiled_for_any_data(
+                "slopes in three directions",
+                lambda: Timing().compile(slopes, z, directions, arrays, calls=14),
+            )
+            found = compiled(z, directions, arrays)
+        return {name: np.asarray(value) for name, value in found.items()}
 
     @property
     def moving_supports(self) -> tuple[str, ...]:
