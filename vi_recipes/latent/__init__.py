@@ -13,7 +13,13 @@ from vi_recipes.latent.ascent import (
     stacked_starts,
 )
 from vi_recipes.latent.climb import climb
-from vi_recipes.latent.closed_form import ClosedForm, general_start, no_start_left, why_collapsed
+from vi_recipes.latent.closed_form import (
+    ClosedForm,
+    general_start,
+    log_likelihood_at,
+    no_start_left,
+    why_collapsed,
+)
 from vi_recipes.latent.columns import Columns
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.continuous import fields
@@ -96,6 +102,7 @@ __all__ = [
     "law_from_vector",
     "layout_of",
     "local_sites",
+    "log_likelihood_at",
     "marginal_of",
     "member_terms",
     "newton_move",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -12,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.core import MethodFailure, Status
+from vi_recipes.core import MethodFailure, Status, compiler_options
 from vi_recipes.latent.ascent import State, Step, TargetCompiler, started
 from vi_recipes.latent.blocks import Blocks, deal
 from vi_recipes.latent.rules import starting_point
 from vi_recipes.model import Arrays, EMSteps, PartialEStep, Target
+
+FEW_CALLS = 10
+"""About how often a fit asks the model's own functions for something, beside its iterations."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class ClosedForm:
             ``DEGENERATE`` if there is none.
         """
         count = len(final)
+        theta = jax.tree.map(np.asarray, theta)  # whose slices are no programs
         ends = [jax.tree.map(lambda v, r=r: v[r], theta) for r in range(count)]
         why = [why_collapsed(self.target, end) for end in ends]
         alive = [r for r in range(count) if not why[r] and np.isfinite(final[r])]
@@ -161,13 +165,8 @@ def summary_of(target: Target) -> dict[str, jax.Array] | None:
     summary = steps.summary
     return target.compiled_once(
         ("EM's summary", bool(jax.config.jax_enable_x64)),
-        lambda: dict(summary(**target.keywords(target.arrays()))),
+        lambda: jax.jit(lambda arrays: dict(summary(**target.keywords(arrays))))(target.arrays()),
     )
-
-
-def _given(target: Target) -> Mapping[str, Any]:
-    """Return what EM's steps take of the data outside compiled code."""
-    return summary_of(target) or target.data
 
 
 def completed(target: Target, theta: State) -> State:
@@ -175,7 +174,7 @@ def completed(target: Target, theta: State) -> State:
     steps = target.complete_model.em
     if steps is None or steps.complete is None:
         return theta
-    return steps.complete(theta, **_given(target))
+    return _of_theta(target, "complete", steps.complete)(theta)
 
 
 def why_collapsed(target: Target, theta: State) -> str:
@@ -185,11 +184,61 @@ def why_collapsed(target: Target, theta: State) -> str:
     steps = target.complete_model.em
     if steps is None or steps.collapse is None:
         return ""
-    for name, (measure, floor) in steps.collapse(theta, **_given(target)).items():
-        smallest = float(np.min(measure))
-        if not smallest > floor:
-            return f"{name} {smallest:.3g} (floor {floor:.3g})"
+    collapse = steps.collapse
+
+    def smallest(theta: State, **data: Any) -> list[_Measured]:
+        measured = collapse(theta, **data).items()
+        return [_Measured(n, jnp.min(jnp.asarray(m)), jnp.asarray(f)) for n, (m, f) in measured]
+
+    for each in _of_theta(target, "collapse", smallest)(theta):
+        value, floor = float(each.value), float(each.floor)
+        if not value > floor:
+            return f"{each.name} {value:.3g} (floor {floor:.3g})"
     return ""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["value", "floor"], meta_fields=["name"])
+@dataclass(frozen=True)
+class _Measured:
+    """What goes to zero where a component collapses, and the value below which it has."""
+
+    name: str
+    value: jax.Array
+    floor: jax.Array
+
+
+def log_likelihood_at(target: Target, theta: State) -> float:
+    """Return log p(y | theta) by the model's own E-step."""
+    steps = target.complete_model.em
+    assert steps is not None
+    e_step = steps.e_step
+
+    def log_likelihood(theta: State, **data: Any) -> jax.Array:
+        return jnp.asarray(e_step(theta, **data)[1])
+
+    return float(_of_theta(target, "log likelihood", log_likelihood)(theta))
+
+
+def _of_theta(target: Target, name: str, function: Callable[..., Any]) -> Callable[[State], Any]:
+    """Return ``function(theta, **data)`` as one program of theta, compiled once for the target.
+
+    Operation by operation it would be a program for each.
+    """
+    summary = summary_of(target)
+    inputs = summary or target.arrays()
+
+    def run(theta: State, inputs: Any) -> Any:
+        return function(theta, **(target.keywords(inputs) if summary is None else inputs))
+
+    options = compiler_options(FEW_CALLS, inputs)
+    compiled = target.compiled_for_any_data(
+        ("EM's steps", name), lambda: jax.jit(run, compiler_options=options)
+    )
+
+    def at(theta: State) -> Any:
+        return compiled(theta, inputs)
+
+    return at
 
 
 def no_start_left(count: int, reason: str) -> MethodFailure:

@@ -187,6 +187,8 @@ def marginal_of(
         return starting_point(target, jax.random.key(0), 0)
 
     split = split_target(target, latent)
+    if split.kind == "continuous":
+        _ = split.target.units  # now: what is asked while something is traced takes many programs
     return choose(split, rule, num_nodes, with_prior, start, timing.compile, wide)
 
 

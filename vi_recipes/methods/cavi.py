@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, override
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import (
@@ -116,7 +117,7 @@ class CAVI(Method):
             )
         best = best_of(path[-1])
         converged = bool(ascent.converged(path)[best])
-        chosen = jax.tree.map(lambda v: v[best], eta)
+        chosen = jax.tree.map(lambda v: jnp.asarray(np.asarray(v)[best]), eta)
         with timing.running():
             posterior = self._posterior(steps, target, chosen)
             diagnostics = steps.diagnostics(chosen, **target.data) if steps.diagnostics else {}

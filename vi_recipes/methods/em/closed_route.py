@@ -18,6 +18,7 @@ from vi_recipes.latent import (
     TargetCompiler,
     best_of,
     check_monotone,
+    log_likelihood_at,
     reached_by,
     stacked_starts,
 )
@@ -76,7 +77,7 @@ class ClosedRoute:
 
             def best_is_at_maximum(theta: State, path: np.ndarray) -> bool:
                 best = best_of(path[-1])
-                point = closed.on_sites(jax.tree.map(lambda v: v[best], theta))
+                point = closed.on_sites(_member(theta, best))
                 return likelihood.is_at_maximum(point)
 
             ascent = self.loop.ascent(FEW if self.num_blocks > 1 else LENGTH)
@@ -88,9 +89,9 @@ class ClosedRoute:
         check_monotone(passes, alive, "the free energy", "a partial step of EM", advice)
         check_monotone(path, alive, "the objective", "EM", advice)
         best = max(alive, key=lambda r: path[-1, r])
-        chosen = jax.tree.map(lambda v: v[best], theta)
+        chosen = _member(theta, best)
         with timing.running():
-            log_likelihood = float(steps.e_step(chosen, **closed.data(closed.inputs))[1])
+            log_likelihood = log_likelihood_at(target, chosen)
             point = closed.on_sites(chosen)
         with timing.running_compiled():
             estimate = likelihood.judge_end(point, log_likelihood)
@@ -131,3 +132,8 @@ class ClosedRoute:
         ascent = self.loop.ascent(FEW)
         (theta, _), passes = ascent.run(closed.partial_pass(self.num_blocks), state, compiler)
         return theta, passes
+
+
+def _member(theta: State, place: int) -> State:
+    """Return one of the starts: no program for a slice."""
+    return jax.tree.map(lambda v: np.asarray(v)[place], theta)
