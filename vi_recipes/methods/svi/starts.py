@@ -10,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core import MethodFailure, Status, Timing, silent
+from vi_recipes.core import COMPILED_QUICKLY, MethodFailure, Status, Timing, silent
 from vi_recipes.methods.guides.making import families_in, make_guide, start_values
 from vi_recipes.methods.guides.sites import latent_sites
 from vi_recipes.methods.guides.units import first_in_units, guide_units
@@ -86,7 +86,7 @@ class Starts:
         at_once = isinstance(spec, str | Mapping) and not any(
             family.keeps_density for family in families_in(spec)
         )
-        self._begin = jax.jit(self._set_up) if at_once else None
+        self._begin = jax.jit(self._set_up, compiler_options=COMPILED_QUICKLY) if at_once else None
 
     @property
     def ready(self) -> bool:

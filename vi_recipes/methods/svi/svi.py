@@ -13,7 +13,14 @@ import numpy as np
 import optax
 from numpyro.infer import SVI as Engine
 
-from vi_recipes.core import Progress, Status, Timing, shapes_of, split_key
+from vi_recipes.core import (
+    CALLS_OF_A_SEARCH,
+    Progress,
+    Status,
+    Timing,
+    shapes_of,
+    split_key,
+)
 from vi_recipes.importance import Bound, LogEvidence, khat
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.guides.coordinates import FittedGuide
@@ -207,12 +214,10 @@ class SVI(SVIOptions):  # noqa: D101
                 make_chunk(engine, view, feed.size, scales or {}), first, jnp.int32(1), arrays
             ),
         )
-        constrain = engine.constrain_fn
-        if scales:  # the rule asks for it time and again
-            constrain = target.compiled_once(
-                ("constrained parameters of SVI", key, shapes_of(begun)),
-                lambda: timing.compile(engine.constrain_fn, begun),
-            )
+        constrain = target.compiled_once(
+            ("constrained parameters of SVI", key, shapes_of(begun)),
+            lambda: timing.compile(engine.constrain_fn, begun, calls=CALLS_OF_A_SEARCH),
+        )
         return Runner(
             advance,
             feed,
@@ -297,7 +302,7 @@ class SVI(SVIOptions):  # noqa: D101
         """Return what the best run says of the posterior; the verdict is still to come."""
         target, engine = session.target, session.engine
         guide, quantity = engine.guide, self.settings.quantity
-        params = engine.constrain_fn(jax.tree.map(jnp.asarray, best.params))
+        params = session.runner.constrain(jax.tree.map(jnp.asarray, best.params))
         posterior = read_guide(
             guide,
             fitted := FittedGuide(
