@@ -373,11 +373,12 @@ def eight_schools() -> Case:
     tau = np.exp(t)
     log_p, means, second = np.empty(t.size), np.empty((t.size, 9)), np.empty((t.size, 9))
     A = np.eye(9)[1:]
+    log_prior = stats.halfcauchy(0, 5).logpdf(tau) + t
     for i, value in enumerate(tau):
         P = 25 * np.ones((9, 9))
         P[1:, 1:] += value**2 * np.eye(8)
         m, V, evidence = gaussian(np.zeros(9), P, A, np.diag(sigma**2), y)
-        log_p[i] = evidence + stats.halfcauchy(0, 5).logpdf(value) + t[i]
+        log_p[i] = evidence + log_prior[i]
         means[i], second[i] = m, np.diag(V) + m**2
     weight = np.exp(log_p - log_p.max())
     weight /= weight.sum()

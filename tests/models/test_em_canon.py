@@ -32,6 +32,11 @@ def fitted(model: vr.Model, data: dict[str, Any] | None = None, **options: Any) 
     return method.fit(vr.Target(model, **(data or {})), key=1, throw=True)
 
 
+@cache
+def poisson() -> vr.Fit:
+    return fitted(module("hmm").POISSON)
+
+
 # -- hidden Markov models --------------------------------------------------------------------------
 
 
@@ -61,7 +66,7 @@ def test_gaussian_emissions_agree_with_hmmlearn() -> None:
 def test_poisson_emissions_agree_with_hmmlearn() -> None:
     from hmmlearn.hmm import PoissonHMM
 
-    fit = fitted(module("hmm").POISSON)
+    fit = poisson()
     theirs = PoissonHMM(3, lambdas_weight=0, n_iter=500, tol=1e-9, init_params="")
     theirs.startprob_, theirs.transmat_ = np.full(3, 1 / 3), 0.2 + 0.4 * np.eye(3)
     theirs.lambdas_ = np.array([[1.0], [5.0], [12.0]])
@@ -91,7 +96,7 @@ def test_categorical_emissions_agree_with_hmmlearn() -> None:
 
 @pytest.mark.slow
 def test_the_log_likelihood_is_the_models_own() -> None:
-    fit = fitted(module("hmm").POISSON)
+    fit = poisson()
     target = vr.Target(module("hmm").POISSON)
     inside = {s.name: fit.mean()[s.name] for s in target.latents}
     # the start's probabilities are at a corner, which has no unconstrained coordinates
@@ -253,7 +258,7 @@ def test_loadings_that_the_data_do_not_settle() -> None:
 @pytest.mark.slow
 def test_an_estimate_at_a_corner_has_no_standard_errors_and_is_fine() -> None:
     """One series says of its first state that it is the one it is."""
-    fit = fitted(module("hmm").POISSON)
+    fit = poisson()
     assert fit.status is vr.Status.OK
     assert np.sort(fit.mean()["pi"]) == pytest.approx([0, 0, 1], abs=1e-8)
     assert "no standard errors: pi runs to an edge, where the likelihood is highest" in fit.message
