@@ -15,9 +15,10 @@ from scipy.special import betaln, gammaln, logsumexp
 
 import vi_recipes as vr
 from vi_recipes import NestedQuadrature
+from vi_recipes.methods.nested import nested
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import Integral
-from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.records import InnerError, Swept
 
 NOISE, SPREAD = 0.7, 1.3
 GROUP = np.repeat(np.arange(5), 4)
@@ -32,6 +33,13 @@ def normal(y: Any, group: Any) -> None:
     numpyro.deterministic("range", u[4] - u[0])
     with numpyro.plate("row", y.shape[0]):
         numpyro.sample("y", dist.Normal(u[group], NOISE), obs=y)
+
+
+def binary(y: Any) -> None:
+    scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    with numpyro.plate("group", len(y)):
+        u = numpyro.sample("u", dist.Normal(0.0, scale))
+        numpyro.sample("y", dist.Binomial(3, logits=u), obs=y)
 
 
 def normal_answer() -> tuple[np.ndarray, np.ndarray, float]:
@@ -264,6 +272,35 @@ def test_a_posterior_of_which_a_part_was_not_found_is_not_called_one(
     assert fit.status is vr.Status.UNCONVERGED
     assert "may be, log p(y, theta) was not found" in fit.message
     assert fit.diagnostics["share_lost"] == pytest.approx(beyond, rel=0.5)
+
+
+@pytest.mark.parametrize("failing", [1, 16])
+def test_heavy_points_that_other_nodes_do_not_find_are_told(
+    monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    whole = ThetaDensity.sweep
+
+    def sweep(self: ThetaDensity, rows: np.ndarray, *nodes: Any) -> Swept:
+        swept = whole(self, rows, *nodes)
+        failed = (np.arange(len(rows)) < failing) & bool(nodes)
+        return swept._replace(log_p=np.where(failed, -np.inf, swept.log_p))
+
+    monkeypatch.setattr(ThetaDensity, "sweep", sweep)
+    monkeypatch.setattr(nested, "choose_nodes", lambda *_: None)
+    fit = NestedQuadrature().fit(vr.Target(binary, y=np.arange(6) % 4), key=1)
+    assert fit.status is vr.Status.UNCONVERGED
+    assert f"log p(y, theta) was not found at {failing} of 16 points" in fit.message
+    assert np.isfinite(fit.diagnostics["inner_error"]) == (failing < 16)
+    assert not fit.diagnostics["covered"]
+
+
+def test_what_other_nodes_change_is_over_points_that_both_find() -> None:
+    change = np.array([0.1, -np.inf, 0.3, np.nan])
+    found = InnerError.of(9, 15, change)
+    assert (found.mean, found.sd) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert (found.lost, found.looked) == (2, 4)
+    assert "at 2 of 4 points" in found.what_is_lost
+    assert InnerError.of(9, 15, change[1::2]).sd == np.inf
 
 
 def test_too_many_parameters_are_refused() -> None:

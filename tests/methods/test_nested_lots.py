@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from vi_recipes.methods.nested.integrate import Integral
 from vi_recipes.methods.nested.lots import integrate_in_lots
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.wide_density import Noise, WideDensity
 
 COV = np.array([[0.3, 0.1], [0.1, 0.2]])
 MEAN = np.array([0.4, -0.2])
@@ -114,6 +116,37 @@ def test_what_is_too_dear_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> No
     want = 0.25 / np.sqrt(32) / found.sd[2]
     assert 0.4 * want < error[2] < 1.8 * want
     assert found.worst_error(np.ones(3, bool)) > 0.01
+
+
+def test_noise_is_that_of_points_which_both_lattices_find() -> None:
+    first = np.array([0.0, 1.0, -np.inf, 3.0])
+    smooth = np.array([-1.0, 0.5, 0.0, 1.0])
+
+    class Again:
+        nodes: Any = SimpleNamespace(count=16)
+
+        def __init__(self, other: list[float]) -> None:
+            self.other = np.array(other)
+
+        def _pairs(self, count: int, seed: int) -> tuple[int, int]:
+            return count, seed
+
+        def sweep(self, rows: np.ndarray, nodes: tuple[int, int]) -> Swept:
+            assert nodes == (16, 1)
+            return Swept(self.other, rows, rows, smooth)
+
+    def noise(*other: float) -> Noise:
+        scalar = np.zeros((4, 1))
+        swept = Swept(first, scalar, scalar, smooth)
+        density: Any = Again(list(other))
+        return WideDensity.noise_at(density, scalar, swept)
+
+    found = noise(0.4, -np.inf, 2.0, 2.8)
+    assert found.sd == pytest.approx(np.sqrt((0.4**2 + 0.2**2) / 4))
+    assert found.shift == pytest.approx((1.2 + 1.9) / 2)
+    assert found.tilt == pytest.approx(np.sqrt(0.35**2 - found.sd**2 / 2))
+    assert noise(0.4, 1.0, 0.0, np.nan) == noise(0.4, 1.0, -np.inf, -np.inf)
+    assert noise(-np.inf, np.nan, 0.0, -np.inf).sd == np.inf
 
 
 def test_what_a_polynomial_covers_and_was_not_found_is_told(

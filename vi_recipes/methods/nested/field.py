@@ -152,8 +152,8 @@ class FieldMember:
         """Return nothing: factors of many points of theta are too large to be kept for draws."""
         return jnp.zeros((factor.scale.shape[0], 0))
 
-    def displaced(self, theta: jax.Array, noise: jax.Array, arrays: Arrays) -> jax.Array:
-        """Return draws of the field given theta, less its mode.
+    def drawn(self, theta: jax.Array, noise: jax.Array, arrays: Arrays) -> jax.Array:
+        """Return draws of the field given theta.
 
         A draw from before the data, corrected by what data made from it would say of it.
 
@@ -171,15 +171,15 @@ class FieldMember:
         Hoffman, Y. and Ribak, E. (1991). Constrained realizations of Gaussian fields. The
         Astrophysical Journal 380. doi:10.1086/186160
         """
-        loc, cov = self.law(theta, arrays)
-        factor, _ = self.factor(theta, loc, cov, arrays)
+        _, _, mode, factor = self.at(theta, jnp.zeros(self.dim), arrays)
+        cov = factor.cov
         root = cholesky(cov, symmetrize_input=False)
         within = WITHIN * jnp.diagonal(cov).mean() * jnp.eye(self.dim)
         root = jnp.where(jnp.isnan(root).any(), cholesky(cov + within), root)
         field = root @ noise[:, 0].T
         scale = factor.scale[:, None]
         back = scale * cho_solve((factor.root, True), scale * field + noise[:, 1].T)
-        return (field - cov @ back).T
+        return mode + (field - cov @ back).T
 
     def draws(
         self,
@@ -188,7 +188,7 @@ class FieldMember:
         rng: np.random.Generator,
         compile_: Callable[..., Callable[..., Any]],
     ) -> Float[np.ndarray, "draws d"]:
-        """Return draws of the field, less its modes, point of theta by point of theta.
+        """Return draws of the field, one factorisation a point of theta.
 
         Parameters
         ----------
@@ -208,7 +208,7 @@ class FieldMember:
             first = jnp.asarray(theta[0]), jnp.zeros((most, 2, self.dim)), arrays
             compiled = target.compiled_once(
                 ("draws of a field", self.split.latents, most),
-                lambda: compile_(self.displaced, *first),
+                lambda: compile_(self.drawn, *first),
             )
             for lot in lots:
                 noise = np.zeros((most, 2, self.dim))

@@ -429,5 +429,6 @@ def inner_error(
 ) -> InnerError:
     """Return what so many other nodes make of log p(y, theta) at rows of theta."""
     nodes = make_nodes(others, density.split.width, False)
-    change = density.sweep(theta, nodes).log_p - log_p
-    return InnerError(density.nodes.num_nodes, others, float(change.mean()), float(change.std()))
+    with np.errstate(invalid="ignore"):  # neither may be found
+        change = density.sweep(theta, nodes).log_p - log_p
+    return InnerError.of(density.nodes.num_nodes, others, change)

@@ -243,7 +243,7 @@ class NestedQuadrature(Method):
         """Whether more nodes are needed and to be had; the density has them then."""
         if inner is None or _harm(density, inner) <= INNER or self.num_nodes != "auto":
             return False
-        if inner.others <= inner.num_nodes:
+        if inner.others <= inner.num_nodes or inner.lost:
             return False
         density.nodes = make_nodes(inner.others, density.split.width, False)
         return True
@@ -312,9 +312,13 @@ class NestedQuadrature(Method):
             )
             advice = advice or "use NUTS"
             covered = False
-        if inner is not None and _harm(density, inner) > INNER:
+        if inner is not None and INNER < _harm(density, inner) < np.inf:
             doubts.append(str(inner))
             advice = advice or "leave num_nodes at 'auto', or use NUTS"
+            covered = False
+        if inner is not None and inner.lost:
+            doubts.append(inner.what_is_lost)
+            advice = advice or "use NUTS"
             covered = False
         if noise is not None and noise.sd > MOST_NOISE:
             doubts.append(
@@ -340,13 +344,13 @@ class NestedQuadrature(Method):
             if found.residual is not None:
                 what = {3: "a cubic", 4: "a quartic"}[degree_of(density.dim)]
                 said += f"; {what} has log p(y, theta) to {found.residual:.1g} nats"
-        if noise is not None:
+        if noise is not None and np.isfinite(noise.sd):
             said += (
                 f", to {noise.sd:.1g} nats at a point of the parameters; Laplace's "
                 f"approximation would be {noise.shift:.2g} nats short there, give or take "
                 f"{noise.tilt:.1g} from one to another"
             )
-        if inner is not None:
+        if inner is not None and inner.lost < inner.looked:
             said += f", known to {_harm(density, inner):.1g} nats"
         error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
         bound = Bound.APPROXIMATION if approximate else Bound.ESTIMATE

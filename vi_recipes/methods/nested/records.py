@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import Factor
@@ -59,15 +60,39 @@ class InnerError:
         Nodes a dimension in use, and those of the check.
     mean, sd
         Of the change over the points, in nats. The mean shifts log p(y) alone; the sd tilts theta.
+        Both are over points at which the others found log p(y, theta), infinite where there are
+        none.
+    lost, looked
+        Points at which they did not find it, of so many.
     """
 
     num_nodes: int
     others: int
     mean: float
     sd: float
+    lost: int
+    looked: int
+
+    @classmethod
+    def of(cls, num_nodes: int, others: int, change: Float[np.ndarray, " points"]) -> Self:
+        """Return what a change at some points says, not finite where none was found."""
+        found = change[np.isfinite(change)]
+        lost = change.size - found.size
+        if not found.size:
+            return cls(num_nodes, others, np.inf, np.inf, lost, change.size)
+        mean, sd = float(found.mean()), float(found.std())
+        return cls(num_nodes, others, mean, sd, lost, change.size)
 
     def __str__(self) -> str:
         return (
             f"{self.others} nodes instead of {self.num_nodes} tilt log p(y, theta) by "
             f"{self.sd:.2g} nats"
+        )
+
+    @property
+    def what_is_lost(self) -> str:
+        """Say at how many points there is nothing to compare with."""
+        return (
+            f"with {self.others} nodes instead of {self.num_nodes} log p(y, theta) was not found at "
+            f"{self.lost} of {self.looked} points of the parameters, so that its error is not known"
         )

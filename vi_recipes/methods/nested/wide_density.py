@@ -256,6 +256,9 @@ class WideDensity(ThetaDensity):
 
     @override
     def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
+        if isinstance(self.wide, FieldMember):  # whose draws are made whole
+            nothing = np.zeros((len(rows), 1, self.wide.dim))
+            return Conditional(np.zeros((len(rows), 0)), nothing, nothing[:, 0, :0], nothing[..., :0])
         return self._at_rows(rows, moments=not self.is_normal, gradient=not self.is_normal)[1]
 
     def quiet_at(self, rows: Float[np.ndarray, "rows G"]) -> None:
@@ -286,7 +289,8 @@ class WideDensity(ThetaDensity):
         inner = make_nodes(more, self.over.inner.width, False)
         few = self._pairs(count, 0)
         others = self.sweep(rows, replace(few, inner=inner)).log_p
-        return np.asarray(others - self.sweep(rows, few).log_p)
+        with np.errstate(invalid="ignore"):  # neither may be found
+            return np.asarray(others - self.sweep(rows, few).log_p)
 
     def inner_error(self, rows: Float[np.ndarray, "rows G"]) -> InnerError | None:
         """Return what more inner nodes, or fewer where there are none, change; ``None`` if none."""
@@ -294,8 +298,7 @@ class WideDensity(ThetaDensity):
             return None
         now = self._inner.num_nodes
         other = next((n for n in INNER_NODES if n > now), INNER_NODES[-2])
-        change = self.inner_change(rows, other)
-        return InnerError(now, other, float(change.mean()), float(change.std()))
+        return InnerError.of(now, other, self.inner_change(rows, other))
 
     def noise_at(self, rows: Float[np.ndarray, "rows G"], swept: Swept) -> Noise:
         """Return the noise of what a sweep of rows of theta found, from another lattice."""
@@ -316,7 +319,7 @@ class WideDensity(ThetaDensity):
         place: np.ndarray,
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "draws d"]:
-        """Return draws of the member, less its modes.
+        """Return draws of the member, less the modes that are known.
 
         Parameters
         ----------

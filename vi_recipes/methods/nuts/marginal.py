@@ -98,6 +98,8 @@ class MarginalSpace:
         some = x[np.linspace(0, len(x) - 1, HEAVIEST).astype(int)]
         theta = self.mode.theta + some @ self.root.T
         error = inner_error(density, theta, density.sweep(theta).log_p, others)
+        if error.lost:
+            return error.what_is_lost
         return "" if error.sd <= INNER else str(error)
 
 
