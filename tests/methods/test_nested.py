@@ -17,8 +17,8 @@ import vi_recipes as vr
 from vi_recipes import NestedQuadrature
 from vi_recipes.methods.nested import nested
 from vi_recipes.methods.nested.density import ThetaDensity
-from vi_recipes.methods.nested.integrate import Integral
 from vi_recipes.methods.nested.records import InnerError, Swept
+from vi_recipes.methods.nested.rounds import Integral
 
 NOISE, SPREAD = 0.7, 1.3
 GROUP = np.repeat(np.arange(5), 4)

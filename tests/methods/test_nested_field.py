@@ -11,7 +11,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from scipy import stats
+from scipy import linalg, optimize, stats
+from scipy.special import logsumexp
 
 import vi_recipes as vr
 from vi_recipes.core import Timing
@@ -183,6 +184,53 @@ def test_a_thousand_points_agree_with_the_normal_that_they_are() -> None:
     assert swept.log_p[0] == pytest.approx(log_p, rel=1e-9)
     assert swept.mean[0, 3:] == pytest.approx(mean, rel=1e-6, abs=1e-8)
     assert swept.variance[0, 3:] == pytest.approx(np.diag(cov), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [100, 300])
+def test_long_processes_are_known_to_a_hundredth_of_an_sd(count: int) -> None:
+    x, y = data(count)
+    fit = vr.NestedQuadrature(latent=("f",)).fit(vr.Target(centred, x=x, y=y))
+    assert fit.status is vr.Status.OK
+    assert fit.diagnostics["points"] <= 1_024
+    want, sds, log_evidence = on_a_grid(x, y)
+    mean, sd = fit.mean(), fit.sd()
+    for k, name in enumerate(("amplitude", "length", "noise")):
+        assert abs(mean[name] - want[k]) < 0.015 * sds[k]
+        assert sd[name] == pytest.approx(sds[k], rel=0.02)
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.value == pytest.approx(log_evidence, abs=0.01)
+
+
+def on_a_grid(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return means and sds of the parameters, and log p(y), by steps of an sd from the mode."""
+
+    def log_p(theta: np.ndarray) -> float:
+        whole = covariance(x, *np.exp(theta[:2])) + np.exp(2 * theta[2]) * np.eye(len(x))
+        prior = stats.norm.logpdf(theta, [0.0, 0.0, -1.0], 0.5).sum()
+        factor = linalg.cholesky(whole, lower=True)
+        white = linalg.solve_triangular(factor, y, lower=True)
+        log_p = -(white @ white) / 2 - np.log(np.diag(factor)).sum()
+        return float(log_p + prior - len(x) / 2 * np.log(2 * np.pi))
+
+    end = optimize.minimize(lambda t: -log_p(t), np.array([0.0, 0.0, -1.0]), options={"gtol": 1e-3})
+    root = np.linalg.cholesky(end.hess_inv)
+    found: dict[tuple[int, ...], float] = {}
+    ahead = [(0, 0, 0)]
+    while ahead:
+        at = ahead.pop()
+        if at in found:
+            continue
+        found[at] = log_p(end.x + root @ at)
+        if found[at] > -end.fun - 17.0:
+            for step in (*np.eye(3, dtype=int), *-np.eye(3, dtype=int)):
+                ahead.append(tuple(np.add(at, step).tolist()))
+    theta, logs = end.x + np.array(list(found)) @ root.T, np.array(list(found.values()))
+    total = logsumexp(logs)
+    w, natural = np.exp(logs - total), np.exp(theta)
+    mean = w @ natural
+    log_evidence = float(total + np.log(np.diag(root)).sum())
+    return mean, np.sqrt(w @ (natural - mean) ** 2), log_evidence
 
 
 @pytest.mark.slow

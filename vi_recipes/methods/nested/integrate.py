@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from scipy.optimize import brentq
-from scipy.spatial import cKDTree
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from vi_recipes.core import MethodFailure, Progress, Status
 from vi_recipes.importance import (
@@ -17,24 +14,14 @@ from vi_recipes.importance import (
     around,
     fit_triangular,
     num_parameters,
-    scrambled_sobol,
-    smooth,
 )
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import make_nodes
-from vi_recipes.methods.nested.records import InnerError, Swept
-from vi_recipes.methods.nested.surrogate import (
-    NUM_POINTS,
-    RESIDUAL,
-    SPARE,
-    Surrogate,
-    fit_surrogate,
-    num_coefficients,
-)
-
-NUM_SCRAMBLES = 8
-"""Independent scrambles of every round: how much they differ is the error."""
+from vi_recipes.methods.nested.polynomial import by_polynomial
+from vi_recipes.methods.nested.records import InnerError
+from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
+from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
 
 FIRST = 128
 """Points of the first round, at least."""
@@ -49,18 +36,15 @@ EFFECTIVE = 0.05
 """Share of all points that weights are tempered to while a proposal is fitted, at least."""
 
 DEAR = 1e8
-"""Numbers read at all nodes of all points from which a polynomial is tried in their place."""
+"""Numbers read at all nodes of all points from which a polynomial is tried beside them."""
 
-MOST_WORK = 4e9
-"""Numbers that all points with noise may read, at most: some minutes' work."""
-
-NOISY_RESIDUAL = 0.1
-"""Nats that noise may add to what a polynomial misses: its error is in those over scrambles."""
+MOST_WORK, MOST_NOISY_WORK = 3e10, 4e9
+"""Numbers that all points may read, at most, and all points with noise: some minutes' work."""
 
 MOST_KEPT = 2**25
 """Moments given theta that are kept, at most: points times reported scalars."""
 
-MOST_FITS = 4
+MOST_FITS = 16
 """Times the fewest points of a polynomial up to which one is tried."""
 
 MOST_FITTED = 16_384
@@ -71,136 +55,6 @@ HEAVIEST = 16
 
 LADDER = (9, 15, 25)
 """Nodes a dimension; each number is checked by the next."""
-
-
-@dataclass(frozen=True)
-class Integral:
-    """Points of theta, weighed by p(y, theta), and the moments that follow.
-
-    Parameters
-    ----------
-    theta, weights
-        Shapes (points, G) and (points,); the weights sum to 1.
-    swept
-        log p(y, theta) and moments given theta at the points.
-    khat
-        Shape of the tail of the weights.
-    share
-        Effective share of the points.
-    mean, sd
-        Of every reported scalar, constrained scale, the mean less the reference.
-    mean_error, sd_error
-        Their standard errors, from independent scrambles.
-    log_evidence, log_evidence_error
-        log p(y), in nats.
-    """
-
-    theta: Float[np.ndarray, "points G"]
-    weights: Float[np.ndarray, " points"]
-    swept: Swept
-    khat: float
-    share: float
-    mean: Float[np.ndarray, " scalars"]
-    sd: Float[np.ndarray, " scalars"]
-    mean_error: Float[np.ndarray, " scalars"]
-    sd_error: Float[np.ndarray, " scalars"]
-    log_evidence: float
-    log_evidence_error: float
-    residual: float | None = None
-    """Nats by which a polynomial misses log p(y, theta), where one is in its place."""
-
-    def some(self, count: int) -> Int[np.ndarray, " {count}"]:
-        """Return the numbers of so many points, spread over the posterior."""
-        total = np.cumsum(np.maximum(self.weights, 0.0))
-        places = (np.arange(count) + 0.5) / count * total[-1]
-        return np.minimum(np.searchsorted(total, places), len(total) - 1)
-
-    @property
-    def failed(self) -> Bool[np.ndarray, " points"]:
-        """Points at which log p(y, theta) was not found; it may be minus infinity where it was."""
-        return np.isneginf(self.swept.log_p) & ~np.isneginf(self.swept.smooth)
-
-    @property
-    def lost(self) -> float:
-        """Share of the posterior that points may hold at which log p(y, theta) was not found.
-
-        As they would if each weighed what its nearest neighbour does.
-        """
-        failed = self.failed
-        if not failed.any():
-            return 0.0
-        if failed.all():
-            return 1.0
-        w = np.maximum(self.weights[~failed], 0.0)
-        mean = w @ self.theta[~failed] / w.sum()
-        sd = np.sqrt(w @ (self.theta[~failed] - mean) ** 2 / w.sum())
-        unit = np.where(sd > 0, sd, 1.0)
-        near = cKDTree(self.theta[~failed] / unit).query(self.theta[failed] / unit)[1]
-        share = w[near].sum() / w.sum()
-        return float(share / (1 + share))
-
-    def worst_error(self, known: np.ndarray) -> float:
-        """Return the largest error, of means in sds or relative of sds, among known scalars."""
-        sd = np.where(self.sd > 0, self.sd, np.inf)[known]
-        errors = np.concatenate([self.mean_error[known] / sd, self.sd_error[known] / sd])
-        return float(np.nanmax(errors, initial=self.residual or 0.0))
-
-
-class Rounds:
-    """Rounds of points, each of a proposal of its own.
-
-    Parameters
-    ----------
-    dim
-        Coordinates of theta.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-        self.proposals: list[Proposed] = []
-        self.sizes: list[int] = []
-        self._swept: list[Swept] = []
-        self.theta = np.zeros((0, 0))
-        self._log_q: list[np.ndarray] = []  # of every proposal, at all points
-
-    def points(
-        self, proposal: Proposed, size: int, seed: int
-    ) -> tuple[Float[np.ndarray, "size G"], list[int]]:
-        """Return points of a proposal for the next round, and the seeds of their scrambles."""
-        seeds = [seed + 1_000 * len(self.sizes) + s for s in range(NUM_SCRAMBLES)]
-        u = scrambled_sobol(self.dim + 1, size // NUM_SCRAMBLES, seeds)
-        return proposal.points(u), seeds
-
-    def add(self, proposal: Proposed, theta: np.ndarray, swept: Swept) -> None:
-        """Take a round of points."""
-        for k, earlier in enumerate(self.proposals):
-            self._log_q[k] = np.concatenate([self._log_q[k], earlier.log_prob(theta)])
-        self.theta = np.concatenate([self.theta.reshape(-1, theta.shape[1]), theta])
-        self._log_q.append(proposal.log_prob(self.theta))
-        self.proposals.append(proposal)
-        self.sizes.append(len(theta))
-        self._swept.append(swept)
-
-    @property
-    def swept(self) -> Swept:
-        """What is known at all points."""
-        self._swept = [Swept(*(np.concatenate(v) for v in zip(*self._swept, strict=True)))]
-        return self._swept[0]
-
-    def log_ratios(self) -> Float[np.ndarray, " points"]:
-        """Return log p(y, theta) less the log density of the mixture of proposals."""
-        shares = np.log(np.array(self.sizes) / len(self.theta))
-        mixture = logsumexp(np.stack(self._log_q) + shares[:, None], axis=0)
-        return np.asarray(self.swept.log_p - mixture)
-
-    def scrambles(self) -> list[np.ndarray]:
-        """Return the points of every scramble, over all rounds."""
-        starts = np.cumsum([0, *self.sizes[:-1]])
-        parts = [
-            np.split(start + np.arange(size), NUM_SCRAMBLES)
-            for start, size in zip(starts, self.sizes, strict=True)
-        ]
-        return [np.concatenate([p[s] for p in parts]) for s in range(NUM_SCRAMBLES)]
 
 
 def integrate(
@@ -244,9 +98,7 @@ def integrate(
     )
     wide = around(mode.theta, WIDER**2 * mode.cov, leads)
     proposal: Proposed = wide
-    max_points = min(max_points, MOST_KEPT // density.owner.size)
-    if density.is_noisy:
-        max_points = min(max_points, max(MOST_FITS * fewest, int(MOST_WORK / density.work)))
+    max_points = most_points(density, max_points)
     size = power_of_two(max(FIRST, A_PARAMETER * num_parameters(leads)))
     if fewest * dear > DEAR:
         size = fewest
@@ -255,21 +107,29 @@ def integrate(
         theta, _ = rounds.points(proposal, size, seed)
         rounds.add(proposal, theta, density.sweep(theta))
         total = len(rounds.theta)
-        if (
-            total * dear > DEAR
-            and total <= MOST_FITS * fewest
-            and (short := by_polynomial(rounds, known)) is not None
-            and short.worst_error(known) <= tolerance
-        ):
-            return short
-        if len(rounds.sizes) > 1:
-            found = weigh(rounds)
-            worst = found.worst_error(known)
-            progress(total, max_points, f"largest error {worst:.2g} sds")
-            if worst <= tolerance or 2 * total > max_points:
+        found = weigh(rounds)
+        worst, fitted = found.worst_error(known), None
+        if total * dear > DEAR and total <= MOST_FITS * fewest:
+            fitted = by_polynomial(rounds, found)
+        if fitted is not None and fitted.worst_error(known) < worst:
+            found, worst = fitted, fitted.worst_error(known)
+        progress(total, max_points, f"largest error {worst:.2g} sds")
+        several = len(rounds.sizes) > 1
+        if worst <= tolerance and (several or found is fitted):
+            return found
+        if several:
+            if 2 * total > max_points:
                 return found
             size = power_of_two(total)
         proposal = Defended(next_proposal(rounds, leads), wide)
+
+
+def most_points(density: ThetaDensity, max_points: int) -> int:
+    """Return how many points of theta there may be: as many as were asked for, if time allows."""
+    most = MOST_NOISY_WORK if density.is_noisy else MOST_WORK
+    few = MOST_FITS * power_of_two(SPARE * num_coefficients(density.dim))
+    by_work = max(few, int(most / density.work))
+    return min(max_points, MOST_KEPT // density.owner.size, by_work)
 
 
 def without_theta(density: ThetaDensity) -> Integral:
@@ -327,98 +187,6 @@ def _tempered(log_ratios: np.ndarray, floor: float) -> np.ndarray:
     if short(1.0) >= 0 or short(1e-5) < 0:
         return weights(1.0)
     return weights(brentq(short, 1e-5, 1.0))
-
-
-def weigh(rounds: Rounds) -> Integral:
-    """Return what all points of some rounds come to."""
-    log_ratios, theta, swept = rounds.log_ratios(), rounds.theta, rounds.swept
-    smoothed = smooth(log_ratios)
-    top = log_ratios.max()
-    raw = np.exp(log_ratios - top)
-    mean, sd = _moments(smoothed.values, swept)
-    parts, evidence = [], []
-    for rows in rounds.scrambles():
-        w = raw[rows]
-        evidence.append(np.log(w.mean()) + top)
-        few = Swept(*(v[rows] for v in swept))
-        parts.append(_moments(w / w.sum(), few))
-    share = 1 / np.sqrt(NUM_SCRAMBLES)
-    errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * share for i in range(2)]
-    return Integral(
-        theta=theta,
-        weights=smoothed.values,
-        swept=swept,
-        khat=smoothed.khat,
-        share=float(raw.sum() ** 2 / np.square(raw).sum() / len(raw)),
-        mean=mean,
-        sd=sd,
-        mean_error=errors[0],
-        sd_error=errors[1],
-        log_evidence=float(top + np.log(raw.mean())),
-        log_evidence_error=float(np.std(evidence, ddof=1) * share),
-    )
-
-
-def by_polynomial(rounds: Rounds, known: np.ndarray, *, lots: bool = False) -> Integral | None:
-    """Return the integral by a polynomial fitted to the points; ``None`` where none fits.
-
-    Errors are those of leaving out one scramble after the other (the jackknife). With ``lots`` the
-    noise is one for every scramble of every round: the polynomial is to fit what has no noise, and
-    its own errors have that of the noise.
-    """
-    found, proposal = weigh(rounds), rounds.proposals[-1]
-    theta, swept = found.theta, found.swept
-
-    points = proposal.points(scrambled_sobol(theta.shape[1] + 1, NUM_POINTS, [0]))
-    log_q = proposal.log_prob(points)
-    every = np.arange(len(theta))
-    sizes = np.array(rounds.sizes) // NUM_SCRAMBLES
-    lot = np.repeat(np.arange(NUM_SCRAMBLES * len(sizes)), np.repeat(sizes, NUM_SCRAMBLES))
-
-    def fit(rows: np.ndarray, values: np.ndarray) -> Surrogate | None:
-        w = found.weights[rows]
-        of = lot[rows] if lots else None
-        return fit_surrogate(theta[rows], values[rows], w / w.sum(), points, log_q, of)
-
-    whole = fit(every, swept.log_p)
-    if whole is None or not whole.residual <= (NOISY_RESIDUAL if lots else RESIDUAL):
-        return None
-    residual = whole.residual
-    if lots:
-        quiet = fit(every, np.where(np.isneginf(swept.log_p), -np.inf, swept.smooth))
-        if quiet is None or not quiet.residual <= RESIDUAL:
-            return None
-        residual = quiet.residual
-    parts = []
-    for left_out in rounds.scrambles():
-        rows = np.setdiff1d(every, left_out)
-        part = fit(rows, swept.log_p)
-        if part is None:
-            return None
-        few = Swept(*(v[rows] for v in swept))
-        parts.append((*_moments(part.weights, few), part.log_evidence))
-    scale = np.sqrt((NUM_SCRAMBLES - 1) ** 2 / NUM_SCRAMBLES)
-    errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * scale for i in range(3)]
-    mean, sd = _moments(whole.weights, swept)
-    return replace(
-        found,
-        weights=whole.weights,
-        mean=mean,
-        sd=sd,
-        mean_error=errors[0],
-        sd_error=errors[1],
-        log_evidence=whole.log_evidence,
-        log_evidence_error=float(np.hypot(errors[2], residual)),
-        residual=residual,
-    )
-
-
-def _moments(weights: np.ndarray, swept: Swept) -> tuple[np.ndarray, np.ndarray]:
-    """Return means and sds of every scalar."""
-    used = weights != 0  # a point without density has no moments either
-    w, mean, variance = weights[used], swept.mean[used], swept.variance[used]
-    whole = w @ mean
-    return whole, np.sqrt(np.maximum(w @ (variance + (mean - whole) ** 2), 0.0))
 
 
 def inner_error(

@@ -13,24 +13,23 @@ from vi_recipes.core import Progress
 from vi_recipes.importance import Defended, Proposed, around
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
-    MOST_FITS,
-    MOST_WORK,
-    NUM_SCRAMBLES,
+    MOST_NOISY_WORK,
     WIDER,
-    Integral,
-    Rounds,
-    by_polynomial,
     next_proposal,
     power_of_two,
-    weigh,
 )
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.owners import OF_THETA
+from vi_recipes.methods.nested.polynomial import by_polynomial
+from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
 from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
 from vi_recipes.methods.nested.wide_density import PAIRS, WideDensity, as_noisy
 
 MANY, TOO_DEAR = 4_096, 1e9
 """Points with noise of their own, and numbers that they may read before theirs is one in lots."""
+
+MOST_ROUNDS = 4
+"""Rounds of one size with noise in lots, at most."""
 
 TIMES = 4
 """Times as many pairs of weighed points, where so many are to leave less noise."""
@@ -70,24 +69,25 @@ def integrate_in_lots(
     rounds, settled = Rounds(density.dim), False
     while True:
         total, taken = len(rounds.theta), len(rounds.sizes)
-        lots = taken < MOST_FITS
+        lots = taken < MOST_ROUNDS
         theta, seeds = rounds.points(proposal, size if lots else total, seed)
         swept = wide_density.sweep_in_lots(theta, seeds) if lots else density.sweep(theta)
         rounds.add(proposal, theta, swept)
         total, taken = total + len(theta), taken + 1
-        fitted = by_polynomial(rounds, known, lots=True) if lots else None
-        found = fitted or weigh(rounds)
+        weighed = weigh(rounds)
+        fitted = by_polynomial(rounds, weighed, lots=True) if lots else None
+        found = fitted or weighed
         worst = found.worst_error(known)
-        most = min(max_points, int(MOST_WORK / density.work))
+        most = min(max_points, int(MOST_NOISY_WORK / density.work))
         progress(total, most, f"largest error {worst:.2g} sds")
         if worst <= tolerance and (fitted is not None or taken > 1):
             return found
-        more = size if taken < MOST_FITS else total
-        if total + more > max(most, MOST_FITS * size) or (fitted and taken == MOST_FITS):
+        more = size if taken < MOST_ROUNDS else total
+        if total + more > max(most, MOST_ROUNDS * size) or (fitted and taken == MOST_ROUNDS):
             return found
         proposal = Defended(next_proposal(rounds, density.bounded), wide)
         if fitted is not None and not settled:
-            left = fitted.worst_error(noisy) * np.sqrt(taken / MOST_FITS)
+            left = fitted.worst_error(noisy) * np.sqrt(taken / MOST_ROUNDS)
             pairs = _enough(wide_density, left / tolerance, size)
             if pairs > density.nodes.count:
                 wide_density.take_pairs(pairs)
@@ -99,7 +99,7 @@ def _enough(density: WideDensity, times: float, size: int) -> int:
     """Return pairs that make an error so many times smaller, or the most that can be had."""
     pairs = density.nodes.count
     while times > 1 and TIMES * pairs <= PAIRS[-1]:
-        if MOST_FITS * size * density.work_of(TIMES * pairs) > MOST_WORK:
+        if MOST_ROUNDS * size * density.work_of(TIMES * pairs) > MOST_NOISY_WORK:
             break
         pairs, times = TIMES * pairs, times / np.sqrt(TIMES)
     return pairs

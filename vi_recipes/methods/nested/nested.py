@@ -29,7 +29,6 @@ from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     HEAVIEST,
     LADDER,
-    Integral,
     inner_error,
     integrate,
     without_theta,
@@ -47,6 +46,7 @@ from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.posterior import NestedPosterior
 from vi_recipes.methods.nested.records import InnerError, Swept
+from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.surrogate import degree_of
 from vi_recipes.methods.nested.wide_density import (
     Noise,

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 
 from vi_recipes.core import generator
 from vi_recipes.methods.nested.density import ThetaDensity
-from vi_recipes.methods.nested.integrate import Integral
 from vi_recipes.methods.nested.nodes import powers
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.records import Conditional
+from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.wide_density import WideDensity
 from vi_recipes.model import Sites
 from vi_recipes.posterior import Posterior

@@ -93,6 +93,6 @@ class InnerError:
     def what_is_lost(self) -> str:
         """Say at how many points there is nothing to compare with."""
         return (
-            f"with {self.others} nodes instead of {self.num_nodes} log p(y, theta) was not found at "
-            f"{self.lost} of {self.looked} points of the parameters, so that its error is not known"
+            f"with {self.others} nodes instead of {self.num_nodes} log p(y, theta) was not found "
+            f"at {self.lost} of {self.looked} points of the parameters: its error is not known"
         )

@@ -1,9 +1,8 @@
-"""A polynomial in place of log p(y, theta), where a point of theta is dear and one fits.
+"""A polynomial near log p(y, theta), where a point of theta is dear and one fits.
 
-A posterior of parameters that much data have settled is a normal bent a little: a cubic in whitened
-coordinates has its log density to a hundredth of a nat, or a quartic where they are so few that it
-has not many more coefficients. That is then integrated over in place of it, by as many points as it
-takes; moments given theta by quadratics, whose residuals at the points themselves are added back.
+A posterior of parameters that data have settled is a normal bent a little: a cubic in whitened
+coordinates has its log density to some hundredths of a nat, or a quartic where they are so few that
+it has not many more coefficients.
 """
 
 from __future__ import annotations
@@ -13,15 +12,8 @@ from itertools import combinations_with_replacement
 from math import comb
 
 import numpy as np
-from jaxtyping import Float, Int
-from scipy.special import chdtri, softmax
-
-RESIDUAL = 0.01
-"""Nats by which a polynomial may miss log p(y, theta), as an sd over the posterior. A mean is off
-by at most as many posterior sds, by Cauchy and Schwarz."""
-
-NUM_POINTS = 2**14
-"""Points at which a polynomial is integrated over."""
+from jaxtyping import Bool, Float, Int
+from scipy.special import chdtri
 
 MOST_QUARTIC = 3
 """Coordinates up to which it is a quartic."""
@@ -36,24 +28,36 @@ SPARE = 1.5
 
 @dataclass(frozen=True)
 class Surrogate:
-    """What a polynomial in place of the log density makes of some points of theta.
+    """A polynomial near the log density.
 
     Parameters
     ----------
     residual
-        Nats by which the polynomial misses points that were left out of its fit; sd over the
-        posterior.
-    log_evidence
-        Log of the polynomial's integral.
-    weights
-        Of the points, shape (points,): with them the mean of every quadratic is its own,
-        and what is left of any other function is averaged over the points. They sum to 1, and some
-        may be a little below 0.
+        Nats by which it misses points that were left out of its fit; sd over the posterior.
+    loc, whiten
+        Its coordinates are whiten' (theta - loc), shapes (G,) and (G, G).
+    reach
+        Largest squared length of those at which it was fitted: it is followed no further.
+    coefficients
+        Of :func:`monomials`.
+    used
+        Which points it was fitted to.
     """
 
     residual: float
-    log_evidence: float
-    weights: Float[np.ndarray, " points"]
+    loc: Float[np.ndarray, " G"]
+    whiten: Float[np.ndarray, "G G"]
+    reach: float
+    coefficients: Float[np.ndarray, " terms"]
+    used: Bool[np.ndarray, " points"]
+
+    def log_prob(self, theta: Float[np.ndarray, "points G"]) -> Float[np.ndarray, " points"]:
+        """Return it at points, minus infinity beyond its reach."""
+        e = (theta - self.loc) @ self.whiten
+        inside = np.square(e).sum(1) <= self.reach
+        log_p = np.full(len(theta), -np.inf)
+        log_p[inside] = monomials(e[inside], degree_of(len(self.loc))) @ self.coefficients
+        return log_p
 
 
 def degree_of(dim: int) -> int:
@@ -70,8 +74,6 @@ def fit_surrogate(
     theta: Float[np.ndarray, "points G"],
     log_p: Float[np.ndarray, " points"],
     weights: Float[np.ndarray, " points"],
-    points: Float[np.ndarray, "many G"],
-    log_q: Float[np.ndarray, " many"],
     lots: Int[np.ndarray, " points"] | None = None,
 ) -> Surrogate | None:
     """Return the surrogate of log p(y, theta); ``None`` where there are too few points for one.
@@ -80,16 +82,9 @@ def fit_surrogate(
     ----------
     theta, log_p, weights
         Points, the log density there, and their posterior weights, which sum to 1.
-    points, log_q
-        Points to integrate the polynomial with, and the log density that they come from.
     lots
         Of the points, each lot with a constant of its own in ``log_p``, by which its mean weight is
         off: without bias over lots.
-
-    References
-    ----------
-    Deville, J.-C. and Sarndal, C.-E. (1992). Calibration estimators in survey sampling. JASA
-    87(418). doi:10.1080/01621459.1992.10475217
     """
     dim, degree = theta.shape[1], degree_of(theta.shape[1])
     used = log_p > log_p.max() - chdtri(dim, OUTSIDE) / 2
@@ -97,17 +92,14 @@ def fit_surrogate(
     if used.sum() < SPARE * (num_coefficients(dim) + apart.shape[1]):
         return None
     x, y, w = theta[used], log_p[used], weights[used] / weights[used].sum()
-    loc = w @ x
-    away = x - loc
-    cov = (away * w[:, None]).T @ away
     try:
-        whiten = np.linalg.inv(np.linalg.cholesky(cov)).T
+        loc, whiten = whitened(x, w)
     except np.linalg.LinAlgError:
         return None
-    e = away @ whiten
+    e = (x - loc) @ whiten
     # a point that is unlikely says little; it keeps the fit from running up where it lies
     importance = np.sqrt(w + 0.1 / len(w))
-    table = np.concatenate([_monomials(e, degree), apart], axis=1) * importance[:, None]
+    table = np.concatenate([monomials(e, degree), apart], axis=1) * importance[:, None]
     basis, tail = np.linalg.qr(table)
     target = y * importance
     left = (target - basis @ (basis.T @ target)) / importance
@@ -119,19 +111,23 @@ def fit_surrogate(
     fitted, own = every[: -apart.shape[1] or None], every[len(every) - apart.shape[1] :]
     if own.size:  # of all lots, which sum to 0: what their weights have in the mean
         fitted[0] += np.log(np.exp(np.append(own, -own.sum())).mean())
+    return Surrogate(residual, loc, whiten, float(np.square(e).sum(1).max()), fitted, used)
 
-    at = (points - loc) @ whiten
-    inside = np.square(at).sum(1) <= np.square(e).sum(1).max()
-    at = at[inside]
-    log_ratios = _monomials(at, degree) @ fitted - log_q[inside]
-    top = log_ratios.max()
-    log_evidence = float(top + np.log(np.exp(log_ratios - top).sum() / len(points)))
-    few, many = _monomials(e, 2), softmax(log_ratios) @ _monomials(at, 2)
-    root = importance[:, None]
-    calibrated = w + (np.linalg.pinv(few * root) * importance).T @ (many - w @ few)
-    all_weights = np.zeros(len(theta))
-    all_weights[used] = calibrated
-    return Surrogate(residual, log_evidence, all_weights)
+
+def whitened(
+    theta: Float[np.ndarray, "points G"], weights: Float[np.ndarray, " points"]
+) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, "G G"]]:
+    """Return the mean of points, and a matrix that whitens what they are away from it.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        Where they have no spread in some direction.
+    """
+    loc = weights @ theta
+    away = theta - loc
+    cov = (away * weights[:, None]).T @ away
+    return loc, np.linalg.inv(np.linalg.cholesky(cov)).T
 
 
 def _indicators(lots: Int[np.ndarray, " points"]) -> Float[np.ndarray, "points others"]:
@@ -141,7 +137,7 @@ def _indicators(lots: Int[np.ndarray, " points"]) -> Float[np.ndarray, "points o
     return np.asarray((table[:, :-1] - table[:, -1:])[numbers])
 
 
-def _monomials(x: Float[np.ndarray, "points G"], degree: int) -> Float[np.ndarray, "points terms"]:
+def monomials(x: Float[np.ndarray, "points G"], degree: int) -> Float[np.ndarray, "points terms"]:
     """Return all products of up to so many coordinates."""
     columns = [np.ones(len(x))]
     for d in range(1, degree + 1):

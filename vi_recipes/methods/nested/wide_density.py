@@ -258,7 +258,9 @@ class WideDensity(ThetaDensity):
     def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
         if isinstance(self.wide, FieldMember):  # whose draws are made whole
             nothing = np.zeros((len(rows), 1, self.wide.dim))
-            return Conditional(np.zeros((len(rows), 0)), nothing, nothing[:, 0, :0], nothing[..., :0])
+            return Conditional(
+                np.zeros((len(rows), 0)), nothing, nothing[:, 0, :0], nothing[..., :0]
+            )
         return self._at_rows(rows, moments=not self.is_normal, gradient=not self.is_normal)[1]
 
     def quiet_at(self, rows: Float[np.ndarray, "rows G"]) -> None:

@@ -1,0 +1,189 @@
+"""Points of theta in rounds, weighed by the mixture of their proposals, and what they come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.spatial import cKDTree
+from scipy.special import logsumexp
+
+from vi_recipes.importance import Proposed, scrambled_sobol, smooth
+from vi_recipes.methods.nested.records import Swept
+
+NUM_SCRAMBLES = 8
+"""Independent scrambles of every round: how much they differ is the error."""
+
+
+@dataclass(frozen=True)
+class Integral:
+    """Points of theta, weighed by p(y, theta), and the moments that follow.
+
+    Parameters
+    ----------
+    theta, weights
+        Shapes (points, G) and (points,); the weights sum to 1.
+    swept
+        log p(y, theta) and moments given theta at the points.
+    khat
+        Shape of the tail of the weights.
+    share
+        Effective share of the points.
+    mean, sd
+        Of every reported scalar, constrained scale, the mean less the reference.
+    mean_error, sd_error
+        Their standard errors, from independent scrambles.
+    log_evidence, log_evidence_error
+        log p(y), in nats.
+    """
+
+    theta: Float[np.ndarray, "points G"]
+    weights: Float[np.ndarray, " points"]
+    swept: Swept
+    khat: float
+    share: float
+    mean: Float[np.ndarray, " scalars"]
+    sd: Float[np.ndarray, " scalars"]
+    mean_error: Float[np.ndarray, " scalars"]
+    sd_error: Float[np.ndarray, " scalars"]
+    log_evidence: float
+    log_evidence_error: float
+    residual: float | None = None
+    """Nats by which a polynomial misses log p(y, theta), where one was made use of."""
+    beside: float = 0.0
+    """Posterior sds by which a mean may be off beside its error."""
+
+    def some(self, count: int) -> Int[np.ndarray, " {count}"]:
+        """Return the numbers of so many points, spread over the posterior."""
+        total = np.cumsum(np.maximum(self.weights, 0.0))
+        places = (np.arange(count) + 0.5) / count * total[-1]
+        return np.minimum(np.searchsorted(total, places), len(total) - 1)
+
+    @property
+    def failed(self) -> Bool[np.ndarray, " points"]:
+        """Points at which log p(y, theta) was not found; it may be minus infinity where it was."""
+        return np.isneginf(self.swept.log_p) & ~np.isneginf(self.swept.smooth)
+
+    @property
+    def lost(self) -> float:
+        """Share of the posterior that points may hold at which log p(y, theta) was not found.
+
+        As they would if each weighed what its nearest neighbour does.
+        """
+        failed = self.failed
+        if not failed.any():
+            return 0.0
+        if failed.all():
+            return 1.0
+        w = np.maximum(self.weights[~failed], 0.0)
+        mean = w @ self.theta[~failed] / w.sum()
+        sd = np.sqrt(w @ (self.theta[~failed] - mean) ** 2 / w.sum())
+        unit = np.where(sd > 0, sd, 1.0)
+        near = cKDTree(self.theta[~failed] / unit).query(self.theta[failed] / unit)[1]
+        share = w[near].sum() / w.sum()
+        return float(share / (1 + share))
+
+    def worst_error(self, known: np.ndarray) -> float:
+        """Return the largest error, of means in sds or relative of sds, among known scalars."""
+        sd = np.where(self.sd > 0, self.sd, np.inf)[known]
+        errors = np.concatenate([self.mean_error[known] / sd, self.sd_error[known] / sd])
+        return float(np.nanmax(errors, initial=self.beside))
+
+
+class Rounds:
+    """Rounds of points, each of a proposal of its own.
+
+    Parameters
+    ----------
+    dim
+        Coordinates of theta.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.proposals: list[Proposed] = []
+        self.sizes: list[int] = []
+        self._swept: list[Swept] = []
+        self.theta = np.zeros((0, 0))
+        self._log_q: list[np.ndarray] = []  # of every proposal, at all points
+
+    def points(
+        self, proposal: Proposed, size: int, seed: int
+    ) -> tuple[Float[np.ndarray, "size G"], list[int]]:
+        """Return points of a proposal for the next round, and the seeds of their scrambles."""
+        seeds = [seed + 1_000 * len(self.sizes) + s for s in range(NUM_SCRAMBLES)]
+        u = scrambled_sobol(self.dim + 1, size // NUM_SCRAMBLES, seeds)
+        return proposal.points(u), seeds
+
+    def add(self, proposal: Proposed, theta: np.ndarray, swept: Swept) -> None:
+        """Take a round of points."""
+        for k, earlier in enumerate(self.proposals):
+            self._log_q[k] = np.concatenate([self._log_q[k], earlier.log_prob(theta)])
+        self.theta = np.concatenate([self.theta.reshape(-1, theta.shape[1]), theta])
+        self._log_q.append(proposal.log_prob(self.theta))
+        self.proposals.append(proposal)
+        self.sizes.append(len(theta))
+        self._swept.append(swept)
+
+    @property
+    def swept(self) -> Swept:
+        """What is known at all points."""
+        self._swept = [Swept(*(np.concatenate(v) for v in zip(*self._swept, strict=True)))]
+        return self._swept[0]
+
+    def log_ratios(self) -> Float[np.ndarray, " points"]:
+        """Return log p(y, theta) less the log density of the mixture of proposals."""
+        return np.asarray(self.swept.log_p - self.log_mixture())
+
+    def log_mixture(self) -> Float[np.ndarray, " points"]:
+        """Return the log density of the mixture of proposals."""
+        shares = np.log(np.array(self.sizes) / len(self.theta))
+        return np.asarray(logsumexp(np.stack(self._log_q) + shares[:, None], axis=0))
+
+    def scrambles(self) -> list[np.ndarray]:
+        """Return the points of every scramble, over all rounds."""
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        parts = [
+            np.split(start + np.arange(size), NUM_SCRAMBLES)
+            for start, size in zip(starts, self.sizes, strict=True)
+        ]
+        return [np.concatenate([p[s] for p in parts]) for s in range(NUM_SCRAMBLES)]
+
+
+def weigh(rounds: Rounds) -> Integral:
+    """Return what all points of some rounds come to."""
+    log_ratios, theta, swept = rounds.log_ratios(), rounds.theta, rounds.swept
+    smoothed = smooth(log_ratios)
+    top = log_ratios.max()
+    raw = np.exp(log_ratios - top)
+    mean, sd = moments(smoothed.values, swept)
+    parts, evidence = [], []
+    for rows in rounds.scrambles():
+        w = raw[rows]
+        evidence.append(np.log(w.mean()) + top)
+        few = Swept(*(v[rows] for v in swept))
+        parts.append(moments(w / w.sum(), few))
+    share = 1 / np.sqrt(NUM_SCRAMBLES)
+    errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * share for i in range(2)]
+    return Integral(
+        theta=theta,
+        weights=smoothed.values,
+        swept=swept,
+        khat=smoothed.khat,
+        share=float(raw.sum() ** 2 / np.square(raw).sum() / len(raw)),
+        mean=mean,
+        sd=sd,
+        mean_error=errors[0],
+        sd_error=errors[1],
+        log_evidence=float(top + np.log(raw.mean())),
+        log_evidence_error=float(np.std(evidence, ddof=1) * share),
+    )
+
+
+def moments(weights: np.ndarray, swept: Swept) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and sds of every scalar."""
+    used = weights != 0  # a point without density has no moments either
+    w, mean, variance = weights[used], swept.mean[used], swept.variance[used]
+    whole = w @ mean
+    return whole, np.sqrt(np.maximum(w @ (variance + (mean - whole) ** 2), 0.0))
