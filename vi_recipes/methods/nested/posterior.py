@@ -28,6 +28,9 @@ FEWEST_ROWS = 64
 MAX_WORK = 2**23
 """Numbers of data and members that it may take to have the members given them."""
 
+PIECE = 2**17
+"""Scalars of members that are drawn at a time: what is made of them stays near."""
+
 NUM_DRAWS = 10_000
 """For moments of what depends on several members, and for correlations within a member."""
 
@@ -195,34 +198,63 @@ def joined(
     flat[:, split.border] = theta
     if not density.has_members:
         return flat
-    modes = given.modes[place]
     if isinstance(density, WideDensity):
-        flat[:, split.local[0]] = modes[:, 0] + density.displaced(theta, given, place, rng)
+        away = density.displaced(theta, given, place, rng)
+        flat[:, split.local[0]] = given.modes[place, 0] + away
         return flat
-    noise = rng.standard_normal(modes.shape)
-    x = noise if density.is_normal else shaped(noise, given.moments[place])
-    flat[:, split.local] = modes + np.einsum("btij,btj->bti", given.axes[place], x)
+    modes, axes, shape = given.modes, np.asarray(given.axes), None
+    if not density.is_normal:
+        shape = shape_of(np.asarray(given.moments), split.width)
+        modes = modes + np.einsum("btij,btj->bti", axes, shape.mean)
+        axes = axes @ shape.root
+    piece = max(1, PIECE // split.local.size)
+    for first in range(0, len(theta), piece):
+        at = place[first : first + piece]
+        noise = rng.standard_normal((len(at), *split.local.shape))
+        if shape is not None:
+            noise = bent(noise, shape.bend[at])
+        if split.width == 1:  # the same without matrices, of which there may be millions
+            turned = axes[..., 0][at] * noise
+        else:
+            turned = np.einsum("btij,btj->bti", axes[at], noise)
+        flat[first : first + piece][:, split.local] = modes[at] + turned
     return flat
 
 
-def shaped(
-    noise: Float[np.ndarray, "draws members d"], moments: Float[np.ndarray, "draws members powers"]
+class Shape(NamedTuple):
+    """What makes numbers with given moments of standard normals n: mean + root b(n).
+
+    It is made once for each point of theta, not for each draw.
+    """
+
+    mean: Float[np.ndarray, "rows members d"]
+    root: Float[np.ndarray, "rows members d d"]
+    bend: Float[np.ndarray, "rows members d"]
+    """a of b(n) = (n + a (n^2 - 1)) / sqrt(1 + 2 a^2)."""
+
+
+def bent(
+    noise: Float[np.ndarray, "draws members d"], bend: Float[np.ndarray, "draws members d"]
 ) -> Float[np.ndarray, "draws members d"]:
-    """Return numbers with given means, covariances, and skewness along whitened axes.
+    """Return standard normals with a skewness, mean 0 and sd 1; see :class:`Shape`."""
+    return np.asarray((noise * (1 + bend * noise) - bend) / np.sqrt(1 + 2 * bend**2))
+
+
+def shape_of(moments: Float[np.ndarray, "rows members powers"], d: int) -> Shape:
+    """Return the shape that has some means, covariances, and skewness along whitened axes.
 
     Parameters
     ----------
-    noise
-        Independent standard normals.
     moments
         Of the monomials of degree 1 to 3, as :func:`powers` orders them.
+    d
+        Coordinates of a member.
     """
-    d = noise.shape[-1]
-    if d == 1:  # the same without matrices, of which there may be millions
+    if d == 1:
         first, second, third = (moments[..., i, None] for i in range(3))
         sd = np.sqrt(second - first**2)
         skew = (third - 3 * first * second + 2 * first**3) / sd**3
-        return np.asarray(first + sd * _bent(noise, skew))
+        return Shape(first, sd[..., None], _bend(skew))
     place = {tuple(p): i for i, p in enumerate(powers(d).tolist())}
 
     def moment(*axes: int) -> np.ndarray:
@@ -242,16 +274,16 @@ def shaped(
     root = np.linalg.cholesky(cov)
     whiten = np.linalg.inv(root)
     skew = np.einsum("...ai,...aj,...ak,...ijk->...a", whiten, whiten, whiten, third)
-    return np.asarray(mean + np.einsum("...ij,...j->...i", root, _bent(noise, skew)))
+    return Shape(mean, root, _bend(skew))
 
 
-def _bent(noise: np.ndarray, skew: np.ndarray) -> np.ndarray:
-    """Return n + a (n^2 - 1), in its sds, with a such that it has this skewness."""
+def _bend(skew: np.ndarray) -> np.ndarray:
+    """Return a with which n + a (n^2 - 1) has this skewness."""
     skew = np.clip(skew, -MOST_SKEW, MOST_SKEW)
     a = skew / 6
     for _ in range(8):
         v = 1 + 2 * a**2
-        value = (6 * a + 8 * a**3) / v**1.5 - skew
-        slope = ((6 + 24 * a**2) * v - (6 * a + 8 * a**3) * 6 * a) / v**2.5
-        a = a - value / slope
-    return np.asarray((noise + a * (noise**2 - 1)) / np.sqrt(1 + 2 * a**2))
+        top, root = 6 * a + 8 * a**3, v * np.sqrt(v)
+        slope = ((6 + 24 * a**2) * v - 6 * a * top) / (v * root)
+        a = a - (top / root - skew) / slope
+    return np.asarray(a)
