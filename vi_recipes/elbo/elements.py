@@ -16,8 +16,10 @@ from vi_recipes.elbo.integral import Outside, Source, integrate
 from vi_recipes.elbo.plan import Affine, Gather, Plan, Single
 from vi_recipes.model import Arrays, Target, site_terms
 
-FEW = 256
-"""Sites of up to so many elements are differentiated as they are written: quicker to compile."""
+FEW = 256 * 512
+"""Elements times nodes up to which a site is differentiated as it is written: quicker to compile.
+
+It holds all of them at once, for every direction, and those that there is only room for, too."""
 
 
 class Placed(NamedTuple):
@@ -112,7 +114,7 @@ class ElementIntegral:
                 law = placed.eta[place, 0], placed.eta[place, 1]
                 sources.append(Source(*law, arrays.coordinate))
         outside = Outside({} if live else site.leaves, site.start, held.arrays)
-        if np.prod(self.shape, dtype=int) <= FEW:
+        if np.prod(self.shape, dtype=int) * len(nodes.w) <= FEW:
             params = [(source.first, source.second) for source in sources]
             values = jax.vmap(lambda x: self._traced(params, x, outside))(nodes.x)
             value = jnp.tensordot(nodes.w, values, axes=1)
