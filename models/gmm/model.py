@@ -428,7 +428,13 @@ def vb_update(stats: Stats, y: jax.Array, num_components: int) -> Eta:
 
 def vb_start(key: jax.Array, y: jax.Array, num_components: int, covariance: str) -> Eta:
     """Start where EM starts, from k-means."""
-    stats, _ = e_step(start(key, y, num_components, covariance), y, num_components, covariance)
+    return vb_first(start(key, y, num_components, covariance), y, num_components, covariance)
+
+
+@partial(jax.jit, static_argnames=("num_components", "covariance"))
+def vb_first(theta: Theta, y: jax.Array, num_components: int, covariance: str) -> Eta:
+    """Return the factors that are best for the rows as they are shared out at theta."""
+    stats, _ = e_step(theta, y, num_components, covariance)
     return vb_update(stats, y, num_components)
 
 
@@ -473,6 +479,12 @@ def log_wishart(df: jax.Array, log_det: jax.Array, num_dims: int) -> jax.Array:
 
 def vb_draws(key: jax.Array, eta: Eta, num_draws: int, **_: Any) -> Theta:
     """Draw pi, mu and Sigma from their factors."""
+    return drawn(key, eta, num_draws)
+
+
+@partial(jax.jit, static_argnames="num_draws")
+def drawn(key: jax.Array, eta: Eta, num_draws: int) -> Theta:
+    """Draw as one program."""
     for_pi, for_sigma, for_mu = jax.random.split(key, 3)
     Sigma = dist.InverseWishart(eta.df, eta.scale).sample(for_sigma, (num_draws,))
     scale_tril = jnp.linalg.cholesky(Sigma) / jnp.sqrt(eta.kappa)[:, None, None]
@@ -484,10 +496,11 @@ def vb_draws(key: jax.Array, eta: Eta, num_draws: int, **_: Any) -> Theta:
     }
 
 
-def vb_diagnostics(eta: Eta, **_: Any) -> dict[str, jax.Array]:
+def vb_diagnostics(eta: Eta, **_: Any) -> dict[str, float]:
     """Return how many components are in use: the exponential of the entropy of their shares."""
-    share = eta.alpha / eta.alpha.sum()
-    return {"effective_components": jnp.exp(-(share * jnp.log(share)).sum())}
+    alpha = np.asarray(eta.alpha)
+    share = alpha / alpha.sum()
+    return {"effective_components": float(np.exp(-(share * np.log(share)).sum()))}
 
 
 def load(path: Path | str) -> dict[str, Any]:

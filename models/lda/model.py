@@ -102,6 +102,12 @@ def uniform(concentration: float, size: int) -> dist.Dirichlet:
 
 def vb_draws(key: jax.Array, factors: Eta, num_draws: int, **_: Any) -> dict[str, jax.Array]:
     """Draw theta and phi from their factors."""
+    return drawn(key, factors, num_draws)
+
+
+@partial(jax.jit, static_argnames="num_draws")
+def drawn(key: jax.Array, factors: Eta, num_draws: int) -> dict[str, jax.Array]:
+    """Draw as one program."""
     keys = jax.random.split(key)
     return {
         name: dist.Dirichlet(concentration).sample(k, (num_draws,))
@@ -109,10 +115,11 @@ def vb_draws(key: jax.Array, factors: Eta, num_draws: int, **_: Any) -> dict[str
     }
 
 
-def vb_diagnostics(factors: Eta, **_: Any) -> dict[str, jax.Array]:
+def vb_diagnostics(factors: Eta, **_: Any) -> dict[str, float]:
     """Return how many topics are in use: the exponential of the entropy of their shares."""
-    share = (factors.theta / factors.theta.sum(axis=1, keepdims=True)).mean(axis=0)
-    return {"effective_topics": jnp.exp(-(share * jnp.log(share)).sum())}
+    theta = np.asarray(factors.theta)
+    share = (theta / theta.sum(axis=1, keepdims=True)).mean(axis=0)
+    return {"effective_topics": float(np.exp(-(share * np.log(share)).sum()))}
 
 
 # -- data ------------------------------------------------------------------------------------------
