@@ -267,6 +267,9 @@ def test_a_support_that_moves_is_refused_for_numpyros_own_guides() -> None:
     assert fit.status is vr.Status.NOT_APPLICABLE
     assert "support of x depends on other sites" in fit.message
 
+
+@pytest.mark.slow
+def test_a_support_that_moves_is_fitted_by_a_guide_that_moves_with_it() -> None:
     def guide(y: Any) -> None:
         lo = numpyro.sample("lo", dist.Normal(numpyro.param("m", 0.0), 0.1))
         share = dist.Beta(numpyro.param("a", 5.0, constraint=dist.constraints.positive), 8.0)
