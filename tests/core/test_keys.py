@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vi_recipes.core import as_key, as_seed, precision, split_key
+from vi_recipes.core import as_key, as_seed, fold_key, precision, split_key
 
 
 def test_keys() -> None:
@@ -48,8 +48,21 @@ def test_keys_split_are_those_of_jax(x64: bool, old: bool) -> None:
                 assert jax.random.bits(one) == jax.random.bits(theirs)
 
 
-def test_keys_are_split_by_one_program() -> None:
-    split_key(jax.random.key(0))
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("old", [False, True], ids=["key", "two numbers"])
+def test_numbered_streams_are_those_of_jax(x64: bool, old: bool) -> None:
+    key = jax.random.PRNGKey(7) if old else jax.random.key(7)
+    with jax.enable_x64(x64):
+        for number in (0, 1, 20, 2**32 - 1):
+            found, theirs = fold_key(key, number), jax.random.fold_in(key, np.uint32(number))
+            assert found.dtype == theirs.dtype
+            assert jax.random.bits(found) == jax.random.bits(theirs)
+
+
+def test_keys_are_split_and_folded_by_one_program_each() -> None:
+    keys = [jax.random.key(number) for number in range(8)]
+    split_key(keys[0])
+    fold_key(keys[0], 1)
     compiled: list[str] = []
 
     def heard(event: str, _: float, **about: object) -> None:
@@ -61,7 +74,8 @@ def test_keys_are_split_by_one_program() -> None:
         for number in (2, 3, 5, 7):
             for x64 in (False, True):
                 with jax.enable_x64(x64):
-                    split_key(jax.random.key(number), number)
+                    split_key(keys[number], number)
+                    fold_key(keys[number], number)
     finally:
         jax.monitoring.unregister_event_duration_listener(heard)
-    assert not [name for name in compiled if "seed" not in name]
+    assert not compiled

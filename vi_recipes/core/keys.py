@@ -83,10 +83,7 @@ def split_key(key: jax.Array, number: int = 2) -> list[jax.Array]:
     if number > AT_ONCE:
         return list(jax.random.split(key, number))
     with jax.enable_x64(False):
-        made = np.asarray(_several()(key))[:number]
-        if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
-            return [jax.numpy.asarray(data) for data in made]
-        return [jax.random.wrap_key_data(data, impl=jax.random.key_impl(key)) for data in made]
+        return [_as_kind_of(key, data) for data in np.asarray(_several()(key))[:number]]
 
 
 @cache
@@ -97,6 +94,38 @@ def _several() -> Callable[[jax.Array], jax.Array]:
         return jax.random.key_data(jax.random.split(key, AT_ONCE))
 
     return jax.jit(several, compiler_options=COMPILED_QUICKLY)
+
+
+def fold_key(key: jax.Array, number: int) -> jax.Array:
+    """Return the key of a stream by its number, the same as that of :func:`jax.random.fold_in`.
+
+    That compiles a program for either precision, and one that brings the number into it. It is not
+    for traced keys.
+    """
+    import jax
+    import numpy as np
+
+    with jax.enable_x64(False):
+        return _as_kind_of(key, np.asarray(_folded()(key, np.uint32(number))))
+
+
+@cache
+def _folded() -> Callable[[jax.Array, Any], jax.Array]:
+    import jax
+
+    def folded(key: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.key_data(jax.random.fold_in(key, number))
+
+    return jax.jit(folded, compiler_options=COMPILED_QUICKLY)
+
+
+def _as_kind_of(key: jax.Array, data: Any) -> jax.Array:
+    """Return the numbers of a key as one of the same kind as another."""
+    import jax
+
+    if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return jax.numpy.asarray(data)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
 def check_key(key: Any) -> None:

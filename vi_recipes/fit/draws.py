@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-import jax
 import numpy as np
 
-from vi_recipes.core import as_key
+from vi_recipes.core import as_key, fold_key
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.model import MAX_NUMBERS, Sites, Target, observed_sites
 from vi_recipes.posterior import MomentsPosterior, held_draws
@@ -66,7 +65,7 @@ def fresh_draws(fit: Fitted, num_draws: int) -> Iterator[Sites]:
         yield posterior.draws(num_draws, as_key(0))
         return
     for piece, first in enumerate(range(0, num_draws, at_once)):
-        key = jax.random.fold_in(as_key(0), piece)
+        key = fold_key(as_key(0), piece)
         yield posterior.draws(min(at_once, num_draws - first), key)
 
 

@@ -16,6 +16,7 @@ from vi_recipes.core import (
     Progress,
     Status,
     Timing,
+    fold_key,
     from_starts,
     require,
 )
@@ -185,7 +186,7 @@ class MarginalMLE(Method):
         ascend = self._ascend if self.ascent == "theta" else self._ascend_jointly
 
         def from_start(number: int) -> _Run:
-            flat = starting_point(split.target, jax.random.fold_in(key, number), number)
+            flat = starting_point(split.target, fold_key(key, number), number)
             objective = MarginalObjective(marginal, timing, flat[split.local])
             return ascend(objective, flat[split.border], progress)
 

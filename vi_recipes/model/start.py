@@ -19,6 +19,7 @@ from vi_recipes.core import (
     COMPILED_QUICKLY,
     ModelError,
     called,
+    fold_key,
     generator,
     one_at_a_time,
     split_key,
@@ -92,7 +93,7 @@ class DensityWithStart(FlatDensity):
                 # data outside their support are named below, after the density was tried
                 warnings.simplefilter("ignore", UserWarning)
                 with jax.enable_x64(True):
-                    z = self._propose(jax.random.fold_in(key, attempt), scatter, attempt)
+                    z = self._propose(fold_key(key, attempt), scatter, attempt)
                 value, gradient = evaluate(z)  # in the caller's precision
             if np.isfinite(value) and np.isfinite(gradient).all():
                 return z

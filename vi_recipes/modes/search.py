@@ -17,6 +17,7 @@ from vi_recipes.core import (
     MethodFailure,
     Progress,
     Status,
+    fold_key,
     require,
     require_count,
     require_number,
@@ -91,7 +92,7 @@ def find_mode(
     for number in range(count):
         with objective.timing.running_compiled():
             start = target.start(
-                jax.random.fold_in(key, number),
+                fold_key(key, number),
                 scatter=1.0 if number else 0.0,
                 value_and_grad=objective.value_and_grad,
             )

@@ -17,6 +17,7 @@ from vi_recipes.core import (
     MethodFailure,
     as_key,
     attempt,
+    fold_key,
     on_one_core,
     one_at_a_time,
     split_key,
@@ -218,7 +219,7 @@ class _Weighing:
             if place.stop - place.start > MAX_DENSE:
                 self.unknown[f"khat of {name}"] = f"more than {MAX_DENSE} coordinates"
                 continue
-            site_key = jax.random.fold_in(key, k)
+            site_key = fold_key(key, k)
             found = self.seek(f"khat of {name}", partial(self._alone, place, count, site_key))
             if found is not None:
                 blocks[name] = found

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from vi_recipes.algebra import dense_student
-from vi_recipes.core import MethodFailure, silent
+from vi_recipes.core import MethodFailure, fold_key, silent
 from vi_recipes.fit import Correction, from_sorted, weighed_far_out
 from vi_recipes.importance import (
     DEGREES,
@@ -107,9 +107,7 @@ def _adapted(
         raise NoCorrection(f"{about}, and {dim} coordinates are too many for it to be mended")
 
     def weigh(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
-        drawn, log_q = dense_student(
-            DEGREES, q.loc, q.root, num_draws, jax.random.fold_in(key, done)
-        )
+        drawn, log_q = dense_student(DEGREES, q.loc, q.root, num_draws, fold_key(key, done))
         return drawn, target.log_densities(drawn) - log_q
 
     most = int(np.clip(MAX_WORK / (num_draws * target.size), 1, NUM_ROUNDS))

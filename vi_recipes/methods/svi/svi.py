@@ -18,6 +18,7 @@ from vi_recipes.core import (
     Progress,
     Status,
     Timing,
+    fold_key,
     shapes_of,
     split_key,
 )
@@ -130,7 +131,8 @@ class SVI(SVIOptions):  # noqa: D101
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         rows = find_rows(target, self.batch_size, self.plate, self.batches)
-        seed = int(jax.random.bits(jax.random.fold_in(key, 1), (), "uint32"))
+        # of the order of the rows, which all data at every step have none of
+        seed = int(jax.random.bits(fold_key(key, 1), (), "uint32")) if rows else 0
         with timing.running():
             feed = make_feed(target, rows, chunk_size(self.num_steps), seed)
         with closing(feed):
@@ -257,7 +259,7 @@ class SVI(SVIOptions):  # noqa: D101
     def _restart(self, session: _Session, r: int) -> Any:
         """Return the first state of a run besides the first."""
         start = guide_centre(session.target, session.keys.start, r)
-        begin_key = jax.random.fold_in(session.keys.init, r)
+        begin_key = fold_key(session.keys.init, r)
         return session.starts.state(session.feed.view.start(start), begin_key)
 
     # -- the answer ------------------------------------------------------------------------------
