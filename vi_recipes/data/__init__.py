@@ -7,6 +7,7 @@ from vi_recipes.data.batch_files import FileBatches, batches_from_csv, batches_f
 from vi_recipes.data.batches import ArrayBatches, Batches, Prefetch, draw
 from vi_recipes.data.frames import R_DATA, read_frame
 from vi_recipes.data.members import MEMBERS, WEIGHTS, MemberBatches
+from vi_recipes.data.memory import aligned, empty
 from vi_recipes.data.parts import read_part
 from vi_recipes.data.read import (
     JSON,
@@ -32,11 +33,13 @@ __all__ = [
     "FileBatches",
     "MemberBatches",
     "Prefetch",
+    "aligned",
     "batches_from_csv",
     "batches_from_parquet",
     "bind",
     "check_file",
     "draw",
+    "empty",
     "fingerprint",
     "has_loose_columns",
     "keep_arguments",

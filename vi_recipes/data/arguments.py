@@ -129,7 +129,7 @@ def fingerprint(data: Mapping[str, Any]) -> str:
                 add(f"{name}.{key}", value[key])
         elif isinstance(value, np.ndarray):
             digest.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
+            digest.update(np.ascontiguousarray(value))
         else:
             digest.update(f"{name}={value!r}".encode())
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from vi_recipes.core import ModelError, unknown
 from vi_recipes.data.members import MemberBatches
+from vi_recipes.data.memory import empty
 from vi_recipes.data.read import check_file, check_width
 
 BLOCK_ROWS = 500_000
@@ -100,16 +101,23 @@ class FileBatches:
         return {name: array[:size] for name, array in _join(parts).items()}
 
     def rows(self, first: int, end: int) -> dict[str, np.ndarray]:
-        """Return the rows from the number ``first`` to before ``end``; reads their pieces only."""
-        parts: list[dict[str, np.ndarray]] = []
-        start = 0
+        """Return the rows from the number ``first`` to before ``end``; reads their pieces only.
+
+        There is memory for them and one piece more, never for them twice.
+        """
+        whole: dict[str, np.ndarray] = {}
+        start = done = 0
         for piece in self.pieces:
             low, high = max(first - start, 0), min(end - start, piece.rows)
-            if low < high:
-                part = self._read(piece)
-                parts.append({name: array[low:high] for name, array in part.items()})
             start += piece.rows
-        return _join(parts)
+            if low >= high:
+                continue
+            for name, array in self._read(piece).items():
+                if name not in whole:
+                    whole[name] = empty((end - first, *array.shape[1:]), array.dtype)
+                whole[name][done : done + high - low] = array[low:high]
+            done += high - low
+        return whole
 
     def blocks(self, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
         """Yield every row once, in blocks made of pieces in random order."""

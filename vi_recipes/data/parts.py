@@ -48,4 +48,8 @@ def read_part(
             f"paths: the files have {files.num_rows} rows for {hosts.count} hosts; use fewer hosts"
         )
     ends = [k * files.num_rows // hosts.count for k in (hosts.index, hosts.index + 1)]
-    return files.rows(*ends)
+    rows = files.rows(*ends)
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()  # which it would keep for the next file
+    return rows

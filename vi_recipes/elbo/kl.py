@@ -169,6 +169,8 @@ class KL:
         key = flat.tobytes()
         if nodes is None and self._last is not None and self._last[0] == key:
             return self._last[1]
+        if nodes is None:  # what was kept of every row for the last point need not be there too
+            self._last = None
         x = jnp.asarray(flat, float)
         held = self.held._replace(noise=self._noise[:0], nodes=nodes or self._nodes)
         gradient, bend, value = self._second_order(
@@ -211,6 +213,7 @@ class KL:
         """Return what the draws add, chunk by chunk: one program, however many there are."""
         key = flat.tobytes()
         if self._drawn is None or self._drawn[0] != key:
+            self._drawn = None
             x = jnp.asarray(flat, float)
             parts = [
                 self._second_order(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import MadeOnce, ModelError, bind_parts, called
-from vi_recipes.data import bind, fingerprint
+from vi_recipes.data import aligned, bind, fingerprint
 from vi_recipes.model.model import Model
 from vi_recipes.model.observed import with_observed_arrays
 from vi_recipes.model.spread import Spread
@@ -181,10 +181,13 @@ class BoundModel:
 
 
 def read_only(leaf: Any) -> Any:
-    """Return an array as a view that cannot be written to, anything else as it is; no copy."""
+    """Return an array as a view that cannot be written to, anything else as it is.
+
+    A large one that JAX would copy is copied here, and JAX takes that as it is.
+    """
     if not isinstance(leaf, np.ndarray):
         return leaf
-    view = leaf.view()
+    view = aligned(leaf).view()
     view.flags.writeable = False
     return view
 

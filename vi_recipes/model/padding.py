@@ -11,6 +11,7 @@ import numpy as np
 from numpyro.primitives import Messenger
 
 from vi_recipes.core import ModelError
+from vi_recipes.data import empty
 from vi_recipes.model.target import Target
 
 COUNTED = "rows_that_count"
@@ -42,7 +43,9 @@ def padded(target: Target, num_rows: int) -> Target:
     extra = num_rows - rows
 
     def filled(array: np.ndarray) -> np.ndarray:
-        return np.concatenate([array, np.repeat(array[:1], extra, axis=0)])
+        whole = empty((num_rows, *array.shape[1:]), array.dtype)
+        whole[:rows], whole[rows:] = array, array[:1]
+        return whole
 
     data = change_rows(target.data, rows, filled)
     data[COUNTED] = np.arange(num_rows) < rows

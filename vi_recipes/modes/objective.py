@@ -103,6 +103,7 @@ class JointObjective:
         """Return ``make()``, or what it was at the same point just before."""
         key = z.tobytes()
         if name not in self._last or self._last[name][0] != key:
+            self._last.pop(name, None)  # need not be there beside what is made
             self._last[name] = key, make()
         return self._last[name][1]
 
