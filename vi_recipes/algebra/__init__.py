@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vi_recipes.algebra.arrow import Arrow, ArrowFactor
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
 from vi_recipes.algebra.bordered import (
     Bordered,
@@ -14,7 +15,6 @@ from vi_recipes.algebra.bordered import (
     half_log_det,
     inverse_diagonal,
     product,
-    scaled_up,
     shifted,
     solve,
 )
@@ -49,6 +49,8 @@ __all__ = [
     "MULTIPLE",
     "SAME",
     "VERIFIED",
+    "Arrow",
+    "ArrowFactor",
     "BlockArrow",
     "Bordered",
     "Crossed",
@@ -85,7 +87,6 @@ __all__ = [
     "parabola",
     "product",
     "recovery_error",
-    "scaled_up",
     "second_order",
     "second_order_beside",
     "shifted",

@@ -173,13 +173,6 @@ def shifted(matrix: Bordered, by: Float[Array, ""]) -> Bordered:
     return matrix._replace(blocks=local, corner=corner + by * jnp.eye(corner.shape[-1]))
 
 
-def scaled_up(matrix: Bordered, by: Float[Array, ""]) -> Bordered:
-    """Return the matrix with such a share of it added to its diagonal."""
-    blocks, _, _, corner = matrix
-    local = blocks * (1 + by * jnp.eye(blocks.shape[-1]))
-    return matrix._replace(blocks=local, corner=corner * (1 + by * jnp.eye(corner.shape[-1])))
-
-
 def backward_many(
     factor: Factor, rows: np.ndarray, noise: Float[np.ndarray, "draws dim"]
 ) -> Float[np.ndarray, "draws dim"]:

@@ -20,10 +20,10 @@ from vi_recipes.latent.closed_form import (
     no_start_left,
     why_collapsed,
 )
-from vi_recipes.latent.columns import Columns
+from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.continuous import fields
-from vi_recipes.latent.curvature import MAX_WIDE, layout_of
+from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
@@ -59,6 +59,7 @@ __all__ = [
     "HALF_LOG_2PI",
     "MAX_DENSE",
     "MAX_QUADRATURE",
+    "MAX_WEIGHED",
     "MAX_WIDE",
     "RULES",
     "Ascent",
@@ -87,6 +88,7 @@ __all__ = [
     "best_of",
     "check_monotone",
     "climb",
+    "columns_of",
     "compress",
     "cubature",
     "exact_posterior",

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vi_recipes.algebra import Bordered, Layout
+from vi_recipes.algebra import Arrow, Bordered, Layout
 from vi_recipes.latent.continuous import family_of
 from vi_recipes.latent.split import Split, without_latents
 from vi_recipes.model import Arrays
@@ -30,7 +30,17 @@ MAX_INNER = 2
 """Coordinates of a member of the family that is integrated out by nodes given all others."""
 
 MAX_BORDER = 100
-"""Coordinates beside those of the largest family up to which a dense matrix of theirs is formed."""
+"""Coordinates beside those of the largest family up to which all points of theta have points of
+theirs."""
+
+MAX_CORNER = 2_500
+"""The same up to which their matrix is factorised at each."""
+
+MAX_SCATTERED = 20_000
+"""Coordinates in all up to which it is."""
+
+MAX_PRODUCTS = 2**25
+"""Products that the Schur complement of the largest family may be the sum of."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,10 @@ class Columns:
     index: dict[str, Int[np.ndarray, "columns _"]]
 
     @cached_property
-    def inner(self) -> Split | None:
+    def largest(self) -> Split | None:
         """The family whose members are independent given all else, and the most; ``None`` for none.
 
-        All other coordinates of the member, its :attr:`border`, are parameters of that split.
+        All other coordinates of the member, its border, are parameters of that split.
         """
         possible = [
             f
@@ -68,21 +78,41 @@ class Columns:
             and f.weights is None
             and not set(f.parameters) & set(f.index)
         ]
-        found = max(possible, key=lambda f: f.num_members, default=None)
+        return max(possible, key=lambda f: f.num_members, default=None)
+
+    @cached_property
+    def inner(self) -> Split | None:
+        """The same, if its border is small."""
+        found = self.largest
         if found is None or self.split.width - found.local.size > MAX_BORDER:
             return None
         return found
+
+    @cached_property
+    def arrow(self) -> Arrow | None:
+        """The members of :attr:`largest` as blocks, and all else as border; ``None`` if too large.
+
+        Its entries are those of :meth:`bends`.
+        """
+        found, d = self.largest, self.split.width
+        if found is None or d > MAX_SCATTERED or d - found.local.size > MAX_CORNER:
+            return None
+        made = Arrow(*self._parts(found), *self._entries)
+        return made if made.pairs <= MAX_PRODUCTS else None
 
     @cached_property
     def layout(self) -> Layout | None:
         """The members of :attr:`inner` as blocks, and all else as border; ``None`` without one."""
         if self.inner is None:
             return None
+        return Layout(self.pattern(), *self._parts(self.inner), False)
+
+    def _parts(self, family: Split) -> tuple[Int[np.ndarray, "blocks w"], Int[np.ndarray, " _"]]:
+        """Return the coordinates of a family, member by member, and all others."""
         number = np.full(self.split.target.dim, -1)
         number[self.split.local[0]] = np.arange(self.split.width)
-        local = number[self.inner.local]
-        border = np.setdiff1d(np.arange(self.split.width), local)
-        return Layout(self.pattern(), local, border, False)
+        local = number[family.local]
+        return local, np.setdiff1d(np.arange(self.split.width), local)
 
     @cached_property
     def _directions(self) -> Float[np.ndarray, "columns d"]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vi_recipes.algebra import Layout, factorise, find_layout, half_log_det, scaled_up
+from vi_recipes.algebra import Arrow, Layout, find_layout
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.continuous import NEAR_ZERO
 from vi_recipes.latent.marginal import MAX_GAUSSIAN
@@ -20,9 +20,6 @@ from vi_recipes.model import Arrays
 
 MAX_WEIGHED = 300
 """Latent scalars of a single member that is not normal up to which points of all of them weigh."""
-
-MAX_CROSSED = 400
-"""The same where points are of all families of effects but the largest: seen up to 355."""
 
 MAX_WIDE = 2_000
 """Latent scalars of a single member up to which it is looked for zeros in its precision."""
@@ -59,7 +56,7 @@ class Curvature(NamedTuple):
         Whether it is positive definite near the start, and not negative anywhere else where it was
         looked at: there is one mode then.
     pattern
-        Which of its entries are not zero, of any member.
+        Which of its entries are not zero, of any member; empty where there are too many.
     """
 
     quadratic: bool
@@ -87,8 +84,8 @@ def examine(
     def look() -> Curvature:
         if split.num_members == 1 and split.width > MAX_GAUSSIAN:
             columns = columns_of(split)
-            if columns is not None and columns.layout is not None:
-                return _examine_columns(columns, columns.layout, start(), compiler)
+            if columns is not None and columns.arrow is not None:
+                return _examine_columns(columns, columns.arrow, start(), compiler)
         return _examine(split, start(), compiler)
 
     made: Curvature = split.target.compiled_once(
@@ -148,39 +145,34 @@ def _mores(k: int, count: int) -> Float[np.ndarray, " {count}"]:
 
 
 def _examine_columns(
-    columns: Columns, layout: Layout, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
+    columns: Columns, arrow: Arrow, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
 ) -> Curvature:
     """Return the same by elements; a curvature is looked at where it is finite."""
-    split, assemble = columns.split, columns.assembler(layout)
-
-    def look(
-        theta: jax.Array, z: jax.Array, more: jax.Array, arrays: Arrays
-    ) -> tuple[jax.Array, jax.Array]:
-        entries = columns.bends(theta, z, arrays)
-        return entries, half_log_det(factorise(scaled_up(assemble(entries), more)))
-
+    split = columns.split
     thetas, places = _places(split, start)
     arrays = split.target.arrays()
-    at = jnp.asarray(thetas[0]), jnp.asarray(places[0, 0]), jnp.asarray(FLAT)
-    compiled = compiler(look, *at, arrays, calls=1)
+    at = jnp.asarray(thetas[0]), jnp.asarray(places[0, 0])
+    compiled = compiler(columns.bends, *at, arrays, calls=1)
     quadratic = concave = True
     for k, theta in enumerate(thetas):
         kept = None
         for place, more in zip(places, _mores(k, len(places)), strict=True):
-            at = jnp.asarray(theta), jnp.asarray(place[0]), jnp.asarray(more)
-            found, log_det = compiled(*at, arrays)
-            entries = np.asarray(found)
+            at = jnp.asarray(theta), jnp.asarray(place[0])
+            entries = np.asarray(compiled(*at, arrays))
             if not np.isfinite(entries).all():
                 quadratic = quadratic and k >= NUM_THETAS
                 break
             kept = entries if kept is None else kept
-            concave = concave and bool(np.isfinite(log_det))
+            concave = concave and arrow.factorise(entries, scale=more) is not None
             quadratic = quadratic and not (
                 np.abs(entries - kept).max() > QUADRATIC * np.abs(kept).max()
             )
         if k + 1 == NUM_THETAS and not quadratic and not concave:
             break
-    return Curvature(quadratic and concave, concave, layout.pattern)
+    known = split.width <= MAX_WIDE
+    return Curvature(
+        quadratic and concave, concave, columns.pattern() if known else np.zeros((0, 0), bool)
+    )
 
 
 def _examine(

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import SEVERAL, MethodFailure, Status, Timing
-from vi_recipes.latent.columns import MAX_BORDER, columns_of
-from vi_recipes.latent.curvature import MAX_CROSSED, MAX_WEIGHED, MAX_WIDE, examine
+from vi_recipes.latent.columns import MAX_CORNER, MAX_SCATTERED, columns_of
+from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, examine
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
@@ -132,8 +132,8 @@ def choose(
         )
         if single and d > MAX_WEIGHED:
             reason += (
-                f"; weighed points take {MAX_WEIGHED}, or {MAX_CROSSED} where all but {MAX_BORDER} "
-                "are effects of one family"
+                f"; weighed points take {MAX_WEIGHED}, or {MAX_SCATTERED:,} where all but "
+                f"{MAX_CORNER:,} are effects of one family that few others touch"
             )
         raise _refusal(
             f"no E-step is tractable for latent {what}: {of} {d} latent scalars, quadrature takes "
@@ -144,8 +144,8 @@ def choose(
 
 def _most_weighed(split: Split) -> int:
     """Return how many scalars of a single member that is not normal points are weighed over."""
-    columns = columns_of(split) if MAX_WEIGHED < split.width <= MAX_CROSSED else None
-    return MAX_WEIGHED if columns is None or columns.inner is None else MAX_CROSSED
+    columns = columns_of(split) if MAX_WEIGHED < split.width <= MAX_SCATTERED else None
+    return MAX_WEIGHED if columns is None or columns.arrow is None else MAX_SCATTERED
 
 
 def _refusal(message: str) -> MethodFailure:

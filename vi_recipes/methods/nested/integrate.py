@@ -19,7 +19,7 @@ from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.polynomial import by_polynomial
-from vi_recipes.methods.nested.records import InnerError
+from vi_recipes.methods.nested.records import InnerError, Swept
 from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
 from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
 
@@ -132,9 +132,9 @@ def most_points(density: ThetaDensity, max_points: int) -> int:
     return min(max_points, MOST_KEPT // density.owner.size, by_work)
 
 
-def without_theta(density: ThetaDensity) -> Integral:
+def without_theta(density: ThetaDensity, swept: Swept | None = None) -> Integral:
     """Return the integral where all latent variables are members': one point of no coordinate."""
-    swept = density.sweep(np.zeros((1, 0)))
+    swept = swept or density.sweep(np.zeros((1, 0)))
     nothing = np.zeros(swept.mean.shape[1])
     return Integral(
         theta=np.zeros((1, 0)),

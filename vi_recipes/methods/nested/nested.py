@@ -25,6 +25,8 @@ from vi_recipes.latent import (
     starting_point,
 )
 from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.nested.corrected import SHARE, Corrected, correct, with_errors
+from vi_recipes.methods.nested.crossed_density import CrossedDensity
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     HEAVIEST,
@@ -198,7 +200,7 @@ class NestedQuadrature(Method):
             marginal = self._marginal(target, timing)
             flat = starting_point(target, key, 0)
             density = density_of(marginal, timing, flat)
-            mode, other = None, ""
+            mode, other, added = None, "", None
             seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
             if density.dim:
                 mode = find_theta_mode(density, progress)
@@ -206,9 +208,14 @@ class NestedQuadrature(Method):
                 other = self._other_mode(density, mode, key, progress)
                 if self.num_nodes == "auto":
                     choose_nodes(density, mode, seed)
-            found, inner = self._integrated(density, mode, seed, progress)
+            if isinstance(density, CrossedDensity) and not density.is_laplace:
+                added = correct(density, mode, self.tolerance, progress)
+            found, inner = self._integrated(density, mode, seed, progress, added is not None)
             while self._more(density, inner):
                 found, inner = self._integrated(density, mode, seed, progress)
+            if added is not None:
+                found, corrected = with_errors(added, found, density.owner != OF_SEVERAL)
+                return self._judged(density, found, added.inner, corrected, other)
             noise = None
             if wide := as_noisy(density):
                 rows = found.some(wide.num_looked)
@@ -218,7 +225,12 @@ class NestedQuadrature(Method):
             return self._judged(density, found, inner, noise, other)
 
     def _integrated(
-        self, density: ThetaDensity, mode: ThetaMode | None, seed: int, progress: Progress
+        self,
+        density: ThetaDensity,
+        mode: ThetaMode | None,
+        seed: int,
+        progress: Progress,
+        shared: bool = False,
     ) -> tuple[Integral, InnerError | None]:
         if mode is None:
             found = without_theta(density)
@@ -226,7 +238,7 @@ class NestedQuadrature(Method):
             found = (integrate_in_lots if is_dear(density) else integrate)(
                 density,
                 mode,
-                tolerance=self.tolerance,
+                tolerance=self.tolerance * (np.sqrt(1 - SHARE) if shared else 1.0),
                 max_points=self.max_points,
                 seed=seed,
                 known=density.owner != OF_SEVERAL,
@@ -276,7 +288,7 @@ class NestedQuadrature(Method):
         density: ThetaDensity,
         found: Integral,
         inner: InnerError | None,
-        noise: Noise | None,
+        noise: Noise | Corrected | None,
         other: str,
     ) -> Result:
         worst = found.worst_error(density.owner != OF_SEVERAL)
@@ -320,7 +332,14 @@ class NestedQuadrature(Method):
             doubts.append(inner.what_is_lost)
             advice = advice or "use NUTS"
             covered = False
-        if noise is not None and noise.sd > MOST_NOISE:
+        if isinstance(noise, Corrected) and not noise.khat < khat_limit(noise.num_points):
+            doubts.append(
+                "Laplace's approximation is corrected, but by weighed points of which few count "
+                f"(khat of their weights {noise.khat:.2g}): the error of that is not known"
+            )
+            advice = advice or "use NUTS"
+            covered = False
+        if isinstance(noise, Noise) and noise.sd > MOST_NOISE:
             doubts.append(
                 f"{2 * density.nodes.count:,} weighed points of the {density.split.width} "
                 f"latent scalars leave a noise of {noise.sd:.2g} nats at a point of the parameters"
@@ -344,7 +363,9 @@ class NestedQuadrature(Method):
             if found.residual is not None:
                 what = {3: "a cubic", 4: "a quartic"}[degree_of(density.dim)]
                 said += f"; {what} has log p(y, theta) to {found.residual:.1g} nats"
-        if noise is not None and np.isfinite(noise.sd):
+        if isinstance(noise, Corrected):
+            said += f", {noise}"
+        if isinstance(noise, Noise) and np.isfinite(noise.sd):
             said += (
                 f", to {noise.sd:.1g} nats at a point of the parameters; Laplace's "
                 f"approximation would be {noise.shift:.2g} nats short there, give or take "
@@ -367,8 +388,18 @@ class NestedQuadrature(Method):
         }
         if inner is not None:
             diagnostics["inner_error"] = inner.sd
-        if noise is not None:
+        if isinstance(noise, Noise):
             diagnostics |= {"inner_noise": noise.sd, "laplace_tilt": noise.tilt}
+        if isinstance(noise, Corrected):
+            diagnostics |= {
+                "laplace_shift": noise.shift,
+                "laplace_tilt": noise.tilt,
+                "laplace_moved": noise.moved,
+                "correction_error": noise.noise,
+                "correction_residual": noise.residual,
+                "correction_khat": noise.khat,
+                "correction_variance": noise.variance,
+            }
         return Result(
             NestedPosterior(density, found),
             status,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
-from vi_recipes.algebra import Factor, Parts, backward
+from vi_recipes.algebra import Arrow, Factor, Layout, Parts, backward
 from vi_recipes.importance import scrambled_sobol
 from vi_recipes.latent import HALF_LOG_2PI, Split
 from vi_recipes.methods.nested.lattice import (
@@ -27,7 +27,6 @@ from vi_recipes.methods.nested.lattice import (
     averaged_over,
     shift_of,
 )
-from vi_recipes.methods.nested.wide import WideMember
 from vi_recipes.model import Arrays
 
 NUM_STEPS = 2
@@ -54,8 +53,10 @@ class OverBorder:
 
     Parameters
     ----------
-    member
-        Its blocks are the members of ``inner``.
+    whole
+        The member.
+    layout
+        Of its coordinates: its blocks are the members of ``inner``.
     inner
         The family that is integrated out by quadrature given all others.
     owner
@@ -63,10 +64,14 @@ class OverBorder:
     """
 
     def __init__(
-        self, member: WideMember, inner: Split, owner: Int[np.ndarray, " scalars"]
+        self,
+        whole: Split,
+        layout: Layout | Arrow,
+        inner: Split,
+        owner: Int[np.ndarray, " scalars"],
     ) -> None:
-        self.member, self.inner, self.owner = member, inner, owner
-        self.dim = member.layout.border.size
+        self.whole, self.layout, self.inner, self.owner = whole, layout, inner, owner
+        self.dim = layout.border.size
         cube = scrambled_sobol(self.dim, NUM_LEANING, [77])
         half = ndtri(cube)
         self._leaning = np.concatenate([half, -half])
@@ -75,13 +80,13 @@ class OverBorder:
         self, theta: jax.Array, local: jax.Array, border: jax.Array, arrays: Arrays
     ) -> tuple[jax.Array, jax.Array]:
         """Return the blocks' log densities, and all other terms."""
-        z = self.member.layout.join(Parts(local, border))
-        of_inner = self.member.split.flat(theta, z[None])[self.inner.border]
+        z = self.layout.join(Parts(local, border))
+        of_inner = self.whole.flat(theta, z[None])[self.inner.border]
         joint = self.inner.log_joint(of_inner, local, arrays)
         rest = joint.shared + joint.prior + self.inner.log_jacobian(of_inner, local, arrays)
         return joint.members, rest
 
-    def _at_nodes(
+    def at_nodes(
         self, theta: jax.Array, at: Parts, factor: Factor, nodes: InnerNodes, arrays: Arrays
     ) -> tuple[jax.Array, jax.Array]:
         """Return log p(y, theta, border), and the logarithms of all nodes' terms."""
@@ -101,8 +106,20 @@ class OverBorder:
         self, theta: jax.Array, at: Parts, factor: Factor, nodes: InnerNodes, arrays: Arrays
     ) -> jax.Array:
         """Return the gradient of log p(y, theta, border), by Fisher's identity."""
-        _, logs = self._at_nodes(theta, at, factor, nodes, arrays)
-        weights = jax.nn.softmax(logs, axis=0)
+        _, logs = self.at_nodes(theta, at, factor, nodes, arrays)
+        known = nodes, jax.nn.softmax(logs, axis=0)
+        return self.slope_by(theta, at, factor, known, arrays)
+
+    def slope_by(
+        self,
+        theta: jax.Array,
+        at: Parts,
+        factor: Factor,
+        known: tuple[InnerNodes, jax.Array],
+        arrays: Arrays,
+    ) -> jax.Array:
+        """Return the gradient of log p(y, theta, border), by nodes and their weights."""
+        nodes, weights = known
 
         def add(k: jax.Array, total: jax.Array) -> jax.Array:
             local = _node(at.local, factor, nodes.points[k])
@@ -136,7 +153,7 @@ class OverBorder:
             Whether the points picked are to have blocks drawn, and not their means.
         """
         (_, mode, factor), (lattice, nodes) = found, tables
-        layout = self.member.layout
+        layout = self.layout
         centre, corner = layout.split(mode), factor.corner
 
         def place(x: jax.Array) -> Parts:
@@ -169,7 +186,7 @@ class OverBorder:
 
             def one(x: jax.Array) -> tuple[jax.Array, ...]:
                 at = place(top + scale * x)
-                value, logs = self._at_nodes(theta, at, factor, nodes, arrays)
+                value, logs = self.at_nodes(theta, at, factor, nodes, arrays)
                 log = value + shape + x @ x / 2
                 weights = jax.nn.softmax(logs, axis=0)
                 plain = place(top + x)
@@ -204,7 +221,7 @@ class OverBorder:
 
         def add(k: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             local = _node(at.local, factor, nodes.points[k])
-            value = scalars(self.member.layout.join(Parts(local, at.border)))
+            value = scalars(self.layout.join(Parts(local, at.border)))
             w = jnp.where(self.owner >= 0, weights[k, owner], 1 / nodes.taken)
             return sums[0] + w * value, sums[1] + w * value**2
 
@@ -216,7 +233,7 @@ class OverBorder:
         self, theta: jax.Array, z: jax.Array, factor: Factor, key: jax.Array, arrays: Arrays
     ) -> jax.Array:
         """Return z with its blocks drawn given its border: one of some normal draws, by weight."""
-        at = self.member.layout.split(z)
+        at = self.layout.split(z)
         low = jnp.full(len(at.local), -jnp.inf)
 
         def add(k: jax.Array, best: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -229,7 +246,7 @@ class OverBorder:
             return jnp.where(better, log, best[0]), jnp.where(better[:, None], local, best[1])
 
         _, local = jax.lax.fori_loop(0, NUM_CANDIDATES, add, (low, at.local))
-        return self.member.layout.join(Parts(local, at.border))
+        return self.layout.join(Parts(local, at.border))
 
 
 def _node(centre: jax.Array, factor: Factor, x: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vi_recipes.core import generator
+from vi_recipes.methods.nested.crossed_density import CrossedDensity
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.nodes import powers
 from vi_recipes.methods.nested.owners import OF_SEVERAL
@@ -198,7 +199,7 @@ def joined(
     flat[:, split.border] = theta
     if not density.has_members:
         return flat
-    if isinstance(density, WideDensity):
+    if isinstance(density, WideDensity | CrossedDensity):
         away = density.displaced(theta, given, place, rng)
         flat[:, split.local[0]] = given.modes[place, 0] + away
         return flat

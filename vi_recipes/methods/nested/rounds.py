@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,8 @@ class Integral:
     """Nats by which a polynomial misses log p(y, theta), where one was made use of."""
     beside: float = 0.0
     """Posterior sds by which a mean may be off beside its error."""
+    rounds: Rounds | None = None
+    """What the points are of, where they are several."""
 
     def some(self, count: int) -> Int[np.ndarray, " {count}"]:
         """Return the numbers of so many points, spread over the posterior."""
@@ -132,6 +135,12 @@ class Rounds:
         self._swept = [Swept(*(np.concatenate(v) for v in zip(*self._swept, strict=True)))]
         return self._swept[0]
 
+    def having(self, swept: Swept) -> Rounds:
+        """Return the same points with something else known at them."""
+        made = copy(self)
+        made._swept = [swept]
+        return made
+
     def log_ratios(self) -> Float[np.ndarray, " points"]:
         """Return log p(y, theta) less the log density of the mixture of proposals."""
         return np.asarray(self.swept.log_p - self.log_mixture())
@@ -177,6 +186,7 @@ def weigh(rounds: Rounds) -> Integral:
         mean_error=errors[0],
         sd_error=errors[1],
         log_evidence=float(top + np.log(raw.mean())),
+        rounds=rounds,
         log_evidence_error=float(np.std(evidence, ddof=1) * share),
     )
 

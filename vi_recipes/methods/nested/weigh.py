@@ -12,7 +12,6 @@ from vi_recipes.core import as_key, one_at_a_time
 from vi_recipes.fit import Fit
 from vi_recipes.importance import MIN_DRAWS, khat
 from vi_recipes.methods.nested.posterior import NestedPosterior
-from vi_recipes.methods.nested.wide_density import as_noisy
 
 NUM_DRAWS = 1_000
 """Of theta, at most."""
@@ -66,7 +65,7 @@ def theta_weights(fit: Fit, nested: Fit, *, key: jax.Array | int = 0) -> ThetaWe
     if not isinstance(by, NestedPosterior) or fit.posterior is None or fit is nested:
         return None
     density = by.density
-    if not density.dim or density.is_laplace or as_noisy(density):
+    if not density.dim or density.is_laplace or density.is_noisy:
         return None
     count = min(NUM_DRAWS, int(MAX_WORK / (density.size * density.nodes.count)))
     if count < MIN_DRAWS:

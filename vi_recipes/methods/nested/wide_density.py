@@ -16,7 +16,8 @@ from jaxtyping import Float
 from vi_recipes.algebra import Factor, backward_many
 from vi_recipes.core import Timing
 from vi_recipes.importance import scrambled_sobol
-from vi_recipes.latent import MAX_QUADRATURE, Marginal, layout_of
+from vi_recipes.latent import MAX_QUADRATURE, MAX_WEIGHED, Marginal, columns_of, layout_of
+from vi_recipes.methods.nested.crossed_density import CrossedDensity, in_turn
 from vi_recipes.methods.nested.density import FEW_NODES, ThetaDensity
 from vi_recipes.methods.nested.field import FieldMember, field_of
 from vi_recipes.methods.nested.lattice import Lattice, corrected
@@ -27,6 +28,10 @@ from vi_recipes.methods.nested.owners import OF_SEVERAL, owners
 from vi_recipes.methods.nested.records import Conditional, InnerError, Place, Swept
 from vi_recipes.methods.nested.wide import WIDE, WideMember, averaged
 from vi_recipes.model import Arrays
+
+MAX_CROSSED = 400
+"""Scalars of a single member up to which points of all families of effects but the largest, where
+these are few, weigh at all points of theta."""
 
 DIFFERENCE = 1e-4
 """Units over which log p(y, theta) is differenced: no gradient of it is compiled."""
@@ -58,6 +63,12 @@ def density_of(marginal: Marginal, timing: Timing, flat: Float[np.ndarray, " dim
     """Return log p(y, theta) of a target; see :class:`ThetaDensity`."""
     split = marginal.split
     single = split.kind == "continuous" and split.num_members == 1
+    if single and is_weighed(marginal) and split.width > MAX_WEIGHED:
+        columns = columns_of(split)
+        assert columns is not None
+        assert columns.arrow is not None
+        if columns.inner is None or split.width > MAX_CROSSED:
+            return CrossedDensity(marginal, timing, flat, columns, columns.arrow)
     wide = split.width >= WIDE or is_weighed(marginal)
     make = WideDensity if single and wide else ThetaDensity
     return make(marginal, timing, flat)
@@ -122,7 +133,7 @@ class WideDensity(ThetaDensity):
         self.wide, self.over, self._inner = field or member, None, None
         if weighed and marginal.num_nodes > 1 and columns is not None and columns.inner is not None:
             owner = owners(columns.inner, is_normal=False)
-            self.over = OverBorder(member, columns.inner, owner)
+            self.over = OverBorder(split, layout, columns.inner, owner)
             self._inner = make_nodes(INNER_NODES[0], columns.inner.width, False)
         super().__init__(marginal, timing, flat)
         self.single = owners(self.split, is_normal=True) >= 0
@@ -336,13 +347,7 @@ class WideDensity(ThetaDensity):
         """
         if not self.is_normal:
             picked = np.asarray(given.moments)
-            turn = np.zeros(len(place), int)  # draws given one theta take its picks in turn
-            order = np.argsort(place, kind="stable")
-            new = np.r_[True, np.diff(place[order]) != 0]
-            first = np.maximum.accumulate(np.where(new, np.arange(len(place)), 0))
-            turn[order] = np.arange(len(place)) - first
-            drawn: np.ndarray = picked[place, turn % picked.shape[1]]
-            return drawn
+            return in_turn(picked, place)
         if isinstance(self.wide, FieldMember):
             return self.wide.draws(theta, place, rng, self.timing.compile)
         noise = rng.standard_normal((len(place), self.wide.layout.places))
