@@ -246,6 +246,37 @@ def test_a_process_behind_counts_is_found_at_every_point() -> None:
     assert fit.diagnostics["points_failed"] == 0
 
 
+@pytest.mark.slow
+def test_a_process_behind_binary_outcomes_agrees_with_nuts() -> None:
+    def centre(y: Any, x: Any) -> None:
+        amplitude, length, _ = parameters()
+        law = dist.MultivariateNormal(0.0, covariance(x, amplitude, length, jnp))
+        f = numpyro.sample("f", law)
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Bernoulli(logits=f), obs=y)
+
+    def white(y: Any, x: Any) -> None:
+        amplitude, length, _ = parameters()
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1))
+        root = jnp.linalg.cholesky(covariance(x, amplitude, length, jnp))
+        f = numpyro.deterministic("f", root @ z)
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Bernoulli(logits=f), obs=y)
+
+    rng = np.random.default_rng(3)
+    x = np.sort(rng.uniform(0.0, 8.0, 40))
+    field = np.linalg.cholesky(covariance(x, 1.5, 1.0)) @ rng.standard_normal(40)
+    y = rng.binomial(1, 1 / (1 + np.exp(-field)))
+    fit = vr.NestedQuadrature(tolerance=0.02).fit(vr.Target(centre, x=x, y=y))
+    assert fit.status is vr.Status.OK
+    assert "weighed points" in fit.message
+    chains = vr.NUTS().fit(vr.Target(white, x=x, y=y))
+    mean, sd, want, spread = fit.mean(), fit.sd(), chains.mean(), chains.sd()
+    for name in ("amplitude", "length", "f"):
+        assert np.abs((mean[name] - want[name]) / spread[name]).max() < 0.12  # of 1,000 draws
+        assert np.abs(sd[name] / spread[name] - 1).max() < 0.1
+
+
 def test_a_stiff_prior_does_not_hide_that_a_field_is_not_normal() -> None:
     variances = np.r_[1e-13, np.ones(7)]
 
@@ -269,7 +300,10 @@ def test_a_process_that_would_take_long_is_integrated_where_it_is_named_alone() 
     long, some, few = map(of, (200, 100, 12))
     assert fields(some) == ("f",)
     assert fields(long) == ()
-    assert "203 parameters are left" in (vr.NestedQuadrature().applies(long) or "")
+    reason = vr.NestedQuadrature().applies(long) or ""
+    assert "203 parameters are left" in reason
+    assert "give latent=('f',)" in reason
+    assert vr.NestedQuadrature(latent=("f",)).applies(long) is None
     assert vr.NestedQuadrature().applies(some) is None
     assert not vr.NestedQuadrature().is_cheap(some)
     assert vr.NestedQuadrature().is_cheap(few)

@@ -104,16 +104,16 @@ def split_by_plates(bare: Split) -> Split:
         return bare  # coefficients in a plate: parameters
 
 
-def fields(target: Target) -> tuple[str, ...]:
+def fields(target: Target, most: int = MAX_FIELD) -> tuple[str, ...]:
     """Return the latent vectors in no plate whose own log density depends on other sites.
 
     Random walks, Gaussian processes and other fields, and coefficients under a common scale; none
-    where they have more than :data:`MAX_FIELD` scalars in all.
+    where they have more than ``most`` scalars in all.
     """
     long = [s.name for s in target.latents if not s.plates and s.size >= MIN_FIELD]
     dependent = hierarchical(target, long)
     found = tuple(n for n in long if n in dependent)
-    return found if sum(target.sites[n].size for n in found) <= MAX_FIELD else ()
+    return found if sum(target.sites[n].size for n in found) <= most else ()
 
 
 def hierarchical(target: Target, names: Sequence[str]) -> frozenset[str]:

@@ -22,6 +22,7 @@ from vi_recipes.importance import Bound, LogEvidence, khat_limit
 from vi_recipes.latent import (
     Marginal,
     NumNodes,
+    fields,
     starting_point,
 )
 from vi_recipes.methods.base import Method, Result
@@ -188,9 +189,13 @@ class NestedQuadrature(Method):
             most=MAX_GLOBALS,
         )
         if (count := marginal.split.border.size) > MAX_GLOBALS:
+            long = fields(target, target.dim) if self.latent is None else ()
+            rest = ", and any number by NUTS(marginal=True)"
+            if long and target.dim - sum(target.sites[n].size for n in long) <= MAX_GLOBALS:
+                rest = f": to integrate {', '.join(long)} out too give latent={long}"
             raise refusal(
                 f"{count} parameters are left when members are integrated out; at most "
-                f"{MAX_GLOBALS} can be, and any number by NUTS(marginal=True)"
+                f"{MAX_GLOBALS} can be{rest}"
             )
         return marginal
 
