@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, override
 
 import jax
@@ -129,6 +129,10 @@ class FlatDensity(TracedModel):
                 edged[place] = of_site.ravel()
         return edged
 
+    def _code_of_model[T](self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return code that runs the model on any data, made once."""
+        return self.compiled_for_any_data(key, make)
+
     @property
     def size(self) -> int:
         """Numbers in the data and in the flat vector, about what one density reads."""
@@ -211,7 +215,7 @@ class FlatDensity(TracedModel):
         def density(z: Array, arrays: Arrays) -> Array:
             return self.log_density_fn(z, arrays, jacobian=jacobian)
 
-        compiled = self.compiled_for_any_data(("log density", jacobian), lambda: jax.jit(density))
+        compiled = self._code_of_model(("log density", jacobian), lambda: jax.jit(density))
         with jax.enable_x64(True):
             return float(compiled(jnp.asarray(z, float), self.arrays()))
 
@@ -245,15 +249,13 @@ class FlatDensity(TracedModel):
             return jax.lax.map(lambda z: function(z, arrays), rows, batch_size=at_once)
 
         options = compiler_options(MANY_ROWS, (np.zeros(self.dim), self._arrays))
-        compiled = self.compiled_for_any_data(
-            name, lambda: jax.jit(at_rows, compiler_options=options)
-        )
+        compiled = self._code_of_model(name, lambda: jax.jit(at_rows, compiler_options=options))
         return in_blocks(lambda rows: compiled(rows, self.arrays()), z, size)
 
     @one_at_a_time
     def _value_and_grad(self, z: np.ndarray) -> tuple[Any, Any]:
         """Return the log joint density and its gradient at ``z``, unconstrained scale."""
-        compiled = self.compiled_for_any_data(
+        compiled = self._code_of_model(
             "value and gradient",
             lambda: jax.jit(
                 jax.value_and_grad(self.log_density_fn), compiler_options=COMPILED_QUICKLY
@@ -273,9 +275,7 @@ class FlatDensity(TracedModel):
             If the likelihood lives only in ``numpyro.factor`` terms, which have no points.
         """
         self.check_pointwise()
-        compiled = self.compiled_for_any_data(
-            "log likelihood", lambda: jax.jit(self.log_likelihood_fn)
-        )
+        compiled = self._code_of_model("log likelihood", lambda: jax.jit(self.log_likelihood_fn))
         with jax.enable_x64(True):
             result = compiled(jnp.asarray(z, float), self.arrays())
         return {name: np.asarray(value) for name, value in result.items()}
@@ -305,7 +305,7 @@ class FlatDensity(TracedModel):
                 if site["type"] == "sample"
             }
 
-        compiled = self.compiled_for_any_data(
+        compiled = self._code_of_model(
             "site log densities", lambda: jax.jit(terms, compiler_options=COMPILED_QUICKLY)
         )
         with jax.enable_x64(True):
@@ -327,7 +327,7 @@ class FlatDensity(TracedModel):
 
         z = np.asarray(z, float)
         options = compiler_options(MANY_ROWS, np.zeros(self.dim))
-        compiled = self.compiled_for_any_data(
+        compiled = self._code_of_model(
             "constrain", lambda: jax.jit(at_rows, compiler_options=options)
         )
         size = max(1, min(BATCH, MAX_AT_ONCE // max(self.dim, 1)))
@@ -349,7 +349,7 @@ class FlatDensity(TracedModel):
 
         Every value of ``latents`` has one leading dimension of draws.
         """
-        compiled = self.compiled_for_any_data(
+        compiled = self._code_of_model(
             "unconstrain rows", lambda: jax.jit(jax.vmap(self._unconstrain_fn, in_axes=(0, None)))
         )
         with jax.enable_x64(True):
@@ -371,7 +371,7 @@ class FlatDensity(TracedModel):
             shape = np.shape(values[site.name])
             if shape != site.shape:
                 raise ValueError(f"site '{site.name}': got shape {shape}, expected {site.shape}")
-        compiled = self.compiled_for_any_data(
+        compiled = self._code_of_model(
             "unconstrain", lambda: jax.jit(self._unconstrain_fn, compiler_options=COMPILED_QUICKLY)
         )
         with jax.enable_x64(True):

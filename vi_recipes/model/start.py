@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, override
 
 import jax
 import jax.numpy as jnp
@@ -259,8 +259,20 @@ class DensityWithStart(FlatDensity):
         if self.form_of is not None:
             other = self.form_of
             return other.compiled_once("indices checked", other._check_own_indices)
-        if self.closes_over_arrays:
-            # the caller may have used them in float32, which JAX remembers
-            jax.clear_caches()  # type: ignore[no-untyped-call]
+        self._forget_single_precision()
         with jax.enable_x64(True):
             self.check_indices(self.arrays())
+
+    @override
+    def _code_of_model[T](self, key: Hashable, make: Callable[[], T]) -> T:
+        self._forget_single_precision()
+        return super()._code_of_model(key, make)
+
+    def _forget_single_precision(self) -> None:
+        """Have JAX forget how the caller used arrays in float32 that the model holds on to."""
+
+        def forget() -> None:
+            if self.closes_over_arrays:
+                jax.clear_caches()  # type: ignore[no-untyped-call]
+
+        self.compiled_once("single precision forgotten", forget)

@@ -249,10 +249,19 @@ class TracedModel(BoundModel):
             )
             self._plate_depth = plate_depth(trace)
 
-        try:
+        def trace_it() -> None:
             with warnings.catch_warnings(), jax.enable_x64(True):
                 warnings.simplefilter("ignore")
                 jax.eval_shape(run, jax.random.key(0), self.arrays())
+
+        try:
+            try:
+                trace_it()
+            except _NEEDS_CONCRETE:
+                raise
+            except TypeError:  # JAX may remember arrays that the model holds on to in float32
+                jax.clear_caches()  # type: ignore[no-untyped-call]
+                trace_it()
         except (ModelError, *_NEEDS_CONCRETE):
             raise
         except (Exception, SystemExit) as error:
