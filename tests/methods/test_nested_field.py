@@ -19,7 +19,7 @@ from vi_recipes.core import Timing
 from vi_recipes.latent import fields
 from vi_recipes.methods.nested.field import FieldMember
 from vi_recipes.methods.nested.members import members_of
-from vi_recipes.methods.nested.posterior import joined
+from vi_recipes.methods.nested.posterior import joined, members_at
 from vi_recipes.methods.nested.wide_density import WideDensity, density_of
 
 JITTER = 1e-6
@@ -114,7 +114,6 @@ def test_a_process_and_its_draws_agree_with_the_normal_that_it_is(model: Any) ->
     density = density_for(model, latent, x, y)
     assert isinstance(density.wide, FieldMember) == (latent == "f")
     swept = density.sweep(ROWS)
-    given = density.known(ROWS)
     first = next(
         sum(s.size for s in density.target.quantities[:k])
         for k, s in enumerate(density.target.quantities)
@@ -123,7 +122,8 @@ def test_a_process_and_its_draws_agree_with_the_normal_that_it_is(model: Any) ->
     here = slice(first, first + len(x))
     assert (density.owner[here] == 0).all()
     place = np.repeat([0, 1], 3_000)
-    flat = joined(density, ROWS[place], given, place, np.random.default_rng(0))
+    members = members_at(density, ROWS)
+    flat = joined(density, ROWS[place], members, place, np.random.default_rng(0))
     drawn = density.target.constrain(flat)["f"]
     for k, theta in enumerate(ROWS):
         log_p, mean, cov = known(x, y, theta)

@@ -39,6 +39,19 @@ MOST_SKEW = 2.0
 """Skewness of a member's law given theta up to which draws have it."""
 
 
+class Members(NamedTuple):
+    """Members given some points of theta, as draws are made of them; see :func:`members_at`."""
+
+    given: Conditional
+    """What is known of them, unconstrained."""
+    centre: Float[np.ndarray, "rows members d"]
+    """Their means; of a wide member its mode."""
+    root: Float[np.ndarray, "rows members d d"] | None
+    """A root of their covariances; ``None`` for a wide member."""
+    bend: Float[np.ndarray, "rows members d"] | None
+    """See :class:`Shape`; ``None`` where they are normal."""
+
+
 class _Known(NamedTuple):
     """Members given some points of theta."""
 
@@ -46,8 +59,8 @@ class _Known(NamedTuple):
     """Which points."""
     place: Int[np.ndarray, " rows"]
     """Where they are among the distinct ones."""
-    given: Conditional
-    """Members given each distinct point."""
+    members: Members | None
+    """Members given each distinct point; ``None`` where there are none."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,7 @@ class NestedPosterior(Posterior):
         orders = [rng.permutation(len(known.rows)) for _ in range(-(-num_draws // len(known.rows)))]
         chosen = np.concatenate(orders)[:num_draws]
         theta = self.integral.theta[known.rows[chosen]]
-        return joined(density, theta, known.given, known.place[chosen], rng)
+        return joined(density, theta, known.members, known.place[chosen], rng)
 
     @cached_property
     def _known(self) -> _Known:
@@ -157,10 +170,7 @@ class NestedPosterior(Posterior):
         count = int(np.clip(MAX_WORK // kept, FEWEST_ROWS, MOST_ROWS))
         rows = found.some(count)
         distinct, back = np.unique(rows, return_inverse=True)
-        if not density.has_members:
-            nobody = np.zeros((count, 0, 1))
-            return _Known(rows, back, Conditional(nobody, nobody, nobody, nobody))
-        return _Known(rows, back, density.known(found.theta[distinct]))
+        return _Known(rows, back, members_at(density, found.theta[distinct]))
 
     @cached_property
     def _drawn(self) -> Float[np.ndarray, "draws scalars"]:
@@ -171,14 +181,32 @@ class NestedPosterior(Posterior):
         return np.concatenate([values[s.name].reshape(count, -1) for s in sites], axis=1)
 
 
+def members_at(density: ThetaDensity, theta: Float[np.ndarray, "rows G"]) -> Members | None:
+    """Return what draws of members are made of, given rows of theta; ``None`` without members.
+
+    It is made once a row, of which there may be far fewer than draws.
+    """
+    if not density.has_members:
+        return None
+    given = density.known(theta)
+    if isinstance(density, WideDensity | CrossedDensity):
+        return Members(given, given.modes, None, None)
+    axes = np.asarray(given.axes)
+    if density.is_normal:
+        return Members(given, given.modes, axes, None)
+    shape = shape_of(np.asarray(given.moments), density.split.width)
+    centre = given.modes + np.einsum("btij,btj->bti", axes, shape.mean)
+    return Members(given, centre, axes @ shape.root, shape.bend)
+
+
 def joined(
     density: ThetaDensity,
     theta: Float[np.ndarray, "draws G"],
-    given: Conditional,
+    members: Members | None,
     place: Int[np.ndarray, " draws"],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draws dim"]:
-    """Return flat vectors of theta with members drawn given it.
+    """Return flat vectors of theta with members drawn given it, unconstrained scale.
 
     From the law with the mean, covariance and skewness that the nodes give; where members are
     normal given theta that law is exact.
@@ -189,44 +217,38 @@ def joined(
         Whose members.
     theta
         Draws of theta.
-    given, place
-        Members given some points of theta, and which of the points each draw is at.
+    members, place
+        Members given some points of theta, ``None`` where there are none, and which of the points
+        each draw is at.
     rng
         Of the draws.
     """
     split = density.split
     flat = np.zeros((len(theta), density.target.dim))
     flat[:, split.border] = theta
-    if not density.has_members:
+    if members is None:
         return flat
     if isinstance(density, WideDensity | CrossedDensity):
-        away = density.displaced(theta, given, place, rng)
-        flat[:, split.local[0]] = given.modes[place, 0] + away
+        away = density.displaced(theta, members.given, place, rng)
+        flat[:, split.local[0]] = members.centre[place, 0] + away
         return flat
-    modes, axes, shape = given.modes, np.asarray(given.axes), None
-    if not density.is_normal:
-        shape = shape_of(np.asarray(given.moments), split.width)
-        modes = modes + np.einsum("btij,btj->bti", axes, shape.mean)
-        axes = axes @ shape.root
+    assert members.root is not None
     piece = max(1, PIECE // split.local.size)
     for first in range(0, len(theta), piece):
         at = place[first : first + piece]
         noise = rng.standard_normal((len(at), *split.local.shape))
-        if shape is not None:
-            noise = bent(noise, shape.bend[at])
+        if members.bend is not None:
+            noise = bent(noise, members.bend[at])
         if split.width == 1:  # the same without matrices, of which there may be millions
-            turned = axes[..., 0][at] * noise
+            turned = members.root[at, ..., 0] * noise
         else:
-            turned = np.einsum("btij,btj->bti", axes[at], noise)
-        flat[first : first + piece][:, split.local] = modes[at] + turned
+            turned = np.einsum("btij,btj->bti", members.root[at], noise)
+        flat[first : first + piece][:, split.local] = members.centre[at] + turned
     return flat
 
 
 class Shape(NamedTuple):
-    """What makes numbers with given moments of standard normals n: mean + root b(n).
-
-    It is made once for each point of theta, not for each draw.
-    """
+    """What makes numbers with given moments of standard normals n: mean + root b(n)."""
 
     mean: Float[np.ndarray, "rows members d"]
     root: Float[np.ndarray, "rows members d d"]

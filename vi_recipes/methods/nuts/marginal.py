@@ -23,7 +23,7 @@ from vi_recipes.methods.nested.members import (
     refusal,
 )
 from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
-from vi_recipes.methods.nested.posterior import joined
+from vi_recipes.methods.nested.posterior import joined, members_at
 from vi_recipes.methods.nested.wide_density import density_of
 from vi_recipes.methods.nuts.running import around_zero
 from vi_recipes.methods.nuts.sampling import Space
@@ -85,8 +85,8 @@ class MarginalSpace:
         for first in range(0, len(x), piece):
             some = theta[first : first + piece]
             place = np.arange(len(some))
-            given = density.known(some)
-            flat[first : first + piece] = joined(density, some, given, place, rng)
+            members = members_at(density, some)
+            flat[first : first + piece] = joined(density, some, members, place, rng)
         return flat
 
     def doubt(self, x: Float[np.ndarray, "draws G"]) -> str:
