@@ -19,9 +19,11 @@ from vi_recipes.core import Timing
 from vi_recipes.core.progress import silent
 from vi_recipes.latent import columns_of, curvature, marginal_of
 from vi_recipes.methods.nested import corrected, wide_density
-from vi_recipes.methods.nested.correction import Correction, places_of
+from vi_recipes.methods.nested.correction import Correction, Moments, places_of
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
+from vi_recipes.methods.nested.mode import find_theta_mode
 from vi_recipes.methods.nested.nodes import make_nodes
+from vi_recipes.methods.nested.records import InnerError
 
 
 def model(y: Any, row: Any, column: Any, rows: int, columns: int) -> None:
@@ -164,6 +166,37 @@ def test_what_is_added_has_no_bias() -> None:
     ratio = moments.variance.mean(0) * sd**2 / (square - mean**2) - 1
     assert np.abs(ratio).max() < 0.3 * np.abs(sd**2 / (square - mean**2) - 1).max()
     assert (np.abs(ratio) < 12 * moments.errors[1] + 1e-3).all()
+
+
+def test_rounds_begin_at_the_mode_of_what_is_corrected() -> None:
+    density = density_of(design(9, 4, 40), ("mu", "u", "v"))
+    mode = find_theta_mode(density, silent)
+    made = Correction(density, mode.theta, mode.cov)
+
+    def added(*quadratic: float) -> corrected.Added:
+        nats = corrected.monomials(made.places) @ np.array(quadratic)
+        table = np.repeat(nats[:, None], 8, axis=1)
+        none = Moments(*np.zeros((2, 8, density.arrow.dim)))
+        return corrected.Added(made, table, np.zeros(16), none, InnerError(4, 6, 0.0, 0.0, 0, 9))
+
+    one = added(20.0, 0.7, -0.5, -0.1, 0.15, 0.05)
+    found = one.mode(mode)
+    away = np.linalg.solve(made.root, found.theta - mode.theta)
+    assert np.linalg.norm(away) > 0.5
+    step, slope = 1e-3, np.zeros(2)
+    for k in range(2):
+        ends = found.theta + step * np.outer([1, -1], made.root[:, k])
+        values = [density.at(e).log_p for e in ends] + one.at(ends)
+        slope[k] = (values[0] - values[1]) / (2 * step)
+    assert np.linalg.norm(slope) < 0.06
+    # the curvature of both, as it is at the first mode
+    bend = np.array([[-0.2, 0.15], [0.15, 0.1]])
+    turned = np.linalg.inv(made.root) @ found.cov @ np.linalg.inv(made.root).T
+    assert np.abs(np.linalg.inv(turned) - (np.eye(2) - bend)).max() < 1e-8
+    assert (density.place.theta == found.theta).all()
+    # where the sum has no mode near, they begin at Laplace's
+    assert added(0.0, 0.1, 0.1, 0.6, 0.0, 0.0).mode(mode) is mode
+    assert added(0.0, 9.0, 0.0, 0.0, 0.0, 0.0).mode(mode) is mode
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3, 5])

@@ -305,20 +305,21 @@ class Correction:
         self, num_pairs: int, progress: Progress
     ) -> tuple[Float[np.ndarray, "places lots"], Float[np.ndarray, " points"]]:
         """Return log mean weights at every theta by each lattice, and all at the centre."""
-        table = []
-        for k in range(len(self.places)):
-            for lot in range(NUM_LOTS):
+        count = len(self.places)
+        for lot in range(NUM_LOTS):
+            taken = len(self._logs.get((0, lot), ())) // 2
+            more = self._lattice(num_pairs, lot)[taken:]
+            for k in range(count):
                 known = self._logs.get((k, lot), np.zeros(0))
-                if more := num_pairs - len(known) // 2:
-                    others = self._lattice(num_pairs, lot)[-more:]
-                    known = np.concatenate([known, self.log_weights(k, others, self.inner)])
+                if len(more):
+                    known = np.concatenate([known, self.log_weights(k, more, self.inner)])
                 self._logs[k, lot] = known
-            logs = np.stack([self._logs[k, lot] for lot in range(NUM_LOTS)])
-            if k == 0:
-                every = logs.ravel()
-            table.append(logsumexp(logs, axis=1) - np.log(logs.shape[1]))
-            progress(k + 1, len(self.places), "weighed points at a few points of the parameters")
-        return np.stack(table), every
+                done = lot * count + k + 1
+                progress(done, NUM_LOTS * count, "weighed points at a few points of the parameters")
+        logs = np.stack([[self._logs[k, lot] for lot in range(NUM_LOTS)] for k in range(count)])
+        every = logs[0].ravel()
+        table = logsumexp(logs, axis=2) - np.log(logs.shape[2])
+        return table, every
 
 
 def _factor(inverse: jax.Array) -> Factor:

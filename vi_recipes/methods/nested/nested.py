@@ -215,6 +215,7 @@ class NestedQuadrature(Method):
                     choose_nodes(density, mode, seed)
             if isinstance(density, CrossedDensity) and not density.is_laplace:
                 added = correct(density, mode, self.tolerance, progress)
+                mode = added.mode(mode) if mode is not None else None
             found, inner = self._integrated(density, mode, seed, progress, added is not None)
             while self._more(density, inner):
                 found, inner = self._integrated(density, mode, seed, progress)
