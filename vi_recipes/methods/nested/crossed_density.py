@@ -351,7 +351,10 @@ class CrossedDensity(ThetaDensity):
         place: np.ndarray,
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "draws d"]:
-        """Return draws of the member, less its modes; see :meth:`WideDensity.displaced`."""
+        """Return draws of the member, less its modes.
+
+        See :meth:`~vi_recipes.methods.nested.wide_density.WideDensity.displaced`.
+        """
         return in_turn(np.asarray(given.moments), place)
 
 

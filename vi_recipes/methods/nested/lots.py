@@ -35,9 +35,14 @@ TIMES = 4
 """Times as many pairs of weighed points, where so many are to leave less noise."""
 
 
+def takes_long(density: ThetaDensity) -> bool:
+    """Whether its integral, by weighed points, may take half a minute of two cores, or minutes."""
+    return density.is_noisy and MANY * density.work > TOO_DEAR
+
+
 def is_dear(density: ThetaDensity) -> bool:
     """Whether so many points that noise averages out over them take too long."""
-    return as_noisy(density) is not None and MANY * density.work > TOO_DEAR
+    return as_noisy(density) is not None and takes_long(density)
 
 
 def integrate_in_lots(

@@ -36,7 +36,7 @@ from vi_recipes.methods.nested.integrate import (
     integrate,
     without_theta,
 )
-from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear
+from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear, takes_long
 from vi_recipes.methods.nested.members import (
     INNER,
     choose_nodes,
@@ -55,6 +55,7 @@ from vi_recipes.methods.nested.wide_density import (
     Noise,
     as_noisy,
     density_of,
+    is_weighed,
 )
 from vi_recipes.model import Target
 
@@ -158,6 +159,20 @@ class NestedQuadrature(Method):
         except MethodFailure as failure:
             return failure.message
         return None
+
+    @override
+    def too_long(self, target: Target) -> str | None:
+        with jax.enable_x64(True):
+            marginal = self._marginal(target, Timing())
+            if not is_weighed(marginal):
+                return None
+            if not takes_long(density_of(marginal, Timing(), np.zeros(target.dim))):
+                return None
+        names, width = ", ".join(marginal.split.latents), marginal.split.width
+        return (
+            f"{names} ({width:,} scalars) are coupled and not normal, and weighed points of so "
+            "much may take from half a minute to some minutes"
+        )
 
     def is_cheap(self, target: Target) -> bool:
         """Whether it applies, and takes next to no time beside its compilation."""

@@ -139,9 +139,10 @@ class OverBorder:
         draw: jax.Array,
         arrays: Arrays,
     ) -> tuple[Weighed, jax.Array]:
-        """Return the integral over the member, see :meth:`WideMember.weighed`, and the mode.
+        """Return the integral over the member, and the mode.
 
-        It is that of the border's marginal density, with the blocks where they then are.
+        See :meth:`~vi_recipes.methods.nested.wide.WideMember.weighed`. It is that of
+        the border's marginal density, with the blocks where they then are.
 
         Parameters
         ----------
