@@ -31,7 +31,7 @@ def model(y):
 
 def test_both_ways_give_one_fit(monkeypatch):
     def fit(most):
-        monkeypatch.setattr(elements, "FEW", most)
+        monkeypatch.setattr(elements, "AT_ONCE", most)
         target = vr.Target(vr.Model(function=model, name="t"), y=Y[:3])
         return vr.MeanField(num_starts=1).fit(target, throw=True)
 

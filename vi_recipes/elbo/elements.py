@@ -16,10 +16,12 @@ from vi_recipes.elbo.integral import Outside, Source, integrate
 from vi_recipes.elbo.plan import Affine, Gather, Plan, Single
 from vi_recipes.model import Arrays, Target, site_terms
 
-FEW = 256 * 512
-"""Elements times nodes up to which a site is differentiated as it is written: quicker to compile.
+FEW = 256
+"""Elements up to which a site is differentiated as it is written: quicker to compile."""
 
-It holds all of them at once, for every direction, and those that there is only room for, too."""
+AT_ONCE = FEW * 512
+"""Elements times nodes up to which it is: all are held at once, for every direction, and the nodes
+that there is only room for among them."""
 
 
 class Placed(NamedTuple):
@@ -114,7 +116,8 @@ class ElementIntegral:
                 law = placed.eta[place, 0], placed.eta[place, 1]
                 sources.append(Source(*law, arrays.coordinate))
         outside = Outside({} if live else site.leaves, site.start, held.arrays)
-        if np.prod(self.shape, dtype=int) * len(nodes.w) <= FEW:
+        elements = int(np.prod(self.shape, dtype=int))
+        if elements <= FEW and elements * len(nodes.w) <= AT_ONCE:
             params = [(source.first, source.second) for source in sources]
             values = jax.vmap(lambda x: self._traced(params, x, outside))(nodes.x)
             value = jnp.tensordot(nodes.w, values, axes=1)
