@@ -35,7 +35,7 @@ class SharedCode:
             _IN_USE.reset(token)
 
     def compile(
-        self, function: Callable[..., Any], *args: Any, options: Options = None
+        self, function: Callable[..., Any], *args: Any, options: Callable[[Any], Options]
     ) -> Callable[..., Any]:
         """Return ``function`` compiled for the shapes of ``args``, from what there is if possible.
 
@@ -46,7 +46,7 @@ class SharedCode:
         *args
             Arrays, and trees of them.
         options
-            XLA's options for it.
+            The program, a ``jax.extend.core.Jaxpr`` -> XLA's options for it.
         """
         import jax
         from jax.extend.core import jaxpr_as_fun
@@ -62,7 +62,7 @@ class SharedCode:
         # the text holds every constant that is left, in full; the trees say what goes where
         key = lowered.as_text(), jax.tree.structure((constants, leaves))
         if key not in self._executables:
-            self._executables[key] = lowered.compile(compiler_options=options)
+            self._executables[key] = lowered.compile(compiler_options=options(traced.jaxpr))
         executable = self._executables[key]
 
         def run(*args: Any) -> Any:

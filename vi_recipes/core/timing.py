@@ -10,6 +10,7 @@ from typing import Any
 
 from vi_recipes.core.memory import give_back
 from vi_recipes.core.shared_code import shared_code
+from vi_recipes.core.work import work_of
 
 COMPILED_QUICKLY: dict[str, bool | int | str] = {
     "xla_backend_optimization_level": 0,
@@ -28,6 +29,9 @@ LONG = 0.5
 
 MUCH_WORK = 1_000_000
 """Numbers read over all calls from which optimised code earns its compilation back."""
+
+MUCH_TO_COMPUTE = 2_000_000_000
+"""Numbers computed over a search's calls from which it does, whatever it reads."""
 
 
 def compiler_options(calls: int | None, args: Any) -> dict[str, bool | int | str] | None:
@@ -100,10 +104,20 @@ class Timing:
 
         start = time.perf_counter()
         try:
-            options = compiler_options(calls, args)
+
+            def options(program: Any) -> dict[str, bool | int | str] | None:
+                chosen = compiler_options(calls, args)
+                if calls is None or chosen is None:
+                    return chosen
+                # what takes one direction after the other has those in its work already
+                work = work_of(program) * min(calls, CALLS_OF_A_SEARCH)
+                return chosen if work < MUCH_TO_COMPUTE else compiler_options(None, args)
+
             if (shared := shared_code()) is not None:
                 return shared.compile(function, *args, options=options)
-            return jax.jit(function).lower(*args).compile(compiler_options=options)
+            traced = jax.jit(function).trace(*args)
+            chosen = options(traced.jaxpr.jaxpr)
+            return traced.lower().compile(compiler_options=chosen)
         finally:
             if time.perf_counter() - start > LONG:
                 give_back()
