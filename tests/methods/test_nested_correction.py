@@ -216,7 +216,6 @@ def test_a_crossed_binary_design_has_the_moments_of_long_chains(
 
     # a design so small has its points weighed at every theta, if it is to
     monkeypatch.setattr(wide_density, "MAX_WEIGHED", 0)
-    monkeypatch.setattr(wide_density, "MAX_CROSSED", 0)
     monkeypatch.setattr(curvature, "MAX_GAUSSIAN", 8)
     rng = np.random.default_rng(5)
     row, column = np.divmod(rng.permutation(400)[:200], 20)
@@ -282,7 +281,6 @@ def test_what_takes_minutes_is_run_where_it_is_asked_for(monkeypatch: pytest.Mon
     assert left_out(target) == {}
     # as a design would be that is so large
     monkeypatch.setattr(wide_density, "MAX_WEIGHED", 0)
-    monkeypatch.setattr(wide_density, "MAX_CROSSED", 0)
     monkeypatch.setattr(curvature, "MAX_GAUSSIAN", 8)
     target = design(20, 4, 40)
     assert NestedQuadrature().refusal(target) is None

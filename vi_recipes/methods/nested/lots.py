@@ -23,21 +23,13 @@ from vi_recipes.methods.nested.owners import OF_THETA
 from vi_recipes.methods.nested.polynomial import by_polynomial
 from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
 from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
-from vi_recipes.methods.nested.wide_density import PAIRS, WideDensity, as_noisy
-
-MANY, TOO_DEAR = 4_096, 1e9
-"""Points with noise of their own, and numbers that they may read before theirs is one in lots."""
+from vi_recipes.methods.nested.wide_density import PAIRS, WideDensity, as_noisy, takes_long
 
 MOST_ROUNDS = 4
 """Rounds of one size with noise in lots, at most."""
 
 TIMES = 4
 """Times as many pairs of weighed points, where so many are to leave less noise."""
-
-
-def takes_long(density: ThetaDensity) -> bool:
-    """Whether its integral, by weighed points, may take half a minute of two cores, or minutes."""
-    return density.is_noisy and MANY * density.work > TOO_DEAR
 
 
 def is_dear(density: ThetaDensity) -> bool:

@@ -36,7 +36,7 @@ from vi_recipes.methods.nested.integrate import (
     integrate,
     without_theta,
 )
-from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear, takes_long
+from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear
 from vi_recipes.methods.nested.members import (
     INNER,
     choose_nodes,
@@ -56,6 +56,7 @@ from vi_recipes.methods.nested.wide_density import (
     as_noisy,
     density_of,
     is_weighed,
+    takes_long,
 )
 from vi_recipes.model import Target
 
@@ -171,7 +172,7 @@ class NestedQuadrature(Method):
         names, width = ", ".join(marginal.split.latents), marginal.split.width
         return (
             f"{names} ({width:,} scalars) are coupled and not normal, and weighed points of so "
-            "much may take from half a minute to some minutes"
+            "many, or of so many data, may take a minute or more"
         )
 
     def is_cheap(self, target: Target) -> bool:

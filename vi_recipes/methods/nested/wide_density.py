@@ -29,9 +29,8 @@ from vi_recipes.methods.nested.records import Conditional, InnerError, Place, Sw
 from vi_recipes.methods.nested.wide import WIDE, WideMember, averaged
 from vi_recipes.model import Arrays
 
-MAX_CROSSED = 400
-"""Scalars of a single member up to which points of all families of effects but the largest, where
-these are few, weigh at all points of theta."""
+MANY, TOO_DEAR = 4_096, 1e9
+"""Points with noise of their own, and numbers that they may read before they take too long."""
 
 DIFFERENCE = 1e-4
 """Units over which log p(y, theta) is differenced: no gradient of it is compiled."""
@@ -63,15 +62,20 @@ def density_of(marginal: Marginal, timing: Timing, flat: Float[np.ndarray, " dim
     """Return log p(y, theta) of a target; see :class:`ThetaDensity`."""
     split = marginal.split
     single = split.kind == "continuous" and split.num_members == 1
-    if single and is_weighed(marginal) and split.width > MAX_WEIGHED:
-        columns = columns_of(split)
-        assert columns is not None
-        assert columns.arrow is not None
-        if columns.inner is None or split.width > MAX_CROSSED:
-            return CrossedDensity(marginal, timing, flat, columns, columns.arrow)
+    columns = columns_of(split) if single and is_weighed(marginal) else None
+    crossed = None
+    if columns is not None and columns.arrow is not None:
+        crossed = partial(CrossedDensity, marginal, timing, flat, columns, columns.arrow)
+    if crossed is not None and split.width > MAX_WEIGHED:
+        return crossed()
     wide = split.width >= WIDE or is_weighed(marginal)
-    make = WideDensity if single and wide else ThetaDensity
-    return make(marginal, timing, flat)
+    made = (WideDensity if single and wide else ThetaDensity)(marginal, timing, flat)
+    return crossed() if crossed is not None and takes_long(made) else made
+
+
+def takes_long(density: ThetaDensity) -> bool:
+    """Whether its integral, by weighed points, may take a minute of a processor, or more."""
+    return density.is_noisy and MANY * density.work > TOO_DEAR
 
 
 def is_weighed(marginal: Marginal) -> bool:
