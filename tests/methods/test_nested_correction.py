@@ -27,6 +27,7 @@ from vi_recipes.methods.nested.crossed_density import CrossedDensity
 from vi_recipes.methods.nested.mode import find_theta_mode
 from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.records import InnerError
+from vi_recipes.methods.nested.wide_density import WideDensity
 
 
 def model(y: Any, row: Any, column: Any, rows: int, columns: int) -> None:
@@ -200,6 +201,24 @@ def test_rounds_begin_at_the_mode_of_what_is_corrected() -> None:
     # where the sum has no mode near, they begin at Laplace's
     assert added(0.0, 0.1, 0.1, 0.6, 0.0, 0.0).mode(mode) is mode
     assert added(0.0, 9.0, 0.0, 0.0, 0.0, 0.0).mode(mode) is mode
+
+
+def test_points_weigh_at_every_theta_unless_they_are_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, timing = design(9, 4, 40), Timing()
+    with jax.enable_x64(True):
+        start = target.start(jax.random.key(0), scatter=0.0)
+        marginal, plain = (
+            marginal_of(target, ("mu", "u", "v"), "auto", n, True, timing, wide=True)
+            for n in ("auto", 1)
+        )
+        assert isinstance(wide_density.density_of(marginal, timing, start), WideDensity)
+        work = wide_density.density_of(marginal, timing, start).work
+        monkeypatch.setattr(wide_density, "TOO_DEAR", 4_096 * work + 1)
+        assert isinstance(wide_density.density_of(marginal, timing, start), WideDensity)
+        monkeypatch.setattr(wide_density, "TOO_DEAR", 4_096 * work - 1)
+        assert isinstance(wide_density.density_of(marginal, timing, start), CrossedDensity)
+        # by Laplace's approximation alone none are weighed
+        assert isinstance(wide_density.density_of(plain, timing, start), WideDensity)
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3, 5])
