@@ -154,16 +154,18 @@ class Split:
         arrays
             The data, from :meth:`Target.arrays`.
         """
-        return self._traced_once(theta, z, arrays)
+        return self.gather(self.elements_traced_once(theta, z, arrays))
 
     @cached_property
-    def _traced_once(self) -> Callable[..., LogJoint]:
+    def elements_traced_once(self) -> Callable[..., Elements]:
+        """The elements of :meth:`log_joint`, for the same arguments; pure."""
+
         # the model is run once: derivatives are taken of what that has left
-        def traced(theta: jax.Array, z: jax.Array, arrays: Arrays) -> LogJoint:
+        def traced(theta: jax.Array, z: jax.Array, arrays: Arrays) -> Elements:
             if self.kind == "discrete":
                 table = jnp.asarray(self.states)[z]
                 z = jnp.broadcast_to(table, (1 if self.broadcast else self.num_members, self.width))
-            return self.gather(self.elements(theta, z, arrays))
+            return self.elements(theta, z, arrays)
 
         return jax.jit(traced)
 

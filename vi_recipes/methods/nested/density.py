@@ -293,7 +293,10 @@ class ThetaDensity:
         of_member = self.owner >= 0
 
         def log_joint(z: jax.Array) -> Any:
-            return jax.vmap(lambda th, z: split.log_joint(th, z, arrays))(thetas, z)
+            of = jax.vmap(lambda th, z: split.elements_traced_once(th, z, arrays))(thetas, z)
+            # lest XLA makes the elements as it sums them, one by one
+            of = jax.lax.optimization_barrier(of)  # type: ignore[no-untyped-call]
+            return jax.vmap(split.gather)(of)
 
         def scalars(z: jax.Array) -> jax.Array:
             at = jax.vmap(lambda th, z: self._scalars(th, z, arrays))(thetas, z)
