@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
 from vi_recipes.core import MethodFailure, Progress, Status
 from vi_recipes.methods.nested.density import ThetaDensity
@@ -17,6 +17,9 @@ MAX_STEPS = 300
 
 GRADIENT = 1e-2
 """Gradient, in units of theta, at which it ends."""
+
+FLAT, NUM_FLAT = 0.02, 2
+"""Nats that so many steps gain together below which they end it too: what is left is polishing."""
 
 REACH = 0.2
 """Posterior sds over which gradients are differenced."""
@@ -132,6 +135,7 @@ def _climb(density: ThetaDensity, progress: Progress) -> tuple[np.ndarray, np.nd
     """Return where BFGS ends, and its inverse Hessian in units."""
     units, start = density.units, density.place.theta
     best, steps = -np.inf, 0
+    reached: list[float] = []
 
     def fall(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal best, steps
@@ -153,9 +157,16 @@ def _climb(density: ThetaDensity, progress: Progress) -> tuple[np.ndarray, np.nd
             "log p(y, theta) is not finite at the start",
             "start elsewhere with Model(init=...)",
         )
+
+    def look(intermediate_result: OptimizeResult) -> None:
+        # rounding of many rows may keep the gradient above its limit however long it goes on
+        reached.append(float(intermediate_result.fun))
+        if len(reached) > NUM_FLAT and reached[-1 - NUM_FLAT] - reached[-1] < FLAT:
+            raise StopIteration
+
+    begin, options = start / units, {"gtol": GRADIENT, "maxiter": MAX_STEPS}
     with np.errstate(all="ignore"):
-        options = {"gtol": GRADIENT, "maxiter": MAX_STEPS}
-        end = minimize(fall, start / units, jac=True, method="BFGS", options=options)
+        end = minimize(fall, begin, jac=True, method="BFGS", callback=look, options=options)
     return density.place.theta, np.asarray(end.hess_inv)
 
 
