@@ -15,12 +15,9 @@ from scipy.stats import norm
 
 import vi_recipes as vr
 from vi_recipes import NestedQuadrature
-from vi_recipes.cli.options import build_methods
-from vi_recipes.comparison import request
 from vi_recipes.core import Timing
 from vi_recipes.core.progress import silent
 from vi_recipes.latent import columns_of, curvature, marginal_of
-from vi_recipes.methods import default_methods, left_out
 from vi_recipes.methods.nested import corrected, wide_density
 from vi_recipes.methods.nested.correction import Correction, Moments, places_of
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
@@ -292,29 +289,3 @@ def test_a_count_for_every_row_brood_and_location_has_the_moments_of_long_chains
     plain = NestedQuadrature(num_nodes=1).fit(target, key=0)
     assert "of unknown error" in plain.message
     assert plain.mean()["mean"] - long["mean"][0] > 0.4 * long["mean"][1]
-
-
-def test_what_takes_minutes_is_run_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    target, told = design(9, 4, 40), list[str]()
-    assert "nested" in default_methods(target)
-    assert left_out(target) == {}
-    # as a design would be that is so large
-    monkeypatch.setattr(wide_density, "MAX_WEIGHED", 0)
-    monkeypatch.setattr(curvature, "MAX_GAUSSIAN", 8)
-    target = design(20, 4, 40)
-    assert NestedQuadrature().refusal(target) is None
-    assert not NestedQuadrature().is_cheap(target)
-    assert "nested" not in default_methods(target)
-    assert "nested" not in build_methods(None, {}, target, told.append)
-    assert told == list(left_out(target).values())
-    assert "mu, u, v (25 scalars) are coupled and not normal" in told[0]
-    assert "Name it among the methods" in told[0]
-    settings = {"nested": {"tolerance": "0.1"}}
-    assert build_methods(None, settings, target, told.append)["nested"] == NestedQuadrature(
-        tolerance=0.1
-    )
-    assert len(told) == 1
-    # and so does a comparison that was asked for nothing
-    monkeypatch.setattr(request, "default_methods", lambda _: {"map": vr.MAP()})
-    assert told[0] in vr.compare(target).notes
-    assert told[0] not in vr.compare(target, "map").notes

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -63,34 +63,23 @@ def parse_methods(text: str) -> dict[str, str]:
 
 
 def build_methods(
-    entries: Mapping[str, str] | None,
-    settings: Settings,
-    target: Target,
-    tell: Callable[[str], None],
+    entries: Mapping[str, str] | None, settings: Settings, target: Target
 ) -> dict[str, Method]:
     """Return the methods by name, with their options set.
 
     Parameters
     ----------
     entries
-        From :func:`parse_methods`; ``None`` for every method that applies to ``target`` and does
-        not take too long.
+        From :func:`parse_methods`; ``None`` for every method that applies to ``target``.
     settings
         From :func:`parse_settings`.
     target
         What they are for.
-    tell
-        Told which are left out, and why.
     """
-    from vi_recipes.methods import default_methods, left_out, make_method
+    from vi_recipes.methods import default_methods, make_method
 
     if entries is None:
         methods = default_methods(target)
-        for label, why in left_out(target).items():
-            if label in settings:  # which is to ask for it
-                methods[label] = make_method(label, target)
-            else:
-                tell(why)
     else:
         methods = {label: make_method(name, target) for label, name in entries.items()}
     for label, texts in settings.items():

@@ -41,11 +41,11 @@ def prepare(
         The model's name or file, and the user's data; ``None`` for the model's own.
     entries
         The methods asked for, from :func:`~vi_recipes.methods.parse_methods`; ``None`` for
-        all that apply and do not take too long.
+        all that apply.
     pairs
         Settings as text, ``NAME.OPTION=VALUE``.
     tell
-        Told what was done to the data, and which methods are left out.
+        Told what was done to the data.
     written
         The model by formula, where there is no name.
     """
@@ -58,7 +58,7 @@ def prepare(
         raise ValueError("--set model.NAME: expected a MODEL; a formula's takes no arguments")
     else:
         target = written.target(data, tell)
-    return target, build_methods(entries, settings, target, tell)
+    return target, build_methods(entries, settings, target)
 
 
 def make_target(

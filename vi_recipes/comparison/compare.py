@@ -47,7 +47,7 @@ from vi_recipes.core import (
 )
 from vi_recipes.fit import Fit
 from vi_recipes.importance import LogEvidence
-from vi_recipes.methods import Method, NestedQuadrature, left_out
+from vi_recipes.methods import Method, NestedQuadrature
 from vi_recipes.model import Model, Target, as_target
 
 
@@ -147,8 +147,7 @@ def compare(
         reference = with_evidence(reference, target, assessed)
     if path is not None:
         check_folder(Path(path), HEADER, FOLDERS)
-    without = [*left_out(target).values()] if methods is None else []
-    asked = _Asked(target, named, key, assessed, progress, executor, exclusive, without)
+    asked = _Asked(target, named, key, assessed, progress, executor, exclusive)
     with held(path, HEADER, FOLDERS):
         run = _Run(target, reference, description, None if path is None else Path(path), [*named])
         return _compare(asked, run, resumed, quadrature=quadrature)
@@ -165,8 +164,6 @@ class _Asked:
     progress: ProgressFactory | None
     executor: Engine
     exclusive: bool
-    without: Sequence[str] = ()
-    """Why methods that apply are not among them, a sentence each."""
 
 
 def _compare(asked: _Asked, run: _Run, resumed: Resumed, *, quadrature: bool) -> Comparison:
@@ -204,7 +201,7 @@ def _compare(asked: _Asked, run: _Run, resumed: Resumed, *, quadrature: bool) ->
     except KeyboardInterrupt:
         interrupted = True
     run.sure = asked.executor is None
-    notes = [*asked.without, *resumed.said(fits), *by_whom, *failed, *_scale_notes(fits)]
+    notes = resumed.said(fits) + by_whom + failed + _scale_notes(fits)
     notes += attempt(run.relabel, lambda e: [f"Components are not put in one order: {e}"])
     if isinstance(reference, str) and reference in fits and not fits[reference].has_result:
         notes.append(f"{reference} was to be the reference, and has no result.")

@@ -112,26 +112,7 @@ def make_method(name: str, target: Target, **options: Any) -> Method:
 
 @one_at_a_time
 def default_methods(target: Target) -> dict[str, Method]:
-    """Return the methods to run on ``target`` unasked, by name, with the model's own options.
-
-    Those that apply, without those that would take too long (:func:`left_out`).
-    """
-    return {name: m for name, m in _applying(target).items() if _too_long(m, target) is None}
-
-
-@one_at_a_time
-def left_out(target: Target) -> dict[str, str]:
-    """Return the methods that apply and take too long to be run unasked: name -> a sentence."""
-    whys = {name: _too_long(method, target) for name, method in _applying(target).items()}
-    return {
-        name: f"{name} applies and is left out, as it was not asked for: {why}. Name it among the "
-        "methods to have it."
-        for name, why in whys.items()
-        if why is not None
-    }
-
-
-def _applying(target: Target) -> dict[str, Method]:
+    """Return the methods to run on ``target`` unasked, by name, with the model's own options."""
     methods = {name: make_method(name, target) for name in METHODS if METHODS[name].by_default}
 
     def applies(method: Method) -> bool:
@@ -139,10 +120,6 @@ def _applying(target: Target) -> dict[str, Method]:
         return attempt(lambda: method.refusal(target) is None, lambda _: True)
 
     return {name: method for name, method in methods.items() if applies(method)}
-
-
-def _too_long(method: Method, target: Target) -> str | None:
-    return attempt(lambda: method.too_long(target), lambda _: None)
 
 
 __all__ = [
@@ -173,7 +150,6 @@ __all__ = [
     "VariationalEM",
     "bibtex",
     "default_methods",
-    "left_out",
     "make_method",
     "normal_encoder",
     "parse_methods",

@@ -123,13 +123,6 @@ class Method(ABC):
             )
         return why_not_single(target) if self.dtype_used == "float32" else None
 
-    def too_long(self, target: Target) -> str | None:
-        """Return why a comparison that names no methods does not wait for this, where it applies.
-
-        ``None`` if it does; else the middle of a sentence, as "its points take a minute or more".
-        """
-        return None
-
     def check(self, target: Target) -> None:
         """Raise a :class:`ValueError` for options that do not go with ``target``.
 

@@ -55,8 +55,6 @@ from vi_recipes.methods.nested.wide_density import (
     Noise,
     as_noisy,
     density_of,
-    is_weighed,
-    takes_long,
 )
 from vi_recipes.model import Target
 
@@ -160,20 +158,6 @@ class NestedQuadrature(Method):
         except MethodFailure as failure:
             return failure.message
         return None
-
-    @override
-    def too_long(self, target: Target) -> str | None:
-        with jax.enable_x64(True):
-            marginal = self._marginal(target, Timing())
-            if not is_weighed(marginal):
-                return None
-            if not takes_long(density_of(marginal, Timing(), np.zeros(target.dim))):
-                return None
-        names, width = ", ".join(marginal.split.latents), marginal.split.width
-        return (
-            f"{names} ({width:,} scalars) are coupled and not normal, and weighed points of so "
-            "many, or of so many data, may take a minute or more"
-        )
 
     def is_cheap(self, target: Target) -> bool:
         """Whether it applies, and takes next to no time beside its compilation."""
