@@ -57,6 +57,12 @@ def test_a_test_folder_for_each_room() -> None:
     assert set(ROOMS) - through_others <= folders
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """Pytest knows a file outside packages by its name alone, and collects one of two."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in names if names.count(name) > 1] == []
+
+
 def test_the_longest_test_files_are_there() -> None:
     assert len(set(LONGEST)) == len(LONGEST)
     assert all((ROOT / "tests" / name).is_file() for name in LONGEST)
