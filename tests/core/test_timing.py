@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vi_recipes.core import Timing, timing
-from vi_recipes.core.work import work_of
+from vi_recipes.core.programs import work_of
 
 
 def test_timing_charges_each_second_once() -> None:

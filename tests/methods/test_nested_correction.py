@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from crossed_for_tests import crossed_effects
 from scipy.special import gammaln, logsumexp
 from scipy.stats import norm
 
@@ -28,15 +29,9 @@ from vi_recipes.methods.nested.wide_density import WideDensity
 
 
 def model(y: Any, row: Any, column: Any, rows: int, columns: int) -> None:
-    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
-    su = numpyro.sample("su", dist.HalfNormal(1.5))
-    sv = numpyro.sample("sv", dist.HalfNormal(1.5))
-    with numpyro.plate("rows", rows):
-        u = numpyro.sample("u", dist.Normal(0.0, su))
-    with numpyro.plate("columns", columns):
-        v = numpyro.sample("v", dist.Normal(0.0, sv))
+    eta = crossed_effects(row, column, rows, columns)
     with numpyro.plate("pair", len(y)):
-        numpyro.sample("y", dist.Poisson(jnp.exp(mu + u[row] + v[column])), obs=y)
+        numpyro.sample("y", dist.Poisson(jnp.exp(eta)), obs=y)
 
 
 def design(rows: int, columns: int, count: int) -> vr.Target:
@@ -175,7 +170,7 @@ def test_rounds_begin_at_the_mode_of_what_is_corrected() -> None:
     made = Correction(density, mode.theta, mode.cov)
 
     def added(*quadratic: float) -> corrected.Added:
-        nats = corrected.monomials(made.places) @ np.array(quadratic)
+        nats = corrected.terms(made.places) @ np.array(quadratic)
         table = np.repeat(nats[:, None], 8, axis=1)
         none = Moments(*np.zeros((2, 8, density.arrow.dim)))
         return corrected.Added(made, table, np.zeros(16), none, InnerError(4, 6, 0.0, 0.0, 0, 9))
@@ -220,7 +215,7 @@ def test_points_weigh_at_every_theta_unless_they_are_dear(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3, 5])
 def test_places_tell_a_quadratic(dim: int) -> None:
-    powers = corrected.monomials(places_of(dim))
+    powers = corrected.terms(places_of(dim))
     assert np.linalg.matrix_rank(powers) == 1 + dim + dim * (dim + 1) // 2
 
 

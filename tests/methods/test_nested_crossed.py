@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from crossed_for_tests import crossed_effects
 from scipy import stats
 from scipy.special import log_expit, logsumexp
 
@@ -21,15 +22,9 @@ from vi_recipes.methods.nested.wide_density import WideDensity, density_of
 
 
 def crossed(y: Any, row: Any, column: Any, rows: int, columns: int) -> None:
-    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
-    su = numpyro.sample("su", dist.HalfNormal(1.5))
-    sv = numpyro.sample("sv", dist.HalfNormal(1.5))
-    with numpyro.plate("rows", rows):
-        u = numpyro.sample("u", dist.Normal(0.0, su))
-    with numpyro.plate("columns", columns):
-        v = numpyro.sample("v", dist.Normal(0.0, sv))
+    eta = crossed_effects(row, column, rows, columns)
     with numpyro.plate("pair", len(y)):
-        numpyro.sample("y", dist.Bernoulli(logits=mu + u[row] + v[column]), obs=y)
+        numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
 def target_of(y: np.ndarray, row: np.ndarray, column: np.ndarray) -> vr.Target:

@@ -54,11 +54,15 @@ def by_factor(y: Any, x: Any) -> None:
         numpyro.sample("y", dist.Normal(f, noise), obs=y)
 
 
-def whitened(y: Any, x: Any) -> None:
-    amplitude, length, noise = parameters()
+def whitened_field(x: Any, amplitude: Any, length: Any) -> Any:
     z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1))
     root = jnp.linalg.cholesky(covariance(x, amplitude, length, jnp))
-    f = numpyro.deterministic("f", root @ z)
+    return numpyro.deterministic("f", root @ z)
+
+
+def whitened(y: Any, x: Any) -> None:
+    amplitude, length, noise = parameters()
+    f = whitened_field(x, amplitude, length)
     with numpyro.plate("row", len(y)):
         numpyro.sample("y", dist.Normal(f, noise), obs=y)
 
@@ -257,9 +261,7 @@ def test_a_process_behind_binary_outcomes_agrees_with_nuts() -> None:
 
     def white(y: Any, x: Any) -> None:
         amplitude, length, _ = parameters()
-        z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]).to_event(1))
-        root = jnp.linalg.cholesky(covariance(x, amplitude, length, jnp))
-        f = numpyro.deterministic("f", root @ z)
+        f = whitened_field(x, amplitude, length)
         with numpyro.plate("row", len(y)):
             numpyro.sample("y", dist.Bernoulli(logits=f), obs=y)
 

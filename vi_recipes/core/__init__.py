@@ -66,6 +66,7 @@ from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.memory import give_back
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
+from vi_recipes.core.programs import operations, programs_in
 from vi_recipes.core.progress import Progress, ProgressFactory, in_notebook, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.starts import SEVERAL, from_starts
@@ -149,8 +150,10 @@ __all__ = [
     "one_at_a_time",
     "one_seed",
     "only",
+    "operations",
     "place_of",
     "precision",
+    "programs_in",
     "programs_read",
     "progress_bar",
     "public_functions",

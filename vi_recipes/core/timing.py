@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vi_recipes.core.memory import give_back
+from vi_recipes.core.programs import work_of
 from vi_recipes.core.shared_code import shared_code
-from vi_recipes.core.work import work_of
 
 COMPILED_QUICKLY: dict[str, bool | int | str] = {
     "xla_backend_optimization_level": 0,

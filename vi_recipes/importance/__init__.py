@@ -21,6 +21,7 @@ from vi_recipes.importance.triangular import (
     fit_triangular,
     num_parameters,
     scrambled_sobol,
+    sobol_normals,
 )
 from vi_recipes.importance.wasserstein import WassersteinBounds, wasserstein_bounds
 from vi_recipes.importance.weights import (
@@ -75,6 +76,7 @@ __all__ = [
     "scrambled_sobol",
     "shape_in_words",
     "smooth",
+    "sobol_normals",
     "temper",
     "wasserstein_bounds",
 ]

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
-from scipy.special import digamma, gammaln, stdtrit
+from scipy.special import digamma, gammaln, ndtri, stdtrit
 
 DEGREES = 4.0
 """Of freedom of both tails, before anything is fitted."""
@@ -300,3 +300,9 @@ def scrambled_sobol(dim: int, size: int, seeds: Sequence[int]) -> Float[np.ndarr
 
     scrambles = [qmc.Sobol(dim, scramble=True, rng=np.random.default_rng(s)) for s in seeds]
     return np.concatenate([s.random(size) for s in scrambles])
+
+
+def sobol_normals(dim: int, size: int, seeds: Sequence[int]) -> Float[np.ndarray, "points dim"]:
+    """Return :func:`scrambled_sobol` as standard normals."""
+    cube = scrambled_sobol(dim, size, seeds)
+    return np.asarray(ndtri(np.clip(cube, 1e-12, 1 - 1e-12)))

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
-from scipy.special import ndtri
 
 from vi_recipes.algebra import BlockArrow, LocalStructure, dense_structure
 from vi_recipes.core import (
@@ -25,7 +24,7 @@ from vi_recipes.core import (
     require_number,
     shapes_of,
 )
-from vi_recipes.importance import Bound, LogEvidence, scrambled_sobol
+from vi_recipes.importance import Bound, LogEvidence, sobol_normals
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.model import Arrays, Target, candidates
@@ -266,7 +265,7 @@ class _Family:
         dim = self.target.dim
         if dim <= MOST_SOBOL:
             size = 2 ** int(np.ceil(np.log2(pairs)))
-            half = ndtri(np.clip(scrambled_sobol(dim, size, [seed])[:pairs], 1e-12, 1 - 1e-12))
+            half = sobol_normals(dim, size, [seed])[:pairs]
         else:
             half = np.random.default_rng(seed).standard_normal((pairs, dim))
         return np.stack([half, -half], axis=1).reshape(2 * pairs, dim)

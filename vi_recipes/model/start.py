@@ -22,13 +22,13 @@ from vi_recipes.core import (
     fold_key,
     generator,
     one_at_a_time,
+    operations,
     split_key,
     unknown,
 )
 from vi_recipes.model.bound import Arrays, concrete
 from vi_recipes.model.density import FlatDensity, unconstrained_values
 from vi_recipes.model.enumeration import LOG_JOINT
-from vi_recipes.model.steps import operations
 from vi_recipes.model.units import find_units
 
 NUM_ATTEMPTS = 20

@@ -7,13 +7,15 @@ intermediate code, so that what slopes cannot see is known without a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, Literal
+
+from vi_recipes.core import programs_in
 
 ROUNDING = ("floor", "ceil", "round", "sign", "rem", "nextafter")
 """Operations from numbers to numbers whose outcome jumps."""
@@ -94,14 +96,6 @@ def trace_flows(function: Callable[..., Any], latents: dict[str, Any], *rest: An
     return jax.tree.unflatten(jax.tree.structure(shapes), _through(closed.jaxpr, given))
 
 
-def operations(program: Jaxpr) -> Iterator[str]:
-    """Yield the names of a program's operations, those of the programs that it runs among them."""
-    for eqn in program.eqns:
-        yield eqn.primitive.name
-        for part in _programs(eqn.params):
-            yield from operations(part)
-
-
 def _through(program: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
     """Return the flows of what a program returns from those of what it is given."""
     known = dict(zip(program.invars, given, strict=True))
@@ -142,7 +136,7 @@ def _cut(eqn: Any, whole: Joint) -> Flow:
 def _step(eqn: Any, inputs: list[Flow]) -> list[Flow]:
     """Return the flows of what one operation returns."""
     name, joined = eqn.primitive.name, join(inputs)
-    programs = list(_programs(eqn.params))
+    programs = list(programs_in(eqn.params))
     if not joined.latents and not programs:
         infinite = name in SHAPING and inputs[0].infinite
         return [Flow(infinite=infinite)] * len(eqn.outvars)
@@ -208,14 +202,6 @@ def _repeat(body: Jaxpr, inputs: list[Flow], state: slice) -> list[Flow]:
             break
         given[state] = after
     return outputs
-
-
-def _programs(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            program = getattr(part, "jaxpr", part)
-            if isinstance(program, Jaxpr):
-                yield program
 
 
 def _same_axes(one: Any, other: Any) -> bool:

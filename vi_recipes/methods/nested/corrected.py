@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from vi_recipes.methods.nested.mode import CLOSE, ThetaMode
 from vi_recipes.methods.nested.polynomial import by_polynomial
 from vi_recipes.methods.nested.records import InnerError
 from vi_recipes.methods.nested.rounds import Integral, weigh
+from vi_recipes.methods.nested.surrogate import monomials
 
 FEWEST, MOST = 8, 8_192
 """Pairs of points of each lattice, powers of two."""
@@ -121,7 +121,7 @@ class Added:
         """
         some = self.table if without is None else np.delete(self.table, without, axis=1)
         here = logsumexp(some, axis=1) - np.log(some.shape[1])
-        powers = monomials(self.of.places)
+        powers = terms(self.of.places)
         fitted = np.linalg.lstsq(powers, here, rcond=None)[0]
         spare = max(1, len(here) - len(fitted))
         return fitted, float(np.sqrt(np.square(here - powers @ fitted).sum() / spare))
@@ -139,7 +139,7 @@ class Added:
     ) -> Float[np.ndarray, " rows"]:
         """Return the nats that are added at rows of theta."""
         x = np.linalg.solve(self.of.root, (theta - self.of.centre).T).T
-        return np.asarray(monomials(x) @ self.fit(without)[0])
+        return np.asarray(terms(x) @ self.fit(without)[0])
 
     def mode(self, mode: ThetaMode) -> ThetaMode:
         """Return the mode of Laplace's log p(y, theta) and what is added, from the mode of the one.
@@ -152,7 +152,7 @@ class Added:
         dim = density.dim
         tilt, pairs = np.split(self.fit()[0][1:], [dim])
         bend = np.zeros((dim, dim))
-        bend[np.triu_indices(dim)] = pairs  # as monomials have them
+        bend[np.triu_indices(dim)] = pairs  # as terms() has them
         bend = bend + bend.T
         precision = np.eye(dim) - bend
         if np.linalg.eigvalsh(precision)[0] < 1 / RATIO:
@@ -295,9 +295,8 @@ def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integ
     return with_noise, made
 
 
-def monomials(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points terms"]:
+def terms(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points terms"]:
     """Return products of up to two coordinates, which level off far out."""
     far = np.sqrt(np.square(x).sum(1, keepdims=True)) / REACH
     x = x * np.where(far > 0, np.tanh(far) / np.where(far > 0, far, 1.0), 1.0)
-    pairs = combinations_with_replacement(range(x.shape[1]), 2)
-    return np.stack([np.ones(len(x)), *x.T, *(x[:, i] * x[:, j] for i, j in pairs)], axis=1)
+    return monomials(x, 2)

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp, ndtri
+from scipy.special import logsumexp
 
 from vi_recipes.algebra import ArrowFactor, Factor, Parts
 from vi_recipes.core import Progress
-from vi_recipes.importance import scrambled_sobol
+from vi_recipes.importance import sobol_normals
 from vi_recipes.latent import HALF_LOG_2PI
 from vi_recipes.methods.nested.crossed_density import CrossedDensity, Found
 from vi_recipes.methods.nested.lattice import WIDER
@@ -187,7 +187,7 @@ class Correction:
         """Put points around the mean of the border at the centre of theta."""
         found, top = self.found[0], np.zeros(self.dim)
         assert found.factor is not None
-        half = normal_points(self.dim, AT_ONCE // 2, 77)
+        half = sobol_normals(self.dim, AT_ONCE // 2, [77])
         away = np.concatenate([half, -half])
         for _ in range(NUM_STEPS):
             slope = self._at(0, top + away, self.inner, wanted=True)[1].mean(0)
@@ -280,11 +280,11 @@ class Correction:
         return local.T, border.T
 
     def _lattice(self, num_pairs: int, lot: int) -> Float[np.ndarray, "pairs border"]:
-        return normal_points(self.dim, num_pairs, 100 + lot)
+        return sobol_normals(self.dim, num_pairs, [100 + lot])
 
     def choose_inner(self) -> InnerError:
         """Take as many nodes over the largest family as are needed, and return what more change."""
-        normal = normal_points(self.dim, AT_ONCE // 2, 78)
+        normal = sobol_normals(self.dim, AT_ONCE // 2, [78])
         few = range(min(len(self.places), 1 + 2 * self.density.dim))
         w = self.density.arrow.local.shape[1]
 
@@ -326,12 +326,6 @@ def _factor(inverse: jax.Array) -> Factor:
     """Return as much of a factor as nodes of the blocks take."""
     none = jnp.zeros((0, 0))
     return Factor(inverse, none, none, none)
-
-
-def normal_points(dim: int, size: int, seed: int) -> Float[np.ndarray, "size dim"]:
-    """Return a lattice as normal numbers."""
-    cube = scrambled_sobol(dim, size, [seed])
-    return np.asarray(ndtri(np.clip(cube, 1e-12, 1 - 1e-12)))
 
 
 def places_of(dim: int) -> Float[np.ndarray, "places dim"]:

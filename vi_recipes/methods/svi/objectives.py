@@ -15,6 +15,7 @@ from numpyro.infer.util import log_density
 from numpyro.util import check_model_guide_match
 
 from vi_recipes.methods.guides.family import GuideFamily
+from vi_recipes.methods.svi.particle import particle_of
 from vi_recipes.methods.svi.transport import TransportLoss
 
 DEFAULT_ALPHA = 0.5
@@ -39,12 +40,10 @@ class PathwiseELBO(Trace_ELBO):  # type: ignore[misc]
         """Return minus the ELBO, whose derivative is the estimate of the gradient."""
 
         def particle(key: jax.Array) -> jax.Array:
-            model_key, guide_key = jax.random.split(key)
-            log_q, drawn = log_density(handlers.seed(guide, guide_key), args, kwargs, param_map)
-            replayed = handlers.replay(handlers.seed(model, model_key), drawn)
-            log_p, met = log_density(replayed, args, kwargs, param_map)
-            check_model_guide_match(met, drawn)
-            return log_p - log_q
+            keys = jax.random.split(key)
+            one = particle_of(keys, model, guide, (args, kwargs), param_map, param_map)
+            check_model_guide_match(one.met, one.drawn)
+            return one.log_p - one.log_q
 
         if self.num_particles == 1:
             return -particle(rng_key)
@@ -78,8 +77,8 @@ class ScoreELBO(ELBO):  # type: ignore[misc]
         """Return minus the ELBO, whose derivative is the estimate of the gradient."""
 
         def particle(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            model_key, guide_key = jax.random.split(key)
-            seeded = handlers.seed(guide, guide_key)
+            keys = jax.random.split(key)
+            seeded = handlers.seed(guide, keys[1])
             first = handlers.trace(handlers.substitute(seeded, data=param_map))
             # A point follows from the parameters and the other draws: it is not held.
             held = {
@@ -87,10 +86,9 @@ class ScoreELBO(ELBO):  # type: ignore[misc]
                 for name, site in first.get_trace(*args, **kwargs).items()
                 if site["type"] == "sample" and not _is_point(site["fn"])
             }
-            log_q, drawn = log_density(seeded, args, kwargs, {**param_map, **held})
-            replayed = handlers.replay(handlers.seed(model, model_key), drawn)
-            log_p, _ = log_density(replayed, args, kwargs, param_map)
-            return log_p, log_q
+            of_guide = {**param_map, **held}
+            one = particle_of(keys, model, guide, (args, kwargs), of_guide, param_map)
+            return one.log_p, one.log_q
 
         keys = jax.random.split(rng_key, self.num_particles)
         log_p, log_q = self.vectorize_particles_fn(particle, keys)

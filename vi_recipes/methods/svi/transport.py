@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.nn import softmax
-from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer import ELBO
-from numpyro.infer.util import log_density
 
 from vi_recipes.algebra import transport
+from vi_recipes.methods.svi.particle import particle_of
 
 PENALTY = 0.05
 """Entropic penalty, as a share of the average cost."""
@@ -57,16 +56,13 @@ class TransportLoss(ELBO):  # type: ignore[misc]
         still = jax.lax.stop_gradient(param_map)
 
         def particle(params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            model_key, guide_key = jax.random.split(key)
-            log_q, drawn = log_density(handlers.seed(guide, guide_key), args, kwargs, params)
-            replayed = handlers.replay(handlers.seed(model, model_key), drawn)
-            log_p, trace = log_density(replayed, args, kwargs, still)
+            one = particle_of(jax.random.split(key), model, guide, (args, kwargs), params, still)
             coordinates = [
                 jnp.ravel(biject_to(site["fn"].support).inv(site["value"]))
-                for site in trace.values()
+                for site in one.met.values()
                 if site["type"] == "sample" and not site["is_observed"]
             ]
-            return jnp.concatenate(coordinates), log_p - log_q
+            return jnp.concatenate(coordinates), one.log_p - one.log_q
 
         draw_key, *again = jax.random.split(rng_key, 3)
         keys = jax.random.split(draw_key, self.num_particles)
