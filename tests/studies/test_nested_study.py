@@ -52,3 +52,24 @@ def test_errors_are_those_of_the_comparison(study: vr.Study) -> None:
     rows = content["table"]([found])
     assert list(rows["method"]) == ["meanfield", "nested"]
     assert list(rows["verdict"]) == ["not to be trusted", "trustworthy"]
+
+
+@pytest.mark.slow
+def test_criteo_is_known_as_its_stored_chains_know_it(study: vr.Study) -> None:
+    target = vr.Target(vr.load_model("criteo"))
+    fit = vr.NestedQuadrature().fit(target, key=0)
+    assert fit.status is vr.Status.OK
+    assert isinstance(study.reference, Path)
+    answers = vr.load_reference(study.reference, target)
+    sites = ["beta", "mu", "tau", "u"]
+    sd = answers.flat(answers.sd(), sites)
+    off = (fit.flat(fit.mean(), sites) - answers.flat(answers.mean(), sites)) / sd
+    apart = fit.flat(fit.sd(), sites) / sd - 1
+    assert off.size == 5_007
+    assert np.abs(off).max() < 0.05
+    assert np.abs(apart[:7]).max() < 0.03
+    # the chains know the sd of an effect to 1.2 % or so, and there are 5,000
+    noise = answers.flat(answers.mcse_sd(), sites)[7:] / sd[7:]
+    assert np.abs(apart[7:] / np.hypot(0.005, noise)).max() < 5
+    assert apart[7:].std() == pytest.approx(np.sqrt(np.square(noise).mean()), rel=0.25)
+    assert abs(apart[7:].mean()) < 0.003
