@@ -294,6 +294,18 @@ def test_heavy_points_that_other_nodes_do_not_find_are_told(
     assert not fit.diagnostics["covered"]
 
 
+def test_what_nodes_leave_of_members_moments_is_in_their_errors() -> None:
+    target = vr.Target(binary, y=np.array([0, 3, 0, 1, 3, 0]))
+    few, many = (NestedQuadrature(num_nodes=n).fit(target, key=1) for n in (2, 25))
+    off = np.abs(few.mean()["u"] - many.mean()["u"])
+    assert (off > 5 * many.mcse()["u"]).any()
+    assert (off < 2 * few.mcse()["u"]).all()
+    assert few.status is vr.Status.UNCONVERGED
+    assert "are left (tolerance 0.01)" in few.message
+    assert "leave num_nodes at 'auto'" in few.advice
+    assert many.status is vr.Status.OK
+
+
 def test_what_other_nodes_change_is_over_points_that_both_find() -> None:
     change = np.array([0.1, -np.inf, 0.3, np.nan])
     found = InnerError.of(9, 15, change)

@@ -12,9 +12,9 @@ from scipy import stats
 from vi_recipes.methods.nested import lots
 from vi_recipes.methods.nested.lots import integrate_in_lots
 from vi_recipes.methods.nested.mode import ThetaMode
-from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.records import Noise, Swept
 from vi_recipes.methods.nested.rounds import Integral
-from vi_recipes.methods.nested.wide_density import Noise, WideDensity
+from vi_recipes.methods.nested.wide_density import WideDensity
 
 COV = np.array([[0.3, 0.1], [0.1, 0.2]])
 MEAN = np.array([0.4, -0.2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
@@ -187,6 +189,48 @@ def _tempered(log_ratios: np.ndarray, floor: float) -> np.ndarray:
     if short(1.0) >= 0 or short(1e-5) < 0:
         return weights(1.0)
     return weights(brentq(short, 1e-5, 1.0))
+
+
+def with_inner_error(
+    found: Integral,
+    weights: Float[np.ndarray, " rows"],
+    nodes: tuple[int, int],
+    swept: tuple[Swept, Swept],
+    known: np.ndarray,
+) -> tuple[Integral, InnerError]:
+    """Return an integral with what other nodes change given theta in its errors, and that change.
+
+    Parameters
+    ----------
+    found, known
+        The integral, and which scalars have their moments from its points.
+    weights
+        Of some points of theta.
+    nodes
+        Nodes a dimension in use, and those of the check.
+    swept
+        What both find at these points.
+    """
+    here, there = swept
+    with np.errstate(invalid="ignore"):  # neither may be found
+        inner = InnerError.of(*nodes, there.log_p - here.log_p)
+    both = np.isfinite(there.log_p) & np.isfinite(here.log_p)
+    w = np.maximum(weights[both], 0.0)
+    if not w.sum() > 0:
+        return found, inner
+    w = w / w.sum()
+    change = (there.mean - here.mean)[both]
+    bend = (there.variance - here.variance)[both]
+    sd = np.where(found.sd > 0, found.sd, np.inf)
+    mean = w @ change
+    spread = w @ (bend + 2 * (here.mean[both] - found.mean) * change) / (2 * sd)
+    moved = np.maximum(np.abs(mean), np.abs(spread)) / sd
+    more = replace(
+        found,
+        mean_error=np.hypot(found.mean_error, mean),
+        sd_error=np.hypot(found.sd_error, spread),
+    )
+    return more, replace(inner, moved=float(np.nanmax(moved[known], initial=0.0)))
 
 
 def inner_error(

@@ -32,8 +32,8 @@ from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     HEAVIEST,
     LADDER,
-    inner_error,
     integrate,
+    with_inner_error,
     without_theta,
 )
 from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear
@@ -48,14 +48,10 @@ from vi_recipes.methods.nested.mode import ThetaMode, find_other_mode, find_thet
 from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.posterior import NestedPosterior
-from vi_recipes.methods.nested.records import InnerError, Swept
+from vi_recipes.methods.nested.records import InnerError, Noise, Swept
 from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.surrogate import degree_of
-from vi_recipes.methods.nested.wide_density import (
-    Noise,
-    as_noisy,
-    density_of,
-)
+from vi_recipes.methods.nested.wide_density import as_noisy, density_of
 from vi_recipes.model import Target
 
 MAX_GLOBALS = 15
@@ -69,6 +65,10 @@ FEW_POINTS, CHEAP = 1_000, 2e8
 
 MATRICES = 3
 """Matrices of a vector in no plate that a point of theta reads, about."""
+
+MOVED = 0.2
+"""Of the tolerance, that more nodes may change means and sds given theta: errors are then larger by
+a fiftieth."""
 
 NUM_OTHER_STARTS = 3
 """Scattered starts from which another mode of theta is looked for."""
@@ -227,7 +227,10 @@ class NestedQuadrature(Method):
                 rows = found.some(wide.num_looked)
                 swept = Swept(*(v[rows] for v in found.swept))
                 noise = wide.noise_at(found.theta[rows], swept)
-                inner = wide.inner_error(found.theta[rows])
+                if (checked := wide.checked(found.theta[rows])) is not None:
+                    found, inner = with_inner_error(
+                        found, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
+                    )
             return self._judged(density, found, inner, noise, other)
 
     def _integrated(
@@ -254,12 +257,21 @@ class NestedQuadrature(Method):
         if others is None:
             return found, None
         heaviest = np.argsort(-found.weights)[:HEAVIEST]
-        theta, log_p = found.theta[heaviest], found.swept.log_p[heaviest]
-        return found, inner_error(density, theta, log_p, others)
+        here = Swept(*(v[heaviest] for v in found.swept))
+        there = density.sweep(found.theta[heaviest], make_nodes(others, density.split.width, False))
+        return with_inner_error(
+            found,
+            found.weights[heaviest],
+            (density.nodes.num_nodes, others),
+            (here, there),
+            density.owner != OF_SEVERAL,
+        )
 
     def _more(self, density: ThetaDensity, inner: InnerError | None) -> bool:
         """Whether more nodes are needed and to be had; the density has them then."""
-        if inner is None or _harm(density, inner) <= INNER or self.num_nodes != "auto":
+        if inner is None or self.num_nodes != "auto":
+            return False
+        if _harm(density, inner) <= INNER and inner.moved <= MOVED * self.tolerance:
             return False
         if inner.others <= inner.num_nodes or inner.lost:
             return False
@@ -317,8 +329,11 @@ class NestedQuadrature(Method):
             doubts.append(
                 f"errors of up to {worst:.2g} sds are left (tolerance {self.tolerance:g})"
             )
+            by_nodes = inner is not None and inner.moved > self.tolerance
             advice = advice or (
-                "raise tolerance, or use NUTS"
+                "leave num_nodes at 'auto', or use NUTS"
+                if by_nodes
+                else "raise tolerance, or use NUTS"
                 if density.is_noisy
                 else "raise max_points, or tolerance"
             )
@@ -393,7 +408,7 @@ class NestedQuadrature(Method):
             "share_lost": lost,
         }
         if inner is not None:
-            diagnostics["inner_error"] = inner.sd
+            diagnostics |= {"inner_error": inner.sd, "inner_moved": inner.moved}
         if isinstance(noise, Noise):
             diagnostics |= {"inner_noise": noise.sd, "laplace_tilt": noise.tilt}
         if isinstance(noise, Corrected):

@@ -50,6 +50,17 @@ class Swept(NamedTuple):
     else the same."""
 
 
+class Noise(NamedTuple):
+    """What weighed points leave open, and what they add to Laplace's approximation."""
+
+    sd: float
+    """Nats, at a point of theta."""
+    shift: float
+    """Nats by which Laplace's approximation is too low."""
+    tilt: float
+    """Nats: how unlike the shift is over theta, its own noise taken off."""
+
+
 @dataclass(frozen=True)
 class InnerError:
     """What other nodes change of log p(y, theta) at some of its points.
@@ -64,6 +75,9 @@ class InnerError:
         none.
     lost, looked
         Points at which they did not find it, of so many.
+    moved
+        Posterior sds by which they change a mean of what is reported, at most, given theta, or
+        relative to its sd an sd.
     """
 
     num_nodes: int
@@ -72,6 +86,7 @@ class InnerError:
     sd: float
     lost: int
     looked: int
+    moved: float = 0.0
 
     @classmethod
     def of(cls, num_nodes: int, others: int, change: Float[np.ndarray, " points"]) -> Self:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, override
+from typing import Any, override
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from vi_recipes.methods.nested.linear import Linear
 from vi_recipes.methods.nested.nodes import Nodes, make_nodes
 from vi_recipes.methods.nested.over_border import InnerNodes, OverBorder
 from vi_recipes.methods.nested.owners import OF_SEVERAL, owners
-from vi_recipes.methods.nested.records import Conditional, InnerError, Place, Swept
+from vi_recipes.methods.nested.records import Conditional, Noise, Place, Swept
 from vi_recipes.methods.nested.wide import WIDE, WideMember, averaged
 from vi_recipes.model import Arrays
 
@@ -105,17 +105,6 @@ def pairs_of(
 def as_noisy(density: ThetaDensity) -> WideDensity | None:
     """Return the density, if one member that is not normal is integrated out by weighed points."""
     return density if isinstance(density, WideDensity) and not density.is_normal else None
-
-
-class Noise(NamedTuple):
-    """What weighed points leave open, and what they add to Laplace's approximation."""
-
-    sd: float
-    """Nats, at a point of theta."""
-    shift: float
-    """Nats by which Laplace's approximation is too low."""
-    tilt: float
-    """Nats: how unlike the shift is over theta, its own noise taken off."""
 
 
 class WideDensity(ThetaDensity):
@@ -286,8 +275,10 @@ class WideDensity(ThetaDensity):
         if self._inner is not None:
             for count, more in pairwise(INNER_NODES):
                 self.take_inner(count)
-                if self.inner_change(rows, more).std() <= INNER:
-                    break
+                here, there = self.with_inner(rows, more)
+                with np.errstate(invalid="ignore"):  # neither may be found
+                    if (there.log_p - here.log_p).std() <= INNER:
+                        break
         for count in self._most_pairs:
             self.take_pairs(count)
             if self.noise_at(rows, self.sweep(rows)).sd <= NOISE:
@@ -299,23 +290,25 @@ class WideDensity(ThetaDensity):
         self._inner = make_nodes(num_nodes, self.over.inner.width, False)
         self.nodes = self._pairs(self.nodes.count, 0)
 
-    def inner_change(self, rows: Float[np.ndarray, "rows G"], more: int) -> np.ndarray:
-        """Return what so many inner nodes change of log p(y, theta) at rows of theta, in nats."""
+    def with_inner(self, rows: Float[np.ndarray, "rows G"], more: int) -> tuple[Swept, Swept]:
+        """Return what is known at rows of theta by the inner nodes in use, and by so many."""
         assert self.over is not None
-        count = self._most_pairs[0]
+        few = self._pairs(self._most_pairs[0], 0)
         inner = make_nodes(more, self.over.inner.width, False)
-        few = self._pairs(count, 0)
-        others = self.sweep(rows, replace(few, inner=inner)).log_p
-        with np.errstate(invalid="ignore"):  # neither may be found
-            return np.asarray(others - self.sweep(rows, few).log_p)
+        return self.sweep(rows, few), self.sweep(rows, replace(few, inner=inner))
 
-    def inner_error(self, rows: Float[np.ndarray, "rows G"]) -> InnerError | None:
-        """Return what more inner nodes, or fewer where there are none, change; ``None`` if none."""
+    def checked(
+        self, rows: Float[np.ndarray, "rows G"]
+    ) -> tuple[tuple[int, int], tuple[Swept, Swept]] | None:
+        """Return inner nodes and those that check them, and what both find; ``None`` if none.
+
+        More of them, or fewer where there are none.
+        """
         if self._inner is None:
             return None
         now = self._inner.num_nodes
         other = next((n for n in INNER_NODES if n > now), INNER_NODES[-2])
-        return InnerError.of(now, other, self.inner_change(rows, other))
+        return (now, other), self.with_inner(rows, other)
 
     def noise_at(self, rows: Float[np.ndarray, "rows G"], swept: Swept) -> Noise:
         """Return the noise of what a sweep of rows of theta found, from another lattice."""
