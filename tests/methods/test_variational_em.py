@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -114,3 +115,22 @@ def test_refusals() -> None:
     assert "got a family for sigma_a, which is estimated" in fit.message
     with pytest.raises(ValueError, match="objective: got 'mode'"):
         vr.VariationalEM(objective="mode")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_points_from_several_starts_are_one_though_digits_differ() -> None:
+    """A point has no spread: whatever rounding leaves between two starts is no other part."""
+
+    def counts(y: jax.Array, g: jax.Array) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+        phi = numpyro.sample("phi", dist.Gamma(2.0, 0.5))
+        with numpyro.plate("group", 8):
+            u = numpyro.sample("u", dist.Normal(mu, 0.5))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.NegativeBinomial2(jnp.exp(u[g]), phi), obs=y)
+
+    rng = np.random.default_rng(3)
+    y = rng.poisson(rng.gamma(1.5, 2.0, 32))
+    fit = vr.VariationalEM().fit(vr.Target(counts, y=y, g=np.repeat(np.arange(8), 4)))
+    assert "reached by 5 of 5 starts" in fit.message
+    assert fit.other_optimum is None

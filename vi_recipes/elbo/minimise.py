@@ -197,9 +197,10 @@ def _best(
 def _other(kl: CurvedKL, best: Optimum, found: Sequence[Optimum]) -> Optimum | None:
     """Return the best optimum in another part of the posterior, if one is worth saying.
 
-    Exchangeable components in another order are no other part.
+    Exchangeable components in another order are no other part. Nor are other values of points,
+    which have no spread to tell two values by, and hold no mass.
     """
-    if kl.target.exchangeable:
+    if kl.target.exchangeable or kl.factors.points.any():
         return None
     location, scale = kl.location_scale(best.eta.ravel())
     others = []
