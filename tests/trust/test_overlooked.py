@@ -67,6 +67,32 @@ def test_a_mode_on_the_other_side_is_found_and_both_say_so(tmp_path: Path) -> No
     assert back.verdicts() == said
 
 
+@pytest.mark.slow
+def test_a_mode_that_nested_quadrature_has_no_point_near_is_found() -> None:
+    """It is the reference where there is no sampler; its errors do not see the other side."""
+    target = started(1.0)
+    nested = vr.NestedQuadrature().fit(target)
+    assert nested.status is vr.Status.OK
+    found = overlooked(vr.Laplace().fit(started(-1.0)), nested, target)
+    assert found is not None
+    assert (found.label, np.sign(found.value)) == ("theta", -1)
+    assert found.missed == pytest.approx(0.5, abs=0.05)  # by symmetry
+    assert overlooked(vr.Laplace().fit(target), nested, target) is None
+
+    free = vr.Target(vr.Model(function=square, name="square"), y=np.ones(8))
+    both = vr.MeanField().fit(free)
+    assert both.other_optimum is not None
+    there = replace(both, other_optimum=replace(both.other_optimum, value=-1.0))
+    fits = {"meanfield": there, "nested": nested}
+    seen = {"meanfield": overlooked(there, nested, target)}
+    c = vr.Comparison(fits, reference=nested, reference_name="nested", found=Found(seen))
+    said = c.verdicts()
+    assert said["nested"].trust is Trust.UNTRUSTED
+    assert "meanfield has found mass where none of its draws are: 50%" in said["nested"].text
+    assert said["meanfield"].trust is Trust.UNTRUSTED
+    assert c.recommend().method is None
+
+
 def test_what_a_reference_says_of_it_and_what_follows_for_others() -> None:
     found = {"laplace": overlooked(vr.Laplace().fit(started(-1.0)), one_side(), started(1.0))}
     same = vr.Laplace().fit(started(1.0))

@@ -62,18 +62,18 @@ class Overlooked:
 def overlooked(
     fit: Fit, reference: Fit, target: Target, *, key: jax.Array | int = 0
 ) -> Overlooked | None:
-    """Return what an approximation has found of the posterior where a sampler has no draws.
+    """Return what an approximation has found of the posterior where the reference has no draws.
 
     The posterior's mass there is bounded from below by Jensen's inequality, from the draws of the
-    approximation that lie there, and set against log p(y) by bridge sampling, which is the mass of
-    what the sampler has found.
+    approximation that lie there, and set against what the reference says of log p(y), which is the
+    mass of what it has found: a sampler by bridge sampling, nested quadrature by its points.
 
     Parameters
     ----------
     fit
         An approximation with a density.
     reference
-        A sampler's fit of the same target, assessed.
+        A fit of the same target by a sampler, assessed, or by nested quadrature.
     target
         What both are fits of.
     key
@@ -82,10 +82,12 @@ def overlooked(
     Returns
     -------
     Overlooked or None
-        ``None`` where there is nothing, or it cannot be told: no density, no bridge sampling,
-        exchangeable labels.
+        ``None`` where there is nothing, or it cannot be told: no density, no log p(y) by the
+        reference, exchangeable labels.
     """
-    if not (fit.has_result and reference.is_sampler) or fit.is_sampler or target.exchangeable:
+    if not fit.has_result or fit.is_sampler or target.exchangeable:
+        return None
+    if not (reference.is_sampler or reference.stated_error is not None):
         return None
     if (other := fit.other_optimum) is not None:
         at = {other.label: np.array([other.value])}
@@ -124,7 +126,10 @@ def overlooked(
 
 
 def _log_evidence(reference: Fit) -> float | None:
-    """Return log p(y) by bridge sampling; ``None`` where it is not known."""
+    """Return log p(y) by bridge sampling, or by points; ``None`` where it is not known."""
+    own = reference.log_evidence
+    if reference.stated_error is not None and own is not None:
+        return own.value if np.isfinite(own.value) else None
     if reference.assessment is None:
         return None
     for known in reference.assessment.evidence:
@@ -144,8 +149,11 @@ def _suspects(fit: Fit, reference: Fit) -> list[str]:
 def _apart(
     values: Mapping[str, Float[np.ndarray, " draws"]], reference: Fit
 ) -> dict[str, Bool[np.ndarray, " draws"]]:
-    """Return, by label, which values are far from every draw of a sampler."""
-    samples = held_draws(reference.known_posterior()) or {}
+    """Return, by label, which values are far from every draw of the reference."""
+    samples = held_draws(reference.known_posterior())
+    if samples is None:
+        drawn = reference.draws(NUM_DRAWS)
+        samples = {name: values[None] for name, values in drawn.items()}
     columns = _columns(samples, reference, values)
     found = {}
     for label, x in values.items():
