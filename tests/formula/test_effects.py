@@ -40,7 +40,7 @@ def test_contrasts_are_averages_of_predictions(fitted: tuple[vr.Target, vr.Fit])
     target, fit = fitted
     x, arm = FRAME["x"].to_numpy(), list(FRAME["arm"])
     table = vr.comparisons(fit, target, FRAME, {"x": (1.0, 3.0), "arm": ("both", "drug")})
-    assert list(table["contrast"]) == ["3.0 - 1.0", "drug - both"]
+    assert list(table["contrast"]) == ["3 - 1", "drug - both"]
     one = np.ones(N)
     of_x = (by_hand(fit, 3 * one, arm) - by_hand(fit, one, arm)).mean(1)
     drug, both = (by_hand(fit, x, [level] * N) for level in ("drug", "both"))
@@ -71,7 +71,7 @@ def test_slopes_are_derivatives(fitted: tuple[vr.Target, vr.Fit]) -> None:
     p = by_hand(fit, FRAME["x"].to_numpy(), list(FRAME["arm"]))
     expected = (fit["beta"][:, [0]] * p * (1 - p)).mean()
     assert mean["estimate"][0] == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match="'arm' is no number"):
+    with pytest.raises(ValueError, match="'arm' has levels and no slope"):
         vr.slopes(fit, target, FRAME, "arm")
 
 
@@ -79,7 +79,7 @@ def test_all_methods_of_a_comparison_have_them(fitted: tuple[vr.Target, vr.Fit])
     target, fit = fitted
     point = vr.MAP().fit(target)
     both = vr.Comparison({"laplace": fit, "map": point})
-    table = vr.comparisons(both, target, FRAME, {"x": (1.0, 1234.5)})
+    table = vr.comparisons(both, target, FRAME, {"x": (1.25, 1234.5)})
     lines = repr(table.round(9)).splitlines()  # above 80 characters, and none is broken
     assert len(lines) == 3
     assert lines[0].split() == list(table.columns)
@@ -100,10 +100,73 @@ def test_all_methods_of_a_comparison_have_them(fitted: tuple[vr.Target, vr.Fit])
         ({"arm": "drug"}, {}, "'arm': got 'drug', expected two values"),
         ({"x": (1, 2, 3)}, {}, "expected two values, or a number to step by"),
         ("x", {"comparison": "product"}, "comparison: got 'product', expected 'difference'"),
+        ("s", {"comparison": "odds_ratio", "kind": "linear"}, "of probabilities, which kind 'lin"),
+        ("other", {}, "variables: 'other' is in no term, so that nothing changes with it"),
+        ([], {}, "variables: got none"),
     ],
 )
 def test_what_cannot_be_contrasted_is_said(
     fitted: tuple[vr.Target, vr.Fit], variables: object, options: dict[str, object], said: str
 ) -> None:
+    frame = FRAME.assign(other=1.0)
     with pytest.raises(ValueError, match=said):
-        vr.comparisons(fitted[1], fitted[0], FRAME, variables, **options)  # type: ignore[arg-type]
+        vr.comparisons(fitted[1], fitted[0], frame, variables, **options)  # type: ignore[arg-type]
+
+
+def test_every_level_is_contrasted_with_the_first_that_the_formula_has() -> None:
+    """Also of numbers that it takes for levels, of groups, and where new rows have few of them."""
+    frame = FRAME.assign(
+        period=RNG.integers(3, 6, N),
+        arm=pd.Categorical(FRAME["arm"], ["control", "drug", "both"]),
+        y=RNG.normal(size=N),
+        g=RNG.choice([2, 5, 9], N),
+        flag=FRAME["x"] > 2.0,
+    )
+    formula = "y ~ x * arm + C(s, Treatment(1)) + C(period) + flag + (1 | g)"
+    target = vr.Target(vr.glmm(formula, frame, priors={"sd_g": 1.0}))
+    fit = vr.Laplace().fit(target, throw=True)
+    some = frame.assign(arm=frame["arm"].astype(str), s=1, g=5)[frame["arm"] == "drug"]
+    table = vr.comparisons(fit, target, some, ["arm", "period", "flag", "s", "g"])
+    assert list(table["contrast"]) == [
+        "drug - control", "both - control", "4 - 3", "5 - 3", "True - False", "0 - 1", "5 - 2",
+        "9 - 2",
+    ]  # fmt: skip
+    beta = dict(zip(fit.labels(["beta"]), fit["beta"].mean(axis=0), strict=True))
+    u = fit["u_g"].mean(axis=0)
+    expected = [
+        *(beta[f"beta[arm[{a}]]"] + beta[f"beta[x:arm[{a}]]"] * some["x"].mean()
+          for a in ("drug", "both")),
+        beta["beta[period[4]]"], beta["beta[period[5]]"], beta["beta[flag]"], beta["beta[s[0]]"],
+        u[1] - u[0], u[2] - u[0],
+    ]  # fmt: skip
+    np.testing.assert_allclose(table["estimate"], expected, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="'period' has levels and no slope"):
+        vr.slopes(fit, target, frame, "period")
+    with pytest.raises(ValueError, match="of probabilities, which family 'gaussian' has none of"):
+        vr.comparisons(fit, target, frame, "x", comparison="odds_ratio")
+
+
+def test_steps_and_pairs_are_numbers_of_any_kind(fitted: tuple[vr.Target, vr.Fit]) -> None:
+    target, fit = fitted
+    for step in (2, 2.0, np.int64(2), np.float32(2)):
+        assert list(vr.comparisons(fit, target, FRAME, {"x": step})["contrast"]) == ["+2"]
+    for pair in ((-0.5, 1 / 3), np.array([-0.5, 1 / 3]), pd.Series([-0.5, 1 / 3])):
+        table = vr.comparisons(fit, target, FRAME, {"x": pair})
+        assert list(table["contrast"]) == ["0.333333 - (-0.5)"]
+    back = vr.comparisons(fit, target, FRAME, {"x": -1})
+    high = by_hand(fit, FRAME["x"].to_numpy() - 1, list(FRAME["arm"])).mean(1)
+    low = by_hand(fit, FRAME["x"].to_numpy(), list(FRAME["arm"])).mean(1)
+    assert back["contrast"][0] == "-1"
+    assert back["estimate"][0] == pytest.approx((high - low).mean(), rel=1e-9)
+
+
+def test_ratios_are_of_averages() -> None:
+    """Of a logarithmic link with an offset a ratio is exp(beta), at every draw."""
+    frame = FRAME.assign(n=RNG.poisson(3.0, N), t=np.log(RNG.uniform(1.0, 4.0, N)))
+    target = vr.Target(vr.glmm("n ~ x + arm", frame, "poisson", offset="t"))
+    fit = vr.Laplace().fit(target, throw=True)
+    table = vr.comparisons(fit, target, frame, ["x", "t"], comparison="ratio")
+    ratio = np.exp(fit["beta"][:, 0])
+    assert table["estimate"][0] == pytest.approx(ratio.mean(), rel=1e-6)
+    assert table["std_error"][0] == pytest.approx(ratio.std(ddof=1), rel=1e-6)
+    assert table["estimate"][1] == pytest.approx(np.e, rel=1e-6)

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.core import told
+from vi_recipes.formula.groups import places_in
 
 FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tanh")
 """Of NumPy, that formulas may use by name."""
 
-CODED = re.compile(r"\bC\(\s*([\w.]+)\s*(?:,[^\[\]]*)?\)\[")
+CODED = re.compile(r"\bC\(\s*([^,()\[\]]+?)\s*(?:,[^\[\]]*)?\)\[")
 """The label of a level whose coding is said: ``C(period)[2]`` is called ``period[2]``."""
 
 SPLINE, LEVELS = "a spline is bs(x, df=5)", "numbers are levels by C(x)"
@@ -55,6 +56,8 @@ class Design:
         names = _names(self._common)  # numbers, functions and codings among them
         self.columns = tuple(name for name in data.columns if name in names)
         """Those of the data that the terms use."""
+        self.levels = self._levels()
+        """Column -> its levels, the first first, of those taken for levels alone."""
         self.intercept = False
         self.labels: list[str] = []
         self._columns: list[int] = []
@@ -72,28 +75,47 @@ class Design:
         plain = [CODED.sub(r"\1[", label) for label in self.labels]
         self.labels = plain if len(set(plain)) == len(plain) else self.labels
         matrix = np.zeros((len(data), 0)) if self._common is None else self._common.design_matrix
-        self.matrix, self.offset = self._parts(np.asarray(matrix, float))
+        self.matrix, self.offset = self._parts(np.asarray(matrix, float), "formula")
         """Shapes (rows, columns) and, if there is one, (rows,)."""
-        self._check_finite()
 
-    def _check_finite(self) -> None:
-        bad = ~np.isfinite(self.matrix)
+    def _levels(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        numbers: set[str] = set()
+        for term in [] if self._common is None else self._common.terms.values():
+            for part in getattr(term, "components", ()):
+                names = part.var_names & set(self.columns)
+                if part.kind != "categoric" or len(names) > 1:
+                    numbers |= names
+                    continue
+                for name in names:
+                    own = {str(v): v for v in self.data[name].unique()}
+                    if not all(str(level) in own for level in part.levels):  # of a function of it
+                        numbers.add(name)
+                        continue
+                    coding = getattr(part._intermediate_data, "contrast", None)
+                    first = str(getattr(coding, "reference", None))
+                    ordered = [own[str(level)] for level in part.levels]
+                    found[name] = sorted(ordered, key=lambda level: str(level) != first)
+        return {name: levels for name, levels in found.items() if name not in numbers}
+
+    def _parts(self, matrix: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return columns and offset, which are finite."""
+        columns = matrix[:, self._columns]
+        offset = matrix[:, self._offsets].sum(axis=1) if self._offsets else None
+        bad = ~np.isfinite(columns)
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise ValueError(
-                f"formula: column {self.labels[column]} is {self.matrix[row, column]} in row "
+                f"{what}: column {self.labels[column]} is {columns[row, column]} in row "
                 f"{row + 1}, where a finite number is expected"
             )
-        if self.offset is not None and not np.isfinite(self.offset).all():
-            row = int(np.argmin(np.isfinite(self.offset)))
+        if offset is not None and not np.isfinite(offset).all():
+            row = int(np.argmin(np.isfinite(offset)))
             raise ValueError(
-                f"formula: the offset is {self.offset[row]} in row {row + 1}, where a finite "
+                f"{what}: the offset is {offset[row]} in row {row + 1}, where a finite "
                 "number is expected"
             )
-
-    def _parts(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        offset = matrix[:, self._offsets].sum(axis=1) if self._offsets else None
-        return matrix[:, self._columns], offset
+        return columns, offset
 
     def at(self, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the columns and the offset at new data.
@@ -103,16 +125,35 @@ class Design:
         Raises
         ------
         ValueError
-            For a level that the data did not have.
+            For a level that the data did not have, text where they had numbers, and a column that
+            is not finite.
         """
         if self._common is None:
             return np.zeros((len(data), 0)), None
+        for name in self.columns:
+            data = data.assign(**{name: self._as_before(data[name])})
         try:
             with _telling(self.terms):
                 matrix = self._common.evaluate_new_data(data).design_matrix
         except ValueError as error:
             raise self._with_new_levels(error) from None
-        return self._parts(np.asarray(matrix, float))
+        return self._parts(np.asarray(matrix, float), "newdata")
+
+    def _as_before(self, column: pd.Series) -> pd.Series:
+        """Return a column of new data with levels as the data had them."""
+        name = str(column.name)
+        if name not in self.levels:
+            had = pd.api.types.is_numeric_dtype(self.data[name].dtype)
+            if had and not pd.api.types.is_numeric_dtype(column.dtype):
+                raise ValueError(
+                    f"newdata: column '{name}' holds {column.iloc[0]!r}, expected numbers, as the "
+                    "data had"
+                )
+            return column
+        levels = self.levels[name]
+        places = places_in(levels, column)
+        own = np.array([*levels, None], object)[places]
+        return pd.Series(np.where(places < 0, column.astype(object), own), column.index)
 
     def _with_new_levels(self, error: ValueError) -> ValueError:
         """Return an error that says which levels the data had, where it is of others."""

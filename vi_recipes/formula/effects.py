@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any, Literal, override
 
 import jax
@@ -12,8 +13,11 @@ import pandas as pd
 
 from vi_recipes.core import require, unknown
 from vi_recipes.fit import Fit, interval_setting
+from vi_recipes.formula.families import PROBABILITY, family_of
 from vi_recipes.formula.frame import as_frame
-from vi_recipes.formula.newdata import Groups
+from vi_recipes.formula.glmm import GLMM
+from vi_recipes.formula.newdata import Groups, formula_of
+from vi_recipes.formula.parse import tokens_of
 from vi_recipes.formula.predict import Kind, Prediction, predict
 from vi_recipes.model import Target
 from vi_recipes.posterior import per_scalar
@@ -73,11 +77,12 @@ def comparisons(
         Rows to predict at, such as those that were fitted, or a grid of one's own.
     variables
         Names; or name -> what is compared: two values, or one number, the step. By default a number
-        is compared with itself plus 1, and every level of other columns with the first.
+        is compared with itself plus 1, and every level with the first, of what the formula takes
+        for levels: text, ``C(x)``, the members of groups. ``Treatment("b")`` makes ``b`` the first.
     kind, groups, offset, key
         As in :func:`predict`.
     comparison
-        ``"difference"``, ``"ratio"``, or ``"odds_ratio"`` of probabilities.
+        ``"difference"``, ``"ratio"``, or ``"odds_ratio"``, of probabilities alone.
     average
         Whether over the rows, or a row each.
 
@@ -92,16 +97,18 @@ def comparisons(
     Raises
     ------
     ValueError
-        For a column that is not there, levels the data do not have, and as :func:`predict`.
+        For a column that is not there, or in no term, levels the data do not have, odds of what
+        are no probabilities, and as :func:`predict`.
     """
     require(comparison in COMPARE, "comparison", comparison, "'difference', 'ratio', 'odds_ratio'")
-    frame = as_frame(data)
+    model, frame = formula_of(target), as_frame(data)
+    if comparison == "odds_ratio":
+        _check_odds(model, kind)
     contrasts = []
-    for name, chosen in _named(variables, frame).items():
-        low, highs = _contrasts(name, chosen, frame)
+    for name, chosen in _named(variables, frame, model).items():
+        low, highs = _contrasts(name, chosen, frame, levels_in(model).get(name))
         changed = [(label, frame.assign(**{name: high})) for label, high in highs]
-        if changed:
-            contrasts.append((name, frame.assign(**{name: low}), changed))
+        contrasts.append((name, frame.assign(**{name: low}), changed))
 
     def change(_: str, high: np.ndarray, low: np.ndarray) -> np.ndarray:
         if average:
@@ -130,13 +137,13 @@ def slopes(
     is returned are those of :func:`comparisons`.
     """
     require(kind != "response", "kind", kind, "'mean' or 'linear': a drawn response has no slope")
-    frame = as_frame(data)
+    model, frame = formula_of(target), as_frame(data)
     contrasts, steps = [], {}
-    for name in _named(variables, frame):
+    for name in _named(variables, frame, model):
         values = frame[name]
-        if not _is_number(values):
+        if not _is_number(values) or name in levels_in(model):
             raise ValueError(
-                f"variables: '{name}' is no number; comparisons() contrasts its levels"
+                f"variables: '{name}' has levels and no slope; comparisons() contrasts its levels"
             )
         spread = float(values.max() - values.min())
         steps[name] = STEP * (spread or max(abs(float(values.iloc[0])), 1.0))
@@ -151,7 +158,27 @@ def slopes(
     return _table(fit, contrasts, predicted, change, average=average)
 
 
-def _named(variables: Variables, frame: pd.DataFrame) -> dict[str, Any]:
+def levels_in(model: GLMM) -> dict[str, Sequence[Any]]:
+    """Return column -> its levels, the first first, of what a formula takes for levels alone."""
+    designs = [d for p in model.predictors for d in (p.design, *p.designs.values())]
+    found: dict[str, Sequence[Any]] = {}
+    for group in model.groups:
+        found |= dict(zip(group.factor.columns, group.factor.levels, strict=True))
+    for design in designs:
+        found |= design.levels
+    numbers = {name for design in designs for name in design.columns if name not in design.levels}
+    return {name: levels for name, levels in found.items() if name not in numbers}
+
+
+def _check_odds(model: GLMM, kind: Kind) -> None:
+    family = family_of(model.family)
+    chances = model.link in PROBABILITY or family.is_ordinal or family.of_levels
+    if kind != "mean" or not chances:
+        what = f"kind {kind!r}" if chances else f"family '{model.family}'"
+        raise ValueError(f"comparison: 'odds_ratio' is of probabilities, which {what} has none of")
+
+
+def _named(variables: Variables, frame: pd.DataFrame, model: GLMM) -> dict[str, Any]:
     """Return name -> what is compared, ``None`` for the default."""
     if isinstance(variables, str):
         chosen: dict[str, Any] = {variables: None}
@@ -159,9 +186,14 @@ def _named(variables: Variables, frame: pd.DataFrame) -> dict[str, Any]:
         chosen = dict(variables)
     else:
         chosen = dict.fromkeys(variables)
+    if not chosen:
+        raise ValueError("variables: got none, expected the names of some columns")
+    used = {token.named for text in model.formulas for token in tokens_of(text)} | {model.offset}
     for name in chosen:
         if name not in frame:
             raise ValueError(f"variables: {unknown('column', name, map(str, frame.columns))}")
+        if name not in used:
+            raise ValueError(f"variables: '{name}' is in no term, so that nothing changes with it")
     return chosen
 
 
@@ -169,25 +201,36 @@ def _is_number(values: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
-def _contrasts(name: str, chosen: Any, frame: pd.DataFrame) -> tuple[Any, list[tuple[str, Any]]]:
+def _is_step(chosen: Any) -> bool:
+    return isinstance(chosen, Real) and not isinstance(chosen, bool)
+
+
+def _contrasts(
+    name: str, chosen: Any, frame: pd.DataFrame, levels: Sequence[Any] | None
+) -> tuple[Any, list[tuple[str, Any]]]:
     """Return the value that contrasts of a variable are with, and their labels and values."""
     values = frame[name]
-    numeric = _is_number(values)
-    if isinstance(chosen, int | float) and not isinstance(chosen, bool) and numeric:
-        return values, [(f"+{chosen:g}", values + chosen)]
-    if chosen is None and numeric:
-        return values, [("+1", values + 1)]
+    numeric = levels is None and _is_number(values)
+    if numeric and (chosen is None or _is_step(chosen)):
+        step = 1 if chosen is None else chosen
+        return values, [(f"{step:+g}", values + step)]
     if chosen is None:
-        categories = getattr(values, "cat", None)
-        levels = list(categories.categories if categories is not None else sorted(values.unique()))
-        low = levels[0] if levels else None
-        return low, [(f"{level} - {low}", level) for level in levels[1:]]
-    pair = list(chosen) if isinstance(chosen, Sequence) and not isinstance(chosen, str) else []
+        first, *rest = sorted(values.unique()) if levels is None else levels
+        return first, [(_against(level, first), level) for level in rest]
+    several = isinstance(chosen, Sequence | np.ndarray | pd.Series) and not isinstance(chosen, str)
+    pair = list(chosen) if several else []
     if len(pair) != 2:
         raise ValueError(
-            f"variables: '{name}': got {chosen!r}, expected two values, or a number to step by"
+            f"variables: '{name}': got {chosen!r}, expected two values"
+            + (", or a number to step by" if numeric else "")
         )
-    return pair[0], [(f"{pair[1]} - {pair[0]}", pair[1])]
+    return pair[0], [(_against(pair[1], pair[0]), pair[1])]
+
+
+def _against(high: Any, low: Any) -> str:
+    """Return what a contrast of two values is called."""
+    over, under = (f"{v:g}" if _is_step(v) else str(v) for v in (high, low))
+    return f"{over} - ({under})" if under.startswith("-") else f"{over} - {under}"
 
 
 def _table(

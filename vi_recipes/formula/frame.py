@@ -17,6 +17,7 @@ from vi_recipes.formula.designs import response_values
 from vi_recipes.formula.families import SUPPORTS, Family, outside
 from vi_recipes.formula.groups import levels_of, places_in
 from vi_recipes.formula.parse import tokens_of
+from vi_recipes.formula.plain import plain, whole_again
 
 LARGEST = 1e100
 """Numbers beyond it have squares that are none."""
@@ -51,7 +52,7 @@ def as_frame(data: Any) -> pd.DataFrame:
         raise ValueError(f"data: several columns are called '{twice[0]}', expected one of a name")
     if data.empty:
         raise ValueError(f"data: got a frame of shape {data.shape}, expected rows and columns")
-    return data.rename(columns=str).reset_index(drop=True)
+    return plain(data.rename(columns=str).reset_index(drop=True))
 
 
 def complete(
@@ -93,8 +94,10 @@ def complete(
         )
     if rows.all():
         raise ValueError(f"{what}: all {len(rows)} rows have missing values ({by_column})")
+    kept = plain(frame[~rows].reset_index(drop=True))
+    had_holes = {str(n): whole_again(kept[n]) for n in numbers.columns if holes[n].any()}
     return (
-        _ordered(frame[~rows].reset_index(drop=True)),
+        _ordered(kept.assign(**had_holes)),
         f"{rows.sum()} of {len(rows)} rows left out for missing values ({by_column})",
     )
 
@@ -104,7 +107,7 @@ def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame) -> None:
         if column.dtype.kind in "mM":
             raise ValueError(
                 f"data: column '{name}' holds dates or times, expected numbers or text; make a "
-                "number of it, such as days since the first"
+                "number of it, such as days since the first, or text where its values are levels"
             )
     far = (numbers.astype(float).abs() > LARGEST) & np.isfinite(numbers.astype(float))
     if far.any(axis=None):

@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from vi_recipes.formula.plain import text_of
+
 MISSING = -1
 """The code of a row whose group is not known."""
 
@@ -84,8 +86,16 @@ def levels_of(column: pd.Series) -> Sequence[object]:
 
 
 def places_in(levels: Sequence[object], column: pd.Series) -> np.ndarray:
-    """Return where every value of a column is in the levels, -1 for nowhere."""
-    return pd.Index(list(levels), dtype=object).get_indexer(pd.Index(column, dtype=object))
+    """Return where every value of a column is in the levels, -1 for nowhere.
+
+    Numbers that are text in one of the two are found by what they are called.
+    """
+    found = pd.Index(list(levels), dtype=object).get_indexer(pd.Index(column, dtype=object))
+    lost = (found < 0) & column.notna().to_numpy()
+    if lost.any():
+        called = {text_of(level): place for place, level in enumerate(levels)}
+        found[lost] = [called.get(text_of(value), -1) for value in column[lost].tolist()]
+    return found
 
 
 def _places(

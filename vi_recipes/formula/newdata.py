@@ -15,6 +15,7 @@ from vi_recipes.formula.frame import as_frame, complete, row_numbers, trials_of
 from vi_recipes.formula.glmm import GLMM
 from vi_recipes.formula.groups import MISSING
 from vi_recipes.formula.layout import Group
+from vi_recipes.model import Target
 
 Groups = Literal["known", "new", "population"]
 
@@ -42,6 +43,23 @@ class NewRows:
     rows: int
     has_trials: bool
     groups: Groups
+
+
+def formula_of(target: Target) -> GLMM:
+    """Return the model of a target that is by formula.
+
+    Raises
+    ------
+    ValueError
+        For another: how that predicts.
+    """
+    model = getattr(target, "complete_model", None)
+    if not isinstance(model, GLMM):
+        raise ValueError(
+            "target: expected Target(glmm(...)); other models predict at new data by "
+            "posterior_predictive(fit, target.at(**data))"
+        )
+    return model
 
 
 def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:

@@ -278,10 +278,16 @@ def check_columns(parsed: Parsed, columns: Iterable[str]) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        For a name that is no column: the closest names are in it, and the place is marked.
+        For a name that is no column: the closest names are in it, and the place is marked. And
+        for a column with the name of the intercept, in whose place formulae would put it.
     """
     known = list(columns)
     for name in parsed.names:
+        if name == "Intercept" and name in known:
+            raise ValueError(
+                f"formula '{parsed.text}': column 'Intercept' has the name of the intercept; "
+                "rename it"
+            )
         if name not in known:
             place = next(t.place for t in tokens_of(parsed.text) if t.named == name)
             raise marked(parsed.text, place, unknown("column", name, known))
@@ -319,9 +325,10 @@ def check_apart(parsed: Parsed) -> None:
 
 def factors_of(bar: Bar) -> list[tuple[str, ...]]:
     """Return the columns of every grouping factor: ``a/b`` is ``a`` and ``a:b``."""
-    nested = [part.split(":") for part in bar.factor.split("/")]
-    columns: list[tuple[str, ...]] = []
-    for part in nested:
-        above = columns[-1] if columns else ()
-        columns.append((*above, *(name.strip().strip("`") for name in part)))
+    columns: list[tuple[str, ...]] = [()]
+    for token in tokens_of(bar.factor):
+        if token.text == "/" and token.kind == "sign":
+            columns.append(columns[-1])
+        elif token.named:
+            columns[-1] = (*columns[-1], token.named)
     return columns

@@ -19,7 +19,7 @@ from vi_recipes.fit import Fit, fit_draws
 from vi_recipes.formula.families import family_of
 from vi_recipes.formula.gaussian import NormalPredictor, normal_predictor
 from vi_recipes.formula.glmm import GLMM
-from vi_recipes.formula.newdata import Groups, NewRows, new_rows
+from vi_recipes.formula.newdata import Groups, NewRows, formula_of, new_rows
 from vi_recipes.model import Target
 
 Kind = Literal["mean", "response", "linear"]
@@ -156,12 +156,7 @@ def predict(
     """
     require(kind in get_args(Kind), "kind", kind, "'mean', 'response' or 'linear'")
     require(groups in get_args(Groups), "groups", groups, "'known', 'new' or 'population'")
-    model = getattr(target, "complete_model", None)
-    if not isinstance(model, GLMM):
-        raise ValueError(
-            "target: expected Target(glmm(...)); other models predict at new data by "
-            "posterior_predictive(fit, target.at(**data))"
-        )
+    model = formula_of(target)
     at = new_rows(model, newdata, groups, offset)
     if kind == "response" and family_of(model.family).takes_trials and not at.has_trials:
         raise ValueError(

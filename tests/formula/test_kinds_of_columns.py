@@ -1,0 +1,185 @@
+"""Columns as data frames come: nullable, Arrow's, objects, names of every kind, unlike new data."""
+
+import datetime
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.formula import glmm
+from vi_recipes.formula.newdata import new_rows
+
+RNG = np.random.default_rng(6)
+ROWS = 40
+FRAME = pd.DataFrame(
+    {
+        "y": RNG.normal(size=ROWS),
+        "x": RNG.normal(size=ROWS),
+        "arm": np.resize(["a b", "c%", "d_&"], ROWS),
+        "flag": RNG.random(ROWS) < 0.4,
+        "k": np.resize([3, 1, 2, 2], ROWS),
+        "g": np.repeat([3, 7, 8, 20, 41], 8),
+        "t": RNG.uniform(1.0, 2.0, ROWS),
+    }
+)
+FORMULA = "y ~ x * arm + flag + C(k) + offset(t) + (1 + x | g)"
+MODEL = glmm(FORMULA, FRAME)
+NAMES = ("X", "Z_g", "g", "offset", "y")
+
+
+def as_objects(frame):
+    return pd.DataFrame({name: pd.Series(list(c), dtype=object) for name, c in frame.items()})
+
+
+def as_arrow(frame):
+    pytest.importorskip("pyarrow")
+    return frame.convert_dtypes(dtype_backend="pyarrow")
+
+
+def as_decimals(frame):
+    return frame.assign(x=[Decimal(repr(v)) for v in frame["x"].tolist()])
+
+
+KINDS = {
+    "nullable": lambda f: f.convert_dtypes(),
+    "arrow": as_arrow,
+    "objects": as_objects,
+    "decimals": as_decimals,
+    "categories": lambda f: f.astype(dict.fromkeys(("arm", "g", "k"), "category")),
+    "unused": lambda f: f.assign(arm=pd.Categorical(f["arm"], ["a b", "c%", "d_&", "none"])),
+    "single": lambda f: f.astype({"k": "uint8", "g": "int16"}),
+    "index": lambda f: f.set_axis(np.zeros(len(f), int)),
+    "lists": lambda f: f.to_dict("list"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_of_every_kind_are_the_same_model(kind):
+    model = glmm(FORMULA, KINDS[kind](FRAME))
+    assert model.predictors[0].design.labels == MODEL.predictors[0].design.labels
+    assert model.groups[0].factor.labels == MODEL.groups[0].factor.labels
+    for name in NAMES:
+        np.testing.assert_allclose(model.data()[name], MODEL.data()[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_data_of_another_kind_are_the_same_rows(kind):
+    rows = FRAME.iloc[7:30]
+    for model, new in ((MODEL, KINDS[kind](rows)), (glmm(FORMULA, KINDS[kind](FRAME)), rows)):
+        at = new_rows(model, new, "known", None)
+        assert at.extra == {"g": 0}
+        for name in NAMES[:-1]:
+            np.testing.assert_allclose(at.arguments[name], MODEL.data()[name][7:30], rtol=1e-12)
+
+
+def test_members_and_levels_are_found_where_one_side_has_numbers_and_the_other_text():
+    as_text, rows = FRAME.astype({"g": str, "k": str}), slice(7, 30)
+    for had, new in ((FRAME, as_text), (as_text, FRAME)):
+        model = glmm(FORMULA, had)
+        at = new_rows(model, new.iloc[rows], "known", None)
+        assert at.extra == {"g": 0}
+        for name in NAMES[:-1]:
+            np.testing.assert_allclose(at.arguments[name], model.data()[name][rows], rtol=1e-12)
+
+
+def test_new_members_beside_numbers_and_text():
+    model = glmm(FORMULA, FRAME.astype({"g": str}))
+    new = FRAME.iloc[[0, 8, 16, 20]].assign(g=[7.0, np.nan, 99.0, 99.0])
+    at = new_rows(model, new, "known", None)
+    member = model.groups[0].factor.labels.index("7")
+    assert at.arguments["g"].tolist() == [member, 6, 5, 5]
+
+
+def test_numbers_that_new_data_have_as_text_are_told():
+    with pytest.raises(ValueError, match=r"newdata: column 'x' holds '0\.5', expected numbers"):
+        new_rows(MODEL, FRAME.head(2).assign(x=["0.5", "1"]), "known", None)
+
+
+def test_new_data_outside_a_function_are_told():
+    frame = FRAME.assign(x=np.exp(FRAME["x"]))
+    for formula, what in (("log(x)", "column log.x. is nan"), ("offset(log(x))", "offset is nan")):
+        model = glmm(f"y ~ t + {formula}", frame)
+        with pytest.raises(ValueError, match=f"newdata: .*{what} in row 2, where a finite"):
+            new_rows(model, {"x": [1.0, -1.0], "t": [1.0, 1.0]}, "known", None)
+
+
+def test_whole_numbers_stay_whole_where_rows_are_left_out():
+    frame = FRAME.assign(
+        g=FRAME["g"].where(FRAME["x"] < 1.2), k=FRAME["k"].where(FRAME["x"] > -1.4),
+        flag=FRAME["flag"].astype("boolean").where(FRAME["x"] < 1.4),
+    )  # fmt: skip
+    kept = FRAME[frame.notna().all(axis=1)]
+    assert len(kept) < ROWS
+    model, whole = glmm(FORMULA, frame, missing="drop"), glmm(FORMULA, kept)
+    labels = model.groups[0].factor.labels
+    assert labels == whole.groups[0].factor.labels == ["3", "7", "8", "20", "41"]
+    assert model.predictors[0].design.labels == whole.predictors[0].design.labels
+    np.testing.assert_array_equal(model.data()["X"], whole.data()["X"])
+
+
+RENAMED = {
+    "spaces": {"x": "my x", "arm": "größe", "flag": "is%ok", "k": "K-1", "g": "Gruppe.1"},
+    "dots": {"x": "x.1", "arm": "a.b", "g": "g h", "t": "log t"},
+    "keywords": {"y": "1y", "x": "class", "arm": "lambda", "g": "for", "flag": "None"},
+    "taken": {"x": "mu", "arm": "eta", "g": "sigma", "k": "row", "flag": "beta", "t": "offset_2"},
+    "signs": {"x": "x[1]", "arm": "p:q", "g": "a/b", "flag": "a|b", "k": "k*2"},
+}
+
+
+@pytest.mark.parametrize("kind", RENAMED)
+def test_columns_are_called_anything(kind):
+    names = RENAMED[kind]
+    frame, other = FRAME.rename(columns=names), {n: f"`{names.get(n, n)}`" for n in FRAME}
+    formula = (
+        "{y} ~ {x} * {arm} + {flag} + C({k}) + offset({t}) + (1 + {x} | {g}) + (1 | {arm}:{flag})"
+    ).format(**other)
+    plain = FORMULA + " + (1 | arm:flag)"
+    model, here = glmm(formula, frame), glmm(plain, FRAME)
+    values, expected = ([*m.data().values()] for m in (model, here))
+    assert len(values) == len(expected)
+    for one, two in zip(values, expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+    labels = model.predictors[0].design.labels
+    assert labels[0] == names.get("x", "x")
+    assert f"{names.get('k', 'k')}[2]" in labels
+    assert vr.Target(model).dim == vr.Target(here).dim
+
+
+def test_a_column_called_as_the_intercept_is_refused():
+    with pytest.raises(ValueError, match=r"column 'Intercept'.* rename it"):
+        glmm("y ~ Intercept + x", FRAME.rename(columns={"t": "Intercept"}))
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        pd.date_range("2020", periods=ROWS),
+        pd.period_range("2020", periods=ROWS, freq="D"),
+        [datetime.date(2020, 1, 1 + k % 5) for k in range(ROWS)],
+    ],
+)
+def test_dates_are_refused_with_a_cure(dates):
+    frame = FRAME.assign(when=dates)
+    for formula in ("y ~ when", "y ~ x + (1 | when)"):
+        with pytest.raises(ValueError, match=r"column 'when' holds dates.* first, or text"):
+            glmm(formula, frame)
+
+
+def test_intervals_and_numbers_beside_text_are_levels():
+    frame = FRAME.assign(
+        cut=pd.cut(FRAME["x"], [-9, -0.5, 0.5, 9]), mixed=pd.Series(np.resize([1, "b", 2], ROWS))
+    )
+    model = glmm("y ~ cut + mixed", frame)
+    labels = ["cut[(-0.5, 0.5]]", "cut[(0.5, 9.0]]", "mixed[2]", "mixed[b]"]
+    assert model.predictors[0].design.labels == labels
+    at = new_rows(model, frame.iloc[3:9], "known", None)
+    np.testing.assert_array_equal(at.arguments["X"], model.data()["X"][3:9])
+
+
+def test_frames_of_polars():
+    pl = pytest.importorskip("polars")
+    model = glmm(FORMULA, pl.from_pandas(FRAME))
+    for name in NAMES:
+        np.testing.assert_allclose(model.data()[name], MODEL.data()[name], rtol=1e-12)

@@ -1,0 +1,62 @@
+"""Columns of every kind that data frames have, as those that designs are made of."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import pandas as pd
+
+WHOLE = 2.0**53
+"""Up to it every whole number is a float."""
+
+NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")
+DATES = ("date", "datetime", "datetime64", "time", "timedelta", "period")
+"""What pandas calls what objects are."""
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of NumPy's numbers and booleans, categories, text and dates.
+
+    Nullable columns, Arrow's and those of objects become what they hold. Where values are missing,
+    whole numbers are floats, and booleans stay objects.
+    """
+    changed = {name: _plain(column) for name, column in frame.items() if _is_other(column.dtype)}
+    return frame.assign(**{str(name): column for name, column in changed.items()})
+
+
+def whole_again(column: pd.Series) -> pd.Series:
+    """Return floats that are whole as integers: what they were before some were missing."""
+    if column.dtype.kind != "f" or not (column.abs() < WHOLE).all() or (column % 1).any():
+        return column
+    return column.astype(int)
+
+
+def text_of(value: Any) -> str:
+    """Return what a level is called; whole numbers alike, whatever holds them."""
+    is_whole = isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value)
+
+
+def _is_other(dtype: Any) -> bool:
+    if isinstance(dtype, pd.CategoricalDtype):
+        return False
+    return dtype.kind == "O" or isinstance(dtype, pd.api.extensions.ExtensionDtype)
+
+
+def _plain(column: pd.Series) -> pd.Series:
+    held = pd.api.types.infer_dtype(column, skipna=True)
+    lacks = column.isna()
+    if held in NUMBERS:
+        is_whole = held == "integer" and not lacks.any()
+        return column.astype(int if is_whole else float)
+    if held == "boolean":
+        return column.astype(bool if not lacks.any() else object)
+    if held in DATES:
+        return pd.Series(pd.NaT, column.index, dtype="datetime64[ns]")  # it is refused as such
+    if held == "string" and column.dtype == "str":
+        return column
+    values = column.astype(object)
+    if held.startswith("mixed"):  # numbers beside text
+        values = values.map(str)
+    return values.where(~lacks, None)
