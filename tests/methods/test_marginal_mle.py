@@ -199,6 +199,39 @@ def test_a_flat_likelihood_is_said() -> None:
     assert vr.MarginalMLE(objective="map").fit(this).status is Status.OK
 
 
+def walk(y):
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    z = numpyro.sample("z", dist.GaussianRandomWalk(scale, num_steps=len(y)))
+    numpyro.sample("y", dist.Normal(z, 0.5), obs=y)
+
+
+@pytest.mark.parametrize("method", [vr.MarginalMLE, vr.EM])
+def test_the_scale_of_what_is_a_parameter_itself_has_no_likelihood(
+    method: type[vr.EM | vr.MarginalMLE],
+) -> None:
+    """Left out with the priors, the walk's law says nothing of its scale."""
+    y = np.array([0.2, 1.1, 0.4, 1.9, 2.7, 2.2, 3.4, 2.0])
+    target = vr.Target(walk, y=y)
+    fit = method().fit(target)
+    assert fit.status is Status.NOT_APPLICABLE
+    said = "the likelihood does not depend on scale: the prior of z does"
+    assert said in fit.message
+    assert "latent=('z',)" in fit.message
+    assert method.key not in default_methods(target)
+
+    fit = method(latent=("z",)).fit(target, throw=True)
+    times = np.arange(1, len(y) + 1)
+    walked = np.minimum.outer(times, times)
+
+    def short(log_scale):
+        cov = np.exp(2 * log_scale) * walked + 0.25 * np.eye(len(y))
+        return -stats.multivariate_normal(np.zeros(len(y)), cov).logpdf(y)
+
+    right = minimize(lambda x: short(x[0]), [0.0], tol=1e-10)
+    assert fit.mean()["scale"] == pytest.approx(np.exp(right.x[0]), rel=1e-4)
+    assert fit.log_likelihood == pytest.approx(-right.fun, abs=1e-8)
+
+
 def test_several_starts_find_the_higher_of_two_maxima() -> None:
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 10))

@@ -14,6 +14,7 @@ from vi_recipes.latent import (
     Marginal,
     MarginalObjective,
     NumNodes,
+    Split,
     marginal_of,
     require_exact,
 )
@@ -38,11 +39,12 @@ def why_not(
     rule: str,
     num_nodes: NumNodes,
     *,
+    objective: str,
     exact: bool = False,
 ) -> str | None:
     """Return why no marginal likelihood, or no exact E-step, can be had; ``None`` if it can.
 
-    Nor where no parameter is left that it would be a function of.
+    Nor where no parameter is left that it would be a function of, or it is none of some.
     """
     try:
         with jax.enable_x64(True):
@@ -57,7 +59,30 @@ def why_not(
             f"({', '.join(marginal.split.latents)}): there is no parameter left to estimate. Name "
             "fewer (latent=...), or use Laplace or NUTS"
         )
-    return None
+    return _no_function_of(marginal.split) if objective == "mle" else None
+
+
+def _no_function_of(split: Split) -> str | None:
+    """Return which parameters are in the priors of others alone; ``None`` where there are none.
+
+    Such as the scale of a random walk that is a parameter itself, for want of a plate: with the
+    priors of parameters the walk's law is left out, and nothing else has the scale.
+    """
+    if split.kind == "discrete":
+        return None
+    flows = {name: flow.whole.latents for name, flow in split.target.flows.densities.items()}
+    has = frozenset().union(*(flow for name, flow in flows.items() if name not in split.parameters))
+    idle = [name for name in split.parameters if name not in has]
+    laws = [n for n in split.parameters if n in has and not flows[n].isdisjoint(idle)]
+    if not laws:
+        return None
+    which = ", ".join(laws)
+    return (
+        f"the likelihood does not depend on {', '.join(idle)}: the prior of {which} does, and "
+        f"priors of parameters are left out. If {which} is to be integrated out, say so "
+        f"(latent={tuple(laws)!r}, or Model(latents=...)); NestedQuadrature, LinearResponse and "
+        "NUTS integrate over parameters too"
+    )
 
 
 def no_likelihood(objective: MarginalObjective) -> MethodFailure:

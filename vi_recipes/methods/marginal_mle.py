@@ -149,7 +149,9 @@ class MarginalMLE(Method):
     @override
     def applies(self, target: Target) -> str | None:
         exact = self.ascent == "joint"
-        return why_not(target, self.latent, self.e_step, self.num_nodes, exact=exact)
+        return why_not(
+            target, self.latent, self.e_step, self.num_nodes, objective=self.objective, exact=exact
+        )
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:

@@ -180,7 +180,8 @@ class EM(Method):
             return (
                 f"model '{target.name}' supplies no closed-form EM steps (Model(em=EMSteps(...)))"
             )
-        if reason := why_not(target, self.latent, self.e_step, self.num_nodes):
+        reason = why_not(target, self.latent, self.e_step, self.num_nodes, objective=self.objective)
+        if reason:
             return reason
         with jax.enable_x64(True):
             parts = split_target(target, self.latent)
