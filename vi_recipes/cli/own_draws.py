@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vi_recipes.methods import Method
     from vi_recipes.model import Target
 
-FILES = (".nc", ".nc4", ".netcdf", ".h5", ".csv")
+FILES = (".nc", ".nc4", ".netcdf", ".h5", ".csv", ".parquet", ".feather")
 
 
 def added_fits(

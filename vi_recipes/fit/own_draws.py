@@ -94,7 +94,8 @@ def from_draws(
         a draw, a column a scalar, and a column ``chain`` (``.chain``), without which it is one
         chain.
     target, names, method
-        As in :func:`from_arviz`, which takes the same.
+        As in :func:`from_arviz`, which takes the same. A column that is called as we call a
+        scalar, such as ``beta[x]``, needs no name.
 
     Raises
     ------
@@ -108,66 +109,74 @@ def from_draws(
 
 
 def _elsewhere(source: Source, target: Target, names: Mapping[str, str]) -> dict[str, str]:
-    """Return what brms calls the scalars of a formula's model, where the draws have them.
+    """Return what other names the draws have scalars under: our labels, and those of brms.
 
     Sites that the draws have under their own names, or that are named, are left alone.
     """
-    known: Mapping[str, str] = getattr(target.complete_model, "names_elsewhere", {})
+    labels, indices = (_scalars(target, coords=coords) for coords in (True, False))
+    known = {label: label for label in target.labels(coords=True)}
+    known |= getattr(target.complete_model, "names_elsewhere", {})
     sites = {site.name for site in target.quantities} - set(source.variables)
-    scalars = _scalars(target)
     named = {ours.partition("[")[0] for ours in names.values()}
+    by_index = {place: label for label, place in indices.items()}
     found = {}
     for theirs, ours in known.items():
-        site = scalars[ours.replace(" ", "")][0] if ours.replace(" ", "") in scalars else ours
+        place = labels.get(ours.replace(" ", ""))
+        site = ours if place is None else place[0]
         if site in sites - named and theirs not in names and source.find(theirs) is not None:
-            found[theirs] = ours
+            found[theirs] = ours if place is None else by_index[place]
     return found
 
 
 def _sites(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
     """Return the draws by site: all latent ones, and those derived ones that there are."""
     wanted = {site.name: site for site in target.quantities}
-    scalars = _scalars(target)
+    labels, indices = (_scalars(target, coords=coords) for coords in (True, False))
     whole: Sites = {}
-    parts: dict[str, dict[int, np.ndarray]] = {}
+    parts: dict[str, dict[str, np.ndarray]] = {}
     for theirs, ours in names.items():
-        values = source.find(theirs)
+        values, plain = source.find(theirs), ours.replace(" ", "")
         if values is None:
             raise ValueError(f"names: {source.called}: {unknown('name', theirs, source.known)}")
-        if ours in wanted and (ours not in scalars or wanted[ours].shape == ()):
+        place = labels.get(plain) or indices.get(plain)
+        if ours in wanted and (place is None or wanted[ours].shape == ()):
             whole[ours] = values
-        elif ours.replace(" ", "") in scalars:
-            of, place = scalars[ours.replace(" ", "")]
-            parts.setdefault(of, {})[place] = _scalar(values, theirs, source)
+        elif place is not None:
+            parts.setdefault(place[0], {})[plain] = _scalar(values, theirs, source)
         else:
-            labels = target.labels() if len(scalars) <= MOST_NAMED else []
-            known = dict.fromkeys([*wanted, *labels])
+            known = dict.fromkeys(
+                [*wanted, *(target.labels() if len(labels) <= MOST_NAMED else [])]
+            )
             raise ValueError(f"names: {unknown('site or scalar', ours, known)}")
     result: Sites = {}
     for name, site in wanted.items():
         if name in parts:
-            result[name] = _together(parts[name], site, source)
+            # members that are called by numbers: those, where all are, and else their places
+            read = next((r for r in (labels, indices) if r.keys() >= parts[name].keys()), None)
+            read = {**indices, **labels} if read is None else read
+            result[name] = _together({read[n][1]: v for n, v in parts[name].items()}, site, source)
         elif name in whole or name in source.variables:
             values = whole.get(name, source.variables.get(name))
             result[name] = _shaped(np.asarray(values), site, source)
     if lost := [site for site in target.latents if site.name not in result]:
         first = unknown("variable", lost[0].name, source.known)
         listed = ", ".join(f"{s.name} of shape {s.shape}" if s.shape else s.name for s in lost)
+        ours = target.labels([lost[0].name], coords=True)[0]
         raise ValueError(
             f"{source.called}: it has no draws of the latent site(s) {listed} ({first}). Say which "
-            f"they are with names={{'their name': '{lost[0].name}'}} "
-            f"(--rename 'their name={lost[0].name}')"
+            f"they are with names={{'their name': '{ours}'}} (--rename 'their name={ours}')"
         )
     return result
 
 
-def _scalars(target: Target) -> dict[str, tuple[str, int]]:
-    """Return label of a scalar, by index and by coordinate -> its site and place there."""
-    found: dict[str, tuple[str, int]] = {}
-    for coords in (target.coords, None):
-        for site, labels in labels_by_site(target.quantities, coords).items():
-            found |= {label.replace(" ", ""): (site, k) for k, label in enumerate(labels)}
-    return found
+def _scalars(target: Target, *, coords: bool) -> dict[str, tuple[str, int]]:
+    """Return label of a scalar, by coordinate or by index -> its site and place there."""
+    table = labels_by_site(target.quantities, target.coords if coords else None)
+    return {
+        label.replace(" ", ""): (site, k)
+        for site, labels in table.items()
+        for k, label in enumerate(labels)
+    }
 
 
 def _scalar(values: np.ndarray, theirs: str, source: Source) -> np.ndarray:
@@ -249,6 +258,10 @@ def _fit(source: Source, given: Sites, target: Target, method: str | None) -> Fi
         diagnostics["of_another_density"] = 1.0
         advice = "look at the names, the scale (a precision or an sd), the priors and the data"
     complaints = foreign + complaints
+    if chains > draws:
+        complaints.append(
+            f"{chains} chains of {draws} draws: the first dimension is expected to be of chains"
+        )
     khat, tails = heavy_tails(samples)
     if tails:
         diagnostics["khat_draws"] = khat

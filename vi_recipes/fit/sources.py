@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vi_recipes.core import unreadable
+from vi_recipes.data import read_frame
 from vi_recipes.fit.names import true_names
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ DRAW = ("draw", ".draw", "iteration", ".iteration", "draw__", "iter__")
 
 INDEXED = re.compile(r"^(?P<name>.+?)(?:\[(?P<list>[\d, ]+)\]|\.(?P<dots>\d+(?:\.\d+)*))$")
 """An element of an array, as Stan's CSV files (``b.1.2``) and the package posterior write it."""
+
+FRAMES = (".parquet", ".feather")
 
 TREE_SUFFIXES = (".nc", ".netcdf", ".nc4", ".h5")
 
@@ -128,6 +131,8 @@ def read_source(given: Any) -> Source:
 
     if isinstance(given, str | Path):
         return _of_path(given)
+    if hasattr(given, "to_pandas") and hasattr(given, "columns"):  # polars, pyarrow
+        given = given.to_pandas()
     if isinstance(given, pd.DataFrame):
         return _of_frames([given], "frame")
     if hasattr(given, "runset"):  # cmdstanpy's
@@ -172,6 +177,8 @@ def _of_path(path: str | Path) -> Source:
 
 def _of_tree(tree: Any, called: str) -> Source:
     groups = [str(n) for n in getattr(tree, "children", None) or _groups(tree)]
+    if "posterior" not in groups and getattr(tree, "data_vars", None):  # that group itself
+        return _of_datasets(tree, None, called)
     if "posterior" not in groups:
         listed = ", ".join(groups) or "none"
         raise ValueError(f"{called}: it has no group 'posterior'; its groups: {listed}")
@@ -225,10 +232,12 @@ def _of_files(paths: Sequence[Path], called: str) -> Source:
         if reason := unreadable(path):
             raise ValueError(f"{path}: {reason}")
         try:
-            head = _stan_head(path)
-            frame = pd.read_csv(path, comment="#" if head else None)
+            is_text = path.suffix.lower() not in FRAMES
+            head = _stan_head(path) if is_text else {}
+            comment = "#" if head else None
+            frame = pd.read_csv(path, comment=comment) if is_text else read_frame(path)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be read as CSV ({error})") from None
+            raise ValueError(f"{path}: cannot be read as draws ({error})") from None
         if head.get("method", "sample") != "sample":
             raise ValueError(
                 f"{path}: it is of Stan's method '{head['method']}', expected draws of 'sample'"
@@ -278,6 +287,11 @@ def _of_frames(frames: Sequence[pd.DataFrame], called: str, **told: Any) -> Sour
         raise ValueError(
             f"{called}: its chains have {' and '.join(map(str, lengths))} draws, expected the "
             "same number in each"
+        )
+    if {"variable", "value"} <= set(map(str, names)):
+        raise ValueError(
+            f"{called}: it has a row a draw and parameter, expected a column a parameter: "
+            ".pivot(index=['chain', 'draw'], columns='variable', values='value')"
         )
     table = {}
     for name in names:

@@ -121,9 +121,10 @@ class GLMM(Model):
     @property
     def names_elsewhere(self) -> dict[str, str]:
         """Name in draws by brms of the same formula -> site or scalar of this model."""
-        own = [o.name for o in family_of(self.family).own]
+        family = family_of(self.family)
         coords = self.coords if isinstance(self.coords, Mapping) else {}
-        return names_in_brms(self.predictors, coords, own)
+        own = [o.name for o in family.own]
+        return names_in_brms(self.predictors, coords, own, of_levels=family.of_levels)
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,124 @@
+"""Draws made elsewhere under the names that people's tools give them, in any container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import pytest
+
+import vi_recipes as vr
+
+RNG = np.random.default_rng(8)
+ROWS = 30
+FRAME = pd.DataFrame(
+    {
+        "y": RNG.normal(size=ROWS),
+        "x": RNG.normal(size=ROWS),
+        "z": RNG.normal(size=ROWS),
+        "herd": np.resize([1, 2, 3, 15], ROWS),
+        "level": pd.Categorical.from_codes(np.resize([0, 2, 1], ROWS), list("lmh"), ordered=True),
+        "kind": np.resize(["b", "a", "c"], ROWS),
+    }
+)
+SHAPE = (2, 40)
+
+
+def by_label(target: vr.Target) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return a frame of draws with a column a scalar, called as we call it, and them by site."""
+    drawn = {s.name: RNG.uniform(0.1, 0.9, (*SHAPE, *s.shape)) for s in target.latents}
+    drawn = {n: np.sort(v, axis=-1) if n == "cut" else v for n, v in drawn.items()}
+    flat = np.concatenate([v.reshape(SHAPE[0] * SHAPE[1], -1) for v in drawn.values()], axis=1)
+    frame = pd.DataFrame(flat, columns=target.labels(list(drawn), coords=True))
+    return frame.assign(chain=np.repeat([1, 2], SHAPE[1])), drawn
+
+
+def same(fit: vr.Fit, drawn: dict[str, np.ndarray]) -> None:
+    for name, values in drawn.items():
+        np.testing.assert_allclose(fit.posterior.samples[name], values, rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def herds() -> vr.Target:
+    return vr.Target(vr.glmm("y ~ x + z + (1 | herd)", FRAME))
+
+
+def test_columns_that_are_called_as_here_need_no_names(herds: vr.Target, tmp_path: Path) -> None:
+    frame, drawn = by_label(herds)
+    assert "u_herd[15]" in frame
+    assert "beta[z]" in frame
+    same(vr.from_draws(frame.sample(frac=1, axis=1, random_state=0), herds), drawn)
+    frame.to_parquet(tmp_path / "draws.parquet")
+    same(vr.from_arviz(tmp_path / "draws.parquet", herds), drawn)
+    frame.to_csv(tmp_path / "draws.csv")
+    same(vr.from_arviz(tmp_path / "draws.csv", herds), drawn)
+
+
+def test_members_that_are_called_by_numbers(herds: vr.Target) -> None:
+    """A number in brackets is the member called so, unless all are places that count from zero."""
+    frame, drawn = by_label(herds)
+    theirs = frame.rename(columns={f"u_herd[{k}]": f"r_herd[{k},Intercept]" for k in (1, 2, 3, 15)})
+    theirs = theirs.rename(
+        columns={
+            "Intercept": "b_Intercept", "beta[x]": "b_x", "beta[z]": "b_z",
+            "sd_herd": "sd_herd__Intercept",
+        }
+    )  # fmt: skip
+    same(vr.from_draws(theirs, herds), drawn)
+    effects = {f"r_herd[{label},Intercept]": k for k, label in enumerate((1, 2, 3, 15))}
+    places = {name: f"u_herd[{k}]" for name, k in effects.items()}
+    same(vr.from_draws(theirs, herds, names=places), drawn)
+    labels = {name: f"u_herd[{(1, 2, 3, 15)[k]}]" for name, k in effects.items()}
+    same(vr.from_draws(theirs, herds, names=labels), drawn)
+
+
+def test_names_of_brms_for_levels_and_polynomials() -> None:
+    target = vr.Target(vr.glmm("level ~ poly(x, 2)", FRAME, "cumulative"))
+    frame, drawn = by_label(target)
+    theirs = {
+        "cut[0]": "b_Intercept[1]", "cut[1]": "b_Intercept[2]",
+        "beta[poly(x, 2)[0]]": "b_polyx21", "beta[poly(x, 2)[1]]": "b_polyx22",
+    }  # fmt: skip
+    assert set(theirs) == set(frame) - {"chain"}
+    same(vr.from_draws(frame.rename(columns=theirs), target), drawn)
+
+    target = vr.Target(vr.glmm("kind ~ x + (1 | herd)", FRAME, "categorical"))
+    frame, drawn = by_label(target)
+    theirs = {}
+    for level in "bc":
+        theirs |= {
+            f"Intercept_{level}": f"b_mu{level}_Intercept", f"beta_{level}[x]": f"b_mu{level}_x",
+            f"sd_herd_{level}": f"sd_herd__mu{level}_Intercept",
+        }  # fmt: skip
+        for k in (1, 2, 3, 15):
+            theirs[f"u_herd_{level}[{k}]"] = f"r_herd__mu{level}[{k},Intercept]"
+    assert set(theirs) == set(frame) - {"chain"}
+    same(vr.from_draws(frame.rename(columns=theirs), target), drawn)
+
+
+def test_draws_in_every_container(herds: vr.Target) -> None:
+    frame, drawn = by_label(herds)
+    tree = az.from_dict({"posterior": drawn})
+    for given in (tree, tree["posterior"], tree["posterior"].to_dataset(), tree.posterior):
+        same(vr.from_arviz(given, herds), drawn)
+    same(vr.from_draws({name: values.tolist() for name, values in drawn.items()}, herds), drawn)
+    polars = pytest.importorskip("polars")
+    same(vr.from_draws(polars.from_pandas(frame), herds), drawn)
+
+
+def test_containers_the_wrong_way_round_are_told(herds: vr.Target) -> None:
+    frame, drawn = by_label(herds)
+    turned = {name: np.moveaxis(values, 0, 1) for name, values in drawn.items()}
+    with pytest.raises(ValueError, match="got 2 draws a chain, expected at least 4"):
+        vr.from_draws(turned, herds)
+    four = {name: np.concatenate([v, v], axis=1) for name, v in turned.items()}
+    assert "40 chains of 4 draws: the first dimension" in vr.from_draws(four, herds).message
+    long = frame.assign(draw=np.tile(np.arange(SHAPE[1]), 2)).melt(id_vars=["chain", "draw"])
+    with pytest.raises(ValueError, match="a row a draw and parameter, expected a column a param"):
+        vr.from_draws(long, herds)
+    wide = long.pivot_table(index=["chain", "draw"], columns="variable", values="value")
+    same(vr.from_draws(wide, herds), drawn)
+    with pytest.raises(ValueError, match=r"beta of shape \(2,\).*--rename 'their name=beta\[x\]'"):
+        vr.from_draws(frame.drop(columns=["beta[x]", "beta[z]"]), herds)
