@@ -11,8 +11,9 @@ from scipy.special import logsumexp
 
 from vi_recipes.core import MethodFailure, Progress, Status
 from vi_recipes.importance import khat
-from vi_recipes.methods.nested.correction import NUM_LOTS, Correction, Moments
+from vi_recipes.methods.nested.correction import FEWEST, NUM_LOTS, Correction, enough, level
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
+from vi_recipes.methods.nested.effects import Effects, effects_of
 from vi_recipes.methods.nested.integrate import without_theta
 from vi_recipes.methods.nested.mode import CLOSE, ThetaMode
 from vi_recipes.methods.nested.polynomial import by_polynomial
@@ -20,24 +21,15 @@ from vi_recipes.methods.nested.records import InnerError
 from vi_recipes.methods.nested.rounds import Integral, weigh
 from vi_recipes.methods.nested.surrogate import monomials
 
-FEWEST, MOST = 8, 8_192
-"""Pairs of points of each lattice, powers of two."""
-
-MOST_WORK = 5e8
-"""Numbers that points at all thetas may read, and those at their centre: ten seconds' work."""
-
-GRADIENT = 4
-"""Times the work of a point that it is with its gradient."""
-
 SHARE = 0.6
 """Of the tolerance, in square, that points at all thetas may leave. Those at the centre may leave
 the rest, and so may the points of the integral over theta."""
 
-REACH = 15.0
-"""Sds of theta towards which the correction levels off."""
-
 RATIO = 5.0
-"""Times by which a variance is made larger or smaller, at most."""
+"""Times by which a variance of theta is made larger, at most."""
+
+MOVED = 0.2
+"""Of the tolerance, that more nodes may change means and sds of effects."""
 
 NUM_STEPS, FARTHEST = 4, 3.0
 """Newton steps to the corrected mode at most, and sds away from Laplace's up to which it is."""
@@ -99,8 +91,8 @@ class Added:
         Log mean weights, by each lattice.
     logs
         Log weights at the centre.
-    moments
-        Of the member there.
+    effects
+        What the member's means and sds have beside Laplace's.
     inner
         What more nodes over the largest family change.
     """
@@ -108,7 +100,7 @@ class Added:
     of: Correction
     table: Float[np.ndarray, "places lots"]
     logs: Float[np.ndarray, " points"]
-    moments: Moments
+    effects: Effects
     inner: InnerError
 
     def fit(self, without: int | None = None) -> tuple[np.ndarray, float]:
@@ -138,8 +130,7 @@ class Added:
         self, theta: Float[np.ndarray, "rows G"], without: int | None = None
     ) -> Float[np.ndarray, " rows"]:
         """Return the nats that are added at rows of theta."""
-        x = np.linalg.solve(self.of.root, (theta - self.of.centre).T).T
-        return np.asarray(terms(x) @ self.fit(without)[0])
+        return np.asarray(terms(self.of.whitened(theta)) @ self.fit(without)[0])
 
     def mode(self, mode: ThetaMode) -> ThetaMode:
         """Return the mode of Laplace's log p(y, theta) and what is added, from the mode of the one.
@@ -206,30 +197,19 @@ def correct(
         )
     made.lean()
     inner = made.choose_inner()
-    pairs, work = FEWEST, 2 * made.work * GRADIENT
-    moments = made.moments(pairs)
-    if (
-        more := _enough(pairs, moments.errors.max() ** 2 / ((1 - SHARE) * tolerance**2), work)
-    ) > pairs:
-        moments = made.moments(more)
+    effects = effects_of(made, (1 - SHARE) * tolerance**2, MOVED * tolerance)
+    inner = replace(inner, moved=effects.moved)
+    pairs = FEWEST
     while True:
-        added = Added(made, *made.lots(pairs, progress), moments, inner)
-        more = _enough(
+        added = Added(made, *made.lots(pairs, progress), effects, inner)
+        more = enough(
             pairs, added.tilting**2 / (SHARE * tolerance**2), 2 * made.work * len(made.places)
         )
         if more == pairs:
             break
         pairs = more
-    ratio = np.clip(moments.variance.mean(0), 1 / RATIO, RATIO)
-    density.take(added.at, moments.mean.mean(0), np.sqrt(ratio))
+    density.take(added.at, effects.at)
     return added
-
-
-def _enough(pairs: int, times: float, work: float) -> int:
-    """Return pairs that make a variance so many times smaller, or the most that can be had."""
-    while times > 1 and 2 * pairs <= MOST and 2 * pairs * work <= MOST_WORK:
-        pairs, times = 2 * pairs, times / 2
-    return pairs
 
 
 def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integral, Corrected]:
@@ -263,7 +243,7 @@ def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integ
     for name in ("mean", "sd", "log_evidence"):
         noise.append(np.std([getattr(p, name) for p in parts], axis=0, ddof=1) * scale)
     single = density.owner >= 0
-    errors = np.where(single, added.moments.errors[:, density.coordinate] * found.sd, 0.0)
+    errors = np.where(single, added.effects.errors(found, density.coordinate) * found.sd, 0.0)
     missed = added.fit()[1]
     for k in range(2):
         noise[k] = np.sqrt(noise[k] ** 2 + errors[k] ** 2 + (missed * found.sd) ** 2)
@@ -272,7 +252,7 @@ def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integ
     tilt = float(np.sqrt(np.maximum(found.weights @ (nats - shift) ** 2, 0.0)))
     by_laplace = having(swept.log_p - nats)
     moved = np.abs(found.mean - by_laplace.mean) / sd
-    lean = np.abs(added.moments.mean.mean(0))[density.coordinate]
+    lean = np.abs(added.effects.moments.mean.mean(0))[density.coordinate]
     moved = np.maximum(moved, np.where(single, lean, 0.0))
     made = Corrected(
         inner=added.inner,
@@ -297,6 +277,4 @@ def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integ
 
 def terms(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points terms"]:
     """Return products of up to two coordinates, which level off far out."""
-    far = np.sqrt(np.square(x).sum(1, keepdims=True)) / REACH
-    x = x * np.where(far > 0, np.tanh(far) / np.where(far > 0, far, 1.0), 1.0)
-    return monomials(x, 2)
+    return monomials(level(x), 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,15 @@ MOST_CORNERS = 3
 SPARE = 4
 """Corners beside those that a quadratic needs, where they are not."""
 
+FEWEST, MOST = 8, 8_192
+"""Pairs of points of each lattice, powers of two."""
+
+MOST_WORK = 5e8
+"""Numbers that points at all thetas may read, and those at their centre: ten seconds' work."""
+
+REACH = 15.0
+"""Sds of theta towards which the correction levels off."""
+
 INNER_NODES = (4, 6, 9, 15, 25)
 """Nodes a dimension of the largest family; each number is checked by the next."""
 
@@ -55,21 +64,6 @@ INNER = 0.01
 
 NUM_STEPS = 3
 """Steps to the mean of the border, each by the average gradient over some points."""
-
-
-class Moments(NamedTuple):
-    """Means and variances of the member's coordinates at the centre, by each lattice."""
-
-    mean: Float[np.ndarray, "lots d"]
-    """Less the mode, in sds of the normal there."""
-    variance: Float[np.ndarray, "lots d"]
-    """Over that normal's."""
-
-    @property
-    def errors(self) -> Float[np.ndarray, "2 d"]:
-        """Standard errors of means, in sds, and relative ones of sds."""
-        share = 1 / np.sqrt(len(self.mean))
-        return np.stack([self.mean.std(0, ddof=1), self.variance.std(0, ddof=1) / 2]) * share
 
 
 class Correction:
@@ -104,15 +98,15 @@ class Correction:
             self.found.append(density.at(self.centre + self.root @ x))
         self.top = np.zeros(self.dim)
         self._logs: dict[tuple[int, int], np.ndarray] = {}  # of points so far, by place and lattice
-        self._sums = [
-            (np.zeros((6, arrow.dim)), np.zeros((arrow.dim, 4, 6))) for _ in range(NUM_LOTS)
-        ]
-        self._taken = 0
 
     @property
     def failed(self) -> bool:
         """Whether a point has no mode."""
         return any(f.factor is None for f in self.found)
+
+    def whitened(self, theta: Float[np.ndarray, "rows G"]) -> Float[np.ndarray, "rows G"]:
+        """Return rows of theta in sds, from the centre."""
+        return np.linalg.solve(self.root, (theta - self.centre).T).T
 
     @property
     def work(self) -> float:
@@ -127,7 +121,7 @@ class Correction:
         assert found.factor is not None
         arrow = self.density.arrow
         size = arrow.local.size
-        local, border = self._spread(found.factor, x)
+        local, border = self.spread(found.factor, x)
         centre = found.z[arrow.order]
         local = (centre[:size] + local).reshape(len(x), *arrow.local.shape)
         return local, centre[size:] + border
@@ -198,9 +192,9 @@ class Correction:
         self, place: int, normal: Float[np.ndarray, "pairs border"], inner: Nodes
     ) -> Float[np.ndarray, " points"]:
         """Return log weights of pairs of points, less Laplace's log p(y, theta)."""
-        return np.concatenate([v[0] for v in self._weighed(place, normal, inner, wanted=False)])
+        return np.concatenate([v[0] for v in self.weighed(place, normal, inner, wanted=False)])
 
-    def _weighed(
+    def weighed(
         self, place: int, normal: np.ndarray, inner: Nodes, *, wanted: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[Any, ...]]]:
         """Yield log weights of points, the points in their units, and what is known there."""
@@ -216,70 +210,15 @@ class Correction:
             logs = value + (x**2).sum(1) / 2 + constant
             yield np.where(np.isnan(logs), -np.inf, logs), at, tuple(known)
 
-    def moments(self, num_pairs: int) -> Moments:
-        """Return the moments of the member at the centre, by each lattice.
-
-        By Stein's identity: what points are to tell is how far the density's gradient is from that
-        of the normal, which has far less noise than where they are.
-
-        References
-        ----------
-        Oates, C. J., Girolami, M. and Chopin, N. (2017). Control functionals for Monte Carlo
-        integration. JRSS B 79(3). doi:10.1111/rssb.12185
-        """
-        found, arrow = self.found[0], self.density.arrow
-        factor = found.factor
-        assert factor is not None
-        size, order = arrow.local.size, arrow.order
-        variance = factor.variances()[order]
-        own = np.zeros(arrow.dim)
-        roots = factor.inverse
-        own[:size] = np.diagonal(roots.swapaxes(1, 2) @ roots, axis1=1, axis2=2).ravel()
-        # what the border has of a variance, which is all where nothing else has any
-        unit = np.sqrt(np.maximum(variance - own, 1e-12 * variance))
-        middle = np.concatenate([v.ravel() for v in self._spread(factor, self.top[None])])
-        for lot, (sums, squares) in enumerate(self._sums):
-            more = self._lattice(num_pairs, lot)[self._taken :]
-            for logs, at, known in self._weighed(0, more, self.finer, wanted=True):
-                y = np.concatenate(self._spread(factor, at - self.top), axis=1)
-                # of the border, in its units: how far its gradient is from the normal's
-                turned = solve_triangular(factor.root, known[0].T, lower=True).T + at - self.top
-                r = np.concatenate(self._spread(factor, turned), axis=1)
-                mean, square = r.copy(), r * y - own
-                first, second = (v.reshape(len(at), -1) for v in known[1:])
-                mean[:, :size] += first
-                square[:, :size] += 2 * y[:, :size] * first + second
-                y, left = y / unit, (r - y) / unit
-                # the mean of each of these is 0, whatever the density
-                zeros = left, 1 + y * left, 2 * y + y**2 * left
-                table = np.stack([np.ones_like(y), *zeros, mean, square], axis=1)
-                w = np.exp(logs)
-                sums += np.tensordot(w, table, 1)
-                table *= w[:, None, None]
-                squares += np.einsum("nad,nbd->dab", table[:, :4], table)
-        self._taken = num_pairs
-        squares = np.sum([of[1] for of in self._sums], axis=0)
-        regular = (
-            squares[:, :4, :4]
-            + 1e-9 * np.eye(4) * np.trace(squares[:, :4, :4], axis1=1, axis2=2)[:, None, None]
-        )
-        slopes = np.linalg.solve(regular, squares[:, :4, 4:])[:, 1:]
-        means = np.stack([of[0][1:] / of[0][0] for of in self._sums])
-        means = means[:, 3:] - np.einsum("dab,lad->lbd", slopes, means[:, :3])
-        mean, square = means[:, 0], means[:, 1]
-        back = np.empty(arrow.dim, int)
-        back[order] = np.arange(arrow.dim)
-        variances = 1 + (square - mean**2) / variance
-        return Moments(((middle + mean) / np.sqrt(variance))[:, back], variances[:, back])
-
-    def _spread(
+    def spread(
         self, factor: ArrowFactor, x: Float[np.ndarray, "points border"]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return steps of the border by their units, after those of the blocks that follow them."""
         local, border = factor.backward(np.zeros((self.density.arrow.local.size, len(x))), x.T)
         return local.T, border.T
 
-    def _lattice(self, num_pairs: int, lot: int) -> Float[np.ndarray, "pairs border"]:
+    def lattice(self, num_pairs: int, lot: int) -> Float[np.ndarray, "pairs border"]:
+        """Return points of the border of a lattice, one of each pair."""
         return sobol_normals(self.dim, num_pairs, [100 + lot])
 
     def choose_inner(self) -> InnerError:
@@ -308,7 +247,7 @@ class Correction:
         count = len(self.places)
         for lot in range(NUM_LOTS):
             taken = len(self._logs.get((0, lot), ())) // 2
-            more = self._lattice(num_pairs, lot)[taken:]
+            more = self.lattice(num_pairs, lot)[taken:]
             for k in range(count):
                 known = self._logs.get((k, lot), np.zeros(0))
                 if len(more):
@@ -340,3 +279,16 @@ def places_of(dim: int) -> Float[np.ndarray, "places dim"]:
         count = dim * (dim - 1) // 2 + SPARE
         corners = CORNER * np.random.default_rng(13).choice([-1.0, 1.0], (count, dim))
     return np.concatenate([np.zeros((1, dim)), axes, corners])
+
+
+def level(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points dim"]:
+    """Return whitened coordinates that level off far out."""
+    far = np.sqrt(np.square(x).sum(1, keepdims=True)) / REACH
+    return x * np.where(far > 0, np.tanh(far) / np.where(far > 0, far, 1.0), 1.0)
+
+
+def enough(pairs: int, times: float, work: float) -> int:
+    """Return pairs that make a variance so many times smaller, or the most that can be had."""
+    while times > 1 and 2 * pairs <= MOST and 2 * pairs * work <= MOST_WORK:
+        pairs, times = 2 * pairs, times / 2
+    return pairs

@@ -94,8 +94,8 @@ class CrossedDensity(ThetaDensity):
         super().__init__(replace(marginal, num_nodes=1), timing, flat)
         self.is_laplace = marginal.num_nodes == 1
         self._turned: tuple[np.ndarray, np.ndarray] | None = None  # theta, slopes of the mode there
-        self._shift, self._scale = np.zeros(arrow.dim), np.ones(arrow.dim)
         self._added: Callable[[np.ndarray], np.ndarray] | None = None
+        self._effects: Callable[[np.ndarray], tuple[Any, Any]] = lambda _: (0.0, 1.0)
         place = np.full(self.target.dim, -1)
         place[self.split.local[0]] = np.arange(arrow.dim)
         every = [self.target.coordinate_of[s.name].ravel() for s in self.target.quantities]
@@ -273,7 +273,8 @@ class CrossedDensity(ThetaDensity):
                 parts.append((-np.inf, nothing, nothing, -np.inf))
                 continue
             spread = np.sqrt(found.factor.variances())
-            z, spread = found.z + self._shift * spread, self._scale * spread
+            shift, scale = self._effects(theta)
+            z, spread = found.z + shift * spread, scale * spread
             parts.append((found.log_p, *self._moments(theta, z, spread), found.log_p))
         self.timing.density_evaluations += len(rows)
         swept = Swept(*(np.stack(v) for v in zip(*parts, strict=True)))
@@ -300,8 +301,7 @@ class CrossedDensity(ThetaDensity):
     def take(
         self,
         added: Callable[[np.ndarray], np.ndarray],
-        shift: Float[np.ndarray, " d"],
-        scale: Float[np.ndarray, " d"],
+        effects: Callable[[np.ndarray], tuple[Any, Any]],
     ) -> None:
         """Take what Laplace's approximation misses from now on.
 
@@ -309,12 +309,11 @@ class CrossedDensity(ThetaDensity):
         ----------
         added
             Of rows of theta: nats that are added.
-        shift
-            What is added to the means of the member, in sds of the normal at its mode.
-        scale
-            Of the sds.
+        effects
+            Of theta: what is added to the means of the member, in sds of the normal at its mode,
+            and what its sds are multiplied by.
         """
-        self._added, self._shift, self._scale = added, shift, scale
+        self._added, self._effects = added, effects
 
     def _moments(
         self, theta: np.ndarray, z: np.ndarray, spread: np.ndarray
@@ -340,7 +339,8 @@ class CrossedDensity(ThetaDensity):
                 noise = rng.standard_normal((self.arrow.dim, count))
                 away = found.factor.join(*found.factor.backward(noise[:size], noise[size:]))
                 spread = np.sqrt(found.factor.variances())
-                drawn[row] = self._shift * spread + self._scale * away.T
+                shift, scale = self._effects(theta)
+                drawn[row] = shift * spread + scale * away.T
         none = np.zeros((len(rows), 0))
         return Conditional(np.zeros_like(rows), np.stack(modes), none, drawn)
 
