@@ -89,6 +89,27 @@ def test_what_is_made_of_scalars_one_by_one_has_their_labels() -> None:
     assert wider.labels()[-len(expected) - 1 :] == [*expected, "one"]
 
 
+def test_a_vector_is_derived_beside_a_fit_without_a_result(tmp_path: Path) -> None:
+    """The joint density of effects and their sd has no maximum; here and when it is read back."""
+    frame = {"y": [0.0, 1.0, 0.1, 0.9], "x": [0.0, 0.3, 0.3, 0.0], "g": list("aabb")}
+    this = vr.Target(vr.glmm("y ~ x + (1 | g)", frame))
+    beta = np.random.default_rng(0).normal(size=(2, 50, 1))
+    drawn = {s.name: np.full((2, 50, *s.shape), 0.5) for s in this.latents} | {"beta": beta}
+    own = vr.from_draws(drawn, this)
+    vr.compare(this, [vr.MAP(), own], assessed=False, path=tmp_path / "c")
+    for c in (
+        vr.Comparison({"map": vr.MAP().fit(this), "draws": own}),
+        vr.Comparison.load(tmp_path / "c"),
+    ):
+        assert not c["map"].has_result
+        wider = vr.derive(
+            c, odds=lambda beta: jnp.exp(beta), pair=lambda beta: beta[jnp.zeros(2, int)]
+        )
+        assert list(wider.means().index[-3:]) == ["odds[x]", "pair[0]", "pair[1]"]
+        assert wider.means().loc["odds[x]", "draws"] == pytest.approx(np.exp(beta).mean())
+        assert wider.means()["map"].isna().all()
+
+
 def test_a_quantity_has_the_same_labels_in_every_fit() -> None:
     frame = {"y": [0, 1, 1, 0, 1, 0, 1, 0], "x": np.arange(8.0) % 5, "arm": list("pqrpqrpq")}
     this = vr.Target(vr.glmm("y ~ x + arm", frame, "bernoulli"))

@@ -170,7 +170,13 @@ def test_fits_that_were_read_from_disk(tmp_path: Path) -> None:
     again = vr.Comparison({n: vr.Fit.load(f.save(tmp_path / f"{n}.nc")) for n, f in fits.items()})
     table = again.loo(effects.target())
     assert table.loc["nuts", "elpd_loo"] == vr.loo(effects.nuts(), effects.target()).elpd
-    assert "was read from a file" in table.loc["laplace", "reason"]
+    # its file keeps draws with their density, those that it would draw itself
+    whole = vr.loo(fits["laplace"], effects.target())
+    assert table.loc["laplace", "elpd_loo"] == pytest.approx(whole.elpd, rel=1e-9)
+    assert again.table(target=effects.target()).foot
+    bare = replace(again["laplace"], posterior=replace(again["laplace"].posterior, weighed=None))
+    with pytest.raises(vr.LOOError, match="was read from a file that keeps no density"):
+        vr.loo(bare, effects.target())
     table = again.loo(effects.target(), correct=False)
     # the posterior itself, from the draws that the file keeps
     assert table.loc["laplace", "elpd_loo"] == pytest.approx(effects.exact_loo().sum(), abs=0.4)

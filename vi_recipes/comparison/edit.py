@@ -99,8 +99,11 @@ def with_fits[T: Fits](comparison: T, fits: Mapping[str, Fit], reference: Fit | 
 
     One without a result has the sites of the others.
     """
-    sites = next((fit.sites for fit in fits.values() if fit.has_result), ())
-    alike = {n: f if f.has_result else replace(f, sites=sites) for n, f in fits.items()}
+    like = next((fit for fit in fits.values() if fit.has_result), None)
+    alike = {
+        n: f if f.has_result or like is None else replace(f, sites=like.sites, coords=like.coords)
+        for n, f in fits.items()
+    }
     made = _of(comparison, alike, reference, comparison.reference_name, same_reference=True)
     made.kept.clear()  # what lies on disk has other quantities
     return made

@@ -95,7 +95,7 @@ def _like(name: str, function: Callable[..., Any], fit: Fit, shape: tuple[int, .
     """
     size = int(np.prod(shape))
     alike = [s for s in fit.sites if s.shape == shape]
-    if not shape or not 1 < size <= MOST_ELEMENTS:
+    if not shape or not 0 < size <= MOST_ELEMENTS:
         return ""
     mean = fit.mean()
     rng = np.random.default_rng(0)

@@ -260,12 +260,12 @@ def _check_fit(fit: Fit, correct: bool) -> None:
     cure = "; correct=False takes the approximation for the posterior"
     if all(np.isnan(error).all() for error in fit.mcse().values()):
         raise LOOError("its particles are no independent draws, and have no density")
-    if correct and isinstance(posterior, MomentsPosterior):
-        raise LOOError(
-            "it was read from a file, which keeps no density of the approximation by which draws "
-            f"are weighted; fit it again{cure}"
-        )
     if correct and posterior.weighed_draws(1, as_key(0)) is None:
+        if isinstance(posterior, MomentsPosterior):
+            raise LOOError(
+                "it was read from a file that keeps no density of the approximation, by which "
+                f"draws are weighted; fit it again{cure}"
+            )
         raise LOOError(
             "its draws have no density under the approximation by which to weight them: coordinate "
             "ascent's and those of some guides have none, and that of a normal of more than 1,000 "
