@@ -525,5 +525,20 @@ def test_marginal_likelihood_is_that_of_lme4(lme4: dict, name: str) -> None:
 def test_a_table_says_how_many_rows_were_left_out() -> None:
     frame = FRAME.assign(x=FRAME["x"].where(FRAME.index != 3))
     model = glmm("real ~ x", frame, priors={"sigma": 1.0}, missing="drop")
-    table = vr.compare(model, [vr.MAP()]).table().markdown()
-    assert " x (gaussian, identity). 1 of 24 rows left out for missing values (x 1)." in table
+    table = vr.compare(model, [vr.MAP()]).table()
+    says = " x (gaussian, identity). 1 of 24 rows left out for missing values (x 1)."
+    assert says in table.markdown()
+    assert ["Rows left out (missing)", "1"] in table.foot  # in CSV too, which has no note
+    assert "Rows left out (missing),1" in table.csv()
+
+
+def test_observations_are_rows_as_often_as_they_count() -> None:
+    counts = FRAME.assign(c=1, w=FRAME["n"] - 3)
+    rows = counts.loc[counts.index.repeat(counts["w"])]
+    for formula, family in (("real ~ x", "gaussian"), ("cbind(count, n, c) ~ x", "multinomial")):
+        weighted = vr.Target(glmm(formula, counts, family, weights="w"))
+        several = vr.Target(glmm(formula, rows, family))
+        for target, once in ((weighted, ", each row once."), (several, "parentheses.")):
+            table = vr.compare(target, "laplace", assessed=False).table(target=target)
+            assert table.foot[0] == ["Observations", str(counts["w"].sum())]
+            assert table.note.endswith(once)

@@ -9,8 +9,9 @@ import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import heading, numbers
+from vi_recipes.core import number_left_out
 from vi_recipes.fit import Fit, interval_setting, intervals, loo_table, population
-from vi_recipes.model import Site, Target, labels_by_site
+from vi_recipes.model import Site, Target, labels_by_site, weights_of_observations
 from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
 
 TIDY = (
@@ -158,8 +159,11 @@ def _foot(
     """Return the rows of the foot, and what is to be said of them."""
     rows, notes = [], []
     if target is not None:
-        count = f"{sum(site.size for site in target.observed):,}"
+        weights = weights_of_observations(target).values()
+        count = f"{sum(float(weight.sum()) for weight in weights):,g}"
         rows.append(["Observations", *([count] * len(fits))])
+    if lacking := number_left_out(comparison.description):
+        rows.append(["Rows left out (missing)", *([f"{lacking:,}"] * len(fits))])
     groups = dict.fromkeys((name, size) for site in first.sites for name, size, _ in site.plates)
     rows += [[f"Groups: {name}", *([f"{size:,}"] * len(fits))] for name, size in groups]
     evidence = _evidence(comparison, fits)
@@ -177,6 +181,11 @@ def _foot(
         ]
         if any(text != DASH for text in elpd):
             rows.append(["elpd (loo)", *elpd])
+            once = any((weight != 1).any() for weight in weights)
+            notes.append(
+                "elpd (loo): expected log predictive density by leave-one-out cross-validation, "
+                f"its standard error in parentheses{', each row once' if once else ''}."
+            )
     seconds = comparison.timings()["total_seconds"]
     taken = [format_seconds(float(seconds[n])) if n in seconds else DASH for n in fits]
     rows.append(["Seconds", *taken])

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import require, unknown
+from vi_recipes.core import left_out, require, unknown
 from vi_recipes.data import read_frame
 from vi_recipes.formula.designs import response_values
 from vi_recipes.formula.families import SUPPORTS, Family, outside
@@ -98,7 +98,7 @@ def complete(
     had_holes = {str(n): whole_again(kept[n]) for n in numbers.columns if holes[n].any()}
     return (
         _ordered(kept.assign(**had_holes)),
-        f"{rows.sum()} of {len(rows)} rows left out for missing values ({by_column})",
+        left_out(int(rows.sum()), len(rows), by_column),
     )
 
 

@@ -11,6 +11,7 @@ from vi_recipes.model.labels import labels_by_site, site_labels
 from vi_recipes.model.load import load_model
 from vi_recipes.model.mark import model_mark
 from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
+from vi_recipes.model.observations import weights_of_observations
 from vi_recipes.model.plates import candidates, find_families, shared_members
 from vi_recipes.model.replicate import (
     MAX_NUMBERS,
@@ -86,6 +87,7 @@ __all__ = [
     "unmasked",
     "weights_of",
     "weights_of_members",
+    "weights_of_observations",
     "with_derived",
     "with_finite_logs",
 ]
