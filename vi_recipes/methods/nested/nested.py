@@ -377,8 +377,9 @@ class NestedQuadrature(Method):
         status = Status.UNCONVERGED if doubts else Status.OK
         said = density.describe()
         if density.dim:
+            of = "1 parameter" if density.dim == 1 else f"{density.dim} parameters"
             said = (
-                f"{count:,} points of {density.dim} parameters, effective share {found.share:.2g}, "
+                f"{count:,} points of {of}, effective share {found.share:.2g}, "
                 f"largest error {worst:.2g} sds; {said}"
             )
             if found.residual is not None:
