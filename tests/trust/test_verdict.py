@@ -161,6 +161,30 @@ def test_what_is_not_known_vouches_for_nobody(error: float, trust: Trust) -> Non
     assert ("known to 0.2 sds only" in said.text) == (trust is Trust.CARE)
 
 
+@pytest.mark.parametrize(
+    ("ess", "num_rounds", "trust"),
+    [
+        (1_000.0, 0, Trust.TRUSTWORTHY),
+        (999.0, 0, Trust.CARE),
+        (400.0, 3, Trust.TRUSTWORTHY),  # of a proposal that was brought to the posterior
+    ],
+)
+def test_few_draws_that_count_make_nobody_trustworthy(
+    ess: float, num_rounds: int, trust: Trust
+) -> None:
+    """A fit that is exact is measured by weights of which few matter."""
+    fit = laplace()
+    assert fit.assessment is not None
+    correction = fit.assessment.correction
+    assert correction is not None
+    assert fit.assessment.num_draws == 4_000
+    less = replace(correction, ess=ess, num_rounds=num_rounds)
+    fit = replace(fit, assessment=replace(fit.assessment, correction=less))
+    assert judge(fit).trust is trust
+    doubt = "fewer than 1,000 of its 4,000 draws count"
+    assert (doubt in judge(fit).text) == (trust is Trust.CARE)
+
+
 def test_a_reference_that_is_wrong_by_its_own_evidence_measures_nobody() -> None:
     """One given as a fit is weighed first, and its verdict is on it."""
     away = replace(

@@ -31,7 +31,7 @@ import numpy as np
 from vi_recipes.core import Status
 from vi_recipes.fit import Assessment, Correction, Fit, differences, doubted, say_unsettled
 from vi_recipes.fit import unsettled as no_moments
-from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
+from vi_recipes.importance import GOOD_SHARE, KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
 from vi_recipes.trust.assess import num_block_draws
 from vi_recipes.trust.measured import MAX_ERROR, POOR_MEAN, POOR_SD, Trust, Verdict, measure
@@ -371,7 +371,11 @@ def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verd
         f", by {correction.source} ({shape_in_words(correction.khat)}, effectively "
         f"{correction.ess:.0f} draws)"
     )
-    return measured.verdict("by its own evidence", doubts=_blame(assessment), source=source)
+    doubts = _blame(assessment)
+    few = GOOD_SHARE * assessment.num_draws
+    if correction.num_rounds == 0 and correction.ess < few:
+        doubts.append(f"fewer than {few:,.0f} of its {assessment.num_draws:,} draws count")
+    return measured.verdict("by its own evidence", doubts=doubts, source=source)
 
 
 def _blame(assessment: Assessment) -> list[str]:
