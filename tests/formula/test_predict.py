@@ -208,6 +208,39 @@ def test_successes_and_levels():
     assert made.mean[1, 2] > made.mean[0, 2]
 
 
+@pytest.mark.parametrize("family", ["cumulative", "categorical"])
+def test_a_response_of_levels_is_one_at_the_one_that_is_drawn(family):
+    levels = pd.Categorical(
+        RNG.choice(["low", "mid", "high"], 60), ["low", "mid", "high"], ordered=True
+    )
+    frame = pd.DataFrame({"level": levels, "x": RNG.normal(size=60)})
+    model = vr.glmm("level ~ x", frame, family)
+    said = {"cumulative": "low < mid < high", "categorical": "each level beside low"}[family]
+    assert f"({family}, logit, {said})" in model.description
+    assert f"response  {said}\n" in str(model)
+    target = vr.Target(model)
+    fit = vr.Laplace().fit(target, throw=True)
+    new = {"x": [0.0, 1.0]}
+    mean = vr.predict(fit, target, new, num_draws=NUM_DRAWS)
+    drawn = vr.predict(fit, target, new, "response", num_draws=NUM_DRAWS)
+    np.testing.assert_array_equal(drawn.draws.sum(axis=-1), 1.0)
+    assert set(np.unique(drawn.draws)) == {0.0, 1.0}
+    error = 4 * np.sqrt(mean.mean * (1 - mean.mean) / NUM_DRAWS)
+    np.testing.assert_array_less(abs(drawn.mean - mean.mean), error)
+    assert drawn.frame()["level"].tolist() == ["low", "mid", "high"] * 2
+    table = vr.comparisons(fit, target, frame, "x", kind="response")
+    assert list(table["level"]) == ["low", "mid", "high"]
+    assert table["estimate"].sum() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_it_is_said_which_of_two_levels_counts_as_one():
+    frame = pd.DataFrame({"well": ["no", "yes", "no", "yes", "no"], "x": [0.0, 1.0, 2.0, 0.5, 0.7]})
+    model = vr.glmm("well ~ x", frame, "bernoulli")
+    assert model.description == "well ~ x (bernoulli, logit, 1 is yes, 0 is no)"
+    assert "response  1 is yes, 0 is no\n" in str(model)
+    assert "response" not in str(vr.glmm("y ~ x", FRAME)).split("rows")[0]
+
+
 @pytest.mark.parametrize(
     ("newdata", "options", "says"),
     [

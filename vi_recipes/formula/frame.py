@@ -155,6 +155,18 @@ class Response:
     levels: tuple[str, ...] = ()
 
 
+def levels_said(response: Response, family: Family) -> str:
+    """Return what the levels of a response are to its model; empty where it has none."""
+    if not response.levels or family.takes_trials:
+        return ""
+    first, *rest = response.levels
+    if family.response == "binary":
+        return f"1 is {rest[0]}, 0 is {first}"
+    if family.is_ordinal:
+        return " < ".join(response.levels)
+    return f"each level beside {first}"
+
+
 def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
     """Return the response, checked against what its family knows.
 

@@ -25,6 +25,7 @@ from vi_recipes.formula.frame import (
     as_frame,
     check_weights,
     complete,
+    levels_said,
     response_of,
     row_numbers,
 )
@@ -86,6 +87,8 @@ class GLMM(Model):
     def __str__(self) -> str:
         lines = [f"formula   {f}" for f in self.formulas]
         lines.append(f"family    {self.family}, link {self.link}")
+        if said := levels_said(self.response, family_of(self.family)):
+            lines.append(f"response  {said}")
         lines.append(f"rows      {len(self.response.y)}")
         for group in self.groups:
             sizes = np.bincount(group.codes)
@@ -305,7 +308,7 @@ class _Maker:
             coords=coords,
             description=". ".join(
                 [
-                    f"{'; '.join(p.text for p in self.parsed)} ({self.family.name}, {self.link})",
+                    f"{'; '.join(p.text for p in self.parsed)} ({', '.join(self._kind(response))})",
                     *self.notes,
                 ]
             ),
@@ -320,6 +323,10 @@ class _Maker:
             offset=self.given_offset,
             notes=tuple(self.notes),
         )
+
+    def _kind(self, response: Response) -> list[str]:
+        said = levels_said(response, self.family)
+        return [self.family.name, self.link, *([said] if said else [])]
 
     def _of_levels(self, layout: Layout, response: Response) -> list[Predictor]:
         """Return a predictor for every level but the first."""

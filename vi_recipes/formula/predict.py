@@ -43,7 +43,7 @@ class Prediction:
     kind, groups
         What they are, as asked for.
     levels
-        Of an ordinal response.
+        Of the response, where it has some.
     rows
         What the rows of the data are called: the index of a data frame.
     normal, link
@@ -99,8 +99,8 @@ class Prediction:
     def frame(self, level: float = 0.95) -> pd.DataFrame:
         """Return a frame with a row for each row of the data: mean, sd, low, high.
 
-        Its index is that of the data. Rows of an ordinal response's mean are of one level each,
-        and the column ``row`` has the index.
+        Its index is that of the data. What is of levels has a row for each of them, and the column
+        ``row`` has the index.
         """
         ends = self.interval(level)
         columns = {"mean": self.mean, "sd": self.sd, "low": ends[..., 0], "high": ends[..., 1]}
@@ -135,7 +135,8 @@ def predict(
         A data frame, a mapping of columns or a file, with the columns of the terms.
     kind
         ``"linear"`` is the linear predictor; ``"mean"`` the response's mean (of successes the
-        probability, of levels the probabilities); ``"response"`` a new response.
+        probability, of levels the probabilities); ``"response"`` a new response, of levels 1 at the
+        one that is drawn and 0 at the others.
     groups
         ``"known"`` takes the members that the data had as they are; one that they did not have is
         drawn from its population, the same for all rows that share it, and a missing value is a
@@ -225,7 +226,9 @@ def _run(
         function = handlers.seed(handlers.substitute(model.function, latents), key)
         eta, law = function(**at.arguments)
         if kind == "response":
-            return law.expand((at.rows,)).sample(jax.random.fold_in(key, 1))
+            drawn = law.expand((at.rows,)).sample(jax.random.fold_in(key, 1))
+            coded = family.is_ordinal or (family.of_levels and not family.takes_trials)
+            return jax.nn.one_hot(drawn, law.probs.shape[-1]) if coded else drawn
         if kind == "linear":
             return eta if family.of_levels else jnp.broadcast_to(eta, (at.rows,))
         if family.is_ordinal or family.of_levels:
