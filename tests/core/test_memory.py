@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,37 @@ def test_what_was_freed_between_what_is_kept_is_given_back() -> None:
     give_back()
     assert before - resident() > 100_000_000
     assert len(kept) == 30
+
+
+MAKES_ARRAYS = """
+import resource, sys
+import numpy as np
+from vi_recipes.core import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        np.ones(125_000)  # a megabyte
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+first = faults()
+print(first, keep_freed(), faults() and faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library does it")
+@pytest.mark.parametrize(("threshold", "changed"), [("65536", True), ("65537", False)])
+def test_a_worker_of_dask_keeps_what_it_frees_unless_its_user_has_said_otherwise(
+    threshold: str, changed: bool
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MAKES_ARRAYS],
+        env={**os.environ, "MALLOC_TRIM_THRESHOLD_": threshold},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, said, after = done.stdout.split()
+    assert said == str(changed)
+    assert int(before) > 50 * 240  # 244 pages an array
+    assert (int(after) < 50) is changed

@@ -17,7 +17,7 @@ from typing import Any
 
 from vi_recipes.cells.packed import Packed, known_versions, this_process
 from vi_recipes.cells.sending import unpack
-from vi_recipes.core import ModelError, SharedCode, precision, told
+from vi_recipes.core import ModelError, SharedCode, keep_freed, precision, told
 
 MOST_JOBS = 2
 """Jobs that a process keeps: those that were used last."""
@@ -108,6 +108,7 @@ def do(packed: Packed, cell: Any) -> Reply:
     if here != packed.sender:
         for name, value in ONE_THREAD.items():  # read by JAX when it begins
             os.environ.setdefault(name, value)
+        keep_freed()
     mine = known_versions()
     if mine != dict(packed.versions):
         return Reply(**place, versions=mine)

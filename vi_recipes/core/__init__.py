@@ -63,7 +63,7 @@ from vi_recipes.core.keys import (
     split_key,
 )
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
-from vi_recipes.core.memory import give_back
+from vi_recipes.core.memory import give_back, keep_freed
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.programs import operations, programs_in
@@ -138,6 +138,7 @@ __all__ = [
     "is_text",
     "is_whole",
     "join_hosts",
+    "keep_freed",
     "left_out",
     "list_models",
     "list_pages",
