@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -246,6 +247,52 @@ def test_an_interrupt_keeps_what_is_done_and_cancels_the_rest(tmp_path: Path) ->
         run_cells(Squares(str(tmp_path)), range(6), kept.keep, Interrupted())
     assert kept == {0: SQUARES[0], 1: SQUARES[1]}
     assert futures[2].cancelled()
+
+
+def test_cells_that_an_executor_cancels_are_not_taken_for_failed(tmp_path: Path) -> None:
+    class Cancels(Here):
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            self.cells.append(args[2])
+            if args[2] == 1:
+                future: Future[Any] = Future()
+                future.cancel()
+                future.set_running_or_notify_cancel()
+                return future
+            return super().submit(*args, **kwargs)
+
+    kept, executor = Kept(), Cancels()
+    with pytest.raises(ValueError, match=r"cancels what it is given \(3 times\); what is done"):
+        run_cells(Squares(str(tmp_path)), range(3), kept.keep, executor)
+    assert kept == {0: SQUARES[0], 2: SQUARES[2]}
+    assert executor.cells.count(1) == 3
+
+
+def test_a_disk_that_is_full_leaves_no_cells_running(tmp_path: Path) -> None:
+    class Holds(Here):
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            held.append(super().submit(*args, **kwargs) if len(held) < 2 else Future())
+            return held[-1]
+
+    def full(*_: Any) -> None:
+        raise CheckpointError("no space left")
+
+    held: list[Future[Any]] = []
+    with pytest.raises(CheckpointError, match="no space left"):
+        run_cells(Squares(str(tmp_path)), range(6), full, Holds())
+    assert [future.cancelled() for future in held] == [False] * 2 + [True] * 4
+
+
+def test_what_was_on_its_way_from_a_client_that_has_closed_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    class Gone(Here):
+        _client = SimpleNamespace(status="closed")  # as the executor of distributed has it
+
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            return Future()
+
+    with pytest.raises(ValueError, match="it has lost its scheduler; what is done is kept"):
+        run_cells(Squares(str(tmp_path)), range(2), Kept().keep, Gone())
 
 
 def test_a_folder_has_one_run_at_a_time_and_a_crash_frees_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -87,6 +88,53 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
 def test_a_scheduler_without_workers_is_named(local: Any) -> None:
     address = local.scheduler_address
     told_in_time(address, rf"{address} has no worker within 10 s; start one with 'dask worker")
+
+
+def test_a_scheduler_that_dies_costs_what_was_on_its_way(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    (tmp_path / "mine.py").write_text(NORMAL)
+    grid = 'models = ["mine.py"]\nmethods = ["map"]\nseeds = 4000\n'
+    (tmp_path / "grid.toml").write_text(grid)
+    cells = tmp_path / "kept" / "cells"
+    begun: list[subprocess.Popen[str]] = []
+
+    def begin(*command: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+        options: dict[str, Any] = {"stderr": stderr, "text": True, "cwd": tmp_path}
+        begun.append(subprocess.Popen([sys.executable, *command], **options))
+        return begun[-1]
+
+    try:
+        known = tmp_path / "scheduler.json"
+        where = ("--scheduler-file", str(known))
+        dask = ("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
+        scheduler = begin(*dask, "--dashboard-address", ":0", *where)
+        begin("-m", "distributed.cli.dask_worker", *where, "--nthreads", "1", "--no-nanny")
+        deadline = time.monotonic() + 120
+        while not known.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        address = json.loads(known.read_text())["address"]
+        run_main = "from vi_recipes.cli import main; main()"
+        sweep = ("sweep", "grid.toml", "--out", "kept", "--scheduler", address)
+        process = begin("-c", run_main, *sweep, stderr=subprocess.PIPE)
+        while not (cells.is_dir() and len(list(cells.iterdir())) > 3):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        scheduler.kill()
+        _, err = process.communicate(timeout=60)
+    finally:
+        for one in begun:
+            one.kill()
+            one.wait()
+    assert process.returncode != 0
+    assert "what is done is kept where a folder was given, and another run goes on" in err
+    assert "Traceback" not in err
+    done = len(list(cells.iterdir()))
+    mine, kept = tmp_path / "mine.py", tmp_path / "kept"
+    found = vr.sweep(mine, "map", seeds=4000, path=kept, progress=Stopping)
+    assert len(found.results) == done + 1
+    assert {result.status for result in found.results.values()} == {"OK"}  # none taken for lost
 
 
 def age(package: str) -> None:

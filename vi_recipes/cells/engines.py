@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,10 @@ type Engine = Executor | int | None
 
 SECONDS = 10
 """How long a scheduler has to answer, and to have a worker."""
+
+
+TRACES = ("distributed.client", "tornado.application")
+"""Loggers that show pages of traces where a scheduler is gone, which is then said in a sentence."""
 
 
 @contextmanager
@@ -44,6 +49,25 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
 
 
 @contextmanager
+def _without(loggers: Iterable[str]) -> Iterator[None]:
+    """Have loggers say nothing in the block."""
+    changed = [log for log in map(logging.getLogger, loggers) if not log.disabled]
+    for log in changed:
+        log.disabled = True
+    try:
+        yield
+    finally:
+        for log in changed:
+            log.disabled = False
+
+
+def is_closed(executor: Executor) -> bool:
+    """Whether an executor of Dask's has closed: what was on its way back never comes, then."""
+    client = getattr(executor, "_client", None)
+    return getattr(client, "status", None) == "closed"
+
+
+@contextmanager
 def cluster(address: str) -> Iterator[Executor]:
     """Yield the executor of a Dask scheduler that runs already; it and its workers stay.
 
@@ -66,7 +90,7 @@ def cluster(address: str) -> Iterator[Executor]:
             f"scheduler: nothing answers at {address!r} within {SECONDS} s ({why}); give the "
             "address that 'dask scheduler' prints, such as tcp://127.0.0.1:8786"
         ) from None
-    with client:
+    with client, _without(TRACES):
         try:
             client.wait_for_workers(1, timeout=SECONDS)
         except TimeoutError:

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from vi_recipes.cells.engines import Engine, engine
+from vi_recipes.cells.engines import Engine, engine, is_closed
 from vi_recipes.cells.packed import Packed, this_process
 from vi_recipes.cells.processes import LostError, NotBegunError, Processes
 from vi_recipes.cells.sending import NotSentError, pack
@@ -178,8 +178,11 @@ class _Run[C: Hashable, R]:
             while self.waiting or self.pending:
                 self.hand_out()
                 # pauses let interrupts through
-                for future in wait(self.pending, PAUSE, FIRST_COMPLETED).done:
+                done = wait(self.pending, PAUSE, FIRST_COMPLETED).done
+                for future in done:
                     self.take(future)
+                if not done and is_closed(self.executor):
+                    raise ValueError(f"executor: it has lost its scheduler; {GOES_ON}")
         except KeyboardInterrupt:
             try:
                 self.end_early()
@@ -201,7 +204,7 @@ class _Run[C: Hashable, R]:
             cell = self.waiting[0]
             try:
                 future = self.executor.submit(do, self.packed, cell)
-            except (RuntimeError, BrokenExecutor) as error:
+            except Exception as error:  # every library has its own for one that is shut down
                 raise ValueError(f"executor: it takes no more ({told(error)}); {GOES_ON}") from None
             self.begun[cell] += 1
             self.pending[future] = self.waiting.popleft()
@@ -221,8 +224,12 @@ class _Run[C: Hashable, R]:
             self.again(cell, "the process that was at it died")
         except BrokenExecutor as error:
             raise ValueError(f"executor: it has broken down ({told(error)}); {GOES_ON}") from None
-        except CancelledError:
-            self.again(cell, "its executor cancelled it")
+        except CancelledError:  # Dask does so with all of them where its scheduler is gone
+            if self.begun[cell] >= TRIES:
+                raise ValueError(
+                    f"executor: it cancels what it is given ({TRIES} times); {GOES_ON}"
+                ) from None
+            self.waiting.append(cell)
         except Exception as error:
             # Dask has tried again by itself, and this is its last word
             if type(error).__name__ != "KilledWorker":
@@ -260,8 +267,11 @@ class _Run[C: Hashable, R]:
 
     def salvage(self) -> None:
         """Cancel what has not begun, and keep what was done as the run ended."""
-        for future, cell in self.pending.items():
-            if future.cancel() or not future.done() or future.cancelled():
+        if not is_closed(self.executor):  # else it logs that it cannot
+            for future in self.pending:
+                future.cancel()
+        for future, cell in self.pending.items():  # which may fail, on a full disk
+            if not future.done() or future.cancelled():
                 continue
             reply = None if future.exception() else future.result()
             if reply is not None and reply.is_done:
