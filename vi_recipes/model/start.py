@@ -64,6 +64,7 @@ class DensityWithStart(FlatDensity):
         key: jax.Array,
         *,
         scatter: float = 0.0,
+        mirrored: bool = False,
         value_and_grad: Callable[[np.ndarray], tuple[Any, Any]] | None = None,
     ) -> Float[np.ndarray, " dim"]:
         """Return a point of finite density, unconstrained: the model's ``init`` or prior medians.
@@ -76,6 +77,8 @@ class DensityWithStart(FlatDensity):
             Half-width of the uniform noise added to every coordinate, in its :attr:`units`. With
             scatter and without a model ``init`` the centre is 0, which is NumPyro's
             ``init_to_uniform``, but for scales whose prior medians are far from 1.
+        mirrored
+            Whether the noise is taken the other way: to the other side of the centre.
         value_and_grad
             The caller's own compiled log density and gradient, to spare a compilation.
 
@@ -93,7 +96,9 @@ class DensityWithStart(FlatDensity):
                 # data outside their support are named below, after the density was tried
                 warnings.simplefilter("ignore", UserWarning)
                 with jax.enable_x64(True):
-                    z = self._propose(fold_key(key, attempt), scatter, attempt)
+                    z = self._propose(
+                        fold_key(key, attempt), -scatter if mirrored else scatter, attempt
+                    )
                 value, gradient = evaluate(z)  # in the caller's precision
             if np.isfinite(value) and np.isfinite(gradient).all():
                 return z
@@ -142,7 +147,7 @@ class DensityWithStart(FlatDensity):
             if not np.isfinite(centre).all():
                 centre = self.unconstrain(values)  # which says what is wrong
         if scatter:
-            noise = generator(noise_key).uniform(-scatter, scatter, self.dim)
+            noise = scatter * generator(noise_key).uniform(-1.0, 1.0, self.dim)
             centre = centre + self.units * noise
         return np.asarray(centre)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, override
 
 import jax
@@ -69,9 +70,6 @@ MATRICES = 3
 MOVED = 0.2
 """Of the tolerance, that more nodes may change means and sds given theta: errors are then larger by
 a fiftieth."""
-
-NUM_OTHER_STARTS = 3
-"""Scattered starts from which another mode of theta is looked for."""
 
 CHEAP_POINT = 2e5
 """Numbers read at all nodes of a point of theta up to which it is looked for."""
@@ -281,14 +279,16 @@ class NestedQuadrature(Method):
     def _other_mode(
         self, density: ThetaDensity, mode: ThetaMode, key: jax.Array, progress: Progress
     ) -> str:
-        """Say where another mode of theta is, if scattered starts lead to one; "" if not.
+        """Say where another mode of theta is, if three scattered starts lead to one; "" if not.
 
         Where a point of theta is dear nobody looks.
         """
         if density.work > CHEAP_POINT:
             return ""
-        keys = split_key(key, NUM_OTHER_STARTS)
-        starts = [starting_point(density.target, k, number) for number, k in enumerate(keys, 1)]
+        start = partial(density.target.start, scatter=1.0)
+        first, second = split_key(key, 2)
+        # of points that are scattered alone all may lie on one side
+        starts = [start(first), start(first, mirrored=True), start(second)]
         other = find_other_mode(density, mode, starts, progress)
         if other is None:
             return ""
