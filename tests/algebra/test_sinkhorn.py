@@ -61,7 +61,8 @@ def test_a_small_penalty_leaves_an_assignment_whose_plan_is_the_derivative() -> 
         def least(c: jax.Array) -> jax.Array:
             return transport(c, even, even, 2e-3, tolerance=1e-9, max_iterations=20_000)
 
-        value, plan = jax.value_and_grad(least)(jnp.asarray(cost))
+        least = jax.jit(least)
+        value, plan = jax.jit(jax.value_and_grad(least))(jnp.asarray(cost))
         bump = np.zeros((8, 8))
         bump[2, linear_sum_assignment(cost)[1][2]] = 1e-5
         slope = (least(jnp.asarray(cost + bump)) - least(jnp.asarray(cost - bump))) / 2e-5

@@ -127,10 +127,11 @@ def test_score(law: int, offset: float, eta: tuple[float, float]) -> None:
     def total(eta: jax.Array, z: jax.Array) -> jax.Array:
         return jnp.sum(factors.log_density(eta, z))
 
+    score_at = jax.jit(jax.grad(total))
     low, high = edges(law, offset, eta)
     for z in np.linspace(low, high, 7)[1:-1]:
         with jax.enable_x64(True):
-            score = np.asarray(jax.grad(total)(jnp.asarray([eta]), jnp.asarray([z])))[0]
+            score = np.asarray(score_at(jnp.asarray([eta]), jnp.asarray([z])))[0]
         for k in range(2):
             step = np.zeros(2)
             step[k] = 1e-5

@@ -31,7 +31,7 @@ def test_the_kernel_is_its_definition() -> None:
         return s @ t * k(x, y) + s @ by_y + t @ by_x + jnp.trace(both)
 
     with jax.enable_x64(True):
-        rows = jax.vmap(jax.vmap(pair, (None, 0, None, 0)), (0, None, 0, None))
+        rows = jax.jit(jax.vmap(jax.vmap(pair, (None, 0, None, 0)), (0, None, 0, None)))
         expected = rows(jnp.asarray(x), jnp.asarray(x), jnp.asarray(scores), jnp.asarray(scores))
     np.testing.assert_allclose(stein_kernel(x, scores), expected, rtol=1e-9, atol=1e-12)
 

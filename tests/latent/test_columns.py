@@ -50,7 +50,7 @@ def test_elements_have_the_hessian() -> None:
         def joint(z: jax.Array) -> jax.Array:
             return split.log_joint(theta, z[None], arrays).members.sum()
 
-        want = -np.asarray(jax.hessian(joint)(jnp.asarray(z)))
+        want = -np.asarray(jax.jit(jax.hessian(joint))(jnp.asarray(z)))
     assert columns.inner.latents == ("u",)
     assert len(columns.numbers) == 1 + 2 + 2 + 1
     assert layout.local.shape == (9, 2)

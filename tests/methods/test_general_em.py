@@ -318,8 +318,12 @@ def test_louis_identity_gives_the_information() -> None:
             log_pi = jax.nn.log_softmax(jnp.array([0.0, v[0]]))
             return log_pi[k] + dist.Normal(v[1 + k], v[3 + k]).log_prob(y)
 
-        score = [jax.vmap(jax.grad(complete), (None, None, 0))(point, k, y) for k in (0, 1)]
-        bend = [jax.vmap(jax.hessian(complete), (None, None, 0))(point, k, y) for k in (0, 1)]
+        score, bend = (
+            jax.jit(jax.vmap(jax.vmap(derive(complete), (None, None, 0)), (None, 0, None)))(
+                point, jnp.arange(2), y
+            )
+            for derive in (jax.grad, jax.hessian)
+        )
     score, bend = np.asarray(score), np.asarray(bend)
     mean = np.einsum("nk,kni->ni", r, score)
     second = np.einsum("nk,kni,knj->ij", r, score, score) - mean.T @ mean

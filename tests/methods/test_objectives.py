@@ -85,7 +85,7 @@ def test_the_elbo_is_numpyros(num_particles: int) -> None:
 
     def found(kind: Any) -> Any:
         loss, key = kind(num_particles=num_particles), jax.random.key(3)
-        return jax.value_and_grad(lambda p: loss.loss(key, p, model, guide, y))(params)
+        return jax.jit(jax.value_and_grad(lambda p: loss.loss(key, p, model, guide, y)))(params)
 
     with jax.enable_x64(True):
         ours, theirs = found(PathwiseELBO), found(Trace_ELBO)
