@@ -75,6 +75,7 @@ def run(
     *hosts: list[str], flags: str = "", seeds: Sequence[int] = (0, 0), timeout: float = 500
 ) -> list[tuple[int, str, str]]:
     """Run a program on several hosts; return how each ended, and what it said."""
+    flags = f"{os.environ['XLA_FLAGS']} {flags}"
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     begun = [
         subprocess.Popen(

@@ -202,7 +202,7 @@ def test_rows_are_not_filled_up_where_others_would_feel_it() -> None:
 
 @pytest.mark.slow
 def test_four_devices_find_what_one_finds() -> None:
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
