@@ -67,7 +67,9 @@ COMMAND = """
 import sys
 from vi_recipes.core import code_cache
 code_cache.LEAST_SECONDS = 0.0
+few = [f"nuts.num_{what}=50" for what in ("warmup", "samples")]  # as many programs as of thousands
 sys.argv = ["vi-recipes", "compare", "radon", "--no-report"]
+sys.argv += [word for setting in few for word in ("--set", setting)]
 from vi_recipes.cli import main
 main()
 """
