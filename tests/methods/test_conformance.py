@@ -290,7 +290,7 @@ def test_map_gives_the_exact_mode(model: str) -> None:
         np.testing.assert_allclose(fit.mean()[site], expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", [n for n in CASES if case(n).has_mode])
+@pytest.mark.parametrize("model", slow_where_long(n for n in CASES if case(n).has_mode))
 def test_laplace_evidence(model: str) -> None:
     known, fit = case(model).log_evidence, fitted("laplace", model).log_evidence
     assert fit is not None
