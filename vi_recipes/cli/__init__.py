@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 
-COLLECT_AFTER = (5_000, 10, 20)
+COLLECT_AFTER = (20_000, 50, 20)
 """Objects, collections of the young and of the middle ones after which garbage is looked for.
 
 What is imported and compiled is millions of objects that stay: by Python's own thresholds the
