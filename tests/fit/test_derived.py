@@ -149,6 +149,30 @@ def test_what_jax_cannot_trace_is_called_draw_by_draw() -> None:
     assert abs(laplace.mean()["positive"] - kept.mean()) < 2 * error
 
 
+def test_a_quantity_is_a_list_and_has_defaults() -> None:
+    fit = draws()
+    wider = vr.derive(
+        fit,
+        pair=lambda beta: (beta[0], 2 * beta[1]),
+        each=lambda beta, by=3.0: [by * float(b) for b in beta],
+        mapped=lambda values, k=1: values["beta"][k],
+    )
+    beta = fit["beta"]
+    np.testing.assert_allclose(wider["pair"], beta * [1, 2], rtol=1e-12)
+    np.testing.assert_allclose(wider["each"], 3 * beta, rtol=1e-12)
+    np.testing.assert_allclose(wider["mapped"], beta[:, 1], rtol=1e-12)
+    laplace = vr.derive(vr.Laplace().fit(target("linear_regression")), pair=lambda beta: list(beta))
+    np.testing.assert_allclose(laplace.mean()["pair"], laplace.mean()["beta"], rtol=1e-9)
+
+
+def test_what_is_not_known_has_no_error(tmp_path: Path) -> None:
+    c = vr.Comparison({"draws": draws()})
+    row = vr.derive(c, bad=lambda beta: jnp.log(-(beta[0] ** 2))).tidy(["bad"]).iloc[0]
+    assert row[["estimate", "std_error", "conf_low", "mcse"]].isna().all()
+    with pytest.raises(ValueError, match=r"unknown site\(s\) betaa"):
+        c.tidy(["betaa"])
+
+
 def test_of_a_point_it_is_a_point_and_of_moments_alone_nothing() -> None:
     point = vr.MAP().fit(target("linear_regression"))
     wider = vr.derive(point, ratio=lambda beta: jnp.exp(beta[1]))
@@ -192,6 +216,7 @@ def test_they_are_compared_and_judged(tmp_path: Path) -> None:
         ({"a": lambda values: values["gamma"]}, "'a': KeyError"),
         ({"a": lambda beta: beta.reshape(3)}, "'a': "),
         ({"a": lambda: 1.0}, "'a': the function takes nothing"),
+        ({"a": lambda beta: beta[:0]}, "'a': it returns no numbers"),
     ],
 )
 def test_what_cannot_be_derived_is_said(functions: dict, said: str) -> None:  # type: ignore[type-arg]

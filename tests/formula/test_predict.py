@@ -194,6 +194,10 @@ def test_successes_and_levels():
     assert drawn[..., 0].max() > 9
     assert drawn[..., 1].max() <= 2
 
+    both = vr.Target(vr.glmm("cbind(s, n - s) ~ x", frame, "binomial"))
+    again = vr.predict(fit, both, new | {"n": [50, 2]}, "response", num_draws=400)
+    np.testing.assert_array_equal(again.draws, drawn)  # the successes are not asked for
+
     quoted = vr.glmm("p(s, `n all`) ~ x", frame.rename(columns={"n": "n all"}), "binomial")
     again = vr.predict(fit, vr.Target(quoted), new, num_draws=400)
     np.testing.assert_array_equal(again.draws, chance.draws)

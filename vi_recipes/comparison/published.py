@@ -36,8 +36,8 @@ def tidy(
         if not fit.has_result:
             continue
         chosen = _chosen(fit, sites, members=members)
+        labels = fit.labels(chosen)  # refuses sites that are not there
         low, high = intervals(fit, chosen)
-        labels = fit.labels(chosen)
         parts = [part for site in fit.sites if site.name in chosen for part in _parts(site, fit)]
         order = {site: k for k, site in enumerate(chosen)}
         parts.sort(key=lambda part: order[part[0]])
@@ -60,6 +60,7 @@ def tidy(
     if not frames:
         return pd.DataFrame(columns=list(TIDY))
     whole = pd.concat(frames)
+    whole["mcse"] = whole["mcse"].where(whole["estimate"].notna())
     return whole[~whole.index.isin(comparison.constants())].reset_index(drop=True)
 
 

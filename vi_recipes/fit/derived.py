@@ -62,6 +62,8 @@ def derived(
         return fit
     shapes = apply_functions(of_all, {n: v[None] for n, v in fit.mean().items()}, 1)
     for name, value in shapes.items():
+        if value.size == 0:
+            raise ValueError(f"derive: '{name}': it returns no numbers")
         if name not in likes:
             likes[name] = _like(name, of_all[name], fit, value.shape[1:])
     sites = tuple(

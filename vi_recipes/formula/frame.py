@@ -215,6 +215,8 @@ def trials_of(formula: str, frame: pd.DataFrame) -> np.ndarray | None:
         return None
     parts = _parts(pair[2])
     needed = parts if pair[1] == "cbind" else parts[1:]
+    if len(needed) == 2 and (rest := re.fullmatch(r"(.+?)\s*-\s*(.+)", parts[1])):
+        needed = [rest[1]] if rest[2] == parts[0] else needed  # of cbind(s, n - s) it is n
     if any(t.named not in frame for p in needed for t in tokens_of(p) if t.named):
         return None
     trials = np.sum([_number(part, frame) for part in needed], axis=0)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import handlers
 
@@ -22,6 +25,7 @@ def takes(function: Callable[..., Any], sites: Mapping[str, Any]) -> Callable[..
     ----------
     function
         Its arguments are named as sites; or it has one of another name, a mapping site -> value.
+        Others have defaults, and keep them. A list or a tuple of numbers is a vector.
     sites
         By name, those that there are.
 
@@ -31,18 +35,26 @@ def takes(function: Callable[..., Any], sites: Mapping[str, Any]) -> Callable[..
         For arguments that are no sites.
     """
     try:
-        names = list(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters.values()
+        names = [p.name for p in parameters if p.name in sites or p.default is p.empty]
     except (TypeError, ValueError):  # some built-in functions tell nothing
         names = [""]
     if names and all(name in sites for name in names):
-        return lambda values: function(**{name: values[name] for name in names})
+        return lambda values: _whole(function(**{name: values[name] for name in names}))
     if len(names) == 1:
-        return function
+        return lambda values: _whole(function(values))
     lost = ", ".join(name for name in names if name not in sites)
     raise ValueError(
         f"the function takes {', '.join(names) or 'nothing'}, and {lost or 'that'} is no site; "
         f"expected sites: {', '.join(sites)}; or one argument, a mapping of all of them"
     )
+
+
+def _whole(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
+    return jnp.asarray(value) if traced else np.asarray(value)
 
 
 def with_derived(target: Target, functions: Mapping[str, Callable[..., Any]]) -> Target:
