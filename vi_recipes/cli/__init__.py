@@ -29,7 +29,7 @@ COLLECT_AFTER = (20_000, 50, 20)
 """Objects, collections of the young and of the middle ones after which garbage is looked for.
 
 What is imported and compiled is millions of objects that stay: by Python's own thresholds the
-looking takes a twentieth of a command, by these a fiftieth at most."""
+looking takes a twentieth of a command, by these a thirtieth at most."""
 
 
 def main() -> None:
