@@ -69,6 +69,37 @@ for method in (vr.MAP(), vr.MeanField(), vr.LinearResponse()):
 print(json.dumps(found))
 """
 
+COUNTS = r"""
+import json, math, re
+import jax, numpy as np
+import vi_recipes as vr
+from jax.sharding import Mesh
+from vi_recipes.core import Timing
+
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+compile, told = Timing.compile, {}
+
+def noted(self, function, *args, **options):
+    # what a collective operation gives is before its name, one array or several
+    made, found = compile(self, function, *args, **options), {}
+    for gives, kind in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\(", made.as_text()):
+        for size in re.findall(r"\b[a-z]+\d+\[([\d,]*)\]", gives):
+            found[kind] = found.get(kind, 0) + math.prod(int(n or 1) for n in size.split(","))
+    # products are taken one after the other by one program, whose text has one of them
+    turns = len(args[-1]) if function.__name__ == "_along" else 1
+    told[function.__name__] = [turns, found]
+    return made
+
+Timing.compile = noted
+model = vr.load_model("criteo")
+mesh = Mesh(np.array(jax.devices()), ("rows",))
+for rows, groups in ((400, 32), (600, 32), (600, 64)):
+    told.clear()
+    four = vr.shard(vr.Target(model, **model.simulate(num_rows=rows, num_groups=groups)), mesh)
+    assert vr.LinearResponse().fit(four, key=0).status is vr.Status.OK
+    print(json.dumps({name: told[name] for name in ("_linearised", "_along")}))
+"""
+
 
 def normal(y: jax.Array) -> None:
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -129,8 +160,16 @@ def test_what_cannot_be_divided_is_refused() -> None:
         numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal()), 1.0), obs=y)
 
     mesh = Mesh(np.array(jax.devices()[:1]), ("rows",))
-    with pytest.raises(ValueError, match="nothing can be divided"):
+    with pytest.raises(ValueError, match="no observed site with an entry a row, so there are no"):
         vr.shard(vr.Target(scalar, y=1.0), mesh)
+
+    def reads_sizes(y: jax.Array, group: jax.Array) -> None:
+        with numpyro.plate("groups", int(group.max()) + 1):
+            u = numpyro.sample("u", dist.Normal())
+        numpyro.sample("y", dist.Normal(u[group], 1.0), obs=np.asarray(y))
+
+    with pytest.raises(ValueError, match="each of its 6 rows that JAX traces, so nothing can be"):
+        vr.shard(vr.Target(reads_sizes, y=np.arange(6.0), group=np.arange(6) % 2), mesh)
     with pytest.raises(ValueError, match="its rows lie on devices already"):
         vr.shard(vr.shard(target, mesh), mesh)
 
@@ -193,25 +232,33 @@ def effects(y: jax.Array) -> None:
 
 def test_rows_are_not_filled_up_where_others_would_feel_it() -> None:
     data = rows(7)
-    message = "7 rows of model '{}' would have to be filled up to 8, and its density is no sum"
-    for model, names in ((centred, ("y", "x")), (effects, ("y",))):
+    for model, names, why in (
+        (centred, ("y", "x"), "its density is no sum over rows"),
+        (effects, ("y",), "latent site 'u' has an element for each"),
+    ):
         target = vr.Target(model, **{name: data[name] for name in names})
-        with pytest.raises(ValueError, match=message.format(model.__name__)):
+        message = f"7 rows of model '{model.__name__}' would have to be filled up to 8, and {why}"
+        with pytest.raises(ValueError, match=message):
             padded(target, 8)
 
 
-@pytest.mark.slow
-def test_four_devices_find_what_one_finds() -> None:
+def on_four_devices(program: str) -> list[str]:
+    """Return what a program prints where it has four virtual devices, line by line."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_four_devices_find_what_one_finds() -> None:
+    found = json.loads(on_four_devices(PROGRAM)[-1])
     whole, parts = found["bytes"]
     assert parts == [whole[0] / 4] * 4
     np.testing.assert_allclose(found["slopes"][1], found["slopes"][0], rtol=1e-12)
@@ -225,3 +272,27 @@ def test_four_devices_find_what_one_finds() -> None:
     # what the ELBO holds of each row, and what its linearisation keeps of it, are divided too
     assert len(found["of rows"]) > 20
     assert not any(found["of rows"])
+
+
+@pytest.mark.slow
+def test_a_step_of_mean_field_sums_two_numbers_a_member_for_each_derivative() -> None:
+    """Whatever the rows, and nothing but sums: as docs/scale.md has it, 36 numbers a member."""
+    found = [json.loads(line) for line in on_four_devices(COUNTS)]
+    fewer, more_rows, more_members = (
+        {name: (turns, kinds.pop("all-reduce"), kinds) for name, (turns, kinds) in one.items()}
+        for one in found
+    )
+    assert fewer == more_rows
+    assert {name: kinds for name, (_, _, kinds) in fewer.items()} == {
+        "_linearised": {},
+        "_along": {},
+    }
+    assert fewer["_along"][0] == 17
+    for name, (_, summed, _) in fewer.items():
+        assert more_members[name][1] - summed == 2 * 32
+        # and of what is no member's: two parameters of each of 7 coordinates, and the value
+        assert 2 * 7 <= summed - 2 * 32 <= 4 * 7
+    steps = [
+        sum(turns * summed for turns, summed, _ in one.values()) for one in (fewer, more_members)
+    ]
+    assert steps[1] - steps[0] == 36 * 32

@@ -71,11 +71,13 @@ def padded(target: Target, num_rows: int) -> Target:
     except ValueError:
         same = False
     if not same:
+        own = [site for site in target.quantities if site.shape[:1] == (rows,)]
+        why = "its density is no sum over rows"
+        if own:
+            why = f"{own[0].kind} site '{own[0].name}' has an element for each"
         raise ModelError(
             f"mesh: the {rows} rows of model '{target.name}' would have to be filled up to "
-            f"{num_rows}, and its density is no sum over rows, or it has a latent variable or a "
-            "derived quantity for each: leave rows out, or use a number of devices that divides "
-            "them"
+            f"{num_rows}, and {why}: leave rows out, or use a number of devices that divides them"
         )
     other.fingerprint, other.padded_rows = target.fingerprint, extra
     return other

@@ -152,6 +152,11 @@ def _undivided(target: Target, divided: Target) -> Target:
 
 
 def _check_divisible(target: Target, rows: int) -> None:
+    if not rows:
+        raise ValueError(
+            f"mesh: model '{target.name}' has no observed site with an entry a row, so there are "
+            "no rows to divide (a site over which discrete variables are summed is none)"
+        )
     if not any(shape and shape[0] == rows for shape in target.traced_shapes):
         raise ValueError(
             f"mesh: model '{target.name}' has no array with an entry for each of its {rows} rows "
