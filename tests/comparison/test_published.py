@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from models_for_tests import target as listed
 
 import vi_recipes as vr
+from vi_recipes.core import Timing
 from vi_recipes.report import published
 
 PYMC = Path(__file__).parents[1] / "fit" / "own_draws" / "pymc.nc"
@@ -60,6 +63,16 @@ def test_methods_are_columns_over_a_foot() -> None:
     assert foot.loc["elpd (loo)", "pymc"] == f"{loo['elpd_loo']:.1f} ({loo['se']:.1f})"
     assert foot.loc["Verdict", "pymc"] == c.verdicts()["pymc"].trust.value
     assert "Observations" not in list(c.table(["mu"]).frame[""])
+
+
+def test_seconds_are_those_that_a_method_takes_alone() -> None:
+    """As in the report, whatever a method before it has compiled."""
+    target = listed("linear_regression")
+    fit = vr.Laplace().fit(target)
+    timing = Timing(compile_seconds=2.0, run_seconds=3.0, shared_seconds=12.0)
+    own = vr.from_draws({"beta": fit["beta"][None]}, target)
+    table = vr.Comparison({"laplace": replace(fit, timing=timing), "own": own}).table()
+    assert ["Seconds", "17.0", "–"] in table.foot
 
 
 def test_it_is_written_as_papers_are(tmp_path: Path) -> None:

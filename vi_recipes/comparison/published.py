@@ -187,8 +187,9 @@ def _foot(
                 "elpd (loo): expected log predictive density by leave-one-out cross-validation, "
                 f"its standard error in parentheses{', each row once' if once else ''}."
             )
-    seconds = comparison.timings()["total_seconds"]
-    taken = [format_seconds(float(seconds[n])) if n in seconds else DASH for n in fits]
+    # as in the report: what each takes alone, whatever those before it have compiled
+    seconds = comparison.timings()["alone_seconds"]
+    taken = [format_seconds(float(seconds[n])) if n in seconds.dropna() else DASH for n in fits]
     rows.append(["Seconds", *taken])
     verdicts = comparison.verdicts()
     said = [verdicts[n].trust.value if n in verdicts else "reference" for n in fits]
