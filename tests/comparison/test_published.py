@@ -107,6 +107,9 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(published, "import_module", absent)
     with pytest.raises(ValueError, match=r"xlsx needs the package openpyxl: .*vi_recipes\[tables"):
         comparison()[1].table(["mu"]).save(tmp_path / "t.xlsx")
+    shown = comparison()[1].table(["mu"])
+    assert shown._repr_html_() is None
+    assert repr(shown) == shown.markdown()
 
 
 def test_formulas_stay_text(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ EXTRA = "python -m pip install 'vi_recipes[tables]'"
 """What installs what writes HTML, xlsx and docx."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PublishedTable:
     """A table with methods as columns, and a foot, to be put into a paper.
 
@@ -149,8 +149,14 @@ class PublishedTable:
     def __str__(self) -> str:
         return self.markdown()
 
-    def _repr_html_(self) -> str:
-        return self.html()
+    def __repr__(self) -> str:
+        return self.markdown()  # what a terminal shows, and a notebook without great_tables
+
+    def _repr_html_(self) -> str | None:
+        try:
+            return self.html()
+        except ValueError:
+            return None
 
 
 def _needed(module: str, what: str) -> Any:
