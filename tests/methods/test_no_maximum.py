@@ -177,6 +177,16 @@ def test_a_finite_edge_is_said_to_be_one() -> None:
         assert fit.message.startswith(at)
 
 
+def test_an_edge_of_a_simplex_is_named_once() -> None:
+    def shares(y: Any) -> None:
+        p = numpyro.sample("p", dist.Dirichlet(np.ones(3)))
+        numpyro.sample("y", dist.Multinomial(10, p), obs=y)
+
+    fit = vr.MAP().fit(vr.Target(shares, y=np.array([0, 5, 5])))
+    assert fit.status is vr.Status.DEGENERATE
+    assert fit.message.startswith("p runs to an edge of its support, where the log density is hi")
+
+
 def test_an_empty_category_puts_thresholds_together() -> None:
     def ordinal(x: Any, y: Any) -> None:
         b = numpyro.sample("b", FLAT)

@@ -29,6 +29,8 @@ MOST = 20
 STEEP_CONDITION = 1e4
 """Condition number at unit diagonal from which on up a structured Hessian counts as flat."""
 
+EDGE = "an edge of its support"
+
 
 class NoMode(MethodFailure):
     """The density has no maximum; ``z`` is where the solver stopped."""
@@ -136,17 +138,18 @@ def no_mode(
         if moved.any():
             constrained = np.ravel(values[site.name])
             if constrained.size != moved.size:
-                reports.append(f"{site.name} runs to an edge of its support")
+                reports.append(f"{site.name} runs to {EDGE}")
                 continue
             index = int(np.argmax(moved))
             label = target.labels([site.name], coords=True)[index]
             reports.append(f"{label} runs to {constrained[index]:.2g}")
     runs = "; ".join(reports)
+    said = "" if runs.endswith(EDGE) else f", {EDGE}"
     value, gradient = objective.value_and_grad(z)
     if levels:
         return _failure(
             z,
-            f"{runs}, an edge of its support, where the log density is highest ({-value:.6g}): "
+            f"{runs}{said}, where the log density is highest ({-value:.6g}): "
             "there is no maximum inside, and the edge says nothing of typical values",
             "use space='unconstrained', a prior that keeps the site from its edge, or NUTS",
         )
