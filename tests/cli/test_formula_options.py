@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,10 @@ def test_an_earlier_comparison_is_taken_up() -> None:
     given, said = found(*words, "--methods", "laplace", "--resume")
     assert list(given) == ["map", "laplace"]
     assert "Taken up from the earlier comparison, with the seconds of that time: map." in said
+    assert "go when this one is done" not in said
+    given, said = found(*words, "--methods", "map")
+    assert list(given) == ["map"]
+    assert "kept has an earlier comparison, whose fits by laplace go when this one is done" in said
+    shutil.rmtree("kept")
+    _, said = found(*words, "--methods", "map", "--resume")
+    assert "Nothing is taken up: kept holds no earlier comparison." in said

@@ -225,7 +225,7 @@ def test_an_interrupt_between_two_methods_names_those_that_were_not_begun(tmp_pa
 
     this, kept = target("linear_regression"), {"path": tmp_path, "assessed": False}
     vr.compare(this, "laplace", **kept)
-    c = vr.compare(this, "map,svi,laplace,nuts", resume=True, progress=progress, **kept)
+    c = vr.compare(this, "map,svi,laplace,nuts", progress=progress, **kept)
     assert c.interrupted
     assert list(c) == ["map", "laplace"]
     left = "Not begun when the run was interrupted: svi, nuts."

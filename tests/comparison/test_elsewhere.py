@@ -132,7 +132,7 @@ def test_a_comparison_is_the_same_whoever_fits(here: vr.Comparison, tmp_path: Pa
     loaded = vr.Comparison.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.means(), here.means())
     executor = Here()
-    again = vr.compare(MODEL, METHODS, path=tmp_path, executor=executor, resume=True)
+    again = vr.compare(MODEL, METHODS, path=tmp_path, executor=executor)
     assert not executor.cells
     pd.testing.assert_frame_equal(again.means(), here.means())
     (told,) = [note for note in again.notes if note.startswith("Fitted by workers")]
@@ -209,10 +209,10 @@ def test_what_is_done_is_kept_where_an_executor_breaks_down(tmp_path: Path) -> N
     vr.compare(MODEL, "cavi", path=tmp_path)  # what is there already has to make room
     given: dict[str, Any] = {"methods": "map,laplace", "path": tmp_path, "assessed": False}
     with pytest.raises(ValueError, match=r"it takes no more .* another run goes on from there"):
-        vr.compare(MODEL, executor=Breaking(BrokenExecutor("broken")), **given)
+        vr.compare(MODEL, executor=Breaking(BrokenExecutor("broken")), resume=False, **given)
     assert list(vr.Comparison.load(tmp_path)) == ["map"]
     executor = Here()
-    whole = vr.compare(MODEL, executor=executor, resume=True, **given)
+    whole = vr.compare(MODEL, executor=executor, **given)
     assert executor.cells == ["laplace"]
     assert list(whole) == ["map", "laplace"]
 

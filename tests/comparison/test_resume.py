@@ -40,7 +40,7 @@ def target(function=line, y: np.ndarray = Y) -> vr.Target:  # type: ignore[no-un
 
 
 def fit(this: vr.Target, methods: object, folder: Path, **options: object) -> vr.Comparison:
-    return vr.compare(this, methods, path=folder, resume=True, assessed=False, **options)  # type: ignore[arg-type]
+    return vr.compare(this, methods, path=folder, assessed=False, **options)  # type: ignore[arg-type]
 
 
 def when(c: vr.Comparison, name: str) -> float:
@@ -50,7 +50,7 @@ def when(c: vr.Comparison, name: str) -> float:
 def test_only_what_is_new_is_fitted(tmp_path: Path) -> None:
     this = target()
     first = fit(this, "map,laplace", tmp_path, seed=1)
-    assert first.notes[0].startswith("Nothing was taken up")
+    assert not taken_up(first)
     second = fit(
         target(), {"laplace": vr.Laplace(), "map": vr.MAP(space="unconstrained")}, tmp_path, seed=1
     )
@@ -208,3 +208,19 @@ def test_fits_are_added_and_dropped() -> None:
     other = vr.from_draws({"mu": draws}, target(y=Y + 1), method="other")
     with pytest.raises(ValueError, match="fit: 'other' is of data with the fingerprint"):
         c.add(other)
+
+
+def test_nothing_is_taken_up_where_that_is_said(tmp_path: Path) -> None:
+    fit(target(), "map,laplace", tmp_path)
+    c = fit(target(), "map", tmp_path, resume=False)
+    assert (list(c), taken_up(c)) == (["map"], [])
+    assert not (tmp_path / "fits" / "laplace.nc").exists()
+
+
+def test_an_earlier_comparison_that_cannot_be_read_is_not_replaced_unasked(tmp_path: Path) -> None:
+    fit(target(), "map", tmp_path)
+    (tmp_path / "comparison.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be taken up: .*resume=False"):
+        fit(target(), "map", tmp_path)
+    assert (tmp_path / "comparison.json").read_text() == "{"
+    assert list(fit(target(), "map", tmp_path, resume=False)) == ["map"]

@@ -65,7 +65,8 @@ def test_a_run_into_a_folder_in_use_leaves_it_until_all_is_done(
         return assess(*args, **options)
 
     monkeypatch.setattr(comparing, "assess", look)
-    c = vr.compare(target("normal_mean"), [vr.MAP(), vr.MeanField()], path=tmp_path)
+    methods = [vr.MAP(), vr.MeanField()]
+    c = vr.compare(target("normal_mean"), methods, path=tmp_path, resume=False)
     assert len(seen) == 2
     assert all(one == before for one in seen)  # all that is there is of the earlier run
     assert not (tmp_path / "report.html").exists()  # which is that of no fit that is there now
@@ -84,7 +85,7 @@ def test_an_interrupt_before_anything_is_done_leaves_the_folder_as_it_was(
     vr.compare(target("normal_mean"), [vr.MAP()], path=tmp_path).save(tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     monkeypatch.setattr(vr.Laplace, "_fit", interrupted)
-    c = vr.compare(target("normal_mean"), [vr.Laplace()], path=tmp_path)
+    c = vr.compare(target("normal_mean"), [vr.Laplace()], path=tmp_path, resume=False)
     assert c.interrupted
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
@@ -94,7 +95,8 @@ def test_an_interrupt_later_keeps_what_was_done_and_nothing_else(
 ) -> None:
     vr.compare(target("normal_mean"), [vr.MAP(), vr.MeanField()], path=tmp_path).save(tmp_path)
     monkeypatch.setattr(vr.MeanField, "_fit", interrupted)
-    c = vr.compare(target("normal_mean"), [vr.Laplace(), vr.MeanField()], path=tmp_path)
+    methods = [vr.Laplace(), vr.MeanField()]
+    c = vr.compare(target("normal_mean"), methods, path=tmp_path, resume=False)
     assert files(tmp_path) == {"comparison.json", "fits/laplace.nc", "fits/meanfield.nc"}
     c.save(tmp_path)
     again = vr.Comparison.load(tmp_path)

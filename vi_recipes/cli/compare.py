@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -281,6 +282,8 @@ def _fit_and_report(
     target, built = prepare(model, data, entries, settings, tell, written)
     named: dict[str, Method | Fit] = {**built, **added_fits(add, rename, target, built)}
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
+    if folder is not None:
+        _tell_of_earlier(folder, named, resume)
     measure = given_reference(reference, rename, target, named, folder if resume else None)
     check_json(json)
     check_pdf(pdf, folder)
@@ -311,3 +314,19 @@ def _fit_and_report(
             add_predictive(comparison, target, seed, progress_bar)
     show_and_write(comparison, folder, json, everything=everything, pdf=pdf)
     exit_with(comparison)
+
+
+def _tell_of_earlier(folder: Path, named: Collection[str], resume: bool) -> None:
+    """Say which fits of an earlier comparison go, or that there is none to take up."""
+    from vi_recipes.comparison import fits_in, holds_comparison
+
+    if resume and not holds_comparison(folder):
+        tell(f"Nothing is taken up: {folder} holds no earlier comparison.")
+    if resume:
+        return
+    with suppress(ValueError):  # a header that cannot be read has no fits to be kept
+        if lost := [name for name in fits_in(folder) if name not in named]:
+            tell(
+                f"{folder} has an earlier comparison, whose fits by {', '.join(lost)} go when this "
+                "one is done; --resume keeps them."
+            )

@@ -59,7 +59,7 @@ def compare(
     key: int | None = None,
     seed: int | None = None,
     path: str | Path | None = None,
-    resume: bool = False,
+    resume: bool = True,
     progress: ProgressFactory | bool | None = None,
     description: str = "",
     assessed: bool = True,
@@ -100,6 +100,7 @@ def compare(
         Whether fits of an earlier comparison in that folder are taken up, and only what is new, or
         has other options, data, seed or versions, is fitted. Those of the earlier comparison that
         ``methods`` does not name stay. Notes say what was taken up and what was not, and why.
+        ``False`` fits everything, and what the folder held goes once that is done.
     progress
         ``True`` shows a bar on standard error, ``False`` none; ``None`` shows one in notebooks. Or
         what makes a progress reporter from a title, such as ``vi_recipes.core.progress_bar``.

@@ -116,12 +116,21 @@ def reuse(
     tuple
         Name -> method or fit: those of the earlier comparison that nobody asks for anew, and what
         is asked for. And what was taken and what not.
+
+    Raises
+    ------
+    ValueError
+        For an earlier comparison that cannot be read.
     """
     if not holds_comparison(folder):
-        return dict(named), Resumed(
-            [f"Nothing was taken up: {folder} holds no earlier comparison."]
-        )
-    earlier = Comparison.load(folder)
+        return dict(named), Resumed()
+    try:
+        earlier = Comparison.load(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"path: the earlier comparison in {folder} cannot be taken up: {error}; "
+            "expected another folder, or resume=False (no --resume), which replaces it"
+        ) from None
     if why := _other_target(earlier, target):
         return dict(named), Resumed([f"Nothing was taken up from the earlier comparison: {why}."])
     taken: dict[str, Fit] = {}

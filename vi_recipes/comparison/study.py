@@ -102,6 +102,7 @@ class Study:
             reference=reference,
             key=key,
             path=path,
+            resume=False,
             progress=progress,
             description=self.description,
             executor=executor,
