@@ -22,6 +22,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.scipy.special import digamma, gammaln
 from numpyro.distributions import kl_divergence
+from scipy.special import softmax
 
 import vi_recipes as vr
 
@@ -100,19 +101,20 @@ def uniform(concentration: float, size: int) -> dist.Dirichlet:
     return dist.Dirichlet(jnp.full(size, concentration))
 
 
-def vb_draws(key: jax.Array, factors: Eta, num_draws: int, **_: Any) -> dict[str, jax.Array]:
-    """Draw theta and phi from their factors."""
-    return drawn(key, factors, num_draws)
+def vb_draws(key: jax.Array, factors: Eta, num_draws: int, **_: Any) -> dict[str, np.ndarray]:
+    """Draw theta and phi from their factors: by NumPy, whose gamma draws are quicker than JAX's.
 
-
-@partial(jax.jit, static_argnames="num_draws")
-def drawn(key: jax.Array, factors: Eta, num_draws: int) -> dict[str, jax.Array]:
-    """Draw as one program."""
-    keys = jax.random.split(key)
-    return {
-        name: dist.Dirichlet(concentration).sample(k, (num_draws,))
-        for name, concentration, k in zip(Eta._fields, factors, keys, strict=True)
-    }
+    A gamma variable of shape a is one of shape a + 1 times the power 1 / a of a uniform one; by
+    logarithms, since with a small concentration most of them are too small for a number.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    values = {}
+    for name, concentration in zip(Eta._fields, map(np.asarray, factors), strict=True):
+        size = num_draws, *concentration.shape
+        logs = np.log(rng.standard_gamma(concentration + 1, size))
+        logs -= rng.standard_exponential(size) / concentration
+        values[name] = softmax(logs, axis=-1)
+    return values
 
 
 def vb_diagnostics(factors: Eta, **_: Any) -> dict[str, float]:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -43,6 +44,25 @@ def test_density() -> None:
     )
     z = target.unconstrain({"phi": phi, "theta": theta})
     assert target.log_density(z, jacobian=False) == pytest.approx(right, rel=1e-10)
+
+
+def test_draws_are_those_of_dirichlet_laws() -> None:
+    eta = module().Eta(
+        np.array([[2.0, 0.7, 5.0]]), np.array([[0.01, 0.02, 0.01], [30.0, 1.0, 4.0]])
+    )
+    values = module().vb_draws(jax.random.key(3), eta, 40_000)
+    for drawn, concentration in zip(values.values(), eta, strict=True):
+        assert drawn.shape == (40_000, *concentration.shape)
+        np.testing.assert_allclose(drawn.sum(axis=-1), 1, rtol=1e-12)
+        total = concentration.sum(axis=-1, keepdims=True)
+        mean = concentration / total
+        variance = mean * (1 - mean) / (total + 1)
+        error = drawn.std(axis=0) / 200
+        assert (np.abs(drawn.mean(axis=0) - mean) < 5 * error).all()
+        away = np.square(drawn - mean)
+        assert (np.abs(away.mean(axis=0) - variance) < 5 * away.std(axis=0) / 200).all()
+    again = module().vb_draws(jax.random.key(3), eta, 40_000)
+    np.testing.assert_array_equal(again["phi"], values["phi"])
 
 
 @pytest.mark.slow
