@@ -29,6 +29,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import digamma, multigammaln
 from numpyro.distributions import kl_divergence
 from numpyro.infer.util import log_density
+from scipy.stats import invwishart
 
 import vi_recipes as vr
 
@@ -477,21 +478,20 @@ def log_wishart(df: jax.Array, log_det: jax.Array, num_dims: int) -> jax.Array:
     return 0.5 * df * (num_dims * jnp.log(2.0) - log_det) + multigammaln(df / 2, num_dims)
 
 
-def vb_draws(key: jax.Array, eta: Eta, num_draws: int, **_: Any) -> Theta:
-    """Draw pi, mu and Sigma from their factors."""
-    return drawn(key, eta, num_draws)
-
-
-@partial(jax.jit, static_argnames="num_draws")
-def drawn(key: jax.Array, eta: Eta, num_draws: int) -> Theta:
-    """Draw as one program."""
-    for_pi, for_sigma, for_mu = jax.random.split(key, 3)
-    Sigma = dist.InverseWishart(eta.df, eta.scale).sample(for_sigma, (num_draws,))
-    scale_tril = jnp.linalg.cholesky(Sigma) / jnp.sqrt(eta.kappa)[:, None, None]
-    noise = jax.random.normal(for_mu, (num_draws, *eta.mean.shape), Sigma.dtype)
+def vb_draws(key: jax.Array, eta: Eta, num_draws: int, **_: Any) -> dict[str, np.ndarray]:
+    """Draw pi, mu and Sigma from their factors: by SciPy, which has nothing to compile."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    alpha, kappa, mean, df, scale = map(np.asarray, eta)
+    K, D = mean.shape
+    Sigma = np.empty((num_draws, K, D, D))
+    for k in range(K):
+        law = invwishart(df[k], scale[k])
+        Sigma[:, k] = law.rvs(num_draws, random_state=rng).reshape(num_draws, D, D)
+    scale_tril = np.linalg.cholesky(Sigma) / np.sqrt(kappa)[:, None, None]
+    noise = rng.standard_normal((num_draws, K, D, 1))
     return {
-        "pi": dist.Dirichlet(eta.alpha).sample(for_pi, (num_draws,)),
-        "mu": eta.mean + jnp.einsum("nkij,nkj->nki", scale_tril, noise),
+        "pi": rng.dirichlet(alpha, num_draws),
+        "mu": mean + (scale_tril @ noise)[..., 0],
         "Sigma": Sigma,
     }
 

@@ -337,7 +337,9 @@ def init(
     values["logit"] = jnp.log((first + 0.05) / (1.05 - first)) + jnp.linspace(-1.0, 1.0, K)
     V = check_symbols(num_symbols)
     if V > 2:
-        values["rest"] = jax.random.dirichlet(key, jnp.full(V - 1, 2.0), (K,))
+        # Dirichlet(2, ..., 2), without the program that draws gamma variables of any shape
+        parts = jax.random.exponential(key, (2, K, V - 1)).sum(axis=0)
+        values["rest"] = parts / parts.sum(axis=1, keepdims=True)
     return values
 
 

@@ -64,7 +64,7 @@ def vb_start(key: jax.Array, counts: jax.Array, num_topics: int, alpha: float, e
     if (empty := int((counts.sum(axis=1) == 0).sum())) > 0:
         raise ValueError(f"{empty} document(s) have no words; drop them")
     share = counts.sum(axis=0) / counts.sum()
-    noise = jax.random.gamma(key, 1.0, (num_topics, counts.shape[1]))
+    noise = jax.random.exponential(key, (num_topics, counts.shape[1]))
     phi = eta + counts.sum() / num_topics * share * noise
     return Eta(jnp.full((len(counts), num_topics), alpha + 1.0), phi)
 
