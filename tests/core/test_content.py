@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import vi_recipes as vr
 from vi_recipes.comparison.elsewhere import check_sent
 from vi_recipes.comparison.study import load_study
 from vi_recipes.core import content
-from vi_recipes.core.content import list_studies, load_object
+from vi_recipes.core.content import import_file, list_studies, load_object
 
 MODEL_FILE = """
 import numpyro, numpyro.distributions as dist
@@ -233,3 +234,15 @@ def test_references_to_objects(write):
         load_object(str(path))
     assert content.split_reference("a/b.py:c") == (Path("a/b.py"), "c")
     assert content.split_reference("C:/b.py") == (Path("C:/b.py"), None)
+
+
+def test_a_file_changed_within_a_second_is_what_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "changing.py"
+    for value in (1, 2):
+        file.write_text(f"value = {value}\n", encoding="utf-8")
+        os.utime(file, (1e9, 1e9))
+        assert import_file(file).value == value
+    assert [path.name for path in tmp_path.iterdir()] == ["changing.py"]

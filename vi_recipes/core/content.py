@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -138,6 +139,17 @@ def load_file(kind: Kind, name_or_path: str | Path) -> tuple[ModuleType, str, st
     return import_file(shipped[text]), str(shipped[text]), variant or None
 
 
+class _FromSource(SourceFileLoader):
+    """Compiles a file's source whenever it is loaded, and leaves no bytecode beside it.
+
+    By bytecode a file that was changed within a second, to as many letters, is what it was before.
+    """
+
+    def path_stats(self, path: str | bytes) -> Mapping[str, Any]:
+        """Do not say when the file was written: bytecode is then neither read nor kept."""
+        raise OSError(f"{path!r} is read anew")
+
+
 def import_file(path: Path, *, name: str | None = None) -> ModuleType:
     """Execute a Python file as a module of its own and return it.
 
@@ -165,9 +177,13 @@ def import_file(path: Path, *, name: str | None = None) -> ModuleType:
         digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
         name = f"{FILES}{label}_{digest}"
     beside = [str(path.parent)]
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=beside)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise ValueError(f"{path}: not a Python file; its name must end in .py")
+    loader = _FromSource(name, str(path))
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=loader, submodule_search_locations=beside
+    )
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     for neighbour in [n for n in sys.modules if n.startswith(f"{name}.")]:
         del sys.modules[neighbour]  # it is executed anew with the file
@@ -175,7 +191,7 @@ def import_file(path: Path, *, name: str | None = None) -> ModuleType:
     sys.modules[name] = module
     try:
         with _importable(path.parent):
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ContentError(f"{path} raised {told(error)} when it was loaded") from error
