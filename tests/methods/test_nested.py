@@ -199,6 +199,36 @@ def test_without_members_all_parameters_are_integrated_over() -> None:
 # -- what it refuses, and what it says ---------------------------------------------------------
 
 
+def cut_off(y: Any) -> None:
+    m = numpyro.sample("m", dist.TruncatedNormal(0.0, 2.0, low=-3.0, high=3.0))
+    s = numpyro.sample("s", dist.TruncatedNormal(1.0, 1.0, low=0.0))
+    h = numpyro.sample("h", dist.HalfCauchy(1.0))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.TruncatedNormal(m, s, low=0.0), obs=y)
+    with numpyro.plate("few", 3):
+        numpyro.sample("q", dist.HalfNormal(h), obs=jnp.array([0.1, 0.3, 0.05]))
+
+
+@pytest.mark.slow
+def test_a_tail_that_hardly_a_point_reaches_is_not_called_known() -> None:
+    """Of a normal law of which half is cut off, m may lie far below 0, where s grows with it."""
+    y = np.abs(np.random.default_rng(11).normal(0.2, 1.0, size=60))
+    m, s = np.linspace(-3, 3, 601)[:, None], np.linspace(0.01, 6, 600)[None, :]
+    log_p = -(m**2) / 8 - (s - 1) ** 2 / 2 - len(y) * stats.norm.logcdf(m / s)
+    for value in y:
+        log_p = log_p + stats.norm.logpdf(value, m, s)
+    w = np.exp(log_p - log_p.max())
+    w = w.sum(axis=1) / w.sum()
+    sd = np.sqrt(w @ (m[:, 0] - w @ m[:, 0]) ** 2)
+    target = vr.Target(cut_off, y=y)
+    for key in range(8):
+        fit = NestedQuadrature().fit(target, key=key)
+        off = abs(float(fit.sd()["m"]) / sd - 1)
+        assert off > 0.1  # or it has been reached, and this test is of something else
+        assert fit.status is vr.Status.UNCONVERGED
+        assert fit.diagnostics["largest_error"] > 0.03 or fit.diagnostics["covered"] == 0
+
+
 def two_modes(y: Any) -> None:
     theta = numpyro.sample("theta", dist.Normal(0.0, 5.0))
     with numpyro.plate("row", len(y)):

@@ -10,11 +10,18 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
-from vi_recipes.importance import Proposed, scrambled_sobol, smooth
+from vi_recipes.importance import FINITE_VARIANCE, Proposed, scrambled_sobol, smooth
 from vi_recipes.methods.nested.records import Swept
 
 NUM_SCRAMBLES = 8
 """Independent scrambles of every round: how much they differ is the error."""
+
+
+UNSURE = 3.0
+"""Times the spread of scrambles that an error is where weights have no finite variance.
+
+Most samples have less than its share of such a tail, all scrambles alike.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Integral:
     mean, sd
         Of every reported scalar, constrained scale, the mean less the reference.
     mean_error, sd_error
-        Their standard errors, from independent scrambles.
+        Their standard errors, from independent scrambles, :data:`UNSURE` times as large where the
+        weights have no finite variance.
     log_evidence, log_evidence_error
         log p(y), in nats.
     """
@@ -173,7 +181,7 @@ def weigh(rounds: Rounds) -> Integral:
         evidence.append(np.log(w.mean()) + top)
         few = Swept(*(v[rows] for v in swept))
         parts.append(moments(w / w.sum(), few))
-    share = 1 / np.sqrt(NUM_SCRAMBLES)
+    share = (1 if smoothed.khat < FINITE_VARIANCE else UNSURE) / np.sqrt(NUM_SCRAMBLES)
     errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * share for i in range(2)]
     return Integral(
         theta=theta,
