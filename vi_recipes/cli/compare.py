@@ -320,9 +320,9 @@ def _tell_of_earlier(folder: Path, named: Collection[str], resume: bool) -> None
     """Say which fits of an earlier comparison go, or that there is none to take up."""
     from vi_recipes.comparison import fits_in, holds_comparison
 
-    if resume and not holds_comparison(folder):
-        tell(f"Nothing is taken up: {folder} holds no earlier comparison.")
     if resume:
+        if not holds_comparison(folder):
+            tell(f"Nothing is taken up: {folder} holds no earlier comparison.")
         return
     with suppress(ValueError):  # a header that cannot be read has no fits to be kept
         if lost := [name for name in fits_in(folder) if name not in named]:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vi_recipes.methods import Method
     from vi_recipes.model import Target
 
-FILES = (".nc", ".nc4", ".netcdf", ".h5", ".csv", ".parquet", ".feather")
-
 
 def added_fits(
     pairs: Sequence[str], rename: Sequence[str], target: Target, taken: Mapping[str, Method]
@@ -49,14 +47,14 @@ def given_reference(
     The folder of an earlier comparison that is taken up has names too.
     """
     from vi_recipes.comparison import fits_in
-    from vi_recipes.fit import from_arviz, load_reference
+    from vi_recipes.fit import FILES_OF_DRAWS, from_arviz, load_reference
 
     known = [*named, *(fits_in(earlier) if earlier is not None else [])]
     if reference is None or reference in known:
         return reference
     if reference.lower().endswith(".json"):
         return load_reference(reference, target)
-    if reference.lower().endswith(FILES):
+    if reference.lower().endswith(FILES_OF_DRAWS):
         try:
             return from_arviz(reference, target, names=_names(rename))
         except ValueError as error:

@@ -21,6 +21,7 @@ from vi_recipes.fit.records import (
     provenance,
 )
 from vi_recipes.fit.reference import load_reference
+from vi_recipes.fit.sources import FILES_OF_DRAWS
 from vi_recipes.fit.tails import (
     Quantiles,
     doubted,
@@ -35,6 +36,7 @@ from vi_recipes.fit.tails import (
 __all__ = [
     "COLUMNS",
     "EVIDENCE",
+    "FILES_OF_DRAWS",
     "MAX_STORED_COV",
     "OWN",
     "Assessment",

@@ -40,6 +40,9 @@ FRAMES = (".parquet", ".feather")
 
 TREE_SUFFIXES = (".nc", ".netcdf", ".nc4", ".h5")
 
+FILES_OF_DRAWS = (*TREE_SUFFIXES, ".csv", *FRAMES)
+"""How the names end of files that draws are read from."""
+
 
 @dataclass(frozen=True)
 class Source:

@@ -104,9 +104,9 @@ def comparisons(
     model, frame = formula_of(target), as_frame(data)
     if comparison == "odds_ratio":
         _check_odds(model, kind)
-    contrasts = []
+    levels, contrasts = levels_in(model), []
     for name, chosen in _named(variables, frame, model).items():
-        low, highs = _contrasts(name, chosen, frame, levels_in(model).get(name))
+        low, highs = _contrasts(name, chosen, frame, levels.get(name))
         changed = [(label, frame.assign(**{name: high})) for label, high in highs]
         contrasts.append((name, frame.assign(**{name: low}), changed))
 
@@ -138,10 +138,10 @@ def slopes(
     """
     require(kind != "response", "kind", kind, "'mean' or 'linear': a drawn response has no slope")
     model, frame = formula_of(target), as_frame(data)
-    contrasts, steps = [], {}
+    levels, contrasts, steps = levels_in(model), [], {}
     for name in _named(variables, frame, model):
         values = frame[name]
-        if not _is_number(values) or name in levels_in(model):
+        if not _is_number(values) or name in levels:
             raise ValueError(
                 f"variables: '{name}' has levels and no slope; comparisons() contrasts its levels"
             )
