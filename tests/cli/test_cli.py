@@ -402,6 +402,27 @@ def test_commands_look_for_garbage_less_often():
     assert done.stdout.split()[-4:] == ["True"] * 4
 
 
+def test_commands_end_without_looking_for_garbage():
+    code = (
+        "import atexit, gc\n"
+        "class Tells:\n"
+        "    def __del__(self):\n"
+        "        print('collected')\n"
+        "circle = Tells()\n"
+        "circle.itself = circle\n"
+        "def leave():\n"
+        "    global circle\n"
+        "    del circle\n"
+        "    print('frozen', gc.get_freeze_count() > 0)\n"
+        "atexit.register(leave)\n"
+        "from vi_recipes.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["frozen", "True"]  # and the circle was not looked for
+
+
 def test_methods_lists_every_option_with_its_documentation():
     result = run("methods")
     assert result.exit_code == 0

@@ -5,6 +5,7 @@ What a command needs is imported inside it, so that help and lists come at once.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 import warnings
@@ -35,6 +36,9 @@ looking takes a twentieth of a command, by these a thirtieth at most."""
 def main() -> None:
     """Run the command line."""
     gc.set_threshold(*COLLECT_AFTER)
+    # as it ends, Python looks for garbage among all there is: a second, of what goes away with the
+    # process. What is registered first is called last
+    atexit.register(gc.freeze)
     open_closed_streams()
     warnings.showwarning = tell_warning
     for stream in (sys.stdout, sys.stderr):
