@@ -672,6 +672,13 @@ def own_parent(y: jax.Array, parent: jax.Array, g: jax.Array) -> None:
     numpyro.sample("y", dist.Normal(x[: len(y)], 1.0).to_event(1), obs=y)
 
 
+def apart_among_others(y: jax.Array, parent: jax.Array, g: jax.Array) -> None:
+    """The same where the other site stands between the two inputs that are one scalar."""
+    v = numpyro.sample("v", dist.Normal(0.0, 1.0).expand([40]).to_event(1))
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0).expand([30]).to_event(1))
+    numpyro.sample("y", dist.Normal(v[g] + x[parent], 0.7).to_event(1), obs=y + x)
+
+
 def kinked_deterministic(y: jax.Array) -> None:
     """An interaction that is off near the start: relu(a - 3) multiplies b."""
     a = numpyro.sample("a", dist.Normal(0.0, 1.0))
@@ -702,6 +709,11 @@ PROBES: dict[str, tuple[Callable[..., Any], dict[str, Any], float]] = {
             "parent": np.maximum(np.arange(30) - 1, 0) // 2,
             "g": np.arange(30),
         },
+        0.0,
+    ),
+    "apart_among_others": (
+        apart_among_others,
+        {"y": np.zeros(30), "parent": np.arange(30) // 2 * 2, "g": np.arange(30)},
         0.0,
     ),
     "kinked_deterministic": (kinked_deterministic, {"y": Y}, 2.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -168,7 +168,7 @@ def _clash(plan: Plan, factors: Factors) -> str:
     random = ~np.append(factors.points, True)  # what is fixed is independent of everything
     for source in plan.sources:
         if isinstance(source, Affine):
-            for a, b in pairwise(gather.coordinate for gather in source.gathers):
+            for a, b in combinations((gather.coordinate for gather in source.gathers), 2):
                 if ((a == b) & random[a]).any():
                     return "an input sees one scalar in two ways"
     used = []
