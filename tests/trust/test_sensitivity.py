@@ -99,6 +99,25 @@ def test_a_site_by_draws() -> None:
     assert np.abs(found - exact).to_numpy().max() < 0.1 * np.abs(exact).to_numpy().max()
 
 
+def test_it_is_that_of_the_fit_whatever_is_fitted_to_the_target_after_it() -> None:
+    made = vr.Target(logistic, **data())
+    by_draws = {"y": "draws"}
+    many = vr.MeanField(expectations=by_draws, num_pairs=64, max_pairs=64)
+    fitted, before = vr.LinearResponse(base=many).fit(made), many.fit(made)
+    tables = [vr.case_sensitivity(fitted), vr.data_sensitivity(fitted, "x")]
+    ratios = vr.assess(before, made, num_draws=100).response_ratio
+    vr.MeanField(expectations=by_draws, num_pairs=2, max_pairs=2, num_nodes=3).fit(made)
+    seconds = [f.timing.to_dict() for f in (fitted, before)]
+    again = [vr.case_sensitivity(fitted), vr.data_sensitivity(fitted, "x")]
+    for one, other in zip(tables, again, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    found = vr.assess(before, made, num_draws=100).response_ratio
+    assert found.keys() == ratios.keys() != set()
+    for name, ratio in ratios.items():
+        np.testing.assert_allclose(found[name], ratio, rtol=1e-9)
+    assert seconds == [f.timing.to_dict() for f in (fitted, before)]
+
+
 @pytest.mark.slow
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="expected a fit by LinearResponse"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +107,19 @@ class KL:
         noise = np.random.default_rng(seed).standard_normal(shape)
         self._noise, self._chunks, self._drawn = jax.device_put(noise), chunks_of(noise), None
         self._forget()
+
+    def as_found(self, num_nodes: int, num_pairs: int) -> Self:
+        """Return it with the nodes and pairs that an optimum was found with.
+
+        Fits of one target share it, and a later one may have used others. What is evaluated from
+        here on is charged to none of them.
+        """
+        self.timing = Timing()
+        if (num_nodes, num_pairs) != (self.num_nodes, self.num_pairs):
+            with jax.enable_x64(True):
+                self.use_nodes(num_nodes)
+                self.use_pairs(num_pairs)
+        return self
 
     def take_along(self, basis: Float[np.ndarray, "directions params"] | None) -> None:
         """Have every evaluation bring the products along the rows of ``basis``, by one program.

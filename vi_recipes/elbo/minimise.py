@@ -132,6 +132,11 @@ class Optimum:
     about: str = ""
     other: Optimum | None = None
 
+    @property
+    def found_with(self) -> tuple[int, int]:
+        """How many nodes and pairs the objective had."""
+        return self.num_nodes, self.num_pairs
+
 
 def find_optimum(kl: CurvedKL, key: jax.Array, limits: Limits, progress: Progress) -> Optimum:
     """Minimise ``kl``, with more nodes and draws until that changes nothing.

@@ -83,6 +83,7 @@ class LinearResponse(Method):
                 optimum.standard_error,
                 hessian=hessian,
                 kl=optimum.kl,
+                found_with=optimum.found_with,
             )
             posterior.sd()
         return self.base.report(optimum, posterior)

@@ -134,7 +134,12 @@ class MeanField(Method):
         optimum = self.optimise(target, key, timing, progress)
         with timing.running(), np.errstate(over="ignore", invalid="ignore"):
             posterior = FactorPosterior(
-                target, optimum.kl.factors, optimum.eta, optimum.standard_error, optimum.kl
+                target,
+                optimum.kl.factors,
+                optimum.eta,
+                optimum.standard_error,
+                optimum.kl,
+                optimum.found_with,
             )
             posterior.mean()
         return self.report(optimum, posterior)

@@ -155,7 +155,13 @@ class VariationalEM(Method):
                 "start elsewhere with Model(init=...)",
             )
         return ResponsePosterior(
-            target, kl.factors, optimum.eta, optimum.standard_error, hessian=hessian, kl=kl
+            target,
+            kl.factors,
+            optimum.eta,
+            optimum.standard_error,
+            kl,
+            optimum.found_with,
+            hessian=hessian,
         )
 
 

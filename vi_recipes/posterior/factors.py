@@ -45,6 +45,8 @@ class FactorPosterior(Posterior):
         Standard errors of ``eta`` where draws took part in the optimisation, shape (dim, 2).
     kl
         The objective that they minimise; ``None`` where others found them.
+    found_with
+        How many nodes a dimension, and pairs of draws, it had then.
     """
 
     target: Target
@@ -52,6 +54,12 @@ class FactorPosterior(Posterior):
     eta: np.ndarray
     eta_mcse: np.ndarray | None = None
     kl: CurvedKL | None = None
+    found_with: tuple[int, int] = (0, 0)
+
+    @property
+    def objective(self) -> CurvedKL | None:
+        """The objective as it was at its optimum, whatever fits have made of it since."""
+        return None if self.kl is None else self.kl.as_found(*self.found_with)
 
     @cached_property
     def location_scale(self) -> tuple[np.ndarray, np.ndarray]:

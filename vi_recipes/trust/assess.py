@@ -263,9 +263,8 @@ def _why_none(posterior: Posterior, target: Target) -> str:
 
 def _response_ratio(posterior: Posterior, unknown: dict[str, str]) -> Sites | None:
     """Return the sds by linear response over mean field's own, by site."""
-    if type(posterior) is not FactorPosterior or posterior.kl is None:
+    if type(posterior) is not FactorPosterior or (kl := posterior.objective) is None:
         return None
-    kl = posterior.kl
     try:
         with jax.enable_x64(True):
             hessian = kl.full_hessian(posterior.eta.ravel())
@@ -281,6 +280,7 @@ def _response_ratio(posterior: Posterior, unknown: dict[str, str]) -> Sites | No
         posterior.eta,
         posterior.eta_mcse,
         kl,
+        posterior.found_with,
         hessian=hessian,
     ).sd()
     ratio, mean = {}, posterior.mean()

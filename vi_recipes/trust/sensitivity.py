@@ -136,13 +136,14 @@ def data_sensitivity(fit: Fit, argument: str, sites: Sequence[str] | None = None
 
 def _response(fit: Fit) -> tuple[ResponsePosterior, KL]:
     posterior = fit.posterior
-    if not isinstance(posterior, ResponsePosterior) or posterior.kl is None:
+    kl = posterior.objective if isinstance(posterior, ResponsePosterior) else None
+    if not isinstance(posterior, ResponsePosterior) or kl is None:
         raise ValueError(
             f"fit: got {fit.method}, expected a fit by LinearResponse made in this process (one "
             "that was saved and loaded, or that a worker made, has its numbers only)"
         )
     posterior.target.check_undivided()
-    return posterior, posterior.kl
+    return posterior, kl
 
 
 def _directions(
