@@ -58,6 +58,10 @@ def density(value: float, space: str | None = None) -> dict[str, Any]:
             fit("low", "svi", config={"guide": "normal"}, **elbo(-12.0, 0.1)),
             fit("high", "svi", config={"guide": "normal"}, **elbo(-10.0, 0.1)),
         ),
+        (
+            fit("low", "svi", config={"guide": {"u": "normal"}}, **elbo(-12.0, 0.1)),
+            fit("high", "svi", config={"guide": {"u": "normal"}}, **elbo(-10.0, 0.1)),
+        ),
     ],
 )  # fmt: skip
 def test_the_lower_of_two_of_a_kind_is_named_everywhere(low: vr.Fit, high: vr.Fit) -> None:
@@ -79,6 +83,18 @@ def test_the_lower_of_two_of_a_kind_is_named_everywhere(low: vr.Fit, high: vr.Fi
         (
             fit("low", "em", **likelihood(-200.0)),
             fit("high", "marginal_mle", **likelihood(-199.0, num_nodes=1.0)),
+        ),
+        (
+            fit("low", "em", **likelihood(-201.0), config={"latent": ["u", "mu"]}),
+            fit("high", "marginal_mle", **likelihood(-200.0), config={"latent": ["u"]}),
+        ),
+        (
+            fit("low", "svi", config={"guide": "AutoLowRankMultivariateNormal"}, **elbo(-12.0)),
+            fit("high", "svi", config={"guide": "AutoLowRankMultivariateNormal"}, **elbo(-10.0)),
+        ),
+        (
+            fit("low", "svi", config={"guide": {"u": "made_here"}}, **elbo(-12.0)),
+            fit("high", "svi", config={"guide": {"u": "made_here"}}, **elbo(-10.0)),
         ),
         (
             fit("low", "em", **likelihood(-201.0), config={"objective": "map"}),

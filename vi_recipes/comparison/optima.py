@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vi_recipes.fit import Fit
 from vi_recipes.importance import Bound
+from vi_recipes.methods import BLOCK_FAMILIES, GUIDES
 
 NEGLIGIBLE = 0.005
 """Nats that a point 0.1 sds from an optimum is below it: nearer is not told apart."""
@@ -44,8 +45,10 @@ def objective_of(fit: Fit) -> Objective | None:
         quantity = f"log density over the {space} scale"
         return Objective(("joint", space), quantity, told["log_density"], NEGLIGIBLE)
     if fit.log_likelihood is not None and config.get("objective", "mle") == "mle":
-        # of an approximate likelihood, the difference may be the approximation's
-        kind = "likelihood", told.get("num_nodes", 0.0)
+        # of other latent variables it is another function; of an approximate likelihood, the
+        # difference may be the approximation's
+        latent = tuple(sorted(config.get("latent") or ()))
+        kind = "likelihood", latent, told.get("num_nodes", 0.0)
         return Objective(kind, "log-likelihood", fit.log_likelihood, NEGLIGIBLE)
     evidence = fit.log_evidence
     if evidence is None or evidence.bound is not Bound.LOWER:
@@ -61,6 +64,10 @@ def objective_of(fit: Fit) -> Objective | None:
     if fit.kind == "cavi":
         return Objective("cavi", evidence.how, evidence.value, error + NEGLIGIBLE)
     if fit.kind == "svi":
+        guide = config.get("guide")
+        parts = guide.values() if isinstance(guide, Mapping) else [guide]
+        if not all(part in GUIDES or part in BLOCK_FAMILIES for part in parts):
+            return None  # of a guide of the user's own only the name is kept
         family = ("svi", evidence.how, *(repr(config.get(n)) for n in ("guide", "num_particles")))
         # a run that has converged is known to as much in every coordinate
         width = sum(site.size for site in fit.sites if site.kind == "latent")

@@ -13,7 +13,7 @@ from vi_recipes.methods.em.em import EM
 from vi_recipes.methods.forward_kl import ForwardKL
 from vi_recipes.methods.guides.amortised import Amortised
 from vi_recipes.methods.guides.encoder import normal_encoder, point_mass, random_start
-from vi_recipes.methods.guides.families import GUIDES
+from vi_recipes.methods.guides.families import BLOCK_FAMILIES, GUIDES
 from vi_recipes.methods.guides.family import GuideFamily
 from vi_recipes.methods.laplace import Laplace
 from vi_recipes.methods.linear_response import LinearResponse
@@ -123,6 +123,7 @@ def default_methods(target: Target) -> dict[str, Method]:
 
 
 __all__ = [
+    "BLOCK_FAMILIES",
     "CAVI",
     "EM",
     "GUIDES",
