@@ -206,3 +206,37 @@ def test_three_hosts_read_their_rows_though_one_has_them_and_two_have_each_other
         assert code == 0, err[-2000:]
         own = [[4.0 * host, 4 * host + 1], [4 * host + 2, 4 * host + 3]]
         assert json.loads(out.splitlines()[-1]) == [own, own]
+
+
+READ = """
+import sys
+import vi_recipes as vr
+hosts = vr.join_hosts(sys.argv[1], 2, int(sys.argv[2]), timeout=60)
+for folder in sys.argv[3:]:
+    try:
+        print(len(vr.read_part(folder, hosts=hosts)["y"]))
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_hosts_that_have_other_files_are_told_so_and_do_not_wait(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"y": np.arange(12.0)})
+    for folder, rows in (("a", 12), ("b", 11)):
+        (tmp_path / folder).mkdir()
+        frame[:rows].to_parquet(tmp_path / folder / "0.parquet")
+    a, b, none = (str(tmp_path / name) for name in ("a", "b", "none"))
+    address = f"127.0.0.1:{free_port()}"
+    each = [READ, address, "0", a, a, a], [READ, address, "1", b, none, a]
+    ended = run(*each, timeout=120)
+    for code, _, err in ended:
+        assert code == 0, err[-2000:]
+    first, other = (out.splitlines()[-3:] for _, out, _ in ended)  # before them is Gloo's
+    what = "host 1 and host 0 differ in the files that rows are read from; give every host the same"
+    assert what in first[0]
+    assert what in other[0]
+    assert what in first[1]
+    assert other[1].startswith(f"{none} ")
+    assert "decompress" not in other[1]
+    assert first[2] == other[2] == "6"

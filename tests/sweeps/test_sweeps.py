@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -188,6 +189,20 @@ def test_data_by_path_are_read_where_cells_run(tmp_path: Path) -> None:
     file.write_text('{"y": [1.0, 2.5]}')
     with pytest.raises(ValueError, match="there is no such file where this cell runs"):
         vr.sweep(MODEL, "map", **{**given, "executor": Moved()})
+
+
+def test_workers_that_began_elsewhere_find_data_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(Here):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            with contextlib.chdir(tmp_path.parent):
+                return super().submit(*args, **kwargs)
+
+    (tmp_path / "mine.json").write_text('{"y": [1.0, 2.0]}')
+    monkeypatch.chdir(tmp_path)
+    found = vr.sweep(MODEL, "map", seeds=1, data="mine.json", executor=Elsewhere())
+    assert found.frame["status"].tolist() == ["OK"]
 
 
 def test_a_sweep_says_how_many_fits_shared_a_machine(study: Sweep) -> None:

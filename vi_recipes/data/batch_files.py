@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,10 +239,6 @@ def batches_from_parquet(
             "write CSV files and use batches_from_csv"
         ) from None
 
-    def read(piece: Piece, names: list[str]) -> dict[str, np.ndarray]:
-        table = pq.ParquetFile(piece.path).read_row_group(piece.place, columns=names)
-        return {name: table[name].to_numpy() for name in names}
-
     pieces = []
     schemas: dict[Path, dict[str, np.dtype[Any]]] = {}
     for path in _files(paths, ".parquet"):
@@ -255,7 +252,14 @@ def batches_from_parquet(
         sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         for k, (first, rows) in enumerate(zip(np.cumsum([0, *sizes]), sizes, strict=False)):
             pieces.append(Piece(path, int(first), rows, k))
-    return _make(pieces, schemas, columns, batch_size, block_rows, read, whole)
+    return _make(pieces, schemas, columns, batch_size, block_rows, _read_parquet, whole)
+
+
+def _read_parquet(piece: Piece, names: list[str]) -> dict[str, np.ndarray]:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(piece.path).read_row_group(piece.place, columns=names)
+    return {name: table[name].to_numpy() for name in names}
 
 
 def batches_from_csv(
@@ -285,35 +289,7 @@ def batches_from_csv(
     import pandas as pd
 
     headers: dict[Path, list[str]] = {}
-
-    def read(piece: Piece, names: list[str]) -> dict[str, np.ndarray]:
-        offset, size = piece.place
-        with piece.path.open("rb") as file:
-            file.seek(offset)
-            text = file.read(size)
-        # all columns are read, so that rows longer than the header are found; of a piece's first
-        # row pandas would drop what is too much
-        first = next(csv.reader([text.split(b"\n", 1)[0].decode(errors="replace")]), [])
-        if len(first) > len(headers[piece.path]):
-            raise ModelError(
-                f"{piece.path}, row {piece.first + 1}: it has {len(first)} fields and the header "
-                f"{len(headers[piece.path])}"
-            )
-        try:
-            frame = pd.read_csv(
-                BytesIO(text),
-                header=None,
-                names=headers[piece.path],
-                skip_blank_lines=False,
-                index_col=False,
-                low_memory=False,
-            )
-        except (pd.errors.ParserError, UnicodeDecodeError) as error:
-            raise ModelError(
-                f"{piece.path}, rows from {piece.first}: not a well-formed CSV ({error})"
-            ) from None
-        return {name: frame[name].to_numpy() for name in names}
-
+    read = partial(_read_csv, headers)
     pieces: list[Piece] = []
     schemas: dict[Path, dict[str, np.dtype[Any]]] = {}
     for path in _files(paths, ".csv"):
@@ -330,6 +306,40 @@ def batches_from_csv(
             known = next(iter(schemas.values()))
             schemas[path] = {n: known.get(n, np.dtype(float)) for n in headers[path]}
     return _make(pieces, schemas, columns, batch_size, block_rows, read, whole)
+
+
+def _read_csv(
+    headers: Mapping[Path, list[str]], piece: Piece, names: list[str]
+) -> dict[str, np.ndarray]:
+    """Return columns of a piece; ``headers`` has those of every file."""
+    import pandas as pd
+
+    offset, size = piece.place
+    with piece.path.open("rb") as file:
+        file.seek(offset)
+        text = file.read(size)
+    # all columns are read, so that rows longer than the header are found; of a piece's first row
+    # pandas would drop what is too much
+    first = next(csv.reader([text.split(b"\n", 1)[0].decode(errors="replace")]), [])
+    if len(first) > len(headers[piece.path]):
+        raise ModelError(
+            f"{piece.path}, row {piece.first + 1}: it has {len(first)} fields and the header "
+            f"{len(headers[piece.path])}"
+        )
+    try:
+        frame = pd.read_csv(
+            BytesIO(text),
+            header=None,
+            names=headers[piece.path],
+            skip_blank_lines=False,
+            index_col=False,
+            low_memory=False,
+        )
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{piece.path}, rows from {piece.first}: not a well-formed CSV ({error})"
+        ) from None
+    return {name: frame[name].to_numpy() for name in names}
 
 
 def _find_lines(path: Path, file: Any) -> Iterator[Piece]:
@@ -356,12 +366,12 @@ def _files(paths: str | Path | Sequence[str | Path], suffix: str) -> list[Path]:
                 raise ValueError(f"paths: folder {path} has no {suffix} file")
             files += inside
             continue
+        files.append(check_file(path))
         if path.suffix.lower() != suffix:
             raise ValueError(f"paths: {path} is no {suffix} file; decompress or convert it")
-        files.append(check_file(path))
     if not files:
         raise ValueError(f"paths: got no file, expected one {suffix} file or more")
-    return files
+    return [file.absolute() for file in files]  # workers may have begun in another folder
 
 
 def _make(

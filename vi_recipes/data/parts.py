@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vi_recipes.core import Hosts
+from vi_recipes.core import Hosts, ModelError, agree
 from vi_recipes.data.batch_files import Columns, FileBatches, batches_from_parquet
 
 
@@ -38,11 +38,21 @@ def read_part(
     Raises
     ------
     ValueError
-        As for :func:`batches_from_parquet`; for fewer rows than hosts.
+        As for :func:`batches_from_parquet`; for fewer rows than hosts, and for hosts whose files
+        are not the same: with other rows, of other names or in another order.
     """
-    files = batches_from_parquet(paths, columns, batch_size=1)
-    assert isinstance(files, FileBatches)
     hosts = hosts or Hosts(0, 1)
+    files: FileBatches | ValueError
+    try:
+        made = batches_from_parquet(paths, columns, batch_size=1)
+        assert isinstance(made, FileBatches)
+        files = made
+    except ValueError as error:  # the others are waiting to be told
+        files = error
+    if hosts.count > 1:
+        _agree(files)
+    if isinstance(files, ValueError):
+        raise files
     if files.num_rows < hosts.count:
         raise ValueError(
             f"paths: the files have {files.num_rows} rows for {hosts.count} hosts; use fewer hosts"
@@ -53,3 +63,16 @@ def read_part(
 
     pa.default_memory_pool().release_unused()  # which it would keep for the next file
     return rows
+
+
+def _agree(files: FileBatches | ValueError) -> None:
+    """Raise on every host what is wrong where one has other files, or none that can be read."""
+    content = "none that can be read"
+    if isinstance(files, FileBatches):
+        content = repr([(piece.path.name, piece.first, piece.rows) for piece in files.pieces])
+    try:
+        agree("the files that rows are read from; give every host the same ones", content)
+    except ModelError:
+        if isinstance(files, ValueError):
+            raise files from None
+        raise

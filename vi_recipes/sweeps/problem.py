@@ -198,7 +198,9 @@ def targets(
             arguments = read_for(model, path) if path is not None else dict(given or {})
             target = Target(model, **arguments)
             own = shipped if given is None else ""
-            _add(found, (name or model.name, label), (target, path, own))
+            # workers may have begun in another folder
+            file = None if path is None else path.absolute()
+            _add(found, (name or model.name, label), (target, file, own))
     if not found:
         raise ValueError("models: got none, expected at least one, such as 'eight_schools'")
     return found
