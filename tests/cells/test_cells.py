@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -11,7 +12,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 from executors_for_tests import Here
 
@@ -186,6 +187,22 @@ def test_a_file_that_was_changed_is_loaded_anew_where_it_was_sent(
     assert found == [1, 2]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_minibatches_of_files_are_sent_by_path(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, folder = pd.DataFrame({"y": np.arange(6.0)}), tmp_path / "rows"
+    folder.mkdir()
+    write = {"csv": lambda path: frame.to_csv(path, index=False), "parquet": frame.to_parquet}
+    write[kind](folder / f"0.{kind}")
+    monkeypatch.chdir(tmp_path)
+    make = vr.batches_from_csv if kind == "csv" else vr.batches_from_parquet
+    packed = pack(vr.SVI(batches=make("rows", batch_size=2)))
+    monkeypatch.chdir(tmp_path.parent)  # as workers may have begun there
+    rows = unpack(packed.content).batches
+    np.testing.assert_array_equal(rows.head(6)["y"], frame["y"])
+
+
 def test_what_has_no_name_is_not_sent() -> None:
     def local(y: float) -> None:
         numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal()), 1.0), obs=y)
@@ -195,6 +212,58 @@ def test_what_has_no_name_is_not_sent() -> None:
             pack(thing)
     with Path(__file__).open() as file, pytest.raises(NotSentError, match="TextIOWrapper"):
         pack(file)
+
+
+def twice(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        numpyro.sample("other", dist.Normal(0.0, 1.0))
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+with_other = twice(normal)  # which calls itself 'normal', and is another model
+
+
+def test_a_function_is_not_taken_for_the_one_whose_name_it_has_from_a_decorator() -> None:
+    there = unpack(pack(vr.Target(with_other, y=np.arange(3.0))).content)
+    assert [site.name for site in there.latents] == ["other", "mu"]
+    for made in (
+        vr.Target(twice(normal), y=np.arange(3.0)),
+        # nor a model for the one in the file that it is made of
+        vr.Target(replace(MODEL, function=twice(normal), coords={})),
+    ):
+        with pytest.raises(NotSentError, match="'normal' is not what its file has by that name"):
+            pack(made)
+
+
+def test_what_two_loadings_made_of_one_file_is_sent_as_one(tmp_path: Path) -> None:
+    file = tmp_path / "loaded.py"
+    file.write_text(
+        "import numpyro, numpyro.distributions as dist\n"
+        "def by(scale):\n"
+        "    def put(function):\n"
+        "        def wrapped(y):\n"
+        "            function(y, scale)\n"
+        "        wrapped.__qualname__ = function.__qualname__\n"
+        "        return wrapped\n"
+        "    return put\n"
+        "@by(2.0)\n"
+        "def loaded(y, scale):\n"
+        "    mu = numpyro.sample('mu', dist.Normal(0.0, scale))\n"
+        "    numpyro.sample('y', dist.Normal(mu, 1.0), obs=y)\n",
+        encoding="utf-8",
+    )
+    module = import_file(file)
+    first = vr.Target(module.loaded, y=1.0)
+    import_file(file)
+    there = unpack(pack(first).content)
+    assert there.log_density(np.array([0.7])) == first.log_density(np.array([0.7]))
+    file.write_text(file.read_text().replace("2.0", "3.0"), encoding="utf-8")
+    import_file(file)
+    with pytest.raises(NotSentError, match="or the file was changed since"):
+        pack(first)
 
 
 def test_what_a_notebook_defines_is_to_be_put_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,13 +351,17 @@ def test_a_disk_that_is_full_leaves_no_cells_running(tmp_path: Path) -> None:
     assert [future.cancelled() for future in held] == [False] * 2 + [True] * 4
 
 
-def test_what_was_on_its_way_from_a_client_that_has_closed_is_not_waited_for(
-    tmp_path: Path,
+def test_what_was_on_its_way_is_not_waited_for_where_nothing_is_taken_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Gone(Here):
-        _client = SimpleNamespace(status="closed")  # as the executor of distributed has it
+    """As Dask's executor does when its client has closed."""
+    monkeypatch.setattr("vi_recipes.cells.run.SILENCE", 0.1)
 
+    class Gone(Here):
         def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            self.cells.append(args)
+            if len(self.cells) > 2:
+                raise RuntimeError("closed")
             return Future()
 
     with pytest.raises(ValueError, match="it has lost its scheduler; what is done is kept"):
@@ -323,6 +396,22 @@ def test_what_is_no_executor_is_refused(executor: Any) -> None:
         engine(executor),
     ):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_pool_of_forks_is_refused_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        ProcessPoolExecutor(2, get_context("fork")) as pool,
+        pytest.raises(ValueError, match=r"are forks of one that has JAX loaded.*'spawn'"),
+    ):
+        run_cells(Squares(str(tmp_path)), range(3), Kept().keep, pool)
+    # nor is one of a library that hides how its processes begin
+    monkeypatch.setattr(worker, "LOADED_BY", os.getpid() + 1)
+    with pytest.raises(ValueError, match="are forks of one that has JAX loaded"):
+        run_cells(Squares(str(tmp_path)), range(3), Kept().keep, Here())
+    assert not attempts(tmp_path)
 
 
 def test_a_scheduler_that_is_not_there_is_told_of() -> None:

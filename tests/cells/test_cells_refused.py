@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,3 +240,74 @@ class Stopping:
         return report
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def running() -> dict[int, int]:
+    """Return every process of this machine that has not ended, and the one that began it."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                found[int(stat.parent.name)] = int(parent)
+    return found
+
+
+def begun_by(process: int) -> set[int]:
+    return {one for one, parent in running().items() if parent == process}
+
+
+MANY = """
+if __name__ == "__main__":
+    vr.sweep(MODEL, "map", seeds=4000, path=sys.argv[1], executor=2)
+"""
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A sweep by two processes into the folder ``kept``, which is under way as it is given."""
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system does not list its processes")
+    (tmp_path / "mine.py").write_text("import sys\n" + NORMAL + MANY)
+    with subprocess.Popen(
+        [sys.executable, "mine.py", "kept"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def until(what: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_one_that_began_them(
+    by: signal.Signals, many: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    cells = tmp_path / "kept" / "cells"
+    until(lambda: cells.is_dir() and len(list(cells.iterdir())) > 3)
+    begun = begun_by(many.pid)
+    assert len(begun) >= 2
+    many.send_signal(by)
+    many.wait(timeout=30)
+    until(lambda: not begun & running().keys(), 20)
+
+
+def test_processes_that_are_still_beginning_take_no_notice_of_an_interrupt(
+    many: subprocess.Popen[str],
+) -> None:
+    until(lambda: len(begun_by(many.pid)) >= 2)
+    os.killpg(many.pid, signal.SIGINT)  # as a terminal does
+    _, err = many.communicate(timeout=60)
+    assert many.returncode == 0, err  # what was done is returned
+    assert "Traceback" not in err

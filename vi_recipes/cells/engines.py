@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from vi_recipes.cells.processes import Processes
+from vi_recipes.cells.worker import FORKED, ready
 
 type Engine = Executor | int | None
 """An executor, a number of processes on this machine, or ``None`` for this process itself."""
@@ -28,9 +30,11 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
     Raises
     ------
     ValueError
-        For what is none.
+        For what is none, and for a pool of forks.
     """
     if executor is None or isinstance(executor, Executor):
+        if _forks(executor):
+            raise ValueError(FORKED)
         yield executor
         return
     if not isinstance(executor, int) or isinstance(executor, bool) or executor < 1:
@@ -48,6 +52,12 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
         processes.shutdown()
 
 
+def _forks(executor: Executor | None) -> bool:
+    """Whether a pool's processes are forks of this one, which may hang before they do anything."""
+    held = vars(executor).values() if isinstance(executor, ProcessPoolExecutor) else ()
+    return any(isinstance(v, BaseContext) and v.get_start_method() == "fork" for v in held)
+
+
 @contextmanager
 def _without(loggers: Iterable[str]) -> Iterator[None]:
     """Have loggers say nothing in the block."""
@@ -62,9 +72,17 @@ def _without(loggers: Iterable[str]) -> Iterator[None]:
 
 
 def is_closed(executor: Executor) -> bool:
-    """Whether an executor of Dask's has closed: what was on its way back never comes, then."""
-    client = getattr(executor, "_client", None)
-    return getattr(client, "status", None) == "closed"
+    """Whether an executor of others takes nothing any more.
+
+    Dask's has lost its scheduler, then, and what was on its way back never comes.
+    """
+    if isinstance(executor, Processes):
+        return False
+    try:
+        executor.submit(ready).cancel()
+    except Exception:  # every library has its own for one that is shut down
+        return True
+    return False
 
 
 @contextmanager

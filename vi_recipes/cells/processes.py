@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -46,7 +47,8 @@ class _Slot:
     def submit(self, work: _Work) -> Future[Any]:
         if self._pool is None:
             self._pool = self._make()
-            with _environment(ONE_THREAD):  # what is submitted first begins the process
+            # what is submitted first begins the process
+            with _environment(ONE_THREAD), _without_interrupts():
                 self._begun = self._pool.submit(ready)
         return self._pool.submit(work.function, *work.args, **work.kwargs)
 
@@ -160,3 +162,19 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Have a process that begins in the block get no Ctrl-C until it knows what to do with one.
+
+    It takes seconds to import what it needs, and would else end with a traceback meanwhile.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

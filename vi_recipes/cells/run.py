@@ -38,6 +38,9 @@ BYTES_IN_FLIGHT = 64_000_000
 
 FEWEST = 8
 
+SILENCE = 5.0
+"""Seconds without a result after which an executor is asked whether it still takes something."""
+
 
 class Job[C: Hashable, R](Protocol):
     """What all cells of a run share."""
@@ -172,8 +175,11 @@ class _Run[C: Hashable, R]:
         self.begun: Counter[C] = Counter()
         self.stop: Callable[[], None] | None = None
         """Has cells that run end early, with what they have; ``None`` for workers of others."""
+        self.closed = False
+        """Whether the executor was found to take nothing any more."""
 
     def run(self) -> None:
+        heard = time.monotonic()
         try:
             while self.waiting or self.pending:
                 self.hand_out()
@@ -181,8 +187,13 @@ class _Run[C: Hashable, R]:
                 done = wait(self.pending, PAUSE, FIRST_COMPLETED).done
                 for future in done:
                     self.take(future)
-                if not done and is_closed(self.executor):
-                    raise ValueError(f"executor: it has lost its scheduler; {GOES_ON}")
+                if done:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > SILENCE:
+                    if is_closed(self.executor):
+                        self.closed = True
+                        raise ValueError(f"executor: it has lost its scheduler; {GOES_ON}")
+                    heard = time.monotonic()
         except KeyboardInterrupt:
             try:
                 self.end_early()
@@ -205,6 +216,7 @@ class _Run[C: Hashable, R]:
             try:
                 future = self.executor.submit(do, self.packed, cell)
             except Exception as error:  # every library has its own for one that is shut down
+                self.closed = True
                 raise ValueError(f"executor: it takes no more ({told(error)}); {GOES_ON}") from None
             self.begun[cell] += 1
             self.pending[future] = self.waiting.popleft()
@@ -267,7 +279,7 @@ class _Run[C: Hashable, R]:
 
     def salvage(self) -> None:
         """Cancel what has not begun, and keep what was done as the run ended."""
-        if not is_closed(self.executor):  # else it logs that it cannot
+        if not self.closed:  # else it logs that it cannot
             for future in self.pending:
                 future.cancel()
         for future, cell in self.pending.items():  # which may fail, on a full disk

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import inspect
 import io
 import pickle
 import sys
@@ -28,6 +27,9 @@ from vi_recipes.core import FILES, import_file, is_own, told
 from vi_recipes.model import Model, Target
 
 MAIN = "__main__"
+
+OURS = f"{__name__.partition('.')[0]}."
+"""How the names of this package's modules begin."""
 
 
 class NotSentError(ValueError):
@@ -140,7 +142,23 @@ class _Pickler(pickle.Pickler):
                 f"'{name}' has no name that another process could find; define it at the top of a "
                 "file"
             )
-        return self._refer(module, name) if self._source(module) else NotImplemented
+        if not self._source(module):
+            return NotImplemented
+        own = sys.modules[module]
+        try:
+            alike = _alike(thing, _by_that_name(own, name))
+        except AttributeError:
+            alike = False
+        if not alike:  # a decorator gives a function the name of the one that it is made of
+            others = [other for other, value in vars(own).items() if value is thing]
+            if not others:
+                raise NotSentError(
+                    f"'{name}' is not what its file has by that name: a decorator was put around "
+                    "it elsewhere, or the file was changed since; give it a name of its own at the "
+                    "top of a file, and load that again"
+                )
+            name = others[0]
+        return self._refer(module, name)
 
     def _refer(self, module: str, name: str) -> Any:
         self._source(module)
@@ -176,7 +194,7 @@ def _name_there(module: str) -> str:
 
 def _named(model: Model) -> tuple[str, str] | None:
     """Return the module and the name by which a model is found there, if it has one."""
-    function = inspect.unwrap(model.function)
+    function = _bare(model.function)
     at_home = sys.modules.get(getattr(function, "__module__", ""))
     files = [m for name, m in list(sys.modules.items()) if name.startswith(FILES)]
     for module in [at_home, *files]:
@@ -188,11 +206,41 @@ def _named(model: Model) -> tuple[str, str] | None:
 
 
 def _same(model: Model, other: Model) -> bool:
-    """Whether a target's model is another one, but for the wraps around its function."""
-    if inspect.unwrap(model.function) is not inspect.unwrap(other.function):
+    """Whether a target's model is another one, but for what a target puts around its function."""
+    if _bare(model.function) is not _bare(other.function):
         return False
     names = [f.name for f in fields(model) if f.name != "function"]
     return all(getattr(model, name) is getattr(other, name) for name in names)
+
+
+def _bare(function: Any) -> Any:
+    """Return a function without what this package has put around it."""
+    while type(function).__module__.startswith(OURS) and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+def _by_that_name(module: ModuleType, name: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two are one, or what two loadings of a file have made of the same lines."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, FunctionType):
+        held = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
+        within = zip(*held, strict=False)
+        return one.__code__ == other.__code__ and all(_alike(*pair) for pair in within)
+    try:
+        return isinstance(one, type) or bool(one == other)
+    except Exception:  # arrays, and what compares itself as it likes
+        return False
 
 
 # -- unpacking -------------------------------------------------------------------------------------
@@ -251,10 +299,7 @@ def _is_as_sent(path: Path, source: Source) -> bool:
 
 
 def _find(module: str, name: str) -> Any:
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    return _by_that_name(importlib.import_module(module), name)
 
 
 def _target(model: Model, data: Mapping[str, Any]) -> Target:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import multiprocessing
 import os
 import signal
 import threading
@@ -31,6 +32,15 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
 }
 """What a process is told, unless it was told otherwise: XLA counts processors by ``NPROC``."""
+
+LOADED_BY = os.getpid()
+"""The process that has imported this: another one is a fork of it."""
+
+FORKED = (
+    "executor: its processes are forks of one that has JAX loaded, and would wait for ever for "
+    "threads that a fork lacks; have them begun by spawn: "
+    "ProcessPoolExecutor(2, multiprocessing.get_context('spawn'))"
+)
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,20 @@ def begin(stop: Any, cached: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     # who waits for its end need not wait until Python has looked for garbage in it: half a second
     atexit.register(gc.freeze)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _without_interrupts
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if cached:
         from vi_recipes.core import use_cache
 
         use_cache(tell=lambda _: None)  # the parent has said it
+
+
+def _end_with_parent() -> None:
+    """End with the process that began this one, however that ends: nobody else asks for it."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def ready() -> None:
@@ -109,6 +129,8 @@ def do(packed: Packed, cell: Any) -> Reply:
     """Do one cell; whatever happens comes back as a reply."""
     here = this_process()
     place: dict[str, Any] = {"host": here[0], "process": here[1]}
+    if here[1] != LOADED_BY:
+        return Reply(**place, error=FORKED)
     if here != packed.sender:
         for name, value in ONE_THREAD.items():  # read by JAX when it begins
             os.environ.setdefault(name, value)

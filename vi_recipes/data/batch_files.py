@@ -366,9 +366,9 @@ def _files(paths: str | Path | Sequence[str | Path], suffix: str) -> list[Path]:
                 raise ValueError(f"paths: folder {path} has no {suffix} file")
             files += inside
             continue
-        files.append(check_file(path))
-        if path.suffix.lower() != suffix:
+        if path.suffix.lower() != suffix and (path.suffix or path.exists()):
             raise ValueError(f"paths: {path} is no {suffix} file; decompress or convert it")
+        files.append(check_file(path))
     if not files:
         raise ValueError(f"paths: got no file, expected one {suffix} file or more")
     return [file.absolute() for file in files]  # workers may have begun in another folder
