@@ -168,11 +168,12 @@ def trust_region_newton(
         noise = 4 * np.finfo(float).eps * max(1.0, abs(value))
         ratio = (value - new_value + noise) / (predicted + noise) if finite else -np.inf
         if ratio > ACCEPT:
-            new_bend = curvature(candidate)
-            if new_bend is None:
+            del bend  # which may be large, and need not be there beside the next
+            found = curvature(candidate)
+            if found is None:
                 return z, "the Hessian is not finite beyond here"
             moved = not np.array_equal(candidate, z)
-            z, value, gradient, bend = candidate, new_value, new_gradient, new_bend
+            z, value, gradient, bend = candidate, new_value, new_gradient, found
             if callback(z):
                 return z, "stopped"
             if not moved:

@@ -124,8 +124,12 @@ class CurvedKL(KL):
 
     # -- in a form that has an inverse -----------------------------------------------------------
 
-    def full_hessian(self, flat: Float[np.ndarray, " params"]) -> BlockArrow:
+    def full_hessian(
+        self, flat: Float[np.ndarray, " params"], known: BlockArrow | Crossed | None = None
+    ) -> BlockArrow:
         """Return the Hessian in block-arrow form, whatever the optimiser made do with.
+
+        ``known`` is what it made do with there.
 
         Raises
         ------
@@ -133,7 +137,7 @@ class CurvedKL(KL):
             ``NOT_APPLICABLE`` where that takes too much memory, or there is no such form.
         """
         if self.families is None:
-            hessian = self.hessian(flat)
+            hessian = self.hessian(flat) if known is None else known
             assert isinstance(hessian, BlockArrow)
             return hessian
         structure = candidates(self.target.latents, self.target.slices)[0].widened(2)

@@ -182,8 +182,7 @@ class KL:
         key = flat.tobytes()
         if nodes is None and self._last is not None and self._last[0] == key:
             return self._last[1]
-        if nodes is None:  # what was kept of every row for the last point need not be there too
-            self._last = None
+        self._last = None  # what was kept of every row for the last point need not be there too
         x = jnp.asarray(flat, float)
         held = self.held._replace(noise=self._noise[:0], nodes=nodes or self._nodes)
         gradient, bend, value = self._second_order(
@@ -282,7 +281,10 @@ class KL:
             if basis is not self._ahead[0]:
                 self.take_along(basis)
             parts = self._bends(flat)
-        return np.asarray(sum(np.asarray(part) for part in parts))
+        total = np.asarray(parts[0])
+        for part in parts[1:]:
+            total = total + np.asarray(part)
+        return total
 
     def _bends(self, flat: Float[np.ndarray, " params"]) -> list[Bend]:
         """Return Hessians at a point that add up to the objective's."""

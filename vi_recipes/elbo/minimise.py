@@ -250,6 +250,14 @@ def search(
     """
     trace = [] if trace is None else trace
     begin, _ = kl.location_scale(start)
+    last: tuple[np.ndarray, BlockArrow | Crossed] | None = None
+
+    def curvature(flat: np.ndarray) -> BlockArrow | Crossed | None:
+        nonlocal last
+        last = None  # the one before need not be there too
+        hessian = kl.hessian(flat)
+        last = None if hessian is None else (flat, hessian)
+        return hessian
 
     def callback(flat: np.ndarray) -> bool:
         trace.append(-kl.evaluate(flat)[0])
@@ -260,7 +268,7 @@ def search(
     with np.errstate(all="ignore"):
         flat, why = trust_region_newton(
             kl.evaluate,
-            kl.hessian,
+            curvature,
             start,
             max_steps=limits.max_steps,
             tolerance=limits.tolerance / 10,
@@ -268,7 +276,8 @@ def search(
             radius=float(np.sqrt(start.size)),
         )
     value, gradient = kl.evaluate(flat)
-    hessian = kl.hessian(flat)
+    hessian = last[1] if last is not None and last[0] is flat else kl.hessian(flat)
+    last = None
     decrement = float("inf") if hessian is None else hessian.decrement(gradient)
     converged = decrement <= limits.tolerance
     optimum = Optimum(
@@ -284,7 +293,7 @@ def search(
         num_pairs=kl.num_pairs,
     )
     if not converged:
-        _explain(optimum, why, begin)
+        _explain(optimum, hessian, why, begin)
         return optimum
     assert hessian is not None
     doubled = kl.nodes(2 * kl.num_nodes, CHECK_NODES)
@@ -297,7 +306,12 @@ def search(
     return optimum
 
 
-def _explain(optimum: Optimum, why: str, begin: Float[np.ndarray, " dim"]) -> None:
+def _explain(
+    optimum: Optimum,
+    hessian: BlockArrow | Crossed | None,
+    why: str,
+    begin: Float[np.ndarray, " dim"],
+) -> None:
     """Say why a search did not converge, or raise where there is no optimum to be found."""
     kl, flat = optimum.kl, optimum.eta.ravel()
     location, scale = kl.location_scale(flat)
@@ -313,7 +327,6 @@ def _explain(optimum: Optimum, why: str, begin: Float[np.ndarray, " dim"]) -> No
             f"{', '.join(gone)} run off or collapse",
             "check that the posterior is proper there",
         )
-    hessian = kl.hessian(flat)
     if isinstance(hessian, BlockArrow) and not hessian.positive:
         why = f"the Hessian of the KL divergence is not positive definite; {why}"
     optimum.message = f"{why}; {optimum.message}"

@@ -68,7 +68,7 @@ class LinearResponse(Method):
                 optimum.advice,
             )
         with timing.running_compiled():
-            hessian = optimum.kl.full_hessian(optimum.eta.ravel())
+            hessian = optimum.kl.full_hessian(optimum.eta.ravel(), optimum.hessian)
             if not hessian.positive:
                 raise MethodFailure(
                     Status.SINGULAR,

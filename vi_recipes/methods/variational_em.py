@@ -146,7 +146,7 @@ class VariationalEM(Method):
 
     def _posterior(self, target: Target, optimum: Optimum) -> ResponsePosterior:
         kl = optimum.kl
-        hessian = kl.full_hessian(optimum.eta.ravel())
+        hessian = kl.full_hessian(optimum.eta.ravel(), optimum.hessian)
         if not hessian.positive:
             raise MethodFailure(
                 Status.SINGULAR,

@@ -281,7 +281,7 @@ class NUTS(Method):
                 optimum = MeanField().optimise(target, key, timing, progress)
                 if optimum.hessian is None:
                     raise MethodFailure(Status.UNCONVERGED, optimum.message)
-                hessian = optimum.kl.full_hessian(optimum.eta.ravel())
+                hessian = optimum.kl.full_hessian(optimum.eta.ravel(), optimum.hessian)
                 with timing.running():
                     factors, eta = optimum.kl.factors, optimum.eta
                     white = whiten(ResponsePosterior(target, factors, eta, hessian=hessian))
