@@ -16,6 +16,7 @@ from scipy import stats
 
 import vi_recipes as vr
 from vi_recipes.comparison.json import to_json
+from vi_recipes.comparison.yardsticks import lacks_yardstick
 from vi_recipes.core import Progress, Timing, as_key
 from vi_recipes.importance import khat
 from vi_recipes.methods import theta_weights
@@ -61,6 +62,24 @@ def test_a_verdict_that_own_evidence_leaves_open_is_told(tmp_path: Path) -> None
     assert again.found == comparison.found
     assert again.reference_name == "nested"
     assert again.verdicts()["lrvb"] == verdict
+
+
+def pair(y: Any) -> None:
+    """Have two parameters that a normal law fits well."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+    numpyro.sample("y", dist.Normal(mu, numpyro.sample("s", dist.HalfNormal(2.0))), obs=y)
+
+
+def test_one_is_made_where_weights_do_not_vouch_for_a_fit_that_is_right_by_them() -> None:
+    two = vr.Target(pair, y=Y)
+    fit = vr.LinearResponse().fit(two)
+    known = vr.assess(fit, two)
+    assert known.correction is not None
+    few = replace(known, correction=replace(known.correction, ess=0.4 * known.num_draws))
+    assert vr.judge(replace(fit, assessment=known)).trust is vr.Trust.TRUSTWORTHY
+    assert not lacks_yardstick({"lrvb": replace(fit, assessment=known)}, two)
+    assert vr.judge(replace(fit, assessment=few)).trust is vr.Trust.CARE
+    assert lacks_yardstick({"lrvb": replace(fit, assessment=few)}, two)
 
 
 def test_a_nested_fit_measures_the_others_where_there_is_no_sampler() -> None:

@@ -164,9 +164,9 @@ def test_what_is_not_known_vouches_for_nobody(error: float, trust: Trust) -> Non
 @pytest.mark.parametrize(
     ("ess", "num_rounds", "trust"),
     [
-        (1_000.0, 0, Trust.TRUSTWORTHY),
-        (999.0, 0, Trust.CARE),
-        (400.0, 3, Trust.TRUSTWORTHY),  # of a proposal that was brought to the posterior
+        (2_000.0, 0, Trust.TRUSTWORTHY),
+        (1_999.0, 0, Trust.CARE),
+        (1_999.0, 3, Trust.CARE),
     ],
 )
 def test_few_draws_that_count_make_nobody_trustworthy(
@@ -181,7 +181,7 @@ def test_few_draws_that_count_make_nobody_trustworthy(
     less = replace(correction, ess=ess, num_rounds=num_rounds)
     fit = replace(fit, assessment=replace(fit.assessment, correction=less))
     assert judge(fit).trust is trust
-    doubt = "fewer than 1,000 of its 4,000 draws count"
+    doubt = f"fewer than 2,000 of {'the' if num_rounds else 'its'} 4,000 draws count"
     assert (doubt in judge(fit).text) == (trust is Trust.CARE)
 
 

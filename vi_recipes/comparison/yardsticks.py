@@ -29,16 +29,25 @@ from vi_recipes.trust import quadrature as integrate
 def lacks_yardstick(fits: Mapping[str, Fit], target: Target) -> bool:
     """Whether some fit with sds cannot be judged, and quick nested quadrature could tell.
 
-    A sampler that is not to be trusted judges nobody.
+    A sampler that is not to be trusted judges nobody. Nor is one judged that is right by weights
+    which do not vouch for it.
     """
     if any(fit.kind == NestedQuadrature.key for fit in fits.values()):
         return False
     chosen, _ = choose_reference(fits, None)
     if chosen is not None and not unfit(chosen):
         return False
-    if not any(verdict(f).trust is Trust.UNKNOWN and not f.is_point for f in fits.values()):
+    if not any(_is_open(fit) for fit in fits.values()):
         return False
     return attempt(lambda: NestedQuadrature().is_cheap(target), lambda _: False)
+
+
+def _is_open(fit: Fit) -> bool:
+    if fit.is_point:
+        return False
+    own = verdict(fit)
+    right = own.errors is not None and own.errors.means_right and own.errors.sds_right
+    return own.trust is Trust.UNKNOWN or (right and own.trust is Trust.CARE and fit.status.ok)
 
 
 def find_overlooked(

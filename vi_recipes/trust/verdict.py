@@ -7,7 +7,8 @@ The thresholds, of which ``docs/trust.md`` says when they were fixed:
   Carlo error of the comparison is not held against a fit, and one known to no better than 0.1 sds,
   or 10 % of an sd, vouches for none.
 - importance weights are relied on below khat = min(1 - 1 / log10(draws), 0.7): Vehtari et al.
-  (2024), JMLR 25(72). The same for each site alone.
+  (2024), JMLR 25(72). The same for each site alone. Moments by weights of which fewer than half
+  count make nobody trustworthy.
 - a sampler stands by R-hat at most 1.01, 100 effective draws a chain in bulk and tail, E-BFMI at
   least 0.3, at most 1 % of trees at the depth limit and few divergences: Vehtari et al. (2021),
   doi:10.1214/20-BA1221; Betancourt (2017), arXiv:1701.02434. Its status says so.
@@ -31,7 +32,7 @@ import numpy as np
 from vi_recipes.core import Status
 from vi_recipes.fit import Assessment, Correction, Fit, differences, doubted, say_unsettled
 from vi_recipes.fit import unsettled as no_moments
-from vi_recipes.importance import GOOD_SHARE, KHAT_LIMIT, khat_limit, shape_in_words
+from vi_recipes.importance import KHAT_LIMIT, VOUCHING_SHARE, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
 from vi_recipes.trust.assess import num_block_draws
 from vi_recipes.trust.measured import MAX_ERROR, POOR_MEAN, POOR_SD, Trust, Verdict, measure
@@ -372,9 +373,10 @@ def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verd
         f"{correction.ess:.0f} draws)"
     )
     doubts = _blame(assessment)
-    few = GOOD_SHARE * assessment.num_draws
-    if correction.num_rounds == 0 and correction.ess < few:
-        doubts.append(f"fewer than {few:,.0f} of its {assessment.num_draws:,} draws count")
+    few = VOUCHING_SHARE * assessment.num_draws
+    if correction.ess < few:
+        whose = "the" if correction.num_rounds else "its"
+        doubts.append(f"fewer than {few:,.0f} of {whose} {assessment.num_draws:,} draws count")
     return measured.verdict("by its own evidence", doubts=doubts, source=source)
 
 
