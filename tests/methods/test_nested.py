@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from scipy.special import betaln, gammaln, logsumexp
 
 import vi_recipes as vr
 from vi_recipes import NestedQuadrature
+from vi_recipes.fit import unsettled
 from vi_recipes.methods.nested import nested
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.records import InnerError, Swept
@@ -233,6 +235,39 @@ def two_modes(y: Any) -> None:
     theta = numpyro.sample("theta", dist.Normal(0.0, 5.0))
     with numpyro.plate("row", len(y)):
         numpyro.sample("y", dist.Normal(theta**2, 3.0), obs=y)
+
+
+def without_moments(y: Any) -> None:
+    """Have parameters that the data say nothing of, one without an sd, one without a mean."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    numpyro.sample("no_mean", dist.HalfCauchy(1.0))
+    numpyro.sample("no_sd", dist.InverseGamma(1.5, 1.5))
+    numpyro.sample("both", dist.InverseGamma(4.0, 3.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("key", [0, 1])
+def test_sds_and_means_that_do_not_exist_are_told_and_not_counted(key: int, tmp_path: Path) -> None:
+    fit = NestedQuadrature().fit(vr.Target(without_moments, y=Y[:3]), key=key)
+    assert fit.status is vr.Status.OK
+    assert set(unsettled(fit)) == {"no_mean", "no_sd"}
+    assert unsettled(fit)["no_mean"] >= 0.7
+    assert 0.5 <= unsettled(fit)["no_sd"] < 0.7
+    assert "of no_mean, no_sd is up to" in fit.message
+    assert "take medians and intervals there" in fit.message
+    both = stats.invgamma(4.0, scale=3.0)
+    assert abs(fit.mean()["both"] - both.mean()) < 0.02 * both.std()
+    assert abs(fit.sd()["both"] / both.std() - 1) < 0.03
+    table = fit.summary()
+    assert table.loc[["no_mean", "no_sd"], ["mean", "sd"]].isna().all(axis=None)
+    known = {"no_mean": stats.halfcauchy(), "no_sd": stats.invgamma(1.5, scale=1.5)}
+    for name, law in known.items():  # by 2,000 draws
+        share = law.cdf(table.loc[name, ["q5", "median", "q95"]].to_numpy(float))
+        np.testing.assert_allclose(share, [0.05, 0.5, 0.95], atol=0.04)
+    fit.save(tmp_path / "fit.nc")
+    again = vr.Fit.load(tmp_path / "fit.nc")
+    assert unsettled(again) == unsettled(fit)
+    assert again.summary().equals(table)
 
 
 @pytest.mark.parametrize("key", [0, 2])

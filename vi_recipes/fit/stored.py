@@ -49,6 +49,7 @@ DENSITY, WEIGHED = "density", "weighed"
 
 _MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd")
 _CORRECTED = (*_MOMENTS, "tails")
+TAILS = "tails"
 
 
 # -- writing ---------------------------------------------------------------------------------
@@ -76,6 +77,7 @@ def save(fit: Fitted, path: Path) -> Path:
         }
         for group, values in moments.items():
             tree[group] = _group(values, layout)
+        write_group(tree, TAILS, fit.known_posterior().tails())
         size = sum(s.size for s in fit.sites)
         if size <= MAX_STORED_COV:
             frame = fit.cov()
@@ -282,7 +284,14 @@ def _load_posterior(tree: xr.DataTree, sites: tuple[Site, ...]) -> Posterior | N
         mcse_sds=read_group(tree, "mcse_sd"),
         samples=samples,
         weighed=weighed,
+        shapes=_read_tails(tree, sites),
     )
+
+
+def _read_tails(tree: xr.DataTree, sites: tuple[Site, ...]) -> dict[str, np.ndarray]:
+    tails = read_group(tree, TAILS)
+    check_values({TAILS: tails}, [s for s in sites if s.name in tails], 0)
+    return tails
 
 
 def _tuples(value: Any) -> Any:

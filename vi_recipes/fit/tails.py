@@ -91,9 +91,9 @@ def tail_shapes(samples: Mapping[str, np.ndarray]) -> Sites:
 
 
 def shapes_of(fit: Fitted) -> Sites:
-    """Return :func:`tail_shapes` of a sampler's own draws; empty for other fits."""
+    """Return :func:`tail_shapes` of a sampler's draws; of other fits what they know themselves."""
     if not fit.is_sampler:
-        return {}
+        return fit.known_posterior().tails()
     draws = held_draws(fit.known_posterior()) or {}
     shapes: Sites = fit.once("tails", lambda: tail_shapes(draws))
     return shapes
@@ -102,7 +102,8 @@ def shapes_of(fit: Fitted) -> Sites:
 def unsettled(fit: Fitted) -> dict[str, float]:
     """Return the scalars whose mean or sd does not exist, or is not told, by a sampler's draws.
 
-    An approximation has moments of its own, whatever the posterior's are (:func:`doubted`).
+    Or by weighed points of the parameters. An approximation has moments of its own, whatever the
+    posterior's are (:func:`doubted`).
 
     Returns
     -------

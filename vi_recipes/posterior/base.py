@@ -123,6 +123,13 @@ class Posterior(ABC):
         """Return the Monte Carlo standard errors of the sds; 0 where there is no such error."""
         return {name: np.zeros_like(value) for name, value in self.mean().items()}
 
+    def tails(self) -> Sites:
+        """Return khat of scalars without an sd (from 0.5) or a mean (from 0.7); NaN of others.
+
+        By site, of its shape; sites of which all have both are left out.
+        """
+        return {}
+
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:
         """Return independent draws with their density under q; ``None`` where it has none."""
         return None

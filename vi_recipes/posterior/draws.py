@@ -138,6 +138,8 @@ class MomentsPosterior(Posterior):
         Draws shaped (chain, draw, *site shape); ``None`` when there are none.
     weighed
         Independent draws with their density, where they were kept.
+    shapes
+        What :meth:`Posterior.tails` returns; ``None`` for nothing.
     """
 
     means: Sites
@@ -148,6 +150,11 @@ class MomentsPosterior(Posterior):
     mcse_sds: Sites | None = None
     samples: Sites | None = None
     weighed: WeighedDraws | None = None
+    shapes: Sites | None = None
+
+    @override
+    def tails(self) -> Sites:
+        return self.shapes or {}
 
     @override
     def weighed_draws(self, num_draws: int, key: jax.Array) -> WeighedDraws | None:

@@ -99,6 +99,13 @@ class NestedPosterior(Posterior):
     def mcse_sd(self) -> Sites:
         return self._by_site(self._moments[3])
 
+    @override
+    def tails(self) -> Sites:
+        shapes = self.integral.tails
+        if shapes is None:
+            return {}
+        return {n: v for n, v in self._by_site(shapes).items() if not np.isnan(v).all()}
+
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Means, sds and their errors, of all scalars."""

@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
-from vi_recipes.importance import FINITE_VARIANCE, Proposed, scrambled_sobol, smooth
+from vi_recipes.fit import weighed_far_out
+from vi_recipes.importance import (
+    FINITE_VARIANCE,
+    KHAT_LIMIT,
+    Proposed,
+    khat,
+    scrambled_sobol,
+    smooth,
+)
 from vi_recipes.methods.nested.records import Swept
 
 NUM_SCRAMBLES = 8
@@ -18,10 +26,20 @@ NUM_SCRAMBLES = 8
 
 
 UNSURE = 3.0
-"""Times the spread of scrambles that an error is where weights have no finite variance.
+"""Times the spread of scrambles that an error is where what it is of has no finite variance: the
+weights, or these times the distances from the mean that a mean, or an sd, adds up.
 
 Most samples have less than its share of such a tail, all scrambles alike.
 """
+
+MAX_PART = 0.05
+"""Of a variance, what a single point may hold for no tail to be looked at."""
+
+ENOUGH = 8_192
+"""Points from which a tail says that there is no sd to be had: more may tell what few do not."""
+
+COLUMNS = 256
+"""Scalars that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,8 @@ class Integral:
     mean, sd
         Of every reported scalar, constrained scale, the mean less the reference.
     mean_error, sd_error
-        Their standard errors, from independent scrambles, :data:`UNSURE` times as large where the
-        weights have no finite variance.
+        Their standard errors, from independent scrambles, :data:`UNSURE` times as large where what
+        they are of has no finite variance.
     log_evidence, log_evidence_error
         log p(y), in nats.
     """
@@ -58,6 +76,9 @@ class Integral:
     sd_error: Float[np.ndarray, " scalars"]
     log_evidence: float
     log_evidence_error: float
+    tails: Float[np.ndarray, " scalars"] | None = None
+    """Pareto's khat of scalars whose sd does not exist or is not told by the points (from 0.5), or
+    the mean neither (from 0.7); NaN of others."""
     residual: float | None = None
     """Nats by which a polynomial misses log p(y, theta), where one was made use of."""
     beside: float = 0.0
@@ -96,7 +117,12 @@ class Integral:
         return float(share / (1 + share))
 
     def worst_error(self, known: np.ndarray) -> float:
-        """Return the largest error, of means in sds or relative of sds, among known scalars."""
+        """Return the largest error, of means in sds or relative of sds, among known scalars.
+
+        Those without an sd do not count.
+        """
+        if self.tails is not None:
+            known = known & np.isnan(self.tails)
         sd = np.where(self.sd > 0, self.sd, np.inf)[known]
         errors = np.concatenate([self.mean_error[known] / sd, self.sd_error[known] / sd])
         return float(np.nanmax(errors, initial=self.beside))
@@ -181,8 +207,11 @@ def weigh(rounds: Rounds) -> Integral:
         evidence.append(np.log(w.mean()) + top)
         few = Swept(*(v[rows] for v in swept))
         parts.append(moments(w / w.sum(), few))
-    share = (1 if smoothed.khat < FINITE_VARIANCE else UNSURE) / np.sqrt(NUM_SCRAMBLES)
-    errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * share for i in range(2)]
+    shapes = _shapes(log_ratios, smoothed.values, swept, mean)
+    unsure = np.maximum(shapes, smoothed.khat) >= FINITE_VARIANCE
+    share = np.where(unsure, UNSURE, 1.0) / np.sqrt(NUM_SCRAMBLES)
+    errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * share[i] for i in range(2)]
+    of_evidence = 1.0 if smoothed.khat < FINITE_VARIANCE else UNSURE
     return Integral(
         theta=theta,
         weights=smoothed.values,
@@ -195,8 +224,47 @@ def weigh(rounds: Rounds) -> Integral:
         sd_error=errors[1],
         log_evidence=float(top + np.log(raw.mean())),
         rounds=rounds,
-        log_evidence_error=float(np.std(evidence, ddof=1) * share),
+        log_evidence_error=float(np.std(evidence, ddof=1) * of_evidence / np.sqrt(NUM_SCRAMBLES)),
+        tails=_untold(shapes, len(theta)),
     )
+
+
+def _untold(
+    shapes: Float[np.ndarray, "two scalars"], num_points: int
+) -> Float[np.ndarray, " scalars"] | None:
+    """Return khat of scalars without an sd, as :attr:`Integral.tails` has it; ``None`` for none."""
+    gone = shapes[1] >= KHAT_LIMIT
+    if num_points < ENOUGH or not gone.any():
+        return None
+    return np.where(gone, np.maximum(shapes[0], FINITE_VARIANCE), np.nan)
+
+
+def _shapes(
+    log_ratios: Float[np.ndarray, " points"],
+    weights: Float[np.ndarray, " points"],
+    swept: Swept,
+    mean: Float[np.ndarray, " scalars"],
+) -> Float[np.ndarray, "two scalars"]:
+    """Return khat of what means, and variances, of scalars add up, minus infinity for light tails.
+
+    That is weights times distances from the mean, and times their squares. A scalar is looked at
+    where one point holds much of the variance and lies far out, as for corrected moments.
+    """
+    shapes = np.full((2, mean.size), -np.inf)
+    used = weights > 0  # a point without density has no moments either
+    w, log_w = weights[used], log_ratios[used]
+    for first in range(0, mean.size, COLUMNS):
+        some = slice(first, first + COLUMNS)
+        values = swept.mean[used, some]
+        square = swept.variance[used, some] + (values - mean[some]) ** 2
+        part = square * w[:, None]
+        for k in np.flatnonzero(part.max(axis=0) > MAX_PART * part.sum(axis=0)):
+            if not weighed_far_out(values[:, k], w, int(part[:, k].argmax())):
+                continue
+            with np.errstate(divide="ignore"):
+                log_square = np.log(square[:, k])
+            shapes[:, first + k] = [khat(log_w + power * log_square) for power in (0.5, 1.0)]
+    return shapes
 
 
 def moments(weights: np.ndarray, swept: Swept) -> tuple[np.ndarray, np.ndarray]:
