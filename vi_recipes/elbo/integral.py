@@ -98,37 +98,39 @@ def integrate(
 
         return total
 
-    values = summed(lambda f, x, e: [node(f, x, e)], 1)
-    slopes = summed(lambda f, x, e: [slope(k, f, x, e) for k in range(size)], size)
-    bends = summed(lambda f, x, e: [bend(k, j, f, x, e) for k, j in pairs], len(pairs))
+    def slopes_at(f: list[jax.Array], x: jax.Array, outside: Outside) -> list[jax.Array]:
+        return [slope(k, f, x, outside) for k in range(size)]
 
-    def lifted(k: int, tangent: jax.Array) -> jax.Array:
-        coordinate = lift[k]
-        return tangent if coordinate is None else tangent[coordinate]
+    def bends_at(f: list[jax.Array], x: jax.Array, outside: Outside) -> list[jax.Array]:
+        return [bend(k, j, f, x, outside) for k, j in pairs]
+
+    # whatever is asked for comes from one loop over the nodes
+    zeroth = summed(lambda *at: [node(*at)], 1)
+    first = summed(lambda *at: [node(*at), *slopes_at(*at)], 1 + size)
+    second = summed(lambda *at: [node(*at), *slopes_at(*at), *bends_at(*at)], 1 + size + len(pairs))
+
+    def moved(gradient: list[jax.Array], tangents: list[jax.Array]) -> jax.Array:
+        lifted = [t if c is None else t[c] for t, c in zip(tangents, lift, strict=True)]
+        return sum((g * t for g, t in zip(gradient, lifted, strict=True)), jnp.zeros(()))
 
     @jax.custom_jvp
-    def gradient(flat: list[jax.Array], held: Any) -> list[jax.Array]:
-        return list(slopes(flat, held))
+    def first_order(flat: list[jax.Array], held: Any) -> list[jax.Array]:
+        return first(flat, held)
 
-    @gradient.defjvp
+    @first_order.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        flat, held = primals
-        moved = [lifted(k, t) for k, t in enumerate(tangents[0])]
-        second = dict(zip(pairs, bends(flat, held), strict=True))
-        out = [
-            sum(second[min(k, j), max(k, j)] * moved[j] for j in range(size)) for k in range(size)
-        ]
-        return gradient(flat, held), out
+        here = second(*primals)
+        values, bends = here[: 1 + size], dict(zip(pairs, here[1 + size :], strict=True))
+        rows = [[bends[min(k, j), max(k, j)] for j in range(size)] for k in range(size)]
+        return values, [moved(row, tangents[0]) for row in (values[1:], *rows)]
 
     @jax.custom_jvp
     def value(flat: list[jax.Array], held: Any) -> jax.Array:
-        return values(flat, held)[0]
+        return zeroth(flat, held)[0]
 
     @value.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        flat, held = primals
-        first = gradient(flat, held)
-        out = sum(g * lifted(k, t) for k, (g, t) in enumerate(zip(first, tangents[0], strict=True)))
-        return value(flat, held), out
+        here, *gradient = first_order(*primals)
+        return here, moved(gradient, tangents[0])
 
     return jnp.asarray(value(flat, (outside, nodes)))
