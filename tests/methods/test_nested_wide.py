@@ -235,3 +235,45 @@ def test_three_coordinates_a_member_agree_with_a_lattice() -> None:
             assert swept.mean[k, 2 + t] == pytest.approx((softmax(logs) * a).sum(), abs=1e-5)
         assert swept.log_p[k] == pytest.approx(want, abs=1e-6)
         assert float(by_em[k]) + log_scale == pytest.approx(want, abs=1e-6)
+
+
+SEEN = np.array([[3, 6, 2], [7, 8, 5], [1, 4, 3], [6, 9, 8]])
+
+
+def within_plates(y: Any) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    spread = numpyro.sample("spread", dist.LogNormal(-0.5, 0.5))
+    with numpyro.plate("district", 4, dim=-2):
+        a = numpyro.sample("a", dist.Normal(mu, 0.8))
+        with numpyro.plate("school", 3, dim=-1):
+            b = numpyro.sample("b", dist.Normal(a, spread))
+            numpyro.sample("y", dist.Binomial(10, logits=b), obs=y)
+
+
+def test_plates_in_plates_agree_with_quadrature_in_quadrature() -> None:
+    """Districts have four latent scalars each, too many for nodes: all are one member."""
+    fit = vr.NestedQuadrature().fit(vr.Target(within_plates, y=SEEN))
+    assert fit.status is vr.Status.OK
+    mu = np.linspace(-3.5, 3.5, 71)[:, None, None]
+    log_spread = np.linspace(-3.0, 1.7, 60)[None, :, None]
+    x, w = np.polynomial.hermite_e.hermegauss(30)
+    w = w / w.sum()
+    a, spread = mu + 0.8 * x, np.exp(log_spread)
+    log_p = stats.norm.logpdf(mu[..., 0]) + stats.norm.logpdf(log_spread[..., 0], -0.5, 0.5)
+    for district in SEEN:
+        of_district = np.log(w) + np.zeros((71, 60, 1))
+        for seen in district:
+            eta = a[..., None] + spread[..., None] * x
+            choose = gammaln(11) - gammaln(seen + 1) - gammaln(11 - seen)
+            of_school = choose + seen * eta - 10 * np.logaddexp(0.0, eta)
+            of_district = of_district + logsumexp(of_school, axis=-1, b=w)
+        log_p = log_p + logsumexp(of_district, axis=-1)
+    weight = softmax(log_p)
+    step = (mu[1, 0, 0] - mu[0, 0, 0]) * (log_spread[0, 1, 0] - log_spread[0, 0, 0])
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.value == pytest.approx(logsumexp(log_p) + np.log(step), abs=0.02)
+    for name, value in {"mu": mu[..., 0], "spread": np.exp(log_spread[..., 0])}.items():
+        mean = (weight * value).sum()
+        sd = np.sqrt((weight * (value - mean) ** 2).sum())
+        assert abs(fit.mean()[name] - mean) < 0.03 * sd
+        assert fit.sd()[name] == pytest.approx(sd, rel=0.03)

@@ -80,7 +80,8 @@ def choose(
         Compiles a function for given arguments.
     wide
         Whether a single member may have up to :data:`MAX_WIDE` scalars, by a sparse precision, and
-        be other than normal, with a log joint that is concave in it.
+        be other than normal, with a log joint that is concave in it; and several members that are
+        too wide for quadrature count as one.
 
     Raises
     ------
@@ -116,6 +117,8 @@ def choose(
             f"the log joint is not quadratic in {what} with a negative curvature, so its integral "
             "is not Gaussian"
         )
+    if wide and d > MAX_QUADRATURE and members > 1 and _may_be_joined(split):
+        return choose(split.joined, e_step, num_nodes, with_prior, start, compiler, wide)
     most = _most_weighed(split) if single else 0
     if MAX_QUADRATURE < d <= most:
         if examine(split, start, compiler).concave:
@@ -140,6 +143,11 @@ def choose(
             f"at most {MAX_QUADRATURE}, and {what} {reason}"
         )
     return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
+
+
+def _may_be_joined(split: Split) -> bool:
+    """Whether points may be weighed over all members at once."""
+    return split.local.size <= MAX_WEIGHED and split.weights is None
 
 
 def _most_weighed(split: Split) -> int:

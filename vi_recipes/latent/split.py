@@ -9,7 +9,7 @@ to the member whose latent variables it depends on. Which member that is,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -93,6 +93,12 @@ class Split:
     def width(self) -> int:
         """Number of latent scalars of each member, d."""
         return int((self.local if self.kind == "continuous" else self.states).shape[1])
+
+    @property
+    def joined(self) -> Split:
+        """The same with one member, which has all continuous latent variables."""
+        index = {name: np.minimum(place, 0) for name, place in self.index.items()}
+        return replace(self, local=self.local.reshape(1, -1), num_members=1, plate="", index=index)
 
     def flat(self, theta: Float[Array, " G"], z: Array) -> Float[Array, " dim"]:
         """Return the target's flat vector of theta and continuous z, shape (members, d)."""
