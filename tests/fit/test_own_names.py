@@ -74,6 +74,22 @@ def test_members_that_are_called_by_numbers(herds: vr.Target) -> None:
     same(vr.from_draws(theirs, herds, names=labels), drawn)
 
 
+def test_the_intercept_at_the_means_is_not_ours(tmp_path: Path) -> None:
+    """Since 2.21 brms writes it as ``Intercept``, and the intercept as ``b_Intercept``."""
+    target = vr.Target(vr.glmm(["y ~ x + z", "sigma ~ z"], FRAME))
+    frame, drawn = by_label(target)
+    ours = ["Intercept", "beta[x]", "beta[z]", "Intercept_sigma", "beta_sigma[z]"]
+    theirs = ["b_Intercept", "b_x", "b_z", "b_sigma_Intercept", "b_sigma_z"]
+    written = frame.rename(columns=dict(zip(ours, theirs, strict=True)))
+    written = written.assign(Intercept=frame["Intercept"] + 5.0, Intercept_sigma=7.0, lprior=-3.0)
+    same(vr.from_draws(written, target), drawn)
+    path = tmp_path / "d.csv"
+    written.rename(columns={"chain": ".chain"}).to_csv(path)
+    same(vr.from_arviz(path, target), drawn)
+    named = {"Intercept": "Intercept"}  # who says so has it
+    same(vr.from_draws(written, target, names=named), drawn | {"Intercept": drawn["Intercept"] + 5})
+
+
 def test_names_of_brms_for_levels_and_polynomials() -> None:
     target = vr.Target(vr.glmm("level ~ poly(x, 2)", FRAME, "cumulative"))
     frame, drawn = by_label(target)

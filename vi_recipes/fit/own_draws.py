@@ -111,12 +111,15 @@ def from_draws(
 def _elsewhere(source: Source, target: Target, names: Mapping[str, str]) -> dict[str, str]:
     """Return what other names the draws have scalars under: our labels, and those of brms.
 
-    Sites that the draws have under their own names, or that are named, are left alone.
+    Sites that the draws have under their own names, or that are named, are left alone. But beside
+    ``b_Intercept`` brms writes the intercept at the means of its columns, and calls that
+    ``Intercept``, as our site is called.
     """
     labels, indices = (_scalars(target, coords=coords) for coords in (True, False))
-    known = {label: label for label in target.labels(coords=True)}
-    known |= getattr(target.complete_model, "names_elsewhere", {})
-    sites = {site.name for site in target.quantities} - set(source.variables)
+    brms = getattr(target.complete_model, "names_elsewhere", {})
+    other = {ours for theirs, ours in brms.items() if theirs != ours and theirs in source.known}
+    known = {label: label for label in target.labels(coords=True) if label not in other} | brms
+    sites = {site.name for site in target.quantities} - (set(source.variables) - other)
     named = {ours.partition("[")[0] for ours in names.values()}
     by_index = {place: label for label, place in indices.items()}
     found = {}
