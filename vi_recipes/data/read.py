@@ -67,7 +67,7 @@ def read_data(
     if row_names and not path.name.lower().endswith(CSV):
         raise ValueError(f"row_names: got True for {path}, expected a CSV; leave it out")
     reader = reader_of(path, _READERS)
-    with _reading(path):
+    with reading(path):
         content = _columns(_csv_frame(path, row_names=True)) if row_names else reader(path)
     _check_needs(path, list(content), needs, model, called)
     return content
@@ -122,7 +122,7 @@ def read_columns(
         missing values.
     """
     path = check_file(path)
-    with _reading(path):
+    with reading(path):
         frame = _csv_frame(path)
     _check_needs(path, frame.columns, needs, model, "column(s)")
     frame = frame if rest else frame[list(needs)]
@@ -166,7 +166,7 @@ def read_numeric(
         where they are to vary, columns that do not.
     """
     path = check_file(path)
-    with _reading(path):
+    with reading(path):
         frame = _csv_frame(path)
     numeric = frame.select_dtypes("number").astype(float)
     has = f"(it has {', '.join(map(str, frame.columns))})"
@@ -205,7 +205,7 @@ def _check_whole(path: Path, frame: pd.DataFrame) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Say which file it is that cannot be read."""
     try:
         yield
@@ -318,11 +318,18 @@ def _csv_frame(path: Path, *, row_names: bool = False) -> pd.DataFrame:
 
 
 @contextmanager
-def _csv_rows(path: Path) -> Iterator[Iterator[list[str]]]:
+def _csv_rows(path: Path, separator: str = ",") -> Iterator[Iterator[list[str]]]:
     """Open a CSV as rows of fields, empty ones left out; the first is the header."""
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        yield (row for row in csv.reader(file) if row)
+        yield (row for row in csv.reader(file, delimiter=separator) if row)
+
+
+def separator_of(path: Path) -> str:
+    """Return what separates the fields of a CSV: a semicolon where its header has no comma."""
+    with _csv_rows(path) as rows:
+        header = next(rows, [])
+    return ";" if len(header) == 1 and ";" in header[0] else ","
 
 
 def _complain_of_width(path: Path, row_names: bool) -> None:
@@ -341,14 +348,14 @@ def _complain_of_width(path: Path, row_names: bool) -> None:
         return
 
 
-def check_width(path: Path, *, row_names: bool = False) -> None:
+def check_width(path: Path, *, row_names: bool = False, separator: str = ",") -> None:
     """Raise a :class:`ValueError` for a CSV whose first row has more fields than its header.
 
     pandas would make names of the first column and move all others, silently. Of later rows that
     are longer than the first it complains itself. Of two columns of one name it renames one, which
     is refused too.
     """
-    with _csv_rows(path) as rows:
+    with _csv_rows(path, separator) as rows:
         try:
             header, first = islice(rows, 2)
         except (ValueError, csv.Error):  # no two rows, or none that can be told apart
@@ -364,9 +371,9 @@ def check_width(path: Path, *, row_names: bool = False) -> None:
     if more > 0 and not row_names:
         raise ValueError(
             f"{path}, row 1: it has {len(first)} fields and the header {len(header)}, so that "
-            "columns would shift. Take out what is too many, such as a comma at the end of every "
-            "row, or name it in the header; read_data(row_names=True) reads rows that begin with "
-            "their name"
+            "columns would shift. Take out what is too many, such as a separator at the end of "
+            "every row, or name it in the header; read_data(row_names=True) reads rows that begin "
+            "with their name"
         )
 
 
