@@ -299,6 +299,21 @@ def test_weights_and_offsets_count():
         assert float(target.log_density(z)) == pytest.approx(by_hand, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ["variational_em", "meanfield", "lrvb", "structured", "nested"])
+def test_rows_of_weight_zero_are_rows_that_are_not_there(method):
+    frame = FRAME.assign(w=np.resize([1, 0, 2], len(FRAME)))
+    rows = frame.loc[frame.index.repeat(frame["w"])]
+    scale = dict.fromkeys(("sd_a", "sigma"), "LogNormal(0, 0.3)")
+    scale |= dict.fromkeys(("Intercept", "beta"), "Normal(0, 1)")
+    found = []
+    for data, weights in ((frame, "w"), (rows, None)):
+        target = vr.Target(glmm("real ~ x + (1 | a)", data, priors=scale, weights=weights))
+        (fit,) = vr.compare(target, method, assessed=False).fits.values()
+        assert fit.has_result, fit.message
+        found.append(np.concatenate([fit.mean()["beta"], fit.mean()["u_a"]]))
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
 def test_priors_are_replaced_by_name_and_printed():
     mixture = dist.TransformedDistribution(dist.Normal(0, 1), dist.transforms.ExpTransform())
     model = glmm(

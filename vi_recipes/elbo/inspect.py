@@ -193,13 +193,13 @@ def _examine(
 ) -> _Seen:
     """Look at every site around a start: once for all laws that its latents may have."""
     probes = _make_probes(target, start)
-    arrays = target.arrays()
     shapes: dict[str, tuple[int, ...] | None] = {}
 
-    def shape_of(z: jax.Array) -> None:
+    def shape_of(z: jax.Array, arrays: Arrays) -> None:
         shapes.update((n, site.shape) for n, site in site_terms(target, z, arrays).items())
 
-    jax.eval_shape(shape_of, jnp.asarray(start))
+    # the data are traced too: NumPyro refuses rows of weight 0 that it sees
+    jax.eval_shape(shape_of, jnp.asarray(start), target.arrays())
     whole = {n for n, shape in shapes.items() if shape is None or n in target.moving_supports}
     looks = _look(target, start, probes, whole, compiler)
     sites = {}

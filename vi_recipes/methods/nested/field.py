@@ -228,13 +228,15 @@ def field_of(split: Split, compile_: Callable[..., Callable[..., Any]]) -> Field
     compile_
         Compiles a function for given arguments.
     """
-    arrays, found = split.target.arrays(), []
+    arrays = split.target.arrays()
+    found: list[bool] = []
 
-    def look(theta: jax.Array) -> None:
+    def look(theta: jax.Array, arrays: Any) -> None:
         found.append(split.normal_law(theta, jnp.zeros((1, split.width)), arrays) is not None)
 
     start = split.target.anywhere()
-    jax.eval_shape(look, jnp.asarray(start[split.border]))
+    # the data are traced too: NumPyro refuses rows of weight 0 that it sees
+    jax.eval_shape(look, jnp.asarray(start[split.border]), arrays)
     if not found[0]:
         return None
     member = FieldMember(split)
