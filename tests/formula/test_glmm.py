@@ -338,6 +338,32 @@ def test_priors_are_replaced_by_name_and_printed():
     assert "sigma" not in target.sites
 
 
+@pytest.mark.parametrize(
+    ("text", "law"),
+    [
+        ("FoldedDistribution(StudentT(3, 0, 2.5))", lambda v: 2 * stats.t(3, 0, 2.5).pdf(v)),
+        ("TruncatedNormal(0.5, 2, low=0)", lambda v: stats.norm(0.5, 2).pdf(v) / ndtr(0.25)),
+        (
+            "TruncatedDistribution(Cauchy(0, 2), low=0, high=9)",
+            lambda v: stats.cauchy(0, 2).pdf(v) / (stats.cauchy(0, 2).cdf(9) - 0.5),
+        ),
+        ("LogNormal(loc=0.1, scale=0.5)", stats.lognorm(0.5, scale=np.exp(0.1)).pdf),
+    ],
+)
+def test_a_prior_as_text_is_any_law(text, law):
+    """Half of a Student's t is brms's own prior of sds."""
+    model = glmm("real ~ x + (1 | a)", FRAME, priors={"sd_a": text})
+    plain = glmm("real ~ x + (1 | a)", FRAME, priors={"sd_a": "Exponential(1)"})
+    z = np.random.default_rng(1).normal(size=vr.Target(model).dim)
+    latents = {n: v[0] for n, v in vr.Target(plain).constrain(z[None]).items()}
+    at = float(latents["sd_a"])
+    values = vr.Target(model).unconstrain(latents)
+    found = vr.Target(model).log_density(values) - vr.Target(plain).log_density(z)
+    jacobian = np.log(at * (1 - at / 9)) - np.log(at) if "high" in text else 0.0
+    assert found == pytest.approx(np.log(law(at)) + at + jacobian, rel=1e-6)
+    assert "priors[" not in str(model)
+
+
 def test_single_coefficients_have_priors_of_their_own():
     priors = {"z": dist.Laplace(0.0, 0.5), "sd_a[x]": "HalfNormal(0.3)", "beta": "Normal(0, 2)"}
     model = glmm("real ~ x + z + (1 + x | a)", FRAME, priors=priors)

@@ -12,6 +12,7 @@ doi:10.18637/jss.v103.i15).
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,16 @@ WIDTH = 2.5
 
 DIGITS = 4
 """Of the numbers in default priors: what is printed is what runs."""
+
+LAWS = tuple(
+    name
+    for name in dist.__all__
+    if name[0].isupper() and callable(getattr(dist, name)) and "Transform" not in name
+)
+"""What text may name."""
+
+POINTS = (-2.6, -0.4, 0.2, 0.7, 1.3, 4.1)
+"""Where a law and its source are held against one another."""
 
 SUPPORTS = {
     "real": "constraints.real",
@@ -301,32 +312,47 @@ def _check_support(site: Site, given: dist.Distribution) -> None:
 
 
 def _from_text(name: str, text: str) -> dist.Distribution:
-    """Return the distribution that text such as ``"Normal(0, 1)"`` means; no code is run."""
+    """Return the distribution that text such as ``"Normal(0, 1)"`` means; no code is run.
+
+    A law of a law is one too: ``"FoldedDistribution(StudentT(3, 0, 2.5))"``.
+    """
     what = f"priors['{name}']: got {text!r}, expected a NumPyro distribution such as 'Normal(0, 1)'"
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-            raise ValueError
-        arguments = [_literal(a) for a in call.args]
-        keywords = {str(k.arg): _literal(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
-        raise ValueError(f"{what}, a number, or 'flat'") from None
-    kind = getattr(dist, call.func.id, None)
-    if not (isinstance(kind, type) and issubclass(kind, dist.Distribution)):
-        known = [n for n in dist.__all__ if n[0].isupper()]
-        raise ValueError(f"priors['{name}']: {_closest(call.func.id, known)}")
+        call = ast.expr()
+    for node in ast.walk(call):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id not in LAWS:
+            raise ValueError(f"priors['{name}']: {_closest(called.id, LAWS)}")
     try:
-        return kind(*arguments, **keywords, validate_args=True)
+        if isinstance(call, ast.Call):
+            return _made(call)
+    except _NoLiteralError:
+        pass
     except Exception as error:
         raise ValueError(f"{what}: {told(error)}") from None
+    raise ValueError(f"{what}, a number, or 'flat'")
 
 
-def _literal(node: ast.expr) -> Any:
-    value = ast.literal_eval(node)
-    return jnp.asarray(value, float) if isinstance(value, list | tuple) else float(value)
+class _NoLiteralError(Exception):
+    """What is neither a number nor a law."""
 
 
-def _closest(name: str, known: list[str]) -> str:
+def _made(node: ast.expr) -> Any:
+    """Return the number, the array or the law that a part of a prior's text means."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        arguments = [_made(a) for a in node.args]
+        keywords = {str(k.arg): _made(k.value) for k in node.keywords}
+        return getattr(dist, node.func.id)(*arguments, **keywords, validate_args=True)
+    try:
+        value = ast.literal_eval(node)
+        return jnp.asarray(value, float) if isinstance(value, list | tuple) else float(value)
+    except (TypeError, ValueError):
+        raise _NoLiteralError from None
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
     return unknown("distribution", name, known).split(" Known:")[0].rstrip("; ")
 
 
@@ -343,14 +369,20 @@ def source_of(given: dist.Distribution) -> str | None:
         parts.append(
             f"{name}={value.item()!r}" if value.ndim == 0 else f"{name}=jnp.array({value.tolist()})"
         )
-    text = f"dist.{kind.__name__}({', '.join(parts)})"
-    try:
-        made = eval(text, {"dist": dist, "jnp": jnp})
-        points = jnp.asarray([0.2, 0.7]).reshape(2, *(1,) * len(given.batch_shape))
-        same = np.allclose(made.log_prob(points), given.log_prob(points), equal_nan=True)
-    except Exception:
-        return None
-    return text if same else None
+    base = getattr(given, "base_dist", None)
+    of_base = None if base is None else source_of(base)
+    for made_of in (parts, [of_base, *parts] if of_base else []):
+        text = f"dist.{kind.__name__}({', '.join(made_of)})"
+        try:
+            made = eval(text, {"dist": dist, "jnp": jnp})
+            points = jnp.asarray(POINTS).reshape(-1, *(1,) * len(given.batch_shape))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of points outside its support
+                if np.allclose(made.log_prob(points), given.log_prob(points), equal_nan=True):
+                    return text
+        except Exception:
+            continue
+    return None
 
 
 def _is_number(text: str) -> bool:
