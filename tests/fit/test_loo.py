@@ -352,3 +352,73 @@ def test_an_observation_that_says_little_has_no_high_k() -> None:
     values[..., 1] = -level
     tree = az.from_dict({"posterior": {"z": z}, "log_likelihood": {"y": values}})
     assert not _judged(az.loo(tree, pointwise=True, reff=1.0), values).warning
+
+
+# -- rows that stand for several observations --------------------------------------------------
+
+COPIES = np.array([3, 0, 1, 2, 1, 4])
+VALUES = np.array([0.3, 2.0, -0.8, 1.1, 0.2, -0.4])
+
+
+def around(y: Any, scale: Any = 1.0, x: Any = 0.0) -> None:
+    m = numpyro.sample("m", dist.Normal(0.0, 2.0))
+    with numpyro.plate("row", len(y)), numpyro.handlers.scale(scale=scale):
+        numpyro.sample("y", dist.Normal(m + 0.3 * x, 1.0), obs=y)
+
+
+def exactly(y: np.ndarray) -> np.ndarray:
+    """The density of each observation given all others: m given them is normal."""
+    precision = 0.25 + len(y) - 1.0
+    mean = (y.sum() - y) / precision
+    return np.asarray(stats.norm(mean, np.sqrt(1.0 + 1.0 / precision)).logpdf(y))
+
+
+@pytest.mark.parametrize("method", [vr.Laplace(), vr.NUTS(num_chains=2, num_warmup=200)])
+def test_a_row_counts_as_often_as_its_weight_says(method: vr.Method) -> None:
+    one_by_one = np.repeat(VALUES, COPIES)
+    target = vr.Target(around, y=VALUES, scale=COPIES.astype(float))
+    found = vr.loo(method.fit(target, throw=True), target)
+    each = exactly(one_by_one)
+    assert found.elpd == pytest.approx(each.sum(), abs=0.05)
+    assert found.se == pytest.approx(np.sqrt(len(each) * each.var()), abs=0.02)
+    assert found.n_data_points == COPIES.sum()
+    last = (np.cumsum(COPIES) - 1)[COPIES > 0]
+    np.testing.assert_allclose(found.elpd_i.to_numpy()[COPIES > 0], each[last], atol=0.02)
+    apart = vr.Target(around, y=one_by_one)
+    other = vr.loo(method.fit(apart, throw=True), apart)
+    assert found.p == pytest.approx(other.p, abs=0.05)
+    precision = 0.25 + len(one_by_one)
+    left = stats.norm(one_by_one.sum() / precision, np.sqrt(1 + 1 / precision))
+    assert found.elpd_i.to_numpy()[1] == pytest.approx(left.logpdf(VALUES[1]), abs=0.05)
+
+
+def test_models_and_methods_are_compared_by_what_rows_stand_for() -> None:
+    rows = np.arange(len(VALUES))
+    data = {"rows": (rows, COPIES.astype(float)), "apart": (np.repeat(rows, COPIES), 1.0)}
+    tables, differences = {}, {}
+    for name, (chosen, scale) in data.items():
+        y = VALUES[chosen]
+        targets = [vr.Target(around, y=y, scale=scale, x=x) for x in (0.0, chosen * 1.0)]
+        fits = {str(k): (vr.Laplace().fit(t, throw=True), t) for k, t in enumerate(targets)}
+        tables[name] = vr.compare_models(fits, num_draws=4_000)
+        laplace, meanfield = fits["0"][0], vr.MeanField().fit(targets[0], throw=True)
+        both = vr.Comparison({"laplace": laplace, "narrowed": meanfield})
+        differences[name] = both.loo(targets[0], num_draws=4_000)
+    for column in ("elpd", "se", "p", "elpd_diff", "dse", "weight"):
+        np.testing.assert_allclose(tables["rows"][column], tables["apart"][column], atol=0.1)
+    for column in ("elpd_loo", "se", "p_loo", "elpd_diff", "dse"):
+        np.testing.assert_allclose(
+            differences["rows"][column], differences["apart"][column], atol=0.05
+        )
+    other = vr.Target(around, y=VALUES)
+    this = vr.Target(around, y=VALUES, scale=COPIES.astype(float))
+    unlike = {name: (vr.Laplace().fit(t), t) for name, t in (("a", this), ("b", other))}
+    with pytest.raises(ValueError, match="have other weights than those of"):
+        vr.compare_models(unlike)
+
+
+def test_weights_that_are_not_whole_are_of_rows() -> None:
+    target = vr.Target(around, y=VALUES, scale=np.full(len(VALUES), 1.5))
+    found = vr.loo(vr.Laplace().fit(target, throw=True), target)
+    assert found.n_data_points == len(VALUES)
+    assert found.elpd == pytest.approx(found.elpd_i.to_numpy().sum())

@@ -53,6 +53,7 @@ FIELDS: Mapping[str, Kind] = {
 
 MORE: Mapping[str, Kind] = {
     "model_mark": is_text,
+    "rows_left_out": is_whole,
     "left": is_record({"names": is_list(is_fit_name), "sure": is_flag}),
     "quadrature": is_one_of(is_nothing, EVIDENCE),
     "labels": is_table(is_list(is_record({"sites": is_table(_is_axis), "order": _is_order}))),

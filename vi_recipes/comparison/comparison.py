@@ -234,6 +234,7 @@ class Comparison(Fits):
             interrupted=header["interrupted"],
             left=Left.from_dict(header["left"]) if "left" in header else None,
             description=header["description"],
+            rows_left_out=header.get("rows_left_out", 0),
             quadrature=LogEvidence.from_dict(known)
             if (known := header.get("quadrature"))
             else None,
@@ -288,6 +289,7 @@ def assemble(
         interrupted=interrupted,
         left=left,
         description=description or target.model.description,
+        rows_left_out=target.model.rows_left_out,
         notes=notes,
         quadrature=quadrature,
         found=found,

@@ -85,6 +85,7 @@ def _of[T: Fits](
         interrupted=comparison.interrupted,
         left=comparison.left,
         description=comparison.description,
+        rows_left_out=comparison.rows_left_out,
         exhibits=comparison.exhibits,
         quadrature=comparison.quadrature,
         found=comparison.found.among(fits, same_reference=same),

@@ -59,6 +59,8 @@ class Fits(Mapping[str, Fit]):
         What it was to fit, and has no fit of.
     description
         Stands at the head of the report.
+    rows_left_out
+        How many rows of the data the model does without, because values are missing.
     exhibits
         Figures and tables of a study's own, which follow it.
     quadrature
@@ -78,6 +80,7 @@ class Fits(Mapping[str, Fit]):
         interrupted: bool = False,
         left: Left | None = None,
         description: str = "",
+        rows_left_out: int = 0,
         exhibits: Sequence[Exhibit] = (),
         quadrature: LogEvidence | None = None,
         found: Found | None = None,
@@ -96,6 +99,7 @@ class Fits(Mapping[str, Fit]):
         self.interrupted = interrupted
         self.left = (left or Left()).without(fits)
         self.description = description
+        self.rows_left_out = rows_left_out
         self.exhibits = list(exhibits)
         self.model_mark = ""
         """What tells the model from a changed one (:func:`vi_recipes.model.model_mark`)."""

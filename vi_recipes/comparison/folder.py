@@ -312,6 +312,7 @@ def write_header(comparison: Fits, directory: Path) -> None:
         "interrupted": comparison.interrupted,
         "left": comparison.left.to_dict(),
         "description": comparison.description,
+        "rows_left_out": comparison.rows_left_out,
         "quadrature": comparison.quadrature and comparison.quadrature.to_dict(),
         **comparison.found.to_dict(),
         "labels": labels,

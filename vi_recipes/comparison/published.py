@@ -9,7 +9,6 @@ import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import heading, numbers
-from vi_recipes.core import number_left_out
 from vi_recipes.fit import Fit, interval_setting, intervals, loo_table, population
 from vi_recipes.model import Site, Target, labels_by_site, weights_of_observations
 from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
@@ -163,7 +162,7 @@ def _foot(
         weights = weights_of_observations(target).values()
         count = f"{sum(float(weight.sum()) for weight in weights):,g}"
         rows.append(["Observations", *([count] * len(fits))])
-    if lacking := number_left_out(comparison.description):
+    if lacking := comparison.rows_left_out:
         rows.append(["Rows left out (missing)", *([f"{lacking:,}"] * len(fits))])
     groups = dict.fromkeys((name, size) for site in first.sites for name, size, _ in site.plates)
     rows += [[f"Groups: {name}", *([f"{size:,}"] * len(fits))] for name, size in groups]
@@ -182,7 +181,7 @@ def _foot(
         ]
         if any(text != DASH for text in elpd):
             rows.append(["elpd (loo)", *elpd])
-            once = any((weight != 1).any() for weight in weights)
+            once = any((weight % 1 != 0).any() for weight in weights)
             notes.append(
                 "elpd (loo): expected log predictive density by leave-one-out cross-validation, "
                 f"its standard error in parentheses{', each row once' if once else ''}."

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from vi_recipes.fit.chains import complain, healthy, heavy_tails, measure
 from vi_recipes.fit.checked import EVIDENCE
+from vi_recipes.fit.counted import LOOError
 from vi_recipes.fit.derived import derived
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.draws import check_same, fit_draws
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.intervals import IntervalSetting, interval_setting, intervals, population
-from vi_recipes.fit.loo import LOOError, compare_models, loo, loo_table
+from vi_recipes.fit.loo import compare_models, loo, loo_table
 from vi_recipes.fit.own_draws import OWN, from_arviz, from_draws
 from vi_recipes.fit.predictions import log_likelihood, posterior_predictive, prior_predictive
 from vi_recipes.fit.records import (

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vi_recipes.core import FitError, as_key
+from vi_recipes.fit.counted import LOOError, copies_of, counted, differences, repeated
 from vi_recipes.fit.draws import check_same
 from vi_recipes.fit.fit import Fit
 from vi_recipes.importance import MIN_DRAWS, khat
-from vi_recipes.model import Site, Target, observed_data, site_labels
+from vi_recipes.model import Site, Target, observed_data, site_labels, weights_of_observations
 from vi_recipes.posterior import MomentsPosterior, per_scalar
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 NUM_NAMED = 3
 """Observations that a message names."""
-
-
-class LOOError(ValueError):
-    """A fit or a model without leave-one-out cross-validation, with the reason."""
 
 
 def loo(
@@ -43,6 +40,9 @@ def loo(
     estimated, and not that of q: where Pareto's k is below its limit, all methods agree on one
     model to within their Monte Carlo error. ``p`` is the gain of the density of the data at the
     draws as they are over the estimate, the effective number of parameters where q is near.
+
+    A row whose weight is a whole number stands for so many observations: one of them is left out
+    at a time, and all count. Where some weight is not whole, each row counts once.
 
     Parameters
     ----------
@@ -63,9 +63,8 @@ def loo(
     Returns
     -------
     arviz_stats.utils.ELPDDataLOO
-        ``elpd`` and ``se`` in nats, ``p``, ``elpd_i`` and ``pareto_k`` by observation, and
-        ``good_k``, the limit of k for that many draws. Its ``warning`` says whether some k exceeds
-        it.
+        ``elpd`` and ``se`` in nats, ``p``, ``elpd_i`` and ``pareto_k`` by row, and ``good_k``, the
+        limit of k for that many draws. Its ``warning`` says whether some k exceeds it.
 
     Raises
     ------
@@ -84,10 +83,24 @@ def loo(
     Magnusson, M., Andersen, M. R., Jonasson, J. and Vehtari, A. (2019). Bayesian leave-one-out
     cross-validation for large data. ICML. arXiv:1904.10679
     """
-    import arviz as az
-
     check_same(fit, target)
     name = _observed_name(target, observed)
+    weights = weights_of_observations(target)[name]
+    return _loo(fit, target, name, weights, num_draws=num_draws, correct=correct)
+
+
+def _loo(
+    fit: Fit,
+    target: Target,
+    name: str,
+    weights: np.ndarray,
+    *,
+    num_draws: int | None,
+    correct: bool,
+) -> ELPDDataLOO:
+    """Return that of an observed site, of which each element counts as often as its weight says."""
+    import arviz as az
+
     _check_fit(fit, correct)
     tree = fit.to_arviz(target, log_likelihood=True, num_draws=num_draws)
     values = tree["log_likelihood"][name].to_numpy()
@@ -109,16 +122,19 @@ def loo(
             if fit.is_sampler:
                 samples = {str(n): v.to_numpy() for n, v in tree["posterior"].data_vars.items()}
                 reff = _efficiency(samples)
-                return _judged(az.loo(tree, var_name=name, pointwise=True, reff=reff), values)
+                found = az.loo(tree, var_name=name, pointwise=True, reff=reff)
+                return counted(_judged(found, values), values, weights)
             if not correct or fit.stated_error is not None:
-                return _judged(az.loo(tree, var_name=name, pointwise=True, reff=1.0), values)
+                found = az.loo(tree, var_name=name, pointwise=True, reff=1.0)
+                return counted(_judged(found, values), values, weights)
             stats = tree["sample_stats"]
             if not np.isfinite(stats["log_p"]).any():
                 raise LOOError("the posterior has no density at any draw of it")
             found = az.loo_approximate_posterior(
                 tree, stats["log_p"], stats["log_q"], var_name=name, pointwise=True
             )
-            return _judged(found, values, (stats["log_p"] - stats["log_q"]).to_numpy())
+            ratios = (stats["log_p"] - stats["log_q"]).to_numpy()
+            return counted(_judged(found, values, ratios), values, weights)
     except ValueError as error:
         raise error if isinstance(error, LOOError) else LOOError(f"ArviZ: {error}") from None
 
@@ -155,18 +171,24 @@ def loo_table(
     """
     import pandas as pd
 
-    options: dict[str, Any] = {"observed": observed, "num_draws": num_draws, "correct": correct}
     results: dict[str, ELPDDataLOO] = {}
     reasons = dict.fromkeys(fits, "")
-    for name, fit in fits.items():
+    for fit in fits.values():
+        check_same(fit, target)
+    try:
+        site = _observed_name(target, observed)
+    except LOOError as reason:
+        site, reasons = "", dict.fromkeys(fits, str(reason))
+    weights = weights_of_observations(target)[site] if site else np.ones(0)
+    for name, fit in fits.items() if site else ():
         try:
-            results[name] = loo(fit, target, **options)
+            results[name] = _loo(fit, target, site, weights, num_draws=num_draws, correct=correct)
             results[name]["log_weights"] = None  # as many as draws times observations
         except LOOError as reason:
             reasons[name] = str(reason)
     rows: dict[str, dict[str, Any]] = {name: _row(results.get(name)) for name in fits}
-    differences = _differences(results, base if base in results else None)
-    for name, (difference, error) in differences.items():
+    apart = differences(results, base if base in results else None, weights)
+    for name, (difference, error) in apart.items():
         rows[name] |= {"elpd_diff": difference, "dse": error}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["reason"] = pd.Series(reasons)
@@ -217,11 +239,20 @@ def compare_models(
                 f"those of '{first}', of shape {data[first].shape}; expected the same observations "
                 "in the same order"
             )
-    options: dict[str, Any] = {"observed": observed, "num_draws": num_draws, "correct": correct}
-    results = {}
+    options: dict[str, Any] = {"num_draws": num_draws, "correct": correct}
+    results, weights = {}, {}
     for name, (fit, target) in fits.items():
+        check_same(fit, target)
+        site = _observed_name(target, observed)
+        weights[name] = copies_of(weights_of_observations(target)[site])
+        if not np.array_equal(weights[name], weights[first]):
+            raise ValueError(
+                f"fits: the rows of model '{name}' have other weights than those of '{first}'; "
+                "expected the same observations in the same order"
+            )
         try:
-            results[name] = loo(fit, target, **options)
+            found = _loo(fit, target, site, weights[name], **options)
+            results[name] = repeated(found, weights[name])
         except LOOError as reason:
             raise LOOError(f"model '{name}': {reason}") from None
     return az.compare(results, round_to="none")
@@ -338,17 +369,3 @@ def _row(result: ELPDDataLOO | None) -> dict[str, float]:
         row |= {"max_k": k.max(), "num_high_k": int((k > result.good_k).sum())}
         row |= {"good_k": result.good_k, "num_draws": result.n_samples}
     return {name: float(value) for name, value in row.items()}
-
-
-def _differences(
-    results: Mapping[str, ELPDDataLOO], base: str | None
-) -> dict[str, tuple[float, float]]:
-    """Return name -> difference from ``base``, or else from the best, and its standard error."""
-    import arviz as az
-
-    if len(results) < 2:
-        return dict.fromkeys(results, (0.0, 0.0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of the best of many: these are one model's
-        table = az.compare(dict(results), reference=base, round_to="none")
-    return {n: (float(table.loc[n, "elpd_diff"]), float(table.loc[n, "dse"])) for n in results}

@@ -232,6 +232,7 @@ class _Maker:
             np.asarray(frame[name], float) if name in held else None for name in extra
         )
         self.frame = frame.drop(columns=list(held))
+        self.rows_left_out = len(full) - len(frame)
         self.notes = [dropped] if dropped else []
 
     def _chosen(self, name: str) -> Family:
@@ -276,7 +277,8 @@ class _Maker:
             ]
         groups = list(layout.groups.values())
         self._check(predictors, groups, response)
-        used = dict.fromkeys(name for predictor in predictors for name in predictor.design.columns)
+        designs = [d for p in predictors for d in (p.design, *p.designs.values())]
+        used = dict.fromkeys(name for design in designs for name in design.columns)
         for says in numbers_as_text(self.frame, list(used), "; ".join(p.text for p in self.parsed)):
             self.notes.append(says)
             warnings.warn(says, stacklevel=3)
@@ -312,6 +314,7 @@ class _Maker:
                     *self.notes,
                 ]
             ),
+            rows_left_out=self.rows_left_out,
             formulas=tuple(p.text for p in self.parsed),
             family=self.family.name,
             link=self.link,

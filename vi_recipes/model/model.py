@@ -183,6 +183,8 @@ class Model:
         sites or some. ``None`` starts from prior medians.
     description, citation
         One sentence, and the source with a DOI where it has one.
+    rows_left_out
+        How many rows of the data it does without, because values are missing.
 
     Raises
     ------
@@ -216,6 +218,7 @@ class Model:
     init: Callable[..., dict[str, Any]] | None = None
     description: str = ""
     citation: str = ""
+    rows_left_out: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
