@@ -86,6 +86,8 @@ def test_it_is_written_as_papers_are(tmp_path: Path) -> None:
     assert table.save(tmp_path / "t.md").read_text() == table.markdown()
     html = table.save(tmp_path / "t.html").read_text()
     assert "89 % equal-tailed intervals" in html
+    assert "background-color: inherit" in html  # of a notebook, be it dark
+    assert "#FFFFFF" not in html.upper()
     import docx
     import openpyxl
 

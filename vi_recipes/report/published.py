@@ -78,7 +78,9 @@ class PublishedTable:
         tables = _needed("great_tables", "HTML")
         made = tables.GT(self.frame, auto_align=False).tab_header(title=self.title)
         made = made.cols_align("left", self.columns[0]).cols_align("right", list(self.columns[1:]))
-        made = made.tab_options(table_body_hlines_style="none", data_row_padding="2px")
+        # its own white would stay white in a dark notebook
+        plain = {"table_body_hlines_style": "none", "data_row_padding": "2px"}
+        made = made.tab_options(table_background_color="inherit", **plain)
         if self.foot:
             first, last = len(self.body), len(self.body) + len(self.foot)
             line = tables.style.borders(sides="top", weight="2px", color="#666666")
