@@ -281,6 +281,31 @@ def line(x, y):
         numpyro.sample("y", dist.Normal(a * x, SIGMA), obs=y)
 
 
+def test_a_row_is_a_mapping_to_values(fitted):
+    target, fit = fitted
+    one = vr.predict(fit, target, {"x": 0.5, "g": "a"}, "linear")
+    several = vr.predict(fit, target, {"x": [0.5, 0.5], "g": ["a", "b"]}, "linear")
+    assert one.mean.shape == (1,)
+    assert one.mean[0] == several.mean[0]
+    with pytest.raises(ValueError, match=r"^newdata: .* expected columns of one length"):
+        vr.predict(fit, target, {"x": [0.5, 0.5], "g": ["a"]})
+    with pytest.raises(ValueError, match=r"^newdata: got list"):
+        vr.predict(fit, target, [0.5])
+
+
+def test_among_no_trials_a_probability_is_one_too():
+    n = np.array([4, 0, 6, 8, 3, 9])
+    frame = pd.DataFrame({"y": n // 3, "n": n, "x": np.arange(6.0)})
+    for family in ("binomial", "betabinomial"):
+        target = vr.Target(vr.glmm("p(y, n) ~ x", frame, family))
+        fit = vr.MAP().fit(target, throw=True)
+        at = {"x": [1.0, 1.0], "n": [0, 7]}
+        none, some = vr.predict(fit, target, at).mean
+        assert none == some
+        assert 0 < some < 1
+        assert (vr.predict(fit, target, at, "response").draws[..., 0] == 0).all()
+
+
 def test_any_model_predicts_at_data_of_another_shape():
     x = np.array([0.5, 1.0, -1.0, 2.0])
     y = np.array([0.4, 1.3, -0.7, 2.2])

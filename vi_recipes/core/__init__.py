@@ -71,7 +71,7 @@ from vi_recipes.core.progress import Progress, ProgressFactory, in_notebook, pro
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.starts import SEVERAL, from_starts
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
-from vi_recipes.core.text import left_out, number_left_out, visible
+from vi_recipes.core.text import visible
 from vi_recipes.core.timing import (
     CALLS_OF_A_SEARCH,
     COMPILED_QUICKLY,
@@ -139,7 +139,6 @@ __all__ = [
     "is_whole",
     "join_hosts",
     "keep_freed",
-    "left_out",
     "list_models",
     "list_pages",
     "list_studies",
@@ -147,7 +146,6 @@ __all__ = [
     "load_object",
     "member",
     "members",
-    "number_left_out",
     "numbers_by_hosts",
     "on_one_core",
     "one_at_a_time",

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
-
-_LEFT_OUT = re.compile(r"(\d+) of \d+ rows left out for missing values")
 
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Signs that turn the direction of what follows, so that it reads as what it is not."""
-
-
-def left_out(rows: int, among: int, by_column: str) -> str:
-    """Return how many rows were left out for missing values, as a part of a description."""
-    return f"{rows} of {among} rows left out for missing values ({by_column})"
-
-
-def number_left_out(description: str) -> int:
-    """Return how many rows a description says were left out; 0 where it says nothing.
-
-    Examples
-    --------
-    >>> number_left_out("y ~ x. " + left_out(3, 40, "x 2, y 1"))
-    3
-    """
-    found = _LEFT_OUT.search(description)
-    return int(found[1]) if found else 0
 
 
 def visible(text: str, *, lines: bool = False) -> str:

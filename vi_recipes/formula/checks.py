@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,12 @@ FEW = 2_000
 MOST_TEXT_LEVELS, FEW_WORDS = 10, 0.2
 """Levels up to which a column of text is taken for categories, and the share of words among them
 from which it is too."""
+
+GROUPED = re.compile(r"[\s\u202f',%$€£]+")
+"""What stands within numbers that are read as text: commas, signs of thousands, units."""
+
+DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}(?:[ T]\d{1,2}:.*)?")
+"""A date as text, with a time or without."""
 
 
 def check_rank(matrix: np.ndarray, labels: Sequence[str], what: str) -> None:
@@ -140,19 +147,38 @@ def check_groups(factor: Factor, rows: int, *, own_scale: bool) -> None:
 def numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> list[str]:
     """Return a sentence on each column of text with many levels that are nearly all numbers.
 
-    A file with a word among its numbers is read so. What the formula calls ``C(column)`` is meant.
+    A file with a word among its numbers is read so, and one of numbers with commas or units, or of
+    dates. What the formula calls ``C(column)`` is meant.
     """
     said = []
     for name in columns:
         levels = pd.Series(frame[name].unique())
         if levels.dtype.kind in "biuf" or isinstance(frame[name].dtype, pd.CategoricalDtype):
             continue
-        words = levels[pd.to_numeric(levels, errors="coerce").isna()]
-        many = len(levels) > MOST_TEXT_LEVELS and len(words) < FEW_WORDS * len(levels)
-        if many and f"C({name}" not in text:
-            but = f" but {', '.join(map(str, words[:3]))}" if len(words) else ""
-            said.append(
-                f"column '{name}' is text with {len(levels)} levels, all of them numbers{but}, and "
-                f"has a coefficient for each but one; make numbers of it, or write C({name})"
-            )
+        if len(levels) <= MOST_TEXT_LEVELS or f"C({name}" in text:
+            continue
+        levels = levels.astype(str)
+        numbers = levels.map(_is_number)
+        grouped = levels.map(lambda level: _is_number(GROUPED.sub("", level)))
+        for kind, are, cure in (
+            ("numbers", numbers, "numbers"),
+            ("numbers with commas, spaces or units", grouped, "numbers without them"),
+            ("dates", levels.map(lambda v: bool(DATE.fullmatch(v))), "numbers, such as days,"),
+        ):
+            words = levels[~are]
+            if len(words) < FEW_WORDS * len(levels):
+                but = f" but {', '.join(words[:3])}" if len(words) else ""
+                said.append(
+                    f"column '{name}' is text with {len(levels)} levels, all of them {kind}{but}, "
+                    f"and has a coefficient for each but one; make {cure} of it, or write C({name})"
+                )
+                break
     return said
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

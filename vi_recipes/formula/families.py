@@ -179,7 +179,7 @@ FAMILIES = {
 
 SUPPORTS = {
     "real": "numbers",
-    "binary": "0 and 1, or a column with two values; successes among n trials are p(y, n)",
+    "binary": "0 and 1, or text of two values; successes among n trials are p(y, n)",
     "trials": "whole numbers of successes from 0 to the trials, as p(y, n) or cbind(y, n - y)",
     "count": "whole numbers from 0",
     "positive": "numbers above 0",

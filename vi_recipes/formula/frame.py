@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import left_out, require, unknown
+from vi_recipes.core import require, unknown
 from vi_recipes.data import read_frame
 from vi_recipes.formula.designs import response_values
 from vi_recipes.formula.families import SUPPORTS, Family, outside
@@ -22,11 +22,14 @@ from vi_recipes.formula.plain import plain, whole_again
 LARGEST = 1e100
 """Numbers beyond it have squares that are none."""
 
+MOST_LEVELS = 12
+"""Of an ordered response that are all listed."""
+
 TRIALS = re.compile(r"\s*(p|prop|proportion|cbind)\s*\((.*)\)\s*", re.DOTALL)
 
 
-def as_frame(data: Any) -> pd.DataFrame:
-    """Return data as a frame with rows numbered from 0.
+def as_frame(data: Any, what: str = "data") -> pd.DataFrame:
+    """Return data as a frame with rows numbered from 0; a mapping to single values is one row.
 
     Raises
     ------
@@ -36,22 +39,24 @@ def as_frame(data: Any) -> pd.DataFrame:
     if isinstance(data, str | Path):
         data = read_frame(data)
     elif isinstance(data, Mapping):
+        columns = dict(data)
+        single = bool(columns) and all(pd.api.types.is_scalar(v) for v in columns.values())
         try:
-            data = pd.DataFrame(dict(data))
+            data = pd.DataFrame([columns] if single else columns)
         except ValueError as error:
-            raise ValueError(f"data: {error}; expected columns of one length") from None
+            raise ValueError(f"{what}: {error}; expected columns of one length") from None
     elif hasattr(data, "to_pandas") and not isinstance(data, pd.DataFrame):
         data = data.to_pandas()  # polars, pyarrow
     if not isinstance(data, pd.DataFrame):
         raise ValueError(
-            f"data: got {type(data).__name__}, expected a data frame, a mapping of columns, or the "
-            "name of a file"
+            f"{what}: got {type(data).__name__}, expected a data frame, a mapping of columns, or "
+            "the name of a file"
         )
     names = data.columns.map(str)
     if twice := list(names[names.duplicated()]):
-        raise ValueError(f"data: several columns are called '{twice[0]}', expected one of a name")
+        raise ValueError(f"{what}: several columns are called '{twice[0]}', expected one of a name")
     if data.empty:
-        raise ValueError(f"data: got a frame of shape {data.shape}, expected rows and columns")
+        raise ValueError(f"{what}: got a frame of shape {data.shape}, expected rows and columns")
     return plain(data.rename(columns=str).reset_index(drop=True))
 
 
@@ -73,17 +78,18 @@ def complete(
     require(missing in ("error", "drop"), "missing", missing, "'error' or 'drop'")
     frame = frame[list(dict.fromkeys(columns))]
     numbers = frame.select_dtypes("number")
-    _check_kinds(frame, numbers)
-    holes = frame.isna()
-    holes[numbers.columns] |= np.isinf(numbers.astype(float))
+    _check_kinds(frame, numbers, what)
+    holes, infinite = frame.isna(), np.isinf(numbers.astype(float))
+    holes[numbers.columns] |= infinite
     rows = holes.any(axis=1)
     if not rows.any():
         return _ordered(frame), ""
+    kind = "missing or infinite values" if infinite.any(axis=None) else "missing values"
     counts = holes.sum()
     by_column = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
     if missing == "error":
         raise ValueError(
-            f"{what}: {rows.sum()} of {len(rows)} rows have missing values ({by_column}; the first "
+            f"{what}: {rows.sum()} of {len(rows)} rows have {kind} ({by_column}; the first "
             f"is row {int(rows.argmax()) + 1}); "
             + (
                 "missing='drop' (--missing drop) leaves these rows out and counts them, or fill "
@@ -93,27 +99,27 @@ def complete(
             )
         )
     if rows.all():
-        raise ValueError(f"{what}: all {len(rows)} rows have missing values ({by_column})")
+        raise ValueError(f"{what}: all {len(rows)} rows have {kind} ({by_column})")
     kept = plain(frame[~rows].reset_index(drop=True))
     had_holes = {str(n): whole_again(kept[n]) for n in numbers.columns if holes[n].any()}
     return (
         _ordered(kept.assign(**had_holes)),
-        left_out(int(rows.sum()), len(rows), by_column),
+        f"{rows.sum()} of {len(rows)} rows left out for {kind} ({by_column})",
     )
 
 
-def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame) -> None:
+def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame, what: str) -> None:
     for name, column in frame.items():
         if column.dtype.kind in "mM":
             raise ValueError(
-                f"data: column '{name}' holds dates or times, expected numbers or text; make a "
+                f"{what}: column '{name}' holds dates or times, expected numbers or text; make a "
                 "number of it, such as days since the first, or text where its values are levels"
             )
     far = (numbers.astype(float).abs() > LARGEST) & np.isfinite(numbers.astype(float))
     if far.any(axis=None):
         name = far.columns[int(far.any().to_numpy().argmax())]
         raise ValueError(
-            f"data: column '{name}' has numbers beyond {LARGEST:g}; give it in another unit"
+            f"{what}: column '{name}' has numbers beyond {LARGEST:g}; give it in another unit"
         )
 
 
@@ -163,7 +169,10 @@ def levels_said(response: Response, family: Family) -> str:
     if family.response == "binary":
         return f"1 is {rest[0]}, 0 is {first}"
     if family.is_ordinal:
-        return " < ".join(response.levels)
+        shown = list(response.levels)
+        if len(shown) > MOST_LEVELS:
+            shown[3:-1] = ["..."]
+        return " < ".join(shown)
     return f"each level beside {first}"
 
 
@@ -241,6 +250,12 @@ def _plain(text: str, frame: pd.DataFrame, family: Family) -> Response:
         )
     y = np.asarray(column, float)
     if family.is_ordinal:
+        if (y % 1 != 0).any():
+            row = int((y % 1 != 0).argmax())
+            raise ValueError(
+                f"response '{text}', row {row + 1}: got {y[row]:g}, expected "
+                f"{SUPPORTS[family.response]} (family '{family.name}')"
+            )
         levels, y = np.unique(y, return_inverse=True)
         return Response(text, name, y.astype(float), None, tuple(f"{v:g}" for v in levels))
     return Response(text, name, y)

@@ -71,7 +71,7 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
         For a column that is not there, missing values in other columns than those of groups, a
         level that the data did not have, and an offset that is not known.
     """
-    full = as_frame(newdata)
+    full = as_frame(newdata, "newdata")
     grouping = {name for group in model.groups for name in group.factor.columns}
     used = sorted({name for predictor in model.predictors for name in _columns_of(predictor)})
     _check_there(full, used, "columns")

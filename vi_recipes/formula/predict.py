@@ -220,11 +220,14 @@ def _run(
 ) -> np.ndarray:
     """Run the model at every draw."""
     family = family_of(model.family)
+    arguments = dict(at.arguments)
+    if kind == "mean" and family.takes_trials:
+        arguments["trials"] = np.ones(at.rows, int)  # a probability is one among no trials too
 
     def one(given: tuple[dict[str, jax.Array], jax.Array]) -> jax.Array:
         latents, key = given
         function = handlers.seed(handlers.substitute(model.function, latents), key)
-        eta, law = function(**at.arguments)
+        eta, law = function(**arguments)
         if kind == "response":
             drawn = law.expand((at.rows,)).sample(jax.random.fold_in(key, 1))
             coded = family.is_ordinal or (family.of_levels and not family.takes_trials)
@@ -233,8 +236,7 @@ def _run(
             return eta if family.of_levels else jnp.broadcast_to(eta, (at.rows,))
         if family.is_ordinal or family.of_levels:
             return jnp.broadcast_to(law.probs, (at.rows, law.probs.shape[-1]))
-        mean = law.mean / at.arguments["trials"] if family.takes_trials else law.mean
-        return jnp.broadcast_to(mean, (at.rows,))
+        return jnp.broadcast_to(law.mean, (at.rows,))
 
     number = len(next(iter(flat.values())))
     latents = {name: jnp.asarray(value, float) for name, value in flat.items()}
