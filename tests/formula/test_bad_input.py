@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -73,11 +74,16 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
         ("y ~ x", "bernoulli", {"weights": "x"}, "weights, row 1: got 0.3, expected whole"),
         ("y ~ x", "bernoulli", {"weights": [1] * 7}, r"weights: got shape \(7,\)"),
         ("y ~ x", "bernoulli", {"weights": "w"}, "weights: unknown column 'w'"),
-        ("y ~ income", "bernoulli", {}, r"2 of 8 rows have missing values \(income 2; .* row 2"),
+        ("y ~ income", "bernoulli", {}, r"2 of 8 rows have missing or inf.* \(income 2; .* row 2"),
         ("y ~ x", "bernouli", {}, "did you mean 'bernoulli'"),
         ("y ~ x", "bernoulli", {"link": "log"}, "link: got 'log', expected one that family"),
         ("y ~ x", "bernoulli", {"priors": {"b": 1.0}}, "priors: unknown site or coefficient 'b'"),
         ("y ~ x", "bernoulli", {"priors": {"beta": "Norml(0, 1)"}}, "did you mean 'Normal'"),
+        ("y ~ x", "bernoulli", {"priors": {"beta": "Normal(0, Cauchi(1))"}}, "mean 'Cauchy'"),
+        ("y ~ x", "bernoulli", {"priors": {"beta": "Normal(0, -1)"}}, "got 'Normal.0, -1.'"),
+        ("y ~ x", "bernoulli", {"priors": {"beta": "Normal(0, x)"}}, "a number, or 'flat'"),
+        ("y ~ x", "bernoulli", {"priors": {"beta": "Normal 0, 1"}}, "a number, or 'flat'"),
+        ("y ~ x", "bernoulli", {"priors": {"beta": "Normal(0, 1) + 1"}}, "a number, or 'flat'"),
         ("y ~ x", "bernoulli", {"priors": "wide"}, "priors: got 'wide', expected 'flat'"),
         ("x ~ y", "gaussian", {"priors": {"sigma": "Normal(0, 1)"}}, "expected one whose support"),
         ("y ~ sqroot(x)", "bernoulli", {}, "there is no 'sqroot' among columns and functions"),
@@ -89,14 +95,30 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
             r"there is no 'factor' .*; numbers are levels by C\(x\)",
         ),
         ("y ~ x", "bernoulli", {"weights": [0] * 8}, "weights: got 0 in every row"),
-        ("y ~ x", "bernoulli", {"offset": [np.inf] * 8}, r"missing values \(offset= 8; .* row 1"),
+        ("y ~ x", "bernoulli", {"offset": [np.inf] * 8}, r"infinite values \(offset= 8; .* row 1"),
         ("x ~ x", "gaussian", {}, "the response 'x' is among its own terms"),
         ("x ~ log(x)", "gaussian", {}, "the response 'x' is among its own terms"),
         ("x ~ (1 | g) + (y | g)", "gaussian", {}, r"\(1 \| g\) and \(y \| g\) both have effect 1"),
+        ("x ~ (1 | g) + (y * count | g)", "gaussian", {}, r"both have effect 1 of g"),
+        ("x ~ (0 + y | g) + (0 + count * y | g)", "gaussian", {}, r"both have effect y of g"),
+        ("x ~ (1 | g:y) + (1 | y:g)", "gaussian", {}, r"both have effect 1 of y:g"),
+        ("x ~ (1 | g) + (1 | g/y)", "gaussian", {}, r"both have effect 1 of g,"),
+        ("C(y) ~ x", "bernoulli", {}, r"response 'C\(y\)': it has 2 columns, expected one"),
+        ("C(count) ~ x", "categorical", {}, "levels are those of a column, which stands alone"),
+        ("x > 0 ~ y", "bernoulli", {}, r"what is computed stands in braces, \{x > 0\}"),
+        ("x / trials ~ y", "gaussian", {}, r"stands in braces, \{x / trials\}"),
+        ("x ~ y", "cumulative", {}, "row 1: got 0.3, expected ordered levels, or whole numbers"),
+        ("y ~ 3 * x", "bernoulli", {}, r"a number among terms is 0 or 1; what is computed stands"),
+        ("y ~ x > 0", "bernoulli", {}, r"got '>': what is computed stands in braces, such as"),
+        ("y ~ x + 'a'", "bernoulli", {}, "got text, expected a column"),
+        ("y ~ g['a']", "bernoulli", {}, r"its indicator is \{g == 'a'\}"),
+        ("x ~ g:C(y):C(count > 1)", "gaussian", {}, "interactions of three categories"),
+        ("x ~ y * one", "gaussian", {}, r"column 'one' has one level \(k\), which tells nothing"),
+        ("x ~ (C(trials) | g)", "gaussian", {}, r"column 'trials' has one level \(5\)"),
         ("x ~ (1 | a) + (1 | g)", "gaussian", {}, "unknown column 'a'"),
         ("y ~ log(x)", "bernoulli", {}, r"column log\(x\) is nan in row 3"),
         ("y ~ offset(log(x))", "bernoulli", {}, "the offset is nan in row 3"),
-        ("y ~ x ** 2", "bernoulli", {}, r"returns the variable as it is. Use \{x\*\*2\}"),
+        ("y ~ x ** 2", "bernoulli", {}, r"that of a column is \{x\*\*2\}"),
         ("when ~ x", "gaussian", {}, "column 'when' holds dates or times"),
         ("y ~ huge", "bernoulli", {}, "column 'huge' has numbers beyond 1e.100"),
         ("trials ~ x", "gaussian", {}, "got 5 in every row"),
@@ -114,7 +136,7 @@ def test_what_is_wrong_is_said(formula, family, options, says):
 def test_rows_left_out_are_counted():
     model = glmm("y ~ income + (1 | g)", FRAME, "bernoulli", missing="drop", weights="trials")
     assert len(model.response.y) == 6
-    assert model.notes == ("2 of 8 rows left out for missing values (income 2)",)
+    assert model.notes == ("2 of 8 rows left out for missing or infinite values (income 2)",)
     assert "2 of 8 rows left out" in model.description
     assert len(model.data()["weights"]) == 6
 
@@ -146,6 +168,31 @@ def test_numbers_that_were_read_as_text_are_told():
     assert model.notes[0].startswith("column 'x' is text")
     assert not glmm("y ~ C(x)", frame).notes
     assert not glmm("y ~ x", frame.assign(x=["a", "b", "3"] * 20)).notes
+    with pytest.warns(UserWarning, match=r"'x' is text with 30 levels"):
+        glmm("y ~ (x | g)", frame.assign(g=np.arange(60) % 2))
+
+
+@pytest.mark.parametrize(
+    ("one", "says"),
+    [
+        ("1,{k:02}", "all of them numbers with commas, spaces or units, .* numbers without them"),
+        ("{k},400.5", "numbers with commas"),
+        ("{k} 400", "numbers with commas, spaces"),
+        ("{k} %", "units"),
+        ("2020-01-{k:02}", "all of them dates, .* make numbers, such as days, of it"),
+        ("{k}.3.2021", "dates"),
+        ("3/{k}/2021 10:30", "dates"),
+        ("1{k}e-2", "all of them numbers, "),
+    ],
+)
+def test_numbers_as_people_write_them_are_told(one, says):
+    values = [one.format(k=k) for k in range(1, 13)]
+    frame = pd.DataFrame({"y": np.arange(36.0) % 7, "x": values * 3})
+    with pytest.warns(UserWarning, match=f"'x' is text with 12 levels.*{says}"):
+        glmm("y ~ x", frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        glmm("y ~ x", frame.assign(x=[f"plot {v}" for v in values] * 3))
 
 
 def test_columns_of_one_name_are_refused():

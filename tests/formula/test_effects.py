@@ -113,6 +113,18 @@ def test_what_cannot_be_contrasted_is_said(
         vr.comparisons(fitted[1], fitted[0], frame, variables, **options)  # type: ignore[arg-type]
 
 
+def test_the_response_is_no_variable() -> None:
+    frame = FRAME.assign(n=np.resize([3, 5], N))
+    target = vr.Target(vr.glmm("p(s, n) ~ x", frame, family="binomial"))
+    fit = vr.Laplace().fit(target, throw=True)
+    for name in ("s", "n"):
+        with pytest.raises(ValueError, match=f"'{name}' is in no term"):
+            vr.comparisons(fit, target, frame, name)
+    more = vr.comparisons(fit, target, frame, {"n": (10, 30)}, kind="response")
+    chance = vr.predict(fit, target, frame).mean.mean()
+    assert more["estimate"][0] == pytest.approx(20 * chance, abs=0.5)
+
+
 def test_every_level_is_contrasted_with_the_first_that_the_formula_has() -> None:
     """Also of numbers that it takes for levels, of groups, and where new rows have few of them."""
     frame = FRAME.assign(

@@ -123,6 +123,13 @@ def test_what_a_term_learned_from_the_data_stays_at_new_data(term):
         np.testing.assert_allclose(at_some, at_all[5:15], atol=1e-8)
 
 
+@pytest.mark.parametrize("slope", ["x-1", "x - 1", "-1 + x", "0+x", "x + 0"])
+def test_a_slope_alone_stands_beside_an_intercept(slope):
+    model = vr.glmm(f"y ~ (1|g) + ({slope}|g)", FRAME)
+    assert model.latents == ("u_g", "u_g_x")
+    assert not any(name.startswith("cor_") for name in model.parameters)
+
+
 @pytest.mark.parametrize(
     ("family", "here"),
     [("normal", "gaussian"), ("ordinal", "cumulative"), ("ZINB", "zero_inflated_negbinomial")],

@@ -6,6 +6,8 @@ import contextlib
 import io
 import logging
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import pandas as pd
 
 from vi_recipes.core import told
 from vi_recipes.formula.groups import places_in
+from vi_recipes.formula.parse import tokens_of
+from vi_recipes.formula.terms import columns_of, is_computed, written_out
 
 FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tanh")
 """Of NumPy, that formulas may use by name."""
@@ -52,12 +56,11 @@ class Design:
 
     def __init__(self, terms: str, data: pd.DataFrame) -> None:
         self.terms, self.data = terms, data
-        self._common: Any = _evaluate(terms, data).common
-        names = _names(self._common)  # numbers, functions and codings among them
-        self.columns = tuple(name for name in data.columns if name in names)
-        """Those of the data that the terms use."""
-        self.levels = self._levels()
-        """Column -> its levels, the first first, of those taken for levels alone."""
+        _check_levels(terms, data)
+        self._common: Any = _evaluate(terms, written_out(terms), data).common
+        self.uses = self._uses()
+        """Column of the data that terms use -> its levels, the first first; ``None`` where some
+        term takes it for numbers."""
         self.intercept = False
         self.labels: list[str] = []
         self._columns: list[int] = []
@@ -75,28 +78,57 @@ class Design:
         plain = [CODED.sub(r"\1[", label) for label in self.labels]
         self.labels = plain if len(set(plain)) == len(plain) else self.labels
         matrix = np.zeros((len(data), 0)) if self._common is None else self._common.design_matrix
+        self._check_coding(matrix.shape[1] - len(self._offsets))
         self.matrix, self.offset = self._parts(np.asarray(matrix, float), "formula")
         """Shapes (rows, columns) and, if there is one, (rows,)."""
 
-    def _levels(self) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = {}
-        numbers: set[str] = set()
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the data that the terms use."""
+        return tuple(self.uses)
+
+    @property
+    def levels(self) -> dict[str, Sequence[Any]]:
+        """Column -> its levels, the first first, of those taken for levels alone."""
+        return levels_alone([self.uses])
+
+    def _uses(self) -> dict[str, Sequence[Any] | None]:
+        terms = [] if self._common is None else self._common.terms.values()
+        parts = [part for term in terms for part in getattr(term, "components", ())]
+        found: dict[str, Sequence[Any] | None] = {}
+        for name in self.data.columns:  # functions and codings are among the names of parts
+            own = [self._taken_for(name, part) for part in parts if name in part.var_names]
+            if own:
+                found[name] = None if None in own else own[-1]
+        return found
+
+    def _taken_for(self, name: str, part: Any) -> list[Any] | None:
+        """Return the levels of a column that a part of a term takes it for; ``None`` for others."""
+        alone = len(part.var_names & set(self.data.columns)) == 1
+        own = {str(v): v for v in self.data[name].unique()} if part.kind == "categoric" else {}
+        if not alone or not own or not all(str(level) in own for level in part.levels):
+            return None  # numbers, or a function of it
+        # what levels are coded against is in no matrix where each has an indicator
+        call = getattr(part, "call", None)
+        coded = None if call is None else call.eval(self.data, part.env)
+        first = str(getattr(getattr(coded, "contrast", None), "reference", None))
+        return sorted((own[str(level)] for level in part.levels), key=lambda v: str(v) != first)
+
+    def _check_coding(self, number: int) -> None:
+        """Refuse terms for whose levels formulae makes too few columns, as of ``a:b:c`` alone."""
+        factors = []
         for term in [] if self._common is None else self._common.terms.values():
-            for part in getattr(term, "components", ()):
-                names = part.var_names & set(self.columns)
-                if part.kind != "categoric" or len(names) > 1:
-                    numbers |= names
-                    continue
-                for name in names:
-                    own = {str(v): v for v in self.data[name].unique()}
-                    if not all(str(level) in own for level in part.levels):  # of a function of it
-                        numbers.add(name)
-                        continue
-                    coding = getattr(part._intermediate_data, "contrast", None)
-                    first = str(getattr(coding, "reference", None))
-                    ordered = [own[str(level)] for level in part.levels]
-                    found[name] = sorted(ordered, key=lambda level: str(level) != first)
-        return {name: levels for name, levels in found.items() if name not in numbers}
+            parts = getattr(term, "components", ())
+            numbers = {p.name: p.value for p in parts if p.kind == "numeric"}
+            width = prod(1 if v.ndim < 2 else v.shape[1] for v in numbers.values())
+            levels = {p.name: len(p.levels) for p in parts if p.kind == "categoric"}
+            if term.kind != "offset":
+                factors.append((tuple(numbers), width, levels))
+        if number < columns_of(factors):
+            raise ValueError(
+                f"formula: '{self.terms}' has interactions of three categories or more without "
+                "those of fewer; write these too, such as a * b * c"
+            )
 
     def _parts(self, matrix: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Return columns and offset, which are finite."""
@@ -178,9 +210,26 @@ class Design:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def _names(common: Any) -> set[str]:
-    terms = [] if common is None else common.terms.values()
-    return set().union(*(term.var_names for term in terms))
+def _check_levels(terms: str, data: pd.DataFrame) -> None:
+    """Refuse columns of one level, of which formulae makes no columns at all."""
+    plain = "".join(terms.split())
+    for name in dict.fromkeys(token.named for token in tokens_of(terms)):
+        if name not in data:
+            continue
+        column = data[name]
+        of_levels = not pd.api.types.is_numeric_dtype(column.dtype) or f"C({name}" in plain
+        if of_levels and (column == column.iloc[0]).all():
+            raise ValueError(
+                f"formula: '{terms}': column '{name}' has one level ({column.iloc[0]}), which "
+                "tells nothing apart; leave it out"
+            )
+
+
+def levels_alone(uses: Iterable[Mapping[str, Sequence[Any] | None]]) -> dict[str, Sequence[Any]]:
+    """Return column -> its levels, of those that are taken for levels wherever they are used."""
+    all_of = [(name, levels) for used in uses for name, levels in used.items()]
+    numbers = {name for name, levels in all_of if levels is None}
+    return {name: levels for name, levels in all_of if levels is not None and name not in numbers}
 
 
 def response_values(text: str, data: pd.DataFrame) -> pd.Series:
@@ -191,11 +240,22 @@ def response_values(text: str, data: pd.DataFrame) -> pd.Series:
     ValueError
         For what formulae cannot evaluate.
     """
-    response = _evaluate(f"{text} ~ 1", data).response
-    return pd.Series(np.asarray(response.design_matrix).squeeze())
+    if is_computed(text):
+        raise ValueError(
+            f"response '{text}': what is computed stands in braces, {{{text.strip()}}}"
+        )
+    response = _evaluate(text, f"{text} ~ 1", data).response
+    values = np.asarray(response.design_matrix)
+    if values.ndim > 1 and values.shape[1] > 1:
+        raise ValueError(
+            f"response '{text}': it has {values.shape[1]} columns, expected one; levels are those "
+            "of a column, which stands alone"
+        )
+    return pd.Series(values.reshape(len(data)))
 
 
-def _evaluate(text: str, data: pd.DataFrame) -> Any:
+def _evaluate(said: str, text: str, data: pd.DataFrame) -> Any:
+    """Return what formulae makes of a formula; errors say what the user wrote."""
     try:
         from formulae import design_matrices
         from formulae.environment import Environment
@@ -205,7 +265,7 @@ def _evaluate(text: str, data: pd.DataFrame) -> Any:
             "python -m pip install 'vi_recipes[formula]'"
         ) from None
     names = {name: getattr(np, name) for name in FUNCTIONS} | {"np": _NumPy(), "pi": np.pi}
-    with _telling(text):
+    with _telling(said):
         env = Environment([names | _contrasts()])
         return design_matrices(text, data, na_action="error", env=env)
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from vi_recipes.core import require, unknown
 from vi_recipes.fit import Fit, interval_setting
+from vi_recipes.formula.designs import levels_alone
 from vi_recipes.formula.families import PROBABILITY, family_of
 from vi_recipes.formula.frame import as_frame
 from vi_recipes.formula.glmm import GLMM
@@ -105,7 +106,7 @@ def comparisons(
     if comparison == "odds_ratio":
         _check_odds(model, kind)
     levels, contrasts = levels_in(model), []
-    for name, chosen in _named(variables, frame, model).items():
+    for name, chosen in _named(variables, frame, model, kind).items():
         low, highs = _contrasts(name, chosen, frame, levels.get(name))
         changed = [(label, frame.assign(**{name: high})) for label, high in highs]
         contrasts.append((name, frame.assign(**{name: low}), changed))
@@ -139,7 +140,7 @@ def slopes(
     require(kind != "response", "kind", kind, "'mean' or 'linear': a drawn response has no slope")
     model, frame = formula_of(target), as_frame(data)
     levels, contrasts, steps = levels_in(model), [], {}
-    for name in _named(variables, frame, model):
+    for name in _named(variables, frame, model, kind):
         values = frame[name]
         if not _is_number(values) or name in levels:
             raise ValueError(
@@ -160,14 +161,11 @@ def slopes(
 
 def levels_in(model: GLMM) -> dict[str, Sequence[Any]]:
     """Return column -> its levels, the first first, of what a formula takes for levels alone."""
-    designs = [d for p in model.predictors for d in (p.design, *p.designs.values())]
-    found: dict[str, Sequence[Any]] = {}
+    found: dict[str, Sequence[Any] | None] = {}
     for group in model.groups:
         found |= dict(zip(group.factor.columns, group.factor.levels, strict=True))
-    for design in designs:
-        found |= design.levels
-    numbers = {name for design in designs for name in design.columns if name not in design.levels}
-    return {name: levels for name, levels in found.items() if name not in numbers}
+    uses = [d.uses for p in model.predictors for d in (p.design, *p.designs.values())]
+    return levels_alone([found, *uses])
 
 
 def _check_odds(model: GLMM, kind: Kind) -> None:
@@ -178,7 +176,7 @@ def _check_odds(model: GLMM, kind: Kind) -> None:
         raise ValueError(f"comparison: 'odds_ratio' is of probabilities, which {what} has none of")
 
 
-def _named(variables: Variables, frame: pd.DataFrame, model: GLMM) -> dict[str, Any]:
+def _named(variables: Variables, frame: pd.DataFrame, model: GLMM, kind: Kind) -> dict[str, Any]:
     """Return name -> what is compared, ``None`` for the default."""
     if isinstance(variables, str):
         chosen: dict[str, Any] = {variables: None}
@@ -188,7 +186,11 @@ def _named(variables: Variables, frame: pd.DataFrame, model: GLMM) -> dict[str, 
         chosen = dict.fromkeys(variables)
     if not chosen:
         raise ValueError("variables: got none, expected the names of some columns")
-    used = {token.named for text in model.formulas for token in tokens_of(text)} | {model.offset}
+    sides = [text.partition("~") for text in model.formulas]
+    used = {token.named for _, _, terms in sides for token in tokens_of(terms)}
+    used |= {model.offset} if isinstance(model.offset, str) else set()
+    if kind == "response" and family_of(model.family).takes_trials:
+        used |= {token.named for token in tokens_of(sides[0][0])}  # among them the trials
     for name in chosen:
         if name not in frame:
             raise ValueError(f"variables: {unknown('column', name, map(str, frame.columns))}")

@@ -172,6 +172,7 @@ class Layout:
         """
         ending = f"_{parameter}" if parameter else ""
         design = Design(parsed.common, self.data)
+        self._seen: dict[tuple[frozenset[str], str], Bar] = {}
         has_offset = offset or design.offset is not None
         has_columns = bool(design.labels)
         made: dict[str, Design] = {}
@@ -179,7 +180,7 @@ class Layout:
             term
             for bar in parsed.bars
             for columns in factors_of(bar)
-            for term in self._terms(bar, columns, ending, made)
+            for term in self._terms(bar, columns, ending, made, parsed.text)
         ]
         return Predictor(
             parameter,
@@ -201,13 +202,26 @@ class Layout:
         return self.groups[columns]
 
     def _terms(
-        self, bar: Bar, columns: tuple[str, ...], ending: str, made: dict[str, Design]
+        self,
+        bar: Bar,
+        columns: tuple[str, ...],
+        ending: str,
+        made: dict[str, Design],
+        text: str,
     ) -> list[Term]:
         group, design = self._group(columns), Design(bar.effects, self.data)
         labels: list[tuple[str, int | None]] = [(INTERCEPT, None)] if design.intercept else []
         labels += [(label, k) for k, label in enumerate(design.labels)]
         if not labels:
             raise ValueError(f"formula: the group term {bar} has no effects; write (1 | g)")
+        for label, _ in labels:
+            other = self._seen.setdefault((frozenset(columns), label), bar)
+            if other is not bar:
+                raise ValueError(
+                    f"formula '{text}': {other} and {bar} both have effect "
+                    f"{'1' if label == INTERCEPT else label} of {':'.join(columns)}, which cannot "
+                    "be told apart; write (0 + x | g) for a slope alone"
+                )
         matrix = self.names.of(f"Z_{group.name}{ending}") if design.labels else ""
         if matrix:
             made[matrix] = design

@@ -295,12 +295,12 @@ def check_columns(parsed: Parsed, columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_apart(parsed: Parsed) -> None:
-    """Refuse a response that is among its own terms, and a group term that is there twice.
+    """Refuse a response that is among its own terms.
 
     Raises
     ------
     ValueError
-        With the name or the term.
+        With its name.
     """
     terms = tokens_of(parsed.text.partition("~")[2])
     own = parsed.response.strip("`")
@@ -308,19 +308,6 @@ def check_apart(parsed: Parsed) -> None:
         raise ValueError(
             f"formula '{parsed.text}': the response '{own}' is among its own terms; leave it out"
         )
-    seen: dict[tuple[tuple[str, ...], str], Bar] = {}
-    for bar in parsed.bars:
-        effects = {e.strip() for e in bar.effects.split("+")}
-        implied = {"1"} if not effects & {"0", "-1"} and "- 1" not in bar.effects else set()
-        for columns in factors_of(bar):
-            for effect in (effects | implied) - {"0"}:
-                if (columns, effect) in seen:
-                    raise ValueError(
-                        f"formula '{parsed.text}': {seen[columns, effect]} and {bar} both have "
-                        f"effect {effect} of {':'.join(columns)}, which cannot be told apart; "
-                        "write (0 + x | g) for a slope alone"
-                    )
-                seen[columns, effect] = bar
 
 
 def factors_of(bar: Bar) -> list[tuple[str, ...]]:
