@@ -16,7 +16,7 @@ from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
 from vi_recipes.calibration.store import FILE, FOLDERS, Store
 from vi_recipes.cells import Engine, Place, run_cells
-from vi_recipes.core import Progress, as_key, held, require, silent, split_key
+from vi_recipes.core import Progress, as_key, check_arguments, held, require, silent, split_key
 from vi_recipes.fit import provenance
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target
@@ -28,6 +28,7 @@ NUM_TRUTHS = 3
 """Parameters drawn to see what is the same in all of them: a constant."""
 
 
+@check_arguments("path", "progress", "quantities")
 def calibrate(
     model: Target | Model | Callable[..., Any],
     method: Method,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
-from vi_recipes.core import ModelError, Progress, Status, split_key
+from vi_recipes.core import ModelError, Progress, Status, as_names, split_key
 from vi_recipes.fit import Fit
 from vi_recipes.methods import NUTS, Method
 from vi_recipes.model import Sites, Target
@@ -89,7 +89,7 @@ def choose(
     target = predictive.target
     sites = {site.name: site for site in target.quantities}
     labelled = {name for group in target.exchangeable for name in group.sites}
-    names = list(sites) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    names = list(sites) if wanted is None else as_names("quantities", wanted)
     if unknown := [name for name in names if name not in sites]:
         raise ValueError(
             f"quantities: got {', '.join(unknown)}, expected sites of model '{target.name}': "

@@ -39,6 +39,7 @@ from vi_recipes.core import (
     ProgressFactory,
     as_seed,
     attempt,
+    check_arguments,
     check_folder,
     held,
     one_seed,
@@ -51,6 +52,7 @@ from vi_recipes.methods import Method, NestedQuadrature
 from vi_recipes.model import Model, Target, as_target
 
 
+@check_arguments("path", "description", "assessed", "quadrature", "exclusive", "resume")
 def compare(
     target: Target | Model,
     methods: Methods | None = None,

@@ -18,7 +18,7 @@ from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.left import Left
 from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
-from vi_recipes.core import attempt
+from vi_recipes.core import attempt, check_arguments
 from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Target, model_mark
@@ -32,6 +32,7 @@ class Comparison(Fits):
     Parameters, and the tables it has, are those of :class:`Fits`.
     """
 
+    @check_arguments("observed", "correct")
     def loo(
         self,
         target: Target,
@@ -93,6 +94,7 @@ class Comparison(Fits):
         """
         return recommend(self)
 
+    @check_arguments("fit", "name", "target")
     def add(self, fit: Fit, name: str | None = None, *, target: Target | None = None) -> Comparison:
         """Return the comparison with one more fit, such as draws made elsewhere.
 
@@ -113,6 +115,7 @@ class Comparison(Fits):
         """
         return added(self, fit, name, target)
 
+    @check_arguments("name")
     def drop(self, name: str) -> Comparison:
         """Return the comparison without one of its fits.
 
@@ -123,6 +126,7 @@ class Comparison(Fits):
         """
         return without(self, name)
 
+    @check_arguments("reference")
     def with_reference(self, reference: str | Fit | None) -> Comparison:
         """Return the comparison measured against another of its fits, another fit, or none.
 
@@ -133,6 +137,7 @@ class Comparison(Fits):
         """
         return measured_by(self, reference)
 
+    @check_arguments("sites", "members")
     def tidy(self, sites: Sequence[str] | None = None, *, members: bool = False) -> pd.DataFrame:
         """Return a row a method and scalar, with the names that the R package broom uses.
 
@@ -154,6 +159,7 @@ class Comparison(Fits):
         """
         return tidy(self, sites, members=members)
 
+    @check_arguments("sites", "target", "members")
     def table(
         self,
         sites: Sequence[str] | None = None,
@@ -191,10 +197,12 @@ class Comparison(Fits):
     def _repr_html_(self) -> str:
         return as_html(self)
 
+    @check_arguments("path")
     def report(self, path: str | Path) -> Path:
         """Write the report in the format that the suffix of ``path`` names (.html, .md, .json)."""
         return write(self, Path(path))
 
+    @check_arguments("directory")
     def save(self, directory: str | Path) -> Path:
         """Write everything to a folder: report, tables, figures, JSON and the fits.
 
@@ -205,6 +213,7 @@ class Comparison(Fits):
         return directory
 
     @classmethod
+    @check_arguments("directory")
     def load(cls, directory: str | Path) -> Comparison:
         """Read a comparison written by :meth:`save`.
 

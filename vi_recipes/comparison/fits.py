@@ -18,7 +18,7 @@ from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, wi
 from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.comparison.speed import timings
 from vi_recipes.comparison.verdicts import Verdicts
-from vi_recipes.core import MadeOnce, attempt
+from vi_recipes.core import MadeOnce, as_names, attempt
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of, unsettled
 from vi_recipes.importance import LogEvidence
 from vi_recipes.report import Exhibit
@@ -446,4 +446,4 @@ _WORDS = {"means": "means", "sds": "sds", "mcses": "errors of means", "mcses_sd"
 
 def _names(sites: Sequence[str] | None) -> Hashable:
     """Return what tells one choice of sites from another."""
-    return sites if sites is None or isinstance(sites, str) else tuple(sites)
+    return None if sites is None else tuple(as_names("sites", sites))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import heading, numbers
+from vi_recipes.core import as_names
 from vi_recipes.fit import Fit, interval_setting, intervals, loo_table, population
 from vi_recipes.model import Site, Target, labels_by_site, weights_of_observations
 from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
@@ -125,7 +126,7 @@ def publish(
 def _chosen(fit: Fit, sites: Sequence[str] | None, *, members: bool) -> list[str]:
     """Return the sites of a table, those of the population first."""
     if sites is not None:
-        return [sites] if isinstance(sites, str) else list(sites)
+        return as_names("sites", sites)
     first = population(fit.sites)
     return [*first, *(s.name for s in fit.sites if s.name not in first)] if members else first
 

@@ -14,7 +14,7 @@ from vi_recipes.cells import Engine
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import save_exhibits
-from vi_recipes.core import Progress, instances, load_file, member, only, silent
+from vi_recipes.core import Progress, check_arguments, instances, load_file, member, only, silent
 from vi_recipes.fit import Fit, load_reference
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target, load_model
@@ -139,6 +139,7 @@ def _make_exhibits(
         warnings.warn(note, stacklevel=3)
 
 
+@check_arguments("name_or_path")
 def load_study(name_or_path: str | Path) -> Study:
     """Return a shipped study by name, or the study in a file of yours.
 

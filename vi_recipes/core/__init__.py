@@ -28,6 +28,7 @@ from vi_recipes.core.complaints import (
     LOOSEST_STEP,
     MOST,
     WIDEST_SCATTER,
+    as_names,
     require,
     require_count,
     require_number,
@@ -78,7 +79,7 @@ from vi_recipes.core.timing import (
     Timing,
     compiler_options,
 )
-from vi_recipes.core.typed import check_fields, members
+from vi_recipes.core.typed import check_arguments, check_fields, members
 from vi_recipes.core.versions import version_of
 
 __all__ = [
@@ -107,10 +108,12 @@ __all__ = [
     "Timing",
     "agree",
     "as_key",
+    "as_names",
     "as_seed",
     "attempt",
     "bind_parts",
     "called",
+    "check_arguments",
     "check_content",
     "check_fields",
     "check_folder",

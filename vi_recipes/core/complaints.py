@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from itertools import accumulate
 from numbers import Integral, Real
+from typing import Any
 
 MOST_SHOWN = 400
 """Characters of a list of known names."""
@@ -41,6 +42,27 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     rest = len(names) - len(shown)
     more = f" and {rest} more" if rest else ""
     return f"unknown {what} '{name}'; {hint}Known: {', '.join(shown) or 'none'}{more}"
+
+
+def as_names(argument: str, given: Any) -> list[str]:
+    """Return names that were given as one or as several.
+
+    Raises
+    ------
+    ValueError
+        For what are none.
+
+    Examples
+    --------
+    >>> as_names("sites", "beta"), as_names("sites", ("beta", "tau"))
+    (['beta'], ['beta', 'tau'])
+    """
+    if isinstance(given, str):
+        return [given]
+    names = list(given) if isinstance(given, Iterable) else [given]
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"{argument}: got {odd[0]!r}, expected a name, or a list of names")
+    return names
 
 
 def require(condition: bool, argument: str, got: object, expected: str) -> None:

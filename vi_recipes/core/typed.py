@@ -1,10 +1,12 @@
-"""Whether the fields of a dataclass hold what their annotations say."""
+"""Whether fields of dataclasses, and arguments of functions, hold what their annotations say."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, wraps
 from numbers import Integral, Real
 from pathlib import Path
 from typing import (
@@ -26,6 +28,94 @@ _WORDS: dict[Any, str] = {
     Path: "a path",
     types.NoneType: "None",
 }
+
+
+_CURES: dict[str, str] = {
+    "Fit": "a Fit: a method makes one, as in vi_recipes.MAP().fit(target)",
+    "Target": "a Target; make one with vi_recipes.Target(model, **data)",
+}
+"""What our own classes are called, and how one comes by them."""
+
+LONGEST = 80
+"""Characters of a value that a complaint shows; of a longer one it says the type."""
+
+
+def check_arguments[**P, T](*names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Return a decorator: functions that raise a :class:`ValueError` for arguments of a wrong type.
+
+    What users call stands behind it, so that what is passed in the wrong place is told by name, and
+    not by what is first done with it. Checked are numbers, text, paths, lists of names, mappings,
+    functions and classes of this package.
+
+    Parameters
+    ----------
+    *names
+        The arguments that are checked.
+    """
+
+    def checking(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+        kinds = cache(lambda: _kinds(function, names))  # annotations may name what follows
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+            given = signature.bind(*args, **kwargs).arguments
+            for name, annotation in kinds().items():
+                if name in given and not _suits(given[name], annotation):
+                    expected = _in_words_with_cure(annotation)
+                    raise ValueError(f"{name}: got {_shown(given[name])}, expected {expected}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return checking
+
+
+def _kinds(function: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the types of arguments by name, of those that can be told here."""
+    known, place = function.__annotations__, inspect.unwrap(function).__globals__
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            only = types.SimpleNamespace(__annotations__={name: known[name]})
+            found |= get_type_hints(only, place)
+        except NameError:  # what only a type checker imports
+            continue
+    return found
+
+
+def _suits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a type, classes of this package included, and any list of names."""
+    for member in members(annotation):
+        origin, arguments = get_origin(member) or member, get_args(member)
+        if origin in (tuple, list, Sequence) and arguments[:1] == (str,):
+            if isinstance(value, str):
+                return True
+            if isinstance(value, Iterable) and not isinstance(value, bytes):
+                named = list(value) if hasattr(value, "__len__") else []
+                if all(isinstance(name, str) for name in named):
+                    return True
+        elif isinstance(member, type) and member.__module__.startswith("vi_recipes."):
+            if isinstance(value, member):
+                return True
+        elif _fits_one(value, member):
+            return True
+    return False
+
+
+def _in_words_with_cure(annotation: Any) -> str:
+    """Return a type in words, with how one comes by it if it is one of ours."""
+    only = members(annotation)
+    if len(only) == 1 and (cure := _CURES.get(getattr(only[0], "__name__", ""))):
+        return cure
+    return in_words(annotation)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a complaint shows it."""
+    text = repr(value)
+    plain = len(text) <= LONGEST and "\n" not in text and " at 0x" not in text
+    return text if plain else type(value).__name__
 
 
 def check_fields(thing: Any) -> None:

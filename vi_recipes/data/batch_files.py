@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vi_recipes.core import ModelError, unknown
+from vi_recipes.core import ModelError, check_arguments, unknown
 from vi_recipes.data.members import MemberBatches
 from vi_recipes.data.memory import empty
 from vi_recipes.data.read import check_file, check_width
@@ -184,6 +184,7 @@ def _is_number(value: Any) -> bool:
 # -- the two kinds of files ---------------------------------------------------------------------
 
 
+@check_arguments("paths", "columns", "batch_size", "block_rows", "whole")
 def batches_from_parquet(
     paths: str | Path | Sequence[str | Path],
     columns: Columns | None = None,
@@ -262,6 +263,7 @@ def _read_parquet(piece: Piece, names: list[str]) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in names}
 
 
+@check_arguments("paths", "columns", "batch_size", "block_rows", "whole")
 def batches_from_csv(
     paths: str | Path | Sequence[str | Path],
     columns: Columns | None = None,

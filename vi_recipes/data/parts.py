@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vi_recipes.core import Hosts, ModelError, agree
+from vi_recipes.core import Hosts, ModelError, agree, check_arguments
 from vi_recipes.data.batch_files import Columns, FileBatches, batches_from_parquet
 
 
+@check_arguments("paths", "columns")
 def read_part(
     paths: str | Path | Sequence[str | Path],
     columns: Columns | None = None,

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vi_recipes.core import unreadable
+from vi_recipes.core import check_arguments, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,7 @@ PARQUET = (".parquet",)
 NETCDF = (".nc", ".netcdf")
 
 
+@check_arguments("path")
 def read_data(
     path: str | Path,
     *,
@@ -92,6 +93,7 @@ def reader_of[T](
     )
 
 
+@check_arguments("path")
 def read_columns(
     path: str | Path, needs: Sequence[str], *, model: str, rest: bool = False, whole: bool = False
 ) -> pd.DataFrame:
@@ -131,6 +133,7 @@ def read_columns(
     return frame
 
 
+@check_arguments("path")
 def read_numeric(
     path: str | Path,
     use: str,

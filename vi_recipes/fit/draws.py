@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from vi_recipes.core import as_key, fold_key
+from vi_recipes.core import as_key, fold_key, require_count
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.model import MAX_NUMBERS, Sites, Target, observed_sites
 from vi_recipes.posterior import MomentsPosterior, held_draws
@@ -164,9 +164,8 @@ def fit_draws(
 
 def check_num_draws(num_draws: int | None) -> None:
     """Raise a :class:`ValueError` unless it is ``None`` or a positive integer."""
-    if num_draws is None or (type(num_draws) is int and num_draws > 0):
-        return
-    raise ValueError(f"num_draws: got {num_draws!r}, expected a positive integer")
+    if num_draws is not None:
+        require_count("num_draws", num_draws)
 
 
 def check_same(fit: Fitted, target: Target) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, override
 
 import numpy as np
 
+from vi_recipes.core import check_arguments
 from vi_recipes.fit import stored
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.draws import plain_draws
@@ -87,6 +88,7 @@ class Fit(Fitted):
         return values.reshape(-1, *values.shape[2:])
 
     @override
+    @check_arguments("sites", "members")
     def summary(
         self, sites: Sequence[str] | None = None, *, members: bool | None = None
     ) -> pd.DataFrame:
@@ -128,6 +130,7 @@ class Fit(Fitted):
                 table.loc[rows, column] = values
         return table
 
+    @check_arguments("log_likelihood", "posterior_predictive")
     def to_arviz(
         self,
         target: Target | None = None,
@@ -173,6 +176,7 @@ class Fit(Fitted):
             num_draws=num_draws,
         )
 
+    @check_arguments("path")
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file that ArviZ reads and :meth:`load` restores; return its path.
 
@@ -184,6 +188,7 @@ class Fit(Fitted):
         return stored.save(self, Path(path))
 
     @classmethod
+    @check_arguments("path")
     def load(cls, path: str | Path) -> Fit:
         """Read a fit written by :meth:`save`.
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, Self
 import jax
 import numpy as np
 
-from vi_recipes.core import FitError, MadeOnce, Status, Timing, as_key, one_at_a_time, visible
+from vi_recipes.core import (
+    FitError,
+    MadeOnce,
+    Status,
+    Timing,
+    as_key,
+    as_names,
+    check_arguments,
+    one_at_a_time,
+    require_count,
+    visible,
+)
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, OtherOptimum, Provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Site, Sites, labels_by_site
@@ -137,12 +148,14 @@ class Fitted:
             return posterior.cov(names)
         return np.array(self._made(("cov", *names), lambda: posterior.cov(names)))
 
+    @check_arguments("num_draws")
     @one_at_a_time
     def draws(self, num_draws: int, key: jax.Array | int = 0) -> Sites:
         """Return draws by site, shape ``(num_draws, *site shape)``, constrained scale.
 
         An approximation draws afresh; a sampler's draws are picked at random from its own.
         """
+        require_count("num_draws", num_draws)
         return self.known_posterior().draws(num_draws, as_key(key))
 
     def labels(self, sites: Sequence[str] | None = None, *, coords: bool = True) -> list[str]:
@@ -158,13 +171,17 @@ class Fitted:
     def flat(self, values: Mapping[str, np.ndarray], sites: Sequence[str] | None = None) -> Any:
         """Return site values as one vector, in the order of :meth:`labels`."""
         names = self._names(sites)
+        if not isinstance(values, Mapping):
+            raise ValueError(f"values: got {type(values).__name__}, expected site -> value")
+        if lost := [name for name in names if name not in values]:
+            raise ValueError(f"values: none of {', '.join(lost)}, expected one of every site")
         return np.concatenate([np.ravel(values[n]) for n in names]) if names else np.empty(0)
 
     def _names(self, sites: Sequence[str] | None) -> list[str]:
         known = [s.name for s in self.sites]
         if sites is None:
             return known
-        names = [sites] if isinstance(sites, str) else list(sites)
+        names = as_names("sites", sites)
         if unknown := [n for n in names if n not in known]:
             raise ValueError(
                 f"unknown site(s) {', '.join(unknown)}; fit '{self.method}' has {', '.join(known)}"
@@ -219,6 +236,7 @@ class Fitted:
         """Whether it is a point, without any spread."""
         return self.has_result and all(np.isnan(sd).all() for sd in self.sd().values())
 
+    @check_arguments("method")
     def renamed(self, method: str) -> Self:
         """Return the fit under another name."""
         return replace(self, method=method)

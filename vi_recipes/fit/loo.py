@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import FitError, as_key
+from vi_recipes.core import FitError, as_key, check_arguments
 from vi_recipes.fit.counted import LOOError, copies_of, counted, differences, repeated
 from vi_recipes.fit.draws import check_same
 from vi_recipes.fit.fit import Fit
@@ -25,6 +25,7 @@ NUM_NAMED = 3
 """Observations that a message names."""
 
 
+@check_arguments("fit", "observed", "correct")
 def loo(
     fit: Fit,
     target: Target,
@@ -195,6 +196,7 @@ def loo_table(
     return table, results
 
 
+@check_arguments("fits", "observed", "correct")
 def compare_models(
     fits: Mapping[str, tuple[Fit, Target]],
     *,

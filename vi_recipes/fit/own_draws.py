@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing, unknown
+from vi_recipes.core import Status, Timing, check_arguments, unknown
 from vi_recipes.fit.chains import complain, healthy, heavy_tails, measure
 from vi_recipes.fit.draws import check_same
 from vi_recipes.fit.fit import Fit
@@ -32,6 +32,7 @@ DERIVED = 0.01
 """The same of what the model derives from its latent sites, in the sd of the draws too."""
 
 
+@check_arguments("names", "method")
 def from_arviz(
     draws: Any,
     target: Target | Model,

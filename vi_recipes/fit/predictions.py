@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from numpyro.infer import Predictive
 
-from vi_recipes.core import as_key, one_at_a_time
+from vi_recipes.core import as_key, check_arguments, one_at_a_time
 from vi_recipes.fit.draws import (
     check_num_draws,
     check_same,
@@ -18,6 +18,7 @@ from vi_recipes.model import Sites, Target, log_likelihood_at, replicate_at
 # -- log-likelihood --------------------------------------------------------------------------
 
 
+@check_arguments("fit")
 @one_at_a_time
 def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) -> Sites:
     """Return the pointwise log-likelihood at draws of a fit, in float64.
@@ -57,6 +58,7 @@ def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) ->
 # -- before the data -------------------------------------------------------------------------
 
 
+@check_arguments("target")
 @one_at_a_time
 def prior_predictive(
     target: Target, *, num_draws: int = 1_000, key: jax.Array | int = 0
@@ -100,6 +102,7 @@ def prior_predictive(
 # -- replications ----------------------------------------------------------------------------
 
 
+@check_arguments("fit")
 @one_at_a_time
 def posterior_predictive(
     fit: Fit, target: Target, *, num_draws: int | None = None, key: jax.Array | int = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing, unknown, unreadable
+from vi_recipes.core import Status, Timing, check_arguments, unknown, unreadable
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.records import provenance
 from vi_recipes.model import Target, labels_by_site
@@ -20,6 +20,7 @@ LARGEST = sys.float_info.max
 """Of all floating-point numbers; NaN is not below it."""
 
 
+@check_arguments("source", "target")
 def load_reference(source: str | Path | Mapping[str, Any], target: Target) -> Fit:
     """Return reference answers as a :class:`Fit` of ``target``.
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import require, unknown
+from vi_recipes.core import as_names, check_arguments, require, unknown
 from vi_recipes.fit import Fit, interval_setting
 from vi_recipes.formula.designs import levels_alone
 from vi_recipes.formula.families import PROBABILITY, family_of
@@ -50,6 +50,7 @@ class Effects(pd.DataFrame):
             return super().__repr__()
 
 
+@check_arguments("fit", "target")
 def comparisons(
     fit: Fit | Mapping[str, Fit],
     target: Target,
@@ -120,6 +121,7 @@ def comparisons(
     return _table(fit, contrasts, predicted, change, average=average)
 
 
+@check_arguments("fit", "target")
 def slopes(
     fit: Fit | Mapping[str, Fit],
     target: Target,
@@ -183,7 +185,7 @@ def _named(variables: Variables, frame: pd.DataFrame, model: GLMM, kind: Kind) -
     elif isinstance(variables, Mapping):
         chosen = dict(variables)
     else:
-        chosen = dict.fromkeys(variables)
+        chosen = dict.fromkeys(as_names("variables", variables))
     if not chosen:
         raise ValueError("variables: got none, expected the names of some columns")
     sides = [text.partition("~") for text in model.formulas]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vi_recipes.core import check_arguments
 from vi_recipes.formula.brms import names_in_brms
 from vi_recipes.formula.checks import check_groups, check_rank, numbers_as_text, separated
 from vi_recipes.formula.families import (
@@ -136,6 +137,7 @@ class GLMM(Model):
         )
 
 
+@check_arguments("formula")
 def glmm(
     formula: str | Sequence[str],
     data: Any,

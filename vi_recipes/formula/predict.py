@@ -14,7 +14,7 @@ import pandas as pd
 from numpyro import handlers
 from numpyro.infer import Predictive
 
-from vi_recipes.core import as_key, one_at_a_time, require
+from vi_recipes.core import as_key, check_arguments, one_at_a_time, require
 from vi_recipes.fit import Fit, fit_draws
 from vi_recipes.formula.families import family_of
 from vi_recipes.formula.gaussian import NormalPredictor, normal_predictor
@@ -113,6 +113,7 @@ class Prediction:
         return made
 
 
+@check_arguments("fit", "target")
 @one_at_a_time
 def predict(
     fit: Fit,

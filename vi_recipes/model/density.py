@@ -217,26 +217,39 @@ class FlatDensity(TracedModel):
 
         compiled = self._code_of_model(("log density", jacobian), lambda: jax.jit(density))
         with jax.enable_x64(True):
-            return float(compiled(jnp.asarray(z, float), self.arrays()))
+            return float(compiled(jnp.asarray(self._flat(z, "(dim,)")), self.arrays()))
 
     @one_at_a_time
-    def log_densities(
-        self, z: Float[np.ndarray, "rows dim"], *, nan: float = -np.inf
-    ) -> Float[np.ndarray, " rows"]:
+    def log_densities(self, z: Any, *, nan: float = -np.inf) -> Float[np.ndarray, " rows"]:
         """Return the log joint densities of the rows of ``z``, unconstrained scale.
 
-        ``nan`` stands where one is not a number.
+        ``z`` has shape (rows, dim); ``nan`` stands where one is not a number.
         """
+        z = self._flat(z, "(rows, dim)")
         values = self._at_rows("log densities", self.log_density_fn, z)
         return np.where(np.isnan(values), nan, values)
 
     @one_at_a_time
-    def scores(self, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
+    def scores(self, z: Any) -> Float[np.ndarray, "rows dim"]:
         """Return the gradients of the log joint density at the rows of ``z``, shape (rows, dim).
 
         On the unconstrained scale; NaN where there is none.
         """
+        z = self._flat(z, "(rows, dim)")
         return self._at_rows("scores", jax.grad(self.log_density_fn), z)
+
+    def _flat(self, z: Any, shape: str) -> np.ndarray:
+        """Return flat vectors as numbers; raise a :class:`ValueError` for another shape."""
+        try:
+            values = np.asarray(z, float)
+        except (TypeError, ValueError):
+            raise ValueError(f"z: got {type(z).__name__}, expected numbers") from None
+        dims = {"(dim,)": 1, "(rows, dim)": 2}.get(shape, values.ndim)
+        if values.ndim != dims or values.shape[-1:] != (self.dim,):
+            raise ValueError(
+                f"z: got shape {values.shape}, expected {shape}, where dim is {self.dim}"
+            )
+        return values
 
     def _at_rows(
         self, name: str, function: Callable[..., Array], z: Float[np.ndarray, "rows dim"]
@@ -325,7 +338,7 @@ class FlatDensity(TracedModel):
         def at_rows(rows: Array, arrays: Arrays) -> dict[str, Array]:
             return jax.lax.map(lambda z: self.constrain_fn(z, arrays), rows)
 
-        z = np.asarray(z, float)
+        z = self._flat(z, "(..., dim)")
         options = compiler_options(MANY_ROWS, np.zeros(self.dim))
         compiled = self._code_of_model(
             "constrain", lambda: jax.jit(at_rows, compiler_options=options)
@@ -365,6 +378,8 @@ class FlatDensity(TracedModel):
         ValueError
             For a missing site, a wrong shape, or a value outside the support.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"values: got {type(values).__name__}, expected site -> value")
         for site in self.latents:
             if site.name not in values:
                 raise ValueError(f"values: latent site '{site.name}' is missing")

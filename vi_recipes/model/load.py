@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vi_recipes.core import instances, load_file, member, only, public_functions
+from vi_recipes.core import check_arguments, instances, load_file, member, only, public_functions
 from vi_recipes.model.model import Model
 
 
+@check_arguments("name_or_path")
 def load_model(name_or_path: str | Path) -> Model:
     """Return a shipped model by name, or the model in a file of yours.
 

@@ -16,8 +16,10 @@ from vi_recipes.core import (
     COMPILED_QUICKLY,
     MadeOnce,
     ModelError,
+    as_names,
     called,
     one_at_a_time,
+    require,
     visible,
 )
 from vi_recipes.data import fingerprint, normalise
@@ -252,7 +254,9 @@ class Target(DensityByCoordinate):
         ``coords=False`` gives zero-based indices (``beta[0]``, ``A[0, 1]``); ``True`` the
         coordinate labels, as ArviZ prints them. The two agree where a dimension has no labels.
         """
-        names = [s.name for s in self.quantities] if sites is None else sites
+        names = [s.name for s in self.quantities] if sites is None else as_names("sites", sites)
+        for name in names:
+            require(name in self.sites, "sites", name, f"some of {', '.join(self.sites)}")
         table = labels_by_site(self.quantities, self.coords if coords else None)
         others = (self.sites[n] for n in names if n not in table)  # observed ones
         table |= labels_by_site(others, self.coords if coords else None)

@@ -61,7 +61,7 @@ class Exhibit:
         import pandas as pd
         from matplotlib.figure import Figure
 
-        if not re.fullmatch(r"[\w-]+", self.name):
+        if not (isinstance(self.name, str) and re.fullmatch(r"[\w-]+", self.name)):
             raise ValueError(f"name: got {self.name!r}, expected letters, digits, '-' and '_'")
         if not isinstance(self.content, Figure | Image | pd.DataFrame):
             raise ValueError(

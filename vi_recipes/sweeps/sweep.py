@@ -12,7 +12,7 @@ import numpy as np
 
 from vi_recipes.cells import Engine, Place, run_cells
 from vi_recipes.comparison import named_methods
-from vi_recipes.core import ProgressFactory, as_seed, held, require, silent
+from vi_recipes.core import ProgressFactory, as_seed, check_arguments, held, require, silent
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target
 from vi_recipes.sweeps.cell import Cell, CellResult, Fitting
@@ -21,6 +21,7 @@ from vi_recipes.sweeps.problem import PRIOR, Problem, Truth, problem, targets
 from vi_recipes.sweeps.store import FILE, FOLDERS, Store
 
 
+@check_arguments("level", "path", "assessed", "exclusive", "progress")
 def sweep(
     models: str | Path | Model | Target | Sequence[Any] | Mapping[str, Any],
     methods: str | Method | Sequence[Method] | Mapping[str, Method] | None = None,

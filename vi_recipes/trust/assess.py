@@ -17,6 +17,7 @@ from vi_recipes.core import (
     MethodFailure,
     as_key,
     attempt,
+    check_arguments,
     fold_key,
     on_one_core,
     one_at_a_time,
@@ -54,6 +55,7 @@ FEW = 400
 """Draws that there are at least, and of more coordinates than ``MAX_DENSE``."""
 
 
+@check_arguments("fit", "target", "num_draws")
 @one_at_a_time
 def assess(
     fit: Fit, target: Target, *, key: jax.Array | int = 0, num_draws: int | None = None

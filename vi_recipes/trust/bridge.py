@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
 
 from vi_recipes.algebra import MAX_DENSE, dense_normal, log_dense_normal
-from vi_recipes.core import MethodFailure, Status, as_key, one_at_a_time
+from vi_recipes.core import MethodFailure, Status, as_key, check_arguments, one_at_a_time
 from vi_recipes.fit import Fit
 from vi_recipes.importance import MIN_PER_COORDINATE, Bound, LogEvidence
 from vi_recipes.model import Sites, Target
@@ -35,6 +35,7 @@ Ratio = Callable[[np.ndarray], np.ndarray]
 """Rows of z, shape (num_draws, dim) -> their log p - log q, shape (num_draws,)."""
 
 
+@check_arguments("target", "fit", "num_draws")
 @one_at_a_time
 def bridge(
     target: Target, fit: Fit, *, num_draws: int | None = None, key: jax.Array | int = 0

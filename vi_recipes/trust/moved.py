@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpyro.infer import HMC
 from scipy.special import stdtrit
 
-from vi_recipes.core import as_key, one_at_a_time, split_key
+from vi_recipes.core import as_key, check_arguments, one_at_a_time, split_key
 from vi_recipes.fit import Fit, doubted, unsettled
 from vi_recipes.model import Arrays, Target
 from vi_recipes.posterior import is_constant
@@ -99,6 +99,7 @@ def quick_chains(target: Target, work: float = QUICK) -> int:
     return count if count >= FEWEST_CHAINS else 0
 
 
+@check_arguments("fit", "target", "num_chains")
 @one_at_a_time
 def lower_bounds(
     fit: Fit, target: Target, *, key: jax.Array | int = 0, num_chains: int | None = None

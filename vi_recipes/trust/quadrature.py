@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from scipy.special import logsumexp
 
 from vi_recipes.algebra import trust_region_newton
-from vi_recipes.core import MethodFailure, Status, Timing, one_at_a_time
+from vi_recipes.core import MethodFailure, Status, Timing, check_arguments, one_at_a_time
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.latent import CLOSE, EStep, Marginal, MarginalObjective, marginal_of, starting_point
 from vi_recipes.model import BATCH, Arrays, Target, in_blocks
@@ -90,6 +90,7 @@ class _Integrand:
     about: str
 
 
+@check_arguments("target", "num_nodes")
 @one_at_a_time
 def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence:
     """Return log p(y) by the trapezoidal rule over up to five coordinates.

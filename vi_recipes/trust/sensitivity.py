@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import one_at_a_time
+from vi_recipes.core import as_names, check_arguments, one_at_a_time
 from vi_recipes.elbo import KL
 from vi_recipes.fit import Fit
 from vi_recipes.posterior import ResponsePosterior
 
 
+@check_arguments("fit", "sites", "observed")
 @one_at_a_time
 def case_sensitivity(
     fit: Fit,
@@ -84,6 +85,7 @@ def case_sensitivity(
     return table.groupby(groups).sum().rename_axis("group")
 
 
+@check_arguments("fit", "argument", "sites")
 @one_at_a_time
 def data_sensitivity(fit: Fit, argument: str, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the derivative of every mean in the entries of an argument of the model.
@@ -153,7 +155,9 @@ def _directions(
     target = posterior.target
     local = posterior.hessian.structure.sites
     known = [site.name for site in target.quantities]
-    chosen = [n for n in known if n not in local] if sites is None else list(sites)
+    chosen = [n for n in known if n not in local] if sites is None else as_names("sites", sites)
+    if not chosen:
+        raise ValueError(f"sites: got none, expected some of {', '.join(known)}")
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ValueError(f"sites: got {', '.join(unknown)}, expected some of {', '.join(known)}")

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vi_recipes.core import Status
+from vi_recipes.core import Status, check_arguments
 from vi_recipes.fit import Assessment, Correction, Fit, differences, doubted, say_unsettled
 from vi_recipes.fit import unsettled as no_moments
 from vi_recipes.importance import KHAT_LIMIT, VOUCHING_SHARE, khat_limit, shape_in_words
@@ -166,6 +166,7 @@ def verdict(
     return judged if fit.status.ok else _provisional(judged, fit)
 
 
+@check_arguments("fit")
 def judge(fit: Fit) -> Verdict:
     """Return how far ``fit`` can be trusted by its own evidence alone (see :func:`assess`)."""
     return verdict(fit)
