@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 
 import vi_recipes as vr
@@ -157,6 +159,25 @@ def test_other_versions_are_fitted_again(tmp_path: Path) -> None:
     assert header["model_mark"] == model_mark(target())
 
 
+def test_what_has_an_object_among_its_options_is_fitted_again(tmp_path: Path) -> None:
+    methods = {"svi": vr.SVI(optimizer=optax.adam(0.1), num_steps=50), "map": vr.MAP()}
+    fit(target(), methods, tmp_path)
+    other = {**methods, "svi": vr.SVI(optimizer=optax.adam(1e-5), num_steps=50)}
+    c = fit(target(), other, tmp_path)
+    assert taken_up(c) == [
+        "Taken up from the earlier comparison, with the seconds of that time: map.",
+        "Fitted again: svi (of its optimizer only a name was kept).",
+    ]
+
+
+def in_a_scan(function: Any) -> Any:
+    return lambda x: jax.lax.scan(lambda c, _: (c, function(x)), 0.0, None, length=2)[1][0]
+
+
+def in_a_branch(function: Any) -> Any:
+    return lambda x: jax.lax.cond(x > 0, function, lambda x: -function(x), x)
+
+
 def test_a_mark_is_of_the_model_alone() -> None:
     assert model_mark(target()) == model_mark(target(y=Y + 1))
     assert model_mark(target()) != model_mark(target(changed))
@@ -170,6 +191,20 @@ def test_a_mark_is_of_the_model_alone() -> None:
     held[0] = 5.0
     assert model_mark(vr.Target(closing, y=Y)) != one
     assert len(model_mark(scaled)) == 16
+
+
+@pytest.mark.parametrize("within", [jax.jit, jax.checkpoint, in_a_scan, in_a_branch])
+def test_a_mark_is_of_arrays_that_a_program_within_holds(within: Any) -> None:
+    def mark(held: np.ndarray) -> str:
+        slope = within(lambda x: x * held)
+
+        def closing(y: np.ndarray) -> None:
+            mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+            numpyro.sample("y", dist.Normal(slope(mu), 1.0), obs=y)
+
+        return model_mark(vr.Target(closing, y=Y))
+
+    assert mark(np.arange(5.0)) == mark(np.arange(5.0)) != mark(np.arange(5.0) + 1)
 
 
 def test_fits_are_added_and_dropped() -> None:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pandas as pd
 import pytest
 from executors_for_tests import Here
@@ -172,6 +173,26 @@ def test_cells_are_kept_and_a_run_goes_on_with_another_engine(study: Sweep, tmp_
     longer = vr.Target(MODEL, y=np.arange(9.0))
     with pytest.raises(CheckpointError, match=r"another sweep: its model 'normal' \(own\) is"):
         vr.sweep(longer, "map", path=tmp_path, **GIVEN)
+
+
+def test_a_folder_of_a_model_or_an_optimiser_that_was_changed_is_refused(tmp_path: Path) -> None:
+    def sweep(sd: float, folder: str, **methods: vr.Method) -> Sweep:
+        def normal(y: Any) -> None:
+            mu = numpyro.sample("mu", dist.Normal(0.0, sd))
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+        model = vr.Model(function=normal, name="normal", data=lambda: {"y": np.arange(3.0)})
+        return vr.sweep(model, methods, seeds=1, path=tmp_path / folder, assessed=False)
+
+    first = sweep(10.0, "model", map=vr.MAP())
+    pd.testing.assert_frame_equal(sweep(10.0, "model", map=vr.MAP()).frame, first.frame)
+    with pytest.raises(CheckpointError, match=r"another sweep: its model 'normal' \(own\) is"):
+        sweep(0.1, "model", map=vr.MAP())
+    svi = vr.SVI(optimizer=optax.adam(0.1), num_steps=50)
+    first = sweep(1.0, "optimiser", svi=svi)
+    pd.testing.assert_frame_equal(sweep(1.0, "optimiser", svi=svi).frame, first.frame)
+    with pytest.raises(CheckpointError, match=r"another sweep: its method 'svi' on 'normal'"):
+        sweep(1.0, "optimiser", svi=vr.SVI(optimizer=optax.adam(1e-5), num_steps=50))
 
 
 def test_data_by_path_are_read_where_cells_run(tmp_path: Path) -> None:

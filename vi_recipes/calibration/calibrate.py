@@ -15,7 +15,7 @@ from vi_recipes.calibration.job import Ranking
 from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
 from vi_recipes.calibration.store import FILE, FOLDERS, Store
-from vi_recipes.cells import Engine, Place, run_cells
+from vi_recipes.cells import Engine, Place, in_full, run_cells
 from vi_recipes.core import Progress, as_key, check_arguments, held, require, silent, split_key
 from vi_recipes.fit import provenance
 from vi_recipes.methods import Method
@@ -112,7 +112,7 @@ def calibrate(
             identity={
                 "model": target.name,
                 "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
-                "method": method.in_words(),
+                "method": in_full(method),
                 "quantities": ", ".join(chosen.labels),
                 "number of draws": str(num_draws),
                 "first data simulated": first[0].target.fingerprint,

@@ -100,7 +100,8 @@ def compare(
         ``path/comparison.json``: :meth:`Comparison.load` returns the fits with it.
     resume
         Whether fits of an earlier comparison in that folder are taken up, and only what is new, or
-        has other options, data, seed or versions, is fitted. Those of the earlier comparison that
+        has other options, data, seed or versions, is fitted; so is a method with an object among
+        its options, such as a guide, of which only the name is kept. Fits of the earlier one that
         ``methods`` does not name stay. Notes say what was taken up and what was not, and why.
         ``False`` fits everything, and what the folder held goes once that is done.
     progress

@@ -186,6 +186,9 @@ def _why_anew(fit: Fit, method: Method, seed: int) -> str:
     """Return why a method is to be fitted again; empty where it would be the same fit."""
     if fit.kind != method.key:
         return f"it was {fit.kind}"
+    if method.objects:
+        names = ", ".join(method.objects)
+        return f"of its {names} only a name was kept"
     before, now = _plain(fit.config), _plain(method.options())
     if before != now:
         other = [f"{n} was {before.get(n)!r}" for n in now if before.get(n) != now[n]]

@@ -67,7 +67,7 @@ from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
 from vi_recipes.core.memory import give_back, keep_freed
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
-from vi_recipes.core.programs import operations, programs_in
+from vi_recipes.core.programs import constants_in, operations, programs_in
 from vi_recipes.core.progress import Progress, ProgressFactory, in_notebook, progress_bar, silent
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.starts import SEVERAL, from_starts
@@ -119,6 +119,7 @@ __all__ = [
     "check_folder",
     "check_key",
     "compiler_options",
+    "constants_in",
     "drop_others",
     "find",
     "fold_key",

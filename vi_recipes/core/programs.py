@@ -27,6 +27,20 @@ def operations(program: Jaxpr) -> Iterator[str]:
             yield from operations(part)
 
 
+def constants_in(program: Any) -> Iterator[Any]:
+    """Yield the arrays that a closed program holds, and those of programs within it."""
+    yield from program.consts
+    waiting = [program.jaxpr]
+    while waiting:
+        for eqn in waiting.pop().eqns:
+            for value in eqn.params.values():
+                for part in value if isinstance(value, tuple | list) else (value,):
+                    if hasattr(part, "consts"):
+                        yield from constants_in(part)
+                    elif hasattr(part, "eqns"):
+                        waiting.append(part)
+
+
 def work_of(program: Jaxpr) -> int:
     """Return about how many numbers a program computes in one call.
 

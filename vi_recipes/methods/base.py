@@ -267,6 +267,21 @@ class Method(ABC):
         """Return the options by name; functions and objects by their own name."""
         return {f.name: _describe(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
+    @property
+    def objects(self) -> list[str]:
+        """The options of which :meth:`options` has a name alone, as of a guide of the user's own.
+
+        Those of a method that it corrects have its option in front, as in ``"base.factors"``.
+        """
+        found = []
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Method):
+                found += [f"{one.name}.{name}" for name in value.objects]
+            elif not _is_plain(value):
+                found.append(one.name)
+        return found
+
     def in_words(self) -> str:
         """Return the class and its options in words, those of a method that it corrects too."""
         base = getattr(self, "base", None)
@@ -319,6 +334,15 @@ def _without_infinities(result: Result, target: Target, kind: str) -> Result:
         note = f"the mean or sd of {', '.join(lost)}, derived from latent sites, is not finite"
         return dataclasses.replace(result, message=f"{result.message}; {note}".lstrip("; "))
     return result
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether :func:`_describe` says all of a value that there is to it."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, bool | int | float | str | np.generic | PurePath)
 
 
 def _describe(value: Any) -> Any:

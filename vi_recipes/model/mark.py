@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vi_recipes.core import constants_in
 from vi_recipes.model.target import Target
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -28,7 +29,7 @@ def _mark(target: Target) -> str:
     with jax.enable_x64(True):
         traced = jax.make_jaxpr(target.log_density_fn)(jnp.zeros(target.dim), target.arrays())
     digest = hashlib.sha256(_ADDRESS.sub("", str(traced.jaxpr)).encode())
-    for constant in traced.consts:
+    for constant in constants_in(traced):
         key = jnp.issubdtype(jax.typeof(constant).dtype, jax.dtypes.prng_key)
         digest.update(np.asarray(jax.random.key_data(constant) if key else constant).tobytes())
     return digest.hexdigest()[:16]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.cells import Engine, Place, run_cells
+from vi_recipes.cells import Engine, Place, in_full, run_cells
 from vi_recipes.comparison import named_methods
 from vi_recipes.core import ProgressFactory, as_seed, check_arguments, held, require, silent
 from vi_recipes.methods import Method
-from vi_recipes.model import Model, Target
+from vi_recipes.model import Model, Target, model_mark
 from vi_recipes.sweeps.cell import Cell, CellResult, Fitting
 from vi_recipes.sweeps.outcome import Sweep
 from vi_recipes.sweeps.problem import PRIOR, Problem, Truth, problem, targets
@@ -168,10 +168,10 @@ def _parts(problems: Mapping[tuple[str, str], Problem], numbers: Sequence[int]) 
     """Return what cells of one name must have in common, in words."""
     parts = {}
     for (model, data), one in problems.items():
-        about = f"{one.target.name}, data {one.target.fingerprint}"
+        about = f"{one.target.name} ({model_mark(one.target)}), data {one.target.fingerprint}"
         if one.predictive is not None:  # a mark of prior and likelihood
             about += f", first simulated {one.at(0)[0].fingerprint}"
         parts[f"model '{model}' ({data})"] = about
         for label, method in one.methods.items():
-            parts[f"method '{label}' on '{model}' ({data})"] = method.in_words()
+            parts[f"method '{label}' on '{model}' ({data})"] = in_full(method)
     return parts
