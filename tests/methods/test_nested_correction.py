@@ -330,7 +330,8 @@ def test_a_count_for_every_row_brood_and_location_has_the_moments_of_long_chains
 
     y = frame["TICKS"].to_numpy(int)
     target = vr.Target(grouse, y=y, x=slopes.astype(float), brood=brood, place=place)
-    fit = NestedQuadrature().fit(target, key=0)
+    # chains know means to 0.02 sds at best
+    fit = NestedQuadrature(tolerance=0.03).fit(target, key=0)
     assert fit.diagnostics["largest_error"] < 0.03
     # NumPyro's NUTS, effects over their sds, two chains of 1,500 draws: mean, sd, effective draws
     long = {
@@ -343,6 +344,6 @@ def test_a_count_for_every_row_brood_and_location_has_the_moments_of_long_chains
         assert abs(fit.mean()[name] - mean) < (0.02 + 4 / np.sqrt(draws)) * sd
         assert fit.sd()[name] == pytest.approx(sd, rel=4 / np.sqrt(2 * draws))
     # Laplace's approximation has the intercept too high: counts are skewed
-    plain = NestedQuadrature(num_nodes=1).fit(target, key=0)
+    plain = NestedQuadrature(num_nodes=1, tolerance=0.03).fit(target, key=0)
     assert "of unknown error" in plain.message
     assert plain.mean()["mean"] - long["mean"][0] > 0.4 * long["mean"][1]
