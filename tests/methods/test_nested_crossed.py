@@ -129,9 +129,11 @@ def test_a_crossed_binary_design_has_the_moments_of_long_chains(
     u, v = 1.2 * rng.standard_normal(20), 1.2 * rng.standard_normal(20)
     y = (rng.random(200) < 1 / (1 + np.exp(-0.5 - u[row] - v[column]))).astype(int)
     target = target_of(y, row, column)
-    fit = NestedQuadrature().fit(target, key=0, throw=True)
+    # chains know means to 0.01 sds
+    method = NestedQuadrature(tolerance=0.02)
+    fit = method.fit(target, key=0, throw=True)
     assert fit.status.ok, fit.message
-    # NumPyro's NUTS, two chains of 15,000 draws: means known to 0.01 sds
+    # NumPyro's NUTS, two chains of 15,000 draws
     long = {"mu": (0.3999, 0.4503), "su": (1.3474, 0.3534), "sv": (1.2249, 0.3351)}
     for name, (mean, sd) in long.items():
         assert abs(fit.mean()[name] - mean) < 0.05 * sd
@@ -139,7 +141,7 @@ def test_a_crossed_binary_design_has_the_moments_of_long_chains(
     # a member of which a point is dear has noise in lots: so has this one, if it is to
     with monkeypatch.context() as patched:
         patched.setattr(nested, "is_dear", lambda _: True)
-        in_lots = NestedQuadrature().fit(target, key=0, throw=True)
+        in_lots = method.fit(target, key=0, throw=True)
     assert in_lots.status.ok, in_lots.message
     for name, (mean, sd) in long.items():
         assert abs(in_lots.mean()[name] - mean) < 0.05 * sd
@@ -148,7 +150,7 @@ def test_a_crossed_binary_design_has_the_moments_of_long_chains(
         off = (in_lots.mean()[name] - fit.mean()[name]) / fit.sd()[name]
         assert np.abs(off).max() < 0.04
     # Laplace's approximation is off by more, and says so
-    plain = NestedQuadrature(num_nodes=1).fit(target, key=0)
+    plain = NestedQuadrature(num_nodes=1, tolerance=0.02).fit(target, key=0)
     assert plain.status is Status.UNCONVERGED
     assert "Laplace's approximation, of unknown error" in plain.message
     assert long["su"][0] - plain.mean()["su"] > 0.1 * long["su"][1]
