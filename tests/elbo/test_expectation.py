@@ -136,6 +136,15 @@ def poisson_with_log_link(y: jax.Array, g: jax.Array) -> None:
         numpyro.sample("several", dist.Poisson(jnp.exp(mu + u[g])), obs=y)
 
 
+@zoo({"u": EXACT, "y": NODES}, y=np.zeros(40), censored=(np.arange(40) == 37).astype(int))
+def one_censored(y: jax.Array, censored: jax.Array) -> None:
+    """Rows that are normal, but for one of which no more is known than that it is larger."""
+    with numpyro.plate("row", len(y)):
+        u = numpyro.sample("u", dist.Normal(0.0, 3.0))
+        law = dist.RightCensoredDistribution(dist.Normal(u, 0.5), censored=censored)
+        numpyro.sample("y", law, obs=y)
+
+
 @zoo({"y": EXACT, "w": EXACT}, y=Y, seen=np.arange(ROWS) % 4 > 0, g=GROUP)
 def masked(y: jax.Array, seen: jax.Array, g: jax.Array) -> None:
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))

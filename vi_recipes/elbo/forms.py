@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vi_recipes.elbo.plan import Affine, Plan, subtract
 from vi_recipes.model import Arrays, SiteTerm, Target, site_terms
 
 NUM_SAMPLED = 16
-"""Elements of a site at which its algebraic form is examined."""
+"""Elements of a site at which its algebraic form is examined, at even distances, beside those at
+which one of its inputs is smallest or largest: rows may be sorted by what makes them unlike."""
 
 
 class _Form(NamedTuple):
@@ -43,11 +44,12 @@ def note_forms(
     if not wanted:
         return
 
-    def sampled(site: SiteTerm) -> list[jax.Array]:
+    def sampled(site: SiteTerm, plan: Plan) -> list[jax.Array]:
         shape = site.shape
         assert shape is not None
         whole = [jnp.broadcast_to(leaf, shape) for leaf in site.leaves]
-        few = [leaf.reshape(-1)[:NUM_SAMPLED] for leaf in whole]
+        places = _sampled(shape, [] if target.spread else [*plan.constants.values(), plan.weight])
+        few = [leaf.reshape(-1)[places] for leaf in whole]
         try:
             made = jax.eval_shape(site.rebuild, few).shape
         except (TypeError, ValueError):
@@ -59,7 +61,9 @@ def note_forms(
         out = {}
         for plan in wanted:
             site = traced[plan.name]
-            leaves = sampled(site)  # a subset of the elements, where the distribution allows one
+            leaves = sampled(
+                site, plan
+            )  # a subset of the elements, where the distribution allows one
             affine = [s.leaf for s in plan.sources if isinstance(s, Affine)]
 
             def at(moves: dict[int, Any], site: SiteTerm = site, base: Any = leaves) -> Any:
@@ -100,6 +104,19 @@ def note_forms(
             if value is not None and same and value.minus is None:
                 subtract(value, source)
                 plan.sources.remove(source)
+
+
+def _sampled(shape: tuple[int, ...], inputs: Sequence[np.ndarray]) -> Int[np.ndarray, " places"]:
+    """Return elements that stand for all: some anywhere, and the extremes of every input."""
+    size = int(np.prod(shape, dtype=int))
+    places = np.linspace(0, size - 1, min(size, NUM_SAMPLED)).astype(int)
+    ends = [
+        pick(np.broadcast_to(values, shape))
+        for values in inputs
+        if np.size(values) > 1
+        for pick in (np.argmin, np.argmax)
+    ]
+    return np.unique([*places, *map(int, ends)])
 
 
 def _form(leaf: int, cubes: dict[int, np.ndarray], shifts: dict[int, np.ndarray]) -> _Form:
