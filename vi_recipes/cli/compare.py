@@ -275,11 +275,13 @@ def _fit_and_report(
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
     from vi_recipes.cli.own_draws import added_fits, given_reference
-    from vi_recipes.cli.prepare import prepare
+    from vi_recipes.cli.prepare import looking_for_a_start, prepare
 
     entries = None if methods is None else options.parse_methods(methods)
     keep_code(no_cache)
     target, built = prepare(model, data, entries, settings, tell, written)
+    with looking_for_a_start(target, seed):
+        import vi_recipes.comparison  # noqa: F401  # a second, with Matplotlib and pandas
     named: dict[str, Method | Fit] = {**built, **added_fits(add, rename, target, built)}
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
     if folder is not None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +62,29 @@ def prepare(
     else:
         target = written.target(data, tell)
     return target, build_methods(entries, settings, target)
+
+
+@contextmanager
+def looking_for_a_start(target: Target, seed: int) -> Iterator[None]:
+    """Look for a starting point beside the block, which imports what comes next.
+
+    A comparison looks for it again, and says then if there is none: what was compiled for it is
+    there by that time. XLA compiles without Python's lock.
+    """
+
+    def look() -> None:
+        import jax
+
+        with suppress(Exception):
+            target.start(jax.random.key(seed))
+
+    beside = threading.Thread(target=look, name="start")
+    with warnings.catch_warnings():  # filters, which the search changes, are all threads' own
+        beside.start()
+        try:
+            yield
+        finally:
+            beside.join()
 
 
 def make_target(

@@ -1,0 +1,56 @@
+"""What a command does before it fits."""
+
+import threading
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import vi_recipes as vr
+from vi_recipes.cli.prepare import looking_for_a_start
+
+
+def heights(y: Any) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 2.0))
+    numpyro.sample("y", dist.Normal(mu, tau**-0.5), obs=y)
+
+
+def test_a_start_that_was_looked_for_beside_imports_compiles_nothing_when_it_is_needed() -> None:
+    target = vr.Target(heights, y=np.array([1.0, 2.0, 4.0]))
+    with looking_for_a_start(target, 3):
+        names = [thread.name for thread in threading.enumerate()]
+    assert "start" not in [thread.name for thread in threading.enumerate()]
+    programs: list[str] = []
+
+    def heard(event: str, seconds: float, **about: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            programs.append(str(about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        found = target.start(jax.random.key(3))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert "start" in names  # in a thread of its own
+    assert [name for name in programs if "seed" not in name] == []
+    alone = vr.Target(heights, y=np.array([1.0, 2.0, 4.0])).start(jax.random.key(3))
+    np.testing.assert_array_equal(found, alone)
+
+
+def test_what_is_wrong_with_a_start_is_told_where_it_is_needed() -> None:
+    def waits(y: Any) -> None:
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 2.0))
+        numpyro.sample("y", dist.Exponential(rate), obs=y)
+
+    target = vr.Target(waits, y=np.array([1.0, -1.0]))
+    before = list(warnings.filters)
+    with looking_for_a_start(target, 0):
+        pass
+    assert warnings.filters == before
+    with pytest.raises(ValueError, match="no finite density"):
+        target.start(jax.random.key(0))
