@@ -258,6 +258,7 @@ def test_an_error_of_one_fit_is_a_row_that_says_so() -> None:
         ([], {}, "models: got none"),
         ([MODEL, MODEL], {}, "models: two are named 'normal'"),
         ([3], {}, "models: got 3, expected names"),
+        (MODEL, {"data": {}}, "data: got none, expected at least one set"),
         (MODEL, {"data": "gone.json"}, "data: gone.json cannot be read"),
     ],
 )
@@ -331,7 +332,10 @@ def test_every_data_set_has_a_figure_of_its_own_and_no_other_is_left(
     ("text", "message"),
     [
         ("models = 3", "models: got 3, expected a list of names"),
-        ('methods = ["map"]', "models is missing"),
+        ('methods = ["map"]', "models: it is missing, expected such as"),
+        ("models = []", "models: got none, expected such as"),
+        ('models = ["radon"]\n[data]\na = 1', "data: got 1 for 'a', expected a file"),
+        ('models = ["radon"]\ndata = ""', "data: got '' for '', expected a file"),
         ('models = ["radon"]\nsead = 3', "unknown key 'sead'"),
         ('models = ["radon"]\nseeds = "many"', "seeds: got 'many', expected a number of seeds"),
         ("models = [", "it is no TOML"),

@@ -49,7 +49,8 @@ def read_grid(path: Path) -> Grid:
             raise ValueError(f"{path}: {unknown('key', key, KEYS)}")
     models = _texts(content, "models", path)
     if not models:
-        raise ValueError(f'{path}: models is missing, expected such as models = ["eight_schools"]')
+        what = "got none" if "models" in content else "it is missing"
+        raise ValueError(f'{path}: models: {what}, expected such as models = ["eight_schools"]')
     methods = _texts(content, "methods", path)
     rest = {k: v for k, v in content.items() if k not in ("models", "methods")}
     for key, kind, words in (
@@ -65,7 +66,10 @@ def read_grid(path: Path) -> Grid:
     if "data" in rest:
         given = rest["data"]
         named = given if isinstance(given, dict) else {Path(given).stem: given}
-        rest["data"] = {name: _beside(path, str(file)) for name, file in named.items()}
+        for name, file in named.items():
+            if not (isinstance(file, str) and file.strip()):
+                raise ValueError(f"{path}: data: got {file!r} for '{name}', expected a file")
+        rest["data"] = {name: _beside(path, file) for name, file in named.items()}
     models = [str(_beside(path, one)) if _is_file(one) else one for one in models]
     return Grid(models, ",".join(methods) if methods else None, rest)
 

@@ -227,6 +227,10 @@ def _data_by_name(data: Mapping[str, Any] | str | Path | None) -> list[tuple[str
         return [(OWN, None)]
     if isinstance(data, str | Path):
         return [(Path(data).stem, data)]
+    if not data:
+        raise ValueError(
+            "data: got none, expected at least one set, by name; leave data out for the models' own"
+        )
     for name, given in data.items():
         if not isinstance(given, Mapping | str | Path):
             raise ValueError(
