@@ -23,7 +23,10 @@ BATCH = 128
 """Points in one call of compiled code: one shape, so it is compiled once."""
 
 MAX_AT_ONCE = 2**23
-"""Coordinates of all of them together, at most."""
+"""Numbers of all of them together, at most, where one takes what is made of the data."""
+
+MAX_CONSTRAINED = 2**20
+"""Coordinates of all that are transformed in a call, at most: it has them twice or thrice."""
 
 FEWEST_AT_ONCE = 5
 """Densities that are computed side by side, whatever the model, which takes 60 % of the time: a
@@ -52,17 +55,20 @@ def in_blocks[T](
         How many in a call.
     """
     z = np.asarray(z, float)
-    values = []
+    whole: list[np.ndarray] = []
     with jax.enable_x64(True):
         for first in range(0, len(z), size):
             block = z[first : first + size]
             missing = size - len(block)
             if missing:  # one shape, so one compilation: short blocks are padded
                 block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
-            made = function(block)
-            values.append(jax.tree.map(lambda v, n=size - missing: np.asarray(v)[:n], made))
-    whole: T = jax.tree.map(lambda *parts: np.concatenate(parts), *values)
-    return whole
+            made, shape = jax.tree.flatten(function(block))
+            if not first:  # filled in place: it may be large
+                whole = [np.empty((len(z), *v.shape[1:]), v.dtype) for v in made]
+            for place, values in zip(whole, made, strict=True):
+                place[first : first + size] = np.asarray(values)[: size - missing]
+    done: T = jax.tree.unflatten(shape, whole)
+    return done
 
 
 def log_det_name(latent: str) -> str:
@@ -343,7 +349,7 @@ class FlatDensity(TracedModel):
         compiled = self._code_of_model(
             "constrain", lambda: jax.jit(at_rows, compiler_options=options)
         )
-        size = max(1, min(BATCH, MAX_AT_ONCE // max(self.dim, 1)))
+        size = max(1, min(BATCH, MAX_CONSTRAINED // max(self.dim, 1)))
         values = in_blocks(
             lambda rows: compiled(rows, self.arrays()), z.reshape(-1, self.dim), size
         )

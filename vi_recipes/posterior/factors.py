@@ -139,7 +139,9 @@ class FactorPosterior(Posterior):
             j = self.target.coordinate_of[site.name]
             v, w = values[site.name], self._weights_of(np.maximum(j, 0))
             m = np.array(self._centres[site.name])
-            s = np.array(np.sqrt(np.einsum("q...,q...->...", w, (v - m) ** 2)))
+            away = v - m
+            s = np.array(np.sqrt(np.einsum("q...,q...,q...->...", w, away, away)))
+            del away  # it has every node of every member
             error_m, error_s = np.zeros_like(m), np.zeros_like(m)
             if self.eta_mcse is not None:
                 error_m = self._mean_errors(self._own_slopes(site.name), np.maximum(j, 0))
