@@ -280,6 +280,33 @@ def test_a_second_mode_of_theta_is_not_passed_over_in_silence(key: int) -> None:
     assert vr.judge(fit).trust is not vr.Trust.TRUSTWORTHY
 
 
+def unequal_modes(y: Any, away: Any) -> None:
+    x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+    left = jnp.log(0.7) + dist.Normal(-away, 1.0).log_prob(x)
+    right = jnp.log(0.3) + dist.Normal(away, 0.5).log_prob(x)
+    numpyro.factor("either", jnp.logaddexp(left, right))
+    numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("key", [0, 1, 2])
+def test_a_mode_far_out_that_no_scattered_start_leads_to_is_found(key: int) -> None:
+    fit = NestedQuadrature().fit(
+        vr.Target(unequal_modes, y=np.zeros(1), away=np.array(5.0)), key=key
+    )
+    assert fit.status is vr.Status.UNCONVERGED
+    assert "another mode, at x =" in fit.message
+
+
+@pytest.mark.parametrize("away", [2.0, 3.0])
+def test_another_mode_that_points_have_come_near_is_no_doubt(away: float) -> None:
+    fit = NestedQuadrature().fit(vr.Target(unequal_modes, y=np.zeros(1), away=np.array(away)))
+    mean = -0.4 * away
+    sd = np.sqrt(0.7 * (1 + away**2) + 0.3 * (0.25 + away**2) - mean**2)
+    assert fit.status is vr.Status.OK
+    assert abs(fit.mean()["x"] - mean) < 0.03 * sd
+    assert fit.sd()["x"] == pytest.approx(sd, rel=0.03)
+
+
 def flat_scale(y: Any) -> None:
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     log_sigma = numpyro.sample("log_sigma", dist.ImproperUniform(dist.constraints.real, (), ()))

@@ -33,6 +33,15 @@ APART = 3.0
 DEPTH = 8.0
 """Nats below the first at which another mode counts for nothing."""
 
+DISTANCES = (*range(1, 13), 14, 17, 20, 24, 29, 35, 42, 50)
+"""Sds from a mode, along each coordinate, at which it is looked whether the density rises again."""
+
+RISE = 1.0
+"""Nats above a nearer point by which it does."""
+
+MOST_RISES = 2
+"""Of these points, the highest, that are climbed from."""
+
 CLOSE = 0.05
 """Newton decrement, in sds, at which they end."""
 
@@ -129,6 +138,34 @@ def find_other_mode(
             other = found
     density.place = kept
     return other
+
+
+def distant_starts(density: ThetaDensity, mode: ThetaMode) -> list[np.ndarray]:
+    """Return flat vectors far from a mode, where log p(y, theta) is higher than nearer to it.
+
+    It is looked at along each coordinate, the others where a normal law would have them given that.
+    """
+    sd = np.sqrt(np.diag(mode.cov))
+    lines = np.concatenate([mode.cov / sd[:, None], -mode.cov / sd[:, None]])
+    reach = np.array(DISTANCES, float)
+    rows = mode.theta + reach[:, None] * lines[:, None, :]
+    values = density.given(rows.reshape(-1, mode.theta.size))[0].reshape(rows.shape[:2])
+    values = np.where(np.isfinite(values), values, -np.inf)
+    lowest = np.minimum.accumulate(np.where(np.isneginf(values), np.inf, values), axis=1)
+    with np.errstate(invalid="ignore"):  # where nothing was found
+        rises = np.where(values > lowest + RISE, values, -np.inf)
+    best = rises.argmax(axis=1)
+    height = rises[np.arange(len(rises)), best]
+    starts = []
+    for line in np.argsort(-height)[:MOST_RISES]:
+        if np.isneginf(height[line]):
+            break
+        flat = np.zeros(density.target.dim)
+        flat[density.split.border] = rows[line, best[line]]
+        if density.has_members:
+            flat[density.split.local] = density.place.modes
+        starts.append(flat)
+    return starts
 
 
 def _climb(density: ThetaDensity, progress: Progress) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,12 @@ from vi_recipes.methods.nested.members import (
     nodes_to_check,
     refusal,
 )
-from vi_recipes.methods.nested.mode import ThetaMode, find_other_mode, find_theta_mode
+from vi_recipes.methods.nested.mode import (
+    ThetaMode,
+    distant_starts,
+    find_other_mode,
+    find_theta_mode,
+)
 from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.posterior import NestedPosterior
@@ -203,7 +208,7 @@ class NestedQuadrature(Method):
             marginal = self._marginal(target, timing)
             flat = starting_point(target, key, 0)
             density = density_of(marginal, timing, flat)
-            mode, other, added = None, "", None
+            mode, other, added = None, None, None
             seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
             if density.dim:
                 mode = find_theta_mode(density, progress)
@@ -278,20 +283,21 @@ class NestedQuadrature(Method):
 
     def _other_mode(
         self, density: ThetaDensity, mode: ThetaMode, key: jax.Array, progress: Progress
-    ) -> str:
-        """Say where another mode of theta is, if three scattered starts lead to one; "" if not.
+    ) -> tuple[str, np.ndarray] | None:
+        """Return another mode of theta, if a start elsewhere leads to one, in words and numbers.
 
         Where a point of theta is dear nobody looks.
         """
         if density.work > CHEAP_POINT:
-            return ""
+            return None
         start = partial(density.target.start, scatter=1.0)
         first, second = split_key(key, 2)
         # of points that are scattered alone all may lie on one side
         starts = [start(first), start(first, mirrored=True), start(second)]
+        starts += distant_starts(density, mode)
         other = find_other_mode(density, mode, starts, progress)
         if other is None:
-            return ""
+            return None
         away = np.zeros(density.target.dim)
         away[density.split.border] = (other.theta - mode.theta) / density.units
         flat = np.zeros(density.target.dim)
@@ -299,7 +305,7 @@ class NestedQuadrature(Method):
         site = density.target.sites_along(away)[0]
         value = np.ravel(density.target.constrain(flat[None])[site][0])
         shown = ", ".join(f"{v:.3g}" for v in value[:3]) + (", ..." if value.size > 3 else "")
-        return f"log p(y, theta) has another mode, at {site} = {shown}"
+        return f"log p(y, theta) has another mode, at {site} = {shown}", other.theta
 
     def _judged(
         self,
@@ -307,7 +313,7 @@ class NestedQuadrature(Method):
         found: Integral,
         inner: InnerError | None,
         noise: Noise | Corrected | None,
-        other: str,
+        other: tuple[str, np.ndarray] | None,
     ) -> Result:
         worst = found.worst_error(density.owner != OF_SEVERAL)
         count = len(found.theta)
@@ -319,8 +325,8 @@ class NestedQuadrature(Method):
                 "the parameters has a tail or a mode that the points do not cover"
             )
             advice = "use NUTS; where a prior is improper, give one that the posterior is proper by"
-        if other:
-            doubts.append(f"{other}: the points are around one mode only")
+        if other and not found.covers(other[1], density.sweep(other[1][None]).log_p[0]):
+            doubts.append(f"{other[0]}: the points are around one mode only")
             advice = advice or "order what is exchangeable, or use NUTS from several starts"
         covered = not doubts
         if found.share < MIN_SHARE:

@@ -32,6 +32,10 @@ weights, or these times the distances from the mean that a mean, or an sd, adds 
 Most samples have less than its share of such a tail, all scrambles alike.
 """
 
+COVERED = 20.0
+"""Times the density of its points that a posterior may have at a mode of its own for the points to
+have come near it."""
+
 MAX_PART = 0.05
 """Of a variance, what a single point may hold for no tail to be looked at."""
 
@@ -91,6 +95,13 @@ class Integral:
         total = np.cumsum(np.maximum(self.weights, 0.0))
         places = (np.arange(count) + 0.5) / count * total[-1]
         return np.minimum(np.searchsorted(total, places), len(total) - 1)
+
+    def covers(self, theta: Float[np.ndarray, " G"], log_p: float) -> bool:
+        """Whether points lie near a mode, at which log p(y, theta) is known."""
+        if self.rounds is None or not np.isfinite(log_p):
+            return False
+        ratio = log_p - self.log_evidence - self.rounds.log_mixture_at(theta[None])[0]
+        return bool(ratio <= np.log(COVERED))
 
     @property
     def failed(self) -> Bool[np.ndarray, " points"]:
@@ -183,6 +194,12 @@ class Rounds:
         """Return the log density of the mixture of proposals."""
         shares = np.log(np.array(self.sizes) / len(self.theta))
         return np.asarray(logsumexp(np.stack(self._log_q) + shares[:, None], axis=0))
+
+    def log_mixture_at(self, theta: Float[np.ndarray, "rows G"]) -> Float[np.ndarray, " rows"]:
+        """Return the same at other points."""
+        shares = np.log(np.array(self.sizes) / len(self.theta))
+        of_each = np.stack([proposal.log_prob(theta) for proposal in self.proposals])
+        return np.asarray(logsumexp(of_each + shares[:, None], axis=0))
 
     def scrambles(self) -> list[np.ndarray]:
         """Return the points of every scramble, over all rounds."""
