@@ -124,6 +124,27 @@ def test_draws_in_every_container(herds: vr.Target) -> None:
     same(vr.from_draws(polars.from_pandas(frame), herds), drawn)
 
 
+def test_powers_are_called_as_in_r() -> None:
+    target = vr.Target(vr.glmm("y ~ I(x**2)", FRAME))
+    frame, drawn = by_label(target)
+    theirs = {"Intercept": "b_Intercept", "beta[I(x ** 2)]": "b_IxE2"}  # of y ~ I(x^2)
+    same(vr.from_draws(frame.rename(columns=theirs), target), drawn)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "says"),
+    [
+        ([[0.5] * 40, [0.5] * 39], "the chains of 'sigma' are not all of one length"),
+        (np.full(SHAPE, "one"), "site 'sigma' has draws that are no numbers, such as one"),
+        (np.full(SHAPE, 1 + 2j), "site 'sigma' has draws that are no numbers"),
+    ],
+)
+def test_what_are_no_draws_is_told(herds: vr.Target, sigma: object, says: str) -> None:
+    _, drawn = by_label(herds)
+    with pytest.raises(ValueError, match=says):
+        vr.from_draws(drawn | {"sigma": sigma}, herds)
+
+
 def test_containers_the_wrong_way_round_are_told(herds: vr.Target) -> None:
     frame, drawn = by_label(herds)
     turned = {name: np.moveaxis(values, 0, 1) for name, values in drawn.items()}

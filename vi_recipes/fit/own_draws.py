@@ -215,7 +215,16 @@ def _shaped(values: np.ndarray, site: Site, source: Source) -> np.ndarray:
             f"{source.called}: site '{site.name}' has draws of shape {shape}, expected "
             f"{site.shape}, after chain and draw{hint if together else ''}"
         )
-    values = np.asarray(values.reshape(*values.shape[:2], *site.shape), float)
+    values = values.reshape(*values.shape[:2], *site.shape)
+    try:
+        if values.dtype.kind == "c":
+            raise TypeError
+        values = np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{source.called}: site '{site.name}' has draws that are no numbers, such as "
+            f"{values.ravel()[0]}"
+        ) from None
     if not np.isfinite(values).all():
         chain, draw, *_ = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(

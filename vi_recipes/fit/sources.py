@@ -145,14 +145,23 @@ def read_source(given: Any) -> Source:
     if hasattr(given, "data_vars"):
         return _of_datasets(given, None, "dataset")
     if isinstance(given, Mapping):
-        variables = {str(n): np.asarray(v) for n, v in given.items()}
-        return Source("draws", variables)
+        return Source("draws", {str(n): _array(str(n), v) for n, v in given.items()})
     if isinstance(given, Sequence) and given and all(isinstance(g, str | Path) for g in given):
         return _of_files([Path(g) for g in given], f"{given[0]} and {len(given) - 1} more")
     raise ValueError(
         f"draws: got {type(given).__name__}, expected an ArviZ tree, a path of netCDF or CSV, a "
         "list of CSV files, a data frame, or a mapping: name -> array (chain, draw, ...)"
     )
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError(
+            f"draws: the chains of '{name}' are not all of one length, expected an array "
+            "(chain, draw, ...)"
+        ) from None
 
 
 # -- trees -----------------------------------------------------------------------------------

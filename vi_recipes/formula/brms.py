@@ -80,7 +80,8 @@ def _effects(term: Term, part: str, coords: Mapping[str, Any]) -> dict[str, str]
 
 
 def _called(label: str) -> str:
-    return BASIS.sub(lambda m: f"{m[1]}{int(m[2]) + 1}", label).translate(SIGNS)
+    counted = BASIS.sub(lambda m: f"{m[1]}{int(m[2]) + 1}", label)
+    return counted.replace("**", "^").translate(SIGNS)
 
 
 def _members(group: Group, coords: Mapping[str, Any]) -> list[str]:
