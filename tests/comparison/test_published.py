@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from models_for_tests import target as listed
@@ -63,6 +64,25 @@ def test_methods_are_columns_over_a_foot() -> None:
     assert foot.loc["elpd (loo)", "pymc"] == f"{loo['elpd_loo']:.1f} ({loo['se']:.1f})"
     assert foot.loc["Verdict", "pymc"] == c.verdicts()["pymc"].trust.value
     assert "Observations" not in list(c.table(["mu"]).frame[""])
+
+
+def test_a_dash_has_its_reason() -> None:
+    this, c = comparison()
+    alone = {label: {"mean": 4.0, "sd": 2.0} for label in this.labels()}
+    moments = vr.load_reference({"method": "moments", "parameters": alone}, this)
+    c = vr.Comparison({"pymc": c["pymc"], "moments": moments}, target_name="eight")
+    draws = c["pymc"]["mu"]
+    limit = float(np.quantile(draws, 0.25))
+    wider = vr.derive(c, root=lambda mu: jnp.sqrt(mu - limit), double=lambda mu: 2 * mu)
+    table = wider.table(["mu", "root", "double"])
+    assert ["root", "–", "–"] in [list(row) for row in table.body]
+    share = (draws < limit).mean()
+    assert f"–: root is no finite number at {share:.1%} of draws; " in table.note
+    assert "nothing is known of double by moments" in table.note
+    assert "–:" not in c.table(["mu", "tau"]).note
+    failed = replace(moments, method="failed", status=vr.Status.FAILED, posterior=None)
+    without = vr.Comparison({"pymc": c["pymc"], "failed": failed}, target_name="eight")
+    assert "Without a result: failed." in without.table(["mu"]).note
 
 
 def test_seconds_are_those_that_a_method_takes_alone() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import heading, numbers
-from vi_recipes.core import as_names
+from vi_recipes.core import as_names, attempt
 from vi_recipes.fit import Fit, interval_setting, intervals, loo_table, population
 from vi_recipes.model import Site, Target, labels_by_site, weights_of_observations
 from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
+
+MOST_SAID = 5
+"""Scalars of which a note says why they have a dash."""
 
 TIDY = (
     "method",
@@ -110,6 +114,9 @@ def publish(
             f"Of {', '.join(lost[:3])}{' and others' if len(lost) > 3 else ''} medians, and half "
             "of what the central 68 % span."
         )
+    notes += _unknown(fits, chosen, means)
+    if failed := [name for name in comparison.columns if name not in fits]:
+        notes.append(f"Without a result: {', '.join(failed)}.")
     titles = [heading(name, comparison) for name in fits]
     if any(title.endswith("†") for title in titles):
         notes.append("†: stopped before it converged; provisional.")
@@ -121,6 +128,31 @@ def publish(
         foot,
         " ".join([*notes, *more]),
     )
+
+
+def _unknown(
+    fits: Mapping[str, Fit], chosen: Sequence[str], means: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """Return sentences on the scalars that have a dash: why nothing is known of them."""
+    absent: dict[str, list[str]] = {}
+    shares: dict[str, float] = {}
+    for name, fit in fits.items():
+        for site in chosen:
+            labels = fit.labels([site])
+            lost = [k for k, label in enumerate(labels) if not np.isfinite(means[name][label])]
+            if not lost:
+                continue
+            draws = attempt(partial(fit.__getitem__, site), lambda _: np.zeros((1, 1)))
+            bad = ~np.isfinite(draws.reshape(len(draws), -1))
+            for k in lost:
+                if bad.shape[1] == len(labels) and bad[:, k].any():
+                    shares[labels[k]] = max(shares.get(labels[k], 0.0), float(bad[:, k].mean()))
+                else:
+                    absent.setdefault(labels[k], []).append(name)
+    said = [f"{n} is no finite number at {share:.1%} of draws" for n, share in shares.items()]
+    said += [f"nothing is known of {label} by {', '.join(n)}" for label, n in absent.items()]
+    more = f"; and of {len(said) - MOST_SAID} more" if len(said) > MOST_SAID else ""
+    return [f"{DASH}: {'; '.join(said[:MOST_SAID])}{more}."] if said else []
 
 
 def _chosen(fit: Fit, sites: Sequence[str] | None, *, members: bool) -> list[str]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.model import Site
-from vi_recipes.posterior import MomentsPosterior, held_draws
+from vi_recipes.posterior import held_draws, moments_alone
 
 FEW = 8
 """Scalars of a site that is shown whatever it is."""
@@ -80,7 +80,7 @@ def intervals(
     none = np.full(sum(sizes[name] for name in names), np.nan)
     posterior = fit.known_posterior()
     held = held_draws(posterior)
-    if fit.is_point or (held is None and isinstance(posterior, MomentsPosterior)) or not names:
+    if fit.is_point or (held is None and moments_alone(posterior)) or not names:
         return none, none.copy()
     if held is not None:
         columns = {n: held[n].reshape(-1, sizes[n]) for n in names}

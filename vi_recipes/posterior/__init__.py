@@ -12,7 +12,7 @@ from vi_recipes.posterior.base import (
 )
 from vi_recipes.posterior.blocks import BlockPosterior
 from vi_recipes.posterior.delta import EstimatePosterior
-from vi_recipes.posterior.derived import DerivedPosterior
+from vi_recipes.posterior.derived import DerivedPosterior, moments_alone
 from vi_recipes.posterior.derived import apply as apply_functions
 from vi_recipes.posterior.draws import (
     DrawsPosterior,
@@ -47,6 +47,7 @@ __all__ = [
     "held_draws",
     "is_constant",
     "match",
+    "moments_alone",
     "per_scalar",
     "relabel_draws",
 ]

@@ -89,7 +89,7 @@ class DerivedPosterior(Posterior):
     @cached_property
     def _unknown(self) -> bool:
         """Whether only moments are known, of which nothing can be derived."""
-        return not self.point and isinstance(self.base, MomentsPosterior) and not self.base.samples
+        return not self.point and moments_alone(self.base)
 
     @cached_property
     def _drawn(self) -> DrawsPosterior:
@@ -159,3 +159,10 @@ class DerivedPosterior(Posterior):
         if drawn is None:
             return None
         return replace(drawn, values={**drawn.values, **apply(self.functions, drawn.values, 1)})
+
+
+def moments_alone(posterior: Posterior) -> bool:
+    """Whether only moments are known of the sites, and no draws that could be had."""
+    while isinstance(posterior, DerivedPosterior):
+        posterior = posterior.base
+    return isinstance(posterior, MomentsPosterior) and not posterior.samples
