@@ -438,12 +438,12 @@ def test_a_killed_process_costs_the_cell_that_it_was_at(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exclusive_cells_run_one_at_a_time_in_one_process(tmp_path: Path) -> None:
-    job = Squares(str(tmp_path), seconds=1.0)
+    job = Squares(str(tmp_path), seconds=0.5)
     alone = Kept()
     run_cells(job, range(3), alone.keep, 2, exclusive=True)
     assert len({place.process for place in alone.places}) == 1
     assert set(most_at_once(alone.places).values()) == {1}
-    assert all(place.ended - place.began > 0.9 for place in alone.places)
+    assert all(place.ended - place.began > 0.45 for place in alone.places)
     with ProcessPoolExecutor(2, get_context("spawn")) as executor:
         run_cells(job, range(3), Kept().keep, executor)  # both have begun
         beside, alone = Kept(), Kept()

@@ -352,7 +352,13 @@ def test_an_interrupt_that_falls_on_a_garbage_collection_is_not_lost():
     swallowed = SimpleNamespace(exc_type=KeyboardInterrupt)
     group.keep_interrupts(swallowed)
     with pytest.raises(KeyboardInterrupt):
-        time.sleep(10)
+        nap(100)
+
+
+def nap(times):
+    """Sleep a while and again: an interrupt that is sent again ends no sleep, and comes after."""
+    for _ in range(times):
+        time.sleep(0.1)
 
 
 # -- help and lists ----------------------------------------------------------------------------
