@@ -105,7 +105,8 @@ class KL:
         self.num_pairs = num_pairs if self.expectation.drawn else 0
         shape = (self.num_pairs, self.target.dim)
         noise = np.random.default_rng(seed).standard_normal(shape)
-        self._noise, self._chunks, self._drawn = jax.device_put(noise), chunks_of(noise), None
+        self._noise, self._no_noise = jax.device_put((noise, noise[:0]))
+        self._chunks, self._drawn = chunks_of(noise), None
         self._forget()
 
     def as_found(self, num_nodes: int, num_pairs: int) -> Self:
@@ -184,7 +185,7 @@ class KL:
             return self._last[1]
         self._last = None  # what was kept of every row for the last point need not be there too
         x = jnp.asarray(flat, float)
-        held = self.held._replace(noise=self._noise[:0], nodes=nodes or self._nodes)
+        held = self.held._replace(noise=self._no_noise, nodes=nodes or self._nodes)
         gradient, bend, value = self._second_order(
             self._linearised, self._linearised_along, x, held
         )

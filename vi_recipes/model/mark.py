@@ -27,7 +27,7 @@ def model_mark(target: Target) -> str:
 
 def _mark(target: Target) -> str:
     with jax.enable_x64(True):
-        traced = jax.make_jaxpr(target.log_density_fn)(jnp.zeros(target.dim), target.arrays())
+        traced = jax.make_jaxpr(target.log_density_fn)(np.zeros(target.dim), target.arrays())
     digest = hashlib.sha256(_ADDRESS.sub("", str(traced.jaxpr)).encode())
     for constant in constants_in(traced):
         key = jnp.issubdtype(jax.typeof(constant).dtype, jax.dtypes.prng_key)

@@ -103,7 +103,7 @@ class ResponsePosterior(FactorPosterior):
         with jax.enable_x64(True):
             shape = (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
             half = generator(3).standard_normal(shape)
-            noise = jnp.asarray(np.concatenate([half, -half], axis=1))
+            noise = np.concatenate([half, -half], axis=1)
             options = compiler_options(NUM_SLOPE_DRAWS, (noise[0, 0], target.arrays()))
             compiled = jax.jit(average, compiler_options=options)
             batches = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
