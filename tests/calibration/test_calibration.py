@@ -270,6 +270,7 @@ def test_a_model_that_no_other_process_finds_has_one_worker() -> None:
         ({"num_draws": 0}, "num_draws: got 0"),
         ({"executor": -1}, "executor: got -1, expected a concurrent.futures.Executor"),
         ({"quantities": ["nu"]}, "quantities: got nu, expected sites of model 'normal': mu"),
+        ({"quantities": []}, "quantities: got none, expected some of mu"),
         ({"method": "nuts"}, "method: got 'str', expected a method"),
         ({"method": vr.MAP()}, "method 'map' gives a point for mu"),
         ({"method": vr.CAVI()}, "method 'cavi' does not apply"),

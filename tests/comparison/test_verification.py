@@ -119,6 +119,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "| bivariate\\_normal (2) | laplace | OK |" in page
     for wrong, words in (
         (["verify", "--models", "bivariate"], "did you mean 'bivariate_normal'"),
+        (["verify", "--models", ""], "--models: unknown model with reference answers ''"),
         (["verify", "--methods", "laplce"], "did you mean 'laplace'"),
         (["verify", "--references", str(tmp_path / "none")], "is not a folder"),
     ):

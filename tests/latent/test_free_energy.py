@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -160,3 +160,24 @@ def test_what_has_no_exact_e_step_is_refused() -> None:
         energy("radon").unconstrain({"mu_a": 0.0})
     with pytest.raises(ValueError, match="ascent: got 'sideways'"):
         vr.MarginalMLE(ascent="sideways")  # type: ignore[arg-type]
+
+
+def test_what_is_no_theta_no_law_and_no_choice_of_latents_is_refused() -> None:
+    f = energy("linear_mixed")
+    q, theta = f.posterior(f.start), f.start
+    size = theta.size
+    match = rf"^theta: got .*, expected {size} finite numbers"
+    for wrong in (np.append(theta, 0.0), theta[:-1], np.full(size, np.nan), None, "theta"):
+        for call in (partial(f, q), partial(f.q, q), f.log_likelihood, f.posterior, f.constrain):
+            with pytest.raises(ValueError, match=match):
+                call(wrong)  # type: ignore[arg-type]
+    for law in (None, q[0], (q[0],)):
+        with pytest.raises(ValueError, match=r"^q: got .*, expected Normals of shapes \("):
+            f(law, theta)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^values: got int, expected site -> value"):
+        f.unconstrain(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^target: got int, expected a Target"):
+        vr.FreeEnergy(3)  # type: ignore[arg-type]
+    for latent in ((), ("u", "u")):
+        with pytest.raises(ValueError, match=r"^latent: got .*, expected different names among"):
+            vr.MarginalMLE(latent=latent).fit(target("linear_mixed"))

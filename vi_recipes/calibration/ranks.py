@@ -90,6 +90,8 @@ def choose(
     sites = {site.name: site for site in target.quantities}
     labelled = {name for group in target.exchangeable for name in group.sites}
     names = list(sites) if wanted is None else as_names("quantities", wanted)
+    if not names:
+        raise ValueError(f"quantities: got none, expected some of {', '.join(sites)}")
     if unknown := [name for name in names if name not in sites]:
         raise ValueError(
             f"quantities: got {', '.join(unknown)}, expected sites of model '{target.name}': "

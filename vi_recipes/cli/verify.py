@@ -73,7 +73,7 @@ def command(
 
     keep_code(no_cache)
     known = problems(references)
-    names = [n.strip() for n in models.split(",")] if models else list(known)
+    names = list(known) if models is None else [n.strip() for n in models.split(",")]
     for name in names:
         if name not in known:
             raise ValueError(f"--models: {unknown('model with reference answers', name, known)}")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.core import MethodFailure, Status, Timing, one_at_a_time
+from vi_recipes.core import MethodFailure, Status, Timing, check_arguments, one_at_a_time
 from vi_recipes.latent.marginal import EStep, Marginal
 from vi_recipes.latent.objective import MarginalObjective
 from vi_recipes.latent.rules import marginal_of, starting_point
@@ -71,6 +71,7 @@ class FreeEnergy:
     sparse, and other variants. doi:10.1007/978-94-011-5014-9_12
     """
 
+    @check_arguments("target", "latent")
     @one_at_a_time
     def __init__(
         self,
@@ -94,6 +95,8 @@ class FreeEnergy:
     def unconstrain(self, values: Mapping[str, Any]) -> Float[np.ndarray, " G"]:
         """Return theta for values of the parameters on the constrained scale, by site."""
         split = self.marginal.split
+        if not isinstance(values, Mapping):
+            raise ValueError(f"values: got {type(values).__name__}, expected site -> value")
         if missing := [n for n in split.parameters if n not in values]:
             raise ValueError(f"values: no value of {', '.join(missing)}, a parameter")
         given = self.target.constrain(self._flat) | {n: values[n] for n in split.parameters}
@@ -102,7 +105,7 @@ class FreeEnergy:
     def constrain(self, theta: Float[np.ndarray, " G"]) -> dict[str, np.ndarray]:
         """Return the parameters on the constrained scale, by site."""
         flat = self._flat.copy()
-        flat[self.marginal.split.border] = theta
+        flat[self.marginal.split.border] = self._checked(theta)
         values = self.target.constrain(flat)
         return {name: values[name] for name in self.marginal.split.parameters}
 
@@ -172,19 +175,37 @@ class FreeEnergy:
         split = self.marginal.split
         T, d = split.num_members, split.width
         shapes = ((T, len(split.states)),) if split.kind == "discrete" else ((T, d), (T, d, d))
-        got = tuple(np.shape(v) for v in q)
+        got = tuple(map(np.shape, q)) if isinstance(q, tuple) else ()
         if got != shapes:
+            of = " of shapes " if got else ""
             kind = "StateProbabilities" if split.kind == "discrete" else "Normals"
             raise ValueError(
-                f"q: got {type(q).__name__} of shapes {', '.join(map(str, got))}, expected {kind} "
-                f"of {', '.join(map(str, shapes))}"
+                f"q: got {type(q).__name__}{of}{', '.join(map(str, got))}, expected {kind} of "
+                f"shapes {', '.join(map(str, shapes))}"
             )
+
+    def _checked(self, theta: Any) -> Float[np.ndarray, " G"]:
+        """Return theta as numbers; raise a :class:`ValueError` for what is none."""
+        size = self.marginal.split.border.size
+        try:
+            values = np.asarray(theta, float)
+        except (TypeError, ValueError):
+            values = np.full(size, np.nan)
+        if values.shape != (size,) or not np.isfinite(values).all():
+            got = "some that are not" if values.shape == (size,) else f"shape {values.shape}"
+            got = got if isinstance(theta, np.ndarray | list | tuple) else repr(theta)
+            raise ValueError(
+                f"theta: got {got}, expected {size} finite numbers, as unconstrain makes them of "
+                f"values of {', '.join(self.marginal.split.parameters)}"
+            )
+        return values
 
     @one_at_a_time
     def _run(self, name: str, function: Callable[..., Any], theta: Any, q: Any) -> Any:
+        theta = self._checked(theta)
         with jax.enable_x64(True):
             q = jax.tree.map(lambda v: jnp.asarray(v, float), q)
-            return self._objective.call(name, function, np.asarray(theta, float), q)
+            return self._objective.call(name, function, theta, q)
 
 
 def require_exact(marginal: Marginal) -> None:

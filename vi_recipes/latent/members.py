@@ -63,6 +63,11 @@ def _names(target: Target, latent: Sequence[str] | str | None) -> tuple[str, ...
             f"{where}: got {', '.join(map(repr, missing))}, expected among the model's latent "
             f"sites: {', '.join(possible)}"
         )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"latent: got {list(names)}, expected different names among the model's latent sites: "
+            f"{', '.join(possible)}; leave it out for those that the model has by itself"
+        )
     # discrete sites are always integrated out: they cannot be parameters that move
     return (*names, *(n for n in discrete if n not in names))
 
