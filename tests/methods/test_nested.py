@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,8 @@ def test_sds_and_means_that_do_not_exist_are_told_and_not_counted(key: int, tmp_
     fit.save(tmp_path / "fit.nc")
     again = vr.Fit.load(tmp_path / "fit.nc")
     assert unsettled(again) == unsettled(fit)
+    less = vr.judge(replace(again, status=vr.Status.UNCONVERGED))
+    assert "its means and sds, where there are any, are known to" in less.text
     assert again.summary().equals(table)
 
 

@@ -322,7 +322,8 @@ def _by_its_errors(fit: Fit, error: float) -> Verdict:
         text = f"Trustworthy by its own errors: {fit.message}. {UNSEEN}"
         return Verdict(Trust.TRUSTWORTHY, text)
     if fit.diagnostics.get("covered") and error <= MAX_ERROR:
-        text = f"Usable with care: its means and sds are known to {error:.2g} sds. {UNSEEN}"
+        some = ", where there are any," if no_moments(fit) else ""
+        text = f"Usable with care: its means and sds{some} are known to {error:.2g} sds. {UNSEEN}"
         return Verdict(Trust.CARE, text)
     return Verdict(Trust.UNKNOWN, "Cannot be told: its own errors do not vouch for it.")
 
