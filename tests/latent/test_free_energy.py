@@ -167,17 +167,17 @@ def test_what_is_no_theta_no_law_and_no_choice_of_latents_is_refused() -> None:
     q, theta = f.posterior(f.start), f.start
     size = theta.size
     match = rf"^theta: got .*, expected {size} finite numbers"
-    for wrong in (np.append(theta, 0.0), theta[:-1], np.full(size, np.nan), None, "theta"):
+    for wrong in (np.append(theta, 0.0), theta[:-1], np.full(size, np.nan)):
         for call in (partial(f, q), partial(f.q, q), f.log_likelihood, f.posterior, f.constrain):
             with pytest.raises(ValueError, match=match):
-                call(wrong)  # type: ignore[arg-type]
+                call(wrong)
     for law in (None, q[0], (q[0],)):
         with pytest.raises(ValueError, match=r"^q: got .*, expected Normals of shapes \("):
             f(law, theta)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^values: got int, expected site -> value"):
         f.unconstrain(3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^target: got int, expected a Target"):
+    with pytest.raises(ValueError, match=r"^target: got 3, expected a Target"):
         vr.FreeEnergy(3)  # type: ignore[arg-type]
-    for latent in ((), ("u", "u")):
+    for latent in ((), ("b", "b")):
         with pytest.raises(ValueError, match=r"^latent: got .*, expected different names among"):
             vr.MarginalMLE(latent=latent).fit(target("linear_mixed"))
