@@ -417,6 +417,25 @@ def test_too_many_parameters_are_refused() -> None:
     assert "16 parameters are left" in reason
 
 
+def areas(y: Any) -> None:
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    with numpyro.plate("area", len(y)):
+        field = numpyro.sample("field", dist.ImproperUniform(dist.constraints.real, (), ()))
+        noise = numpyro.sample("noise", dist.Normal(0.0, 1.0))
+    differences = jnp.sum((field[1:] - field[:-1]) ** 2)
+    numpyro.factor("neighbours", -0.5 * differences - 0.5 * jnp.sum(field) ** 2 / 1e-2)
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Poisson(jnp.exp(scale * field + noise)), obs=y)
+
+
+def test_a_field_by_differences_is_refused_with_what_to_name() -> None:
+    target = vr.Target(areas, y=np.arange(12))
+    reason = NestedQuadrature().applies(target)
+    assert reason is not None
+    assert "give latent=('field', 'noise')" in reason
+    assert NestedQuadrature(latent=("field", "noise")).applies(target) is None
+
+
 def test_exchangeable_components_are_refused() -> None:
     reason = NestedQuadrature().applies(vr.Target(vr.load_model("gmm")))
     assert reason is not None

@@ -192,9 +192,10 @@ class NestedQuadrature(Method):
             most=MAX_GLOBALS,
         )
         if (count := marginal.split.border.size) > MAX_GLOBALS:
-            long = fields(target, target.dim) if self.latent is None else ()
+            long = fields(target, target.dim) or tuple(s.name for s in target.latents if s.plates)
             rest = ", and any number by NUTS(marginal=True)"
-            if long and target.dim - sum(target.sites[n].size for n in long) <= MAX_GLOBALS:
+            left = target.dim - sum(target.sites[n].size for n in long)
+            if self.latent is None and long and left <= MAX_GLOBALS:
                 rest = f": to integrate {', '.join(long)} out too give latent={long}"
             raise refusal(
                 f"{count} parameters are left when members are integrated out; at most "
