@@ -314,6 +314,22 @@ def test_rows_of_weight_zero_are_rows_that_are_not_there(method):
     np.testing.assert_allclose(*found, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("formula", "family"),
+    [
+        ("real ~ x * kind + (1 + x | a)", "gaussian"),
+        ("count ~ x", "poisson"),
+        ("cbind(count, n) ~ x", "multinomial"),
+    ],
+)
+def test_default_priors_of_weighted_rows_are_those_of_the_rows_they_stand_for(formula, family):
+    frame = FRAME.assign(w=np.resize([1, 0, 2, 5], len(FRAME)))
+    rows = frame.loc[frame.index.repeat(frame["w"])]
+    weighted = glmm(formula, frame, family, weights="w")
+    assert weighted.priors == glmm(formula, rows, family).priors
+    assert weighted.priors != glmm(formula, frame, family).priors
+
+
 def test_priors_are_replaced_by_name_and_printed():
     mixture = dist.TransformedDistribution(dist.Normal(0, 1), dist.transforms.ExpTransform())
     model = glmm(

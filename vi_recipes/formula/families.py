@@ -264,11 +264,13 @@ def outside(family: Family, y: np.ndarray, trials: np.ndarray | None = None) -> 
             return ~np.isfinite(y)
 
 
-def starting_level(family: Family, link: str, y: np.ndarray) -> float:
+def starting_level(
+    family: Family, link: str, y: np.ndarray, weights: np.ndarray | None = None
+) -> float:
     """Return where the intercept's prior is centred: 0, or the link at the response's mean."""
     if link in PROBABILITY or family.of_levels:
         return 0.0
-    mean = float(np.mean(y))
+    mean = float(np.average(y, weights=weights))
     if link == "identity":
         return mean
     return float(LINKS[link].forward(np.asarray(mean))) if mean > 0 else 0.0

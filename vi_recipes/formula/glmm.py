@@ -267,7 +267,7 @@ class _Maker:
             names.of(own.name)
             names.of(f"eta_{own.name}")
         y = names.of(response.name)
-        layout = Layout(self.frame, names)
+        layout = Layout(self.frame, names, self.weights)
         ordinal = self.family.is_ordinal
         if self.family.of_levels:
             predictors = self._of_levels(layout, response)
@@ -294,7 +294,7 @@ class _Maker:
             self._units(response),
             self.priors,
             len(response.levels),
-            self.weights is not None,
+            self.weights,
         )
         source = writer.write()
         self.priors.check()
@@ -344,8 +344,8 @@ class _Maker:
         return [layout.predictor(self.parsed[0], plain.of(level)) for level in response.levels[1:]]
 
     def _units(self, response: Response) -> Units:
-        sd = spread_of(response.y)
-        level = starting_level(self.family, self.link, response.y)
+        sd = spread_of(response.y, self.weights)
+        level = starting_level(self.family, self.link, response.y, self.weights)
         return Units(level, sd if self.link == "identity" else 1.0, sd)
 
     def _check(

@@ -148,10 +148,12 @@ class Layout:
         The columns, complete.
     names
         Those taken so far.
+    weights
+        How often each row counts.
     """
 
-    def __init__(self, data: pd.DataFrame, names: Names) -> None:
-        self.data, self.names = data, names
+    def __init__(self, data: pd.DataFrame, names: Names, weights: np.ndarray | None = None) -> None:
+        self.data, self.names, self.weights = data, names, weights
         self.groups: dict[tuple[str, ...], Group] = {}
 
     def predictor(
@@ -231,7 +233,7 @@ class Layout:
         for label, column in labels:
             only_intercept = alone and column is None
             site = self.names.of(f"u_{base}" if only_intercept else f"u_{base}_{label}")
-            spread = 1.0 if column is None else spread_of(design.matrix[:, column])
+            spread = 1.0 if column is None else spread_of(design.matrix[:, column], self.weights)
             effects.append(Effect(label, site, column, spread))
         if alone:
             return [
@@ -244,8 +246,18 @@ class Layout:
         return [Term(group, tuple(effects), sd, correlation, matrix)]
 
 
-def spread_of(column: np.ndarray) -> float:
-    """Return the sd of a column or a response, 1 where it does not vary."""
+def spread_of(column: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the sd of a column or a response, 1 where it does not vary.
+
+    Each row counts as often as its weight says.
+    """
+    if weights is None:
+        weights = np.ones(len(column))
+    there = weights > 0
     # of equal numbers the sd need not be zero, as their mean is rounded
-    sd = float(np.std(column, ddof=1)) if np.ptp(column) > 0 else 0.0
+    if np.ptp(column[there]) == 0:
+        return 1.0
+    each = weights.reshape(-1, *(1,) * (column.ndim - 1)) * np.ones_like(column)
+    squares = each * (column - np.average(column, weights=each)) ** 2
+    sd = float(np.sqrt(squares.sum() / (each.sum() - 1)))
     return sd if sd > 0 else 1.0

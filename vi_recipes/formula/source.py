@@ -131,8 +131,8 @@ class Writer:
         Settles every site.
     num_levels
         Of an ordinal response.
-    weighted
-        Whether rows have weights.
+    weights
+        How often each row counts, where that is said.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Writer:
     units: Units
     priors: Priors
     num_levels: int = 0
-    weighted: bool = False
+    weights: np.ndarray | None = None
 
     def write(self) -> str:
         """Return the source."""
@@ -190,7 +190,7 @@ class Writer:
             groups=self.groups,
             effects=effects,
             y=self.y,
-            weighted=", numpyro.handlers.scale(scale=weights)" if self.weighted else "",
+            weighted=", numpyro.handlers.scale(scale=weights)" if self.weights is not None else "",
             rows=rows,
             law=law,
         )
@@ -202,7 +202,7 @@ class Writer:
             names += [n for n in (predictor.matrix, *predictor.designs, predictor.offset) if n]
         for group in self.groups:
             names += [group.name, group.size]
-        return [*names, *(["weights"] if self.weighted else [])]
+        return [*names, *(["weights"] if self.weights is not None else [])]
 
     def _own(self, own: Own) -> Site:
         if own.support == "ordered":
@@ -217,11 +217,15 @@ class Writer:
         """Return the sds of the coefficients' default priors."""
         matrix = predictor.design.matrix
         scale = 1.0 if predictor.parameter else self.units.scale
-        return np.array([number(WIDTH * scale / spread_of(column)) for column in matrix.T])
+        return np.array(
+            [number(WIDTH * scale / spread_of(column, self.weights)) for column in matrix.T]
+        )
 
     def _parameters(self, predictor: Predictor, lines: list[str]) -> None:
         widths = self._widths(predictor)
-        means = predictor.design.matrix.mean(axis=0)
+        matrix = predictor.design.matrix
+        counts = np.ones(len(matrix)) if self.weights is None else self.weights
+        means = counts @ matrix / counts.sum()
         scale = 1.0 if predictor.parameter else self.units.scale
         if predictor.intercept:
             level = number(self._level(predictor))
