@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vi_recipes.importance import Defended, around, fit_triangular, num_parameters, scrambled_sobol
+from vi_recipes.importance import around, defended, fit_triangular, num_parameters, scrambled_sobol
 from vi_recipes.importance.triangular import axis_loss
 
 LEADS = np.array([False, True])
@@ -61,8 +61,8 @@ def test_fitting_raises_the_effective_share_of_a_funnel() -> None:
     x = funnel(3_000)
     wide = around(x.mean(0), np.cov(x.T), LEADS)
     narrow = fit_triangular(x, np.full(len(x), 1 / len(x)), LEADS)
-    assert share(Defended(narrow, wide)) > 0.85
-    assert share(Defended(narrow, wide)) > share(wide) + 0.1
+    assert share(defended(narrow, wide)) > 0.85
+    assert share(defended(narrow, wide)) > share(wide) + 0.1
 
 
 def test_parameters_are_counted() -> None:

@@ -75,7 +75,12 @@ def test_a_quartic_of_two_coordinates_is_found_as_it_is() -> None:
     assert found is not None
     assert found.residual < 1e-6
     np.testing.assert_allclose(found.log_prob(theta[found.used]), log_p[found.used], atol=1e-6)
-    assert np.isneginf(found.log_prob(np.full((1, 2), 50.0))).all()
+    # beyond the points it falls on as it does at the edge
+    line = found.loc + np.outer([50.0, 60.0, 70.0], [0.6, 0.8])
+    falls = np.diff(found.log_prob(line))
+    assert found.and_beyond(line)[1].all()
+    assert falls[0] < -10
+    assert falls[1] == pytest.approx(falls[0])
     integral = by_polynomial(rounds, weigh(rounds))
     assert integral is not None
     off = np.abs(away(integral, 0.0))

@@ -12,9 +12,9 @@ from vi_recipes.importance.bounds import (
     importance_sampled,
     importance_weighted,
 )
+from vi_recipes.importance.mixture import Mixture, defended, filled
 from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
 from vi_recipes.importance.triangular import (
-    Defended,
     Proposed,
     Triangular,
     around,
@@ -52,9 +52,9 @@ __all__ = [
     "VOUCHING_SHARE",
     "Adapted",
     "Bound",
-    "Defended",
     "KernelStein",
     "LogEvidence",
+    "Mixture",
     "Proposal",
     "Proposed",
     "ScalarDensity",
@@ -64,7 +64,9 @@ __all__ = [
     "Weights",
     "adapt",
     "around",
+    "defended",
     "elbo",
+    "filled",
     "fit_triangular",
     "importance_sampled",
     "importance_weighted",

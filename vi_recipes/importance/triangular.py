@@ -21,9 +21,6 @@ leads keeps tails as heavy."""
 CLIP = (-1.5, 2.5)
 """Between which a leading axis moves and stretches those after it."""
 
-SHARE = 0.1
-"""Of the points from the wide proposal, where a fitted tail is too thin."""
-
 FLAT, MAX_STEPS = 1e-6, 60
 """Relative gain, and steps, at which the fit of an axis ends: no better points come of more."""
 
@@ -97,23 +94,6 @@ class Triangular:
         leading = np.clip(e[:, : min(i, self.num_leading)], *CLIP)
         n = leading.shape[1]
         return (leading**2 - 1) @ self.shift[i, :n], leading @ self.stretch[i, :n], leading
-
-
-@dataclass(frozen=True)
-class Defended:
-    """A proposal, with a tenth of the points from a wide one: weights stay bounded by that."""
-
-    narrow: Proposed
-    wide: Proposed
-
-    def points(self, u: Float[np.ndarray, "points axes"]) -> Float[np.ndarray, "points dim"]:
-        """Return points; the last uniform number says from which of the two."""
-        return np.where(u[:, -1:] < SHARE, self.wide.points(u), self.narrow.points(u))
-
-    def log_prob(self, x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        """Return the log density of the mixture."""
-        wide = np.log(SHARE) + self.wide.log_prob(x)
-        return np.logaddexp(wide, np.log1p(-SHARE) + self.narrow.log_prob(x))
 
 
 def around(

@@ -144,7 +144,8 @@ class ThetaDensity:
             part = rows[first : first + self.block]
             found, missed, _ = self._call(part, nodes or self.nodes, moments=True)
             log_p = np.where(missed < FOUND, found.log_p, -np.inf)
-            log_p = np.where(np.isnan(log_p), -np.inf, log_p)
+            # plus infinity is a normalising constant that was rounded to 0, far out
+            log_p = np.where(np.isnan(log_p) | np.isposinf(log_p), -np.inf, log_p)
             parts.append(found._replace(log_p=log_p))
         self.timing.density_evaluations += len(rows)
         return Swept(*(np.concatenate(v) for v in zip(*parts, strict=True)))

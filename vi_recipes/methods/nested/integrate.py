@@ -10,17 +10,12 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from vi_recipes.core import MethodFailure, Progress, Status
-from vi_recipes.importance import (
-    Defended,
-    Proposed,
-    around,
-    fit_triangular,
-    num_parameters,
-)
+from vi_recipes.importance import Proposed, defended, filled, fit_triangular, num_parameters
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.polynomial import by_polynomial
+from vi_recipes.methods.nested.profile import first_proposals
 from vi_recipes.methods.nested.records import InnerError, Swept
 from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
 from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
@@ -30,9 +25,6 @@ FIRST = 128
 
 A_PARAMETER = 8
 """And as many times the numbers that a proposal has to have fitted."""
-
-WIDER = 1.2
-"""By which the first proposal is wider than the curvature at the mode says."""
 
 EFFECTIVE = 0.05
 """Share of all points that weights are tempered to while a proposal is fitted, at least."""
@@ -71,8 +63,9 @@ def integrate(
 ) -> Integral:
     """Return the integral over theta by rounds of points, until its errors are small.
 
-    Every proposal is fitted to all points before it; all points count, each weighed by the mixture
-    of the proposals that it might have come from.
+    Every proposal is fitted to all points before it, with parts where it would leave the density
+    short; all points count, each weighed by the mixture of the proposals that it might have come
+    from.
 
     Parameters
     ----------
@@ -98,8 +91,7 @@ def integrate(
     fewest = power_of_two(
         SPARE * num_coefficients(density.dim) * NUM_SCRAMBLES / (NUM_SCRAMBLES - 1)
     )
-    wide = around(mode.theta, WIDER**2 * mode.cov, leads)
-    proposal: Proposed = wide
+    wide, proposal = first_proposals(density, mode)
     max_points = most_points(density, max_points)
     size = power_of_two(max(FIRST, A_PARAMETER * num_parameters(leads)))
     if fewest * dear > DEAR:
@@ -123,7 +115,7 @@ def integrate(
             if 2 * total > max_points:
                 return found
             size = power_of_two(total)
-        proposal = Defended(next_proposal(rounds, leads), wide)
+        proposal = next_proposal(rounds, wide, leads)
 
 
 def most_points(density: ThetaDensity, max_points: int) -> int:
@@ -158,16 +150,22 @@ def power_of_two(size: float) -> int:
     return int(2 ** np.ceil(np.log2(size)))
 
 
-def next_proposal(rounds: Rounds, leads: np.ndarray) -> Proposed:
-    """Return the proposal that fits all points so far, or a part of many."""
-    theta, log_ratios = rounds.theta, rounds.log_ratios()
+def next_proposal(rounds: Rounds, wide: Proposed, leads: np.ndarray) -> Proposed:
+    """Return the proposal that fits all points so far, or a part of many, defended by a wide one.
+
+    With parts where both leave the density short.
+    """
+    theta, swept, log_mixture = rounds.theta, rounds.swept, rounds.log_mixture()
+    log_p = swept.log_p
+    # noise is no part of the density
+    known = np.where(np.isneginf(log_p), -np.inf, swept.smooth)
     if len(theta) > MOST_FITTED:
         some = np.random.default_rng(len(theta)).permutation(len(theta))[:MOST_FITTED]
-        theta, log_ratios = theta[some], log_ratios[some]
+        theta, log_mixture, log_p, known = (v[some] for v in (theta, log_mixture, log_p, known))
     floor = max(EFFECTIVE * len(theta), 6 * theta.shape[1])
-    weights = _tempered(log_ratios, floor)
+    weights = _tempered(log_p - log_mixture, floor)
     try:
-        return fit_triangular(theta, weights, leads)
+        fitted = fit_triangular(theta, weights, leads)
     except np.linalg.LinAlgError:
         raise MethodFailure(
             Status.DIVERGED,
@@ -175,6 +173,7 @@ def next_proposal(rounds: Rounds, leads: np.ndarray) -> Proposed:
             "be fitted to them",
             "start elsewhere with Model(init=...), or use NUTS",
         ) from None
+    return filled(defended(fitted, wide), theta, known, log_mixture, leads)
 
 
 def _tempered(log_ratios: np.ndarray, floor: float) -> np.ndarray:

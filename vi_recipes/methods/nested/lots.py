@@ -10,17 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from vi_recipes.core import Progress
-from vi_recipes.importance import Defended, Proposed, around
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     MOST_NOISY_WORK,
-    WIDER,
     next_proposal,
     power_of_two,
 )
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.owners import OF_THETA
 from vi_recipes.methods.nested.polynomial import by_polynomial
+from vi_recipes.methods.nested.profile import first_proposals
 from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
 from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
 from vi_recipes.methods.nested.wide_density import PAIRS, WideDensity, as_noisy, takes_long
@@ -61,8 +60,7 @@ def integrate_in_lots(
     unknowns = num_coefficients(density.dim) + NUM_SCRAMBLES
     size = power_of_two(2 * SPARE * unknowns * NUM_SCRAMBLES / (NUM_SCRAMBLES - 1))
     noisy = known & (density.owner != OF_THETA)
-    wide = around(mode.theta, WIDER**2 * mode.cov, density.bounded)
-    proposal: Proposed = wide
+    wide, proposal = first_proposals(density, mode)
     rounds, settled = Rounds(density.dim), False
     while True:
         total, taken = len(rounds.theta), len(rounds.sizes)
@@ -82,7 +80,7 @@ def integrate_in_lots(
         more = size if taken < MOST_ROUNDS else total
         if total + more > max(most, MOST_ROUNDS * size) or (fitted and taken == MOST_ROUNDS):
             return found
-        proposal = Defended(next_proposal(rounds, density.bounded), wide)
+        proposal = next_proposal(rounds, wide, density.bounded)
         if fitted is not None and not settled:
             left = fitted.worst_error(noisy) * np.sqrt(taken / MOST_ROUNDS)
             pairs = _enough(wide_density, left / tolerance, size)

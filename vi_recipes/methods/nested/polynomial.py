@@ -39,6 +39,13 @@ NUM_POINTS = 2**14
 """Points at which a polynomial is integrated over. Each of those that correct one another has a
 scramble of its own: what these leave is in the error."""
 
+MOST_BELOW = 0.1
+"""Sum of weights below 0, in a sum of 1, from which a polynomial is another density than its points
+say: it runs up beside one of them."""
+
+LEAST_SHARE = 0.1
+"""Effective share of them below which a polynomial is no density to be integrated over."""
+
 
 class _Points:
     """Points, fits to some of them, and controls: powers of whitened coordinates, the first 1.
@@ -69,12 +76,20 @@ class _Points:
         lot = None if self._lot is None else self._lot[rows]
         return fit_surrogate(self.theta[rows], values[rows], w / w.sum(), lot)
 
-    def integral(self, of: Surrogate, seed: int) -> Float[np.ndarray, " controls"]:
-        """Return a polynomial's integrals of the controls, by a scramble of its own."""
+    def integral(self, of: Surrogate, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a polynomial's integrals of the controls, by a scramble of its own.
+
+        All of them, and what of them lies beyond its reach. Not numbers where a few points have all
+        of the weight: it runs up where none was fitted.
+        """
         many = self._proposal.points(scrambled_sobol(len(self._loc) + 1, NUM_POINTS, [seed]))
-        weights = np.exp(of.log_prob(many) - self._proposal.log_prob(many) - self.top)
-        made: np.ndarray = weights @ self._controls(many) / NUM_POINTS
-        return made
+        log_p, far = of.and_beyond(many)
+        weights = np.exp(log_p - self._proposal.log_prob(many) - self.top)
+        if not weights.sum() ** 2 >= LEAST_SHARE * NUM_POINTS * np.square(weights).sum():
+            nothing = np.full(self.controls.shape[1], np.nan)
+            return nothing, nothing
+        controls = self._controls(many)
+        return weights @ controls / NUM_POINTS, weights[far] @ controls[far] / NUM_POINTS
 
     def calibrated(
         self, rows: Int[np.ndarray, " rows"], integrals: Float[np.ndarray, " controls"]
@@ -100,12 +115,15 @@ class _Found(NamedTuple):
     whole: Float[np.ndarray, " controls"]
     parts: list[Float[np.ndarray, " controls"]]
     residual: float
+    beyond: Float[np.ndarray, " controls"]
+    """What of the whole lies where no polynomial was fitted."""
 
 
 def by_polynomial(rounds: Rounds, found: Integral, *, lots: bool = False) -> Integral | None:
     """Return the integral by a polynomial fitted to the points; ``None`` where none fits.
 
-    Errors are those of leaving out one scramble after the other (the jackknife).
+    Errors are those of leaving out one scramble after the other (the jackknife), and all that lies
+    where no polynomial was fitted.
 
     Parameters
     ----------
@@ -128,13 +146,16 @@ def by_polynomial(rounds: Rounds, found: Integral, *, lots: bool = False) -> Int
         return None
     with np.errstate(over="ignore", invalid="ignore"):
         made = _in_place(points) if lots else _corrected(points)
-    if made is None:
+        inside = made.whole - made.beyond if made is not None else None
+    if made is None or inside is None:
         return None
-    every = [made.whole, *made.parts]
+    every = [made.whole, inside, *made.parts]
     if not (np.isfinite(every).all() and min(v[0] for v in every) > 0):
         return None
     swept = points.swept
     weights = points.calibrated(np.arange(len(points.theta)), made.whole)
+    if not np.minimum(weights, 0.0).sum() >= -MOST_BELOW:
+        return None
     mean, sd = moments(weights, swept)
     parts = [
         (*moments(points.calibrated(rows, part), swept), points.log_evidence(part))
@@ -142,6 +163,10 @@ def by_polynomial(rounds: Rounds, found: Integral, *, lots: bool = False) -> Int
     ]
     scale = np.sqrt((NUM_SCRAMBLES - 1) ** 2 / NUM_SCRAMBLES)
     errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * scale for i in range(3)]
+    within = moments(points.calibrated(np.arange(len(points.theta)), inside), swept)
+    errors[0] = np.hypot(errors[0], within[0] - mean)
+    errors[1] = np.hypot(errors[1], within[1] - sd)
+    errors[2] = np.hypot(errors[2], np.log(inside[0] / made.whole[0]))
     beside = made.residual if lots else 0.0
     return replace(
         found,
@@ -160,18 +185,20 @@ def by_polynomial(rounds: Rounds, found: Integral, *, lots: bool = False) -> Int
 def _corrected(points: _Points) -> _Found | None:
     """Return integrals of polynomials, and of what they miss of scrambles left out of their fit."""
     log_p, log_q, top = points.swept.log_p, points.log_mixture, points.top
-    found, residuals = [], []
+    found, beyond, residuals = [], [], []
     for seed, (rows, others) in enumerate(zip(points.scrambles, points.others, strict=True)):
         near = points.fit(others, log_p)
         if near is None or not near.residual <= RESIDUAL:
             return None
         known = np.exp(log_p[rows] - log_q[rows] - top)
         missed = known - np.exp(near.log_prob(points.theta[rows]) - log_q[rows] - top)
-        found.append(points.integral(near, seed) + missed @ points.controls[rows] / len(rows))
+        every, outside = points.integral(near, seed)
+        found.append(every + missed @ points.controls[rows] / len(rows))
+        beyond.append(outside)
         residuals.append(near.residual)
-    whole = np.mean(found, axis=0)
+    whole, outside = np.mean(found, axis=0), np.mean(beyond, axis=0)
     parts = [whole + (whole - one) / (NUM_SCRAMBLES - 1) for one in found]
-    return _Found(whole, parts, float(np.sqrt(np.mean(np.square(residuals)))))
+    return _Found(whole, parts, float(np.sqrt(np.mean(np.square(residuals)))), outside)
 
 
 def _in_place(points: _Points) -> _Found | None:
@@ -185,7 +212,8 @@ def _in_place(points: _Points) -> _Found | None:
         return None
     points.weights = np.where(whole.used, points.weights, 0.0)
     parts = [points.fit(rows, swept.log_p) for rows in points.others]
-    integrals = [points.integral(part, 0) for part in parts if part is not None]
+    integrals = [points.integral(part, 0)[0] for part in parts if part is not None]
     if len(integrals) < len(parts):
         return None
-    return _Found(points.integral(whole, 0), integrals, quiet.residual)
+    every, beyond = points.integral(whole, 0)
+    return _Found(every, integrals, quiet.residual, beyond)

@@ -19,8 +19,10 @@ MOST_QUARTIC = 3
 """Coordinates up to which it is a quartic."""
 
 OUTSIDE = 1e-4
-"""Of a normal posterior, what lies so far below the highest point that points are not fitted. The
-polynomial is not followed further out than those that are."""
+"""Of a normal posterior, what lies so far below the highest point that points are not fitted."""
+
+STEP = 1e-3
+"""Of the reach, over which its slope at the edge is differenced."""
 
 SPARE = 1.5
 """Points for each coefficient, at least."""
@@ -37,7 +39,8 @@ class Surrogate:
     loc, whiten
         Its coordinates are whiten' (theta - loc), shapes (G,) and (G, G).
     reach
-        Largest squared length of those at which it was fitted: it is followed no further.
+        Largest squared length of those at which it was fitted: along every line from their origin
+        it falls on from there as it falls there.
     coefficients
         Of :func:`monomials`.
     used
@@ -52,12 +55,24 @@ class Surrogate:
     used: Bool[np.ndarray, " points"]
 
     def log_prob(self, theta: Float[np.ndarray, "points G"]) -> Float[np.ndarray, " points"]:
-        """Return it at points, minus infinity beyond its reach."""
+        """Return it at points."""
+        return self.and_beyond(theta)[0]
+
+    def and_beyond(
+        self, theta: Float[np.ndarray, "points G"]
+    ) -> tuple[Float[np.ndarray, " points"], Bool[np.ndarray, " points"]]:
+        """Return it at points, and which of them lie beyond its reach."""
         e = (theta - self.loc) @ self.whiten
-        inside = np.square(e).sum(1) <= self.reach
-        log_p = np.full(len(theta), -np.inf)
-        log_p[inside] = monomials(e[inside], degree_of(len(self.loc))) @ self.coefficients
-        return log_p
+        times = np.sqrt(np.square(e).sum(1) / self.reach)
+        far = times > 1
+        e[far] /= times[far, None]
+        log_p = self._at(e)
+        slope = (log_p[far] - self._at((1 - STEP) * e[far])) / STEP
+        log_p[far] += slope * (times[far] - 1)
+        return log_p, far
+
+    def _at(self, e: Float[np.ndarray, "points G"]) -> Float[np.ndarray, " points"]:
+        return np.asarray(monomials(e, degree_of(len(self.loc))) @ self.coefficients)
 
 
 def degree_of(dim: int) -> int:
