@@ -4,7 +4,7 @@ Start with :class:`Target` (a model conditioned on data), :func:`compare` (sever
 target) and the methods: :class:`MAP`, :class:`Laplace`, :class:`EM`,
 :class:`MarginalMLE`, :class:`VariationalEM`, :class:`CAVI`, :class:`MeanField`,
 :class:`LinearResponse`, :class:`StructuredVB`, :class:`SVI`, :class:`ForwardKL`, :class:`SVGD`,
-:class:`Pathfinder`, :class:`NUTS`.
+:class:`Pathfinder`, :class:`NestedQuadrature`, :class:`NUTS`.
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ def note_forms(
         out = {}
         for plan in wanted:
             site = traced[plan.name]
-            leaves = sampled(
-                site, plan
-            )  # a subset of the elements, where the distribution allows one
+            leaves = sampled(site, plan)
             affine = [s.leaf for s in plan.sources if isinstance(s, Affine)]
 
             def at(moves: dict[int, Any], site: SiteTerm = site, base: Any = leaves) -> Any:
