@@ -19,7 +19,7 @@ import pytest
 import vi_recipes as vr
 from vi_recipes.comparison.left import Left
 from vi_recipes.comparison.resume import taken_up
-from vi_recipes.core import silent
+from vi_recipes.core import load_object, silent
 from vi_recipes.model import model_mark
 
 Y = np.array([1.3, 0.2, 2.4, 1.9, -0.3])
@@ -159,14 +159,39 @@ def test_other_versions_are_fitted_again(tmp_path: Path) -> None:
     assert header["model_mark"] == model_mark(target())
 
 
-def test_what_has_an_object_among_its_options_is_fitted_again(tmp_path: Path) -> None:
+GUIDE = """
+import numpyro
+import numpyro.distributions as dist
+
+
+def guide(y):
+    m = numpyro.param("m", {start})
+    numpyro.sample("mu", dist.Normal(m, 1.0))
+"""
+
+
+def test_a_guide_of_a_file_is_the_same_while_its_file_is(tmp_path: Path) -> None:
+    def run(start: float) -> vr.Comparison:
+        file = tmp_path / "own.py"
+        file.write_text(GUIDE.format(start=start))
+        guide = load_object(f"{file}:guide")
+        return fit(target(), {"svi": vr.SVI(guide=guide, num_steps=50)}, tmp_path / "folder")
+
+    first, second = run(0.0), run(0.0)
+    assert when(second, "svi") == when(first, "svi")
+    third = run(0.5)
+    assert taken_up(third) == ["Fitted again: svi (its guide may be another of that name)."]
+
+
+def test_another_optimiser_of_the_same_name_is_fitted_again(tmp_path: Path) -> None:
     methods = {"svi": vr.SVI(optimizer=optax.adam(0.1), num_steps=50), "map": vr.MAP()}
-    fit(target(), methods, tmp_path)
+    first = fit(target(), methods, tmp_path)
+    assert when(fit(target(), methods, tmp_path), "svi") == when(first, "svi")
     other = {**methods, "svi": vr.SVI(optimizer=optax.adam(1e-5), num_steps=50)}
     c = fit(target(), other, tmp_path)
     assert taken_up(c) == [
         "Taken up from the earlier comparison, with the seconds of that time: map.",
-        "Fitted again: svi (of its optimizer only a name was kept).",
+        "Fitted again: svi (its optimizer may be another of that name).",
     ]
 
 

@@ -7,7 +7,7 @@ a cell runs as names, sources and numbers, and made anew there.
 from __future__ import annotations
 
 from vi_recipes.cells.engines import Engine, cluster, engine
-from vi_recipes.cells.marks import in_full
+from vi_recipes.cells.marks import in_full, mark_of_objects
 from vi_recipes.cells.processes import Processes
 from vi_recipes.cells.returned import fold, unfold
 from vi_recipes.cells.run import Job, Place, most_at_once, run_cells
@@ -23,6 +23,7 @@ __all__ = [
     "engine",
     "fold",
     "in_full",
+    "mark_of_objects",
     "most_at_once",
     "pack",
     "run_cells",

@@ -16,21 +16,26 @@ one of them."""
 
 
 def in_full(method: Method) -> str:
-    """Return a method in words, with a mark of what its options have of objects.
+    """Return a method in words, with the mark of the objects among its options."""
+    if not (mark := mark_of_objects(method)):
+        return method.in_words()
+    return f"{method.in_words()}, its {', '.join(method.objects)} marked {mark}"
+
+
+def mark_of_objects(method: Method) -> str:
+    """Return what tells the objects among a method's options from others; empty without any.
 
     A guide or an optimiser says no more of itself than a name that others have too. What can be
     sent to another process is marked by that, the source of a user's file included; what cannot, as
     an optimiser of Optax's, is the same in this process alone.
     """
-    names = method.objects
-    if not names:
-        return method.in_words()
+    if not (names := method.objects):
+        return ""
     try:
-        mark = pack(method).mark[:16]
+        return pack(method).mark[:16]
     except NotSentError:
         parts = [_number(getattr(_owner(method, name), name.rpartition(".")[2])) for name in names]
-        mark = f"{_PROCESS} {' '.join(map(str, parts))}"
-    return f"{method.in_words()}, its {', '.join(names)} marked {mark}"
+        return f"{_PROCESS} {' '.join(map(str, parts))}"
 
 
 def _owner(method: Method, name: str) -> Any:

@@ -100,9 +100,10 @@ def compare(
         ``path/comparison.json``: :meth:`Comparison.load` returns the fits with it.
     resume
         Whether fits of an earlier comparison in that folder are taken up, and only what is new, or
-        has other options, data, seed or versions, is fitted; so is a method with an object among
-        its options, such as a guide, of which only the name is kept. Fits of the earlier one that
-        ``methods`` does not name stay. Notes say what was taken up and what was not, and why.
+        has other options, data, seed or versions, is fitted. Of an object among the options, such
+        as a guide, the file that defines it is compared; one without a file, such as an optimiser,
+        is the same in one process alone. Fits of the earlier one that ``methods`` does not name
+        stay. Notes say what was taken up and what was not, and why.
         ``False`` fits everything, and what the folder held goes once that is done.
     progress
         ``True`` shows a bar on standard error, ``False`` none; ``None`` shows one in notebooks. Or

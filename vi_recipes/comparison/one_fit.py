@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from vi_recipes.cells import mark_of_objects
 from vi_recipes.core import Progress, Status, attempt, seed_of, told
 from vi_recipes.fit import Assessment, Fit, provenance
 from vi_recipes.methods import Method
@@ -35,7 +36,8 @@ def fit_one(
         return without_result(name, method, target, seed, Status.INTERRUPTED, message), True
     except Exception as error:  # of a model or a checkpoint: the others stand without it
         return without_result(name, method, target, seed, Status.FAILED, told(error)), False
-    fit = replace(fit, provenance=replace(fit.provenance, seed=seed))
+    known = replace(fit.provenance, seed=seed, objects=mark_of_objects(method))
+    fit = replace(fit, provenance=known)
     if not (assessed and fit.has_result):
         return fit, fit.status is Status.INTERRUPTED
     try:

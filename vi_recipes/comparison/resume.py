@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vi_recipes.cells import mark_of_objects
 from vi_recipes.comparison.beside import holds_comparison
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import read_header
@@ -186,13 +187,13 @@ def _why_anew(fit: Fit, method: Method, seed: int) -> str:
     """Return why a method is to be fitted again; empty where it would be the same fit."""
     if fit.kind != method.key:
         return f"it was {fit.kind}"
-    if method.objects:
-        names = ", ".join(method.objects)
-        return f"of its {names} only a name was kept"
     before, now = _plain(fit.config), _plain(method.options())
     if before != now:
         other = [f"{n} was {before.get(n)!r}" for n in now if before.get(n) != now[n]]
         return ", ".join(other) or "its options are others"
+    if mark_of_objects(method) != fit.provenance.objects:
+        names = " and ".join(method.objects) or "options"
+        return f"its {names} may be another of that name"
     if fit.provenance.seed != seed:
         return f"its seed was {fit.provenance.seed}"
     if fit.status not in DONE:

@@ -86,6 +86,7 @@ HEADER: Mapping[str, Kind] = {
             "device": is_text,
             "dtype": is_text,
             "versions": is_table(is_text),
+            "objects": is_text,
         }
     ),
 }

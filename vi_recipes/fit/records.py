@@ -33,6 +33,9 @@ class Provenance:
         Where, and in which precision.
     versions
         Package -> version.
+    objects
+        Mark of the objects among the method's options, such as a guide, of which the options have
+        the name alone; empty without any, and where it was not made by a comparison.
     """
 
     model: str = ""
@@ -41,6 +44,7 @@ class Provenance:
     device: str = ""
     dtype: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    objects: str = ""
 
 
 def provenance(target: Target, *, seed: int | None, dtype: str) -> Provenance:
