@@ -21,18 +21,19 @@ from vi_recipes.trust.measured import Trust
 from vi_recipes.trust.overlooked import overlooked
 
 
-def square(y: Any) -> None:
+def square(y: Any, scale: float = 0.4) -> None:
     """A sign that the data do not see: two modes, one the other's mirror image."""
     numpyro.sample("mu", dist.Normal(0.0, 1.0))
     theta = numpyro.sample("theta", dist.Normal(0.0, 2.0))
-    numpyro.sample("y", dist.Normal(theta**2, 0.4), obs=y)
+    numpyro.sample("y", dist.Normal(theta**2, scale), obs=y)
 
 
-def started(at: float) -> vr.Target:
-    return vr.Target(
-        vr.Model(function=square, name="square", init=lambda key, y: {"theta": at, "mu": 0.0}),
-        y=np.ones(8),
-    )
+def started(at: float, scale: float = 0.4) -> vr.Target:
+    def init(key: Any, y: Any, scale: float) -> dict[str, float]:
+        return {"theta": at, "mu": 0.0}
+
+    model = vr.Model(function=square, name="square", init=init)
+    return vr.Target(model, y=np.ones(8), scale=scale)
 
 
 @cache
@@ -71,15 +72,18 @@ def test_a_mode_on_the_other_side_is_found_and_both_say_so(tmp_path: Path) -> No
 def test_a_mode_that_nested_quadrature_has_no_point_near_is_found() -> None:
     """It is the reference where there is no sampler; its errors do not see the other side."""
     target = started(1.0)
+    assert "has another mode, at theta = -0.999" in vr.NestedQuadrature().fit(target).message
+    far = 0.02  # the modes are 560 sds apart, where it looks as far as 50
+    target = started(1.0, far)
     nested = vr.NestedQuadrature().fit(target)
     assert nested.status is vr.Status.OK
-    found = overlooked(vr.Laplace().fit(started(-1.0)), nested, target)
+    found = overlooked(vr.Laplace().fit(started(-1.0, far)), nested, target)
     assert found is not None
     assert (found.label, np.sign(found.value)) == ("theta", -1)
     assert found.missed == pytest.approx(0.5, abs=0.05)  # by symmetry
     assert overlooked(vr.Laplace().fit(target), nested, target) is None
 
-    free = vr.Target(vr.Model(function=square, name="square"), y=np.ones(8))
+    free = vr.Target(vr.Model(function=square, name="square"), y=np.ones(8), scale=far)
     both = vr.MeanField().fit(free)
     assert both.other_optimum is not None
     there = replace(both, other_optimum=replace(both.other_optimum, value=-1.0))

@@ -114,7 +114,8 @@ def _sampled(shape: tuple[int, ...], inputs: Sequence[np.ndarray]) -> Int[np.nda
         if np.size(values) > 1
         for pick in (np.argmin, np.argmax)
     ]
-    return np.unique([*places, *map(int, ends)])
+    # as many whatever the values are, so that one program serves other data of that shape
+    return np.sort([*places, *map(int, ends)])
 
 
 def _form(leaf: int, cubes: dict[int, np.ndarray], shifts: dict[int, np.ndarray]) -> _Form:
