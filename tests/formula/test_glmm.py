@@ -299,6 +299,7 @@ def test_weights_and_offsets_count():
         assert float(target.log_density(z)) == pytest.approx(by_hand, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["variational_em", "meanfield", "lrvb", "structured", "nested"])
 def test_rows_of_weight_zero_are_rows_that_are_not_there(method):
     frame = FRAME.assign(w=np.resize([1, 0, 2], len(FRAME)))

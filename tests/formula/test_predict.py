@@ -293,6 +293,7 @@ def test_a_row_is_a_mapping_to_values(fitted):
         vr.predict(fit, target, [0.5])
 
 
+@pytest.mark.slow
 def test_among_no_trials_a_probability_is_one_too():
     n = np.array([4, 0, 6, 8, 3, 9])
     frame = pd.DataFrame({"y": n // 3, "n": n, "x": np.arange(6.0)})

@@ -250,6 +250,7 @@ def within_plates(y: Any) -> None:
             numpyro.sample("y", dist.Binomial(10, logits=b), obs=y)
 
 
+@pytest.mark.slow
 def test_plates_in_plates_agree_with_quadrature_in_quadrature() -> None:
     """Districts have four latent scalars each, too many for nodes: all are one member."""
     fit = vr.NestedQuadrature().fit(vr.Target(within_plates, y=SEEN))

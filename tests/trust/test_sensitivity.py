@@ -99,6 +99,7 @@ def test_a_site_by_draws() -> None:
     assert np.abs(found - exact).to_numpy().max() < 0.1 * np.abs(exact).to_numpy().max()
 
 
+@pytest.mark.slow
 def test_it_is_that_of_the_fit_whatever_is_fitted_to_the_target_after_it() -> None:
     made = vr.Target(logistic, **data())
     by_draws = {"y": "draws"}
