@@ -26,7 +26,7 @@ make this page, every fit with its default settings and seed 0. No verdict has s
 NUTS: where nested quadrature applies and stands by its own errors, a fit is judged by that, else by
 its own evidence, as nested quadrature and samplers are themselves. `trust.md` has the thresholds,
 when they were fixed, and what the evidence can and cannot see. Seconds are those of 2 cores with
-other work beside them: orders of size, to be read within this page."""
+nothing else running, on a machine whose speed changes by the hour: orders of size."""
 
 DOCS = common.ROOT / "docs" / "verification.md"
 
