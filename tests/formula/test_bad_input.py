@@ -220,3 +220,13 @@ def test_what_is_not_separated_is_not_said():
     frame = FRAME.assign(level=["n", "m"] * 4, none=[0, 3] * 4)
     with pytest.raises(ValueError, match=r"separated by .*level\[n\]"):
         glmm("none ~ level", frame, "poisson", priors="flat")
+
+
+@pytest.mark.parametrize("term", ["bs(x, df=4):g", "bs(x, df=4) * double"])
+def test_what_is_not_multiplied_is_told_with_what_is(term):
+    says = (
+        r"bs\(\) is not multiplied by other terms; poly\(x, 3\) is, and so are columns of the data$"
+    )
+    with pytest.raises(ValueError, match=rf"^formula: '.*' cannot be evaluated: {says}"):
+        glmm(f"y ~ {term}", FRAME.drop(columns="income"), "bernoulli")
+    glmm("count ~ poly(x, 2):double", FRAME.drop(columns="income"), "poisson")

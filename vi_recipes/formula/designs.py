@@ -34,6 +34,9 @@ CURES = {
 NEW_LEVELS = re.compile(r"The levels? \((.*)\) in '(.*)' (?:are|is) not present")
 """What formulae says of levels that the data did not have."""
 
+NOT_MULTIPLIED = re.compile(r"Interaction with '(.*)' is not supported")
+"""What formulae says of functions that it does not multiply by anything."""
+
 MOST_LEVELS = 8
 """That a complaint lists."""
 
@@ -293,12 +296,17 @@ def _telling(text: str) -> Any:
         if heard.says:  # a power of a column would be the column itself
             raise ValueError(" ".join(heard.says.split()))
     except Exception as error:
-        cure = CURES.get(str(error).strip("'"), "")
-        says = f"there is no {error} among columns and functions{cure and f'; {cure}'}"
-        raise ValueError(
-            f"formula: '{text}' cannot be evaluated: "
-            f"{says if isinstance(error, KeyError) else told(error)}"
-        ) from None
+        if isinstance(error, KeyError):
+            cure = CURES.get(str(error).strip("'"), "")
+            says = f"there is no {error} among columns and functions{cure and f'; {cure}'}"
+        elif alone := NOT_MULTIPLIED.match(str(error)):
+            says = (
+                f"{alone[1]}() is not multiplied by other terms; poly(x, 3) is, and so are columns "
+                "of the data"
+            )
+        else:
+            says = told(error)
+        raise ValueError(f"formula: '{text}' cannot be evaluated: {says}") from None
     finally:
         logger.handlers = kept
 
