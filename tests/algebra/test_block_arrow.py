@@ -311,7 +311,7 @@ def test_newton_with_a_block_arrow_hessian_goes_down_to_the_minimum() -> None:
         return False
 
     start = np.array([1.0, 0.2, -0.2, 0.1, 0.3, -0.1])
-    z, why = trust_region_newton(
+    z, why, _ = trust_region_newton(
         value_and_grad, curvature, start, max_steps=200, tolerance=1e-9, callback=callback
     )
     assert why == "converged"

@@ -15,7 +15,7 @@ def run(function, gradient, hessian, start, max_steps=200):
         visited.append(function(z))
         return False
 
-    z, why = trust_region_newton(
+    z, why, _ = trust_region_newton(
         lambda z: (function(z), gradient(z)),
         lambda z: Dense(hessian(z)) if np.isfinite(hessian(z)).all() else None,
         np.asarray(start, float),

@@ -111,16 +111,16 @@ class Dense:
         return float(self.values[0]), float(self.values[-1]), self.vectors[:, 0]
 
 
-def trust_region_newton(
+def trust_region_newton[C: Curvature | None](
     value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    curvature: Callable[[np.ndarray], Curvature | None],
+    curvature: Callable[[np.ndarray], C],
     start: Float[np.ndarray, " dim"],
     *,
     max_steps: int,
     tolerance: float,
     callback: Callable[[np.ndarray], bool],
     radius: float = 1.0,
-) -> tuple[Float[np.ndarray, " dim"], str]:
+) -> tuple[Float[np.ndarray, " dim"], str, C | None]:
     """Minimise a smooth function; every accepted step lowers it.
 
     It always ends, also where the Hessian is indefinite or the function has no bound.
@@ -143,7 +143,8 @@ def trust_region_newton(
     Returns
     -------
     tuple
-        The last point, and why the method stopped.
+        The last point, why the method stopped, and the curvature there; ``None`` if there is none
+        or it was given up for that of a point beyond, which is not finite.
 
     References
     ----------
@@ -152,12 +153,12 @@ def trust_region_newton(
     """
     z = np.array(start, float)
     value, gradient = value_and_grad(z)
-    bend = curvature(z)
+    bend: C | None = curvature(z)
     if bend is None:
-        return z, "the Hessian is not finite at the start"
+        return z, "the Hessian is not finite at the start", None
     for _ in range(max_steps):
         if bend.decrement(gradient) <= tolerance:
-            return z, "converged"
+            return z, "converged", bend
         step = bend.step(gradient, radius)
         length = bend.norm(step)
         predicted = -float(gradient @ step + step @ bend.dot(step) / 2)
@@ -168,23 +169,23 @@ def trust_region_newton(
         noise = 4 * np.finfo(float).eps * max(1.0, abs(value))
         ratio = (value - new_value + noise) / (predicted + noise) if finite else -np.inf
         if ratio > ACCEPT:
-            del bend  # which may be large, and need not be there beside the next
-            found = curvature(candidate)
-            if found is None:
-                return z, "the Hessian is not finite beyond here"
+            bend = None  # which may be large, and need not be there beside the next
+            bend = curvature(candidate)
+            if bend is None:
+                return z, "the Hessian is not finite beyond here", None
             moved = not np.array_equal(candidate, z)
-            z, value, gradient, bend = candidate, new_value, new_gradient, found
+            z, value, gradient = candidate, new_value, new_gradient
             if callback(z):
-                return z, "stopped"
+                return z, "stopped", bend
             if not moved:
-                return z, "no step left that changes the point"
+                return z, "no step left that changes the point", bend
         if ratio < SHRINK:
             radius = SHRINK * length
         elif ratio > GOOD and length > 0.85 * radius:
             radius *= GROW
         if radius < 1e-14 * max(1.0, bend.norm(z)):
-            return z, "the trust region shrank to nothing"
-    return z, "max_steps reached"
+            return z, "the trust region shrank to nothing", bend
+    return z, "max_steps reached", bend
 
 
 def _step(

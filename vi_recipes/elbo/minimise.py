@@ -250,14 +250,6 @@ def search(
     """
     trace = [] if trace is None else trace
     begin, _ = kl.location_scale(start)
-    last: tuple[np.ndarray, BlockArrow | Crossed] | None = None
-
-    def curvature(flat: np.ndarray) -> BlockArrow | Crossed | None:
-        nonlocal last
-        last = None  # the one before need not be there too
-        hessian = kl.hessian(flat)
-        last = None if hessian is None else (flat, hessian)
-        return hessian
 
     def callback(flat: np.ndarray) -> bool:
         trace.append(-kl.evaluate(flat)[0])
@@ -266,9 +258,9 @@ def search(
         return bool((np.abs(location) > ESCAPE).any() or (scale > ESCAPE).any())
 
     with np.errstate(all="ignore"):
-        flat, why = trust_region_newton(
+        flat, why, hessian = trust_region_newton(
             kl.evaluate,
-            curvature,
+            kl.hessian,
             start,
             max_steps=limits.max_steps,
             tolerance=limits.tolerance / 10,
@@ -276,8 +268,7 @@ def search(
             radius=float(np.sqrt(start.size)),
         )
     value, gradient = kl.evaluate(flat)
-    hessian = last[1] if last is not None and last[0] is flat else kl.hessian(flat)
-    last = None
+    hessian = kl.hessian(flat) if hessian is None else hessian
     decrement = float("inf") if hessian is None else hessian.decrement(gradient)
     converged = decrement <= limits.tolerance
     optimum = Optimum(

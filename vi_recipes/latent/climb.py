@@ -52,7 +52,7 @@ def climb(
     with np.errstate(all="ignore"):
         for _ in range(1 + CONTINUED):
             before = objective.value_and_grad(theta)[0]
-            theta, why = trust_region_newton(
+            theta, why, _ = trust_region_newton(
                 objective.value_and_grad,
                 objective.curvature,
                 theta,

@@ -138,7 +138,7 @@ def _descend(
     with objective.timing.running_compiled(), np.errstate(all="ignore"):
         first = objective.value_and_grad(start)[0]
         if solver == "newton":
-            z, why = trust_region_newton(
+            z, why, _ = trust_region_newton(
                 objective.value_and_grad,
                 objective.curvature,
                 start,

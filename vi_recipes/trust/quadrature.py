@@ -148,7 +148,7 @@ def quadrature(target: Target, *, num_nodes: int = 15) -> LogEvidence:
 def _integrate(integrand: _Integrand) -> LogEvidence:
     objective, densities = integrand.objective, integrand.densities
     with np.errstate(all="ignore"):
-        centre, why = trust_region_newton(
+        centre, why, bend = trust_region_newton(
             objective.value_and_grad,
             objective.curvature,
             integrand.start,
@@ -156,7 +156,7 @@ def _integrate(integrand: _Integrand) -> LogEvidence:
             tolerance=1e-6,
             callback=lambda _: False,
         )
-    bend = objective.curvature(centre)
+    bend = objective.curvature(centre) if bend is None else bend
     if bend is None or not bend.values[0] > 0:
         raise _refusal(f"the search for a mode of the density over {integrand.about} ended: {why}")
     root = bend.vectors / np.sqrt(bend.values)
