@@ -394,6 +394,12 @@ def test_light_commands_do_not_import_jax():
         assert done.stdout.rstrip().endswith("False"), words
 
 
+def told_by(code: str) -> list[str]:
+    """Return the words that a process of its own prints, whose code runs ``--version``."""
+    command = [sys.executable, "-c", code, "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
 def test_commands_look_for_garbage_less_often():
     code = (
         "import atexit, gc\n"
@@ -403,9 +409,7 @@ def test_commands_look_for_garbage_less_often():
         "from vi_recipes.cli import main\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", code, "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-4:] == ["True"] * 4
+    assert told_by(code)[-4:] == ["True"] * 4
 
 
 def test_commands_end_without_looking_for_garbage():
@@ -424,9 +428,7 @@ def test_commands_end_without_looking_for_garbage():
         "from vi_recipes.cli import main\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", code, "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-2:] == ["frozen", "True"]  # and the circle was not looked for
+    assert told_by(code)[-2:] == ["frozen", "True"]  # and the circle was not looked for
 
 
 def test_methods_lists_every_option_with_its_documentation():

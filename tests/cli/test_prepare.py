@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from programs_for_tests import compiled_programs
 
 import vi_recipes as vr
 from vi_recipes.cli.prepare import looking_for_a_start
@@ -25,17 +26,8 @@ def test_a_start_that_was_looked_for_beside_imports_compiles_nothing_when_it_is_
     with looking_for_a_start(target, 3):
         names = [thread.name for thread in threading.enumerate()]
     assert "start" not in [thread.name for thread in threading.enumerate()]
-    programs: list[str] = []
-
-    def heard(event: str, seconds: float, **about: Any) -> None:
-        if event.endswith("backend_compile_duration"):
-            programs.append(str(about.get("fun_name")))
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    try:
+    with compiled_programs() as programs:
         found = target.start(jax.random.key(3))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(heard)
     assert "start" in names  # in a thread of its own
     assert [name for name in programs if "seed" not in name] == []
     alone = vr.Target(heights, y=np.array([1.0, 2.0, 4.0])).start(jax.random.key(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from programs_for_tests import compiled_programs
 
 from vi_recipes.core import as_key, as_seed, fold_key, precision, split_key
 
@@ -63,19 +64,10 @@ def test_keys_are_split_and_folded_by_one_program_each() -> None:
     keys = [jax.random.key(number) for number in range(8)]
     split_key(keys[0])
     fold_key(keys[0], 1)
-    compiled: list[str] = []
-
-    def heard(event: str, _: float, **about: object) -> None:
-        if event.endswith("backend_compile_duration"):
-            compiled.append(str(about.get("fun_name")))
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    try:
+    with compiled_programs() as compiled:
         for number in (2, 3, 5, 7):
             for x64 in (False, True):
                 with jax.enable_x64(x64):
                     split_key(keys[number], number)
                     fold_key(keys[number], number)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(heard)
     assert not compiled

@@ -12,6 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from models_for_tests import CASES, case, target
+from programs_for_tests import compiled_programs
 from scipy import stats
 
 import vi_recipes as vr
@@ -551,16 +552,7 @@ def test_units_are_numbers_while_something_is_traced_and_else_one_program() -> N
         jax.eval_shape(lambda x: seen.append(made.units), 0.0)
     other = vr.Target(scaled, **data)
     other.anywhere()
-    programs: list[str] = []
-
-    def heard(event: str, seconds: float, **about: Any) -> None:
-        if event.endswith("backend_compile_duration"):
-            programs.append(str(about.get("fun_name")))
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    try:
+    with compiled_programs() as programs:
         units = other.units
-    finally:
-        jax.monitoring.unregister_event_duration_listener(heard)
     assert len(programs) <= 3  # some 30 where JAX runs what is traced operation by operation
     np.testing.assert_array_equal(seen[0], units)
