@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from operator import attrgetter
 from typing import Any
 
 from vi_recipes.cells.sending import NotSentError, pack
@@ -34,16 +35,8 @@ def mark_of_objects(method: Method) -> str:
     try:
         return pack(method).mark[:16]
     except NotSentError:
-        parts = [_number(getattr(_owner(method, name), name.rpartition(".")[2])) for name in names]
+        parts = [_number(attrgetter(name)(method)) for name in names]
         return f"{_PROCESS} {' '.join(map(str, parts))}"
-
-
-def _owner(method: Method, name: str) -> Any:
-    """Return what has an option, of which a method that it corrects may be in front."""
-    owner: Any = method
-    for part in name.split(".")[:-1]:
-        owner = getattr(owner, part)
-    return owner
 
 
 def _number(thing: Any) -> int:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -146,7 +147,7 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         own = sys.modules[module]
         try:
-            alike = _alike(thing, _by_that_name(own, name))
+            alike = _alike(thing, attrgetter(name)(own))
         except AttributeError:
             alike = False
         if not alike:  # a decorator gives a function the name of the one that it is made of
@@ -218,13 +219,6 @@ def _bare(function: Any) -> Any:
     while type(function).__module__.startswith(OURS) and hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return function
-
-
-def _by_that_name(module: ModuleType, name: str) -> Any:
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -299,7 +293,7 @@ def _is_as_sent(path: Path, source: Source) -> bool:
 
 
 def _find(module: str, name: str) -> Any:
-    return _by_that_name(importlib.import_module(module), name)
+    return attrgetter(name)(importlib.import_module(module))
 
 
 def _target(model: Model, data: Mapping[str, Any]) -> Target:

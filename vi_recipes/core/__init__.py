@@ -30,6 +30,7 @@ from vi_recipes.core.complaints import (
     WIDEST_SCATTER,
     as_names,
     require,
+    require_by_site,
     require_count,
     require_number,
     unknown,
@@ -72,7 +73,7 @@ from vi_recipes.core.progress import Progress, ProgressFactory, in_notebook, pro
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.starts import SEVERAL, from_starts
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
-from vi_recipes.core.text import visible
+from vi_recipes.core.text import reads_as_number, visible
 from vi_recipes.core.timing import (
     CALLS_OF_A_SEARCH,
     COMPILED_QUICKLY,
@@ -162,7 +163,9 @@ __all__ = [
     "programs_read",
     "progress_bar",
     "public_functions",
+    "reads_as_number",
     "require",
+    "require_by_site",
     "require_count",
     "require_number",
     "seed_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from numbers import Integral, Real
 from typing import Any
@@ -69,6 +69,12 @@ def require(condition: bool, argument: str, got: object, expected: str) -> None:
     """Raise a :class:`ValueError` that names the argument unless ``condition`` holds."""
     if not condition:
         raise ValueError(f"{argument}: got {got!r}, expected {expected}")
+
+
+def require_by_site(values: object) -> None:
+    """Raise a :class:`ValueError` for values that are no mapping of sites to them."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"values: got {type(values).__name__}, expected site -> value")
 
 
 def require_count(argument: str, got: object, *, least: int = 1, most: int = MOST) -> None:

@@ -1,11 +1,27 @@
-"""Text from outside, such as a site's name, as it may be shown."""
+"""Text from outside, such as a site's name: how it may be shown, and whether it is a number."""
 
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Signs that turn the direction of what follows, so that it reads as what it is not."""
+
+
+def reads_as_number(value: Any) -> bool:
+    """Whether Python makes a number of text or of another value.
+
+    Examples
+    --------
+    >>> reads_as_number("-1e3"), reads_as_number("1,5"), reads_as_number(None)
+    (True, False, False)
+    """
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def visible(text: str, *, lines: bool = False) -> str:

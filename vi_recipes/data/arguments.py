@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vi_recipes.core import reads_as_number
+
 
 def bind(function: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """Check ``data`` against the arguments of ``function`` and normalise its arrays.
@@ -84,7 +86,7 @@ def normalise(name: str, value: Any) -> Any:
         ) from None
     if array.dtype.kind not in "biuf":
         values = array.ravel().tolist()
-        sample = next((repr(v) for v in values if not _is_number(v)), repr(values[0]))
+        sample = next((repr(v) for v in values if not reads_as_number(v)), repr(values[0]))
         raise ValueError(
             f"data argument '{name}' has dtype {array.dtype}, e.g. {sample}, where numbers are "
             "expected; convert text to numbers (category codes, for instance) or drop the column"
@@ -94,14 +96,6 @@ def normalise(name: str, value: Any) -> Any:
     _check_finite(name, array)
     # a floating-point number given as an array stays one: it can be differentiated in
     return array.item() if array.ndim == 0 and array.dtype.kind != "f" else array
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

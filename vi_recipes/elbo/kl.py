@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import reduce
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -282,10 +283,7 @@ class KL:
             if basis is not self._ahead[0]:
                 self.take_along(basis)
             parts = self._bends(flat)
-        total = np.asarray(parts[0])
-        for part in parts[1:]:
-            total = total + np.asarray(part)
-        return total
+        return np.asarray(reduce(np.add, map(np.asarray, parts)))  # sum would begin with a copy
 
     def _bends(self, flat: Float[np.ndarray, " params"]) -> list[Bend]:
         """Return Hessians at a point that add up to the objective's."""

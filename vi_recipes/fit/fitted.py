@@ -20,6 +20,7 @@ from vi_recipes.core import (
     as_names,
     check_arguments,
     one_at_a_time,
+    require_by_site,
     require_count,
     visible,
 )
@@ -171,8 +172,7 @@ class Fitted:
     def flat(self, values: Mapping[str, np.ndarray], sites: Sequence[str] | None = None) -> Any:
         """Return site values as one vector, in the order of :meth:`labels`."""
         names = self._names(sites)
-        if not isinstance(values, Mapping):
-            raise ValueError(f"values: got {type(values).__name__}, expected site -> value")
+        require_by_site(values)
         if lost := [name for name in names if name not in values]:
             raise ValueError(f"values: none of {', '.join(lost)}, expected one of every site")
         return np.concatenate([np.ravel(values[n]) for n in names]) if names else np.empty(0)

@@ -120,21 +120,20 @@ def _loo(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of large k, which the result shows
+            ratios = None
             if fit.is_sampler:
                 samples = {str(n): v.to_numpy() for n, v in tree["posterior"].data_vars.items()}
-                reff = _efficiency(samples)
-                found = az.loo(tree, var_name=name, pointwise=True, reff=reff)
-                return counted(_judged(found, values), values, weights)
-            if not correct or fit.stated_error is not None:
+                found = az.loo(tree, var_name=name, pointwise=True, reff=_efficiency(samples))
+            elif not correct or fit.stated_error is not None:
                 found = az.loo(tree, var_name=name, pointwise=True, reff=1.0)
-                return counted(_judged(found, values), values, weights)
-            stats = tree["sample_stats"]
-            if not np.isfinite(stats["log_p"]).any():
-                raise LOOError("the posterior has no density at any draw of it")
-            found = az.loo_approximate_posterior(
-                tree, stats["log_p"], stats["log_q"], var_name=name, pointwise=True
-            )
-            ratios = (stats["log_p"] - stats["log_q"]).to_numpy()
+            else:
+                stats = tree["sample_stats"]
+                if not np.isfinite(stats["log_p"]).any():
+                    raise LOOError("the posterior has no density at any draw of it")
+                found = az.loo_approximate_posterior(
+                    tree, stats["log_p"], stats["log_q"], var_name=name, pointwise=True
+                )
+                ratios = (stats["log_p"] - stats["log_q"]).to_numpy()
             return counted(_judged(found, values, ratios), values, weights)
     except ValueError as error:
         raise error if isinstance(error, LOOError) else LOOError(f"ArviZ: {error}") from None

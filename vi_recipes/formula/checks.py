@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linprog
 
+from vi_recipes.core import reads_as_number
 from vi_recipes.formula.groups import Factor
 
 DEPENDENT = 1e-9
@@ -158,8 +159,8 @@ def numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> l
         if len(levels) <= MOST_TEXT_LEVELS or f"C({name}" in text:
             continue
         levels = levels.astype(str)
-        numbers = levels.map(_is_number)
-        grouped = levels.map(lambda level: _is_number(GROUPED.sub("", level)))
+        numbers = levels.map(reads_as_number)
+        grouped = levels.map(lambda level: reads_as_number(GROUPED.sub("", level)))
         for kind, are, cure in (
             ("numbers", numbers, "numbers"),
             ("numbers with commas, spaces or units", grouped, "numbers without them"),
@@ -174,11 +175,3 @@ def numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> l
                 )
                 break
     return said
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

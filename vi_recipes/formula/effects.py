@@ -166,7 +166,7 @@ def levels_in(model: GLMM) -> dict[str, Sequence[Any]]:
     found: dict[str, Sequence[Any] | None] = {}
     for group in model.groups:
         found |= dict(zip(group.factor.columns, group.factor.levels, strict=True))
-    uses = [d.uses for p in model.predictors for d in (p.design, *p.designs.values())]
+    uses = [d.uses for p in model.predictors for d in p.all_designs]
     return levels_alone([found, *uses])
 
 

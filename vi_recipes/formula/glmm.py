@@ -279,8 +279,7 @@ class _Maker:
             ]
         groups = list(layout.groups.values())
         self._check(predictors, groups, response)
-        designs = [d for p in predictors for d in (p.design, *p.designs.values())]
-        used = dict.fromkeys(name for design in designs for name in design.columns)
+        used = dict.fromkeys(name for p in predictors for d in p.all_designs for name in d.columns)
         for says in numbers_as_text(self.frame, list(used), "; ".join(p.text for p in self.parsed)):
             self.notes.append(says)
             warnings.warn(says, stacklevel=3)

@@ -138,6 +138,11 @@ class Predictor:
     terms: tuple[Term, ...]
     designs: Mapping[str, Design] = field(default_factory=dict)
 
+    @property
+    def all_designs(self) -> list[Design]:
+        """Those of common terms and of group terms."""
+        return [self.design, *self.designs.values()]
+
 
 class Layout:
     """Builds predictors; grouping factors are shared among them.

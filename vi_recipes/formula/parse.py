@@ -128,15 +128,15 @@ def tokens_of(text: str) -> list[Token]:
     return [*tokens, Token("end", "", len(text))]
 
 
-class _Reader:
-    """Reads a formula from left to right; the grammar is that of formulae, with ``||`` added."""
+class TokenReader:
+    """Goes through the tokens of a text from left to right."""
 
     def __init__(self, text: str) -> None:
         self.text, self.tokens, self.at = text, tokens_of(text), 0
-        self.names: dict[str, None] = {}
 
     @property
     def now(self) -> Token:
+        """The token that is next."""
         return self.tokens[self.at]
 
     def take(self, *signs: str) -> Token | None:
@@ -145,6 +145,14 @@ class _Reader:
             self.at += 1
             return self.tokens[self.at - 1]
         return None
+
+
+class _Reader(TokenReader):
+    """Reads a formula; the grammar is that of formulae, with ``||`` added."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.names: dict[str, None] = {}
 
     def wrong(self, expected: str) -> ValueError:
         got = "the end" if self.now.kind == "end" else f"'{self.now.text}'"

@@ -22,7 +22,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from vi_recipes.core import told, unknown
+from vi_recipes.core import reads_as_number, told, unknown
 
 WIDTH = 2.5
 """Standard deviations of the response that a standard deviation of a covariate may make."""
@@ -147,7 +147,7 @@ class Priors:
         """Return the right-hand side of a site's line in the source, and note it."""
         text = self._by_element(site) or self._source(site)
         self.sites[site.name] = text
-        if text.startswith("jnp.full") or _is_number(text):
+        if text.startswith("jnp.full") or reads_as_number(text):
             self.known.add(site.name)
             return text
         return f'numpyro.sample("{site.name}", {text})'
@@ -383,11 +383,3 @@ def source_of(given: dist.Distribution) -> str | None:
         except Exception:
             continue
     return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

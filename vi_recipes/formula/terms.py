@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from math import prod
 
-from vi_recipes.formula.parse import BETWEEN, Token, marked, tokens_of
+from vi_recipes.formula.parse import BETWEEN, Token, TokenReader, marked, tokens_of
 
 type Term = tuple[str, ...]
 """The columns and functions of columns that are multiplied; none for the intercept."""
@@ -90,21 +90,8 @@ def columns_of(terms: Iterable[tuple[Collection[str], int, Mapping[str, int]]]) 
     return sum(needed.values())
 
 
-class _Terms:
-    """Reads terms from left to right; how signs bind is that of R."""
-
-    def __init__(self, text: str) -> None:
-        self.text, self.tokens, self.at = text, tokens_of(text), 0
-
-    @property
-    def now(self) -> Token:
-        return self.tokens[self.at]
-
-    def take(self, *signs: str) -> Token | None:
-        if self.now.kind == "sign" and self.now.text in signs:
-            self.at += 1
-            return self.tokens[self.at - 1]
-        return None
+class _Terms(TokenReader):
+    """Reads terms; how signs bind is that of R."""
 
     def all(self) -> list[Term]:
         found = self.sum([()])

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.core import MethodFailure, Status, Timing, check_arguments, one_at_a_time
+from vi_recipes.core import (
+    MethodFailure,
+    Status,
+    Timing,
+    check_arguments,
+    one_at_a_time,
+    require_by_site,
+)
 from vi_recipes.latent.marginal import EStep, Marginal
 from vi_recipes.latent.objective import MarginalObjective
 from vi_recipes.latent.rules import marginal_of, starting_point
@@ -95,8 +102,7 @@ class FreeEnergy:
     def unconstrain(self, values: Mapping[str, Any]) -> Float[np.ndarray, " G"]:
         """Return theta for values of the parameters on the constrained scale, by site."""
         split = self.marginal.split
-        if not isinstance(values, Mapping):
-            raise ValueError(f"values: got {type(values).__name__}, expected site -> value")
+        require_by_site(values)
         if missing := [n for n in split.parameters if n not in values]:
             raise ValueError(f"values: no value of {', '.join(missing)}, a parameter")
         given = self.target.constrain(self._flat) | {n: values[n] for n in split.parameters}

@@ -14,7 +14,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, log_likelihood, potential_energy
 from numpyro.primitives import Messenger
 
-from vi_recipes.core import COMPILED_QUICKLY, compiler_options, one_at_a_time
+from vi_recipes.core import COMPILED_QUICKLY, compiler_options, one_at_a_time, require_by_site
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.model import Model
 from vi_recipes.model.tracing import TracedModel
@@ -384,8 +384,7 @@ class FlatDensity(TracedModel):
         ValueError
             For a missing site, a wrong shape, or a value outside the support.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"values: got {type(values).__name__}, expected site -> value")
+        require_by_site(values)
         for site in self.latents:
             if site.name not in values:
                 raise ValueError(f"values: latent site '{site.name}' is missing")

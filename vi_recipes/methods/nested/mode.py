@@ -62,6 +62,11 @@ class ThetaMode:
     cov: Float[np.ndarray, "G G"]
     decrement: float
 
+    @property
+    def rays(self) -> Float[np.ndarray, "G G"]:
+        """An sd along each coordinate, a row each, the others where a normal law has them then."""
+        return self.cov / np.sqrt(np.diag(self.cov))[:, None]
+
 
 def find_theta_mode(density: ThetaDensity, progress: Progress) -> ThetaMode:
     """Return the mode of log p(y, theta), from where the density's place is.
@@ -145,8 +150,7 @@ def distant_starts(density: ThetaDensity, mode: ThetaMode) -> list[np.ndarray]:
 
     It is looked at along each coordinate, the others where a normal law would have them given that.
     """
-    sd = np.sqrt(np.diag(mode.cov))
-    lines = np.concatenate([mode.cov / sd[:, None], -mode.cov / sd[:, None]])
+    lines = np.concatenate([mode.rays, -mode.rays])
     reach = np.array(DISTANCES, float)
     rows = mode.theta + reach[:, None] * lines[:, None, :]
     values = density.given(rows.reshape(-1, mode.theta.size))[0].reshape(rows.shape[:2])

@@ -63,12 +63,12 @@ def first_proposals(density: ThetaDensity, mode: ThetaMode) -> tuple[Proposed, P
     pieces = sorted(_tails(density, mode), key=lambda piece: piece.fall)[:MOST_PARTS]
     if not pieces:
         return wide, wide
-    parts, sd = [], np.sqrt(np.diag(mode.cov))
+    parts, rays = [], mode.rays
     for piece in pieces:
-        ray, along = mode.cov[piece.axis] / sd[piece.axis], piece.end - piece.start
+        ray, along = rays[piece.axis], piece.end - piece.start
         # as wide across as theta is given that coordinate, and rounding
         cov = WIDER**2 * (mode.cov - np.outer(ray, ray) + np.outer(along, along) / 4)
-        cov += 1e-10 * np.diag(sd**2)
+        cov += 1e-10 * np.diag(np.diag(mode.cov))
         parts.append(around((piece.start + piece.end) / 2, cov, density.bounded))
     shares = 1 - SHARE, *[SHARE / len(parts)] * len(parts)
     return wide, Mixture((wide, *parts), shares)
@@ -76,10 +76,10 @@ def first_proposals(density: ThetaDensity, mode: ThetaMode) -> tuple[Proposed, P
 
 def _tails(density: ThetaDensity, mode: ThetaMode) -> list[_Piece]:
     """Return pieces of all tails that differ from a normal law's, as far as they reach."""
-    dim, sd, precision = density.dim, np.sqrt(np.diag(mode.cov)), np.linalg.inv(mode.cov)
+    dim, precision = density.dim, np.linalg.inv(mode.cov)
     top = density.given(mode.theta[None])[0][0]
     axis, sign = np.repeat(np.arange(dim), 2), np.tile([1.0, -1.0], dim)
-    here = mode.theta + LOOK * sign[:, None] * (mode.cov / sd).T[axis]
+    here = mode.theta + LOOK * sign[:, None] * mode.rays[axis]
     value, slope = _at(density, here)
     gain = (_steps(precision, slope, axis) * slope).sum(1) / 2
     unlike = (np.abs(top - value - LOOK**2 / 2) > UNLIKE) | (gain > UNLIKE)

@@ -14,6 +14,7 @@ from vi_recipes.fit import weighed_far_out
 from vi_recipes.importance import (
     FINITE_VARIANCE,
     KHAT_LIMIT,
+    Mixture,
     Proposed,
     khat,
     scrambled_sobol,
@@ -197,9 +198,8 @@ class Rounds:
 
     def log_mixture_at(self, theta: Float[np.ndarray, "rows G"]) -> Float[np.ndarray, " rows"]:
         """Return the same at other points."""
-        shares = np.log(np.array(self.sizes) / len(self.theta))
-        of_each = np.stack([proposal.log_prob(theta) for proposal in self.proposals])
-        return np.asarray(logsumexp(of_each + shares[:, None], axis=0))
+        shares = tuple(size / len(self.theta) for size in self.sizes)
+        return Mixture(tuple(self.proposals), shares).log_prob(theta)
 
     def scrambles(self) -> list[np.ndarray]:
         """Return the points of every scramble, over all rounds."""
