@@ -240,3 +240,59 @@ def test_hosts_that_have_other_files_are_told_so_and_do_not_wait(tmp_path: Path)
     assert other[1].startswith(f"{none} ")
     assert "decompress" not in other[1]
     assert first[2] == other[2] == "6"
+
+
+ENDS = """
+import os, signal, sys
+import vi_recipes as vr
+hosts = vr.join_hosts(sys.argv[1], 2, int(sys.argv[2]), timeout=60)
+if hosts.index == int(sys.argv[3]):
+    if sys.argv[4] == "raises":
+        raise ValueError("the rows of May are bad")
+    os.kill(os.getpid(), signal.SIGKILL)
+vr.read_part(sys.argv[5], hosts=hosts)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("who", "how"), [(0, "raises"), (1, "raises"), (1, "is killed")])
+def test_a_host_that_ends_early_is_not_waited_for(tmp_path: Path, who: int, how: str) -> None:
+    """JAX waits 300 seconds for one that raises; the limit here is half of that."""
+    pd.DataFrame({"y": np.arange(12.0)}).to_parquet(tmp_path / "0.parquet")
+    address = f"127.0.0.1:{free_port()}"
+    ended = run(*([ENDS, address, str(k), str(who), how, str(tmp_path)] for k in (0, 1)),
+                timeout=150)  # fmt: skip
+    why = f"host {who} has failed (ValueError: the rows of May are bad"
+    if how == "is killed":
+        why = f"host {who} is gone (killed, out of memory, or cut off)"
+    for host, (code, _, err) in enumerate(ended):
+        if (host, how) == (who, "is killed"):
+            continue
+        assert code == 1, err[-2000:]
+        assert why in err
+        assert ("Traceback" in err) == (host == who)
+
+
+LATE = """
+import sys, time
+import vi_recipes as vr
+hosts = vr.join_hosts(sys.argv[1], 2, int(sys.argv[2]), timeout=60)
+if hosts.writes:
+    time.sleep(3)
+    print("written", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_still_writes_is_not_ended_by_jax() -> None:
+    """JAX ends all where one comes to its end long after another: here a second."""
+    short = LATE.replace(
+        "import vi_recipes as vr",
+        "import jax, functools, vi_recipes as vr\n"
+        "jax.distributed.initialize = functools.partial(\n"
+        "    jax.distributed.initialize, shutdown_timeout_seconds=1)",
+    )
+    address = f"127.0.0.1:{free_port()}"
+    ended = run(*([short, address, str(host)] for host in (0, 1)), timeout=150)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert ended[0][1].splitlines()[-1] == "written"

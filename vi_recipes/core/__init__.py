@@ -82,6 +82,7 @@ from vi_recipes.core.timing import (
 )
 from vi_recipes.core.typed import check_arguments, check_fields, members
 from vi_recipes.core.versions import version_of
+from vi_recipes.core.watch import together
 
 __all__ = [
     "CALLS_OF_A_SEARCH",
@@ -172,6 +173,7 @@ __all__ = [
     "shapes_of",
     "silent",
     "split_key",
+    "together",
     "told",
     "unknown",
     "unreadable",

@@ -6,14 +6,16 @@ import hashlib
 import math
 import os
 import platform
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vi_recipes.core.complaints import require, require_count, require_number
 from vi_recipes.core.errors import told
-from vi_recipes.core.meeting import meet, parse_address
+from vi_recipes.core.meeting import go_in, let_in, meet, open_door, parse_address
 from vi_recipes.core.status import ModelError
 from vi_recipes.core.versions import version_of
+from vi_recipes.core.watch import begin_watch, together
 
 LAUNCHED_BY_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS")
 """Variables that launchers of MPI give to what they start."""
@@ -146,7 +148,38 @@ def join_hosts(
             "parameters; start each with PYTHONHASHSEED=0 in its environment",
             str(hash(tuple(COMPARED))),
         )
+        _watch(hosts, None if address is None else parse_address(address)[0], timeout)
     return hosts
+
+
+INVITED = 500
+"""Bytes that say where the first host listens."""
+
+
+def _watch(hosts: Hosts, name: str | None, timeout: float) -> None:
+    """Have every host hear of the end of the others."""
+    door, invitation = None, ""
+    if hosts.index == 0:
+        try:
+            door, invitation = open_door(name)
+        except OSError:  # all are told below
+            invitation = ""
+    said = list(invitation.encode()[:INVITED])
+    invitation = bytes(numbers_by_hosts(said + [32] * (INVITED - len(said)))[0]).decode().strip()
+    peers = {}
+    if door is not None:
+        peers = let_in(door, invitation, hosts.count, timeout)
+    elif invitation:
+        peers = go_in(invitation, hosts.index, timeout)
+    there = numbers_by_hosts([len(peers)])
+    away = [str(host) for host, (number,) in enumerate(there) if host and not number]
+    if away:
+        warnings.warn(
+            f"host {', '.join(away)} cannot reach host 0 at a port of its choice (is there a "
+            "firewall?); if one of them fails, the others wait for it for minutes",
+            stacklevel=3,
+        )
+    begin_watch(hosts.index, hosts.count, peers, whole=not away)
 
 
 # -- one course ------------------------------------------------------------------------------------
@@ -158,7 +191,8 @@ def said_by_hosts(text: str) -> list[bytes]:
     from jax.experimental.multihost_utils import process_allgather
 
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    rows = np.asarray(process_allgather(digest)).reshape(-1, digest.size)
+    with together("what the hosts have to agree on"):
+        rows = np.asarray(process_allgather(digest)).reshape(-1, digest.size)
     return [row.tobytes() for row in rows]
 
 
@@ -168,7 +202,8 @@ def numbers_by_hosts(numbers: Sequence[int]) -> list[list[int]]:
     from jax.experimental.multihost_utils import process_allgather
 
     mine = np.asarray(numbers, np.int32)  # 64 bits would be cut off outside double precision
-    rows = np.asarray(process_allgather(mine)).reshape(-1, mine.size)
+    with together("what the hosts tell one another"):
+        rows = np.asarray(process_allgather(mine)).reshape(-1, mine.size)
     return [[int(value) for value in row] for row in rows]
 
 

@@ -6,6 +6,8 @@ JAX ends a process whose partners do not come; here each is told who is missing.
 from __future__ import annotations
 
 import ipaddress
+import json
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ MARK = "vi_recipes"
 
 LONGEST = 200
 """Bytes of what is said."""
+
+KEPT_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""When the system asks whether a silent machine is still there, in seconds, and how often."""
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -167,3 +172,76 @@ def _knock(address: str, count: int, number: int, timeout: float, until: float) 
         "the program on the first host (host=0) too and on all others, and check name, port and "
         "firewall"
     )
+
+
+# -- connections that last ------------------------------------------------------------------
+
+
+def open_door(name: str | None) -> tuple[socket.socket, str]:
+    """Return where the first host listens, at any free port, and what the others need to come.
+
+    Parameters
+    ----------
+    name
+        Its address, which others know it by; ``None`` for all that it has.
+    """
+    if name is None:
+        door = socket.create_server(("", 0))
+        own = socket.gethostname()
+        names = [own]
+        with suppress(OSError):
+            names += socket.gethostbyname_ex(own)[2]
+    else:
+        known = {family for family, *_ in socket.getaddrinfo(name, None)}
+        family = socket.AF_INET if socket.AF_INET in known else socket.AF_INET6
+        door, names = socket.create_server((name, 0), family=family), [name]
+    said = {"names": names[:4], "port": door.getsockname()[1], "token": secrets.token_hex(8)}
+    return door, json.dumps(said)
+
+
+def let_in(
+    door: socket.socket, invitation: str, count: int, seconds: float
+) -> dict[int, socket.socket]:
+    """Return the connections to those that come in time; others may knock at the door."""
+    token = json.loads(invitation)["token"]
+    until = time.monotonic() + seconds
+    found: dict[int, socket.socket] = {}
+    with door:
+        while len(found) < count - 1 and time.monotonic() < until:
+            door.settimeout(max(until - time.monotonic(), 1e-3))
+            try:
+                guest = door.accept()[0]
+                guest.settimeout(1.0)
+                words = guest.recv(200).decode(errors="replace").split()
+            except OSError:
+                continue
+            if len(words) != 2 or not secrets.compare_digest(words[0], token):
+                guest.close()
+                continue
+            guest.sendall(b"in")
+            found[int(words[1])] = _kept(guest)
+    return found
+
+
+def go_in(invitation: str, index: int, seconds: float) -> dict[int, socket.socket]:
+    """Return the connection to the first host; none where it cannot be reached."""
+    known = json.loads(invitation)
+    each = seconds / len(known["names"])
+    for name in known["names"]:
+        with suppress(OSError):
+            peer = socket.create_connection((name, known["port"]), timeout=each)
+            peer.sendall(f"{known['token']} {index}".encode())
+            if peer.recv(2) == b"in":
+                return {0: _kept(peer)}
+            peer.close()
+    return {}
+
+
+def _kept(peer: socket.socket) -> socket.socket:
+    """Return a connection that the system notes the end of, a machine's without power too."""
+    peer.settimeout(5.0)  # a host that reads nothing for so long does not hold the others up
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEPT_ALIVE.items():
+        if hasattr(socket, name):
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return peer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from vi_recipes.core import (
     one_seed,
     precision,
     silent,
+    together,
     told,
 )
 from vi_recipes.fit import Fit, OtherOptimum, provenance
@@ -196,6 +197,7 @@ class Method(ABC):
             if reason:
                 raise MethodFailure(Status.NOT_APPLICABLE, reason)
             with (
+                together(f"a fit by {self.key}") if target.num_hosts > 1 else nullcontext(),
                 precision(self.dtype_used),
                 on_one_core(target.dense_rows),
                 target.compiled_once.shared(timing),
