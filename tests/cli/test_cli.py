@@ -587,6 +587,54 @@ def test_bad_usage(words, expected):
     assert expected in refuse(*words)
 
 
+CONTRADICTIONS = [
+    *(
+        (command, *words)
+        for command in (
+            "compare radon",
+            "run radon",
+            "calibrate radon --method map",
+            "sweep grid.toml",
+            "verify",
+        )
+        for words in (
+            ("--workers 2", "--scheduler tcp://127.0.0.1:1"),
+            ("--out x", "--no-report"),
+        )
+    ),
+    *(
+        (command, "--pdf", "--no-report")
+        for command in ("compare radon", "run radon", "fit radon --method map")
+    ),
+    ("fit radon --method map", "--out x", "--no-report"),
+    *(
+        ("compare radon", option, "--no-report")
+        for option in ("--predictive", "--prior-predictive", "--resume")
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "one", "other"), CONTRADICTIONS)
+def test_options_that_contradict_one_another_are_refused_before_anything_else(command, one, other):
+    """Neither a note nor a folder, and no file is read for it: the grid is not there."""
+    there = set(Path().iterdir())
+    said = run(*command.split(), *one.split(), *other.split())
+    assert said.exit_code == 2
+    first, second = one.split()[0], other.split()[0]
+    assert said.stderr == f"error: {first} and {second}: expected at most one of them\n"
+    assert said.stdout == ""
+    assert set(Path().iterdir()) == there
+
+
+def test_a_note_comes_after_what_may_be_refused():
+    """That methods are fitted one at a time is of no use to who has misspelt the model."""
+    for words in (["compare", "radn"], ["run", "radn"], ["compare", "radon", "--methods", "mp"]):
+        assert "note:" not in refuse(*words, "--workers", "2")
+    assert "--rename: it needs --add or --reference" in refuse(
+        "compare", "radon", "--rename", "a=b"
+    )
+
+
 def test_a_model_by_formula():
     frame = pd.DataFrame(DATA | {"y": [0.1, 0.9, 2.2, None]})
     frame.to_csv("line.tsv", sep="\t", index=False)

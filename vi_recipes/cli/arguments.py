@@ -120,32 +120,50 @@ def out_option(default: str) -> Any:
     return typer.Option(metavar="DIR", help=f"Folder for the report. [default: {default}]")
 
 
+def check_together(*pairs: tuple[str, object, str, object]) -> None:
+    """Refuse options that contradict one another, before a command says or reads anything.
+
+    Parameters
+    ----------
+    pairs
+        Name and value of one option, and of the other; what is false is not given.
+
+    Raises
+    ------
+    ValueError
+        For two that are given.
+    """
+    for one, value, other, beside in pairs:
+        if value and beside:
+            raise ValueError(f"{one} and {other}: expected at most one of them")
+
+
+def check_workers(workers: int, scheduler: str | None) -> None:
+    """Refuse processes here beside a scheduler's workers."""
+    check_together(("--workers", workers != 1, "--scheduler", scheduler is not None))
+
+
 @contextmanager
 def executor_for(workers: int, scheduler: str | None) -> Iterator[Engine]:
     """Yield where the block's cells are to run."""
     if scheduler is None:
         yield None if workers == 1 else workers
         return
-    if workers != 1:
-        raise ValueError("--workers and --scheduler: expected at most one of them")
     from vi_recipes.cells import cluster
 
     with cluster(scheduler) as executor:
         yield executor
 
 
-def check_side_by_side(
-    workers: int, scheduler: str | None, side_by_side: bool, tell: Callable[[str], None]
-) -> None:
-    """Say what several workers are for where methods are fitted one at a time.
-
-    Raises
-    ------
-    ValueError
-        For methods side by side without workers.
-    """
+def check_side_by_side(workers: int, scheduler: str | None, side_by_side: bool) -> None:
+    """Refuse processes here beside a scheduler's workers, and methods side by side without any."""
+    check_workers(workers, scheduler)
     if side_by_side and workers == 1 and scheduler is None:
         raise ValueError("--side-by-side: it needs --workers, from 2, or --scheduler")
+
+
+def tell_one_at_a_time(workers: int, side_by_side: bool, tell: Callable[[str], None]) -> None:
+    """Say what several workers are for where methods are fitted one at a time."""
     if workers > 1 and not side_by_side:
         tell(
             "note: methods are fitted one at a time, by one process, so that their seconds are "

@@ -18,6 +18,8 @@ from vi_recipes.cli.arguments import (
     SeedOption,
     SetOption,
     WorkersOption,
+    check_together,
+    check_workers,
     executor_for,
     out_option,
 )
@@ -73,6 +75,8 @@ def command(
     from vi_recipes.cli import options, show
     from vi_recipes.cli.prepare import prepare
 
+    check_together(("--out", out is not None, "--no-report", no_report))
+    check_workers(workers, scheduler)
     entries = options.parse_methods(method)
     if len(entries) > 1:
         raise ValueError(f"--method: got {method!r}, expected one")

@@ -23,8 +23,10 @@ from vi_recipes.cli.arguments import (
     SideBySideOption,
     WorkersOption,
     check_side_by_side,
+    check_together,
     executor_for,
     out_option,
+    tell_one_at_a_time,
 )
 from vi_recipes.cli.formula import (
     FamilyOption,
@@ -170,13 +172,14 @@ def compare(
     debug: DebugOption = False,
 ) -> None:
     """Fit a model by several methods and report on them side by side."""
-    if predictive and no_report:
-        raise ValueError("--predictive and --no-report: expected at most one of them")
-    if prior_predictive and no_report:
-        raise ValueError("--prior-predictive and --no-report: expected at most one of them")
-    if resume and no_report:
-        raise ValueError("--resume and --no-report: expected at most one of them")
-    check_side_by_side(workers, scheduler, side_by_side, tell)
+    check_together(
+        ("--predictive", predictive, "--no-report", no_report),
+        ("--prior-predictive", prior_predictive, "--no-report", no_report),
+        ("--resume", resume, "--no-report", no_report),
+    )
+    check_side_by_side(workers, scheduler, side_by_side)
+    if rename and not add and reference is None:
+        raise ValueError("--rename: it needs --add or --reference, whose draws have other names")
     _fit_and_report(
         model=model,
         written=Written(formula, family, link, prior, weights, offset, missing),
@@ -277,9 +280,15 @@ def _fit_and_report(
     from vi_recipes.cli.own_draws import added_fits, given_reference
     from vi_recipes.cli.prepare import looking_for_a_start, prepare
 
+    check_together(
+        ("--out", out is not None, "--no-report", no_report),
+        ("--pdf", pdf, "--no-report", no_report),
+    )
+    written.check(model)
     entries = None if methods is None else options.parse_methods(methods)
     keep_code(no_cache)
     target, built = prepare(model, data, entries, settings, tell, written)
+    tell_one_at_a_time(workers, side_by_side, tell)
     with looking_for_a_start(target, seed):
         import vi_recipes.comparison  # noqa: F401  # a second, with Matplotlib and pandas
     named: dict[str, Method | Fit] = {**built, **added_fits(add, rename, target, built)}
@@ -288,7 +297,7 @@ def _fit_and_report(
         _tell_of_earlier(folder, named, resume)
     measure = given_reference(reference, rename, target, named, folder if resume else None)
     check_json(json)
-    check_pdf(pdf, folder)
+    check_pdf(pdf)
 
     from vi_recipes.comparison import compare, prior_exhibits, taken_up
     from vi_recipes.core import progress_bar

@@ -24,8 +24,6 @@ MAX_FOLDER = 100
 
 def report_folder(out: Path | None, default: str, no_report: bool) -> Path | None:
     """Return the folder for the report; ``None`` for none."""
-    if no_report and out is not None:
-        raise ValueError("--out and --no-report: expected at most one of them")
     return None if no_report else out or Path(folder_name(default))
 
 
@@ -122,12 +120,10 @@ def write_json(text: str, path: Path) -> None:
             write_whole(path.resolve(), text)
 
 
-def check_pdf(pdf: bool, folder: Path | None) -> None:
-    """Make sure that there is a report to print, and a browser that prints it."""
+def check_pdf(pdf: bool) -> None:
+    """Make sure that there is a browser that prints the report."""
     if not pdf:
         return
-    if folder is None:
-        raise ValueError("--pdf and --no-report: expected at most one of them")
     from vi_recipes.report import find_browser
 
     if find_browser() is None:

@@ -50,11 +50,10 @@ def prepare(
     tell
         Told what was done to the data.
     written
-        The model by formula, where there is no name.
+        The model by formula, where there is no name: :meth:`Written.check` has seen them.
     """
     settings = parse_settings(pairs)
     written = written or Written()
-    written.check(model_name)
     if model_name is not None:
         target = make_target(load_model(model_name), data, settings.get(MODEL, {}), tell)
     elif MODEL in settings:

@@ -38,7 +38,7 @@ def command(
     from vi_recipes.comparison import Comparison, unfinished, write_all
 
     check_json(json)
-    check_pdf(pdf, directory)
+    check_pdf(pdf)
     comparison = Comparison.load(directory)
     for place in unfinished(directory):
         tell(f"note: {place} holds fits of a run that has not ended; 'report' shows them too")

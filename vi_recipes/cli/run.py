@@ -19,8 +19,10 @@ from vi_recipes.cli.arguments import (
     SideBySideOption,
     WorkersOption,
     check_side_by_side,
+    check_together,
     executor_for,
     out_option,
+    tell_one_at_a_time,
 )
 from vi_recipes.cli.group import keep_code, tell
 from vi_recipes.cli.lists import print_list
@@ -64,6 +66,11 @@ def command(
     debug: DebugOption = False,
 ) -> None:
     """Run a study: a scripted comparison. Without a name, list them."""
+    check_together(
+        ("--out", out is not None, "--no-report", no_report),
+        ("--pdf", pdf, "--no-report", no_report),
+    )
+    check_side_by_side(workers, scheduler, side_by_side)
     if study is None:
         from vi_recipes.core import list_studies
 
@@ -72,12 +79,12 @@ def command(
     from vi_recipes.comparison import load_study
     from vi_recipes.core import progress_bar
 
-    check_side_by_side(workers, scheduler, side_by_side, tell)
-    keep_code(no_cache)
     loaded = load_study(study)
+    keep_code(no_cache)
+    tell_one_at_a_time(workers, side_by_side, tell)
     folder = report_folder(out, f"{loaded.name}-report", no_report)
     check_json(json)
-    check_pdf(pdf, folder)
+    check_pdf(pdf)
     with output_folder(folder), executor_for(workers, scheduler) as executor:
         comparison = loaded.run(
             folder,

@@ -13,6 +13,8 @@ from vi_recipes.cli.arguments import (
     NoReportOption,
     SchedulerOption,
     WorkersOption,
+    check_together,
+    check_workers,
     executor_for,
     out_option,
 )
@@ -57,6 +59,8 @@ def command(
     from vi_recipes.core import progress_bar
     from vi_recipes.sweeps import page, read_grid, sweep
 
+    check_together(("--out", out is not None, "--no-report", no_report))
+    check_workers(workers, scheduler)
     asked = read_grid(grid)
     keep_code(no_cache)
     folder = report_folder(out, f"{grid.stem}-sweep", no_report)

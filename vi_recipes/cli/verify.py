@@ -15,6 +15,8 @@ from vi_recipes.cli.arguments import (
     SchedulerOption,
     SeedOption,
     WorkersOption,
+    check_together,
+    check_workers,
     executor_for,
     out_option,
 )
@@ -71,13 +73,15 @@ def command(
     from vi_recipes.comparison import verification_page as page
     from vi_recipes.core import progress_bar, unknown, write_whole
 
-    keep_code(no_cache)
+    check_together(("--out", out is not None, "--no-report", no_report))
+    check_workers(workers, scheduler)
     known = problems(references)
     names = list(known) if models is None else [n.strip() for n in models.split(",")]
     for name in names:
         if name not in known:
             raise ValueError(f"--models: {unknown('model with reference answers', name, known)}")
     entries = parse_methods(methods) if methods is not None else None
+    keep_code(no_cache)
     folder = report_folder(out, "verification", no_report)
     console = show.make_console()
 
