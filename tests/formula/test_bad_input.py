@@ -230,3 +230,91 @@ def test_what_is_not_multiplied_is_told_with_what_is(term):
     with pytest.raises(ValueError, match=rf"^formula: '.*' cannot be evaluated: {says}"):
         glmm(f"y ~ {term}", FRAME.drop(columns="income"), "bernoulli")
     glmm("count ~ poly(x, 2):double", FRAME.drop(columns="income"), "poisson")
+
+
+def test_rows_that_do_not_count_are_not_looked_at():
+    """Of weight 0, and among no trials: what is said is what is said without them."""
+    rows = pd.DataFrame({"y": [0, 0, 1, 1, 0, 1, 0, 1], "x": [1.0, 2, 3, 4, 9, 0, 8, 0.5]})
+    rows = rows.assign(w=[1, 2, 1, 1, 0, 0, 0, 0], n=[3, 3, 3, 3, 0, 0, 0, 0])
+    rows = rows.assign(k=list("ababacac"), g=list("uvuvxyxy"), z=rows["x"] ** 2)
+    rows.loc[:3, "z"] = 2 * rows["x"][:4]
+    rows = rows.assign(s=rows["y"] * rows["n"], v=[1.0, 1, 1, 1, 2, 3, 4, 5], one=list("uuuuxyxy"))
+    for formula, family, weights in (
+        ("y ~ x", "bernoulli", "w"),
+        ("p(s, n) ~ x", "binomial", None),
+    ):
+        with pytest.raises(ValueError, match="the responses are separated by x:"):
+            glmm(formula, rows, family, weights=weights, priors="flat")
+    for weights, formula, which in (
+        ("w", "y ~ {0}", "of weight above 0"),
+        (None, "p(s, n) ~ {0}", "among some trials"),
+    ):
+        family = "bernoulli" if weights else "binomial"
+        with pytest.raises(ValueError, match=rf"k\[c\] is zero in every row {which}.* or its rows"):
+            glmm(formula.format("k"), rows, family, weights=weights)
+        with pytest.raises(ValueError, match=f"z is a combination of x in the rows {which}"):
+            glmm(formula.format("x + z"), rows, family, weights=weights)
+        with pytest.raises(ValueError, match=r"one member \(u\) in the rows that count"):
+            glmm(formula.format("(1 | one)"), rows, family, weights=weights)
+    with pytest.raises(ValueError, match="got 1 in every row of weight above 0"):
+        glmm("v ~ x", rows, weights="w")
+    more = rows.assign(w=1, n=4, s=[0, 1, 2, 3, 1, 0, 2, 1], v=[1.0, 2, 1, 4, 2, 3, 4, 5])
+    glmm("y ~ x", more, "bernoulli", weights="w", priors="flat")
+    glmm("p(s, n) ~ x + z + k + (1 | one)", more, "binomial")
+    # a member of one row that counts three times has three rows
+    twice = rows.assign(w=[2, 2, 2, 2, 0, 0, 0, 0], v=more["v"], row=range(8))
+    glmm("v ~ 1 + (1 | row)", twice, weights="w")
+    with pytest.raises(ValueError, match="4 members in 4 rows"):
+        glmm("v ~ 1 + (1 | row)", twice.assign(w=[1, 1, 1, 1, 0, 0, 0, 0]), weights="w")
+
+
+SEPARATED = pd.DataFrame(
+    {
+        "x": [0.1, 0.4, 0.3, 1.2, 1.5, 1.1, 2.2, 2.9, 2.4],
+        "z": [0.3, -1.0, 0.2, 0.7, -0.4, 0.1, 0.5, -0.2, 0.9],
+        "low": [0, 0, 0, 1, 1, 1, 2, 2, 2],
+        "count": [0, 0, 0, 2, 1, 3, 0, 2, 1],
+        "kind": list("aaabbbccc"),
+        "level": list("uuuvvvwww"),
+        "ones": [0, 3, 1, 0, 1, 1, 4, 2, 0],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("formula", "family", "named"),
+    [
+        ("low ~ x + z", "cumulative", "x"),
+        ("kind ~ x + z", "categorical", r"beta_c\[x\]"),
+        ("cbind(low, ones) ~ z + level", "multinomial", r"beta_ones\[level\[v\]\], .*\[w\]\]"),
+        (["count ~ z", "zero ~ level"], "hurdle_poisson", r"beta_zero\[level\[v\]\]"),
+        ("ones ~ level", "hurdle_negbinomial", r"level\[v\]"),
+        ("count ~ level", "hurdle_poisson", r"level\[u\]"),
+        ("count ~ level", "zero_inflated_poisson", r"level\[v\], level\[w\]"),
+    ],
+)
+def test_every_family_tells_what_separates_its_responses(formula, family, named):
+    """Checked by hand: along what is named the likelihood rises, whatever the others are."""
+    says = f"(separated by {named}:|column {named} is)"
+    frame = SEPARATED.assign(level=pd.Categorical(SEPARATED["level"], list("vuw")))
+    frame = frame if named == r"level\[u\]" else SEPARATED
+    with pytest.raises(ValueError, match=rf"{says}.*priors='flat' bounds nothing"):
+        glmm(formula, frame, family, priors="flat")
+    with pytest.warns(UserWarning, match=f"{says}.*only the prior bounds it"):
+        glmm(formula, frame, family)
+
+
+@pytest.mark.parametrize(
+    ("formula", "family"),
+    [
+        ("low ~ z", "cumulative"),
+        ("kind ~ z", "categorical"),
+        ("cbind(count, ones) ~ z", "multinomial"),
+        (["count ~ z", "zero ~ z"], "hurdle_poisson"),
+        ("ones ~ z", "hurdle_poisson"),
+    ],
+)
+def test_what_is_not_separated_is_not_said_of_any_family(formula, family):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        glmm(formula, SEPARATED, family, priors="flat")

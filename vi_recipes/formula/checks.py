@@ -7,20 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linprog
 
 from vi_recipes.core import reads_as_number
-from vi_recipes.formula.groups import Factor
+from vi_recipes.formula.families import Family
+from vi_recipes.formula.frame import Response
+from vi_recipes.formula.layout import INTERCEPT, Group, Predictor
+from vi_recipes.formula.priors import Priors
+from vi_recipes.formula.separation import NAMED, separated, zeros_separated
 
 DEPENDENT = 1e-9
 """Share of a column's length that the columns before it leave, down to which it is their
 combination."""
-
-NAMED = 1e-6
-"""Share of the largest coefficient from which a column is named."""
-
-FEW = 2_000
-"""Rows that are looked at first: if these are not separated, all are not."""
 
 MOST_TEXT_LEVELS, FEW_WORDS = 10, 0.2
 """Levels up to which a column of text is taken for categories, and the share of words among them
@@ -33,8 +30,8 @@ DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}(?:[ T]\d{1,2}:.*)?")
 """A date as text, with a time or without."""
 
 
-def check_rank(matrix: np.ndarray, labels: Sequence[str], what: str) -> None:
-    """Refuse columns that are combinations of others.
+def check_rank(matrix: np.ndarray, labels: Sequence[str], what: str, which: str = "") -> None:
+    """Refuse columns that are combinations of others, in the rows that count (``which``).
 
     Raises
     ------
@@ -43,11 +40,12 @@ def check_rank(matrix: np.ndarray, labels: Sequence[str], what: str) -> None:
     """
     if matrix.shape[1] == 0:
         return
+    rows, among = (f" {which}", f" in the rows {which}") if which else ("", "")
     lengths = np.linalg.norm(matrix, axis=0)
     if (zero := np.flatnonzero(lengths == 0)).size:
         raise ValueError(
-            f"{what}: column {labels[zero[0]]} is zero in every row, so that its coefficient "
-            "cannot be told; leave it out"
+            f"{what}: column {labels[zero[0]]} is zero in every row{rows}, so that its coefficient "
+            f"cannot be told; leave it out{' or its rows' if which else ''}"
         )
     scaled = matrix / lengths
     if len(scaled) > scaled.shape[1]:
@@ -58,72 +56,119 @@ def check_rank(matrix: np.ndarray, labels: Sequence[str], what: str) -> None:
         if left <= DEPENDENT:
             makers = [labels[j] for j in range(k) if abs(before[j]) > NAMED * abs(before).max()]
             raise ValueError(
-                f"{what}: column {labels[k]} is a combination of {', '.join(makers)}, so that "
-                "their coefficients cannot be told apart; leave one of them out"
+                f"{what}: column {labels[k]} is a combination of {', '.join(makers)}{among}, so "
+                "that their coefficients cannot be told apart; leave one of them out"
             )
 
 
-def separated(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[int]:
-    """Return the columns whose combination tells all responses apart; none where there is none.
+def check_predictors(
+    predictors: Sequence[Predictor],
+    texts: Sequence[str],
+    family: Family,
+    link: str,
+    response: Response,
+    priors: Priors,
+    weights: np.ndarray | None,
+) -> list[str]:
+    """Return a sentence on what only the priors bound; refuse what nothing does.
 
-    Along that combination the likelihood rises for ever: there is no maximum.
+    Rows that do not count, of weight 0 or among no trials, are rows that are not there.
 
     Parameters
     ----------
-    matrix
-        Shape (rows, columns).
-    low, high
-        Rows whose response is at the lower and the upper end of its support; along a separating
-        combination they go down and up, and rows of neither stay.
+    predictors, texts
+        That of the mean first, one a level of those that have several; and their formulas.
+    family, link, response, weights
+        What they are predictors of.
+    priors
+        Those given: where they are flat, nothing is bounded.
 
-    References
-    ----------
-    Konis, K. (2007). Linear programming algorithms for detecting separated data in binary logistic
-    regression models. DPhil thesis, University of Oxford.
+    Raises
+    ------
+    ValueError
+        For columns that are combinations of others, and those whose coefficients the likelihood
+        pushes away for ever where their prior is flat.
     """
-    scale = np.abs(matrix).max(axis=0, initial=0.0)
-    scaled = matrix / np.where(scale > 0, scale, 1.0)
-    some = np.random.default_rng(0).permutation(len(scaled))[:FEW]
-    if len(some) == FEW and not _separating(scaled[some], low[some], high[some]).any():
-        return []  # more rows are separated less
-    toward = _separating(scaled, low, high)
-    named = [int(k) for k in np.argsort(np.abs(toward)) if abs(toward[k]) > NAMED]
-    for k in list(named):  # what is not needed is not named
-        others = [j for j in named if j != k]
-        if np.abs(_separating(scaled[:, others], low, high)).max(initial=0.0) > NAMED:
-            named = others
-    return sorted(named)
+    there, which = counting(response, weights)
+    notes = []
+    several = predictors if family.of_levels else predictors[:1]
+    for predictor, text in zip([*several[:1], *predictors[len(several) :]], texts, strict=True):
+        what, mean = f"formula '{text}'", not predictor.parameter or family.of_levels
+        matrix, labels = predictor.design.matrix, predictor.design.labels
+        if predictor.design.intercept or (family.is_ordinal and mean):
+            matrix = np.column_stack([np.ones(len(matrix)), matrix])
+            labels = [INTERCEPT, *labels]
+        check_rank(matrix[there], labels, what, which)
+        rows, says = there, ""
+        if family.has_hurdle and mean:  # zeros tell nothing of the mean of the others
+            rows = there & (response.y > 0)
+            says = _unknown(matrix[rows], labels)
+        if family.has_hurdle and predictor.parameter == "zero":
+            columns = zeros_separated(matrix[rows], response.y[rows])
+        elif mean and not says:
+            matrix = matrix[:, 1:] if family.is_ordinal else matrix
+            labels = labels[1:] if family.is_ordinal else labels
+            columns = separated(matrix[rows], family, link, response.at(rows))
+        else:
+            columns = []
+        of = several if mean else [predictor]
+        found = [(of[k // len(labels)], labels[k % len(labels)]) for k in columns]
+        found = [one for one in found if one[1] != INTERCEPT] or found
+        if found:
+            shown = [_called(own, label) for own, label in found]
+            says = (
+                f"the responses are separated by {', '.join(shown)}: along it the "
+                "likelihood rises for ever, so that only the prior bounds its coefficient"
+            )
+        if says and (priors.flat or any(_is_flat(priors, *one) for one in found)):
+            flat = "priors='flat' bounds nothing" if priors.flat else "its prior is flat"
+            raise ValueError(
+                f"{what}: {says}, and {flat}; leave the column out, or give its coefficient a prior"
+            )
+        notes += [says] if says else []
+    return notes
 
 
-def _separating(matrix: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return a combination of columns that separates, all zeros where there is none."""
-    ends = low | high
-    none = np.zeros(matrix.shape[1])
-    if not ends.any() or matrix.shape[1] == 0:
-        return none
-    toward = np.where(high, 1.0, -1.0)[ends, None] * matrix[ends]
-    between = matrix[~ends]
-    found = linprog(
-        -toward.sum(axis=0),
-        A_ub=-toward,
-        b_ub=np.zeros(len(toward)),
-        A_eq=between if len(between) else None,
-        b_eq=np.zeros(len(between)) if len(between) else None,
-        bounds=(-1.0, 1.0),
-        method="highs",
-    )
-    return np.asarray(found.x) if found.success and -found.fun > NAMED else none
+def _called(predictor: Predictor, label: str) -> str:
+    if label == INTERCEPT:
+        return predictor.intercept
+    return label if predictor.beta == "beta" else f"{predictor.beta}[{label}]"
 
 
-def check_groups(factor: Factor, rows: int, *, own_scale: bool) -> None:
+def _is_flat(priors: Priors, predictor: Predictor, label: str) -> bool:
+    site = predictor.intercept if label == INTERCEPT else predictor.beta
+    return priors.is_flat(site, "" if label == INTERCEPT else label)
+
+
+def counting(response: Response, weights: np.ndarray | None) -> tuple[np.ndarray, str]:
+    """Return which rows count, and what they are called where some do not."""
+    weighted = np.ones(len(response.y), bool) if weights is None else weights > 0
+    tried = weighted if response.trials is None else response.trials > 0
+    parts = [
+        *(["of weight above 0"] if not weighted.all() else []),
+        *(["among some trials"] if not tried.all() else []),
+    ]
+    return weighted & tried, " and ".join(parts)
+
+
+def _unknown(matrix: np.ndarray, labels: Sequence[str]) -> str:
+    """Return a sentence on columns of which the counts above 0 of a hurdle tell nothing."""
+    try:
+        check_rank(matrix, labels, "counts above 0", "whose count is above 0")
+    except ValueError as error:
+        return f"{str(error).partition(';')[0]}, and only the prior bounds it"
+    return ""
+
+
+def check_groups(group: Group, times: np.ndarray, *, own_scale: bool) -> None:
     """Refuse a factor whose sd cannot be told.
 
     Parameters
     ----------
-    factor
-        The grouping factor.
-    rows
-        Number of rows.
+    group
+        The grouping factor and its members' rows.
+    times
+        How often each row counts.
     own_scale
         Whether the family has a scale of its own, which a group a row repeats.
 
@@ -132,11 +177,13 @@ def check_groups(factor: Factor, rows: int, *, own_scale: bool) -> None:
     ValueError
         For one member, and for a group a row beside a scale of rows.
     """
-    members = len(factor.members)
+    factor, there = group.factor, np.unique(group.codes[times > 0])
+    members, rows = len(there), int(times.sum())
     if members == 1:
         raise ValueError(
-            f"group '{factor.name}' has one member ({factor.labels[0]}), expected two or more: an "
-            "sd between groups cannot be told from one; leave the term out"
+            f"group '{factor.name}' has one member ({factor.labels[there[0]]})"
+            f"{' in the rows that count' if len(factor.members) > 1 else ''}, expected two or "
+            "more: an sd between groups cannot be told from one; leave the term out"
         )
     if own_scale and members >= rows:
         raise ValueError(

@@ -85,6 +85,11 @@ class Family:
         return not (self.of_levels or self.is_ordinal or zeros or self.name == "studentt")
 
     @property
+    def has_hurdle(self) -> bool:
+        """Whether zeros are apart from the law of the other counts."""
+        return "Hurdle" in self.classes
+
+    @property
     def is_ordinal(self) -> bool:
         """Whether thresholds stand for the intercept."""
         return self.response == "ordered"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,6 +160,11 @@ class Response:
     trials: np.ndarray | None = None
     levels: tuple[str, ...] = ()
 
+    def at(self, rows: np.ndarray) -> Response:
+        """Return those of some rows."""
+        trials = None if self.trials is None else self.trials[rows]
+        return replace(self, y=self.y[rows], trials=trials)
+
 
 def levels_said(response: Response, family: Family) -> str:
     """Return what the levels of a response are to its model; empty where it has none."""
@@ -176,8 +181,10 @@ def levels_said(response: Response, family: Family) -> str:
     return f"each level beside {first}"
 
 
-def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
-    """Return the response, checked against what its family knows.
+def response_of(
+    text: str, frame: pd.DataFrame, family: Family, weights: np.ndarray | None = None
+) -> Response:
+    """Return the response, checked against what its family knows; rows of weight 0 do not count.
 
     Raises
     ------
@@ -198,9 +205,16 @@ def response_of(text: str, frame: pd.DataFrame, family: Family) -> Response:
         )
     if made.trials is not None:
         _check_whole("trials", made.trials)
-    if family.response in ("real", "positive") and np.ptp(made.y) == 0:
+    y = made.y if weights is None else made.y[weights > 0]
+    if family.response in ("real", "positive", "unit") and np.ptp(y) == 0:
+        which = "" if len(y) == len(made.y) else " of weight above 0"
         raise ValueError(
-            f"response '{text}': got {made.y[0]:g} in every row, expected values that differ"
+            f"response '{text}': got {y[0]:g} in every row{which}, expected values that differ"
+        )
+    if family.has_hurdle and not (y > 0).any():
+        raise ValueError(
+            f"response '{text}': got 0 in every row, expected some counts above 0 (family "
+            f"'{family.name}'), of which alone the mean is told"
         )
     bad = outside(family, made.y, made.trials)
     if bad.any():

@@ -9,13 +9,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from vi_recipes.core import check_arguments
 from vi_recipes.formula.brms import names_in_brms
-from vi_recipes.formula.checks import check_groups, check_rank, numbers_as_text, separated
+from vi_recipes.formula.checks import check_groups, check_predictors, counting, numbers_as_text
 from vi_recipes.formula.families import (
     FAMILIES,
-    PROBABILITY,
     Family,
     family_of,
     link_of,
@@ -30,11 +30,14 @@ from vi_recipes.formula.frame import (
     response_of,
     row_numbers,
 )
-from vi_recipes.formula.layout import INTERCEPT, Group, Layout, Names, Predictor, spread_of
+from vi_recipes.formula.layout import Group, Layout, Names, Predictor, spread_of
 from vi_recipes.formula.parse import Parsed, check_apart, check_columns, parse
 from vi_recipes.formula.priors import Given, Priors
 from vi_recipes.formula.source import Generated, Units, Writer
 from vi_recipes.model import Model
+
+PLACE = "row="
+"""Column of the places of rows; no formula can have one of that name."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class GLMM(Model):
         The response as the model sees it.
     offset
         What was given as such beside the formulas.
+    rows
+        The rows that were not left out, by the index of the data: the columns that the formulas
+        use, and what else was given by row as ``weights=`` and ``offset=``.
     notes
         Sentences on the data: what was left out, what separates the responses.
     """
@@ -83,6 +89,7 @@ class GLMM(Model):
     groups: Any = ()
     response: Any = None
     offset: Any = None
+    rows: Any = None
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -229,11 +236,14 @@ class _Maker:
         extra = {"weights=": row_numbers("weights", weights, full)}
         extra["offset="] = row_numbers("offset", offset, full)
         held = {name: values for name, values in extra.items() if values is not None}
+        held[PLACE] = np.arange(len(full))
         frame, dropped = complete(full.assign(**held), [*columns, *held], missing)
         self.weights, self.offset = (
             np.asarray(frame[name], float) if name in held else None for name in extra
         )
         self.frame = frame.drop(columns=list(held))
+        index = data.index if isinstance(data, pd.DataFrame) else full.index
+        self.rows = frame.drop(columns=PLACE).set_axis(index[frame[PLACE]])
         self.rows_left_out = len(full) - len(frame)
         self.notes = [dropped] if dropped else []
 
@@ -259,9 +269,9 @@ class _Maker:
         return [self.parsed[0], *rest]
 
     def make(self) -> GLMM:
-        response = response_of(self.parsed[0].response, self.frame, self.family)
         if self.weights is not None:
             check_weights(self.weights)
+        response = response_of(self.parsed[0].response, self.frame, self.family, self.weights)
         names = Names()
         for own in self.family.own:
             names.of(own.name)
@@ -278,9 +288,21 @@ class _Maker:
                 *(layout.predictor(p, p.response) for p in self.parsed[1:]),
             ]
         groups = list(layout.groups.values())
-        self._check(predictors, groups, response)
+        found = check_predictors(
+            predictors,
+            [p.text for p in self.parsed],
+            self.family,
+            self.link,
+            response,
+            self.priors,
+            self.weights,
+        )
+        times = counting(response, self.weights)[0] * (1 if self.weights is None else self.weights)
+        for group in groups:
+            check_groups(group, times, own_scale=self.family.name == "gaussian")
         used = dict.fromkeys(name for p in predictors for d in p.all_designs for name in d.columns)
-        for says in numbers_as_text(self.frame, list(used), "; ".join(p.text for p in self.parsed)):
+        text = "; ".join(p.text for p in self.parsed)
+        for says in [*found, *numbers_as_text(self.frame, list(used), text)]:
             self.notes.append(says)
             warnings.warn(says, stacklevel=3)
         writer = Writer(
@@ -325,6 +347,7 @@ class _Maker:
             groups=tuple(groups),
             response=response,
             offset=self.given_offset,
+            rows=self.rows,
             notes=tuple(self.notes),
         )
 
@@ -346,49 +369,6 @@ class _Maker:
         sd = spread_of(response.y, self.weights)
         level = starting_level(self.family, self.link, response.y, self.weights)
         return Units(level, sd if self.link == "identity" else 1.0, sd)
-
-    def _check(
-        self, predictors: Sequence[Predictor], groups: Sequence[Group], response: Response
-    ) -> None:
-        several = self.family.of_levels
-        for predictor, parsed in zip(
-            predictors[:1] if several else predictors, self.parsed, strict=True
-        ):
-            design = predictor.design
-            matrix, labels = design.matrix, design.labels
-            if design.intercept or (self.family.is_ordinal and not predictor.parameter):
-                matrix = np.column_stack([np.ones(len(matrix)), matrix])
-                labels = [INTERCEPT, *labels]
-            check_rank(matrix, labels, f"formula '{parsed.text}'")
-            if not predictor.parameter and not several:
-                self._check_separation(matrix, labels, response)
-        for group in groups:
-            check_groups(group.factor, len(response.y), own_scale=self.family.name == "gaussian")
-
-    def _check_separation(
-        self, matrix: np.ndarray, labels: Sequence[str], response: Response
-    ) -> None:
-        y, low, high = response.y, np.zeros(len(response.y), bool), np.zeros(len(response.y), bool)
-        if self.link in PROBABILITY and self.family.response in ("binary", "trials"):
-            low, high = y == 0, y == (1 if response.trials is None else response.trials)
-        elif self.family.response == "count" and self.link == "log":
-            low = y == 0
-        columns = separated(matrix, low, high)
-        if not columns:
-            return
-        named = [labels[k] for k in columns if labels[k] != INTERCEPT] or [INTERCEPT]
-        says = (
-            f"the responses are separated by {', '.join(named)}: along it the "
-            "likelihood rises for ever, so that only the prior bounds its coefficient"
-        )
-        if self.priors.flat or any(self.priors.is_flat(label) for label in named):
-            flat = "priors='flat' bounds nothing" if self.priors.flat else "its prior is flat"
-            raise ValueError(
-                f"formula '{self.parsed[0].text}': {says}, and {flat}; leave the column out, or "
-                "give its coefficient a prior"
-            )
-        self.notes.append(says)
-        warnings.warn(says, stacklevel=4)
 
     def _values(
         self,

@@ -114,12 +114,11 @@ class Priors:
         """Whether all are flat."""
         return self.given == "flat"
 
-    def is_flat(self, label: str) -> bool:
-        """Return whether a flat prior is given for a coefficient of the mean."""
+    def is_flat(self, site: str, label: str = "") -> bool:
+        """Return whether a flat prior is given for a site, or for an element of it."""
         if not isinstance(self.given, Mapping):
             return self.flat
-        of_all = "" if label == "Intercept" else "beta"
-        given = self.given.get(self._own(self._element("beta", label)) or of_all)
+        given = self.given.get((self._own(self._element(site, label)) if label else "") or site)
         return isinstance(given, str) and given == "flat"
 
     def _element(self, site: str, label: str) -> list[str]:
