@@ -6,8 +6,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import arviz as az
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from models_for_tests import target as listed
 
@@ -31,7 +33,7 @@ def comparison() -> tuple[vr.Target, vr.Comparison]:
 def test_tidy_has_a_row_a_method_and_scalar() -> None:
     _, c = comparison()
     table = c.tidy()
-    names = "method term group level estimate std_error conf_low conf_high mcse"
+    names = "method term group level estimate std_error conf_low conf_high mcse interval"
     assert list(table.columns) == names.split()
     assert len(table) == 20
     row = table[(table["method"] == "pymc") & (table["level"] == "C")].iloc[0]
@@ -43,13 +45,27 @@ def test_tidy_has_a_row_a_method_and_scalar() -> None:
     assert row["conf_high"] == pytest.approx(np.quantile(draws, 0.945))
     assert row["mcse"] == pytest.approx(c["pymc"].mcse()["theta"][2])
     assert table.loc[table["method"] == "point_1", "std_error"].isna().all()
+    assert set(table.loc[table["method"] == "point_1", "interval"]) == {""}
+    assert row["interval"] == "89 % equal-tailed"
+    wider = c.tidy(["theta"], conf_level=0.95)
+    assert wider["conf_low"][2] == pytest.approx(np.quantile(draws, 0.025))
+    assert wider["interval"][2] == "95 % equal-tailed"
+    with az.rc_context({"stats.ci_kind": "hdi", "stats.ci_prob": 0.945}):
+        assert c.tidy()["interval"][0] == "94.5 % highest-density"
+        assert {"hdi94.5_lb", "hdi94.5_ub"} <= set(c["pymc"].summary().columns)
+    assert "..." not in repr(table)  # no column of a terminal's width is left out
+    assert max(map(len, repr(table).splitlines())) > 80
+    for level in (0.0, 1.0, 95, "wide"):
+        with pytest.raises(ValueError, match=r"conf_level: got .*, expected a number between"):
+            c.tidy(conf_level=level)
     assert list(c.tidy(["tau"])["term"]) == ["tau", "tau"]
 
 
 def test_methods_are_columns_over_a_foot() -> None:
     this, c = comparison()
     frame = c.table(["mu", "tau"], target=this).frame
-    assert list(frame.columns) == ["", "pymc", "point_1"]
+    heading = "mean (sd) [89 % equal-tailed interval]"
+    assert list(frame.columns) == [heading, "pymc", "point_1"]
     draws = c["pymc"]["tau"]
     assert list(frame["pymc"][3:6]) == [
         f"{draws.mean():.2f}",
@@ -57,13 +73,18 @@ def test_methods_are_columns_over_a_foot() -> None:
         f"[{np.quantile(draws, 0.055):.2f}, {np.quantile(draws, 0.945):.2f}]",
     ]
     assert list(frame["point_1"][3:6]) == ["3", "", ""]
-    foot = frame.iloc[6:].set_index("")
+    foot = frame.iloc[6:].set_index(heading)
     assert foot.loc["Observations", "pymc"] == "8"
     assert foot.loc["Groups: school", "pymc"] == "8"
     loo = c.loo(this).loc["pymc"]
     assert foot.loc["elpd (loo)", "pymc"] == f"{loo['elpd_loo']:.1f} ({loo['se']:.1f})"
     assert foot.loc["Verdict", "pymc"] == c.verdicts()["pymc"].trust.value
-    assert "Observations" not in list(c.table(["mu"]).frame[""])
+    assert "Observations" not in list(c.table(["mu"]).frame[heading])
+    other = c.table(["mu"], conf_level=0.5)
+    low, high = np.quantile(c["pymc"]["mu"], [0.25, 0.75])
+    assert other.body[2][1] == f"[{low:.2f}, {high:.2f}]"
+    assert other.columns[0] == "mean (sd) [50 % equal-tailed interval]"
+    assert "50 % equal-tailed" in other.title
 
 
 def test_a_dash_has_its_reason() -> None:
@@ -115,6 +136,10 @@ def test_it_is_written_as_papers_are(tmp_path: Path) -> None:
     cells = [[cell or "" for cell in row] for row in book.active.values]
     assert cells[1][1:] == ["pymc", "point_1"]
     assert cells[2] == list(table.body[0])
+    assert cells[1][0] == table.columns[0]
+    assert book.active.column_dimensions["B"].width > max(len(row[1]) for row in table.body)
+    assert book.active["B3"].alignment.horizontal == "right"
+    assert {cell.data_type for row in book.active for cell in row if cell.value is None} == {"n"}
     written = docx.Document(str(table.save(tmp_path / "t.docx"))).tables[0]
     assert [cell.text for cell in written.rows[1].cells] == list(table.body[0])
     assert len(written.rows) == 1 + len(table.body) + len(table.foot)
@@ -141,3 +166,20 @@ def test_formulas_stay_text(tmp_path: Path) -> None:
     book = openpyxl.load_workbook(table.save(tmp_path / "t.xlsx"))
     assert {cell.data_type for row in book.active for cell in row if cell.value} == {"s"}
     assert "'=cmd()" in table.csv()
+    risky = ["-1+cmd", "-3.5 (1.2)+A1", "+2 ± x"]
+    numbers = ["-3465.8 (38.0)", "-3.2 ± 0.1", "-0.5"]
+    rows = [["a", value] for value in (*risky, *numbers)]
+    lines = published.PublishedTable("t", ["", "b"], rows).csv().splitlines()[1:]
+    assert lines == [*(f"a,'{value}" for value in risky), *(f"a,{value}" for value in numbers)]
+
+
+def test_rows_of_a_csv_have_names_and_numbers_that_a_spreadsheet_does_not_turn(tmp_path) -> None:
+    """What stands in parentheses alone is read as negative there."""
+    _, c = comparison()
+    table = c.table(["mu", "tau"])
+    made = pd.read_csv(table.save(tmp_path / "t.csv"), index_col=0)
+    assert made.index.name == table.columns[0]
+    assert list(made.index[:4]) == ["mu", "mu: sd", "mu: interval", "tau"]
+    assert float(made.loc["mu: sd", "pymc"]) > 0
+    assert made.loc["mu: interval", "pymc"] == table.body[2][1]
+    assert made.index.is_unique

@@ -1,5 +1,6 @@
 import re
 
+import arviz as az
 import jax
 import numpy as np
 import numpyro
@@ -73,7 +74,7 @@ def test_predictions_in_a_conjugate_hierarchy_are_those_of_the_closed_form(fitte
     wide = np.outer(scale, scale)
     assert (abs(np.cov(draws.T) - expected) < 4 * wide * (2 / NUM_DRAWS) ** 0.5).all()
     ends = stats.norm(rows @ mean, scale).ppf([[0.025], [0.975]]).T
-    np.testing.assert_allclose(made.interval(), ends, atol=0.15 * scale.max())
+    np.testing.assert_allclose(made.interval(0.95), ends, atol=0.15 * scale.max())
     exact = np.zeros(7, bool)  # rows without a new member
     if kind == "linear":
         exact[: {"known": 2, "new": 0, "population": 7}[groups]] = True
@@ -81,12 +82,65 @@ def test_predictions_in_a_conjugate_hierarchy_are_those_of_the_closed_form(fitte
         np.testing.assert_allclose(mean_too.sd[exact], scale[exact], rtol=1e-9)
     np.testing.assert_allclose(made.mean[exact], (rows @ mean)[exact], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(made.sd[exact], scale[exact], rtol=1e-9)
-    np.testing.assert_allclose(made.interval()[exact], ends[exact], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(made.interval(0.95)[exact], ends[exact], rtol=1e-9, atol=1e-9)
     assert repr(made) == f"Prediction(kind={kind!r}, groups={groups!r}, 7 rows, {NUM_DRAWS} draws)"
-    assert list(made.frame().columns) == ["mean", "sd", "low", "high"]
+    assert list(made.frame().columns) == ["mean", "sd", "low", "high", "interval"]
     some = pd.DataFrame(NEW, index=[9, 3, 5, 7, 1, 0, 2])
     again = vr.predict(fit, target, some, kind, groups, num_draws=20).frame()
     assert list(again.index) == [9, 3, 5, 7, 1, 0, 2]  # so that it joins the rows that it is of
+
+
+def test_intervals_are_of_the_kind_and_level_that_all_tables_have(fitted):
+    target, fit = fitted
+    made = vr.predict(fit, target, NEW, "linear", num_draws=NUM_DRAWS)
+    assert set(made.frame()["interval"]) == {"89 % equal-tailed"}
+    ends = stats.norm(made.mean, made.sd).ppf([[0.055], [0.945]]).T
+    np.testing.assert_allclose(made.interval()[:2], ends[:2], rtol=1e-9)
+    np.testing.assert_allclose(made.frame()["low"], made.interval()[:, 0])
+    assert set(made.frame(0.95)["interval"]) == {"95 % equal-tailed"}
+    with az.rc_context({"stats.ci_kind": "hdi", "stats.ci_prob": 0.5}):
+        assert set(made.frame()["interval"]) == {"50 % highest-density"}
+        half = stats.norm(made.mean, made.sd).ppf([[0.25], [0.75]]).T
+        np.testing.assert_allclose(made.interval()[:2], half[:2], rtol=1e-9)
+        low, high = made.interval()[4]  # by draws: as many inside, and no wider than equal tails
+        draws = made.draws[..., 4]
+        assert np.mean((draws >= low) & (draws <= high)) == pytest.approx(0.5, abs=0.01)
+        assert high - low <= np.ptp(np.quantile(draws, [0.25, 0.75])) + 1e-12
+    for level in (0, 95):
+        with pytest.raises(ValueError, match="conf_level: got"):
+            made.frame(level)
+
+
+def test_rows_that_were_fitted_are_those_predicted_where_none_are_given():
+    """By their own index, so that what is left out for missing values shifts nobody."""
+    frame = FRAME.assign(w=1.0, count=np.arange(len(FRAME)) % 5).set_axis(range(100, 114))
+    frame.loc[[101, 105], ["x", "w"]] = [[np.nan, 1.0], [0.3, np.nan]]
+    for offset in ("w", frame["w"].to_numpy()):
+        model = vr.glmm(
+            "count ~ x + (1 | g)", frame, "poisson", missing="drop", offset=offset,
+            priors={"sd_g": 1.0},
+        )  # fmt: skip
+        fit = vr.Laplace().fit(vr.Target(model), throw=True)
+        kept = frame.drop(index=[101, 105])
+        own = kept["w"].to_numpy() if isinstance(offset, np.ndarray) else None
+        there = vr.predict(fit, model, kept, offset=own)
+        here = vr.predict(fit, vr.Target(model))
+        assert list(here.frame().index) == list(kept.index)
+        np.testing.assert_array_equal(here.mean, there.mean)
+        given = vr.comparisons(fit, model, kept, ["x", "g"], offset=own)
+        pd.testing.assert_frame_equal(given, vr.comparisons(fit, model, None, ["x", "g"]))
+        given = vr.slopes(fit, model, kept, "x", offset=own, conf_level=0.5)
+        pd.testing.assert_frame_equal(given, vr.slopes(fit, model, None, "x", conf_level=0.5))
+        assert set(given["interval"]) == {"50 % equal-tailed"}
+
+
+def test_of_a_comparison_one_fit_predicts(fitted):
+    target, fit = fitted
+    both = vr.Comparison({"laplace": fit})
+    with pytest.raises(
+        ValueError, match=r"fit: got Comparison.*, expected .* such as \['laplace'\]"
+    ):
+        vr.predict(both, target, NEW)
 
 
 def test_independent_factors_predict_by_their_own_closed_form(fitted):
@@ -140,7 +194,7 @@ def test_chances_by_a_gaussian_posterior_have_no_monte_carlo_error():
     np.testing.assert_array_less(abs(many.mean - drawn.mean(axis=0)), 4 * error)
     np.testing.assert_allclose(many.sd, drawn.std(axis=0), rtol=0.02)
     ends = np.quantile(drawn, [0.025, 0.975], axis=0).T
-    np.testing.assert_allclose(many.interval(), ends, atol=0.01)
+    np.testing.assert_allclose(many.interval(0.95), ends, atol=0.01)
     nobody = vr.predict(fit, target, new, groups="population", num_draws=10)
     slope, sd = float(fit.mean()["beta"][0]), float(fit.sd()["beta"][0])
     at = 0.2 + np.array(new["t"]) + np.array(new["x"]) * slope

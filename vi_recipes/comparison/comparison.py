@@ -21,7 +21,7 @@ from vi_recipes.comparison.recommend import Recommendation, recommend
 from vi_recipes.core import attempt, check_arguments
 from vi_recipes.fit import Fit, loo_table
 from vi_recipes.importance import LogEvidence
-from vi_recipes.model import Target, model_mark
+from vi_recipes.model import Model, Target, as_target, model_mark
 from vi_recipes.report import FOLDER, PublishedTable, read_exhibit
 from vi_recipes.trust import unfit
 
@@ -138,7 +138,13 @@ class Comparison(Fits):
         return measured_by(self, reference)
 
     @check_arguments("sites", "members")
-    def tidy(self, sites: Sequence[str] | None = None, *, members: bool = False) -> pd.DataFrame:
+    def tidy(
+        self,
+        sites: Sequence[str] | None = None,
+        *,
+        members: bool = False,
+        conf_level: float | None = None,
+    ) -> pd.DataFrame:
         """Return a row a method and scalar, with the names that the R package broom uses.
 
         Parameters
@@ -147,6 +153,8 @@ class Comparison(Fits):
             Which; by default the parameters of the population.
         members
             Whether those of the members of large plates follow, where no sites are named.
+        conf_level
+            Of the intervals; by default what ArviZ is set to.
 
         Returns
         -------
@@ -154,24 +162,26 @@ class Comparison(Fits):
             ``method``; ``term``, the parameter; ``group`` and ``level``, of members their plate and
             which one; ``estimate``, the mean; ``std_error``, the sd; ``conf_low`` and
             ``conf_high``, the ends of the interval that ArviZ is set to (see :meth:`Fit.summary`);
-            ``mcse``, the Monte Carlo error of the mean. Constants are left out, and what a fit does
-            not have is NaN.
+            ``mcse``, the Monte Carlo error of the mean; ``interval``, its level and kind.
+            Parameters are on the constrained scale: an sd is an sd, and what its label says.
+            Constants are left out, and what a fit does not have is NaN.
         """
-        return tidy(self, sites, members=members)
+        return tidy(self, sites, members=members, conf_level=conf_level)
 
     @check_arguments("sites", "target", "members")
     def table(
         self,
         sites: Sequence[str] | None = None,
         *,
-        target: Target | None = None,
+        target: Target | Model | None = None,
         members: bool = False,
+        conf_level: float | None = None,
     ) -> PublishedTable:
         """Return a table to publish: methods as columns, estimates over sds over intervals.
 
         Parameters
         ----------
-        sites, members
+        sites, members, conf_level
             As in :meth:`tidy`.
         target
             What the fits are of. With it the foot has the number of observations and the expected
@@ -189,7 +199,8 @@ class Comparison(Fits):
         >>> c.table(target=target).save("table.tex").name
         'table.tex'
         """
-        return publish(self, sites, target=target, members=members)
+        known = None if target is None else as_target(target)
+        return publish(self, sites, target=known, members=members, conf_level=conf_level)
 
     def __repr__(self) -> str:
         return as_text(self)

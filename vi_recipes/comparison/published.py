@@ -11,7 +11,7 @@ import pandas as pd
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import heading, numbers
 from vi_recipes.core import as_names, attempt
-from vi_recipes.fit import Fit, interval_setting, intervals, loo_table, population
+from vi_recipes.fit import Fit, WideFrame, interval_setting, intervals, loo_table, population
 from vi_recipes.model import Site, Target, labels_by_site, weights_of_observations
 from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
 
@@ -28,20 +28,25 @@ TIDY = (
     "conf_low",
     "conf_high",
     "mcse",
+    "interval",
 )
 
 
 def tidy(
-    comparison: Fits, sites: Sequence[str] | None = None, *, members: bool = False
+    comparison: Fits,
+    sites: Sequence[str] | None = None,
+    *,
+    members: bool = False,
+    conf_level: float | None = None,
 ) -> pd.DataFrame:
     """Return a row a method and scalar (see :meth:`Comparison.tidy`)."""
-    frames = []
+    frames, setting = [], interval_setting(conf_level)
     for name, fit in comparison.columns.items():
         if not fit.has_result:
             continue
         chosen = _chosen(fit, sites, members=members)
         labels = fit.labels(chosen)  # refuses sites that are not there
-        low, high = intervals(fit, chosen)
+        low, high = intervals(fit, chosen, setting)
         parts = [part for site in fit.sites if site.name in chosen for part in _parts(site, fit)]
         order = {site: k for k, site in enumerate(chosen)}
         parts.sort(key=lambda part: order[part[0]])
@@ -57,13 +62,14 @@ def tidy(
                     "conf_low": low,
                     "conf_high": high,
                     "mcse": comparison.mcses(chosen)[name].to_numpy(),
+                    "interval": np.where(np.isnan(low), "", str(setting)),
                 },
                 index=labels,
             )
         )
     if not frames:
-        return pd.DataFrame(columns=list(TIDY))
-    whole = pd.concat(frames)
+        return WideFrame(columns=list(TIDY))
+    whole = WideFrame(pd.concat(frames))
     whole["mcse"] = whole["mcse"].where(whole["estimate"].notna())
     return whole[~whole.index.isin(comparison.constants())].reset_index(drop=True)
 
@@ -74,6 +80,7 @@ def publish(
     *,
     target: Target | None = None,
     members: bool = False,
+    conf_level: float | None = None,
 ) -> PublishedTable:
     """Return methods as columns (see :meth:`Comparison.table`)."""
     fits = {name: fit for name, fit in comparison.columns.items() if fit.has_result}
@@ -81,12 +88,14 @@ def publish(
         raise ValueError("table: no method has a result, so there is nothing to publish")
     first = next(iter(fits.values()))
     chosen = _chosen(first, sites, members=members)
-    constants, setting = set(comparison.constants()), interval_setting()
+    constants, setting = set(comparison.constants()), interval_setting(conf_level)
     labels = [label for label in first.labels(chosen) if label not in constants]
     means, sds = numbers(comparison, Fits.centres), numbers(comparison, Fits.spreads)
     errors = numbers(comparison, Fits.mcses)
     intervals_of = {
-        name: dict(zip(fit.labels(chosen), zip(*intervals(fit, chosen), strict=True), strict=True))
+        name: dict(
+            zip(fit.labels(chosen), zip(*intervals(fit, chosen, setting), strict=True), strict=True)
+        )
         for name, fit in fits.items()
     }
     body: list[list[str]] = []
@@ -123,7 +132,7 @@ def publish(
     foot, more = _foot(comparison, fits, first, target)
     return PublishedTable(
         f"{comparison.target_name}: posterior means, sds and {setting} intervals by method",
-        ["", *titles],
+        [f"mean (sd) [{setting} interval]", *titles],
         body,
         foot,
         " ".join([*notes, *more]),

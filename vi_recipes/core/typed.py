@@ -63,6 +63,11 @@ def check_arguments[**P, T](*names: str) -> Callable[[Callable[P, T]], Callable[
             for name, annotation in kinds().items():
                 if name in given and not _suits(given[name], annotation):
                     expected = _in_words_with_cure(annotation)
+                    if isinstance(given[name], Mapping):  # of a comparison one of its fits is meant
+                        held = [k for k, v in given[name].items() if _suits(v, annotation)]
+                        expected = (
+                            f"one of what it holds, such as [{held[0]!r}]" if held else expected
+                        )
                     raise ValueError(f"{name}: got {_shown(given[name])}, expected {expected}")
             return function(*args, **kwargs)
 

@@ -33,6 +33,7 @@ from vi_recipes.fit.tails import (
     unsettled,
     weighed_far_out,
 )
+from vi_recipes.fit.wide import WideFrame
 
 __all__ = [
     "COLUMNS",
@@ -48,6 +49,7 @@ __all__ = [
     "OtherOptimum",
     "Provenance",
     "Quantiles",
+    "WideFrame",
     "check_same",
     "compare_models",
     "complain",

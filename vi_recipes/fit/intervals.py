@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from vi_recipes.core import require
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws
 from vi_recipes.fit.fitted import Fitted
 from vi_recipes.model import Site
@@ -39,8 +40,8 @@ class IntervalSetting:
 
     @property
     def columns(self) -> tuple[str, str]:
-        """Names of the two ends, as ArviZ has them."""
-        name = f"{self.kind}{int(100 * self.prob)}"
+        """Names of the two ends, as ArviZ has them: a level of 94.5 % is not called 94."""
+        name = f"{self.kind}{100 * self.prob:.4g}"
         return f"{name}_lb", f"{name}_ub"
 
     def ends(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +58,22 @@ class IntervalSetting:
         return ordered[first, at], ordered[first + inside, at]
 
 
-def interval_setting() -> IntervalSetting:
-    """Return the kind and level of intervals that ArviZ is set to."""
+def interval_setting(conf_level: float | None = None) -> IntervalSetting:
+    """Return the kind and level of intervals that ArviZ is set to, or another level.
+
+    Raises
+    ------
+    ValueError
+        For a level that is not between 0 and 1.
+    """
     from arviz_base import rcParams
 
-    return IntervalSetting(str(rcParams["stats.ci_kind"]), float(rcParams["stats.ci_prob"]))
+    level = float(rcParams["stats.ci_prob"]) if conf_level is None else conf_level
+    require(
+        isinstance(level, int | float) and 0 < level < 1,
+        "conf_level", level, "a number between 0 and 1, such as 0.95",
+    )  # fmt: skip
+    return IntervalSetting(str(rcParams["stats.ci_kind"]), float(level))
 
 
 def intervals(

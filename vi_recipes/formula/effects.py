@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any, Literal, override
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import pandas as pd
 
 from vi_recipes.core import as_names, check_arguments, require, unknown
-from vi_recipes.fit import Fit, interval_setting
+from vi_recipes.fit import Fit, IntervalSetting, WideFrame, interval_setting
 from vi_recipes.formula.designs import levels_alone
 from vi_recipes.formula.families import PROBABILITY, family_of
 from vi_recipes.formula.frame import as_frame
 from vi_recipes.formula.glmm import GLMM
-from vi_recipes.formula.newdata import Groups, formula_of
+from vi_recipes.formula.newdata import Groups, fitted_rows, formula_of
 from vi_recipes.formula.parse import tokens_of
 from vi_recipes.formula.predict import Kind, Prediction, predict
-from vi_recipes.model import Target
+from vi_recipes.model import Model, Target, as_target
 from vi_recipes.posterior import per_scalar
 
 Comparing = Literal["difference", "ratio", "odds_ratio"]
@@ -37,23 +37,10 @@ COMPARE: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-class Effects(pd.DataFrame):
-    """A frame of effects: every row is printed on one line, however wide."""
-
-    @property
-    def _constructor(self) -> type[Effects]:
-        return Effects  # what is rounded or chosen of it prints as it does
-
-    @override
-    def __repr__(self) -> str:
-        with pd.option_context("display.expand_frame_repr", False, "display.max_columns", None):
-            return super().__repr__()
-
-
-@check_arguments("fit", "target")
+@check_arguments("fit")
 def comparisons(
     fit: Fit | Mapping[str, Fit],
-    target: Target,
+    target: Target | Model,
     data: Any,
     variables: Variables,
     *,
@@ -61,6 +48,7 @@ def comparisons(
     groups: Groups = "known",
     comparison: Comparing = "difference",
     average: bool = True,
+    conf_level: float | None = None,
     offset: Any = None,
     key: jax.Array | int = 0,
 ) -> pd.DataFrame:
@@ -74,9 +62,9 @@ def comparisons(
     fit
         A fit, or a comparison, whose fits all have rows.
     target
-        ``Target(glmm(...))``.
+        ``glmm(...)``, or the target made of it.
     data
-        Rows to predict at, such as those that were fitted, or a grid of one's own.
+        Rows to predict at, such as a grid of one's own; ``None`` for those that were fitted.
     variables
         Names; or name -> what is compared: two values, or one number, the step. By default a number
         is compared with itself plus 1, and every level with the first, of what the formula takes
@@ -87,14 +75,16 @@ def comparisons(
         ``"difference"``, ``"ratio"``, or ``"odds_ratio"``, of probabilities alone.
     average
         Whether over the rows, or a row each.
+    conf_level
+        Of the intervals; by default what ArviZ is set to.
 
     Returns
     -------
     pandas.DataFrame
         ``method`` where several fits are given; ``term``; ``contrast``; ``row`` without averaging;
         ``level`` of a response that has some; ``estimate``, the posterior mean; ``std_error``, the
-        sd; ``conf_low`` and ``conf_high``, the interval that ArviZ is set to; and ``mcse``. A point
-        has an estimate alone.
+        sd; ``conf_low`` and ``conf_high``, the ends of the interval; ``mcse``; and ``interval``,
+        its level and kind. A point has an estimate alone.
 
     Raises
     ------
@@ -103,7 +93,11 @@ def comparisons(
         are no probabilities, and as :func:`predict`.
     """
     require(comparison in COMPARE, "comparison", comparison, "'difference', 'ratio', 'odds_ratio'")
-    model, frame = formula_of(target), as_frame(data)
+    target, setting = as_target(target), interval_setting(conf_level)
+    model = formula_of(target)
+    if data is None:
+        data, offset = fitted_rows(model, offset)
+    frame = as_frame(data)
     if comparison == "odds_ratio":
         _check_odds(model, kind)
     levels, contrasts = levels_in(model), []
@@ -118,19 +112,20 @@ def comparisons(
         return COMPARE[comparison](high, low)
 
     predicted = partial(predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
-    return _table(fit, contrasts, predicted, change, average=average)
+    return _table(fit, contrasts, predicted, change, setting, average=average)
 
 
-@check_arguments("fit", "target")
+@check_arguments("fit")
 def slopes(
     fit: Fit | Mapping[str, Fit],
-    target: Target,
+    target: Target | Model,
     data: Any,
     variables: Variables,
     *,
     kind: Kind = "mean",
     groups: Groups = "known",
     average: bool = True,
+    conf_level: float | None = None,
     offset: Any = None,
     key: jax.Array | int = 0,
 ) -> pd.DataFrame:
@@ -140,7 +135,11 @@ def slopes(
     is returned are those of :func:`comparisons`.
     """
     require(kind != "response", "kind", kind, "'mean' or 'linear': a drawn response has no slope")
-    model, frame = formula_of(target), as_frame(data)
+    target, setting = as_target(target), interval_setting(conf_level)
+    model = formula_of(target)
+    if data is None:
+        data, offset = fitted_rows(model, offset)
+    frame = as_frame(data)
     levels, contrasts, steps = levels_in(model), [], {}
     for name in _named(variables, frame, model, kind):
         values = frame[name]
@@ -158,7 +157,7 @@ def slopes(
         return slope.mean(axis=2, keepdims=True) if average else slope
 
     predicted = partial(predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
-    return _table(fit, contrasts, predicted, change, average=average)
+    return _table(fit, contrasts, predicted, change, setting, average=average)
 
 
 def levels_in(model: GLMM) -> dict[str, Sequence[Any]]:
@@ -242,6 +241,7 @@ def _table(
     contrasts: Sequence[tuple[str, pd.DataFrame, Sequence[tuple[str, pd.DataFrame]]]],
     predicted: Callable[..., Prediction],
     change: Callable[[str, np.ndarray, np.ndarray], np.ndarray],
+    setting: IntervalSetting,
     *,
     average: bool,
 ) -> pd.DataFrame:
@@ -255,6 +255,8 @@ def _table(
         Predicts of a fit at data; what several contrasts are with is predicted once.
     change
         Makes what is reported of a variable, its draws at the changed data and at the others.
+    setting
+        Of the intervals.
     """
     fits = {"": fit} if isinstance(fit, Fit) else dict(fit)
     rows = []
@@ -266,9 +268,11 @@ def _table(
             for label, high in highs:
                 after = predicted(one, newdata=high)
                 draws = change(term, after.draws, before.draws)
-                rows.append(_rows(one, method, term, label, draws, after.levels, average=average))
+                rows.append(
+                    _rows(one, method, term, label, draws, after.levels, setting, average=average)
+                )
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-    return Effects(table.drop(columns="method") if isinstance(fit, Fit) else table)
+    return WideFrame(table.drop(columns="method") if isinstance(fit, Fit) else table)
 
 
 def _rows(
@@ -278,13 +282,14 @@ def _rows(
     contrast: str,
     draws: np.ndarray,
     levels: Sequence[str],
+    setting: IntervalSetting,
     *,
     average: bool,
 ) -> pd.DataFrame:
     """Return the rows of one contrast of one fit; draws are (chain, draw, row[, level])."""
     chains, number, count = draws.shape[:3]
     wide = draws.reshape(chains, number, -1)
-    setting, flat = interval_setting(), wide.reshape(chains * number, -1)
+    flat = wide.reshape(chains * number, -1)
     named_by = {"method": method, "term": term, "contrast": contrast}
     table = pd.DataFrame(named_by, index=range(wide.shape[2]))
     each = wide.shape[2] // count
@@ -305,4 +310,5 @@ def _rows(
         ("mcse", error),
     ):
         table[name] = np.nan if fit.is_point else values
+    table["interval"] = "" if fit.is_point else str(setting)
     return table

@@ -62,6 +62,12 @@ def formula_of(target: Target) -> GLMM:
     return model
 
 
+def fitted_rows(model: GLMM, offset: Any = None) -> tuple[pd.DataFrame, Any]:
+    """Return the rows that a model was made of, without those left out, and their offset."""
+    own = model.rows.get("offset=")
+    return model.rows, own if offset is None else offset
+
+
 def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
     """Return a model's arguments at new data.
 

@@ -15,12 +15,12 @@ from numpyro import handlers
 from numpyro.infer import Predictive
 
 from vi_recipes.core import as_key, check_arguments, one_at_a_time, require
-from vi_recipes.fit import Fit, fit_draws
+from vi_recipes.fit import Fit, WideFrame, fit_draws, interval_setting
 from vi_recipes.formula.families import family_of
 from vi_recipes.formula.gaussian import NormalPredictor, normal_predictor
 from vi_recipes.formula.glmm import GLMM
-from vi_recipes.formula.newdata import Groups, NewRows, formula_of, new_rows
-from vi_recipes.model import Target
+from vi_recipes.formula.newdata import Groups, NewRows, fitted_rows, formula_of, new_rows
+from vi_recipes.model import Model, Target, as_target
 
 Kind = Literal["mean", "response", "linear"]
 
@@ -87,24 +87,32 @@ class Prediction:
         known = self.normal.known
         return np.where(known, exact[0], mean), np.where(known, exact[1], sd)
 
-    def interval(self, level: float = 0.95) -> np.ndarray:
-        """Return the equal-tailed interval, by row; the last axis has its two ends."""
-        require(0 < level < 1, "level", level, "a number between 0 and 1")
-        ends = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2], axis=(0, 1))
-        ends = np.moveaxis(ends, 0, -1)
-        if self.normal is None:
+    def interval(self, level: float | None = None) -> np.ndarray:
+        """Return the interval, by row; the last axis has its two ends.
+
+        Its kind is what ArviZ is set to, and so is its level where none is given.
+        """
+        setting = interval_setting(level)
+        flat = self.draws.reshape(-1, *self.draws.shape[2:])
+        ends = np.stack(setting.ends(flat.reshape(len(flat), -1)), axis=-1)
+        ends = ends.reshape(*flat.shape[1:], 2)
+        # of a normal law both kinds are the same, of what follows from it only by a line
+        if self.normal is None or (setting.kind != "eti" and self.link != "identity"):
             return ends
-        return np.where(self.normal.known[:, None], self.normal.interval(self.link, level), ends)
+        exact = self.normal.interval(self.link, setting.prob)
+        return np.where(self.normal.known[:, None], exact, ends)
 
-    def frame(self, level: float = 0.95) -> pd.DataFrame:
-        """Return a frame with a row for each row of the data: mean, sd, low, high.
+    def frame(self, level: float | None = None) -> pd.DataFrame:
+        """Return a frame with a row for each row of the data: mean, sd, low, high, interval.
 
+        ``interval`` says of which level and kind ``low`` and ``high`` are (see :meth:`interval`).
         Its index is that of the data. What is of levels has a row for each of them, and the column
         ``row`` has the index.
         """
         ends = self.interval(level)
         columns = {"mean": self.mean, "sd": self.sd, "low": ends[..., 0], "high": ends[..., 1]}
-        made = pd.DataFrame({name: np.ravel(value) for name, value in columns.items()})
+        made = WideFrame({name: np.ravel(value) for name, value in columns.items()})
+        made["interval"] = str(interval_setting(level))
         rows = pd.RangeIndex(self.mean.shape[0]) if self.rows is None else self.rows
         if self.mean.ndim == 1:
             return made.set_axis(rows)
@@ -113,12 +121,12 @@ class Prediction:
         return made
 
 
-@check_arguments("fit", "target")
+@check_arguments("fit")
 @one_at_a_time
 def predict(
     fit: Fit,
-    target: Target,
-    newdata: Any,
+    target: Target | Model,
+    newdata: Any = None,
     kind: Kind = "mean",
     groups: Groups = "known",
     *,
@@ -131,9 +139,10 @@ def predict(
     Parameters
     ----------
     fit, target
-        A fit, and the target that it is a fit of: ``Target(glmm(...))``.
+        A fit, and what it is a fit of: ``glmm(...)``, or the target made of it.
     newdata
-        A data frame, a mapping of columns or a file, with the columns of the terms.
+        A data frame, a mapping of columns or a file, with the columns of the terms; by default the
+        rows that were fitted.
     kind
         ``"linear"`` is the linear predictor; ``"mean"`` the response's mean (of successes the
         probability, of levels the probabilities); ``"response"`` a new response, of levels 1 at the
@@ -156,9 +165,12 @@ def predict(
     FitError
         For a fit without a result.
     """
+    target = as_target(target)
     require(kind in get_args(Kind), "kind", kind, "'mean', 'response' or 'linear'")
     require(groups in get_args(Groups), "groups", groups, "'known', 'new' or 'population'")
     model = formula_of(target)
+    if newdata is None:
+        newdata, offset = fitted_rows(model, offset)
     at = new_rows(model, newdata, groups, offset)
     if kind == "response" and family_of(model.family).takes_trials and not at.has_trials:
         raise ValueError(

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 FORMULA = "=+-@\t\r"
 """What a spreadsheet takes for the beginning of a formula, in the first cell or any other."""
 
+NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?( \([\d.]+\)| ± [\d.]+)?")
+"""What begins as a formula does and is a number, with its error behind it or without."""
+
 QUOTE = "'"
 """Put before such text; spreadsheets show the rest as it is."""
 
@@ -64,4 +67,4 @@ def _safe(value: Any) -> Any:
 
 
 def _is_formula(text: str) -> bool:
-    return text[:1] in FORMULA and text != "" and not re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text)
+    return text[:1] in FORMULA and text != "" and not NUMBER.fullmatch(text)

@@ -17,6 +17,9 @@ from vi_recipes.report.markdown import as_markdown
 if TYPE_CHECKING:
     import pandas as pd
 
+LINE = 15
+"""Height of a line of a sheet, in points."""
+
 EXTRA = "python -m pip install 'vi_recipes[tables]'"
 """What installs what writes HTML, xlsx and docx."""
 
@@ -32,7 +35,8 @@ class PublishedTable:
     columns
         Headings.
     body, foot
-        Rows of text, as long as ``columns``.
+        Rows of text, as long as ``columns``. Rows without a name of their own are of the one above:
+        sds in parentheses, intervals in brackets.
     """
 
     title: str
@@ -64,8 +68,25 @@ class PublishedTable:
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """Return it as CSV, as printed; :meth:`Comparison.tidy` has every digit."""
-        return csv_text(self.frame, with_index=False)
+        """Return it as CSV, as printed; :meth:`Comparison.tidy` has every digit.
+
+        Each row has a name of its own, and sds stand without parentheses: spreadsheets take those
+        for a minus.
+        """
+        import pandas as pd
+
+        rows, name = [], ""
+        for row in self.body:
+            if row[0]:
+                name = row[0]
+                rows.append(list(row))
+            elif any(cell.startswith("(") for cell in row):
+                rows.append([f"{name}: sd", *(cell.strip("()") for cell in row[1:])])
+            else:
+                rows.append([f"{name}: interval", *row[1:]])
+        return csv_text(
+            pd.DataFrame([*rows, *self.foot], columns=list(self.columns)), with_index=False
+        )
 
     def html(self) -> str:
         """Return it as a fragment of HTML by great_tables.
@@ -127,13 +148,31 @@ class PublishedTable:
         sheet.append([self.title])
         for row in (self.columns, *self.body, *self.foot, [self.note]):
             sheet.append(list(row))
+        styles = import_module("openpyxl.styles")
         for cells in sheet.iter_rows():
             for cell in cells:
+                if not cell.value:
+                    cell.value = None  # text of no length would cut off what stands before it
+                    continue
                 cell.data_type = "s"  # text, and no formula
-        bold = import_module("openpyxl.styles").Font(bold=True)
+                if cell.column > 1:
+                    cell.alignment = styles.Alignment(horizontal="right")
         for cell in (*sheet[1], *sheet[2]):
-            cell.font = bold
-        sheet.column_dimensions["A"].width = max(len(row[0]) for row in self.body) + 4
+            cell.font = styles.Font(bold=True)
+        rows = [self.columns, *self.body, *self.foot]
+        for k, letter in enumerate(cell.column_letter for cell in sheet[2]):
+            sheet.column_dimensions[letter].width = max(len(row[k]) for row in rows) + 4
+        if self.note:
+            across = sum(column.width for column in sheet.column_dimensions.values())
+            sheet.merge_cells(
+                start_row=sheet.max_row,
+                end_row=sheet.max_row,
+                start_column=1,
+                end_column=len(rows[0]),
+            )
+            note = sheet.cell(sheet.max_row, 1)
+            note.alignment = styles.Alignment(wrap_text=True, vertical="top")
+            sheet.row_dimensions[note.row].height = LINE * (len(self.note) // across + 2)
         return lambda beside: book.save(beside)
 
     def _docx(self) -> Callable[[Path], object]:
@@ -142,9 +181,12 @@ class PublishedTable:
         rows = [self.columns, *self.body, *self.foot]
         table = document.add_table(rows=len(rows), cols=len(self.columns))
         table.style = "Light List"
+        right = import_module("docx.enum.text").WD_ALIGN_PARAGRAPH.RIGHT
         for cells, row in zip(table.rows, rows, strict=True):
             for k, text in enumerate(row):
                 cells.cells[k].text = text
+                if k:
+                    cells.cells[k].paragraphs[0].alignment = right
         document.add_paragraph(self.note)
         return lambda beside: document.save(str(beside))
 
