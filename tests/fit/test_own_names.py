@@ -114,6 +114,49 @@ def test_names_of_brms_for_levels_and_polynomials() -> None:
     same(vr.from_draws(frame.rename(columns=theirs), target), drawn)
 
 
+def test_correlations_of_three_effects_are_those_of_their_factor() -> None:
+    """brms writes correlations one by one; the model has their Cholesky factor."""
+    target = vr.Target(vr.glmm("y ~ x + z + (x + z | herd)", FRAME))
+    frame, drawn = by_label(target)
+    rows = RNG.normal(size=(*SHAPE, 3, 3))
+    factor = np.tril(rows) / np.linalg.norm(np.tril(rows), axis=-1, keepdims=True)
+    factor *= np.sign(np.diagonal(factor, axis1=-2, axis2=-1))[..., None]
+    drawn["cor_herd"] = factor
+    whole = (factor @ np.swapaxes(factor, -1, -2)).reshape(-1, 3, 3)
+    names = ["Intercept", "x", "z"]
+    theirs = {"Intercept": "b_Intercept", "beta[x]": "b_x", "beta[z]": "b_z"}
+    for name in names:
+        theirs[f"sd_herd[{name}]"] = f"sd_herd__{name}"
+        theirs |= {f"u_herd_{name}[{k}]": f"r_herd[{k},{name}]" for k in (1, 2, 3, 15)}
+    frame = frame.drop(columns=[c for c in frame if c.startswith("cor_")]).rename(columns=theirs)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    cors = {f"cor_herd__{names[i]}__{names[j]}": whole[:, i, j] for i, j in pairs}
+    fit = vr.from_draws(frame.assign(**cors), target)
+    np.testing.assert_allclose(fit.posterior.samples["cor_herd"], factor, atol=1e-9)
+    same(fit, {name: values for name, values in drawn.items() if name != "cor_herd"})
+    with pytest.raises(ValueError, match=r"no draws of the latent site.* cor_herd"):
+        vr.from_draws(frame.assign(**dict(list(cors.items())[:2])), target)
+    impossible = dict(zip(cors, (0.9, 0.9, -0.9), strict=True))
+    with pytest.raises(ValueError, match="cor_herd__x__z are in some draws no correlations of one"):
+        vr.from_draws(frame.assign(**impossible), target)
+
+
+def test_members_of_combined_groups_are_joined_by_an_underscore() -> None:
+    target = vr.Target(vr.glmm("y ~ 1 + (1 | kind/herd)", FRAME))
+    frame, drawn = by_label(target)
+    theirs = {
+        "Intercept": "b_Intercept", "sd_kind": "sd_kind__Intercept",
+        "sd_kind_herd": "sd_kind:herd__Intercept",
+    }  # fmt: skip
+    theirs |= {f"u_kind[{k}]": f"r_kind[{k},Intercept]" for k in "abc"}
+    for kind in "abc":
+        for herd in (1, 2, 3, 15):
+            there = f"r_kind:herd[{kind}_{herd},Intercept]"
+            theirs[f"u_kind_herd[{kind}:{herd}]"] = there
+    assert set(theirs) | {"sigma", "chain"} == set(frame)
+    same(vr.from_draws(frame.rename(columns=theirs), target), drawn)
+
+
 def test_draws_in_every_container(herds: vr.Target) -> None:
     frame, drawn = by_label(herds)
     tree = az.from_dict({"posterior": drawn})

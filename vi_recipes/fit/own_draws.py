@@ -75,7 +75,9 @@ def from_arviz(
         check_same(fit, target)
         return fit if method is None else fit.renamed(method)
     source = read_source(draws)
-    given = _sites(source, target, _elsewhere(source, target, names or {}) | dict(names or {}))
+    names = dict(names or {})
+    factors = _factors(source, target, names)
+    given = _sites(source, target, _elsewhere(source, target, names) | names, factors)
     return _fit(source, given, target, method)
 
 
@@ -132,8 +134,40 @@ def _elsewhere(source: Source, target: Target, names: Mapping[str, str]) -> dict
     return found
 
 
-def _sites(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
-    """Return the draws by site: all latent ones, and those derived ones that there are."""
+def _factors(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
+    """Return the Cholesky factors of which the draws have the correlations one by one.
+
+    Sites that the draws have, or that are named, are left alone.
+    """
+    known = getattr(target.complete_model, "correlations_elsewhere", {})
+    named = {ours.partition("[")[0] for ours in names.values()}
+    made: Sites = {}
+    for site, called in known.items():
+        found = {place: source.find(name) for place, name in called.items()}
+        columns = {place: values for place, values in found.items() if values is not None}
+        if len(columns) < len(found) or site in named or site in source.variables:
+            continue
+        size = max(row for row, _ in called) + 1
+        matrices = np.tile(np.eye(size), (*source.shape, 1, 1))
+        for (row, column), values in columns.items():
+            matrices[..., row, column] = _scalar(values, called[row, column], source)
+        try:
+            made[site] = np.linalg.cholesky(matrices)
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                f"{source.called}: {', '.join(called.values())} are in some draws no correlations "
+                "of one law: the matrix that they make is not positive definite"
+            ) from None
+    return made
+
+
+def _sites(
+    source: Source, target: Target, names: Mapping[str, str], factors: Mapping[str, np.ndarray]
+) -> Sites:
+    """Return the draws by site: all latent ones, and those derived ones that there are.
+
+    ``factors`` are those made of what the draws have.
+    """
     wanted = {site.name: site for site in target.quantities}
     labels, indices = (_scalars(target, coords=coords) for coords in (True, False))
     whole: Sites = {}
@@ -154,6 +188,8 @@ def _sites(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
             raise ValueError(f"names: {unknown('site or scalar', ours, known)}")
     result: Sites = {}
     for name, site in wanted.items():
+        if name in factors:
+            result[name] = _shaped(factors[name], site, source)
         if name in parts:
             # members that are called by numbers: those, where all are, and else their places
             read = next((r for r in (labels, indices) if r.keys() >= parts[name].keys()), None)

@@ -32,7 +32,7 @@ def names_in_brms(
 ) -> dict[str, str]:
     """Return name of a column of brms's draws -> our site or scalar.
 
-    Members of combined groups (``a:b``) and correlations of three effects or more are left out.
+    Correlations of three effects or more are :func:`correlations_in_brms`.
 
     Parameters
     ----------
@@ -49,12 +49,34 @@ def names_in_brms(
     for name in own:
         names |= dict.fromkeys(OWN.get(name, (name,)), name)
     for predictor in predictors:
-        parts = OWN.get(predictor.parameter, (predictor.parameter,))
-        for part in (f"mu{predictor.parameter}",) if of_levels else parts:
-            names |= _coefficients(predictor, f"{part}_" if part else "")
+        for part in _parts(predictor, of_levels=of_levels):
+            names |= _coefficients(predictor, part)
             for term in predictor.terms:
-                names |= _effects(term, f"{part}_" if part else "", coords)
+                names |= _effects(term, part, coords)
     return names
+
+
+def correlations_in_brms(
+    predictors: Sequence[Predictor], *, of_levels: bool = False
+) -> dict[str, dict[tuple[int, int], str]]:
+    """Return site of a Cholesky factor -> (row, column) -> brms's name of that correlation."""
+    return {
+        term.correlation: {
+            (j, i): f"cor_{term.group.factor.name}__{called[i]}__{called[j]}"
+            for j in range(len(called))
+            for i in range(j)
+        }
+        for predictor in predictors
+        for term in predictor.terms
+        if len(called := _called_all(term, _parts(predictor, of_levels=of_levels)[0])) > 2
+    }
+
+
+def _parts(predictor: Predictor, *, of_levels: bool) -> list[str]:
+    """Return what names of a predictor's parameters may begin with."""
+    own = predictor.parameter
+    parts = (f"mu{own}",) if of_levels else OWN.get(own, (own,))
+    return [f"{part}_" if part else "" for part in parts]
 
 
 def _coefficients(predictor: Predictor, part: str) -> dict[str, str]:
@@ -66,17 +88,21 @@ def _coefficients(predictor: Predictor, part: str) -> dict[str, str]:
 
 def _effects(term: Term, part: str, coords: Mapping[str, Any]) -> dict[str, str]:
     group, several = term.group.factor.name, len(term.effects) > 1
-    called = [f"{part}{_called(effect.label)}" for effect in term.effects]
+    called = _called_all(term, part)
     names = {}
     for theirs, effect in zip(called, term.effects, strict=True):
         names[f"sd_{group}__{theirs}"] = f"{term.sd}[{effect.label}]" if several else term.sd
         within = f"r_{group}__{part.rstrip('_')}" if part else f"r_{group}"
         what = _called(effect.label)
-        for member in _members(term.group, coords):
-            names[f"{within}[{_member(member)},{what}]"] = f"{effect.site}[{member}]"
+        for theirs, member in _members(term.group, coords):
+            names[f"{within}[{theirs},{what}]"] = f"{effect.site}[{member}]"
     if len(called) == 2:
         names[f"cor_{group}__{called[0]}__{called[1]}"] = term.correlation
     return names
+
+
+def _called_all(term: Term, part: str) -> list[str]:
+    return [f"{part}{_called(effect.label)}" for effect in term.effects]
 
 
 def _called(label: str) -> str:
@@ -84,9 +110,12 @@ def _called(label: str) -> str:
     return counted.replace("**", "^").translate(SIGNS)
 
 
-def _members(group: Group, coords: Mapping[str, Any]) -> list[str]:
-    return [str(label) for label in coords.get(group.name, ())]
-
-
-def _member(label: str) -> str:
-    return re.sub(r"[ \t\r\n]", ".", label)
+def _members(group: Group, coords: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what every member is called there, and here; combined ones by an underscore there."""
+    factor = group.factor
+    parts = [
+        "_".join(str(v[k]) for v, k in zip(factor.levels, member, strict=True))
+        for member in factor.members
+    ]
+    there = [re.sub(r"[ \t\r\n]", ".", part) for part in parts]
+    return list(zip(there, map(str, coords.get(group.name, ())), strict=False))

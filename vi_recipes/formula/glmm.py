@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.core import check_arguments
-from vi_recipes.formula.brms import names_in_brms
+from vi_recipes.formula.brms import correlations_in_brms, names_in_brms
 from vi_recipes.formula.checks import check_groups, check_predictors, counting, numbers_as_text
 from vi_recipes.formula.families import (
     FAMILIES,
@@ -136,6 +136,12 @@ class GLMM(Model):
         coords = self.coords if isinstance(self.coords, Mapping) else {}
         own = [o.name for o in family.own]
         return names_in_brms(self.predictors, coords, own, of_levels=family.of_levels)
+
+    @property
+    def correlations_elsewhere(self) -> dict[str, dict[tuple[int, int], str]]:
+        """Site of a Cholesky factor -> (row, column) -> brms's name of that correlation."""
+        of_levels = family_of(self.family).of_levels
+        return correlations_in_brms(self.predictors, of_levels=of_levels)
 
     def __repr__(self) -> str:
         return (
