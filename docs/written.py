@@ -11,7 +11,7 @@ import typer.main
 from click import Context
 
 import vi_recipes as vr
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 from vi_recipes.cli.options import list_options
 from vi_recipes.core import list_studies
 from vi_recipes.methods import METHODS, Method

@@ -21,7 +21,7 @@ import vi_recipes as vr
 from vi_recipes.calibration.figures import MAX_PANELS, select
 from vi_recipes.calibration.ranks import LOG_LIKELIHOOD, Outcome, choose, simulate_and_rank
 from vi_recipes.calibration.simulate import PriorPredictive
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 from vi_recipes.core.progress import Progress, silent
 from vi_recipes.core.status import CheckpointError, MethodFailure, Status
 from vi_recipes.core.timing import Timing

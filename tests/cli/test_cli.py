@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import jsonschema
@@ -22,7 +21,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import vi_recipes as vr
-from vi_recipes.cli import app, group, options, show
+from vi_recipes.cli import options, show
+from vi_recipes.cli.commands import app
 from vi_recipes.cli.values import parse_value
 from vi_recipes.comparison.json import schema
 from vi_recipes.methods import METHODS
@@ -298,7 +298,11 @@ def terminal():
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_and_reports_what_is_done():
+@pytest.mark.parametrize(
+    ("asked", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "interrupted by SIGTERM")],
+)
+def test_what_asks_for_an_end_has_what_is_done_kept_and_reported(asked, code, word):
     words = [
         "compare",
         "line.py",
@@ -324,14 +328,13 @@ def test_ctrl_c_keeps_and_reports_what_is_done():
                 assert time.monotonic() < deadline, written
                 time.sleep(0.1)
             assert Path("out/fits/map.nc").exists()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(asked)
             stdout, _ = process.communicate(timeout=120)
         finally:
             process.kill()
     stderr = written.decode()
-    assert process.returncode == 130, stderr
+    assert process.returncode == code, stderr
     assert "Traceback" not in stderr
-    assert "interrupted" in stderr
     assert "Population parameters" in stdout
     assert Path("out/report.html").exists()
     result = json.loads(Path("out/result.json").read_text())
@@ -340,25 +343,11 @@ def test_ctrl_c_keeps_and_reports_what_is_done():
     assert result["methods"]["nuts"]["status"] == "interrupted"
     assert list(result["methods"]) == ["map", "nuts"]
     left = "Not begun when the run was interrupted: laplace."
-    assert f"interrupted; what was done is above. {left}" in stderr
+    assert f"{word}; what was done is above. {left}" in stderr
     assert left in result["notes"]
     assert f"only what was done by then is here. {left}" in Path("out/report.html").read_text()
     # what is there can be reported on again, and that is no interruption
     assert run("report", "out").exit_code == 0
-
-
-@pytest.mark.slow
-def test_an_interrupt_that_falls_on_a_garbage_collection_is_not_lost():
-    swallowed = SimpleNamespace(exc_type=KeyboardInterrupt)
-    group.keep_interrupts(swallowed)
-    with pytest.raises(KeyboardInterrupt):
-        nap(100)
-
-
-def nap(times):
-    """Sleep a while and again: an interrupt that is sent again ends no sleep, and comes after."""
-    for _ in range(times):
-        time.sleep(0.1)
 
 
 # -- help and lists ----------------------------------------------------------------------------
@@ -431,17 +420,28 @@ def test_commands_end_without_looking_for_garbage():
     assert told_by(code)[-2:] == ["frozen", "True"]  # and the circle was not looked for
 
 
-def test_methods_lists_every_option_with_its_documentation():
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_methods_lists_every_option_with_its_documentation(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
     result = run("methods")
     assert result.exit_code == 0
-    for name in ("map", "laplace", "em", "svi", "nuts"):
+    for name, method in METHODS.items():
         assert name in result.stdout
         listed = run("methods", name)
         assert listed.exit_code == 0, listed.output
-        for option in options.list_options(METHODS[name]):
-            assert f"{option.name}={option.default}" in listed.stdout
+        assert all(len(line) <= width for line in listed.stdout.splitlines())
+        words = "".join(listed.stdout.split())
+        for option in options.list_options(method):
             assert option.doc, f"{name}.{option.name} is not documented"
+            assert "~" not in option.doc, f"{name}.{option.name}: markup is left"
+            shown = f"{option.name}={option.default}{option.doc}Type:{option.type}."
+            assert "".join(shown.split()) in words, f"{name}.{option.name}"
     assert "did you mean 'nuts'" in refuse("methods", "nutz")
+
+
+def test_the_options_of_a_base_are_said_to_be_a_correction_s_own():
+    assert "base=meanfield" in run("methods", "lrvb").stdout
+    assert "lrvb.factors=..." in run("methods", "lrvb").stdout
 
 
 # -- bad input ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vi_recipes as vr
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "vi-recipes"
 

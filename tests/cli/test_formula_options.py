@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 
 FRAME = pd.DataFrame(
     {

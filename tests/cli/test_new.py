@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 
 
 @pytest.fixture(autouse=True)

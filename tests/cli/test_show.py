@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 from worlds_for_tests import World, comparison
 
-from vi_recipes.cli import app, show
+from vi_recipes.cli import show
+from vi_recipes.cli.commands import app
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.core.status import Status
 from vi_recipes.report import find_browser

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import vi_recipes as vr
 from vi_recipes.cells import Place, most_at_once, unfold
 from vi_recipes.cells.processes import LostError
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 from vi_recipes.cli.output import output_folder
 from vi_recipes.comparison import overview, tables
 from vi_recipes.comparison.elsewhere import Fitting

@@ -17,7 +17,7 @@ from models_for_tests import target as listed
 from typer.testing import CliRunner
 
 import vi_recipes as vr
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 from vi_recipes.comparison.predictive import (
     add_predictive,
     count,

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vi_recipes as vr
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.json import dumps, schema
 from vi_recipes.fit import Assessment, provenance

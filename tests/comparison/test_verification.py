@@ -11,7 +11,7 @@ from executors_for_tests import Here
 from typer.testing import CliRunner
 
 import vi_recipes as vr
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 from vi_recipes.comparison.verification import (
     Row,
     confusion,

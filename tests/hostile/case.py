@@ -16,7 +16,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 
 LONGEST = 700
 """Characters of a refusal, at most: it is a sentence or two."""

@@ -22,7 +22,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 import vi_recipes as vr
-from vi_recipes.cli import app
+from vi_recipes.cli.commands import app
 from vi_recipes.core import CheckpointError, ModelError, Progress
 from vi_recipes.sweeps import Sweep, page, read_grid
 from vi_recipes.sweeps.measures import coverage_interval, measures

@@ -17,7 +17,7 @@ from typing import Any, override
 
 import jax
 
-from vi_recipes.cells.worker import ONE_THREAD, begin, ready
+from vi_recipes.cells.worker import ASKING_TO_END, ONE_THREAD, begin, ready
 
 
 class LostError(Exception):
@@ -166,14 +166,14 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Have a process that begins in the block get no Ctrl-C until it knows what to do with one.
+    """Have a process that begins in the block hear no Ctrl-C until it knows what to do with one.
 
     It takes seconds to import what it needs, and would else end with a traceback meanwhile.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING_TO_END)
     try:
         yield
     finally:

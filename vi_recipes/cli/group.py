@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import errno
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +14,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from vi_recipes.cli import interrupts
 from vi_recipes.core import told
 
 BAD_INPUT = 2
 ALL_FAILED = 1
-INTERRUPTED = 130
 
 _OF_TYPER: tuple[type[BaseException], ...] = (
     typer.Exit,
@@ -37,9 +35,9 @@ class Group(TyperGroup):
         """Run the command; turn errors and interrupts into exit codes."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            tell("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as interrupt:
+            tell(interrupts.said(*map(str, interrupt.args)))
+            raise typer.Exit(interrupts.exit_code()) from None
         except _OF_TYPER:
             raise
         except (Exception, SystemExit) as error:
@@ -83,14 +81,6 @@ def keep_code(no_cache: bool) -> None:
 
     if not no_cache:
         use_cache(tell=tell)
-
-
-def keep_interrupts(unraisable: Any) -> None:
-    """Send Ctrl-C again where it fell on a garbage collection, which swallows exceptions."""
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, _thread.interrupt_main).start()
-    else:
-        sys.__unraisablehook__(unraisable)
 
 
 def tell_warning(message: Warning | str, *_: object, **__: object) -> None:

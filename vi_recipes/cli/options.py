@@ -153,16 +153,29 @@ class Option:
 
 def list_options(method: type[Method]) -> list[Option]:
     """Return the options of a method with their types, defaults and documentation."""
+    from vi_recipes.methods import Method
+
     docs = _parameter_docs(inspect.getdoc(method) or "")
     hints = option_types(method)
     default = method()
-    return [
-        Option(name, describe(hint), _text(getattr(default, name)), docs.get(name, ""))
-        for name, hint in hints.items()
-    ]
+    made = []
+    for name, hint in hints.items():
+        value, doc = getattr(default, name), docs.get(name, "")
+        if isinstance(value, Method):
+            first = next(iter(option_types(type(value))))
+            doc += (
+                f" Its options are set as this method's own, as in {method.key}.{first}=...; "
+                f"'vi-recipes methods {value.key}' lists them."
+            )
+        made.append(Option(name, describe(hint), _text(value), doc))
+    return made
 
 
 def _text(value: Any) -> str:
+    from vi_recipes.methods import Method
+
+    if isinstance(value, Method):
+        return value.key
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list | dict):
@@ -180,6 +193,7 @@ def _parameter_docs(doc: str) -> dict[str, str]:
         return docs
     for entry in re.split(r"^(?=\S)", match[1], flags=re.MULTILINE):
         head, _, body = entry.partition("\n")
-        text = re.sub(r"``|:\w+:`(?=[^`]*`)|`", "", " ".join(body.split()))
+        text = re.sub(r":\w+:`~[\w.]*?(\w+)`", r"\1", " ".join(body.split()))
+        text = re.sub(r"``|:\w+:`(?=[^`]*`)|`", "", text)
         docs.update({name.strip(): text for name in head.split(" : ")[0].split(",") if text})
     return docs

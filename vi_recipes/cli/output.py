@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, printing, tell
+from vi_recipes.cli import interrupts
+from vi_recipes.cli.group import ALL_FAILED, printing, tell
 from vi_recipes.cli.streams import check_pipe, result_stream, write_pipe
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ def show_and_write(
     json: Path | None,
     write: Callable[[Comparison, Path], object] | None = None,
     *,
+    earlier: bool = False,
     everything: bool = False,
     pdf: bool = False,
 ) -> None:
     """Write what was asked for and print what a comparison found, each whatever becomes of it.
+
+    Where it was interrupted before it had any result, an ``earlier`` one stays in the folder.
 
     Raises
     ------
@@ -55,19 +59,24 @@ def show_and_write(
 
     refused: list[str] = []
     kept = ""
-    if folder is not None and _adds_nothing(comparison, folder):
+    done = any(fit.has_result for fit in comparison.fits.values())
+    if folder is not None and earlier and comparison.interrupted and not done:
         kept = f"{folder} is as it was: nothing was done that could take its place"
     elif folder is not None:
+        again = f"{folder} has the fits, and 'vi-recipes report {folder}' writes the report"
         try:
-            write(comparison, folder) if write else comparison.save(folder)
+            with interrupts.keeping(again):
+                write(comparison, folder) if write else comparison.save(folder)
             kept = f"Report: {folder / 'report.html'}"
             if pdf:
-                kept += f", {print_page(folder / 'report.html', folder / 'report.pdf')}"
+                with interrupts.keeping(kept):
+                    page = print_page(folder / "report.html", folder / "report.pdf")
+                kept += f", {page}"
         except (OSError, ValueError) as error:
             refused.append(str(error))
     if json is not None and str(json) != "-":
         refused += _refused(json, dumps(comparison))
-    with printing(f"; {kept}" if kept else ""):
+    with printing(f"; {kept}" if kept else ""), interrupts.keeping(kept):
         console = show.make_console(stderr=str(json) == "-")
         show.show_comparison(console, comparison, everything=everything)
         if str(json) == "-":
@@ -87,19 +96,12 @@ def _refused(path: Path, text: str) -> list[str]:
     return []
 
 
-def _adds_nothing(comparison: Comparison, folder: Path) -> bool:
-    """Whether a comparison was interrupted before it had anything, and the folder has more."""
-    from vi_recipes.comparison import holds_comparison
-
-    done = any(fit.has_result for fit in comparison.fits.values())
-    return comparison.interrupted and not done and holds_comparison(folder)
-
-
 def exit_with(comparison: Comparison) -> None:
     """Exit with the code that says how it went, unless it went well."""
     if comparison.interrupted:
-        tell(". ".join(["interrupted; what was done is above", *comparison.left.said()]))
-        raise typer.Exit(INTERRUPTED)
+        done = interrupts.said("what was done is above")
+        tell(". ".join([done, *comparison.left.said()]))
+        raise typer.Exit(interrupts.exit_code())
     if not any(fit.has_result for fit in comparison.fits.values()):
         tell("error: no method gave a result; --all says why and what to try")
         raise typer.Exit(ALL_FAILED)

@@ -40,6 +40,9 @@ Examples:
   vi-recipes run radon
   vi-recipes run my_study.py --out results
   vi-recipes run my_study.py --workers 2 --side-by-side
+
+\b
+Exit codes: those of compare.
 """
 
 
@@ -76,7 +79,7 @@ def command(
 
         print_list("study", list_studies())
         return
-    from vi_recipes.comparison import load_study
+    from vi_recipes.comparison import holds_comparison, load_study
     from vi_recipes.core import progress_bar
 
     loaded = load_study(study)
@@ -85,6 +88,7 @@ def command(
     folder = report_folder(out, f"{loaded.name}-report", no_report)
     check_json(json)
     check_pdf(pdf)
+    earlier = folder is not None and holds_comparison(folder)
     with output_folder(folder), executor_for(workers, scheduler) as executor:
         comparison = loaded.run(
             folder,
@@ -93,5 +97,5 @@ def command(
             executor=executor,
             exclusive=not side_by_side,
         )
-    show_and_write(comparison, folder, json, everything=everything, pdf=pdf)
+    show_and_write(comparison, folder, json, earlier=earlier, everything=everything, pdf=pdf)
     exit_with(comparison)

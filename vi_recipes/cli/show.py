@@ -103,11 +103,18 @@ def show_block(console: Console, block: Block) -> None:
 
 
 def show_item(console: Console, name: str, text: str, width: int) -> None:
-    """Print a name and a sentence on it, the sentence's lines aligned."""
+    """Print a name and a sentence on it, the sentence's lines aligned.
+
+    Beside names that would take more than half of the screen it stands below its own.
+    """
+    head = said(f"  {name}", style="bold" if _styled(console) else "")
     grid = RichTable.grid(padding=(0, 2))
+    if 2 * (width + 4) > console.width:
+        console.print(head)
+        head, width = Text(""), 2
     grid.add_column(width=width + 2, no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(said(f"  {name}", style="bold" if _styled(console) else ""), said(text))
+    grid.add_row(head, said(text))
     _print_trimmed(console, grid)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vi_recipes.cli import interrupts
 from vi_recipes.cli.arguments import (
     DebugOption,
     NoCacheOption,
@@ -18,7 +19,7 @@ from vi_recipes.cli.arguments import (
     executor_for,
     out_option,
 )
-from vi_recipes.cli.group import ALL_FAILED, INTERRUPTED, keep_code, printing, tell
+from vi_recipes.cli.group import ALL_FAILED, keep_code, printing, tell
 from vi_recipes.cli.output import output_folder, report_folder
 
 EPILOG = """\b
@@ -38,8 +39,8 @@ A grid, with 100 data sets simulated from parameters that are drawn from the pri
 A second run with the same folder goes on from there, with whatever runs it.
 
 \b
-Exit codes: 0; 1 if no fit gave a result; 2 for bad usage or input; 130 on Ctrl-C, after which the
-fits that were done are printed and reported.
+Exit codes: 0; 1 if no fit gave a result; 2 for bad usage or input; 130 on Ctrl-C (143 on SIGTERM),
+after which the fits that were done are printed and reported.
 """
 
 
@@ -73,11 +74,14 @@ def command(
             progress=progress_bar,
             **asked.arguments,
         )
+    if found.interrupted and not found.results:
+        raise KeyboardInterrupt("nothing was done yet")
     report = ""
     if folder is not None and found.results:
-        found.report(folder)
+        with interrupts.keeping(f"{folder} has what was done, and the same command goes on there"):
+            found.report(folder)
         report = f"Report: {folder / 'report.html'}"
-    with printing(f"; {report}" if report else ""):
+    with printing(f"; {report}" if report else ""), interrupts.keeping(report):
         console = show.make_console()
         for warning in page.warnings(found):
             console.print(f"warning: {warning}")
@@ -89,8 +93,8 @@ def command(
         if report:
             console.print(f"\n{report}")
     if found.interrupted:
-        tell("interrupted; what was done is above, and the same command goes on from there")
-        raise typer.Exit(INTERRUPTED)
+        tell(interrupts.said("what was done is above, and the same command goes on from there"))
+        raise typer.Exit(interrupts.exit_code())
     if not any(one.labels for one in found.results.values()):
         tell("error: no fit gave a result; the reasons are above")
         raise typer.Exit(ALL_FAILED)

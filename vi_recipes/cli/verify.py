@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vi_recipes.cli import interrupts
 from vi_recipes.cli.arguments import (
     DebugOption,
     NoCacheOption,
@@ -34,14 +35,17 @@ Examples:
 
 \b
 Exit codes: 0; 1 if a verdict is contradicted or a method raised an error; 2 for bad usage or
-input; 130 on Ctrl-C, after which the same command goes on from there.
+input; 130 on Ctrl-C (143 on SIGTERM), after which the same command goes on from there.
 """
 
 
 def command(
     models: Annotated[
         str | None,
-        typer.Option(metavar="A,B,C", help="Shipped models. [default: all with answers]"),
+        typer.Option(
+            metavar="A,B,C",
+            help="Shipped models, or those of --references. [default: all with answers]",
+        ),
     ] = None,
     methods: Annotated[
         str | None,
@@ -88,7 +92,12 @@ def command(
     def tell_of(name: str, rows: Sequence[Row]) -> None:
         show.show_table(console, page.table(rows, name))
 
-    with executor_for(workers, scheduler) as executor:
+    kept = (
+        f"models that were done are in {folder}, and the same command goes on from there"
+        if folder is not None
+        else ""
+    )
+    with interrupts.keeping(kept), executor_for(workers, scheduler) as executor:
         rows = verify(
             {name: known[name] for name in names},
             methods=entries,

@@ -55,9 +55,11 @@ class MeanField(Method):
         Site -> ``"quadrature"`` or ``"draws"``, to override the choice made.
     num_nodes
         Nodes per dimension of quadrature to begin with; doubled until that changes nothing.
-    num_pairs, max_pairs
-        Antithetic pairs of draws to begin with, and at most; doubled, warm-started, until the
-        standard error of every location is below a twentieth of its factor's sd.
+    num_pairs
+        Antithetic pairs of draws to begin with; doubled, warm-started, until the standard error of
+        every location is below a twentieth of its factor's sd.
+    max_pairs
+        Antithetic pairs of draws, at most.
     max_steps
         Newton steps allowed for each set of nodes and draws.
     tolerance

@@ -71,9 +71,11 @@ class StructuredVB(Method):
 
     Parameters
     ----------
-    num_pairs, max_pairs
-        Antithetic pairs of draws to begin with, and at most: four times as many, warm-started,
-        until that moves no location and no sd by more than ``tolerance``.
+    num_pairs
+        Antithetic pairs of draws to begin with: four times as many, warm-started, until that moves
+        no location and no sd by more than ``tolerance``.
+    max_pairs
+        Antithetic pairs of draws, at most.
     tolerance
         Sds by which a location may move then, and the part of it by which an sd may.
     max_steps

@@ -49,8 +49,12 @@ class NUTS(Method):
 
     Parameters
     ----------
-    num_warmup, num_samples, num_chains
-        Iterations of adaptation and draws kept, per chain, and the number of chains.
+    num_warmup
+        Iterations of adaptation of every chain, which are not kept.
+    num_samples
+        Draws kept of every chain.
+    num_chains
+        Chains, each from a starting point of its own.
     target_accept_prob
         Raise it towards 1 against divergences.
     max_tree_depth

@@ -1,0 +1,69 @@
+"""The commands of ``vi-recipes``, and what holds for all of them."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import sys
+import warnings
+
+import typer
+
+from vi_recipes.cli import calibrate, compare, docs, lists, new, report, run, sweep, verify
+from vi_recipes.cli.arguments import VersionOption
+from vi_recipes.cli.group import Group, open_closed_streams, tell_warning
+
+app = typer.Typer(
+    cls=Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+COLLECT_AFTER = (20_000, 50, 20)
+"""Objects, collections of the young and of the middle ones after which garbage is looked for.
+
+What is imported and compiled is millions of objects that stay: by Python's own thresholds the
+looking takes a twentieth of a command, by these a thirtieth at most."""
+
+
+def begin() -> None:
+    """Run the command that the words of the process name."""
+    gc.set_threshold(*COLLECT_AFTER)
+    # as it ends, Python looks for garbage among all there is: a second, of what goes away with the
+    # process. What is registered first is called last
+    atexit.register(gc.freeze)
+    open_closed_streams()
+    warnings.showwarning = tell_warning
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # signs that the encoding lacks are replaced
+            stream.reconfigure(errors="replace")
+    app(prog_name="vi-recipes")
+
+
+@app.callback(
+    epilog="""\b
+Examples:
+  vi-recipes models
+  vi-recipes compare radon
+  vi-recipes compare my_model.py --data my_data.csv --methods map,laplace,nuts
+"""
+)
+def _root(version: VersionOption = False) -> None:
+    """Fit one NumPyro model by every method that applies, side by side."""
+
+
+app.command("compare", epilog=compare.COMPARE_EPILOG)(compare.compare)
+app.command("fit", epilog=compare.FIT_EPILOG)(compare.fit)
+app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.command)
+app.command("verify", epilog=verify.EPILOG)(verify.command)
+app.command("sweep", epilog=sweep.EPILOG)(sweep.command)
+app.command("run", epilog=run.EPILOG)(run.command)
+app.command("models", epilog=lists.MODELS_EPILOG)(lists.models)
+app.command("methods", epilog=lists.METHODS_EPILOG)(lists.methods)
+app.command("docs", epilog=docs.EPILOG)(docs.command)
+app.command("report", epilog=report.EPILOG)(report.command)
+app.command("new", epilog=new.EPILOG)(new.command)

@@ -1,0 +1,86 @@
+"""What asks a command to end, Ctrl-C above all: heard once, and told by the exit code.
+
+It is imported before all else, so that a command can be ended by a word from its first moments.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ASKED = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Ctrl-C; what a scheduler or a shutdown sends; the end of the terminal."""
+
+ONE_WISH = 1.0
+"""Seconds within which what is asked again is the same wish: ``timeout`` sends its signal twice,
+and the second would end the keeping of what the first found done."""
+
+_first: int | None = None
+_heard = float("-inf")
+
+
+def hear() -> None:
+    """Have every signal that asks for an end raise :class:`KeyboardInterrupt`, as Ctrl-C does.
+
+    One that is ignored, as those of a command that ``nohup`` began, stays so.
+    """
+    for number in ASKED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    sys.unraisablehook = _send_again
+
+
+def _interrupt(number: int, _: object) -> None:
+    global _first, _heard
+    if time.monotonic() - _heard < ONE_WISH:
+        return
+    _heard = time.monotonic()
+    _first = _first or number
+    raise KeyboardInterrupt
+
+
+def _send_again(unraisable: Any) -> None:
+    """Send Ctrl-C again where it fell on a garbage collection, which swallows exceptions."""
+    global _heard
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    import _thread
+    import threading
+
+    _heard = float("-inf")
+    threading.Timer(0.05, _thread.interrupt_main).start()
+
+
+def end_at_once() -> None:
+    """Have what asks for an end end the process without a word: there is nothing left to keep."""
+    for number in ASKED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    sys.unraisablehook = sys.__unraisablehook__
+
+
+def exit_code() -> int:
+    """Return the code of a command that was asked to end: 128 and the signal, 130 for Ctrl-C."""
+    return 128 + (_first or signal.SIGINT)
+
+
+def said(*kept: str) -> str:
+    """Return what is said of it, and of what is kept."""
+    by = "" if _first in (None, signal.SIGINT) else f" by {signal.Signals(_first or 0).name}"
+    return "; ".join([f"interrupted{by}", *kept])
+
+
+@contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Have an interrupt in the block say what is kept, where there is something to say."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(*[what] * bool(what)) from None
