@@ -31,7 +31,7 @@ from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families,
 from vi_recipes.algebra.forward_backward import smooth
 from vi_recipes.algebra.layout import Layout, find_layout
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
-from vi_recipes.algebra.newton import Dense, trust_region_newton
+from vi_recipes.algebra.newton import SHRANK, Dense, trust_region_newton
 from vi_recipes.algebra.normals import (
     MAX_DENSE,
     block_normal,
@@ -48,6 +48,7 @@ __all__ = [
     "MIN_FAMILY",
     "MULTIPLE",
     "SAME",
+    "SHRANK",
     "VERIFIED",
     "Arrow",
     "ArrowFactor",

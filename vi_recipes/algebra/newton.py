@@ -15,6 +15,9 @@ NUM_BISECTIONS = 60
 NUM_SHIFTS = 40
 """Factorisations tried for one trust-region step."""
 
+SHRANK = "the trust region shrank to nothing"
+"""Why a search stops where no step lowers the function as its derivatives say, as at a kink."""
+
 
 class Curvature(Protocol):
     """A Hessian H in the form that the method needs it, with a metric M for its steps."""
@@ -184,7 +187,7 @@ def trust_region_newton[C: Curvature | None](
         elif ratio > GOOD and length > 0.85 * radius:
             radius *= GROW
         if radius < 1e-14 * max(1.0, bend.norm(z)):
-            return z, "the trust region shrank to nothing", bend
+            return z, SHRANK, bend
     return z, "max_steps reached", bend
 
 

@@ -1,4 +1,4 @@
-"""The deterministic ELBO: factors, plan, inspect, expectation, KL, curvature, minimise."""
+"""The deterministic ELBO: factors, plan, looks, inspect, expectation, KL, curvature, minimise."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vi_recipes.elbo.factors import (
     check_support,
     make_factors,
 )
+from vi_recipes.elbo.inspect import points_added
 from vi_recipes.elbo.kl import KL
 from vi_recipes.elbo.minimise import MAX_NODES, Limits, Optimum, find_optimum, search
 
@@ -31,5 +32,6 @@ __all__ = [
     "check_support",
     "find_optimum",
     "make_factors",
+    "points_added",
     "search",
 ]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import agree
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.forms import note_forms
+from vi_recipes.elbo.looks import MAX_UNITS, NUM_POINTS, Look, Probes, make_probes
 from vi_recipes.elbo.plan import (
     MAX_WHOLE,
     Affine,
@@ -24,32 +22,10 @@ from vi_recipes.elbo.plan import (
     all_normal,
     check_sources,
 )
-from vi_recipes.model import TINY_SLOPES, Arrays, Target, one_coordinate, site_terms
-
-MAX_UNITS = 24
-"""Sites of up to this many coordinates are probed one coordinate at a time."""
-
+from vi_recipes.model import TINY_SLOPES, Target, one_coordinate
 
 TINY = 1e-9
 """Relative difference of two slopes up to which they are one."""
-
-
-class Look(NamedTuple):
-    """What is seen of a site at a point, or of its slopes there along every direction.
-
-    Parameters
-    ----------
-    leaves
-        The inputs of its log density; slopes have the directions as their first axis.
-    weight
-        Of its log density.
-    total
-        Its whole log density, of sites that are integrated as a whole; else 0.
-    """
-
-    leaves: list[Any]
-    weight: Any
-    total: Any
 
 
 class _SeenSite(NamedTuple):
@@ -73,41 +49,58 @@ class _SeenSite(NamedTuple):
     whole: list[Float[np.ndarray, " directions"]] | None
 
 
-class _Seen(NamedTuple):
-    """What is known of all sites.
+_Seen = dict[str, _SeenSite]
+"""Site -> what is known of it."""
+
+
+class Plans(NamedTuple):
+    """How the sites' expectations are taken, and what that rests on.
 
     Parameters
     ----------
-    sites
-        Name -> what is known of it.
-    units
-        Which of the directions along which slopes were taken are each latent site's.
-    point
-        One of those where the model was looked at, shape (dim,).
+    plans
+        One a site.
+    seen
+        What the sites looked like.
+    probes
+        Where they were looked at.
     """
 
-    sites: dict[str, _SeenSite]
-    units: dict[str, slice]
-    point: Float[np.ndarray, " dim"]
+    plans: list[Plan]
+    seen: _Seen
+    probes: Probes
 
+    def look_again(
+        self, points: Sequence[Float[np.ndarray, " dim"]], names: Collection[str]
+    ) -> bool:
+        """Return whether a site answers to the latents otherwise at other points than was seen.
 
-@dataclass(frozen=True)
-class Probes:
-    """Where the model is looked at, and along which directions.
+        Plans that are made anew after that rest on those points too.
 
-    Parameters
-    ----------
-    points
-        Near the start and far from it, each of shape (dim,).
-    directions
-        Shape (directions, dim).
-    units
-        Which of the directions are each site's.
-    """
-
-    points: list[Float[np.ndarray, " dim"]]
-    directions: Float[np.ndarray, "directions dim"]
-    units: dict[str, slice]
+        Parameters
+        ----------
+        points
+            Each of shape (dim,).
+        names
+            Sites whose expectation matters.
+        """
+        used = [plan for plan in self.plans if plan.name in names and not plan.draws]
+        as_seen = True
+        for z in points:
+            _, along = self.probes.look(z)
+            as_seen = as_seen and all(
+                _is_as_seen(self.probes, plan, self.seen[plan.name], along[plan.name])
+                for plan in used
+            )
+        if self.probes.target.num_hosts > 1:
+            agree(
+                "how each site depends on the latent variables near the optimum, by its rows; "
+                "divide the rows otherwise",
+                str(as_seen),
+            )
+        if not as_seen:
+            self.probes.points.extend(points)
+        return not as_seen
 
 
 def make_plans(
@@ -116,7 +109,7 @@ def make_plans(
     start: Float[np.ndarray, " dim"],
     overrides: Mapping[str, str],
     compiler: Callable[..., Callable[..., Any]],
-) -> list[Plan]:
+) -> Plans:
     """Examine the model and decide how each site's expectation is taken.
 
     Parameters
@@ -130,9 +123,11 @@ def make_plans(
     compiler
         Compiles a function for given arguments.
     """
-    seen = target.compiled_once("inputs of sites", lambda: _examine(target, start, compiler))
+    probes = target.compiled_once("probes", lambda: make_probes(target, start, compiler))
+    key = "inputs of sites", len(probes.points)
+    seen = target.compiled_once(key, lambda: _examine(probes))
     plans = []
-    for name, site in seen.sites.items():
+    for name, site in seen.items():
         flows = target.flows.densities[name]
         plan = Plan(name, shape=site.shape, weight=site.weight)
         if overrides.get(name) == "draws":
@@ -141,12 +136,12 @@ def make_plans(
             weighing = ", ".join(sorted(flows.weight.latents))
             plan.draws, plan.reason = True, f"its mask or scale depends on {weighing}"
         elif site.whole is not None:
-            _plan_whole(target, plan, site.whole, seen.units, flows.whole.latents)
+            _plan_whole(target, plan, site.whole, probes.units, flows.whole.latents)
         else:
             _plan_elements(target, factors, plan, site.leaves)
         plans.append(plan)
     _agree_on(target, plans)  # a program is made of them next
-    note_forms(target, plans, seen.point, compiler)
+    note_forms(target, plans, probes.points[1], compiler)
     failure: ValueError | None = None
     try:
         for plan in plans:
@@ -156,7 +151,13 @@ def make_plans(
     _agree_on(target, plans, str(failure or ""))
     if failure is not None:
         raise failure
-    return plans
+    return Plans(plans, seen, probes)
+
+
+def points_added(target: Target) -> int:
+    """Return at how many points a model was looked at once more, on which new plans rest too."""
+    probes: Probes | None = target.compiled_once.get("probes")
+    return 0 if probes is None else len(probes.points) - NUM_POINTS
 
 
 def _agree_on(target: Target, plans: list[Plan], failure: str = "") -> None:
@@ -188,25 +189,12 @@ def _structure(plan: Plan) -> str:
     return repr(parts)
 
 
-def _examine(
-    target: Target, start: Float[np.ndarray, " dim"], compiler: Callable[..., Callable[..., Any]]
-) -> _Seen:
-    """Look at every site around a start: once for all laws that its latents may have."""
-    probes = _make_probes(target, start)
-    shapes: dict[str, tuple[int, ...] | None] = {}
-
-    def shape_of(z: jax.Array, arrays: Arrays) -> None:
-        shapes.update((n, site.shape) for n, site in site_terms(target, z, arrays).items())
-
-    # the data are traced too: NumPyro refuses rows of weight 0 that it sees
-    jax.eval_shape(shape_of, jnp.asarray(start), target.arrays())
-    whole = {n for n, shape in shapes.items() if shape is None or n in target.moving_supports}
-    looks = _look(target, start, probes, whole, compiler)
+def _examine(probes: Probes) -> _Seen:
+    """Look at every site: once for all laws that its latents may have."""
+    target, looks = probes.target, [probes.look(z) for z in probes.points]
     sites = {}
-    for name, shape in shapes.items():
+    for name, shape in probes.shapes.items():
         here, flows = looks[0][0][name], target.flows.densities[name]
-        if shape is not None and target.spread is not None:
-            shape = target.spread.own_shape(shape)
         leaves = [
             _read_leaf(
                 target,
@@ -217,79 +205,9 @@ def _examine(
             )
             for j in range(len(here.leaves))
         ]
-        slopes = [along[name].total for _, along in looks] if name in whole else None
+        slopes = [along[name].total for _, along in looks] if name in probes.whole else None
         sites[name] = _SeenSite(shape, here.weight, leaves, slopes)
-    return _Seen(sites, probes.units, probes.points[1])
-
-
-def _make_probes(target: Target, start: Float[np.ndarray, " dim"]) -> Probes:
-    rng = np.random.default_rng(11)
-    near = [0.3 * rng.standard_normal(target.dim) for _ in range(2)]
-    # far out and to both sides of every coordinate, for kinks that are not near the start
-    far = [rng.uniform(3, 5, target.dim) * rng.choice([-1, 1], target.dim) for _ in range(2)]
-    points = [start + move for move in (*near, *far, *(-move for move in far))]
-    return Probes(points, *_directions(target, rng))
-
-
-def _look(
-    target: Target,
-    start: Float[np.ndarray, " dim"],
-    probes: Probes,
-    whole: Set[str],
-    compiler: Callable[..., Callable[..., Any]],
-) -> list[tuple[dict[str, Look], dict[str, Look]]]:
-    """Return what every site is at each point, and its slopes there.
-
-    ``whole`` are the sites that are integrated as a whole.
-    """
-
-    def probe(z: jax.Array, directions: jax.Array, arrays: Arrays) -> Any:
-        def look(z: jax.Array) -> dict[str, Look]:
-            sites = site_terms(target, z, arrays)
-            nothing = jnp.zeros(())
-            return {
-                n: Look(s.leaves, s.weight, s.total if n in whole else nothing)
-                for n, s in sites.items()
-            }
-
-        def along(direction: jax.Array) -> Any:
-            return jax.jvp(look, (z,), (direction,))
-
-        return jax.vmap(along, out_axes=(None, 0))(directions)
-
-    arrays, directions = target.arrays(), jnp.asarray(probes.directions)
-    compiled = compiler(probe, jnp.asarray(start), directions, arrays, calls=len(probes.points))
-    seen = []
-    for z in probes.points:
-        here, along = compiled(jnp.asarray(z), directions, arrays)
-        slopes = jax.tree.map(lambda x: target.own(x, 1), along)
-        seen.append((jax.tree.map(target.own, here), slopes))
-    return seen
-
-
-def _directions(
-    target: Target, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "directions dim"], dict[str, slice]]:
-    """Return the probing directions, and which of them are each site's.
-
-    For a small site one per coordinate; for a large one along ones, along the index and a random
-    one, which find the one coordinate that an element depends on, and verify it.
-    """
-    rows: list[np.ndarray] = []
-    units: dict[str, slice] = {}
-    for name, place in target.slices.items():
-        size = place.stop - place.start
-        if size <= MAX_UNITS:
-            block = np.zeros((size, target.dim))
-            block[np.arange(size), np.arange(place.start, place.stop)] = 1.0
-        else:
-            block = np.zeros((3, target.dim))
-            block[0, place] = 1.0
-            block[1, place] = np.arange(1.0, size + 1)
-            block[2, place] = rng.standard_normal(size)
-        units[name] = slice(len(rows), len(rows) + len(block))
-        rows += list(block)
-    return np.stack(rows), units
+    return sites
 
 
 def _read_leaf(
@@ -311,12 +229,7 @@ def _read_leaf(
         return leaf
     leaf.dependent = True
     assert shape is not None
-    slopes = [
-        np.broadcast_to(
-            t.reshape(len(t), *(1,) * (len(shape) + 1 - t.ndim), *t.shape[1:]), (len(t), *shape)
-        )
-        for _, t in seen
-    ]
+    slopes = [_of_elements(t, shape) for _, t in seen]
     value = np.broadcast_to(leaf.value, shape)
     if not all(np.isfinite(t).all() for t in slopes[:2]):
         leaf.trouble, leaf.affine = "its inputs have slopes that are not finite", False
@@ -371,6 +284,78 @@ def _read_leaf(
     elif not leaf.affine and leaf.single is None:
         leaf.trouble = "an input is not affine and depends on several scalars"
     return leaf
+
+
+def _of_elements(slopes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the slopes of a leaf along every direction, of every element, shape (_, *shape)."""
+    ones = (1,) * (len(shape) + 1 - slopes.ndim)
+    return np.broadcast_to(
+        slopes.reshape(len(slopes), *ones, *slopes.shape[1:]), (len(slopes), *shape)
+    )
+
+
+def _is_as_seen(probes: Probes, plan: Plan, seen: _SeenSite, along: Look) -> bool:
+    """Whether a site answers to the latents, at one more point, as its plan has it."""
+    if plan.shape is None or seen.whole is not None:
+        return all(
+            not along.total[row].any()
+            for name, rows in probes.units.items()
+            for k, row in enumerate(range(rows.start, rows.stop))
+            if probes.target.slices[name].start + k not in plan.whole
+        )
+    return all(
+        _leaf_is_as_seen(probes, leaf, _of_elements(slopes, plan.shape))
+        for leaf, slopes in zip(seen.leaves, along.leaves, strict=True)
+        if leaf.value.dtype.kind == "f"
+    )
+
+
+def _leaf_is_as_seen(
+    probes: Probes, leaf: Leaf, slopes: Float[np.ndarray, "directions ..."]
+) -> bool:
+    """Whether a leaf has such slopes at one more point as at those where it was read."""
+    if not np.isfinite(slopes).all():
+        return True  # a slope that overflows says nothing
+    for name, rows in probes.units.items():
+        place, own = probes.target.slices[name], slopes[rows]
+        size = place.stop - place.start
+        if leaf.affine:
+            expected = _affine_slopes(probes, leaf, name, slopes.shape[1:])
+            scale = max(
+                float(np.abs(own).max(initial=0.0)), float(np.abs(expected).max(initial=0.0))
+            )
+            if np.abs(own - expected).max(initial=0.0) > TINY * scale:
+                return False
+            continue
+        assert leaf.single is not None
+        of, index = leaf.single
+        if of != name:
+            if own.any():
+                return False
+        elif size <= MAX_UNITS:
+            elsewhere = np.arange(size).reshape(-1, *(1,) * index.ndim) != index
+            if own[elsewhere].any():
+                return False
+        else:
+            found = one_coordinate([own], probes.directions[rows][2, place], size)
+            if found is None or ((found >= 0) & (found != index)).any():
+                return False
+    return True
+
+
+def _affine_slopes(
+    probes: Probes, leaf: Leaf, name: str, shape: tuple[int, ...]
+) -> Float[np.ndarray, "directions ..."]:
+    """Return the slopes of an affine leaf along the directions of a site."""
+    place, directions = probes.target.slices[name], probes.directions[probes.units[name]]
+    expected = np.zeros((len(directions), *shape))
+    for column, slope in zip(leaf.columns, leaf.slopes, strict=True):
+        if place.start <= column < place.stop:
+            expected += np.multiply.outer(directions[:, column], np.broadcast_to(slope, shape))
+    for gather in leaf.gathers:
+        # of a coordinate of another site these directions have nothing
+        expected += np.asarray(gather.slope) * directions[:, np.asarray(gather.coordinate)]
+    return expected
 
 
 def _plan_elements(target: Target, factors: Factors, plan: Plan, leaves: list[Leaf]) -> None:

@@ -19,6 +19,9 @@ from vi_recipes.elbo.held import CHUNK, Chunk, Held, Nodes, chunks_of
 from vi_recipes.elbo.inspect import make_plans
 from vi_recipes.model import Arrays, Target
 
+NUM_AROUND = 2
+"""Pairs of points, to both sides of the factors' means, where the model is looked at once more."""
+
 Bend = Push | jax.Array
 """A Hessian: as a function of a direction, or its products with those taken ahead."""
 
@@ -70,9 +73,9 @@ class KL:
     ) -> None:
         self.target, self.factors, self.timing = target, factors, timing
         anywhere = target.start(key, value_and_grad=lambda z: (0.0, np.zeros(1)))
-        plans = make_plans(target, factors, anywhere, expectations, timing.compile)
+        self._plans = make_plans(target, factors, anywhere, expectations, timing.compile)
         left_out = self.left_out
-        kept = [plan for plan in plans if plan.name not in left_out]
+        kept = [plan for plan in self._plans.plans if plan.name not in left_out]
         self.expectation = Expectation(target, factors, kept, anywhere)
         self._site_arrays = self.expectation.site_arrays()
         self._arrays = target.arrays()
@@ -84,6 +87,23 @@ class KL:
     def describe(self) -> str:
         """Say how the sites' expectations are taken."""
         return ", ".join(f"{p.name} by {p.describe()}" for p in self.expectation.plans)
+
+    def misjudges(self, flat: Float[np.ndarray, " params"]) -> bool:
+        """Return whether sites answer to the latents in ways that were not seen when it was made.
+
+        Where the factors have their mass: the model was looked at near its start, and a hinge may
+        lie far from there. One that is made anew after that was looked at there too.
+        """
+        location, scale = self.location_scale(flat)
+        rng = np.random.default_rng(13)
+        points = []
+        for _ in range(NUM_AROUND):
+            away = scale * rng.uniform(0.5, 3.0, scale.size) * rng.choice([-1, 1], scale.size)
+            points += [location + away, location - away]
+        if not np.isfinite(points).all():
+            return False
+        names = {plan.name for plan in self.expectation.plans}
+        return self._plans.look_again(points, names)
 
     # -- what is held fixed ----------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.algebra import BlockArrow, Crossed, trust_region_newton
+from vi_recipes.algebra import SHRANK, BlockArrow, Crossed, trust_region_newton
 from vi_recipes.core import SEVERAL, MethodFailure, Progress, Status, from_starts
 from vi_recipes.elbo.curvature import CurvedKL
 from vi_recipes.elbo.expectation import CHECK_NODES
@@ -46,6 +46,9 @@ NODE_ERROR = 0.01
 
 DRAW_ERROR = 0.05
 """Standard error of a location, in sds of its factor, up to which fixed draws are enough."""
+
+SMOOTH = 256
+"""Pairs of draws up to which more are taken where a search is stuck."""
 
 ROUNDING = 1e-12
 """Relative move of the ELBO, where nodes are doubled, that rounding explains."""
@@ -108,6 +111,8 @@ class Optimum:
         Standard error of the ELBO by draws, and what doubling the nodes of quadrature moves it by.
     standard_error
         Of every parameter, shape (dim, 2); ``None`` without draws.
+    stuck
+        Whether no step lowered the objective as its derivatives say.
     about
         How many starts got there, in words, before the message.
     other
@@ -129,6 +134,7 @@ class Optimum:
     draw_error: float = 0.0
     elbo_error: float = 0.0
     standard_error: np.ndarray | None = None
+    stuck: bool = False
     about: str = ""
     other: Optimum | None = None
 
@@ -154,7 +160,7 @@ def find_optimum(kl: CurvedKL, key: jax.Array, limits: Limits, progress: Progres
         kl.use_pairs(limits.num_pairs)
         start = kl.find_structure(key)
         optimum = _best(kl, start, limits, progress)
-        while optimum.status is Status.OK and (more := _refine(optimum, limits)):
+        while more := _refine(optimum, limits):
             kl.use_nodes(more[0])
             kl.use_pairs(more[1])
             about, other = optimum.about, optimum.other
@@ -318,10 +324,16 @@ def _explain(
             f"{', '.join(gone)} run off or collapse",
             "check that the posterior is proper there",
         )
+    optimum.stuck = why == SHRANK
     if isinstance(hessian, BlockArrow) and not hessian.positive:
         why = f"the Hessian of the KL divergence is not positive definite; {why}"
     optimum.message = f"{why}; {optimum.message}"
     optimum.advice = "raise max_steps, or start elsewhere with Model(init=...)"
+    if optimum.stuck:
+        optimum.advice = (
+            "where a density has kinks, take its site's expectation over draws, and more of them "
+            "(expectations, num_pairs); or use StructuredVB"
+        )
 
 
 def _note_draw_error(optimum: Optimum, hessian: BlockArrow | Crossed) -> None:
@@ -351,6 +363,10 @@ def _note_draw_error(optimum: Optimum, hessian: BlockArrow | Crossed) -> None:
 def _refine(optimum: Optimum, limits: Limits) -> tuple[int, int] | None:
     """Return more nodes or pairs, if the optimum depends on their number."""
     nodes, pairs = optimum.num_nodes, optimum.num_pairs
+    if optimum.status is not Status.OK:
+        # the more draws, the less the kinks of a density are those of their sum
+        smoother = optimum.stuck and 0 < 4 * pairs <= min(SMOOTH, limits.max_pairs)
+        return (nodes, 4 * pairs) if smoother else None
     if optimum.node_error > NODE_ERROR and 2 * nodes <= MAX_NODES // 2:
         nodes *= 2
     if optimum.draw_error > DRAW_ERROR and 2 * pairs <= limits.max_pairs:

@@ -29,12 +29,16 @@ from vi_recipes.elbo import (
     Optimum,
     find_optimum,
     make_factors,
+    points_added,
 )
 from vi_recipes.fit import OtherOptimum
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
 from vi_recipes.posterior import FactorPosterior
+
+MOST_OBJECTIVES = 5
+"""Objectives that are made, each from looking at the model around the optimum of the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +181,38 @@ class MeanField(Method):
             ``DEGENERATE`` where it has no maximum, ``NOT_APPLICABLE`` where the Hessian is too
             large and has no structure.
         """
-        kl = self.objective(target, key, timing, CurvedKL, self.factors)
-        return find_optimum(kl, key, self.limits, progress)
+        return self.optimum_of(target, key, timing, progress, CurvedKL, self.factors)
+
+    def optimum_of(
+        self,
+        target: Target,
+        key: jax.Array,
+        timing: Timing,
+        progress: Progress,
+        kind: type[CurvedKL],
+        families: Mapping[str, Family],
+    ) -> Optimum:
+        """Minimise an objective of a kind, made anew where it misjudges the model at the optimum.
+
+        Raises
+        ------
+        MethodFailure
+            As :meth:`optimise`.
+        """
+        for _ in range(MOST_OBJECTIVES):
+            kl = self.objective(target, key, timing, kind, families)
+            optimum = find_optimum(kl, key, self.limits, progress)
+            with timing.running_compiled():
+                misjudged = kl.misjudges(optimum.eta.ravel())
+            if not misjudged:
+                return optimum
+        optimum.status, optimum.hessian = Status.UNCONVERGED, None
+        optimum.message = (
+            "the expectations are not those of the model around the optimum, though it was looked "
+            f"at there {MOST_OBJECTIVES - 1} times; {optimum.message}"
+        )
+        optimum.advice = "take expectations over draws (expectations), or use StructuredVB"
+        return optimum
 
     @property
     def limits(self) -> Limits:
@@ -201,7 +235,11 @@ class MeanField(Method):
         families: Mapping[str, Family],
     ) -> T:
         """Return the objective, which the target keeps for the next fit of the same kind."""
-        settings = tuple(sorted(families.items())), tuple(sorted(self.expectations.items()))
+        settings = (
+            tuple(sorted(families.items())),
+            tuple(sorted(self.expectations.items())),
+            points_added(target),
+        )
 
         def make() -> T:
             factors = self._factors(target, families)

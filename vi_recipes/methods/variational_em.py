@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
-from vi_recipes.elbo import CurvedKL, Family, Optimum, find_optimum
+from vi_recipes.elbo import CurvedKL, Family, Optimum
 from vi_recipes.latent import latent_moments, local_sites, parameter_densities
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
@@ -117,14 +117,13 @@ class VariationalEM(Method):
         names, theta = self._split(target)
         families: Mapping[str, Family] = {**self.base.factors, **dict.fromkeys(theta, "point")}
         kind = LogLikelihoodBound if self.objective == "mle" else LogPosteriorBound
-        kl = self.base.objective(target, key, timing, kind, families)
-        optimum = find_optimum(kl, key, self.base.limits, progress)
+        optimum = self.base.optimum_of(target, key, timing, progress, kind, families)
         if optimum.hessian is None:
             raise MethodFailure(optimum.status, optimum.message, optimum.advice)
         with timing.running_compiled():
             posterior = self._posterior(target, optimum)
             posterior.sd()
-            latents = latent_moments(target, names, *kl.factors.location_scale(optimum.eta))
+            latents = latent_moments(target, names, *optimum.kl.factors.location_scale(optimum.eta))
             edges = _edges(target, posterior)
         result = self.base.report(optimum, posterior)
         if edges:
