@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vi_recipes.core import Timing, one_at_a_time
 from vi_recipes.model.bound import Arrays
@@ -15,6 +15,10 @@ from vi_recipes.model.flows import DensityWithFlows
 
 FAR = (1.0,) * 6 + (3.0,) * 6
 """Spreads of the points, far from the start, where it is verified which coordinate it is."""
+
+
+AROUND = (1.0, 2.0, 3.0, 3.0)
+"""Spreads, in sds, of the pairs of points around a posterior where it is verified again."""
 
 
 TELLING = 1e-7
@@ -25,6 +29,24 @@ NO_SLOPE = -1
 
 TINY_SLOPES = -2
 """In place of a coordinate: an element's slopes are tiny everywhere."""
+
+
+class _Seen(NamedTuple):
+    """What slopes say of the scalars of a site, at a point.
+
+    Parameters
+    ----------
+    coordinate
+        The one that each depends on; -1 if none or several.
+    overflows
+        Which have slopes that are not finite.
+    flat
+        Which have none.
+    """
+
+    coordinate: Int[np.ndarray, "*shape"]
+    overflows: Bool[np.ndarray, "*shape"]
+    flat: Bool[np.ndarray, "*shape"]
 
 
 class DensityByCoordinate(DensityWithFlows):
@@ -46,22 +68,59 @@ class DensityByCoordinate(DensityWithFlows):
     @one_at_a_time
     def _find_coordinates(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
-        index = np.arange(1.0, self.dim + 1)
         start = self.anywhere()
         coordinates: dict[str, np.ndarray] = {}
         for spread in (0.1, 0.1, *FAR):
             z = start + spread * rng.standard_normal(self.dim)
-            direction = rng.standard_normal(self.dim)
-            directions = np.stack([np.ones(self.dim), index, direction])
-            for name, slopes in self._slopes_along(z, directions).items():
-                j = _one_coordinate_here(slopes, direction)
-                known = coordinates.get(name, j)
-                # far out a slope may overflow, which says nothing
-                mute = (spread in FAR) & ~np.isfinite(slopes).all(axis=0)
-                coordinates[name] = np.where((known == j) | mute, known, -1)
+            for name, seen in self._look(z, rng).items():
+                before = coordinates.get(name, seen.coordinate)
+                mute = (spread in FAR) & seen.overflows  # which says nothing
+                coordinates[name] = np.where((before == seen.coordinate) | mute, before, -1)
         for name in self.flows.stepped_values:
             coordinates[name] = np.full_like(coordinates[name], -1)
         return coordinates
+
+    def _look(self, z: Float[np.ndarray, " dim"], rng: np.random.Generator) -> dict[str, _Seen]:
+        """Return what the slopes of every site's scalars say at a point."""
+        direction = rng.standard_normal(self.dim)
+        directions = np.stack([np.ones(self.dim), np.arange(1.0, self.dim + 1), direction])
+        return {
+            name: _Seen(
+                _one_coordinate_here(slopes, direction),
+                ~np.isfinite(slopes).all(axis=0),
+                (slopes == 0).all(axis=0),
+            )
+            for name, slopes in self._slopes_along(z, directions).items()
+        }
+
+    @one_at_a_time
+    def coordinates_around(
+        self, location: Float[np.ndarray, " dim"], scale: Float[np.ndarray, " dim"]
+    ) -> dict[str, np.ndarray]:
+        """Return :attr:`coordinate_of` as it is where a posterior lies too.
+
+        That is looked at near the start, and max(a, b) may depend on another one far from there.
+
+        Parameters
+        ----------
+        location, scale
+            Mean and sd of every coordinate.
+        """
+        known = self.coordinate_of
+        if len(self.quantities) == len(self.latents) and not self.moving_supports:
+            return known  # every scalar is a support's own transform of its coordinate
+        rng = np.random.default_rng(1)
+        points = [location]
+        for spread in AROUND:
+            away = spread * scale * rng.standard_normal(self.dim)
+            points += [location + away, location - away]
+        for z in points:
+            for name, seen in self._look(z, rng).items() if np.isfinite(z).all() else ():
+                # where a scalar is flat it depends on no other one
+                mute = seen.overflows | seen.flat
+                agrees = (known[name] == seen.coordinate) | mute
+                known = known | {name: np.where(agrees, known[name], -1)}
+        return known
 
     @one_at_a_time
     def slopes(self, z: Any) -> dict[str, np.ndarray]:

@@ -57,7 +57,7 @@ class BlockPosterior(FactorPosterior):
     @override
     def cov(self, sites: Sequence[str]) -> np.ndarray:
         cov = super().cov(sites)
-        j = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])
+        j = np.concatenate([self.coordinate_of[n].ravel() for n in sites])
         normal = (j >= 0) & self.factors.gaussian[j]
         if normal.any():
             cov[np.ix_(normal, normal)] = self._gaussian.exact_cov(sites, normal)

@@ -66,11 +66,11 @@ class EstimatePosterior(GaussianPosterior):
         return self.target.slopes(self.loc)
 
     def _several(self, name: str) -> np.ndarray:
-        return self.target.coordinate_of[name].ravel() < 0
+        return self.coordinate_of[name].ravel() < 0
 
     def _drawn(self, name: str) -> np.ndarray:
         """Return which scalars of a site have their variance from draws."""
-        several = self.target.coordinate_of[name] < 0
+        several = self.coordinate_of[name] < 0
         if several.sum() > MAX_ROWS or name in self.target.flows.stepped_values:
             return several
         return np.zeros_like(several)
@@ -93,7 +93,10 @@ class EstimatePosterior(GaussianPosterior):
 
         with jax.enable_x64(True):
             slopes_at = target.compiled_once(
-                "slopes of scalars that depend on several coordinates",
+                (
+                    "slopes of scalars that depend on several coordinates",
+                    tuple((n, tuple(rows.tolist())) for n, rows in chosen.items()),
+                ),
                 lambda: jax.jit(jax.jacrev(pick)),
             )
             slopes = slopes_at(jnp.asarray(self.loc), target.arrays())
@@ -125,7 +128,7 @@ class EstimatePosterior(GaussianPosterior):
     def _sds(self) -> Sites:
         result = {}
         for site in self.target.quantities:
-            j = self.target.coordinate_of[site.name].ravel()
+            j = self.coordinate_of[site.name].ravel()
             sd = np.abs(self._slopes[site.name].ravel()) * self.scale[np.maximum(j, 0)]
             if site.name in self._rows:
                 cov = self._sandwich(_sparse(self._rows[site.name]))
@@ -144,7 +147,7 @@ class EstimatePosterior(GaussianPosterior):
             return np.asarray(joint.T @ joint / NUM_DRAWS)
         slopes: list[tuple[np.ndarray, np.ndarray]] = []
         for name in sites:
-            j = self.target.coordinate_of[name].ravel()
+            j = self.coordinate_of[name].ravel()
             rows = iter(_sparse(self._rows.get(name, np.zeros((0, self.loc.size)))))
             for k, slope in zip(j, self._slopes[name].ravel(), strict=True):
                 slopes.append((np.array([k]), np.array([slope])) if k >= 0 else next(rows))

@@ -67,6 +67,11 @@ class FactorPosterior(Posterior):
         return self.factors.location_scale(np.asarray(self.eta, float))
 
     @cached_property
+    def coordinate_of(self) -> dict[str, np.ndarray]:
+        """Which single coordinate each scalar depends on, here too; -1 for none or several."""
+        return self.target.coordinates_around(*self.location_scale)
+
+    @cached_property
     def _nodes(self) -> tuple[Sites, np.ndarray]:
         """Return every scalar at its coordinate's nodes, and the nodes' weights.
 
@@ -123,7 +128,7 @@ class FactorPosterior(Posterior):
         values, _ = self._nodes
         return {
             name: np.einsum("q...,q...->...", self._weights_of(np.maximum(j, 0)), values[name])
-            for name, j in self.target.coordinate_of.items()
+            for name, j in self.coordinate_of.items()
         }
 
     @cached_property
@@ -136,7 +141,7 @@ class FactorPosterior(Posterior):
         values, _ = self._nodes
         mean, sd, mcse_mean, mcse_sd = {}, {}, {}, {}
         for site in self.target.quantities:
-            j = self.target.coordinate_of[site.name]
+            j = self.coordinate_of[site.name]
             v, w = values[site.name], self._weights_of(np.maximum(j, 0))
             m = np.array(self._centres[site.name])
             away = v - m
@@ -165,7 +170,7 @@ class FactorPosterior(Posterior):
     def _own_slopes(self, name: str) -> np.ndarray:
         """Return the derivative of E[scalar] in its coordinate's two parameters, shape (..., 2)."""
         values, _ = self._nodes
-        j = np.maximum(self.target.coordinate_of[name], 0)
+        j = np.maximum(self.coordinate_of[name], 0)
         away = values[name] - self._centres[name]  # a constant has no slope: less rounding
         if self.factors.gaussian.all():
             x, w = np.polynomial.hermite_e.hermegauss(NUM_NODES)
@@ -213,7 +218,7 @@ class FactorPosterior(Posterior):
 
     @override
     def cov(self, sites: Sequence[str]) -> np.ndarray:
-        j = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])
+        j = np.concatenate([self.coordinate_of[n].ravel() for n in sites])
         values, weights = self._nodes
         v = np.concatenate([values[n].reshape(NUM_NODES, -1) for n in sites], axis=1)
         v = v - np.concatenate([self._centres[n].ravel() for n in sites])

@@ -71,6 +71,11 @@ class GaussianPosterior(Posterior):
             variance = variance + np.einsum("ij,ij->i", self.root, self.root)
         return np.asarray(np.sqrt(variance))
 
+    @cached_property
+    def coordinate_of(self) -> dict[str, np.ndarray]:
+        """Which single coordinate each scalar depends on, here too; -1 for none or several."""
+        return self.target.coordinates_around(self.loc, self.scale)
+
     def unconstrained_cov(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows rows"]:
         """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
         if self.precision is not None:
@@ -105,7 +110,7 @@ class GaussianPosterior(Posterior):
 
     @override
     def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
-        j = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])
+        j = np.concatenate([self.coordinate_of[n].ravel() for n in sites])
         exact = j >= 0
         cov = np.empty((j.size, j.size))
         if exact.any():
@@ -126,6 +131,7 @@ class GaussianPosterior(Posterior):
 
         Each of them must depend on one coordinate.
         """
+        # those of a part of another posterior, which knows more of several
         rows = np.concatenate([self.target.coordinate_of[n].ravel() for n in sites])[which]
         coefficients = np.concatenate(
             [self._hermite[n].reshape(NUM_HERMITE, -1) for n in sites], axis=1
@@ -221,7 +227,7 @@ class GaussianPosterior(Posterior):
         values, nodes, weights = self._at_nodes()
         mean, sd, mcse_mean, mcse_sd = {}, {}, {}, {}
         for site in self.target.quantities:
-            v, j = values[site.name], self.target.coordinate_of[site.name]
+            v, j = values[site.name], self.coordinate_of[site.name]
             m = np.asarray(np.tensordot(weights, v, axes=1))
             s = np.asarray(np.sqrt(np.tensordot(weights, (v - m) ** 2, axes=1)))
             error_m, error_s = np.zeros_like(m), np.zeros_like(m)
@@ -255,7 +261,7 @@ class MatchedPosterior(GaussianPosterior):
     def mcse_sd(self) -> Sites:
         of_draws, sd = super().mcse_sd(), self.sd()
         shares: dict[str, Any] = {}
-        for name, j in self.target.coordinate_of.items():
+        for name, j in self.coordinate_of.items():
             share = self.mcse_log_scale[np.maximum(j, 0)]
             shares[name] = np.where(j < 0, self.mcse_log_scale.max(), share)
         return {name: np.asarray(np.hypot(of_draws[name], sd[name] * shares[name])) for name in sd}

@@ -55,7 +55,7 @@ class ResponsePosterior(FactorPosterior):
         """
         rows: list[tuple[np.ndarray, np.ndarray]] = []
         for name in sites:
-            j = self.target.coordinate_of[name].ravel()
+            j = self.coordinate_of[name].ravel()
             single = self._own_slopes(name).reshape(-1, 2)
             joint = iter(self._joint_slopes[name].mean(axis=0)) if (j < 0).any() else iter(())
             for k, slope in zip(j, single, strict=True):
@@ -76,10 +76,10 @@ class ResponsePosterior(FactorPosterior):
         target = self.target
         m, s = self.location_scale
         stepped = target.flows.stepped_values
-        names = [n for n, j in target.coordinate_of.items() if (j < 0).any() and n not in stepped]
+        names = [n for n, j in self.coordinate_of.items() if (j < 0).any() and n not in stepped]
         if not names:
             return self._stepped_slopes
-        where = {n: np.flatnonzero(target.coordinate_of[n].ravel() < 0) for n in names}
+        where = {n: np.flatnonzero(self.coordinate_of[n].ravel() < 0) for n in names}
 
         def scalars(z: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
             values = target.constrain_fn(z, arrays)
@@ -87,7 +87,10 @@ class ResponsePosterior(FactorPosterior):
 
         def slopes(noise: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
             def total(pair: jax.Array) -> jax.Array:
-                return scalars(m + pair[:, 0] + s * noise * jnp.exp(pair[:, 1]), arrays)
+                # a maximum is compared with the numbers it is of: they are computed once
+                z = m + pair[:, 0] + s * noise * jnp.exp(pair[:, 1])
+                z = jax.lax.optimization_barrier(z)  # type: ignore[no-untyped-call]
+                return scalars(z, arrays)
 
             few = sum(len(w) for w in where.values()) < target.dim
             jacobian = jax.jacrev(total) if few else jax.jacfwd(total)
@@ -196,7 +199,7 @@ class ResponsePosterior(FactorPosterior):
         pairs = self.hessian.pair_covariances()
         sds = {}
         for site in self.target.quantities:
-            j = self.target.coordinate_of[site.name]
+            j = self.coordinate_of[site.name]
             slopes = self._own_slopes(site.name)
             cov = pairs[np.maximum(j, 0)]
             variance = np.array(np.einsum("...k,...kl,...l->...", slopes, cov, slopes))
@@ -218,7 +221,7 @@ class ResponsePosterior(FactorPosterior):
         errors = {name: np.zeros_like(value) for name, value in self.mean().items()}
         for name, batches in self._joint_slopes.items() if self._several else ():
             sds = np.sqrt([self._joint_variances(slopes) for slopes in batches])
-            several = self.target.coordinate_of[name] < 0
+            several = self.coordinate_of[name] < 0
             errors[name][several] = sds.std(axis=0, ddof=1) / np.sqrt(len(sds))
         for name, values in self._stepped_draws.items():
             errors[name] = self._response_sd[name] / np.sqrt(2 * len(values))
@@ -226,7 +229,7 @@ class ResponsePosterior(FactorPosterior):
 
     @property
     def _several(self) -> bool:
-        return any((j < 0).any() for j in self.target.coordinate_of.values())
+        return any((j < 0).any() for j in self.coordinate_of.values())
 
     @override
     def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
