@@ -59,7 +59,8 @@ def test_the_verdict_is_seen_first() -> None:
     assert frame.loc["laplace", "mean_error"] == abs(c.verdicts()["laplace"].errors.mean)
     printed = repr(c.verdicts())
     assert printed.splitlines()[0].split() == [
-        "verdict", "mean", "error", "mean", "error", "at", "sd", "ratio", "sd", "ratio", "at",
+        "verdict", "mean", "error", "(sds)", "mean", "error", "at",
+        "sd", "ratio", "sd", "ratio", "at",
     ]  # fmt: skip
     assert "trustworthy" in printed
     first, second, *_ = repr(c).splitlines()

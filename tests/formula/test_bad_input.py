@@ -195,6 +195,20 @@ def test_numbers_as_people_write_them_are_told(one, says):
         glmm("y ~ x", frame.assign(x=[f"plot {v}" for v in values] * 3))
 
 
+def test_formula_and_data_the_other_way_round_are_told():
+    with pytest.raises(ValueError, match=r"formula: got DataFrame, and the formula as data: exp"):
+        glmm(FRAME, "y ~ x")
+
+
+def test_spaces_around_names_of_columns_do_not_count(tmp_path):
+    """A csv with a space behind its commas has them in its header."""
+    path = tmp_path / "d.csv"
+    path.write_text("y, x ,g\n1,0.5,a\n0,1.5,b\n1,2.5,a\n0,3,b\n1,4,a\n")
+    assert glmm("y ~ x", str(path), "bernoulli").predictors[0].design.labels == ["x"]
+    with pytest.raises(ValueError, match="data: several columns are called 'x'"):
+        glmm("y ~ x", FRAME.assign(**{"x ": 1.0}), "bernoulli")
+
+
 def test_columns_of_one_name_are_refused():
     twice = pd.concat([FRAME, FRAME[["x"]]], axis=1)
     with pytest.raises(ValueError, match="data: several columns are called 'x'"):

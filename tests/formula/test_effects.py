@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import arviz as az
 import numpy as np
 import pandas as pd
@@ -103,6 +105,8 @@ def test_all_methods_of_a_comparison_have_them(fitted: tuple[vr.Target, vr.Fit])
         ("s", {"comparison": "odds_ratio", "kind": "linear"}, "of probabilities, which kind 'lin"),
         ("other", {}, "variables: 'other' is in no term, so that nothing changes with it"),
         ([], {}, "variables: got none"),
+        ({"x": 0}, {}, "'x': got a step of 0, expected one that is not 0"),
+        ({"x": float("nan")}, {}, "'x': got a step of nan, expected one"),
     ],
 )
 def test_what_cannot_be_contrasted_is_said(
@@ -111,6 +115,16 @@ def test_what_cannot_be_contrasted_is_said(
     frame = FRAME.assign(other=1.0)
     with pytest.raises(ValueError, match=said):
         vr.comparisons(fitted[1], fitted[0], frame, variables, **options)  # type: ignore[arg-type]
+
+
+def test_where_no_method_has_a_result_there_are_no_effects(
+    fitted: tuple[vr.Target, vr.Fit],
+) -> None:
+    target, fit = fitted
+    failed = replace(fit, status=vr.Status.FAILED, posterior=None)
+    for effects in (vr.comparisons, vr.slopes):
+        with pytest.raises(ValueError, match=r"no method .* a result \(laplace\); its verdicts"):
+            effects(vr.Comparison({"laplace": failed}), target, FRAME, "x")
 
 
 def test_the_response_is_no_variable() -> None:

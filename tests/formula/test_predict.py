@@ -341,6 +341,8 @@ def test_a_row_is_a_mapping_to_values(fitted):
     several = vr.predict(fit, target, {"x": [0.5, 0.5], "g": ["a", "b"]}, "linear")
     assert one.mean.shape == (1,)
     assert one.mean[0] == several.mean[0]
+    row = pd.DataFrame({"x": [9.0, 0.5], "g": ["b", "a"]}).iloc[1]
+    assert vr.predict(fit, target, row, "linear").mean[0] == one.mean[0]
     with pytest.raises(ValueError, match=r"^newdata: .* expected columns of one length"):
         vr.predict(fit, target, {"x": [0.5, 0.5], "g": ["a"]})
     with pytest.raises(ValueError, match=r"^newdata: got list"):

@@ -45,6 +45,7 @@ class Verdicts(dict[str, Verdict]):
         for column in ("mean_error", "sd_ratio"):
             frame[column] = [format_number(value, 3) for value in frame[column]]
         frame = frame.map(visible).drop(columns="text")
+        frame = frame.rename(columns={"mean_error": "mean error (sds)"})
         return frame.rename(columns=lambda name: str(name).replace("_", " "))
 
     @override

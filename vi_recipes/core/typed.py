@@ -32,7 +32,8 @@ _WORDS: dict[Any, str] = {
 
 _CURES: dict[str, str] = {
     "Fit": "a Fit: a method makes one, as in vi_recipes.MAP().fit(target)",
-    "Target": "a Target; make one with vi_recipes.Target(model, **data)",
+    "Target": "a Target; make one with vi_recipes.Target(model, **data), the model a function, or "
+    "of a data frame by vi_recipes.glmm(formula, frame)",
 }
 """What our own classes are called, and how one comes by them."""
 

@@ -216,6 +216,10 @@ def _contrasts(
     numeric = levels is None and _is_number(values)
     if numeric and (chosen is None or _is_step(chosen)):
         step = 1 if chosen is None else chosen
+        if step == 0 or not np.isfinite(float(step)):
+            raise ValueError(
+                f"variables: '{name}': got a step of {step}, expected one that is not 0"
+            )
         return values, [(f"{step:+g}", values + step)]
     if chosen is None:
         first, *rest = sorted(values.unique()) if levels is None else levels
@@ -259,6 +263,11 @@ def _table(
         Of the intervals.
     """
     fits = {"": fit} if isinstance(fit, Fit) else dict(fit)
+    if not any(one.has_result for one in fits.values()) and not isinstance(fit, Fit):
+        raise ValueError(
+            f"fit: no method of the comparison has a result ({', '.join(fits) or 'it has none'}); "
+            "its verdicts say why"
+        )
     rows = []
     for method, one in fits.items():
         if not one.has_result and isinstance(fit, Mapping):

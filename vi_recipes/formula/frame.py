@@ -47,17 +47,19 @@ def as_frame(data: Any, what: str = "data") -> pd.DataFrame:
             raise ValueError(f"{what}: {error}; expected columns of one length") from None
     elif hasattr(data, "to_pandas") and not isinstance(data, pd.DataFrame):
         data = data.to_pandas()  # polars, pyarrow
+    elif isinstance(data, pd.Series):  # a row of a frame
+        data = data.to_frame().T.infer_objects()
     if not isinstance(data, pd.DataFrame):
         raise ValueError(
             f"{what}: got {type(data).__name__}, expected a data frame, a mapping of columns, or "
             "the name of a file"
         )
-    names = data.columns.map(str)
+    names = data.columns.map(str).str.strip()  # a file with a space behind its commas
     if twice := list(names[names.duplicated()]):
         raise ValueError(f"{what}: several columns are called '{twice[0]}', expected one of a name")
     if data.empty:
         raise ValueError(f"{what}: got a frame of shape {data.shape}, expected rows and columns")
-    return plain(data.rename(columns=str).reset_index(drop=True))
+    return plain(data.set_axis(names, axis=1).reset_index(drop=True))
 
 
 def complete(

@@ -209,6 +209,11 @@ def glmm(
     >>> vr.glmm("y ~ x", frame)
     GLMM('y ~ x', family='gaussian', link='identity', 4 rows)
     """
+    if isinstance(data, str) and "~" in data and not isinstance(formula, str):
+        raise ValueError(
+            f"formula: got {type(formula).__name__}, and the formula as data: expected "
+            "glmm(formula, data)"
+        )
     return _Maker(formula, data, family, link, priors, weights, offset, missing).make()
 
 

@@ -36,7 +36,7 @@ from vi_recipes.fit import Fit, OtherOptimum, provenance
 from vi_recipes.importance import LogEvidence
 from vi_recipes.methods.reach import ADVICE, met_jumps
 from vi_recipes.methods.single import why_not_single
-from vi_recipes.model import Target, check_target
+from vi_recipes.model import Model, Target, as_target
 from vi_recipes.posterior import PointPosterior, Posterior
 
 
@@ -152,7 +152,7 @@ class Method(ABC):
     @one_at_a_time
     def fit(
         self,
-        target: Target,
+        target: Target | Model,
         *,
         key: jax.Array | int | None = None,
         seed: int | None = None,
@@ -165,7 +165,7 @@ class Method(ABC):
         Parameters
         ----------
         target
-            A model conditioned on data.
+            A model conditioned on data, or one with data of its own, as :func:`glmm` returns.
         key, seed
             A JAX key or an integer seed, by either name; the same key gives the same numbers.
         throw
@@ -187,7 +187,7 @@ class Method(ABC):
             For a target without a finite density, indices out of bounds, options that name sites
             the model does not have, a checkpoint of another fit, or a key that is none.
         """
-        check_target(target)
+        target = as_target(target)
         key = one_seed(key, seed)
         check_key(key)
         timing = Timing()
