@@ -232,6 +232,7 @@ def test_rounding_is_next_to_nothing() -> None:
     assert found is not None
     assert "differ by at most 0.001 reference sds" in found.verdict("here").text
     assert str(found.errors).startswith("at worst its mean of x is less than 0.001 reference sds")
+    assert "its sd of x 1.0 times the reference" in str(found.errors)
 
 
 def test_a_verdict_does_not_contradict_itself() -> None:

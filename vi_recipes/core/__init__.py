@@ -73,7 +73,7 @@ from vi_recipes.core.progress import Progress, ProgressFactory, in_notebook, pro
 from vi_recipes.core.shared_code import SharedCode
 from vi_recipes.core.starts import SEVERAL, from_starts
 from vi_recipes.core.status import CheckpointError, FitError, MethodFailure, ModelError, Status
-from vi_recipes.core.text import reads_as_number, visible
+from vi_recipes.core.text import numbered, reads_as_number, visible
 from vi_recipes.core.timing import (
     CALLS_OF_A_SEARCH,
     COMPILED_QUICKLY,
@@ -152,6 +152,7 @@ __all__ = [
     "load_object",
     "member",
     "members",
+    "numbered",
     "numbers_by_hosts",
     "on_one_core",
     "one_at_a_time",

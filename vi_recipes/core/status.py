@@ -48,7 +48,17 @@ class CheckpointError(ValueError):
 
 
 class MethodFailure(Exception):
-    """What a method raises to end its fit with a status, a reason and a cure."""
+    """What a method raises to end its fit with a status, a reason and a cure.
+
+    Parameters
+    ----------
+    status
+        Of the fit, which has no result.
+    message
+        Why, in words that may follow a colon.
+    advice
+        What to try instead; ``""`` for nothing.
+    """
 
     def __init__(self, status: Status, message: str, advice: str = "") -> None:
         super().__init__(message)

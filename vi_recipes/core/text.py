@@ -24,6 +24,17 @@ def reads_as_number(value: Any) -> bool:
     return True
 
 
+def numbered(number: int, what: str) -> str:
+    """Return how many there are of what; its plural is by an s.
+
+    Examples
+    --------
+    >>> numbered(1, "fit"), numbered(2_000, "fit")
+    ('1 fit', '2000 fits')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def visible(text: str, *, lines: bool = False) -> str:
     r"""Return ``text`` with its control characters spelled out, as Python would write them.
 

@@ -133,6 +133,12 @@ def slopes(
 
     Central differences over 2e-4 of the variable's range, at the same draws. Parameters and what
     is returned are those of :func:`comparisons`.
+
+    Raises
+    ------
+    ValueError
+        For what :func:`comparisons` refuses, for variables that are levels, and for
+        ``kind="response"``: what is drawn has no slope.
     """
     require(kind != "response", "kind", kind, "'mean' or 'linear': a drawn response has no slope")
     target, setting = as_target(target), interval_setting(conf_level)

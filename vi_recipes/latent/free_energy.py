@@ -100,7 +100,13 @@ class FreeEnergy:
         self.target, self.marginal, self._flat = target, marginal, flat
 
     def unconstrain(self, values: Mapping[str, Any]) -> Float[np.ndarray, " G"]:
-        """Return theta for values of the parameters on the constrained scale, by site."""
+        """Return theta for values of the parameters on the constrained scale, by site.
+
+        Raises
+        ------
+        ValueError
+            For a parameter without a value, and values outside its support.
+        """
         split = self.marginal.split
         require_by_site(values)
         if missing := [n for n in split.parameters if n not in values]:

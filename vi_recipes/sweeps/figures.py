@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from vi_recipes.core import numbered
 from vi_recipes.report import (
     COLOURS,
     GREY,
@@ -82,10 +83,10 @@ def _performance(
     caption = (
         "Left: mean error over the sd of errors, with 95 % Monte Carlo intervals. Middle: root "
         "mean variance of the fits over the sd of their errors; below 1, a method is too sure. "
-        f"Right: share of {sweep.level:.0%} intervals that hold the truth, with exact 95 % "
+        f"Right: share of {100 * sweep.level:g} % intervals that hold the truth, with exact 95 % "
         "intervals; a method without sds has none." + most
     )
-    title = f"{what}: bias, sds and coverage over {int(part['n'].max())} data sets"
+    title = f"{what}: bias, sds and coverage over {numbered(int(part['n'].max()), 'data set')}"
     return Exhibit(name=name, title=title, caption=caption, content=figure)
 
 

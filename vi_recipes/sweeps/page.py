@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vi_recipes.core import check_folder, write_whole
+from vi_recipes.core import check_folder, numbered, write_whole
 from vi_recipes.report import (
     DASH,
     Cell,
@@ -74,7 +74,8 @@ def _intro(sweep: Swept) -> str:
     methods = len({cell.method for cell in sweep.results})
     models = len({(cell.model, cell.data) for cell in sweep.results})
     begin = (
-        f"{len(sweep.results)} fits: {models} models with data, {methods} methods, {seeds} seeds."
+        f"{numbered(len(sweep.results), 'fit')}: {numbered(models, 'set')} of data with a model, "
+        f"{numbered(methods, 'method')}, {numbered(seeds, 'seed')}."
     )
     if sweep.truth is None:
         return f"{begin} All seeds of a model are fitted to the same data."
@@ -95,8 +96,8 @@ def warnings(sweep: Swept) -> list[str]:
         )
     if sweep.failures:
         found.append(
-            f"{len(sweep.failures)} fits have no result and are in no summary: where those are of "
-            "hard data, the summaries flatter the method."
+            f"Without a result, and in no summary: {numbered(len(sweep.failures), 'fit')}. Where "
+            "those are of hard data, the summaries flatter the method."
         )
     return found
 
@@ -168,7 +169,7 @@ def _performance(sweep: Swept) -> list[Table]:
             f"± is the Monte Carlo standard error. Bias: mean of a fit's mean less {what}; "
             "marked * or red where it is beyond twice its error. Sd of errors: over seeds. Sd of "
             "fits: root of their mean variance. RMSE: root mean square error. Coverage: of "
-            f"{sweep.level:.0%} central intervals."
+            f"{100 * sweep.level:g} % central intervals."
         )
         if not sweep.simulated:
             note += " All fits are to the same data, so there is no coverage."

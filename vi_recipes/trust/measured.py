@@ -92,7 +92,9 @@ class Errors:
         said = f"at worst its {centre} of {self.mean_at} is {off}"
         if self.sd_at:
             spread = "half-width" if self.sd_at in self.medians else "sd"
-            times = f"{self.sd_ratio:.2g} times the {self.yardstick}'s"
+            ratio = f"{self.sd_ratio:.2g}"
+            ratio += ".0" if len(ratio) == 1 else ""  # about as large is no single time
+            times = f"{ratio} times the {self.yardstick}'s"
             said += f" and its {spread} of {self.sd_at} {times}"
         return f"{said}{aside}"
 

@@ -168,7 +168,14 @@ def verdict(
 
 @check_arguments("fit")
 def judge(fit: Fit) -> Verdict:
-    """Return how far ``fit`` can be trusted by its own evidence alone (see :func:`assess`)."""
+    """Return how far a fit can be trusted by its own evidence alone, without a reference.
+
+    Parameters
+    ----------
+    fit
+        Its ``assessment``, by :func:`assess`, is the evidence of an approximation, its diagnostics
+        that of a sampler. Without an assessment the verdict is :attr:`Trust.UNKNOWN`.
+    """
     return verdict(fit)
 
 
