@@ -224,7 +224,7 @@ def test_uneven_weights_do_not_take_the_mean_of_light_tails() -> None:
 def test_a_doubt_does_not_stand_beside_a_sampler_that_knows() -> None:
     fit = vr.Laplace().fit(target())
     moments = replace(moments_of(fit), tails={"b": np.array(0.8)})
-    fit = replace(fit, assessment=vr.Assessment(correction=Correction(moments, 0.6, 300.0)))
+    fit = replace(fit, assessment=vr.Assessment(correction=Correction(moments, 0.6, 300.0, 4_000)))
     assert set(vr.Comparison({"laplace": fit}, target_name="heavy").unsettled) == {"b"}
     beside = vr.Comparison(
         {"laplace": fit, "nuts": chains(1)}, reference_name="nuts", target_name="heavy"

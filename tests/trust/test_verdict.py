@@ -164,15 +164,17 @@ def test_what_is_not_known_vouches_for_nobody(error: float, trust: Trust) -> Non
 @pytest.mark.parametrize(
     ("ess", "num_rounds", "trust"),
     [
-        (2_000.0, 0, Trust.TRUSTWORTHY),
-        (1_999.0, 0, Trust.CARE),
+        (3_000.0, 0, Trust.TRUSTWORTHY),
+        (2_999.0, 0, Trust.CARE),
+        (2_000.0, 3, Trust.TRUSTWORTHY),
         (1_999.0, 3, Trust.CARE),
     ],
 )
 def test_few_draws_that_count_make_nobody_trustworthy(
     ess: float, num_rounds: int, trust: Trust
 ) -> None:
-    """A fit that is exact is measured by weights of which few matter."""
+    """A fit that is exact is measured by weights of which few matter: of draws that are its own,
+    which are blind to what it lacks, more must."""
     fit = laplace()
     assert fit.assessment is not None
     correction = fit.assessment.correction
@@ -181,8 +183,43 @@ def test_few_draws_that_count_make_nobody_trustworthy(
     less = replace(correction, ess=ess, num_rounds=num_rounds)
     fit = replace(fit, assessment=replace(fit.assessment, correction=less))
     assert judge(fit).trust is trust
-    doubt = f"fewer than 2,000 of {'the' if num_rounds else 'its'} 4,000 draws count"
+    doubt = f"fewer than {'2,000 of the' if num_rounds else '3,000 of its'} 4,000 draws count"
     assert (doubt in judge(fit).text) == (trust is Trust.CARE)
+
+
+@pytest.mark.parametrize(
+    ("off", "num_rounds", "trust"),
+    [
+        (0.08, 3, Trust.TRUSTWORTHY),
+        (0.12, 3, Trust.CARE),
+        (0.12, 0, Trust.TRUSTWORTHY),
+        (0.16, 0, Trust.CARE),
+    ],
+)
+@pytest.mark.parametrize("what", ["mean", "sd"])
+def test_nobody_is_trustworthy_by_adapted_draws_within_their_error_alone(
+    what: str, off: float, num_rounds: int, trust: Trust
+) -> None:
+    """The limits are 0.1 sds and 10 %, and twice the error told is 0.04."""
+    fit = laplace()
+    assert fit.assessment is not None
+    correction = fit.assessment.correction
+    assert correction is not None
+    mean, sd = fit.mean(), fit.sd()
+    moments = replace(
+        correction.moments,
+        mean={n: mean[n] + (off * sd[n] if what == "mean" else 0) for n in mean},
+        sd={n: sd[n] * (1 + off if what == "sd" else 1) for n in sd},
+        mcse_mean={n: 0.02 * sd[n] for n in sd},
+        mcse_sd={n: 0.02 * sd[n] for n in sd},
+    )
+    measured = replace(correction, moments=moments, num_rounds=num_rounds)
+    fit = replace(fit, assessment=replace(fit.assessment, correction=measured))
+    said = judge(fit)
+    assert said.trust is trust
+    assert ("too near the limit to be called right" in said.text) == (
+        off == 0.12 and num_rounds > 0
+    )
 
 
 def test_a_reference_that_is_wrong_by_its_own_evidence_measures_nobody() -> None:

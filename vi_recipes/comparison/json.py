@@ -190,6 +190,7 @@ def _assessment(fit: Fit) -> dict[str, Any] | None:
             "source": assessment.correction.source,
             "khat": assessment.correction.khat,
             "ess": assessment.correction.ess,
+            "num_draws": assessment.correction.num_draws,
             "mean": fit.flat(moments.mean),
             "sd": fit.flat(moments.sd),
             "mcse_mean": fit.flat(moments.mcse_mean),

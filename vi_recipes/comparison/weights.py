@@ -134,7 +134,7 @@ def _number(assessment: Assessment, name: str) -> str:
         return DASH
     if name == "ess":
         return f"{assessment.correction.ess:.0f}"
-    return _khat(assessment.correction.khat, assessment.num_draws).text
+    return _khat(assessment.correction.khat, assessment.correction.num_draws).text
 
 
 def _mean_change(fit: Fit, assessment: Assessment) -> Cell:

@@ -112,7 +112,9 @@ ASSESSMENT: Mapping[str, Kind] = {
 }
 
 CORRECTION: Mapping[str, Kind] = {
-    "correction": is_record({"khat": is_number, "ess": is_number, "rounds": is_whole}),
+    "correction": is_record(
+        {"khat": is_number, "ess": is_number, "num_draws": is_whole, "rounds": is_whole}
+    ),
 }
 
 

@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from vi_recipes.core import version_of
-from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
+from vi_recipes.importance import (
+    OWN_SHARE,
+    VOUCHING_SHARE,
+    KernelStein,
+    LogEvidence,
+    WassersteinBounds,
+)
 from vi_recipes.model import Sites, Target
 from vi_recipes.posterior import Moments
 
@@ -73,6 +79,8 @@ class Correction:
         Pareto shape of the weights.
     ess
         Effective number of draws, 1 / sum of squares of the weights.
+    num_draws
+        How many draws are weighed.
     num_rounds
         0 where the weights are those of the approximation's own draws, else the rounds that took
         the proposal from it to the posterior.
@@ -81,7 +89,18 @@ class Correction:
     moments: Moments
     khat: float
     ess: float
+    num_draws: int
     num_rounds: int = 0
+
+    @property
+    def needed(self) -> float:
+        """Draws that must count for the moments to vouch for a fit."""
+        return (VOUCHING_SHARE if self.num_rounds else OWN_SHARE) * self.num_draws
+
+    @property
+    def vouches(self) -> bool:
+        """Whether as many count."""
+        return self.ess >= self.needed
 
     @property
     def source(self) -> str:

@@ -320,6 +320,7 @@ def write_assessment(tree: xr.DataTree, assessment: Assessment) -> None:
         header["correction"] = {
             "khat": correction.khat,
             "ess": correction.ess,
+            "num_draws": correction.num_draws,
             "rounds": correction.num_rounds,
         }
         groups |= {f"corrected_{name}": getattr(correction.moments, name) for name in _CORRECTED}
@@ -340,7 +341,9 @@ def read_assessment(tree: xr.DataTree, sites: tuple[Site, ...]) -> Assessment | 
         check_values({name: groups[name] for name in _MOMENTS}, sites, 0)
         check_values({"tails": groups["tails"]}, [s for s in sites if s.name in groups["tails"]], 0)
         moments = Moments(*groups.values())
-        correction = Correction(moments, about["khat"], about["ess"], about["rounds"])
+        correction = Correction(
+            moments, about["khat"], about["ess"], about["num_draws"], about["rounds"]
+        )
     bounds, stein = header.pop("bounds"), header.pop("stein")
     return Assessment(
         **{**header, "evidence": tuple(map(LogEvidence.from_dict, header["evidence"]))},

@@ -7,13 +7,15 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from vi_recipes.algebra import dense_student
+from vi_recipes.algebra import defensive_normal
 from vi_recipes.core import MethodFailure, fold_key, silent
 from vi_recipes.fit import Correction, from_sorted, weighed_far_out
 from vi_recipes.importance import (
     DEGREES,
+    FINITE_VARIANCE,
     GOOD_SHARE,
     KHAT_LIMIT,
+    VOUCHING_SHARE,
     Proposal,
     Weights,
     adapt,
@@ -32,6 +34,14 @@ NUM_ROUNDS = 15
 
 MAX_WORK = 1.5e9
 """Numbers of the data that all rounds may read: fewer rounds of larger models."""
+
+
+NUM_LOTS = 4
+"""Lots of draws of a proposal that has come to where its weights vouch for others."""
+
+
+MAX_HELD = 4_000_000
+"""Numbers that all values of these lots may be: fewer lots of models that derive many."""
 
 
 MIN_PER_COORDINATE = 20
@@ -55,10 +65,12 @@ def correct(
 ) -> Correction:
     """Return the posterior's moments from weighed draws of an approximation.
 
-    Where few of the draws matter, or their weights cannot be relied on, they are a start: rounds of
-    draws from a multivariate t with five degrees of freedom follow, each with the weighted moments
-    of the one before. The smoothed weights of a q that is too narrow leave its sds too small even
-    where khat is low, and a t reaches further.
+    Where fewer than three quarters of the draws count, or their weights have no finite variance,
+    they are a start: the weights of a q that is too narrow, or lacks a tail, leave its sds too
+    small even where khat is low. Rounds of draws follow, half of them from a normal and half from a
+    multivariate t with five degrees of freedom, which reaches further, each with the weighted
+    moments of the one before. Where the last one vouches for others ``NUM_LOTS`` as many are drawn,
+    so that what a fit gets wrong can be told from what counts as right.
 
     Parameters
     ----------
@@ -80,16 +92,20 @@ def correct(
     limit = khat_limit(num_draws)
     shape = khat(log_ratios)
     reweighted = _weighted(values, log_ratios, shape, 0) if shape < limit else None
-    if reweighted is not None and reweighted.ess >= GOOD_SHARE * num_draws:
+    if reweighted is not None and reweighted.vouches and shape < FINITE_VARIANCE:
         return reweighted
     about = f"khat of its own draws is {shape:.2f} (limit {limit:.2g})"
+    numbers = sum(value[0].size for value in values.values())
     try:
-        mended = _adapted(target, z, log_ratios, key, limit, about)
+        mended = _adapted(target, z, log_ratios, key, limit, about, numbers)
     except NoCorrection:
         if reweighted is None:
             raise
         return reweighted
-    return mended if reweighted is None or mended.ess > reweighted.ess else reweighted
+    if reweighted is None:
+        return mended
+    noisy = mended.ess < GOOD_SHARE * reweighted.ess
+    return reweighted if noisy or (reweighted.vouches and not mended.vouches) else mended
 
 
 def _adapted(
@@ -99,6 +115,7 @@ def _adapted(
     key: jax.Array,
     limit: float,
     about: str,
+    numbers: int,
 ) -> Correction:
     num_draws, dim = z.shape
     if target.exchangeable:
@@ -107,7 +124,7 @@ def _adapted(
         raise NoCorrection(f"{about}, and {dim} coordinates are too many for it to be mended")
 
     def weigh(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
-        drawn, log_q = dense_student(DEGREES, q.loc, q.root, num_draws, fold_key(key, done))
+        drawn, log_q = defensive_normal(DEGREES, q.loc, q.root, num_draws, fold_key(key, done))
         return drawn, target.log_densities(drawn) - log_q
 
     most = int(np.clip(MAX_WORK / (num_draws * target.size), 1, NUM_ROUNDS))
@@ -122,9 +139,19 @@ def _adapted(
         raise NoCorrection(
             f"{about}, and {rounds} rounds from there did not bring a proposal to the posterior"
         )
-    if (mended := khat(last.log_ratios)) >= limit:
+    drawn, ratios = [last.z], [last.log_ratios]
+    room = min(MAX_WORK / target.size, MAX_HELD / numbers) / num_draws
+    if last.shares[-1] >= VOUCHING_SHARE:
+        for lot in range(1, min(NUM_LOTS, int(room))):
+            more, ratio = weigh(NUM_ROUNDS + lot, last.proposal)
+            drawn.append(more)
+            ratios.append(ratio)
+    log_ratios = np.concatenate(ratios)
+    if (mended := khat(log_ratios)) >= limit:
         raise NoCorrection(f"{about}, and after {rounds} rounds from there still {mended:.2f}")
-    return _weighted(target.constrain(last.z), last.log_ratios, mended, rounds)
+    lots = [target.constrain(z) for z in drawn]
+    values = {name: np.concatenate([lot[name] for lot in lots]) for name in lots[0]}
+    return _weighted(values, log_ratios, mended, rounds)
 
 
 def _weighted(
@@ -140,7 +167,7 @@ def _weighted(
     )
     if tails := _tails(values, log_ratios, weights):
         moments = _by_quantiles(moments, values, weights, tails)
-    return Correction(moments, shape, weights.ess, num_rounds)
+    return Correction(moments, shape, weights.ess, len(log_ratios), num_rounds)
 
 
 def _tails(

@@ -154,6 +154,8 @@ class Measured:
         What else is to be known of them.
     understates
         Whether an sd is too small by more than what counts as right.
+    outright
+        Whether all is right with no Monte Carlo error allowed for.
     """
 
     trust: Trust
@@ -161,6 +163,7 @@ class Measured:
     parts: tuple[str, ...]
     aside: str = ""
     understates: bool = False
+    outright: bool = False
 
     @property
     def vouched_for(self) -> bool:
@@ -271,6 +274,7 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
         (mean_part, sd_part),
         aside,
         understates=small and trust is not Trust.TRUSTWORTHY,
+        outright=bool(difference.abs().max() <= GOOD_MEAN and plain.max() <= 1 + GOOD_SD),
     )
 
 

@@ -7,8 +7,9 @@ The thresholds, of which ``docs/trust.md`` says when they were fixed:
   Carlo error of the comparison is not held against a fit, and one known to no better than 0.1 sds,
   or 10 % of an sd, vouches for none.
 - importance weights are relied on below khat = min(1 - 1 / log10(draws), 0.7): Vehtari et al.
-  (2024), JMLR 25(72). The same for each site alone. Moments by weights of which fewer than half
-  count make nobody trustworthy.
+  (2024), JMLR 25(72). The same for each site alone. Nobody is made trustworthy by weights of its
+  own draws of which fewer than three quarters count, or by those of adapted draws of which fewer
+  than half do, and by these only within the limits outright.
 - a sampler stands by R-hat at most 1.01, 100 effective draws a chain in bulk and tail, E-BFMI at
   least 0.3, at most 1 % of trees at the depth limit and few divergences: Vehtari et al. (2021),
   doi:10.1214/20-BA1221; Betancourt (2017), arXiv:1701.02434. Its status says so.
@@ -32,7 +33,7 @@ import numpy as np
 from vi_recipes.core import Status, check_arguments
 from vi_recipes.fit import Assessment, Correction, Fit, differences, doubted, say_unsettled
 from vi_recipes.fit import unsettled as no_moments
-from vi_recipes.importance import KHAT_LIMIT, VOUCHING_SHARE, khat_limit, shape_in_words
+from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
 from vi_recipes.trust.assess import num_block_draws
 from vi_recipes.trust.measured import MAX_ERROR, POOR_MEAN, POOR_SD, Trust, Verdict, measure
@@ -382,10 +383,12 @@ def _corrected(fit: Fit, assessment: Assessment, correction: Correction) -> Verd
         f"{correction.ess:.0f} draws)"
     )
     doubts = _blame(assessment)
-    few = VOUCHING_SHARE * assessment.num_draws
-    if correction.ess < few:
-        whose = "the" if correction.num_rounds else "its"
-        doubts.append(f"fewer than {few:,.0f} of {whose} {assessment.num_draws:,} draws count")
+    adapted = correction.num_rounds > 0
+    if not correction.vouches:
+        draws = f"{'the' if adapted else 'its'} {correction.num_draws:,} draws"
+        doubts.append(f"fewer than {correction.needed:,.0f} of {draws} count")
+    elif adapted and measured.trust is Trust.TRUSTWORTHY and not measured.outright:
+        doubts.append("what it gets wrong is too near the limit to be called right")
     return measured.verdict("by its own evidence", doubts=doubts, source=source)
 
 
