@@ -140,7 +140,9 @@ def test_nothing_of_another_target_is_taken_up(other: object, said: str, tmp_pat
     if said:
         assert second.notes[0] == f"Nothing was taken up from the earlier comparison: {said}" + (
             ", or is computed by another version of JAX." if "model" in said else "."
-        )
+        ) + (" Its fits are replaced: map.")
+        assert repr(second).splitlines()[-1] == second.notes[0]
+        assert second.notes[0] in second._repr_html_()
         assert second["map"].mean() != first["map"].mean()
     else:
         assert when(second, "map") == when(first, "map")

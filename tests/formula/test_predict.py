@@ -134,6 +134,23 @@ def test_rows_that_were_fitted_are_those_predicted_where_none_are_given():
         assert set(given["interval"]) == {"50 % equal-tailed"}
 
 
+def test_a_model_by_formula_stands_for_its_target(fitted):
+    target, fit = fitted
+    model = vr.glmm("y ~ x + (1 | g)", FRAME, priors=PRIORS)
+    np.testing.assert_allclose(vr.Laplace().fit(model).mean()["beta"], fit.mean()["beta"])
+    for one in (vr.log_likelihood, vr.posterior_predictive):
+        np.testing.assert_array_equal(one(fit, model)["y"], one(fit, target)["y"])
+    of_prior = (vr.prior_predictive(this, num_draws=20)["y"] for this in (model, target))
+    np.testing.assert_array_equal(*of_prior)
+    assert vr.loo(fit, model).elpd == vr.loo(fit, target).elpd
+    both = vr.Comparison({"laplace": fit})
+    pd.testing.assert_frame_equal(both.loo(model), both.loo(target))
+    assert both.table(target=model).foot == both.table(target=target).foot
+    other = vr.glmm("y ~ x + (1 | g)", FRAME.assign(y=FRAME["y"] + 1), priors=PRIORS)
+    with pytest.raises(ValueError, match="fitted to other data"):
+        vr.loo(fit, other)
+
+
 def test_of_a_comparison_one_fit_predicts(fitted):
     target, fit = fitted
     both = vr.Comparison({"laplace": fit})

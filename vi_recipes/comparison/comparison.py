@@ -35,7 +35,7 @@ class Comparison(Fits):
     @check_arguments("observed", "correct")
     def loo(
         self,
-        target: Target,
+        target: Target | Model,
         *,
         observed: str | None = None,
         num_draws: int | None = None,
@@ -69,7 +69,7 @@ class Comparison(Fits):
         """
         table, _ = loo_table(
             self.columns,
-            target,
+            as_target(target) if isinstance(target, Model) else target,
             base=self.reference_name,
             observed=observed,
             num_draws=num_draws,

@@ -18,17 +18,27 @@ MOST_ROWS = 12
 """Parameters that a notebook shows."""
 
 
+NOTHING = "Nothing was taken up"
+"""How the note begins on an earlier comparison, of another target, in the same folder."""
+
+
 def as_text(comparison: Fits) -> str:
-    """Return what it is, and the answer, in three lines at most."""
+    """Return what it is, and the answer, in three lines at most.
+
+    A fourth says of fits in its folder that they were of another target, and are gone.
+    """
     reference = f", reference {comparison.reference_name}" if comparison.reference_name else ""
     lead = f"{type(comparison).__name__}({comparison.target_name!r}{reference})"
-    return "\n".join([lead, *_answer(comparison)])
+    replaced = [note for note in comparison.notes if note.startswith(NOTHING)]
+    return "\n".join([lead, *_answer(comparison), *replaced])
 
 
 def as_html(comparison: Fits) -> str:
     """Return the answer, the verdicts, and means with sds of a dozen parameters at most."""
     first, *rest = _answer(comparison)
     lines = [f"<p><b>{_shown(first)}</b></p>", *(f"<p>{_shown(line)}</p>" for line in rest)]
+    replaced = [note for note in comparison.notes if note.startswith(NOTHING)]
+    lines += [f"<p>{_shown(note)}</p>" for note in replaced]
     lines += [f"<p>Warning: {_shown(text)}</p>" for text in comparison.warnings]
     lines.append(comparison.verdicts()._repr_html_())
     labels, left_out = select(comparison, MOST_ROWS)

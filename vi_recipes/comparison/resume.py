@@ -12,6 +12,7 @@ from vi_recipes.cells import mark_of_objects
 from vi_recipes.comparison.beside import holds_comparison
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import read_header
+from vi_recipes.comparison.glance import NOTHING
 from vi_recipes.comparison.speed import by_workers
 from vi_recipes.core import Status
 from vi_recipes.fit import Fit, provenance
@@ -22,7 +23,7 @@ DONE = (Status.OK, Status.UNCONVERGED, Status.COLLAPSED, Status.SINGULAR, Status
 """How fits ended that would end so again."""
 
 LEADS = (
-    "Nothing was taken up",
+    NOTHING,
     "Taken up",
     "Fitted again",
     "Fitted now",
@@ -133,7 +134,12 @@ def reuse(
             "expected another folder, or resume=False (no --resume), which replaces it"
         ) from None
     if why := _other_target(earlier, target):
-        return dict(named), Resumed([f"Nothing was taken up from the earlier comparison: {why}."])
+        return dict(named), Resumed(
+            [
+                f"{NOTHING} from the earlier comparison: {why}. Its fits are replaced: "
+                f"{', '.join(earlier.fits)}."
+            ]
+        )
     taken: dict[str, Fit] = {}
     again: dict[str, str] = {}
     lost: dict[str, str] = {}

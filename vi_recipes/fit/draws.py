@@ -10,7 +10,7 @@ import numpy as np
 
 from vi_recipes.core import as_key, fold_key, require_count
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.model import MAX_NUMBERS, Sites, Target, observed_sites
+from vi_recipes.model import MAX_NUMBERS, Model, Sites, Target, as_target, observed_sites
 from vi_recipes.posterior import MomentsPosterior, held_draws
 
 NUM_DRAWS = 2_000
@@ -166,6 +166,19 @@ def check_num_draws(num_draws: int | None) -> None:
     """Raise a :class:`ValueError` unless it is ``None`` or a positive integer."""
     if num_draws is not None:
         require_count("num_draws", num_draws)
+
+
+def target_of(fit: Fitted, target: Target | Model) -> Target:
+    """Return what a fit is of: a target, or a model with data of its own; refuse others.
+
+    Raises
+    ------
+    ValueError
+        For another model or other data.
+    """
+    known = as_target(target) if isinstance(target, Model) else target
+    check_same(fit, known)
+    return known
 
 
 def check_same(fit: Fitted, target: Target) -> None:

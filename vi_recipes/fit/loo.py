@@ -11,10 +11,17 @@ import numpy as np
 
 from vi_recipes.core import FitError, as_key, check_arguments
 from vi_recipes.fit.counted import LOOError, copies_of, counted, differences, repeated
-from vi_recipes.fit.draws import check_same
+from vi_recipes.fit.draws import check_same, target_of
 from vi_recipes.fit.fit import Fit
 from vi_recipes.importance import MIN_DRAWS, khat
-from vi_recipes.model import Site, Target, observed_data, site_labels, weights_of_observations
+from vi_recipes.model import (
+    Model,
+    Site,
+    Target,
+    observed_data,
+    site_labels,
+    weights_of_observations,
+)
 from vi_recipes.posterior import MomentsPosterior, per_scalar
 
 if TYPE_CHECKING:
@@ -28,7 +35,7 @@ NUM_NAMED = 3
 @check_arguments("fit", "observed", "correct")
 def loo(
     fit: Fit,
-    target: Target,
+    target: Target | Model,
     *,
     observed: str | None = None,
     num_draws: int | None = None,
@@ -84,7 +91,7 @@ def loo(
     Magnusson, M., Andersen, M. R., Jonasson, J. and Vehtari, A. (2019). Bayesian leave-one-out
     cross-validation for large data. ICML. arXiv:1904.10679
     """
-    check_same(fit, target)
+    target = target_of(fit, target)
     name = _observed_name(target, observed)
     weights = weights_of_observations(target)[name]
     return _loo(fit, target, name, weights, num_draws=num_draws, correct=correct)

@@ -7,20 +7,16 @@ import numpy as np
 from numpyro.infer import Predictive
 
 from vi_recipes.core import as_key, check_arguments, one_at_a_time
-from vi_recipes.fit.draws import (
-    check_num_draws,
-    check_same,
-    fit_draws,
-)
+from vi_recipes.fit.draws import check_num_draws, fit_draws, target_of
 from vi_recipes.fit.fit import Fit
-from vi_recipes.model import Sites, Target, log_likelihood_at, replicate_at
+from vi_recipes.model import Model, Sites, Target, as_target, log_likelihood_at, replicate_at
 
 # -- log-likelihood --------------------------------------------------------------------------
 
 
 @check_arguments("fit")
 @one_at_a_time
-def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) -> Sites:
+def log_likelihood(fit: Fit, target: Target | Model, *, num_draws: int | None = None) -> Sites:
     """Return the pointwise log-likelihood at draws of a fit, in float64.
 
     ``numpyro.factor`` terms are no part of it: they count as the prior's.
@@ -30,7 +26,7 @@ def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) ->
     fit
         A fit of ``target``.
     target
-        The model with its data.
+        The model with its data; of a formula what :func:`glmm` returns will do.
     num_draws
         Draws, at most; of those that a sampler holds every k-th is taken. By default all of a
         sampler's and 2,000 of an approximation, or as many as take 256 MiB.
@@ -49,7 +45,7 @@ def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) ->
     FitError
         For a fit without a result.
     """
-    check_same(fit, target)
+    target = target_of(fit, target)
     target.check_pointwise()
     drawn = fit_draws(fit, target, num_draws)
     return log_likelihood_at(target, drawn.samples)
@@ -61,7 +57,7 @@ def log_likelihood(fit: Fit, target: Target, *, num_draws: int | None = None) ->
 @check_arguments("target")
 @one_at_a_time
 def prior_predictive(
-    target: Target, *, num_draws: int = 1_000, key: jax.Array | int = 0
+    target: Target | Model, *, num_draws: int = 1_000, key: jax.Array | int = 0
 ) -> dict[str, np.ndarray]:
     """Return data that the model would make: one set at each draw of its prior.
 
@@ -84,6 +80,7 @@ def prior_predictive(
         sampled.
     """
     check_num_draws(num_draws)
+    target = as_target(target)
     prior = Predictive(target.model.function, num_samples=num_draws, batch_ndims=1)
     fresh = [site.name for site in target.latents]
     prior.return_sites = fresh
@@ -105,7 +102,11 @@ def prior_predictive(
 @check_arguments("fit")
 @one_at_a_time
 def posterior_predictive(
-    fit: Fit, target: Target, *, num_draws: int | None = None, key: jax.Array | int = 0
+    fit: Fit,
+    target: Target | Model,
+    *,
+    num_draws: int | None = None,
+    key: jax.Array | int = 0,
 ) -> Sites:
     """Return replications of the data, one at each draw of a fit.
 
@@ -136,5 +137,6 @@ def posterior_predictive(
     FitError
         For a fit without a result.
     """
+    target = target_of(fit, target)
     drawn = fit_draws(fit, target, num_draws, predictive=True)
     return replicate_at(target, drawn.samples, as_key(key))
