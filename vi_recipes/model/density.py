@@ -18,6 +18,7 @@ from vi_recipes.core import COMPILED_QUICKLY, compiler_options, one_at_a_time, r
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.model import Model
 from vi_recipes.model.tracing import TracedModel
+from vi_recipes.model.weights import unmasked
 
 BATCH = 128
 """Points in one call of compiled code: one shape, so it is compiled once."""
@@ -82,10 +83,12 @@ def unconstrained_values(trace: Mapping[str, Any], values: Mapping[str, Array]) 
 
 
 class _WithJacobians(Messenger):  # type: ignore[misc]
-    """Adds the Jacobians of the constraining transforms, or leaves them out.
+    """Adds the Jacobians of the constraining transforms whole, or leaves them out.
 
-    NumPyro's potential energy has them as factors of their own. Left out they are masked and not
-    multiplied by nothing: one may be infinite.
+    NumPyro's potential energy has them as factors of their own, made where the model samples the
+    site: a scale or mask there would weigh them too, and the density over the unconstrained scale
+    would not be that of the weighted one. Left out they are masked and not multiplied by nothing:
+    one may be infinite.
     """
 
     def __init__(
@@ -98,7 +101,9 @@ class _WithJacobians(Messenger):  # type: ignore[misc]
     @override
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and msg["name"] in self.names:
-            msg["fn"] = msg["fn"].mask(self.added)
+            msg["scale"] = None
+            fn, _ = unmasked(msg["fn"])
+            msg["fn"] = fn if self.added is True else fn.mask(self.added)
 
 
 class FlatDensity(TracedModel):
@@ -172,7 +177,7 @@ class FlatDensity(TracedModel):
             be an array, so that one program has both.
         """
         model = self.seeded
-        if jacobian is not True:
+        if jacobian is not True or self._seen_weights:
             model = _WithJacobians(model, [s.name for s in self.latents], jacobian)
         return -potential_energy(model, (), self.keywords(arrays), self.unravel(z))
 
