@@ -500,3 +500,44 @@ def test_dask_with_a_worker_killed_and_another_added(tmp_path: Path) -> None:
         assert tried.pop(2) == 2
         assert set(tried.values()) == {1}
         assert local.status.name == "running"  # a cluster of others is left as it is
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A cell that says how many samples Dask's profiler has of its worker by its end."""
+
+    label = "being sampled"
+    shares_code = False
+
+    def __call__(self, cell: int, progress: Progress = silent) -> int:
+        """Wait, and count."""
+        from distributed import get_worker
+
+        worker = get_worker()
+        time.sleep(0.3)  # 30 samples
+        seen = [prof["count"] for _, prof in worker.profile_history]
+        return sum(seen) + int(worker.profile_recent["count"])
+
+    def lost(self, cell: int, why: str) -> int:
+        return -1
+
+
+@pytest.mark.slow
+def test_dask_takes_no_samples_of_cells_and_goes_on_with_those_of_others() -> None:
+    """It keeps each of them, which are deep while JAX traces: a megabyte a cell."""
+    distributed = pytest.importorskip("distributed")
+    kept: dict[int, int] = {}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
+
+    def keep(cell: int, seen: int, place: Place) -> None:
+        kept[cell] = seen
+
+    with (
+        distributed.LocalCluster(processes=False, **options) as local,
+        cluster(local.scheduler_address) as executor,
+    ):
+        run_cells(Sampled(), range(5), keep, executor)
+        others = executor.submit(Sampled(), 0).result()
+    # one may be taken as the first begins
+    assert max(kept.values()) <= 5
+    assert others > kept[4] + 5

@@ -10,11 +10,12 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +133,34 @@ def _watch(done: int, total: int, text: str = "") -> None:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def _unsampled() -> Iterator[None]:
+    """Have a worker of Dask's take no samples of the stack in the block, for its page of profiles.
+
+    It looks 100 times a second, and keeps what it saw of the last 1,000 seconds, twice. JAX's
+    stacks are hundreds of calls deep, so that a worker grew by a megabyte a cell.
+    """
+    dask = sys.modules.get("distributed")
+    try:
+        worker = None if dask is None else dask.get_worker()
+    except ValueError:  # this is none
+        worker = None
+    sampler = None if worker is None else worker.periodic_callbacks.get("profile")
+    if worker is None or sampler is None:
+        yield
+        return
+
+    def resume() -> None:
+        if not sampler.is_running():
+            sampler.start()
+
+    worker.loop.add_callback(sampler.stop)
+    try:
+        yield
+    finally:
+        worker.loop.add_callback(resume)
+
+
 def do(packed: Packed, cell: Any) -> Reply:
     """Do one cell; whatever happens comes back as a reply."""
     here = this_process()
@@ -147,7 +176,7 @@ def do(packed: Packed, cell: Any) -> Reply:
         return Reply(**place, versions=mine)
     try:
         _watch(0, 0)
-        with precision("float64"):
+        with _unsampled(), precision("float64"):
             job, code = _job(packed)
             began = time.time()
             with code.used() if job.shares_code else nullcontext():
