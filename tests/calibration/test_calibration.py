@@ -356,6 +356,21 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert more.exit_code == 0, more.output
     assert list(json.loads(more.stdout)["ranks"]) == ["0", "1", "2", "3"]
 
+    # what cannot be written is said once all is printed
+    Path("coin-laplace-calibration/report.md").unlink()
+    Path("coin-laplace-calibration/report.md").mkdir()
+    words = ("laplace", "--simulations", "4", "--draws", "19")
+    if Path("/dev/full").exists():
+        words += ("--json", "/dev/full")
+    lost = run(*words)
+    assert lost.exit_code == 2
+    assert "4 of 4 simulations" in lost.stdout
+    assert "the report cannot be written (coin-laplace-calibration/report.md: Is a directory)" in (
+        lost.stderr
+    )
+    assert ("--json: cannot write /dev/full (No space" in lost.stderr) == (len(words) > 5)
+    Path("coin-laplace-calibration/report.md").rmdir()
+
     for words, message in (
         (("laplace", "--seed", "7", "--draws", "19"), "its seed is"),
         (("map", "--no-report", "--simulations", "1"), "gives a point for mu"),

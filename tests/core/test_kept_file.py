@@ -44,6 +44,21 @@ def test_text_bytes_and_writers(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
+def test_a_full_disk_is_told_of_with_the_file(tmp_path: Path) -> None:
+    """The system's own error of a write names none, and standard output may be full too."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        for content in ("x" * 5_000, lambda beside: beside.write_text("x" * 5_000)):
+            with pytest.raises(OSError, match=r"File too large: '.*file'") as caught:
+                write_whole(tmp_path / "file", content)
+            assert caught.value.filename == str(tmp_path / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "error",
     [KeyboardInterrupt(), OSError("no space left on device"), ValueError("a bug")],

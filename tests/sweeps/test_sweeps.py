@@ -302,6 +302,13 @@ def test_the_command_line_and_its_report(tmp_path: Path, monkeypatch: pytest.Mon
     assert {"report.html", "report.md", "figures/performance-mine-y.svg", "figures/seconds.svg"} < (
         files
     )
+    (folder / "report.md").unlink()
+    (folder / "report.md").mkdir()
+    lost = CliRunner().invoke(app, ["sweep", "grid.toml"], prog_name="vi-recipes")
+    assert lost.exit_code == 2
+    assert "mine (y): performance over seeds" in lost.stdout
+    assert "the report cannot be written (grid-sweep/report.md: Is a directory)" in lost.stderr
+    assert "Report: grid-sweep" not in lost.stdout
     fits = pd.read_csv(folder / "tables" / "fits.csv")
     assert len(fits) == 8
     found = pd.read_csv(folder / "tables" / "performance.csv").set_index("method")

@@ -25,7 +25,14 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, keep_code, printing, tell
-from vi_recipes.cli.output import check_json, output_folder, report_folder, write_json
+from vi_recipes.cli.output import (
+    check_json,
+    output_folder,
+    refused_json,
+    refused_report,
+    report_folder,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,15 +115,15 @@ def command(
         raise KeyboardInterrupt("nothing was done yet")
     from vi_recipes.calibration import dumps
 
-    report = ""
+    report, refused = "", []
     if folder is not None and calibration.outcomes:
         with interrupts.keeping(
             f"{folder} has the simulations, and the same command goes on there"
         ):
-            calibration.report(folder)
-        report = f"Report: {folder / 'report.html'}"
+            refused = refused_report(folder, calibration.report)
+        report = "" if refused else f"Report: {folder / 'report.html'}"
     if json is not None and str(json) != "-":
-        write_json(dumps(calibration), json)
+        refused += refused_json(json, dumps(calibration))
     with printing(f"; {report}" if report else ""), interrupts.keeping(report):
         console = show.make_console(stderr=str(json) == "-")
         _show(console, calibration)
@@ -124,6 +131,8 @@ def command(
             write_json(dumps(calibration), json)
         if report:
             console.print(f"\n{report}")
+    if refused:
+        raise ValueError("; ".join(refused))
     if calibration.interrupted:
         tell(interrupts.said("what was done is above, and the same command goes on from there"))
         raise typer.Exit(interrupts.exit_code())

@@ -75,7 +75,7 @@ def show_and_write(
         except (OSError, ValueError) as error:
             refused.append(str(error))
     if json is not None and str(json) != "-":
-        refused += _refused(json, dumps(comparison))
+        refused += refused_json(json, dumps(comparison))
     with printing(f"; {kept}" if kept else ""), interrupts.keeping(kept):
         console = show.make_console(stderr=str(json) == "-")
         show.show_comparison(console, comparison, everything=everything)
@@ -87,7 +87,23 @@ def show_and_write(
         raise ValueError("; ".join(refused))
 
 
-def _refused(path: Path, text: str) -> list[str]:
+def refused_report(folder: Path, write: Callable[[Path], object]) -> list[str]:
+    """Write a report; return a complaint where that cannot be done.
+
+    What was found is printed all the same, and what it is made of is kept.
+    """
+    try:
+        write(folder)
+    except OSError as error:
+        place, why = error.filename or folder, error.strerror or error
+        return [
+            f"the report cannot be written ({place}: {why}); "
+            "make room there, and the same command writes it from what is kept"
+        ]
+    return []
+
+
+def refused_json(path: Path, text: str) -> list[str]:
     """Write a machine-readable result; return a complaint where that cannot be done."""
     try:
         write_json(text, path)

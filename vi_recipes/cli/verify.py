@@ -22,7 +22,7 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, keep_code
-from vi_recipes.cli.output import report_folder
+from vi_recipes.cli.output import refused_report, report_folder
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Row
@@ -107,11 +107,16 @@ def command(
             progress=progress_bar,
             done=tell_of,
         )
+    refused = []
     if folder is not None:
-        write_whole(folder / "verification.md", page.markdown(rows))
+        refused = refused_report(
+            folder, lambda to: write_whole(to / "verification.md", page.markdown(rows))
+        )
     show.show_table(console, page.confusion_table(rows))
     for row in faults(rows):
         console.print(f"contradicted: {row.method} on {row.model}: {row.verdict}")
+    if refused:
+        raise ValueError("; ".join(refused))
     if folder is not None:
         console.print(f"\nReport: {folder / 'verification.md'}")
     if faults(rows) or any(map(failed, rows)):

@@ -72,6 +72,10 @@ def write_whole(
         with beside.open("rb+") as file:  # some disks say only now that they are full
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk's has none
+        raise
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
