@@ -129,6 +129,8 @@ def test_rows_that_were_fitted_are_those_predicted_where_none_are_given():
         np.testing.assert_array_equal(here.mean, there.mean)
         given = vr.comparisons(fit, model, kept, ["x", "g"], offset=own)
         pd.testing.assert_frame_equal(given, vr.comparisons(fit, model, None, ["x", "g"]))
+        each = vr.comparisons(fit, model, None, "x", average=False)
+        assert list(each["row"]) == list(kept.index)
         given = vr.slopes(fit, model, kept, "x", offset=own, conf_level=0.5)
         pd.testing.assert_frame_equal(given, vr.slopes(fit, model, None, "x", conf_level=0.5))
         assert set(given["interval"]) == {"50 % equal-tailed"}

@@ -81,10 +81,10 @@ def comparisons(
     Returns
     -------
     pandas.DataFrame
-        ``method`` where several fits are given; ``term``; ``contrast``; ``row`` without averaging;
-        ``level`` of a response that has some; ``estimate``, the posterior mean; ``std_error``, the
-        sd; ``conf_low`` and ``conf_high``, the ends of the interval; ``mcse``; and ``interval``,
-        its level and kind. A point has an estimate alone.
+        ``method`` where several fits are given; ``term``; ``contrast``; ``row``, as the index of
+        the data has it, without averaging; ``level`` of a response that has some; ``estimate``, the
+        posterior mean; ``std_error``, the sd; ``conf_low`` and ``conf_high``, the ends of the
+        interval; ``mcse``; and ``interval``, its level and kind. A point has an estimate alone.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def comparisons(
     model = formula_of(target)
     if data is None:
         data, offset = fitted_rows(model, offset)
-    frame = as_frame(data)
+    frame = _with_its_index(data)
     if comparison == "odds_ratio":
         _check_odds(model, kind)
     levels, contrasts = levels_in(model), []
@@ -145,7 +145,7 @@ def slopes(
     model = formula_of(target)
     if data is None:
         data, offset = fitted_rows(model, offset)
-    frame = as_frame(data)
+    frame = _with_its_index(data)
     levels, contrasts, steps = levels_in(model), [], {}
     for name in _named(variables, frame, model, kind):
         values = frame[name]
@@ -164,6 +164,12 @@ def slopes(
 
     predicted = partial(predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
     return _table(fit, contrasts, predicted, change, setting, average=average)
+
+
+def _with_its_index(data: Any) -> pd.DataFrame:
+    """Return data as a frame; one that was given keeps what its rows are called."""
+    frame = as_frame(data)
+    return frame.set_axis(data.index) if isinstance(data, pd.DataFrame) else frame
 
 
 def levels_in(model: GLMM) -> dict[str, Sequence[Any]]:
@@ -283,9 +289,7 @@ def _table(
             for label, high in highs:
                 after = predicted(one, newdata=high)
                 draws = change(term, after.draws, before.draws)
-                rows.append(
-                    _rows(one, method, term, label, draws, after.levels, setting, average=average)
-                )
+                rows.append(_rows(one, method, term, label, draws, after, setting, average=average))
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
     return WideFrame(table.drop(columns="method") if isinstance(fit, Fit) else table)
 
@@ -296,7 +300,7 @@ def _rows(
     term: str,
     contrast: str,
     draws: np.ndarray,
-    levels: Sequence[str],
+    predicted: Prediction,
     setting: IntervalSetting,
     *,
     average: bool,
@@ -309,8 +313,10 @@ def _rows(
     table = pd.DataFrame(named_by, index=range(wide.shape[2]))
     each = wide.shape[2] // count
     if not average:
-        table["row"] = np.repeat(np.arange(count), each)
+        rows = pd.RangeIndex(count) if predicted.rows is None else predicted.rows
+        table["row"] = rows.repeat(each)
     if draws.ndim > 3:
+        levels = predicted.levels
         named = list(levels) if len(levels) == each else [str(k) for k in range(each)]
         table["level"] = named * count
     table["estimate"] = flat.mean(axis=0)
