@@ -1,5 +1,6 @@
 """What is wrong with a model, its data or the places written to is one sentence."""
 
+import errno
 import gzip
 import json
 import os
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import vi_recipes as vr
 from vi_recipes.cli.commands import app
+from vi_recipes.core import kept_file
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "vi-recipes"
 
@@ -234,6 +236,57 @@ def test_options_that_do_not_go_with_the_model_are_told_before_the_first_fit(
 
 
 # -- places ----------------------------------------------------------------------------------------
+
+GRID = 'models = ["m.py"]\nmethods = ["laplace"]\nseeds = 2\ntruth = "prior"\n'
+GO_ON = {
+    "calibrate": ("m.py", "--data", "y.json", "--method", "laplace", "--simulations", "2"),
+    "sweep": ("grid.toml",),
+    "verify": ("--models", "bivariate_normal", "--methods", "laplace"),
+}
+"""Commands that go on from what their folder has, and words for few fits."""
+
+
+@pytest.fixture
+def few():
+    Path("m.py").write_text(
+        HEAD + ROWS + "MODEL = vr.Model(function=m, name='m', data=lambda: {'y': [1.0, 2.0]})\n"
+    )
+    Path("grid.toml").write_text(GRID)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("command", GO_ON)
+def test_a_file_is_no_folder_for_a_report(command):
+    Path("out").write_text("mine")
+    said = refuse(command, *GO_ON[command], "--out", "out")
+    assert said == "error: --out: cannot write to folder out (File exists); choose another"
+    assert Path("out").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("command", GO_ON)
+def test_a_report_that_finds_no_room_costs_nothing_else(command, monkeypatch):
+    whole = kept_file.write_whole
+
+    def full(path, *words, **settings):
+        if Path(path).name in ("report.md", "verification.md"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(path, *words, **settings)
+
+    with monkeypatch.context() as patch:
+        for module in ("core", "calibration.page", "sweeps.page"):
+            patch.setattr(f"vi_recipes.{module}.write_whole", full)
+        result = run(command, *GO_ON[command], "--out", "out")
+    assert result.exit_code == 2, result.output
+    said = "error: the report cannot be written (out: No space left on device); make room there"
+    assert result.stderr.startswith(said)
+    assert result.stderr.count("\n") == 1
+    assert "laplace" in result.stdout  # what was found is on the screen
+    assert "Report:" not in result.stdout
+    again = run(command, *GO_ON[command], "--out", "out")
+    assert again.exit_code == 0, again.output
+    assert "Report: out/" in again.stdout
+
 
 COMPARE = f"{PROGRAM} compare m.py --data y.json --methods map,laplace --out out"
 

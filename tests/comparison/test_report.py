@@ -19,6 +19,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from worlds_for_tests import World, comparison
 
 from vi_recipes.comparison import overview, tables
@@ -194,7 +195,7 @@ def test_a_limit_is_said() -> None:
     c = comparison(world.svi(), world.nuts())
     table = tables.means(c, limit=10)
     assert len(table.rows) == 10
-    assert "43 more parameter(s) not shown" in table.note
+    assert "43 more parameters not shown" in table.note
     assert len(tables.means(c, sites=["b"]).rows) == 2
     assert select(c, 4) == (["sigma", "b[x]", "b[z]", "a[g0]"], 49)
     assert block(c, 3) == ["sigma", "b"]
@@ -478,6 +479,9 @@ def test_members_are_those_that_differ_most_sorted_with_equal_limits() -> None:
     c = comparison(exact, world.fit("svi", moved), world.em(), reference="laplace")
     figure = few_members(c)
     assert figure is not None
+    drawer = FigureCanvasAgg(figure).get_renderer()
+    words = [text for axes in figure.axes for text in axes.texts]
+    assert all(text.get_window_extent(drawer).x0 >= 0 for text in words)
     (left, right) = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["svi", "em"]
     assert left.get_xlim() == right.get_xlim()
@@ -537,11 +541,11 @@ def test_many_parameters_are_left_out_and_counted() -> None:
     figure = forest(labelled(many, [0.0] * len(many), [1.0] * len(many)))
     assert figure is not None
     assert sum(len(axes.get_yticks()) for axes in figure.axes) == MAX_ROWS
-    assert figure.get_suptitle() == "3 more parameter(s) not drawn"
+    assert figure.get_suptitle() == "3 more parameters not drawn"
     # a site too large for a joint covariance is left out of the heat map, and counted
     heat = correlations(c)
     assert heat is not None
-    assert heat.get_suptitle() == "300 more parameter(s) not drawn"
+    assert heat.get_suptitle() == "300 more parameters not drawn"
 
 
 def test_traces_come_with_or_without_steps_and_errors() -> None:

@@ -22,7 +22,7 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, keep_code
-from vi_recipes.cli.output import refused_report, report_folder
+from vi_recipes.cli.output import output_folder, refused_report, report_folder
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Row
@@ -97,7 +97,11 @@ def command(
         if folder is not None
         else ""
     )
-    with interrupts.keeping(kept), executor_for(workers, scheduler) as executor:
+    with (
+        interrupts.keeping(kept),
+        output_folder(folder),
+        executor_for(workers, scheduler) as executor,
+    ):
         rows = verify(
             {name: known[name] for name in names},
             methods=entries,

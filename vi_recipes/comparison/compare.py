@@ -42,6 +42,7 @@ from vi_recipes.core import (
     check_arguments,
     check_folder,
     held,
+    numbered,
     one_seed,
     programs_read,
     silent,
@@ -212,8 +213,8 @@ def _compare(asked: _Asked, run: _Run, resumed: Resumed, *, quadrature: bool) ->
         notes.append(f"{reference} was to be the reference, and has no result.")
     if read := read + programs_read() - already:
         notes.append(
-            f"{read} programs were read from the cache of compiled code and not compiled: seconds "
-            "of compilation are less than without it (--no-cache)."
+            f"{numbered(read, 'program')} read from the cache of compiled code and not compiled: "
+            "seconds of compilation are less than without it (--no-cache)."
         )
     found = Found(attempt(lambda: find_overlooked(fits, reference, target), lambda _: {}))
     try:

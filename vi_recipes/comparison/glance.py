@@ -11,7 +11,7 @@ from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.view import select
-from vi_recipes.core import attempt, visible
+from vi_recipes.core import attempt, numbered, visible
 from vi_recipes.report import format_number
 
 MOST_ROWS = 12
@@ -42,7 +42,7 @@ def as_html(comparison: Fits) -> str:
     lines += [f"<p>Warning: {_shown(text)}</p>" for text in comparison.warnings]
     lines.append(comparison.verdicts()._repr_html_())
     labels, left_out = select(comparison, MOST_ROWS)
-    more = f"; {left_out} more parameters in means() and sds()" if left_out else ""
+    more = f"; {numbered(left_out, 'more parameter')} in means() and sds()" if left_out else ""
     lines.append(f"<p>Means, with sds in parentheses{more}</p>")
     lines.append(_moments(comparison, labels).to_html())
     return "".join(lines)

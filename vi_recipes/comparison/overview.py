@@ -17,6 +17,7 @@ from vi_recipes.comparison.view import (
     sizes,
     small_sites,
 )
+from vi_recipes.core import numbered
 from vi_recipes.report import (
     DASH,
     Badge,
@@ -171,7 +172,7 @@ def best_means(comparison: Fits) -> list[Table]:
             "Population parameters" if few else "Parameters",
             [table.columns[place].replace(" (reference)", "") for place in places],
             [[row[place] for place in places] for row in rows],
-            sentences(f"{more} more parameters in the report" if more else ""),
+            sentences(f"{numbered(more, 'more parameter')} in the report" if more else ""),
             drops="methods",
         )
     ]

@@ -19,7 +19,7 @@ from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.paper import paper
 from vi_recipes.comparison.view import all_fits, block
 from vi_recipes.comparison.weights import weights
-from vi_recipes.core import attempt
+from vi_recipes.core import attempt, numbered
 from vi_recipes.report import (
     FOLDER,
     Block,
@@ -192,7 +192,7 @@ def _square(what: str, name: str, matrix: pd.DataFrame) -> Table:
         for label, values in zip(labels, shown.to_numpy(), strict=True)
     ]
     left_out = len(matrix) - len(shown)
-    note = f"{left_out} more parameter(s) in the CSV file." if left_out else ""
+    note = f"{numbered(left_out, 'more parameter')} in the CSV file." if left_out else ""
     return Table(f"Posterior {what}, {name}", ["parameter", *labels], rows, note)
 
 

@@ -20,7 +20,7 @@ from vi_recipes.comparison.view import (
     reference_first,
     select,
 )
-from vi_recipes.core import Status
+from vi_recipes.core import Status, numbered
 from vi_recipes.fit import Fit, say_unsettled
 from vi_recipes.report import (
     DASH,
@@ -406,4 +406,4 @@ def _reading(comparison: Fits) -> str:
 
 
 def _left_out(count: int) -> str:
-    return f"{count} more parameter(s) not shown" if count else ""
+    return f"{numbered(count, 'more parameter')} not shown" if count else ""

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.view import all_fits
+from vi_recipes.core import numbered
 from vi_recipes.fit import Fit
 from vi_recipes.report import COLOURS, GREY, MARKERS
 
@@ -73,6 +74,6 @@ def finite(frame: pd.DataFrame) -> pd.DataFrame:
 def say_left_out(figure: Figure, count: int) -> None:
     """Write above a figure how many parameters it lacks, if any."""
     if count:
-        said = f"{count} more parameter(s) not drawn"
+        said = f"{numbered(count, 'more parameter')} not drawn"
         top = 1 - 0.05 / figure.get_figheight()
         figure.suptitle(said, fontsize=8.5, color=GREY, y=top)

@@ -78,13 +78,17 @@ def _draw(comparison: Fits, most: int) -> Figure | None:
     with style():
         # laid out here, in inches: Matplotlib takes as long for it as for drawing
         names = [[shorten(label, 24) for label in labels] for _, labels, _ in groups]
-        room = text_width(chain(*names), SIZE) + 0.12
+        heads = [
+            f"{len(labels)} of {total} of {shorten(name, 24)}" if total > len(labels) else ""
+            for name, labels, total in groups
+        ]
+        room = text_width(chain(heads, *names), SIZE) + 0.12
         heights = [0.145 * len(labels) + 0.2 for _, labels, _ in groups]
         width, height = 7.6, down * (sum(heights) + len(groups) * (ABOVE + BELOW))
         figure = Figure(figsize=(width, height))
         panel = (width - room) / across
         top = height
-        for (name, labels, total), rows, tall in zip(groups, names, heights, strict=True):
+        for (_, labels, _), head, rows, tall in zip(groups, heads, names, heights, strict=True):
             limits = _limits(mean.loc[labels, list(fits)], sd.loc[labels, list(fits)])
             for k, one in enumerate(shown):
                 if k % across == 0:
@@ -108,9 +112,8 @@ def _draw(comparison: Fits, most: int) -> Figure | None:
                     }
                     for row, text in enumerate(rows):
                         axes.text(-0.07 / place[2], row, text, va="center_baseline", **beside)
-                if k == 0 and total > len(labels):
-                    said = f"{len(labels)} of {total} of {shorten(name, 24)}"
-                    axes.text(-0.07 / place[2], -0.75, said, color=GREY, va="bottom", **beside)
+                if k == 0 and head:
+                    axes.text(-0.07 / place[2], -0.75, head, color=GREY, va="bottom", **beside)
     return figure
 
 
