@@ -455,6 +455,33 @@ def test_default_priors_follow_the_units_of_the_data():
     np.testing.assert_allclose(numbers[3], np.multiply(numbers[1], [10, 0.1]), rtol=2e-3)
 
 
+@pytest.mark.parametrize("weights", [None, "w"])
+def test_the_intercept_of_rates_is_expected_where_their_mean_is(weights):
+    """Counts among a population are rates: its unit moves the intercept, and its prior with it."""
+    frame = FRAME.assign(w=np.resize([1, 0, 2, 5], len(FRAME)), rate=np.log(FRAME["n"]))
+
+    def level(formula, frame, site="Intercept", **options):
+        model = glmm(formula, frame, options.pop("family", "poisson"), weights=weights, **options)
+        return float(re.match(r"dist.Normal\((-?[\d.]+),", model.priors[site])[1])
+
+    counts = frame["w"] if weights else 1.0
+    rate = np.log((counts * frame["count"]).sum() / (counts * frame["n"]).sum())
+    assert level("count ~ x + offset(log(n))", frame) == pytest.approx(rate, abs=1e-3)
+    assert level("count ~ x", frame, offset="rate") == pytest.approx(rate, abs=1e-3)
+    big = frame.assign(n=1e6 * frame["n"])
+    moved = level("count ~ x + offset(log(n))", big)
+    assert moved == pytest.approx(rate - np.log(1e6), abs=6e-3)  # of four digits
+    ones = counts * np.ones(len(frame))
+    plain = level("real ~ x", frame, family="gaussian")
+    less = level("real ~ x + offset(n)", frame, family="gaussian")
+    assert plain - less == pytest.approx(np.average(frame["n"], weights=ones), abs=1e-2)
+    options = {"site": "Intercept_sigma", "family": "gaussian"}
+    second = level(["real ~ x", "sigma ~ offset(rate)"], frame, **options)
+    without = level(["real ~ x", "sigma ~ 1"], frame, **options)
+    mean = np.average(frame["rate"], weights=ones)
+    assert without - second == pytest.approx(mean, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("contrast", "matrix"),
     [

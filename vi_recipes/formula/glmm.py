@@ -327,6 +327,7 @@ class _Maker:
             self.priors,
             len(response.levels),
             self.weights,
+            self.offset,
         )
         source = writer.write()
         self.priors.check()

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from vi_recipes.formula.families import Family, Own
 from vi_recipes.formula.layout import Group, Predictor, Term, spread_of
@@ -133,6 +134,8 @@ class Writer:
         Of an ordinal response.
     weights
         How often each row counts, where that is said.
+    offset
+        Of the mean, beside what the formula says.
     """
 
     name: str
@@ -145,6 +148,7 @@ class Writer:
     priors: Priors
     num_levels: int = 0
     weights: np.ndarray | None = None
+    offset: np.ndarray | None = None
 
     def write(self) -> str:
         """Return the source."""
@@ -228,7 +232,7 @@ class Writer:
         means = counts @ matrix / counts.sum()
         scale = 1.0 if predictor.parameter else self.units.scale
         if predictor.intercept:
-            level = number(self._level(predictor))
+            level = number(self._level(predictor) - self._mean_offset(predictor, counts))
             width = number(float(np.sqrt((WIDTH * scale) ** 2 + ((widths * means) ** 2).sum())))
             line = self.priors.line(Site(predictor.intercept, f"dist.Normal({level}, {width})"))
             lines.append(f"{predictor.intercept} = {line}")
@@ -239,6 +243,17 @@ class Writer:
             }
             site = Site(predictor.beta, normals(widths), size=len(widths), each=each)
             lines.append(f"{predictor.beta} = {self.priors.line(site)}")
+
+    def _mean_offset(self, predictor: Predictor, counts: np.ndarray) -> float:
+        """Return what an offset adds on average: of logarithms, to the mean that they are of."""
+        extra = None if predictor.parameter else self.offset
+        parts = [part for part in (predictor.design.offset, extra) if part is not None]
+        if not parts:
+            return 0.0
+        total = np.sum(parts, axis=0)
+        if self.link == "log" and not predictor.parameter:
+            return float(logsumexp(total, b=counts / counts.sum()))
+        return float(np.average(total, weights=counts))
 
     def _level(self, predictor: Predictor) -> float:
         if not predictor.parameter:
