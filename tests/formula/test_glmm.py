@@ -455,6 +455,23 @@ def test_default_priors_follow_the_units_of_the_data():
     np.testing.assert_allclose(numbers[3], np.multiply(numbers[1], [10, 0.1]), rtol=2e-3)
 
 
+def test_priors_of_an_inverse_follow_the_units_of_the_response():
+    """In thousandths of a unit coefficients of the inverse are a thousand times as large."""
+    found = []
+    for unit in (1.0, 1e-3):
+        frame = FRAME.assign(positive=unit * FRAME["positive"])
+        model = glmm("positive ~ x + (1 | a)", frame, "gamma", link="inverse")
+        texts = [model.priors[name] for name in ("Intercept", "beta", "sd_a")]
+        found.append([unit * float(v) for t in texts for v in re.findall(r"\d+\.?\d*", t)[:2]])
+    kept = [k for k, (one, other) in enumerate(zip(*found, strict=True)) if one and other]
+    assert len(kept) >= 4
+    np.testing.assert_allclose(*np.array(found)[:, kept], rtol=2e-3)
+    y = FRAME["positive"]
+    assert found[0][0] == pytest.approx(1 / y.mean(), rel=1e-3)
+    width = 2.5 * y.std() / y.mean() ** 2
+    assert found[0][-1] == pytest.approx(width, rel=1e-3)
+
+
 @pytest.mark.parametrize("weights", [None, "w"])
 def test_the_intercept_of_rates_is_expected_where_their_mean_is(weights):
     """Counts among a population are rates: its unit moves the intercept, and its prior with it."""

@@ -380,7 +380,9 @@ class _Maker:
     def _units(self, response: Response) -> Units:
         sd = spread_of(response.y, self.weights)
         level = starting_level(self.family, self.link, response.y, self.weights)
-        return Units(level, sd if self.link == "identity" else 1.0, sd)
+        # of an inverse the spread is what it changes by with the response, at its mean
+        scale = {"identity": sd, "inverse": sd * level**2}.get(self.link, 1.0)
+        return Units(level, scale, sd)
 
     def _values(
         self,

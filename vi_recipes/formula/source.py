@@ -48,7 +48,8 @@ class Units:
     level
         Where the intercept is expected.
     scale
-        Of the linear predictor: the response's sd where it has one on that scale, else 1.
+        Of the linear predictor: the response's sd where it has one on that scale, or what its
+        inverse changes by with it; else 1.
     sd
         The response's sd.
     """
