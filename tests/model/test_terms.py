@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
@@ -33,3 +37,31 @@ def test_parameters_of_laws_are_in_the_order_of_their_names() -> None:
         # put together again it is the same law, with the Jacobian of its support
         rebuilt = float(terms[name].rebuild(leaves))
         assert rebuilt == pytest.approx(float(terms[name].total), rel=1e-6)
+
+
+class Shifted(dist.Distribution):  # type: ignore[misc]
+    """A unit normal law as users write one: nothing says which of its fields are arrays."""
+
+    support = dist.constraints.real
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, middle: jax.Array) -> None:
+        self.middle = middle
+        super().__init__(batch_shape=jnp.shape(middle))
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Return the log density, but for its constant."""
+        return -((value - self.middle) ** 2) / 2
+
+
+def test_a_law_that_does_not_name_its_fields_is_taken_whole() -> None:
+    def model(y: Any) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", Shifted(jnp.full(len(y), 1.0) * mu), obs=y)
+
+    y = np.array([0.2, 1.4, -0.6])
+    fit = vr.MeanField().fit(vr.Target(model, y=y))
+    precision = 0.25 + len(y)
+    assert fit.mean()["mu"] == pytest.approx(y.sum() / precision)
+    assert fit.sd()["mu"] == pytest.approx(precision**-0.5, rel=1e-4)

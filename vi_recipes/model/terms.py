@@ -196,6 +196,18 @@ def _fields(law: dist.Distribution) -> dict[str, Any]:
     return dict(zip(names, law.tree_flatten()[0], strict=True))
 
 
+def _shows_all(law: Any) -> bool:
+    """Whether all arrays of a distribution are among the fields that JAX takes it apart by.
+
+    Those of a user's may not be: without ``pytree_data_fields`` it cannot be put together again.
+    """
+    if type(law).__module__.startswith("numpyro.") or not _has_names(law):
+        return True
+    known = {*law.gather_pytree_data_fields(), *law.gather_pytree_aux_fields()}
+    held = jax.Array | np.ndarray | dist.Distribution
+    return not any(isinstance(v, held) for name, v in vars(law).items() if name not in known)
+
+
 def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     value, scale = site["value"], site["scale"]
     shape: tuple[int, ...] | None = tuple(jnp.shape(value))
@@ -215,6 +227,7 @@ def _take_apart(name: str, site: dict[str, Any], z: Array | None) -> SiteTerm:
     elementwise = (
         fn.event_dim == 0
         and not isinstance(fn, dist.Unit)
+        and _shows_all(fn)
         and (z is None or (jnp.shape(z) == shape and scale is None and not masks))
         and all(_fits(jnp.shape(leaf), shape) for leaf in leaves)
     )
