@@ -124,7 +124,12 @@ def publish(
             "of what the central 68 % span."
         )
     notes += _unknown(fits, chosen, means)
-    if failed := [name for name in comparison.columns if name not in fits]:
+    failed = [
+        f"{name} ({fit.status.value.partition(';')[0]})"
+        for name, fit in comparison.columns.items()
+        if name not in fits
+    ]
+    if failed:
         notes.append(f"Without a result: {', '.join(failed)}.")
     titles = [heading(name, comparison) for name in fits]
     if any(title.endswith("†") for title in titles):
