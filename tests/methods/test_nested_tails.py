@@ -21,7 +21,7 @@ from vi_recipes.methods.nested.integrate import integrate
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.profile import first_proposals
 from vi_recipes.methods.nested.records import Swept
-from vi_recipes.methods.nested.rounds import Integral
+from vi_recipes.methods.nested.rounds import Integral, _shapes
 
 CHEAP, DEAR = 1_000, 1_000_000
 """Numbers that a point reads: with the second, polynomials are tried."""
@@ -260,3 +260,15 @@ def test_errors_told_are_true(work: int) -> None:
             beyond += int((np.abs(off) > 2 * told).sum())
             count += off.size
     assert beyond / count < 0.14
+
+
+def test_points_without_a_density_are_no_points_too_few() -> None:
+    rng = np.random.default_rng(0)
+    log_ratios = np.where(np.arange(128) < 60, 0.1 * rng.normal(size=128), -np.inf)
+    weights = np.exp(log_ratios) / np.exp(log_ratios).sum()
+    values = rng.normal(size=(128, 1))
+    values[7] = 50.0  # one that holds most of the variance
+    swept = Swept(log_ratios, values, np.zeros((128, 1)), log_ratios)
+    shapes = _shapes(log_ratios, weights, swept, weights @ values)
+    assert not np.isnan(shapes).any()
+    assert (shapes > -np.inf).all()

@@ -270,6 +270,7 @@ def _shapes(
     shapes = np.full((2, mean.size), -np.inf)
     used = weights > 0  # a point without density has no moments either
     w, log_w = weights[used], log_ratios[used]
+    parts = np.full(used.size, -np.inf)
     for first in range(0, mean.size, COLUMNS):
         some = slice(first, first + COLUMNS)
         values = swept.mean[used, some]
@@ -280,7 +281,9 @@ def _shapes(
                 continue
             with np.errstate(divide="ignore"):
                 log_square = np.log(square[:, k])
-            shapes[:, first + k] = [khat(log_w + power * log_square) for power in (0.5, 1.0)]
+            for i, power in enumerate((0.5, 1.0)):
+                parts[used] = log_w + power * log_square
+                shapes[i, first + k] = khat(parts)
     return shapes
 
 
