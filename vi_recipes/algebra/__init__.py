@@ -35,8 +35,8 @@ from vi_recipes.algebra.newton import SHRANK, Dense, trust_region_newton
 from vi_recipes.algebra.normals import (
     MAX_DENSE,
     block_normal,
-    defensive_normal,
     dense_normal,
+    dense_student,
     log_dense_normal,
     log_normal,
 )
@@ -70,9 +70,9 @@ __all__ = [
     "backward",
     "backward_many",
     "block_normal",
-    "defensive_normal",
     "dense_normal",
     "dense_structure",
+    "dense_student",
     "factorise",
     "find_layout",
     "flattest",

@@ -120,31 +120,42 @@ def dense_normal(
     return loc + noise @ tril.T, log_q - loc.size * np.log(2 * np.pi) / 2
 
 
-def defensive_normal(
+def dense_student(
     degrees: float,
     loc: Float[np.ndarray, " dim"],
     root: Float[np.ndarray, "dim dim"],
     num_draws: int,
     key: jax.Array,
+    *,
+    half_normal: bool = False,
 ) -> tuple[Float[np.ndarray, "draws dim"], Float[np.ndarray, " draws"]]:
-    """Return draws of a normal and a multivariate t in equal parts, and their log densities.
+    """Return draws of a multivariate t and their log densities, shape (num_draws,).
 
-    ``root`` is a lower triangular root of the normal's covariance and of the t's scale matrix. The
-    log densities, shape (num_draws,), are those of the mixture: its ratio to the normal is never
-    below a half, and its tails are the t's.
+    Parameters
+    ----------
+    degrees, loc, root
+        Its degrees of freedom, its mean and a lower triangular root of its scale matrix.
+    num_draws, key
+        How many, and their seed.
+    half_normal
+        Whether half of them are of a normal with that scale matrix for its covariance. Densities
+        are those of the mixture, whose tails are the t's, and which is never below a half of the
+        normal's.
 
     References
     ----------
     Hesterberg, T. (1995). Weighted average importance sampling and defensive mixture distributions.
     Technometrics 37(2). doi:10.1080/00401706.1995.10484303
     """
-    rng, dim, half = generator(key), loc.size, num_draws // 2
+    rng, dim = generator(key), loc.size
     noise = rng.standard_normal((num_draws, dim))
-    noise[:half] /= np.sqrt(rng.chisquare(degrees, half) / degrees)[:, None]
+    count = num_draws // 2 if half_normal else num_draws
+    noise[:count] /= np.sqrt(rng.chisquare(degrees, count) / degrees)[:, None]
     square = (noise**2).sum(axis=1)
-    normal = -square / 2 - dim * np.log(2 * np.pi) / 2
-    constant = gammaln((degrees + dim) / 2) - gammaln(degrees / 2)
-    tails = np.log1p(square / degrees) * (degrees + dim) / 2
-    student = constant - dim * np.log(degrees * np.pi) / 2 - tails
-    log_q = np.logaddexp(normal, student) - np.log(2) - np.log(np.diag(root)).sum()
-    return loc + noise @ root.T, log_q
+    constant = (
+        gammaln((degrees + dim) / 2) - gammaln(degrees / 2) - dim * np.log(degrees * np.pi) / 2
+    )
+    log_q = constant - np.log1p(square / degrees) * (degrees + dim) / 2
+    if half_normal:
+        log_q = np.logaddexp(log_q, -square / 2 - dim * np.log(2 * np.pi) / 2) - np.log(2)
+    return loc + noise @ root.T, log_q - np.log(np.diag(root)).sum()

@@ -21,18 +21,17 @@ GAIN = 1.1
 
 
 DEGREES = 5.0
-"""Of freedom of the t's: their tails are heavier than a normal's, their variance finite."""
+"""Of freedom of the proposals: their tails are heavier than a normal's, their variance finite."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Where the unconstrained vector is drawn from: a multivariate t, or half of it from a normal.
+    """A multivariate t with five degrees of freedom over the unconstrained vector.
 
     Parameters
     ----------
     loc, root
-        The mean, shape (dim,), and a lower triangular root of the t's scale matrix, which is the
-        normal's covariance, shape (dim, dim).
+        Its mean, shape (dim,), and a lower triangular root of its scale matrix, shape (dim, dim).
     """
 
     loc: Float[np.ndarray, " dim"]
@@ -74,15 +73,12 @@ class Adapted:
         To which its weights had to be raised; 1 where the proposal has reached the posterior.
     shares
         Effective share of the draws of every round; 0 where weights were tempered.
-    proposal
-        What the draws are of.
     """
 
     z: Float[np.ndarray, "draws dim"]
     log_ratios: Float[np.ndarray, " draws"]
     power: float
     shares: Float[np.ndarray, " rounds"]
-    proposal: Proposal
 
 
 def adapt(
@@ -121,9 +117,8 @@ def adapt(
     Cappé, O., Douc, R., Guillin, A., Marin, J.-M. and Robert, C. P. (2008). Adaptive importance
     sampling in general mixture classes. Statistics and Computing 18. doi:10.1007/s11222-008-9059-x
     """
-    share, shares, following = 0.0, [], proposal
+    share, shares = 0.0, []
     for done in range(1, num_rounds + 1):
-        proposal = following
         z, ratios = weigh(done, proposal)
         if not np.isfinite(ratios).any() or np.isposinf(ratios).any():
             raise MethodFailure(
@@ -138,8 +133,8 @@ def adapt(
         if power == 1 and previous > 0 and share < GAIN * previous:
             break
         mean, cov = weights.moments(z)
-        following = Proposal(mean, root_of(cov, target))
-    return Adapted(z, ratios, power, np.array(shares), proposal)
+        proposal = Proposal(mean, root_of(cov, target))
+    return Adapted(z, ratios, power, np.array(shares))
 
 
 def make_round(target: Target, num_draws: int) -> Callable[..., Any]:

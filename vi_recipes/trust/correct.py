@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from vi_recipes.algebra import defensive_normal
+from vi_recipes.algebra import dense_student
 from vi_recipes.core import MethodFailure, fold_key, silent
 from vi_recipes.fit import Correction, from_sorted, weighed_far_out
 from vi_recipes.importance import (
@@ -15,7 +15,6 @@ from vi_recipes.importance import (
     FINITE_VARIANCE,
     GOOD_SHARE,
     KHAT_LIMIT,
-    VOUCHING_SHARE,
     Proposal,
     Weights,
     adapt,
@@ -67,10 +66,10 @@ def correct(
 
     Where fewer than three quarters of the draws count, or their weights have no finite variance,
     they are a start: the weights of a q that is too narrow, or lacks a tail, leave its sds too
-    small even where khat is low. Rounds of draws follow, half of them from a normal and half from a
-    multivariate t with five degrees of freedom, which reaches further, each with the weighted
-    moments of the one before. Where the last one vouches for others ``NUM_LOTS`` as many are drawn,
-    so that what a fit gets wrong can be told from what counts as right.
+    small even where khat is low. Rounds of draws from a multivariate t with five degrees of
+    freedom follow, which reaches further, each with the weighted moments of the one before. Then
+    ``NUM_LOTS`` as many are drawn from what they have come to, half of them from a normal, so that
+    what a fit gets wrong can be told from what counts as right; they stand where they vouch for it.
 
     Parameters
     ----------
@@ -123,9 +122,12 @@ def _adapted(
     if num_draws < MIN_PER_COORDINATE * dim:
         raise NoCorrection(f"{about}, and {dim} coordinates are too many for it to be mended")
 
-    def weigh(done: int, q: Proposal) -> tuple[np.ndarray, np.ndarray]:
-        drawn, log_q = defensive_normal(DEGREES, q.loc, q.root, num_draws, fold_key(key, done))
-        return drawn, target.log_densities(drawn) - log_q
+    def weigh(
+        done: int, q: Proposal, *, half_normal: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        seed = fold_key(key, done)
+        drawn = dense_student(DEGREES, q.loc, q.root, num_draws, seed, half_normal=half_normal)
+        return drawn[0], target.log_densities(drawn[0]) - drawn[1]
 
     most = int(np.clip(MAX_WORK / (num_draws * target.size), 1, NUM_ROUNDS))
     try:
@@ -139,19 +141,26 @@ def _adapted(
         raise NoCorrection(
             f"{about}, and {rounds} rounds from there did not bring a proposal to the posterior"
         )
-    drawn, ratios = [last.z], [last.log_ratios]
-    room = min(MAX_WORK / target.size, MAX_HELD / numbers) / num_draws
-    if last.shares[-1] >= VOUCHING_SHARE:
-        for lot in range(1, min(NUM_LOTS, int(room))):
-            more, ratio = weigh(NUM_ROUNDS + lot, last.proposal)
-            drawn.append(more)
-            ratios.append(ratio)
-    log_ratios = np.concatenate(ratios)
-    if (mended := khat(log_ratios)) >= limit:
+    if (mended := khat(last.log_ratios)) >= limit:
         raise NoCorrection(f"{about}, and after {rounds} rounds from there still {mended:.2f}")
-    lots = [target.constrain(z) for z in drawn]
-    values = {name: np.concatenate([lot[name] for lot in lots]) for name in lots[0]}
-    return _weighted(values, log_ratios, mended, rounds)
+    by_last = _weighted(target.constrain(last.z), last.log_ratios, mended, rounds)
+    room = int(min(MAX_WORK / target.size, MAX_HELD / numbers) / num_draws)
+    if last.shares[-1] < GOOD_SHARE or room < 1:
+        return by_last
+    mean, cov = temper(last.log_ratios, dim)[0].moments(last.z)
+    found, lots, ratios = Proposal(mean, root_of(cov, target)), list[Sites](), list[np.ndarray]()
+    for lot in range(min(NUM_LOTS, room)):
+        drawn, ratio = weigh(NUM_ROUNDS + 1 + lot, found, half_normal=True)
+        lots.append(target.constrain(drawn))
+        ratios.append(ratio)
+        log_ratios = np.concatenate(ratios)
+        if not np.isfinite(log_ratios).any() or (shape := khat(log_ratios)) >= limit:
+            return by_last
+        values = {name: np.concatenate([some[name] for some in lots]) for name in lots[0]}
+        by_lots = _weighted(values, log_ratios, shape, rounds)
+        if not by_lots.vouches:
+            return by_last
+    return by_lots
 
 
 def _weighted(
