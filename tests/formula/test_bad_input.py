@@ -139,6 +139,7 @@ def test_rows_left_out_are_counted():
     assert model.notes == ("2 of 8 rows left out for missing or infinite values (income 2)",)
     assert "2 of 8 rows left out" in model.description
     assert len(model.data()["weights"]) == 6
+    assert "rows      6, which count as 30 by their weights" in str(model)
 
 
 @pytest.mark.parametrize("family", ["bernoulli", "binomial"])

@@ -97,7 +97,9 @@ class GLMM(Model):
         lines.append(f"family    {self.family}, link {self.link}")
         if said := levels_said(self.response, family_of(self.family)):
             lines.append(f"response  {said}")
-        lines.append(f"rows      {len(self.response.y)}")
+        weights = self.data().get("weights") if self.data is not None else None
+        counted = "" if weights is None else f", which count as {weights.sum():g} by their weights"
+        lines.append(f"rows      {len(self.response.y)}{counted}")
         for group in self.groups:
             sizes = np.bincount(group.codes)
             lines.append(
