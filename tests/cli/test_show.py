@@ -61,12 +61,24 @@ def test_all_is_everything(compared: Comparison) -> None:
     assert " ".join(text.split()).count("it broke") == 60
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_it_is_as_wide_as_the_terminal(compared: Comparison, width: int) -> None:
-    text = shown(compared, width)
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("width", [40, 60, 80, 250])
+def test_it_is_as_wide_as_the_terminal(compared: Comparison, width: int, terminal: bool) -> None:
+    text = shown(compared, width, force_terminal=terminal)
     assert max(map(len, text.splitlines())) <= width
+    for name in compared:
+        assert f" {name} " in text
+    rows = [line.strip("| ").split()[0] for line in text.splitlines() if line.strip("| ")]
+    whole = {"method", *compared}
+    cut = [row for row in rows if row not in whole and any(n.startswith(row) for n in whole)]
+    assert cut == []  # where there is no room for a name
     dropped = "more methods: --all" in text
-    assert dropped == (width < 200)
+    assert dropped == (width < 250)
+
+
+def test_one_method_that_is_left_out_is_put_as_one(compared: Comparison) -> None:
+    c = comparison(compared["nuts"], compared["svi"])
+    assert "1 more method: --all" in shown(c, 40, force_terminal=False)
 
 
 def test_columns_and_no_color_are_obeyed(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vi_recipes.core import visible
+from vi_recipes.core import numbered, visible
 
 if TYPE_CHECKING:
     from vi_recipes.comparison import Comparison
@@ -122,14 +122,14 @@ def show_table(console: Console, table: Table) -> None:
     """Print a table; one too wide for the terminal is split between methods."""
     console.print()
     console.print(said(table.title, style="bold" if _styled(console) else ""))
-    pages = _pages(table, console.width)
+    pages = _pages(table, console)
     note = table.note
     if table.drops and len(pages) > 1:
         dropped = {
             table.columns[column].split("\n")[0] for page in pages[1:] for column in page[1:]
         }
         pages = pages[:1]
-        note = f"{len(dropped)} more {table.drops}: --all. {note}".rstrip()
+        note = f"{numbered(len(dropped), f'more {table.drops}')}: --all. {note}".rstrip()
     for columns in pages:
         _print_trimmed(console, _rich(console, table, columns))
     if note:
@@ -144,9 +144,8 @@ def _rich(console: Console, table: Table, columns: list[int]) -> RichTable:
         box=style, header_style=heads, pad_edge=True, show_edge=not console.is_terminal
     )
     for column in columns:
-        title = table.columns[column]
         rich.add_column(
-            Text(title if console.is_terminal else title.replace("\n", " ")),
+            Text(_title(table, column, console)),
             justify="left" if column in table.left else "right",
             no_wrap=column not in table.left or column == 0,
             overflow="fold",
@@ -154,6 +153,12 @@ def _rich(console: Console, table: Table, columns: list[int]) -> RichTable:
     for row in table.rows:
         rich.add_row(*(_cell(console, row[column]) for column in columns))
     return rich
+
+
+def _title(table: Table, column: int, console: Console) -> str:
+    """Return what stands above a column: in Markdown, on one line."""
+    title = table.columns[column]
+    return title if console.is_terminal else title.replace("\n", " ")
 
 
 def _cell(console: Console, cell: Cell) -> Text:
@@ -164,11 +169,12 @@ def _styled(console: Console) -> bool:
     return console.is_terminal and not console.no_color
 
 
-def _pages(table: Table, width: int) -> list[list[int]]:
+def _pages(table: Table, console: Console) -> list[list[int]]:
     """Return the columns of each part of a table, the first column leading every part."""
+    titles = [_title(table, column, console).split("\n") for column in range(len(table.columns))]
     widths = [
-        3 + max([*map(len, title.split("\n")), *(len(row[i].marked) for row in table.rows)])
-        for i, title in enumerate(table.columns)
+        3 + max([*map(len, title), *(len(row[i].marked) for row in table.rows)])
+        for i, title in enumerate(titles)
     ]
     pages: list[list[int]] = [[0]]
     # the columns of one method share the first line of their headings, and stay together
@@ -176,7 +182,7 @@ def _pages(table: Table, width: int) -> list[list[int]]:
     for _, group in groupby(rest, key=lambda i: table.columns[i].split("\n")[0]):
         together = list(group)
         used = 2 + sum(widths[i] for i in pages[-1] + together)  # 2 for the edges
-        if used > width and len(pages[-1]) > 1:
+        if used > console.width and len(pages[-1]) > 1:
             pages.append([0])
         pages[-1] += together
     return pages

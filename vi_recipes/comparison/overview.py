@@ -173,7 +173,7 @@ def best_means(comparison: Fits) -> list[Table]:
             [table.columns[place].replace(" (reference)", "") for place in places],
             [[row[place] for place in places] for row in rows],
             sentences(f"{numbered(more, 'more parameter')} in the report" if more else ""),
-            drops="methods",
+            drops="method",
         )
     ]
 

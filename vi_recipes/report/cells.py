@@ -79,7 +79,7 @@ class Table:
     mixed
         Whether its rows are different quantities, whose decimals need not stand below one another.
     drops
-        What its columns are, if those that a terminal has no room for are left out there.
+        What one of its columns is, if those that a terminal has no room for are left out there.
     """
 
     title: str
