@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vi_recipes.importance import Mixture, around, defended, filled, scrambled_sobol
+from vi_recipes.importance import (
+    Mixture,
+    aimed,
+    around,
+    defended,
+    filled,
+    scrambled_sobol,
+)
 
 STILL = np.zeros(1, bool)
 
@@ -28,6 +35,8 @@ def test_points_of_a_mixture_follow_its_density() -> None:
             density[side[:, 0] < cut].sum() * 0.01, abs=5e-3
         )
     assert defended(at(0.0, 1.0), at(0.0, 9.0)).shares == (0.1, 0.9)
+    shares = aimed(q, at(20.0, 2.0)).shares
+    assert shares == pytest.approx((0.225, 0.525, 0.25))
 
 
 def test_a_part_is_put_where_a_density_is_left_short_and_none_where_it_is_not() -> None:

@@ -12,7 +12,7 @@ from vi_recipes.importance.bounds import (
     importance_sampled,
     importance_weighted,
 )
-from vi_recipes.importance.mixture import Mixture, defended, filled
+from vi_recipes.importance.mixture import Mixture, aimed, defended, filled
 from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
 from vi_recipes.importance.triangular import (
     Proposed,
@@ -65,6 +65,7 @@ __all__ = [
     "WassersteinBounds",
     "Weights",
     "adapt",
+    "aimed",
     "around",
     "defended",
     "elbo",

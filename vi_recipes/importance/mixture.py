@@ -13,6 +13,9 @@ from vi_recipes.importance.triangular import Proposed, around
 DEFENCE = 0.1
 """Share of the points from a wide proposal, where a fitted tail is too thin."""
 
+AIMED = 0.25
+"""Share of the points from a proposal for one figure alone."""
+
 SHORT = 3.0
 """Times the density over the proposals', both of mass 1, from which these leave it short."""
 
@@ -56,6 +59,12 @@ class Mixture:
 def defended(narrow: Proposed, wide: Proposed) -> Mixture:
     """Return a proposal with a tenth of the points from a wide one: that bounds the weights."""
     return Mixture((wide, narrow), (DEFENCE, 1 - DEFENCE))
+
+
+def aimed(proposal: Mixture, part: Proposed) -> Mixture:
+    """Return a proposal with a quarter of the points from one that is for a single figure."""
+    shares = *((1 - AIMED) * s for s in proposal.shares), AIMED
+    return Mixture((*proposal.parts, part), shares)
 
 
 def filled(

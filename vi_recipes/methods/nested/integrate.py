@@ -10,7 +10,14 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 
 from vi_recipes.core import MethodFailure, Progress, Status
-from vi_recipes.importance import Proposed, defended, filled, fit_triangular, num_parameters
+from vi_recipes.importance import (
+    Proposed,
+    aimed,
+    defended,
+    filled,
+    fit_triangular,
+    num_parameters,
+)
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import make_nodes
@@ -96,12 +103,13 @@ def integrate(
     size = power_of_two(max(FIRST, A_PARAMETER * num_parameters(leads)))
     if fewest * dear > DEAR:
         size = fewest
-    rounds = Rounds(density.dim)
+    rounds, weighed = Rounds(density.dim), None
     while True:
         theta, _ = rounds.points(proposal, size, seed)
         rounds.add(proposal, theta, density.sweep(theta))
         total = len(rounds.theta)
-        found = weigh(rounds)
+        earlier, weighed = weighed, weigh(rounds)
+        found = weighed.settled_since(earlier)
         worst, fitted = found.worst_error(known), None
         if total * dear > DEAR and total <= MOST_FITS * fewest:
             fitted = by_polynomial(rounds, found)
@@ -115,7 +123,7 @@ def integrate(
             if 2 * total > max_points:
                 return found
             size = power_of_two(total)
-        proposal = next_proposal(rounds, wide, leads)
+        proposal = next_proposal(rounds, wide, leads, weighed.counted(known))
 
 
 def most_points(density: ThetaDensity, max_points: int) -> int:
@@ -150,20 +158,40 @@ def power_of_two(size: float) -> int:
     return int(2 ** np.ceil(np.log2(size)))
 
 
-def next_proposal(rounds: Rounds, wide: Proposed, leads: np.ndarray) -> Proposed:
+def next_proposal(
+    rounds: Rounds,
+    wide: Proposed,
+    leads: np.ndarray,
+    counted: Float[np.ndarray, " points"] | None,
+) -> Proposed:
     """Return the proposal that fits all points so far, or a part of many, defended by a wide one.
 
-    With parts where both leave the density short.
+    With parts where both leave the density short, and one for the figure known least where few
+    points count for it: an sd whose scalar has a long tail is made far out.
+
+    Parameters
+    ----------
+    rounds
+        The points so far.
+    wide
+        A proposal that bounds their weights.
+    leads
+        See :func:`~vi_recipes.importance.around`.
+    counted
+        See :meth:`~vi_recipes.methods.nested.rounds.Integral.counted`.
     """
     theta, swept, log_mixture = rounds.theta, rounds.swept, rounds.log_mixture()
     log_p = swept.log_p
+    aim = None
+    if counted is not None:
+        with np.errstate(divide="ignore"):
+            aim = _aim(theta, log_p - log_mixture + np.log(counted), leads)
     # noise is no part of the density
     known = np.where(np.isneginf(log_p), -np.inf, swept.smooth)
     if len(theta) > MOST_FITTED:
         some = np.random.default_rng(len(theta)).permutation(len(theta))[:MOST_FITTED]
         theta, log_mixture, log_p, known = (v[some] for v in (theta, log_mixture, log_p, known))
-    floor = max(EFFECTIVE * len(theta), 6 * theta.shape[1])
-    weights = _tempered(log_p - log_mixture, floor)
+    weights = _tempered(log_p - log_mixture, _floor(theta))
     try:
         fitted = fit_triangular(theta, weights, leads)
     except np.linalg.LinAlgError:
@@ -173,7 +201,28 @@ def next_proposal(rounds: Rounds, wide: Proposed, leads: np.ndarray) -> Proposed
             "be fitted to them",
             "start elsewhere with Model(init=...), or use NUTS",
         ) from None
-    return filled(defended(fitted, wide), theta, known, log_mixture, leads)
+    proposal = filled(defended(fitted, wide), theta, known, log_mixture, leads)
+    return proposal if aim is None else aimed(proposal, aim)
+
+
+def _aim(
+    theta: Float[np.ndarray, "points G"],
+    log_ratios: Float[np.ndarray, " points"],
+    leads: np.ndarray,
+) -> Proposed | None:
+    """Return what is fitted to the points of largest weight; ``None`` where they are too few."""
+    if len(theta) > MOST_FITTED:
+        some = np.argpartition(-log_ratios, MOST_FITTED)[:MOST_FITTED]
+        theta, log_ratios = theta[some], log_ratios[some]
+    try:
+        return fit_triangular(theta, _tempered(log_ratios, _floor(theta)), leads)
+    except np.linalg.LinAlgError:  # they have no spread in some direction
+        return None
+
+
+def _floor(theta: Float[np.ndarray, "points G"]) -> float:
+    """Return how many points are effective, at least, that a proposal is fitted to."""
+    return max(EFFECTIVE * len(theta), 6.0 * theta.shape[1])
 
 
 def _tempered(log_ratios: np.ndarray, floor: float) -> np.ndarray:

@@ -80,7 +80,7 @@ def integrate_in_lots(
         more = size if taken < MOST_ROUNDS else total
         if total + more > max(most, MOST_ROUNDS * size) or (fitted and taken == MOST_ROUNDS):
             return found
-        proposal = next_proposal(rounds, wide, density.bounded)
+        proposal = next_proposal(rounds, wide, density.bounded, weighed.counted(known))
         if fitted is not None and not settled:
             left = fitted.worst_error(noisy) * np.sqrt(taken / MOST_ROUNDS)
             pairs = _enough(wide_density, left / tolerance, size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,9 +33,18 @@ weights, or these times the distances from the mean that a mean, or an sd, adds 
 Most samples have less than its share of such a tail, all scrambles alike.
 """
 
+CHANGE = 0.5
+"""Of what the last round, which doubles the points, changed: an error is no less. It is two of its
+sds where scrambles tell it, and half of what is left where each round halves what proposals lack,
+all scrambles alike."""
+
 COVERED = 20.0
 """Times the density of its points that a posterior may have at a mode of its own for the points to
 have come near it."""
+
+FEW = 0.3
+"""Of the points that are effective, those that are for a figure below which it is made by few of
+them; a half are for the sd of a normal law."""
 
 MAX_PART = 0.05
 """Of a variance, what a single point may hold for no tail to be looked at."""
@@ -133,11 +142,51 @@ class Integral:
 
         Those without an sd do not count.
         """
+        return float(np.max(self._errors(known), initial=self.beside))
+
+    def _errors(self, known: np.ndarray) -> Float[np.ndarray, "two scalars"]:
+        """Return errors of means in sds, and relative ones of sds, 0 of those that do not count."""
         if self.tails is not None:
             known = known & np.isnan(self.tails)
-        sd = np.where(self.sd > 0, self.sd, np.inf)[known]
-        errors = np.concatenate([self.mean_error[known] / sd, self.sd_error[known] / sd])
-        return float(np.nanmax(errors, initial=self.beside))
+        sd = np.where(self.sd > 0, self.sd, np.inf)
+        errors = np.where(known, np.stack([self.mean_error, self.sd_error]) / sd, 0.0)
+        return np.nan_to_num(errors, nan=0.0, posinf=np.inf)
+
+    def counted(self, known: np.ndarray) -> Float[np.ndarray, " points"] | None:
+        """Return how much a posterior's worth of each point counts for the figure known least.
+
+        That is its distance from the mean in sds, or where it is an sd that squared, less 1;
+        ``None`` where many points count, as many do wherever the scalar has no long tail.
+        """
+        errors = self._errors(known)
+        power, scalar = np.unravel_index(int(errors.argmax()), errors.shape)
+        if not self.sd[scalar] > 0:
+            return None
+        away = self.swept.mean[:, scalar] - self.mean[scalar]
+        square = (self.swept.variance[:, scalar] + away**2) / self.sd[scalar] ** 2
+        counted = np.abs(square - 1) if power else np.sqrt(square)
+        w = np.where(self.weights > 0, self.weights, 0.0)
+        part = w * np.where(w > 0, counted, 0.0)
+        effective = part.sum() ** 2 / np.square(part).sum() * np.square(w).sum()
+        return counted if effective < FEW else None
+
+    def settled_since(self, earlier: Integral | None) -> Integral:
+        """Return it with errors that are no less than what its last round changed allows for.
+
+        Parameters
+        ----------
+        earlier
+            What half of its points had come to; ``None`` where there was nothing.
+        """
+        if earlier is None:
+            return self
+        change = abs(self.log_evidence - earlier.log_evidence)
+        return replace(
+            self,
+            mean_error=np.maximum(self.mean_error, CHANGE * np.abs(self.mean - earlier.mean)),
+            sd_error=np.maximum(self.sd_error, CHANGE * np.abs(self.sd - earlier.sd)),
+            log_evidence_error=max(self.log_evidence_error, CHANGE * change),
+        )
 
 
 class Rounds:
