@@ -76,8 +76,7 @@ def test_a_host_that_raises_ends_all_and_each_says_which_and_why(
 def test_a_host_that_is_killed_ends_the_others(
     group: Group, who: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for peer in group.hosts[who].peers.values():
-        peer.shutdown(socket.SHUT_RDWR)
+    group.hosts[who].close()  # it hears nothing of its own end
     others = {0, 1, 2} - {who}
     assert group.over(*others)
     why = f"host {who} is gone (killed, out of memory, or cut off)"
