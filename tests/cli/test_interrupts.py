@@ -31,8 +31,17 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("m.py").write_text(MODEL)
 
 
+AS_IN_A_TERMINAL = """
+import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
+"""What runs these tests may ignore some, as nohup does, and programs that it begins with it."""
+
+
 def program(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a program with no cache of compiled code; its words are those of a command."""
+    code = AS_IN_A_TERMINAL + code
     return subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
     )

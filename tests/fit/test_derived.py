@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from models_for_tests import case, target
 
@@ -129,7 +130,7 @@ def test_a_fit_with_derived_quantities_predicts_as_before() -> None:
     wider = vr.derive(fit, twice=lambda beta: 2 * beta)
     new = {"x": [0.2, 3.0]}
     one, other = (vr.predict(f, this, new, num_draws=20).frame() for f in (fit, wider))
-    np.testing.assert_allclose(one, other)
+    pd.testing.assert_frame_equal(one, other)
     drawn = [vr.posterior_predictive(f, this, num_draws=5, key=1)["y"] for f in (fit, wider)]
     np.testing.assert_allclose(*drawn)
     with pytest.raises(ValueError, match="got model 'y' with the sites"):
