@@ -82,6 +82,7 @@ def test_one_is_made_where_weights_do_not_vouch_for_a_fit_that_is_right_by_them(
     assert lacks_yardstick({"lrvb": replace(fit, assessment=few)}, two)
 
 
+@pytest.mark.slow
 def test_a_nested_fit_measures_the_others_where_there_is_no_sampler() -> None:
     methods = [vr.LinearResponse(), vr.NestedQuadrature()]
     comparison = vr.compare(target(), methods, assessed=False)

@@ -66,6 +66,8 @@ CASES: list[tuple[Callable[..., None], dict[str, Any]]] = [
     (cap, {"y": np.linspace(60.0, 130.0, 30)}),
 ]
 
+SLOW = (larger_in_a_vector, larger_in_a_factor)  # as larger_of_two, by other routes
+
 
 def drawn_elbo(
     model: Callable[..., None], data: dict[str, Any], target: vr.Target, fit: vr.Fit
@@ -82,7 +84,13 @@ def drawn_elbo(
     return float(values.mean() + entropy), float(values.std() / np.sqrt(len(noise)))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0].__name__)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case[0] in SLOW else (), id=case[0].__name__)
+        for case in CASES
+    ],
+)
 def test_an_elbo_is_that_of_the_model_where_its_factors_lie(
     case: tuple[Callable[..., None], dict[str, Any]],
 ) -> None:

@@ -392,6 +392,7 @@ def test_a_row_counts_as_often_as_its_weight_says(method: vr.Method) -> None:
     assert found.elpd_i.to_numpy()[1] == pytest.approx(left.logpdf(VALUES[1]), abs=0.05)
 
 
+@pytest.mark.slow
 def test_models_and_methods_are_compared_by_what_rows_stand_for() -> None:
     rows = np.arange(len(VALUES))
     data = {"rows": (rows, COPIES.astype(float)), "apart": (np.repeat(rows, COPIES), 1.0)}

@@ -637,6 +637,7 @@ def test_a_table_says_how_many_rows_were_left_out(tmp_path) -> None:
     assert "Rows left out (missing),1" in table.csv()
 
 
+@pytest.mark.slow
 def test_observations_are_rows_as_often_as_they_count() -> None:
     counts = FRAME.assign(c=1, w=FRAME["n"] - 3)
     rows = counts.loc[counts.index.repeat(counts["w"])]

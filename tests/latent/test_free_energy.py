@@ -79,6 +79,7 @@ def test_the_rise_of_log_p_is_that_of_q_and_a_divergence(name: str) -> None:
     assert F.q(law, theta) + F.entropy(law) == pytest.approx(F(law, theta), rel=1e-13)
 
 
+@pytest.mark.slow
 def test_q_and_the_entropy_by_hand() -> None:
     F, rng = energy("times_deaths"), np.random.default_rng(5)
     pi, rates = np.array([0.3, 0.7]), np.array([1.1, 2.5])

@@ -55,6 +55,7 @@ def density_of(target: vr.Target, names: tuple[str, ...]) -> CrossedDensity:
         return CrossedDensity(marginal, timing, start, columns, columns.arrow)
 
 
+@pytest.mark.slow
 def test_values_gradients_and_tangents_are_those_of_dense_matrices() -> None:
     target = design(9, 4, 40)
     density = density_of(target, ("mu", "u", "v"))
@@ -134,6 +135,7 @@ def on_lattices(target: vr.Target, theta: np.ndarray) -> tuple[float, np.ndarray
     return float(logsumexp(total)), mean, square
 
 
+@pytest.mark.slow
 def test_what_is_added_has_no_bias() -> None:
     target = design(9, 2, 24)
     density = density_of(target, ("u", "v"))
@@ -175,6 +177,7 @@ def test_what_is_added_has_no_bias() -> None:
     assert (np.abs(ratio) < 12 * moments.errors[1] + 1e-3).all()
 
 
+@pytest.mark.slow
 def test_effects_have_moments_of_their_own_at_every_theta() -> None:
     target = design(9, 2, 24)
     density = density_of(target, ("u", "v"))

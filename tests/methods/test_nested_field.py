@@ -321,6 +321,7 @@ def test_a_stiff_prior_does_not_hide_that_a_field_is_not_normal() -> None:
     assert marginal.rule == "quadrature"
 
 
+@pytest.mark.slow
 def test_a_process_that_would_take_long_is_integrated_where_it_is_named_alone() -> None:
     def of(count: int) -> vr.Target:
         x, y = data(count)

@@ -150,7 +150,7 @@ def density_for(case: Case) -> ThetaDensity:
         return density_of(marginal, timing, target.start(jax.random.key(0), scatter=0.0))
 
 
-SLOW = ("walk", "field", "process")  # each of them compiles for some seconds
+SLOW = ("walk", "field", "process", "autoregression")  # each of them compiles for some seconds
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ for name in ("elbo", "sticking", "score"):
 """
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_program_in_every_process() -> None:
     """Names have another order in a set of each; what is kept of one serves the next."""
     texts = {

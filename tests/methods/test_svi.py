@@ -201,6 +201,7 @@ def test_sites_are_not_mixed_up(guide: str) -> None:
     np.testing.assert_allclose(found, [1, 2, 3, 4, 5], atol=0.3)  # three sds
 
 
+@pytest.mark.slow
 def test_a_flow_is_read_from_draws() -> None:
     fit = fitted("normal_precision", "iaf", num_steps=15_000)
     assert isinstance(fit.posterior, DrawsPosterior)

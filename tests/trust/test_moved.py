@@ -51,6 +51,7 @@ def test_mean_field_is_too_narrow_by_a_known_factor_and_no_more_is_claimed(key: 
     assert "make its sd of x[" in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", range(2))
 def test_of_what_is_right_nothing_is_claimed(key: int) -> None:
     found = vr.lower_bounds(exact(), target(), key=key)
