@@ -47,10 +47,12 @@ def fitted() -> dict[str, Any]:
         "g": RNG.choice(list("abcdef"), ROWS),
     }
     data = pd.DataFrame(rows).assign(y=RNG.integers(0, 2, ROWS))
-    target = vr.Target(vr.glmm("y ~ x + arm + age + (1 | g)", data, "bernoulli"))
+    model = vr.glmm("y ~ x + arm + age + (1 | g)", data, "bernoulli")
+    target = vr.Target(model)
     c = vr.compare(target, "meanfield")
-    return {"vr": vr, "jnp": jnp, "az": az, "data": data, "target": target, "c": c} | {
-        "fit": c["meanfield"]
+    return {"vr": vr, "jnp": jnp, "az": az, "data": data, "model": model, "target": target} | {
+        "c": c,
+        "fit": c["meanfield"],
     }
 
 
