@@ -27,11 +27,12 @@ from vi_recipes.cli.arguments import (
 from vi_recipes.cli.group import ALL_FAILED, keep_code, printing, tell
 from vi_recipes.cli.output import (
     check_json,
+    end_of_many,
     output_folder,
     refused_json,
-    refused_report,
     report_folder,
     write_json,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -115,13 +116,10 @@ def command(
         raise KeyboardInterrupt("nothing was done yet")
     from vi_recipes.calibration import dumps
 
-    report, refused = "", []
+    report, refused = "", list[str]()
     if folder is not None and calibration.outcomes:
-        with interrupts.keeping(
-            f"{folder} has the simulations, and the same command goes on there"
-        ):
-            refused = refused_report(folder, calibration.report)
-        report = "" if refused else f"Report: {folder / 'report.html'}"
+        kept = f"{folder} has the simulations, and the same command goes on there"
+        report, refused = write_report(folder, calibration.report, kept)
     if json is not None and str(json) != "-":
         refused += refused_json(json, dumps(calibration))
     with printing(f"; {report}" if report else ""), interrupts.keeping(report):
@@ -131,11 +129,7 @@ def command(
             write_json(dumps(calibration), json)
         if report:
             console.print(f"\n{report}")
-    if refused:
-        raise ValueError("; ".join(refused))
-    if calibration.interrupted:
-        tell(interrupts.said("what was done is above, and the same command goes on from there"))
-        raise typer.Exit(interrupts.exit_code())
+    end_of_many(refused, interrupted=calibration.interrupted)
     if not len(calibration.ranks):
         tell("error: no fit gave a result; the reasons are above")
         raise typer.Exit(ALL_FAILED)

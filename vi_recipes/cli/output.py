@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +101,25 @@ def refused_report(folder: Path, write: Callable[[Path], object]) -> list[str]:
             "make room there, and the same command writes it from what is kept"
         ]
     return []
+
+
+def write_report(folder: Path, write: Callable[[Path], object], kept: str) -> tuple[str, list[str]]:
+    """Write a report; return where it is, and a complaint where that cannot be done.
+
+    ``kept`` is what an interrupt says meanwhile.
+    """
+    with interrupts.keeping(kept):
+        refused = refused_report(folder, write)
+    return "" if refused else f"Report: {folder / 'report.html'}", refused
+
+
+def end_of_many(refused: Sequence[str], *, interrupted: bool) -> None:
+    """End a command of many fits that could not write all, or was interrupted."""
+    if refused:
+        raise ValueError("; ".join(refused))
+    if interrupted:
+        tell(interrupts.said("what was done is above, and the same command goes on from there"))
+        raise typer.Exit(interrupts.exit_code())
 
 
 def refused_json(path: Path, text: str) -> list[str]:

@@ -20,7 +20,7 @@ from vi_recipes.cli.arguments import (
     out_option,
 )
 from vi_recipes.cli.group import ALL_FAILED, keep_code, printing, tell
-from vi_recipes.cli.output import output_folder, refused_report, report_folder
+from vi_recipes.cli.output import end_of_many, output_folder, report_folder, write_report
 
 EPILOG = """\b
 Examples:
@@ -76,11 +76,10 @@ def command(
         )
     if found.interrupted and not found.results:
         raise KeyboardInterrupt("nothing was done yet")
-    report, refused = "", []
+    report, refused = "", list[str]()
     if folder is not None and found.results:
-        with interrupts.keeping(f"{folder} has what was done, and the same command goes on there"):
-            refused = refused_report(folder, found.report)
-        report = "" if refused else f"Report: {folder / 'report.html'}"
+        kept = f"{folder} has what was done, and the same command goes on there"
+        report, refused = write_report(folder, found.report, kept)
     with printing(f"; {report}" if report else ""), interrupts.keeping(report):
         console = show.make_console()
         for warning in page.warnings(found):
@@ -92,11 +91,7 @@ def command(
             console.print(f"Note: {note}")
         if report:
             console.print(f"\n{report}")
-    if refused:
-        raise ValueError("; ".join(refused))
-    if found.interrupted:
-        tell(interrupts.said("what was done is above, and the same command goes on from there"))
-        raise typer.Exit(interrupts.exit_code())
+    end_of_many(refused, interrupted=found.interrupted)
     if not any(one.labels for one in found.results.values()):
         tell("error: no fit gave a result; the reasons are above")
         raise typer.Exit(ALL_FAILED)
