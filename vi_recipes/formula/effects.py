@@ -95,9 +95,7 @@ def comparisons(
     require(comparison in COMPARE, "comparison", comparison, "'difference', 'ratio', 'odds_ratio'")
     target, setting = as_target(target), interval_setting(conf_level)
     model = formula_of(target)
-    if data is None:
-        data, offset = fitted_rows(model, offset)
-    frame = _with_its_index(data)
+    frame, offset = _rows_asked(model, data, offset)
     if comparison == "odds_ratio":
         _check_odds(model, kind)
     levels, contrasts = levels_in(model), []
@@ -143,9 +141,7 @@ def slopes(
     require(kind != "response", "kind", kind, "'mean' or 'linear': a drawn response has no slope")
     target, setting = as_target(target), interval_setting(conf_level)
     model = formula_of(target)
-    if data is None:
-        data, offset = fitted_rows(model, offset)
-    frame = _with_its_index(data)
+    frame, offset = _rows_asked(model, data, offset)
     levels, contrasts, steps = levels_in(model), [], {}
     for name in _named(variables, frame, model, kind):
         values = frame[name]
@@ -166,10 +162,15 @@ def slopes(
     return _table(fit, contrasts, predicted, change, setting, average=average)
 
 
-def _with_its_index(data: Any) -> pd.DataFrame:
-    """Return data as a frame; one that was given keeps what its rows are called."""
+def _rows_asked(model: GLMM, data: Any, offset: Any) -> tuple[pd.DataFrame, Any]:
+    """Return data as a frame, or the rows that were fitted, and their offset.
+
+    A frame that was given keeps what its rows are called.
+    """
+    if data is None:
+        data, offset = fitted_rows(model, offset)
     frame = as_frame(data)
-    return frame.set_axis(data.index) if isinstance(data, pd.DataFrame) else frame
+    return frame.set_axis(data.index) if isinstance(data, pd.DataFrame) else frame, offset
 
 
 def levels_in(model: GLMM) -> dict[str, Sequence[Any]]:
