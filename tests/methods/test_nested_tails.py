@@ -186,17 +186,22 @@ def moments_of(name: str) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(sums[2] / sums[0] - mean**2)
 
 
-def integrated(name: str, work: int, seed: int) -> Integral:
-    density = Density(POSTERIORS[name], work)
+def integral_of(density: Any, seed: int, scalars: int) -> Integral:
+    """Integrate a density of the tests' own, of which so many scalars are to be known."""
     return integrate(
-        density,  # type: ignore[arg-type]
+        density,
         density.mode(),
         tolerance=0.01,
         max_points=65_536,
         seed=seed,
-        known=np.ones(density.dim, bool),
+        known=np.ones(scalars, bool),
         progress=lambda *_: None,
     )
+
+
+def integrated(name: str, work: int, seed: int) -> Integral:
+    density = Density(POSTERIORS[name], work)
+    return integral_of(density, seed, density.dim)
 
 
 def off_and_told(name: str, found: Integral) -> tuple[np.ndarray, np.ndarray]:
@@ -258,7 +263,7 @@ def test_an_sd_that_is_made_far_out_has_points_there() -> None:
     assert mean**2 + sd**2 == pytest.approx(degrees / (degrees - 2), rel=1e-6)
     missed = []
     for key in range(8):
-        found = ridge_integrated(91 * key + 3)
+        found = integral_of(Ridge(), 91 * key + 3, 5)
         assert is_ok(found)
         assert len(found.theta) <= 16_384
         missed.append([(found.mean[4] - mean) / sd, found.sd[4] / sd - 1])
@@ -290,19 +295,6 @@ class Ridge(Density):
         log_p = self.log_p(theta)
         values = np.column_stack([theta, np.exp(np.minimum(theta[:, 0], 40.0))])
         return Swept(log_p, values, 0 * values, log_p)
-
-
-def ridge_integrated(seed: int) -> Integral:
-    ridge = Ridge()
-    return integrate(
-        ridge,  # type: ignore[arg-type]
-        ridge.mode(),
-        tolerance=0.01,
-        max_points=65_536,
-        seed=seed,
-        known=np.ones(5, bool),
-        progress=lambda *_: None,
-    )
 
 
 def test_what_points_count_is_for_the_figure_that_is_known_least() -> None:
