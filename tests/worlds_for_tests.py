@@ -22,11 +22,11 @@ class World:
 
     def __init__(self, groups: int = 10, labels: list[str] | None = None) -> None:
         self.sites = tuple(
-            Site(name, "latent", shape, shape, (), dims)
-            for name, shape, dims in (
-                ("a", (groups,), ("group",)),
-                ("b", (2,), ("covariate",)),
-                ("sigma", (), ()),
+            Site(name, "latent", shape, shape, plates, dims)
+            for name, shape, plates, dims in (
+                ("a", (groups,), (("group", groups, 0),), ("group",)),
+                ("b", (2,), (), ("covariate",)),
+                ("sigma", (), (), ()),
             )
         )
         self.coords = {

@@ -26,7 +26,7 @@ GROUPS = 30
 SITES = (
     Site("beta", "latent", (2,), (2,), (), ("k",)),
     Site("tau", "latent", (), (), (), ()),
-    Site("u", "latent", (GROUPS,), (GROUPS,), (), ("t",)),
+    Site("u", "latent", (GROUPS,), (GROUPS,), (("t", GROUPS, 0),), ("t",)),
 )
 RNG = np.random.default_rng(4)
 COORDS = {"k": np.arange(2), "t": np.arange(GROUPS)}
@@ -94,7 +94,7 @@ def test_every_fit_is_seen_though_marks_coincide() -> None:
         np.testing.assert_allclose(line.get_ydata(), factor * flat)
 
 
-def test_small_sites_are_named_and_lines_lead_to_their_marks() -> None:
+def test_the_population_is_named_and_lines_lead_to_their_marks() -> None:
     figure = agreement(compared())
     means, sds = panels(figure)
     for axes, known, lowest in ((means, MEANS, 1.0), (sds, SDS, 0.2)):
@@ -106,7 +106,7 @@ def test_small_sites_are_named_and_lines_lead_to_their_marks() -> None:
         np.testing.assert_allclose(ends[:, 0], sorted(values.values()), rtol=1e-6)
         if lowest < 1:  # down to the lowest mark, which is mean field's
             np.testing.assert_allclose(ends[:, 1], lowest * ends[:, 0], rtol=1e-6)
-    # of one large site alone nothing is named, and of a few parameters all are
+    # of members alone nothing is named, and of a few parameters all are
     assert all(
         t.get_rotation() != 90 for a in panels(agreement(compared(), ["u"])) for t in a.texts
     )

@@ -32,7 +32,7 @@ def comparison() -> tuple[vr.Target, vr.Comparison]:
 
 def test_tidy_has_a_row_a_method_and_scalar() -> None:
     _, c = comparison()
-    table = c.tidy()
+    table = c.tidy(members=True)
     names = "method term group level estimate std_error conf_low conf_high mcse interval"
     assert list(table.columns) == names.split()
     assert len(table) == 20

@@ -161,7 +161,7 @@ def test_means_side_by_side(full: Comparison) -> None:
         "parameter", "nuts (reference)\nmean", "nuts (reference)\nsd", "map", "em\npoint",
         "svi\nmean", "svi\nsd",
     ]  # fmt: skip
-    # small sites first, in the model's order among equals
+    # the population first, small sites before others
     labels = [cell.text for cell in column(table, "parameter")]
     assert labels[:4] == ["sigma", "b[x]", "b[z]", "a[g0]"]
     assert {(c.text, c.flag) for c in column(table, "map")} == {(DASH, "failed")}
@@ -321,7 +321,7 @@ def test_long_tables_are_data_of_the_page_and_fold_in_markdown(tmp_path: Path) -
     assert "97 more rows are in tables/means.csv" in text
     directory = tmp_path / "tables"
     assert len(pd.read_csv(directory / "means.csv")) == MAX_LONG + 100
-    # the covariance is that of the small sites
+    # the covariance is that of the population
     assert len(pd.read_csv(directory / "covariance_svi.csv")) == 3
 
 
@@ -461,7 +461,7 @@ def test_forest_gives_disparate_scales_an_axis_each() -> None:
     assert drawn_rows(c) == [["p", "q"], ["r"], ["s"]]
 
 
-def test_forest_is_of_small_sites_where_there_are_some() -> None:
+def test_forest_is_of_the_population_where_there_is_one() -> None:
     world = World()
     world.mean, world.sd = np.full(13, 1.0), np.full(13, 0.1)
     rows = drawn_rows(comparison(world.fit("svi", world.gaussian()), reference=None))

@@ -152,7 +152,7 @@ class Comparison(Fits):
         sites
             Which; by default the parameters of the population.
         members
-            Whether those of the members of large plates follow, where no sites are named.
+            Whether those of the members of groups follow, where no sites are named.
         conf_level
             Of the intervals; by default what ArviZ is set to.
 

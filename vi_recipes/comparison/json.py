@@ -13,7 +13,7 @@ import numpy as np
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.recommend import Standing, recommend
 from vi_recipes.core import attempt
-from vi_recipes.fit import MAX_STORED_COV, Fit, quantiles, unsettled
+from vi_recipes.fit import MAX_STORED_COV, Fit, population, quantiles, unsettled
 from vi_recipes.report import strict
 from vi_recipes.trust import Verdict
 
@@ -74,6 +74,7 @@ def to_json(comparison: Fits) -> dict[str, Any]:
             comparison, "recommendation", lambda: _recommendation(comparison), None
         ),
         "methods": methods,
+        "population": _population(comparison),
         "constants": constants,
         "accuracy": accuracy,
     }
@@ -229,6 +230,12 @@ def _moments(fit: Fit) -> dict[str, Any]:
         small = [site.name for site in fit.sites if site.size <= MAX_STORED_COV]
         moments["cov_blocks"] = {name: _cov(fit, [name], unknown) for name in small}
     return moments
+
+
+def _population(comparison: Fits) -> list[str]:
+    """Return the zero-based labels of the population's parameters."""
+    first = next((fit for fit in comparison.columns.values() if fit.sites), None)
+    return first.labels(population(first.sites), coords=False) if first is not None else []
 
 
 def _constants(comparison: Fits) -> list[str]:

@@ -14,8 +14,8 @@ from vi_recipes.comparison.view import (
     SD_OFF,
     all_fits,
     heading,
+    population_sites,
     sizes,
-    small_sites,
 )
 from vi_recipes.core import numbered
 from vi_recipes.report import (
@@ -43,7 +43,7 @@ BADGES: dict[Trust, Badge] = {
 """How each verdict is marked."""
 
 MAX_PARAMETERS = 12
-"""Parameters of small sites that a terminal shows."""
+"""Parameters of the population that a terminal shows."""
 
 
 def methods(comparison: Fits, *, places: bool = True) -> Table:
@@ -115,19 +115,19 @@ def _units(comparison: Fits) -> Sequence[str]:
 
 
 def population(comparison: Fits) -> list[Turned]:
-    """Return means and sds of the parameters of small sites, with methods as rows or as columns.
+    """Return means and sds of the population's parameters, with methods as rows or as columns.
 
-    There is nothing where every site is large.
+    There is nothing where every site is longer than there is room for.
     """
     whole = tables.means(comparison)
-    down = replace(whole, rows=whole.rows[: _number(comparison, small_sites(comparison))])
+    down = replace(whole, rows=whole.rows[: _number(comparison, population_sites(comparison))])
     return [Turned("Population parameters", (_turned(down), down), ("methods", "parameters"))]
 
 
 def members(comparison: Fits) -> list[Long]:
-    """Return means and sds of the scalars of large sites, a row each."""
-    whole = tables.means(comparison)  # small sites come first
-    rows = whole.rows[_number(comparison, small_sites(comparison)) :]
+    """Return means and sds of members, a row each."""
+    whole = tables.means(comparison)  # the population comes first
+    rows = whole.rows[_number(comparison, population_sites(comparison)) :]
     table = replace(whole, title="Members: means and sds", rows=rows)
     return [Long(table, "tables/means.csv", "members-table")]
 
@@ -156,7 +156,7 @@ def _number(comparison: Fits, sites: Sequence[str]) -> int:
 
 def best_means(comparison: Fits) -> list[Table]:
     """Return the same with parameters as rows, methods in order of merit, for a terminal."""
-    few = small_sites(comparison)
+    few = population_sites(comparison)
     names = [one.method for one in ranked(comparison) if comparison[one.method].has_result]
     outside = [name for name in comparison.columns if name not in comparison.fits]
     names = [*outside, *names]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.core import Status
-from vi_recipes.fit import Fit
+from vi_recipes.fit import Fit, population
 from vi_recipes.report import Flag
 
 type Column = Mapping[str, float]
@@ -26,8 +26,9 @@ SD_OFF = 1.25
 """An sd that differs from the reference's by more than this factor, up or down, is flagged."""
 
 
-LARGE = 8
-"""A site with more scalars is shown apart from small ones, and its scalars are not named."""
+ROOM = 30
+"""Scalars of a parameter of the population that pages and figures have room for among the others:
+a longer one, such as a field, is shown where members are."""
 
 
 # -- which fits, which parameters ----------------------------------------------------------------
@@ -46,11 +47,10 @@ def heading(name: str, comparison: Fits) -> str:
 
 
 def order(comparison: Fits, sites: Sequence[str] | None = None) -> list[str]:
-    """Return the sites with the small ones, which are the global parameters, first."""
-    fits = all_fits(comparison).values()
-    shown = next((fit.sites for fit in fits if fit.sites), ())
-    named = [s for s in shown if sites is None or s.name in sites]
-    return [site.name for site in sorted(named, key=lambda site: site.size)]
+    """Return the sites with those of the population first, and of these the small ones."""
+    first, size = set(population_sites(comparison)), sizes(comparison)
+    named = [name for name in size if sites is None or name in sites]
+    return sorted(named, key=lambda name: (name not in first, size[name]))
 
 
 def select(
@@ -58,7 +58,8 @@ def select(
 ) -> tuple[list[str], int]:
     """Return the labels of the parameters to show, and how many are left out.
 
-    Small sites come first, in the model's order among equals; then as much of the rest as fits.
+    Those of the population come first, of them the small ones, in the model's order among equals;
+    then as much of the rest as fits.
     Every table and every figure shows the parameters that this function picks.
 
     Parameters
@@ -83,20 +84,22 @@ def sizes(comparison: Fits) -> dict[str, int]:
     return {site.name: site.size for site in fit.sites} if fit is not None else {}
 
 
-def small_sites(comparison: Fits) -> list[str]:
-    """Return the sites with few scalars, which are the population parameters, in their order."""
-    size = sizes(comparison)
-    return [name for name in order(comparison) if size[name] <= LARGE]
+def population_sites(comparison: Fits) -> list[str]:
+    """Return the parameters of the population that there is room for, the small ones first."""
+    fit = next((f for f in all_fits(comparison).values() if f.sites), None)
+    known = {site.name: site.size for site in fit.sites} if fit is not None else {}
+    named = population(fit.sites) if fit is not None else []
+    return sorted((name for name in named if known[name] <= ROOM), key=known.__getitem__)
 
 
-def large_sites(comparison: Fits) -> list[str]:
-    """Return the sites with many scalars, which are members, in their order."""
-    size = sizes(comparison)
-    return [name for name in order(comparison) if size[name] > LARGE]
+def member_sites(comparison: Fits) -> list[str]:
+    """Return the sites of members, and those too long to stand among others, in their order."""
+    first = population_sites(comparison)
+    return [name for name in order(comparison) if name not in first]
 
 
 def block(comparison: Fits, limit: int) -> list[str]:
-    """Return the sites, small ones first, whose joint covariance has at most ``limit`` rows."""
+    """Return the first sites in their order whose joint covariance has at most ``limit`` rows."""
     size = sizes(comparison)
     chosen: list[str] = []
     total = 0

@@ -9,9 +9,10 @@ from vi_recipes.fit.derived import derived
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.draws import check_same, fit_draws
 from vi_recipes.fit.fit import Fit
-from vi_recipes.fit.intervals import IntervalSetting, interval_setting, intervals, population
+from vi_recipes.fit.intervals import IntervalSetting, interval_setting, intervals
 from vi_recipes.fit.loo import compare_models, loo, loo_table
 from vi_recipes.fit.own_draws import OWN, from_arviz, from_draws
+from vi_recipes.fit.population import population
 from vi_recipes.fit.predictions import log_likelihood, posterior_predictive, prior_predictive
 from vi_recipes.fit.records import (
     MAX_STORED_COV,

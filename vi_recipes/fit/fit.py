@@ -14,7 +14,8 @@ from vi_recipes.fit import stored
 from vi_recipes.fit.arviz import to_tree
 from vi_recipes.fit.draws import plain_draws
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.fit.intervals import interval_setting, intervals, population
+from vi_recipes.fit.intervals import interval_setting, intervals
+from vi_recipes.fit.population import population
 from vi_recipes.fit.records import MAX_STORED_COV
 from vi_recipes.fit.tails import doubted, quantiles, unsettled
 from vi_recipes.model import Target
@@ -104,7 +105,7 @@ class Fit(Fitted):
         sites
             Which; by default all, or those of the population where there are more than 200 scalars.
         members
-            Whether the members of large plates are there too, where no sites are named.
+            Whether the members of groups are there too, where no sites are named.
         """
         if sites is None and (
             members is False

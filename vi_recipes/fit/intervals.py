@@ -1,4 +1,4 @@
-"""Intervals of a fit's scalars by ArviZ's setting, and which scalars are the population's."""
+"""Intervals of a fit's scalars by ArviZ's setting."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from jaxtyping import Float
 from vi_recipes.core import require
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.model import Site
 from vi_recipes.posterior import held_draws, moments_alone
-
-FEW = 8
-"""Scalars of a site that is shown whatever it is."""
 
 KINDS = {"eti": "equal-tailed", "hdi": "highest-density"}
 
@@ -105,15 +101,3 @@ def intervals(
     ends = [setting.ends(columns[name].astype(float)) for name in names]
     low, high = (np.concatenate(values) for values in zip(*ends, strict=True))
     return low, high
-
-
-def population(sites: Sequence[Site]) -> list[str]:
-    """Return the sites that are no members of a large plate: the parameters of the population.
-
-    A derived site with more than a few scalars counts as members. Where nothing else is left, all
-    are returned.
-    """
-    chosen = [
-        s.name for s in sites if s.size <= FEW or (s.kind != "deterministic" and not s.plates)
-    ]
-    return chosen or [s.name for s in sites]

@@ -79,7 +79,9 @@ def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
                 )
         if kind == "deterministic":
             _check_deterministic(name, site["value"])
-            sites[name] = _make_site(name, "deterministic", jnp.shape(site["value"]), ())
+            shape, stack = jnp.shape(site["value"]), site["cond_indep_stack"]
+            event_dim = _event_dim(shape, stack)
+            sites[name] = _make_site(name, "deterministic", shape, stack, event_dim)
         if kind != "sample":
             continue
         if site["is_observed"]:
@@ -187,6 +189,22 @@ def _check_observed(name: str, site: Mapping[str, Any]) -> None:
             f"observed site '{name}': the data have shape {observed}, but the model expects "
             f"{expected}; check that the lengths of the arguments agree"
         )
+
+
+def _event_dim(shape: tuple[int, ...], stack: Sequence[Any]) -> int:
+    """Return how many of a deterministic site's last axes are no plate's: the fewest that fit.
+
+    All of them where it does not vary along its plates.
+    """
+    plates = {frame.dim: frame.size for frame in stack if frame.dim is not None}
+    for event_dim in range(len(shape)):
+        batch = shape[: len(shape) - event_dim]
+        sizes = {dim: (batch[dim], size) for dim, size in plates.items() if -dim <= len(batch)}
+        if any(own == size > 1 for own, size in sizes.values()) and all(
+            own in (1, size) for own, size in sizes.values()
+        ):
+            return event_dim
+    return len(shape)
 
 
 def _make_site(

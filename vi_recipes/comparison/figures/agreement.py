@@ -20,7 +20,7 @@ from vi_recipes.comparison.figures.marks import (
     with_result,
 )
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import all_fits, heading, small_sites
+from vi_recipes.comparison.view import all_fits, heading, population_sites
 from vi_recipes.report import GREY, plain_log_ticks, shorten, style
 
 MAX_NAMED = 16
@@ -46,7 +46,7 @@ def agreement(comparison: Fits, sites: Sequence[str] | None = None) -> Figure | 
     """Draw means against the reference's means and sds against its sds.
 
     A mark is a parameter by a fit. Marks of later fits are smaller and lie on those of earlier
-    ones, so that both are seen where they coincide. Parameters of small sites are named where they
+    ones, so that both are seen where they coincide. Those of the population are named where they
     are few; the legend says of a fit without a result or without sds that it is one.
 
     Parameters
@@ -93,11 +93,11 @@ def agreement(comparison: Fits, sites: Sequence[str] | None = None) -> Figure | 
 
 
 def _named(comparison: Fits, labels: Sequence[str]) -> list[str]:
-    """Return the parameters to name: all where they are few, else those of small sites."""
+    """Return the parameters to name: all where they are few, else those of the population."""
     if len(labels) <= MAX_NAMED:
         return list(labels)
     fit = next(f for f in all_fits(comparison).values() if f.sites)
-    small = set(fit.labels(small_sites(comparison)))
+    small = set(fit.labels(population_sites(comparison)))
     chosen = [label for label in labels if label in small]
     return chosen if len(chosen) <= MAX_NAMED else []
 

@@ -20,7 +20,7 @@ from vi_recipes.comparison.figures.marks import (
     with_result,
 )
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import all_fits, heading, large_sites, select, small_sites
+from vi_recipes.comparison.view import all_fits, heading, member_sites, population_sites, select
 from vi_recipes.fit import Fit
 from vi_recipes.report import GREY, shorten, style
 
@@ -34,10 +34,10 @@ LEGIBLE = 1 / 25
 def forest(comparison: Fits) -> Figure | None:
     """Draw mean ± 2 sd by parameter, the methods one below the other; points have no bar.
 
-    Where there are small sites it is of their parameters: members have a figure of their own.
+    It is of the population's parameters where there are some: members have a figure of their own.
     """
     fits = with_result(comparison)
-    labels, left_out = select(comparison, MAX_ROWS, small_sites(comparison) or None)
+    labels, left_out = select(comparison, MAX_ROWS, population_sites(comparison) or None)
     if not fits or not labels:
         return None
     constants = set(comparison.constants())
@@ -78,9 +78,9 @@ def forest(comparison: Fits) -> Figure | None:
 
 
 def _owners(comparison: Fits, labels: Sequence[str]) -> list[str]:
-    """Return for each label the large site it belongs to; "" for those of small sites."""
+    """Return for each label the site of members it belongs to; "" for the population's."""
     fit = next(f for f in all_fits(comparison).values() if f.sites)
-    owner = {label: name for name in large_sites(comparison) for label in fit.labels([name])}
+    owner = {label: name for name in member_sites(comparison) for label in fit.labels([name])}
     return [owner.get(label, "") for label in labels]
 
 

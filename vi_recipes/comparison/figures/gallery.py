@@ -89,7 +89,7 @@ FIGURES: dict[str, tuple[Callable[[Fits], Figure | None], str, str]] = {
         few_members,
         "Members",
         (
-            f"Of each large site the {FEW} members on which means differ most, in sds, a panel a "
+            f"Of each site of members the {FEW} on which means differ most, in sds, a panel a "
             "method; sorted by the reference's mean, or the median of the methods', and with the "
             "same limits in all panels. Mean ± 2 sd; behind, in grey, the reference's. A point "
             "estimate has no bar; a triangle at an edge points to one that lies beyond."

@@ -1,4 +1,4 @@
-"""Members of large sites: a panel a method, all with the same limits, over the reference."""
+"""Members of groups: a panel a method, all with the same limits, over the reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vi_recipes.comparison.figures.marks import FAR_OUT, finite, fit_styles, with_result
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.view import heading, large_sites, sizes
+from vi_recipes.comparison.view import heading, member_sites, sizes
 from vi_recipes.report import GREY, shorten, style, text_width
 
 FEW = 12
@@ -25,7 +25,7 @@ ALL = 120
 """Members of a site that a figure of all of them has at most."""
 
 MAX_SITES = 3
-"""Sites that are drawn, the small ones first."""
+"""Sites that are drawn, the short ones first."""
 
 PER_ROW = 5
 """Panels side by side, at most."""
@@ -38,12 +38,12 @@ SIZE = 7.5
 
 
 def few_members(comparison: Fits) -> Figure | None:
-    """Draw the members of each large site on which methods differ most, sorted."""
+    """Draw the members of each site on which methods differ most, sorted."""
     return _draw(comparison, FEW)
 
 
 def all_members(comparison: Fits) -> Figure | None:
-    """Draw all members of large sites, sorted; nothing where few of them are all or too many."""
+    """Draw all members, sorted; nothing where few of them are all or too many."""
     size = sizes(comparison)
     if not any(FEW < size[name] <= ALL for name in _sites(comparison)):
         return None
@@ -51,7 +51,7 @@ def all_members(comparison: Fits) -> Figure | None:
 
 
 def _sites(comparison: Fits) -> list[str]:
-    return large_sites(comparison)[:MAX_SITES]
+    return member_sites(comparison)[:MAX_SITES]
 
 
 def _draw(comparison: Fits, most: int) -> Figure | None:
