@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,25 @@ def told_in_time(address: str, message: str) -> None:
 def test_a_scheduler_that_does_not_answer_is_named() -> None:
     pytest.importorskip("distributed")
     address = "tcp://127.0.0.1:1"
-    told_in_time(address, rf"nothing answers at '{address}' within 2 s .* 'dask scheduler'")
+    told_in_time(address, rf"no scheduler of Dask's answers at '{address}' within 2 s; give .* 'dask")
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_answers_in_a_schedulers_place_is_not_waited_for() -> None:
+    """A client of Dask's is silent for ever where a web server is."""
+    pytest.importorskip("distributed")
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"tcp://127.0.0.1:{server.server_port}"
+        try:
+            began = time.monotonic()
+            with pytest.raises(ValueError, match=f"no scheduler of Dask's answers at '{address}'"):
+                cluster(address).__enter__()
+            assert time.monotonic() - began < 22
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.usefixtures("soon")
@@ -161,6 +181,15 @@ def test_workers_of_other_versions_are_refused_by_name(local: Any) -> None:
             executor._client.run(age, package)  # type: ignore[attr-defined]
             with pytest.raises(ValueError, match=rf"workers on .* {package} 0\.0\.1 \(here"):
                 run_cells(Waits(), [0], lambda *_: None, executor)
+    local.scale(0)
+
+
+def test_a_workers_address_is_told_from_a_schedulers(local: Any) -> None:
+    local.scale(1)
+    local.wait_for_workers(1)
+    (worker,) = local.scheduler.workers
+    with pytest.raises(ValueError, match=r"answers at .* \(it is a worker\); give the"):
+        cluster(worker).__enter__()
     local.scale(0)
 
 

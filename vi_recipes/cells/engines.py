@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -92,21 +93,33 @@ def cluster(address: str) -> Iterator[Executor]:
     Raises
     ------
     ValueError
-        Where Dask is not installed, nothing answers at the address, or no worker is there.
+        Where Dask is not installed, no scheduler answers at the address, or no worker is there.
     """
     try:
-        from distributed import Client
+        from distributed import Client, Security, rpc
     except ImportError:
         raise ValueError(
             "scheduler: it needs the package 'distributed'; pip install 'vi_recipes[cluster]'"
         ) from None
+
+    async def asked() -> Any:
+        secured = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+        async with rpc(address, connection_args=secured) as there:  # type: ignore[no-untyped-call]
+            return await asyncio.wait_for(there.identity(), SECONDS)
+
     try:
+        # a client waits for ever where something else answers; and a notebook has a loop that runs
+        with _without(TRACES), ThreadPoolExecutor(1) as thread:
+            kind = thread.submit(lambda: asyncio.run(asked())["type"]).result()
+        if kind != "Scheduler":
+            raise ValueError(f"it is a {kind.lower()}")
         client: Any = Client(address, timeout=SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:  # what another server's answer is taken for may be anything
         why = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+        known = "" if isinstance(error, TimeoutError) else f" ({why})"
         raise ValueError(
-            f"scheduler: nothing answers at {address!r} within {SECONDS} s ({why}); give the "
-            "address that 'dask scheduler' prints, such as tcp://127.0.0.1:8786"
+            f"scheduler: no scheduler of Dask's answers at {address!r} within {SECONDS} s{known}; "
+            "give the address that 'dask scheduler' prints, such as tcp://127.0.0.1:8786"
         ) from None
     with client, _without(TRACES):
         try:
