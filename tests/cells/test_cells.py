@@ -417,7 +417,9 @@ def test_a_pool_of_forks_is_refused_and_not_waited_for(
 def test_a_scheduler_that_is_not_there_is_told_of() -> None:
     pytest.importorskip("distributed")
     with (
-        pytest.raises(ValueError, match=r"scheduler: no scheduler of Dask's answers at 'nonsense://x'"),
+        pytest.raises(
+            ValueError, match=r"scheduler: no scheduler of Dask's answers at 'nonsense://x'"
+        ),
         cluster("nonsense://x"),
     ):
         pass

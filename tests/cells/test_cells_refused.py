@@ -93,7 +93,8 @@ def told_in_time(address: str, message: str) -> None:
 def test_a_scheduler_that_does_not_answer_is_named() -> None:
     pytest.importorskip("distributed")
     address = "tcp://127.0.0.1:1"
-    told_in_time(address, rf"no scheduler of Dask's answers at '{address}' within 2 s; give .* 'dask")
+    message = rf"no scheduler of Dask's answers at '{address}' within 2 s; give .* 'dask sched"
+    told_in_time(address, message)
 
 
 @pytest.mark.usefixtures("soon")
@@ -167,6 +168,14 @@ def test_a_scheduler_that_dies_costs_what_was_on_its_way(tmp_path: Path) -> None
     assert {result.status for result in found.results.values()} == {"OK"}  # none taken for lost
 
 
+def test_a_workers_address_is_told_from_a_schedulers(local: Any) -> None:
+    local.scale(1)
+    local.wait_for_workers(1)
+    (worker,) = local.scheduler.workers
+    with pytest.raises(ValueError, match=r"answers at .* \(it is a worker\); give the"):
+        cluster(worker).__enter__()
+
+
 def age(package: str) -> None:
     """Have this process take a package for an old one."""
     known = packed.version_of
@@ -181,15 +190,6 @@ def test_workers_of_other_versions_are_refused_by_name(local: Any) -> None:
             executor._client.run(age, package)  # type: ignore[attr-defined]
             with pytest.raises(ValueError, match=rf"workers on .* {package} 0\.0\.1 \(here"):
                 run_cells(Waits(), [0], lambda *_: None, executor)
-    local.scale(0)
-
-
-def test_a_workers_address_is_told_from_a_schedulers(local: Any) -> None:
-    local.scale(1)
-    local.wait_for_workers(1)
-    (worker,) = local.scheduler.workers
-    with pytest.raises(ValueError, match=r"answers at .* \(it is a worker\); give the"):
-        cluster(worker).__enter__()
     local.scale(0)
 
 
