@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -14,7 +15,9 @@ import pytest
 from models_for_tests import case, target
 
 import vi_recipes as vr
+from vi_recipes.comparison.folder import write_header
 from vi_recipes.comparison.left import Left
+from vi_recipes.comparison.notes import Kind, Note, of_kind
 from vi_recipes.comparison.page import compose
 from vi_recipes.core import silent
 from vi_recipes.trust.verdict import Trust, judge
@@ -179,6 +182,12 @@ def test_saved_comparisons_come_back(tmp_path: Path) -> None:
     assert list(back) == list(c)
     assert back.reference_name == "nuts"
     assert back.notes == c.notes
+    c.notes.append(Note("Fitted by workers: all.", Kind.SIDE_BY_SIDE))
+    write_header(c, tmp_path)
+    told = vr.Comparison.load(tmp_path).notes
+    assert of_kind(told, Kind.SIDE_BY_SIDE) == ["Fitted by workers: all."]
+    assert of_kind(told, Kind.OTHER) == back.notes
+    assert of_kind(pickle.loads(pickle.dumps(c.notes)), Kind.SIDE_BY_SIDE) == told[-1:]
     for table in ("means", "sds"):
         np.testing.assert_allclose(getattr(back, table)(), getattr(c, table)(), equal_nan=True)
     np.testing.assert_allclose(

@@ -28,6 +28,7 @@ from vi_recipes.cli.commands import app
 from vi_recipes.cli.output import output_folder
 from vi_recipes.comparison import overview, tables
 from vi_recipes.comparison.elsewhere import Fitting
+from vi_recipes.comparison.notes import Kind, Note, of_kind
 from vi_recipes.core import CheckpointError, Progress, Timing, held
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
@@ -135,7 +136,7 @@ def test_a_comparison_is_the_same_whoever_fits(here: vr.Comparison, tmp_path: Pa
     again = vr.compare(MODEL, METHODS, path=tmp_path, executor=executor)
     assert not executor.cells
     pd.testing.assert_frame_equal(again.means(), here.means())
-    (told,) = [note for note in again.notes if note.startswith("Fitted by workers")]
+    (told,) = of_kind(again.notes, Kind.BY_WORKERS)
     assert told in there.notes  # the seconds are still those
 
 
@@ -150,10 +151,11 @@ def test_seconds_say_who_else_was_on_the_machine() -> None:
     places += [Place("b", 9, 0.0, 1.0), Place("b", 9, 1.0, 2.0), Place("", 0), Place("c", 1)]
     assert most_at_once(places) == {"a": 2, "b": 1}
     c = vr.compare(MODEL, "map", executor=Here(), assessed=False)
-    (told,) = [note for note in c.notes if note.startswith("Fitted by workers")]
-    assert "map on " in told
+    (told,) = of_kind(c.notes, Kind.BY_WORKERS)
+    assert told.startswith("Fitted by workers: map on ")
     assert "one at a time" in told
-    shared = told.replace("one at a time", "up to 2 at once")
+    assert not of_kind(c.notes, Kind.SIDE_BY_SIDE)
+    shared = Note(told.replace("one at a time", "up to 2 at once"), Kind.SIDE_BY_SIDE)
     aside = vr.Comparison(c.fits, target_name="normal", notes=[shared])
     assert "side by side" in overview.methods(aside).note
     assert "up to 2 at once" in tables.timings(aside).note

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vi_recipes.comparison.notes import Kind as NoteKind
 from vi_recipes.core import (
     Kind,
     check_content,
@@ -46,7 +47,7 @@ FIELDS: Mapping[str, Kind] = {
     "fits": lambda v: is_list(is_fit_name)(v) and 0 < len(v) == len(set(v)),
     "reference": is_one_of(is_nothing, is_fit_name),
     "target_name": is_text,
-    "notes": is_list(is_text),
+    "notes": is_list(is_record({"kind": lambda v: v in [*NoteKind], "text": is_text})),
     "interrupted": is_flag,
     "description": is_text,
 }

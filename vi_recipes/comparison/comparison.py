@@ -16,6 +16,7 @@ from vi_recipes.comparison.glance import as_html, as_text
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.left import Left
+from vi_recipes.comparison.notes import notes_from_json
 from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
 from vi_recipes.core import attempt, check_arguments
@@ -250,7 +251,7 @@ class Comparison(Fits):
             reference=kept[name].fit if name is not None else None,
             reference_name=name,
             target_name=header["target_name"],
-            notes=header["notes"],
+            notes=notes_from_json(header["notes"]),
             interrupted=header["interrupted"],
             left=Left.from_dict(header["left"]) if "left" in header else None,
             description=header["description"],

@@ -16,8 +16,8 @@ from vi_recipes.cells import (
     run_cells,
     unfold,
 )
+from vi_recipes.comparison.notes import Kind, Note
 from vi_recipes.comparison.one_fit import fit_one, without_result
-from vi_recipes.comparison.speed import AT_ONCE, BY_WORKERS
 from vi_recipes.core import Progress, ProgressFactory, Status, programs_read, silent
 from vi_recipes.fit import Fit
 from vi_recipes.methods import Method
@@ -152,7 +152,7 @@ def _note(places: Mapping[str, Place]) -> str:
     at_once = most_at_once(places.values())
     parts = [
         f"{', '.join(names)} on {host}, "
-        + (f"up to {at_once[host]} {AT_ONCE}" if at_once.get(host, 1) > 1 else "one at a time")
+        + (f"up to {at_once[host]} at once" if at_once.get(host, 1) > 1 else "one at a time")
         for host, names in by_host.items()
     ]
     if not parts:
@@ -164,7 +164,8 @@ def _note(places: Mapping[str, Place]) -> str:
         if shared
         else ""
     )
-    return (
-        f"{BY_WORKERS}: {'; '.join(parts)}. {honest}A worker has one thread, unless its "
-        "environment says otherwise."
+    return Note(
+        f"Fitted by workers: {'; '.join(parts)}. {honest}A worker has one thread, unless its "
+        "environment says otherwise.",
+        Kind.SIDE_BY_SIDE if shared else Kind.BY_WORKERS,
     )

@@ -26,6 +26,7 @@ from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.json import dumps
 from vi_recipes.comparison.kept import KeptFit, stamp_of
 from vi_recipes.comparison.labels import Relabelling
+from vi_recipes.comparison.notes import notes_to_json
 from vi_recipes.comparison.page import compose
 from vi_recipes.comparison.sections import SECTIONS
 from vi_recipes.core import check_folder, give_back, inside, told, within, write_whole
@@ -308,7 +309,7 @@ def write_header(comparison: Fits, directory: Path) -> None:
         "reference": reference if reference in here else None,
         "target_name": comparison.target_name,
         "model_mark": comparison.model_mark,
-        "notes": comparison.notes,
+        "notes": notes_to_json(comparison.notes),
         "interrupted": comparison.interrupted,
         "left": comparison.left.to_dict(),
         "description": comparison.description,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.notes import Kind, of_kind
 from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.view import select
@@ -18,10 +19,6 @@ MOST_ROWS = 12
 """Parameters that a notebook shows."""
 
 
-NOTHING = "Nothing was taken up"
-"""How the note begins on an earlier comparison, of another target, in the same folder."""
-
-
 def as_text(comparison: Fits) -> str:
     """Return what it is, and the answer, in three lines at most.
 
@@ -29,7 +26,7 @@ def as_text(comparison: Fits) -> str:
     """
     reference = f", reference {comparison.reference_name}" if comparison.reference_name else ""
     lead = f"{type(comparison).__name__}({comparison.target_name!r}{reference})"
-    replaced = [note for note in comparison.notes if note.startswith(NOTHING)]
+    replaced = of_kind(comparison.notes, Kind.REPLACED)
     return "\n".join([lead, *_answer(comparison), *replaced])
 
 
@@ -37,7 +34,7 @@ def as_html(comparison: Fits) -> str:
     """Return the answer, the verdicts, and means with sds of a dozen parameters at most."""
     first, *rest = _answer(comparison)
     lines = [f"<p><b>{_shown(first)}</b></p>", *(f"<p>{_shown(line)}</p>" for line in rest)]
-    replaced = [note for note in comparison.notes if note.startswith(NOTHING)]
+    replaced = of_kind(comparison.notes, Kind.REPLACED)
     lines += [f"<p>{_shown(note)}</p>" for note in replaced]
     lines += [f"<p>Warning: {_shown(text)}</p>" for text in comparison.warnings]
     lines.append(comparison.verdicts()._repr_html_())

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.notes import Kind, of_kind
 from vi_recipes.comparison.recommend import ranked
-from vi_recipes.comparison.speed import side_by_side
 from vi_recipes.comparison.view import (
     MEAN_OFF,
     SD_OFF,
@@ -72,7 +72,8 @@ def methods(comparison: Fits, *, places: bool = True) -> Table:
         else ["method", "verdict", "worst mean\nerror, sds", "worst\nsd ratio", "seconds"]
     )
     left = (0, 1, 3, 5) if places else (0, 1)
-    shared = ["Seconds: some methods ran side by side"] if side_by_side(comparison.notes) else []
+    together = of_kind(comparison.notes, Kind.SIDE_BY_SIDE)
+    shared = ["Seconds: some methods ran side by side"] if together else []
     return Table("Methods", columns, rows, sentences(*_units(comparison), *shared), left)
 
 

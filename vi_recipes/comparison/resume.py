@@ -12,8 +12,7 @@ from vi_recipes.cells import mark_of_objects
 from vi_recipes.comparison.beside import holds_comparison
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import read_header
-from vi_recipes.comparison.glance import NOTHING
-from vi_recipes.comparison.speed import by_workers
+from vi_recipes.comparison.notes import Kind, Note, of_kind
 from vi_recipes.core import Status
 from vi_recipes.fit import Fit, provenance
 from vi_recipes.methods import Method
@@ -21,16 +20,6 @@ from vi_recipes.model import Target, model_mark
 
 DONE = (Status.OK, Status.UNCONVERGED, Status.COLLAPSED, Status.SINGULAR, Status.DEGENERATE)
 """How fits ended that would end so again."""
-
-LEADS = (
-    NOTHING,
-    "Taken up",
-    "Fitted again",
-    "Fitted now",
-    "Not taken",
-    "Left behind",
-)
-"""How the sentences begin that say what became of an earlier comparison."""
 
 CAME_TO_NOTHING = {
     Status.INTERRUPTED: "it was interrupted",
@@ -43,7 +32,7 @@ CAME_TO_NOTHING = {
 
 def taken_up(comparison: Comparison) -> list[str]:
     """Return what a comparison's notes say of an earlier one in its folder."""
-    return [note for note in comparison.notes if note.startswith(LEADS)]
+    return of_kind(comparison.notes, Kind.RESUMED, Kind.REPLACED)
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,10 @@ class Resumed:
         return [
             *self.notes,
             *(
-                f"{lead}: {', '.join(f'{name} ({why})' for name, why in names.items())}."
+                Note(
+                    f"{lead}: {', '.join(f'{name} ({why})' for name, why in names.items())}.",
+                    Kind.RESUMED,
+                )
                 for lead, names in told.items()
                 if names
             ),
@@ -136,8 +128,11 @@ def reuse(
     if why := _other_target(earlier, target):
         return dict(named), Resumed(
             [
-                f"{NOTHING} from the earlier comparison: {why}. Its fits are replaced: "
-                f"{', '.join(earlier.fits)}."
+                Note(
+                    f"Nothing was taken up from the earlier comparison: {why}. Its fits are "
+                    f"replaced: {', '.join(earlier.fits)}.",
+                    Kind.REPLACED,
+                )
             ]
         )
     taken: dict[str, Fit] = {}
@@ -159,11 +154,14 @@ def reuse(
             taken[name] = fit
     result: dict[str, Method | Fit] = {n: fit for n, fit in taken.items() if n not in named}
     result |= {name: taken.get(name, given) for name, given in named.items()}
-    notes = by_workers(earlier.notes) if taken else []
+    notes = of_kind(earlier.notes, Kind.BY_WORKERS, Kind.SIDE_BY_SIDE) if taken else []
     if taken:
         notes.append(
-            f"Taken up from the earlier comparison, with the seconds of that time: "
-            f"{', '.join(taken)}."
+            Note(
+                "Taken up from the earlier comparison, with the seconds of that time: "
+                f"{', '.join(taken)}.",
+                Kind.RESUMED,
+            )
         )
     return result, Resumed(notes, again, now, lost)
 

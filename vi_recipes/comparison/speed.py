@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from vi_recipes.core import Timing
 from vi_recipes.fit import OWN, Fit
-
-BY_WORKERS = "Fitted by workers"
-"""How a note begins that says by whom methods were fitted, and how many at once."""
-
-AT_ONCE = "at once"
-
-
-def by_workers(notes: Sequence[str]) -> list[str]:
-    """Return the notes that say by whom methods were fitted."""
-    return [note for note in notes if note.startswith(BY_WORKERS)]
-
-
-def side_by_side(notes: Sequence[str]) -> bool:
-    """Whether some methods were fitted while others were, on one machine."""
-    return any(AT_ONCE in note for note in by_workers(notes))
 
 
 def timings(fits: Mapping[str, Fit], reference: Fit | None, outside: str = "") -> pd.DataFrame:

@@ -1,0 +1,60 @@
+"""Notes of a comparison: sentences, some of a kind that is looked for later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Self
+
+
+class Kind(StrEnum):
+    """What a note is about, where that matters."""
+
+    OTHER = "other"
+    BY_WORKERS = "by workers"
+    """Who fitted what, one at a time on each machine."""
+    SIDE_BY_SIDE = "side by side"
+    """Who fitted what, several at once on a machine."""
+    RESUMED = "resumed"
+    """What became of the fits of an earlier comparison in the folder."""
+    REPLACED = "replaced"
+    """That they were of another target, and are gone."""
+
+
+class Note(str):
+    """A sentence that knows its kind.
+
+    Parameters
+    ----------
+    text
+        The sentence.
+    kind
+        What it is about.
+    """
+
+    kind: Kind
+
+    def __new__(cls, text: str, kind: Kind | str = Kind.OTHER) -> Self:
+        """Return the sentence, of a kind."""
+        made = super().__new__(cls, text)
+        made.kind = Kind(kind)
+        return made
+
+
+def of_kind(notes: Sequence[str], *kinds: Kind) -> list[str]:
+    """Return the notes of some kinds."""
+    return [note for note in notes if _kind(note) in kinds]
+
+
+def notes_to_json(notes: Sequence[str]) -> list[dict[str, str]]:
+    """Return notes as a file holds them."""
+    return [{"kind": _kind(note).value, "text": str(note)} for note in notes]
+
+
+def notes_from_json(entries: Sequence[dict[str, str]]) -> list[Note]:
+    """Return notes that :func:`notes_to_json` has written."""
+    return [Note(entry["text"], entry["kind"]) for entry in entries]
+
+
+def _kind(note: str) -> Kind:
+    return note.kind if isinstance(note, Note) else Kind.OTHER
