@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import arviz as az
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ import pytest
 from models_for_tests import target as listed
 
 import vi_recipes as vr
+from vi_recipes.comparison import validated
 from vi_recipes.core import Timing
+from vi_recipes.fit import loo_table
 from vi_recipes.report import published
 
 PYMC = Path(__file__).parents[1] / "fit" / "own_draws" / "pymc.nc"
@@ -85,6 +88,32 @@ def test_methods_are_columns_over_a_foot() -> None:
     assert other.body[2][1] == f"[{low:.2f}, {high:.2f}]"
     assert other.columns[0] == "mean (sd) [50 % equal-tailed interval]"
     assert "50 % equal-tailed" in other.title
+
+
+def test_cross_validation_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    this, c = comparison()
+    c = c.drop("point_1")
+    made = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        made.append(kwargs["num_draws"])
+        return loo_table(*args, **kwargs)
+
+    monkeypatch.setattr(validated, "loo_table", counted)
+    first = c.table(["mu"], target=this)
+    again = vr.Target(this.model)
+    assert c.table(["mu", "tau"], target=again).body[0] == first.body[0]
+    edited = c.loo(again)  # a copy: what follows does not change
+    edited["elpd_loo"] = 0.0
+    assert c.table(["mu"], target=this).csv() == first.csv()
+    assert made == [None]
+    c.loo(this, num_draws=100)
+    assert made == [None, 100]
+    other = vr.Target(this.model, y=np.arange(8.0), sigma=np.ones(8))
+    with pytest.raises(ValueError, match="fitted to other data"):
+        c.table(["mu"], target=other)
+    with pytest.raises(ValueError, match="fitted to other data"):
+        c.loo(other)
 
 
 def test_a_dash_has_its_reason() -> None:

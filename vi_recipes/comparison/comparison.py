@@ -19,8 +19,9 @@ from vi_recipes.comparison.left import Left
 from vi_recipes.comparison.notes import notes_from_json
 from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
+from vi_recipes.comparison.validated import cross_validated
 from vi_recipes.core import attempt, check_arguments
-from vi_recipes.fit import Fit, loo_table
+from vi_recipes.fit import Fit
 from vi_recipes.importance import LogEvidence
 from vi_recipes.model import Model, Target, as_target, model_mark
 from vi_recipes.report import FOLDER, PublishedTable, read_exhibit
@@ -68,15 +69,13 @@ class Comparison(Fits):
         ValueError
             For a target that is not that of the fits, or a site that is not observed.
         """
-        table, _ = loo_table(
-            self.columns,
+        return cross_validated(
+            self,
             as_target(target) if isinstance(target, Model) else target,
-            base=self.reference_name,
             observed=observed,
             num_draws=num_draws,
             correct=correct,
         )
-        return table
 
     def recommend(self) -> Recommendation:
         """Return which method to use, its seconds, what it gets wrong, and the others.

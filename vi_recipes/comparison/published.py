@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.validated import cross_validated
 from vi_recipes.comparison.view import heading, numbers
 from vi_recipes.core import as_names, attempt
-from vi_recipes.fit import Fit, WideFrame, interval_setting, intervals, loo_table, population
+from vi_recipes.fit import Fit, WideFrame, interval_setting, intervals, population
 from vi_recipes.model import Site, Target, labels_by_site, weights_of_observations
 from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
 
@@ -218,7 +219,7 @@ def _foot(
         rows.append(["Log evidence", *evidence])
         notes.append("Log evidence: an estimate with its error, or a lower bound (≥).")
     if target is not None:
-        table, _ = loo_table(comparison.columns, target, base=comparison.reference_name)
+        table = cross_validated(comparison, target)
         known = table[["elpd_loo", "se"]].astype(float).T.to_dict()
         elpd = [
             f"{known[n]['elpd_loo']:.1f} ({known[n]['se']:.1f})"
