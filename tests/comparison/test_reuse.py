@@ -214,5 +214,5 @@ def test_fits_of_other_sites_are_no_comparison(tmp_path: Path) -> None:
     toy("one two").save(tmp_path / "c")
     toy("two", sites="xyz").save(tmp_path / "d")
     (tmp_path / "d" / "fits" / "two.nc").replace(tmp_path / "c" / "fits" / "two.nc")
-    with pytest.raises(ValueError, match="are not of the same sites"):
+    with pytest.raises(ValueError, match=r"same sites: 'one' has a, and 'two' has x, y, z$"):
         vr.Comparison.load(tmp_path / "c")

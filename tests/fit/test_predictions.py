@@ -245,8 +245,10 @@ def test_a_model_that_observes_nothing() -> None:
 
 def test_a_target_that_is_not_the_fits() -> None:
     fit = effects.laplace()
-    with pytest.raises(ValueError, match="target: got model 'normal_mean' with the sites"):
+    with pytest.raises(ValueError, match="target: got model 'normal_mean' with the sites") as info:
         vr.log_likelihood(fit, listed("normal_mean"))
+    said = "with the sites mu, exp_mu; expected that of the fit, 'effects' with the sites mu, u[3]"
+    assert said in str(info.value)
     other = vr.Target(effects.MODEL, y=effects.Y + 1, group=effects.GROUP)
     with pytest.raises(ValueError, match="'laplace' was fitted to other data"):
         vr.posterior_predictive(fit, other)

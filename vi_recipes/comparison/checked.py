@@ -21,6 +21,7 @@ from vi_recipes.core import (
     is_whole,
 )
 from vi_recipes.fit import EVIDENCE, Fit
+from vi_recipes.model import listed
 
 MAX_NAME = 100
 """Characters of a fit's name, of which a file is named."""
@@ -106,6 +107,11 @@ def check_labels(entries: Sequence[Mapping[str, Any]], fit: Fit) -> None:
 
 def check_alike(fits: Mapping[str, Fit]) -> None:
     """Raise a :class:`ValueError` unless all fits are of the same sites."""
-    several = {tuple((s.name, s.shape) for s in fit.sites) for fit in fits.values() if fit.sites}
-    if len(several) > 1:
-        raise ValueError(f"the fits {', '.join(fits)} are not of the same sites")
+    sites = {n: [(s.name, s.shape) for s in fit.sites] for n, fit in fits.items() if fit.sites}
+    for name, own in sites.items():
+        first = next(iter(sites))
+        if own != sites[first]:
+            raise ValueError(
+                f"the fits {', '.join(fits)} are not of the same sites: '{first}' has "
+                f"{listed(sites[first])}, and '{name}' has {listed(own)}"
+            )

@@ -7,6 +7,7 @@ from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.sections import SECTIONS
 from vi_recipes.comparison.view import all_fits, order, select
 from vi_recipes.core import attempt
+from vi_recipes.model import listed
 from vi_recipes.report import Document
 
 
@@ -36,17 +37,14 @@ def _intro(comparison: Fits) -> str:
     fits = all_fits(comparison)
     labels, _ = select(comparison)
     sites = next((fit.sites for fit in fits.values() if fit.sites), ())
-    named = {site.name: site for site in sites}
-    listed = ", ".join(
-        f"{name}[{', '.join(map(str, named[name].shape))}]" if named[name].shape else name
-        for name in order(comparison)
-    )
+    shapes = {site.name: site.shape for site in sites}
+    named = listed((name, shapes[name]) for name in order(comparison))
     failed = [name for name, fit in fits.items() if not fit.has_result]
     many = len(comparison.fits) > 1
     parts = [
         f"{len(comparison.fits)} method{'s' if many else ''} on the model "
         f"{comparison.target_name}: {', '.join(comparison.fits)}.",
-        f"It has {len(labels)} parameter{'s' if len(labels) != 1 else ''}: {listed}.",
+        f"It has {len(labels)} parameter{'s' if len(labels) != 1 else ''}: {named}.",
     ]
     reference = comparison.reference_name
     if reference is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vi_recipes.core import as_key, fold_key, require_count
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.model import MAX_NUMBERS, Model, Sites, Target, as_target, observed_sites
+from vi_recipes.model import MAX_NUMBERS, Model, Sites, Target, as_target, listed, observed_sites
 from vi_recipes.posterior import MomentsPosterior, held_draws
 
 NUM_DRAWS = 2_000
@@ -194,8 +194,8 @@ def check_same(fit: Fitted, target: Target) -> None:
     derived = all(site.kind == "deterministic" for site in fit.sites[len(ours) :])
     if theirs[: len(ours)] != ours or not derived or (known.model and known.model != target.name):
         raise ValueError(
-            f"target: got model '{target.name}' with the sites {ours}, expected that of the fit, "
-            f"'{known.model}' with {theirs}"
+            f"target: got model '{target.name}' with the sites {listed(ours)}; expected that of "
+            f"the fit, '{known.model}' with the sites {listed(theirs)}"
         )
     if known.data_fingerprint and known.data_fingerprint != target.fingerprint:
         raise ValueError(

@@ -16,7 +16,7 @@ from vi_recipes.fit.records import provenance
 from vi_recipes.fit.sources import Source, read_source
 from vi_recipes.fit.stationary import balances, say_tipped
 from vi_recipes.fit.stored import is_fit
-from vi_recipes.model import Model, Site, Sites, Target, as_target, labels_by_site
+from vi_recipes.model import Model, Site, Sites, Target, as_target, labels_by_site, listed
 from vi_recipes.posterior import DrawsPosterior, relabel_draws
 
 OWN = "draws"
@@ -200,10 +200,10 @@ def _sites(
             result[name] = _shaped(np.asarray(values), site, source)
     if lost := [site for site in target.latents if site.name not in result]:
         first = unknown("variable", lost[0].name, source.known)
-        listed = ", ".join(f"{s.name} of shape {s.shape}" if s.shape else s.name for s in lost)
+        named = listed((s.name, s.shape) for s in lost)
         ours = target.labels([lost[0].name], coords=True)[0]
         raise ValueError(
-            f"{source.called}: it has no draws of the latent site(s) {listed} ({first}). Say which "
+            f"{source.called}: it has no draws of the latent site(s) {named} ({first}). Say which "
             f"they are with names={{'their name': '{ours}'}} (--rename 'their name={ours}')"
         )
     return result

@@ -28,6 +28,7 @@ from vi_recipes.model import (
     Site,
     Target,
     comparable,
+    listed,
     members_of,
     scale_of,
 )
@@ -47,10 +48,10 @@ def states_of(bare: Split, names: Sequence[str]) -> Split:
     sites: list[Site] = [target.sites[n] for n in names]
     shapes = {s.shape for s in sites}
     if len(shapes) > 1:
-        listed = ", ".join(f"{s.name} {s.shape}" for s in sites)
+        named = listed((s.name, s.shape) for s in sites)
         raise MethodFailure(
             Status.NOT_APPLICABLE,
-            f"the discrete latent sites have different shapes ({listed}): their states do not "
+            f"the discrete latent sites have different shapes ({named}): their states do not "
             "belong to the same members",
             "MAP, Laplace, SVI and NUTS sum them out by NumPyro's enumeration",
         )

@@ -7,7 +7,7 @@ from vi_recipes.model.coordinates import NO_SLOPE, TINY_SLOPES, one_coordinate
 from vi_recipes.model.density import BATCH, in_blocks
 from vi_recipes.model.derived import derived_site, takes, with_derived
 from vi_recipes.model.jumps import Jump, find_jumps
-from vi_recipes.model.labels import labels_by_site, site_labels
+from vi_recipes.model.labels import labels_by_site, listed, site_labels
 from vi_recipes.model.load import load_model
 from vi_recipes.model.mark import model_mark
 from vi_recipes.model.model import EMSteps, Exchangeable, Model, PartialEStep, VBSteps
@@ -69,6 +69,7 @@ __all__ = [
     "floored",
     "in_blocks",
     "labels_by_site",
+    "listed",
     "load_model",
     "log_likelihood_at",
     "members_of",

@@ -18,6 +18,17 @@ OWN_UNITS = ("Y", "M")
 """Of dates that are whole years or months: they stay."""
 
 
+MOST_LISTED = 12
+"""Sites that a sentence lists."""
+
+
+def listed(sites: Iterable[tuple[str, Sequence[int]]]) -> str:
+    """Return sites for a sentence, by name and shape: ``mu, tau, theta[8], W[6, 2]``."""
+    said = [f"{name}[{', '.join(map(str, shape))}]" if shape else name for name, shape in sites]
+    more = f" and {len(said) - MOST_LISTED} more" if len(said) > MOST_LISTED else ""
+    return (", ".join(said[:MOST_LISTED]) or "none") + more
+
+
 def coordinate_labels(given: Any) -> np.ndarray:
     """Return coordinate labels as an array of numbers, dates or text, which files can hold.
 
