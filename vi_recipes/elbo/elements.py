@@ -109,21 +109,29 @@ class ElementIntegral:
                     arrays = self._read_again(source, placed, held.arrays)
                 moved = {place.gather: m for place, m in (moves or {}).items() if place.source == k}
                 mean, sd = affine_moments(source, arrays, placed, self.shape, moved)
-                sources.append(Source(mean, sd, None))
+                sources.append(Source(mean, sd, None, moved=True))
             else:
                 assert isinstance(arrays, SingleArrays)
-                place = self.target.slices[source.site]
-                law = placed.eta[place, 0], placed.eta[place, 1]
-                sources.append(Source(*law, arrays.coordinate))
+                sources.append(self._law(source, placed, arrays.coordinate))
         outside = Outside({} if live else site.leaves, site.start, held.arrays)
         elements = int(np.prod(self.shape, dtype=int))
         if elements <= FEW and elements * len(nodes.w) <= AT_ONCE:
-            params = [(source.first, source.second) for source in sources]
-            values = jax.vmap(lambda x: self._traced(params, x, outside))(nodes.x)
+
+            def at(x: jax.Array) -> jax.Array:
+                return self._traced([s.seen(x[k]) for k, s in enumerate(sources)], x, outside)
+
+            values = jax.vmap(at)(nodes.x)
             value = jnp.tensordot(nodes.w, values, axes=1)
         else:
             value = integrate(self._traced, sources, outside, nodes, self.shape)
         return site.weight * value
+
+    def _law(self, source: Single, placed: Placed, coordinate: jax.Array) -> Source:
+        """Return a scalar latent per element by its law; if that is normal, by its value alone."""
+        place = self.target.slices[source.site]
+        if self.factors.gaussian[place].all():
+            return Source(placed.centre[place], placed.spread[place], coordinate, moved=True)
+        return Source(placed.eta[place, 0], placed.eta[place, 1], coordinate, moved=False)
 
     def _read_again(self, source: Affine, placed: Placed, arrays: Arrays) -> AffineArrays:
         """Return the arrays of an affine source as a function of the data."""
@@ -160,42 +168,54 @@ class ElementIntegral:
 
     def _at_node(
         self,
-        params: list[tuple[jax.Array, jax.Array]],
+        seen: list[list[jax.Array]],
         x: Float[Array, " sources"],
         outside: Outside,
     ) -> Float[Array, "*shape"]:
-        """Return the elementwise log density at one node, from every source's two parameters."""
-        moved: dict[int, jax.Array] = {}
+        """Return the elementwise log density at one node, from what is seen of every source."""
+        inputs: dict[int, jax.Array] = {}
         log_weight: jax.Array | None = None
-        for k, (source, (p, q)) in enumerate(zip(self.plan.sources, params, strict=True)):
+        for k, (source, parts) in enumerate(zip(self.plan.sources, seen, strict=True)):
             if isinstance(source, Affine):
-                moved[source.leaf] = p + q * x[k]
+                (inputs[source.leaf],) = parts
                 if source.minus is not None:
-                    moved[source.minus] = jnp.zeros(self.shape)
+                    inputs[source.minus] = jnp.zeros(self.shape)
                 continue
-            values, ratio = self._at_single(source, p, q, x[k], outside)
-            moved |= values
-            if ratio is not None:
+            if len(parts) == 1:
+                points = parts[0]
+            else:
+                p, q = parts
+                points, ratio = self._weighed(source, p, q, x[k])
                 log_weight = ratio if log_weight is None else log_weight + ratio
+            inputs |= self._at_points(source, points, outside)
         site = site_terms(self.target, outside.start, outside.arrays)[self.plan.name]
         leaves = [
-            moved[j] if j in moved else outside.leaves[j] if j in outside.leaves else site.leaves[j]
+            inputs[j]
+            if j in inputs
+            else outside.leaves[j]
+            if j in outside.leaves
+            else site.leaves[j]
             for j in range(len(site.leaves))
         ]
         value = jnp.broadcast_to(site.rebuild(leaves), self.shape)
         return value if log_weight is None else value * jnp.exp(log_weight)
 
-    def _at_single(
-        self, source: Single, p: jax.Array, q: jax.Array, x: jax.Array, outside: Outside
-    ) -> tuple[dict[int, jax.Array], jax.Array | None]:
-        """Return the inputs that see a scalar latent at a node, and log weights of its law."""
+    def _weighed(
+        self, source: Single, p: jax.Array, q: jax.Array, x: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return a scalar latent's values at a node, and log weights of its law for elements."""
         place = self.target.slices[source.site]
         laws = Factors(self.factors.code[place], self.factors.offset[place])
         points, ratio = laws.place(jnp.stack([p, q], axis=1), jnp.full(p.shape, x))
-        z = outside.start.at[place].set(points)
+        return points, ratio[source.index]
+
+    def _at_points(
+        self, source: Single, points: jax.Array, outside: Outside
+    ) -> dict[int, jax.Array]:
+        """Return the inputs that see a scalar latent, where its values are ``points``."""
+        z = outside.start.at[self.target.slices[source.site]].set(points)
         leaves = site_terms(self.target, z, outside.arrays)[self.plan.name].leaves
-        values = {j: jnp.broadcast_to(leaves[j], self.shape) for j in source.leaves}
-        return values, None if laws.gaussian.all() else ratio[source.index]
+        return {j: jnp.broadcast_to(leaves[j], self.shape) for j in source.leaves}
 
 
 def affine_moments(

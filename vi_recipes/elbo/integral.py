@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations_with_replacement, pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +24,18 @@ class Source(NamedTuple):
         of all coordinates of a latent site, shape (size,).
     coordinate
         Which of those is every element's; ``None`` where the parameters are its own.
+    moved
+        Whether elements see ``first + second * node`` alone, and no parameter by itself.
     """
 
     first: jax.Array
     second: jax.Array
     coordinate: jax.Array | None
+    moved: bool
+
+    def seen(self, x: jax.Array) -> list[jax.Array]:
+        """Return what elements see of it at its node: one value, or both parameters."""
+        return [self.first + self.second * x] if self.moved else [self.first, self.second]
 
 
 class Outside(NamedTuple):
@@ -48,8 +56,29 @@ class Outside(NamedTuple):
     arrays: Arrays
 
 
-AtNode = Callable[[list[tuple[jax.Array, jax.Array]], jax.Array, Outside], jax.Array]
-"""(parameters of the sources, node, what is outside) -> log density of every element there."""
+Density = Callable[[list[jax.Array]], jax.Array]
+"""What is seen of all sources at a node -> log density of every element there."""
+
+AtNode = Callable[[list[list[jax.Array]], jax.Array, Outside], jax.Array]
+"""(what is seen of each source, node, what is outside) -> log density of every element there."""
+
+
+class _Look(NamedTuple):
+    """What is seen at a node.
+
+    Parameters
+    ----------
+    density
+        As a function of what is seen.
+    seen
+        Of all sources.
+    of
+        For every parameter, the place of what it moves in ``seen``, and how fast it does.
+    """
+
+    density: Density
+    seen: list[jax.Array]
+    of: list[tuple[int, jax.Array | float]]
 
 
 def integrate(
@@ -64,26 +93,51 @@ def integrate(
     An element depends on its own value of every parameter only, so its derivatives are few; they
     are summed over the nodes along with the value. Automatic differentiation then never holds the
     nodes of all elements, and a Hessian-vector product costs no more than a few multiplications.
+    The model is differentiated in what is seen of a source: of a value m + s x, the slopes in m and
+    s are once and x times the slope in it.
     """
     flat = [value for source in sources for value in (source.first, source.second)]
     lift = [source.coordinate for source in sources for _ in range(2)]
     size = len(flat)
-    pairs = [(k, j) for k in range(size) for j in range(k, size)]
+    pairs = list(combinations_with_replacement(range(size), 2))
 
-    def node(flat: list[jax.Array], x: jax.Array, outside: Outside) -> jax.Array:
-        return at_node(list(zip(flat[::2], flat[1::2], strict=True)), x, outside)
+    def look(flat: list[jax.Array], x: jax.Array, outside: Outside) -> _Look:
+        seen: list[jax.Array] = []
+        of: list[tuple[int, jax.Array | float]] = []
+        bounds = [0]
+        for k, source in enumerate(sources):
+            start = bounds[-1]
+            seen += source._replace(first=flat[2 * k], second=flat[2 * k + 1]).seen(x[k])
+            of += [(start, 1.0), (start, x[k]) if source.moved else (start + 1, 1.0)]
+            bounds.append(len(seen))
 
-    def along(k: int, function: Callable[..., jax.Array], flat: list[jax.Array]) -> jax.Array:
-        def moved(value: jax.Array) -> jax.Array:
-            return function([value if i == k else v for i, v in enumerate(flat)])
+        def density(seen: list[jax.Array]) -> jax.Array:
+            return at_node([seen[a:b] for a, b in pairwise(bounds)], x, outside)
 
-        return jax.jvp(moved, (flat[k],), (jnp.ones_like(flat[k]),))[1]
+        return _Look(density, seen, of)
 
-    def slope(k: int, flat: list[jax.Array], x: jax.Array, outside: Outside) -> jax.Array:
-        return along(k, lambda f: node(f, x, outside), flat)
+    def zeroth(*at: Any) -> list[jax.Array]:
+        here = look(*at)
+        return [here.density(here.seen)]
 
-    def bend(k: int, j: int, flat: list[jax.Array], x: jax.Array, outside: Outside) -> jax.Array:
-        return along(j, lambda f: slope(k, f, x, outside), flat)
+    def first(*at: Any) -> list[jax.Array]:
+        here = look(*at)
+        found = [_along(a, here.density)(here.seen) for a in range(len(here.seen))]
+        return [found[0][0], *(by * found[a][1] for a, by in here.of)]
+
+    def second(*at: Any) -> list[jax.Array]:
+        here = look(*at)
+        found = {
+            (a, b): _along(b, _along(a, here.density))(here.seen)
+            for a, b in combinations_with_replacement(range(len(here.seen)), 2)
+        }
+        (value, _), _ = found[0, 0]
+        slopes = [by * found[a, a][0][1] for a, by in here.of]
+        bends = [
+            by * also * found[a, b][1][1]
+            for (a, by), (b, also) in combinations_with_replacement(here.of, 2)
+        ]
+        return [value, *slopes, *bends]
 
     def summed(parts: Callable[..., list[jax.Array]], number: int) -> Callable[..., Any]:
         def total(flat: list[jax.Array], held: tuple[Outside, Nodes]) -> list[jax.Array]:
@@ -98,16 +152,9 @@ def integrate(
 
         return total
 
-    def slopes_at(f: list[jax.Array], x: jax.Array, outside: Outside) -> list[jax.Array]:
-        return [slope(k, f, x, outside) for k in range(size)]
-
-    def bends_at(f: list[jax.Array], x: jax.Array, outside: Outside) -> list[jax.Array]:
-        return [bend(k, j, f, x, outside) for k, j in pairs]
-
     # whatever is asked for comes from one loop over the nodes
-    zeroth = summed(lambda *at: [node(*at)], 1)
-    first = summed(lambda *at: [node(*at), *slopes_at(*at)], 1 + size)
-    second = summed(lambda *at: [node(*at), *slopes_at(*at), *bends_at(*at)], 1 + size + len(pairs))
+    sum_of_zeroth, sum_of_first = summed(zeroth, 1), summed(first, 1 + size)
+    sum_of_second = summed(second, 1 + size + len(pairs))
 
     def moved(gradient: list[jax.Array], tangents: list[jax.Array]) -> jax.Array:
         lifted = [t if c is None else t[c] for t, c in zip(tangents, lift, strict=True)]
@@ -115,18 +162,18 @@ def integrate(
 
     @jax.custom_jvp
     def first_order(flat: list[jax.Array], held: Any) -> list[jax.Array]:
-        return first(flat, held)
+        return sum_of_first(flat, held)
 
     @first_order.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        here = second(*primals)
+        here = sum_of_second(*primals)
         values, bends = here[: 1 + size], dict(zip(pairs, here[1 + size :], strict=True))
         rows = [[bends[min(k, j), max(k, j)] for j in range(size)] for k in range(size)]
         return values, [moved(row, tangents[0]) for row in (values[1:], *rows)]
 
     @jax.custom_jvp
     def value(flat: list[jax.Array], held: Any) -> jax.Array:
-        return zeroth(flat, held)[0]
+        return sum_of_zeroth(flat, held)[0]
 
     @value.defjvp
     def _(primals: Any, tangents: Any) -> Any:
@@ -134,3 +181,15 @@ def integrate(
         return here, moved(gradient, tangents[0])
 
     return jnp.asarray(value(flat, (outside, nodes)))
+
+
+def _along(k: int, function: Callable[[list[jax.Array]], Any]) -> Callable[[list[jax.Array]], Any]:
+    """Return a function that has what ``function`` returns, and how fast it moves with input k."""
+
+    def both(values: list[jax.Array]) -> Any:
+        def at(value: jax.Array) -> Any:
+            return function([*values[:k], value, *values[k + 1 :]])
+
+        return jax.jvp(at, (values[k],), (jnp.ones_like(values[k]),))
+
+    return both
