@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -386,6 +388,36 @@ def test_a_folder_has_one_run_at_a_time_and_a_crash_frees_it(tmp_path: Path) -> 
         pass
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(CheckpointError, match="it holds a sweep"), held(tmp_path, mark):
+        pass
+
+
+def test_a_folder_has_one_run_at_a_time_on_a_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As folders of a network are whose server has no lock daemon."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    mark, place = "calibration.npz", tmp_path / ".running-by"
+
+    def refused() -> str:
+        with pytest.raises(CheckpointError) as caught, held(tmp_path, mark):
+            pass
+        return str(caught.value)
+
+    with held(tmp_path, mark):
+        by = f"(process {os.getpid()} on {socket.gethostname()}; if it is gone, delete {place})"
+        assert f"another run is writing to '{tmp_path}' {by}; wait" in refused()
+    assert not list(tmp_path.iterdir())
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    place.write_text(f"{gone.pid}\nsome.other.host\n")  # whether that runs, nobody here knows
+    assert f"(process {gone.pid} on some.other.host; if it is gone, delete {place})" in refused()
+    place.write_text(f"{gone.pid}\n{socket.gethostname()}\n")
+    with held(tmp_path, mark):
         pass
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vi_recipes.core.status import CheckpointError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 MARKS = {
     "comparison.json": "a comparison",
@@ -70,13 +75,21 @@ def drop_others(
 LOCK = ".running"
 """File that a run has locked as long as it writes to its folder."""
 
+INSTEAD = f"{LOCK}-by"
+"""File that says which process has a folder of a disk that knows no locks."""
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""What some disks of a network answer, in place of a lock."""
+
 
 @contextmanager
 def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -> Iterator[None]:
     """Have a folder to oneself for the block; ``None`` is no folder.
 
-    The system itself lets go of it when the process ends, however that ends. Nothing is left of it
-    when the block ends, nor in a folder that is refused.
+    The system itself lets go of it when the process ends, however that ends. On a disk without
+    locks a file says who has it, which counts until that process of this machine has ended, and
+    until it is deleted if it is of another. Nothing is left of it when the block ends, nor in a
+    folder that holds something else.
 
     Parameters
     ----------
@@ -98,15 +111,14 @@ def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -
     if not _can_be_made(Path(directory)):
         yield
         return
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    lock = FileLock(Path(directory) / LOCK, timeout=0)
     try:
-        lock.acquire()
+        lock = _locked(Path(directory))
     except Timeout:
         raise CheckpointError(
-            f"path: another run is writing to '{directory}'; wait until it has ended, or give "
-            "another folder"
+            f"path: another run is writing to '{directory}'{_by(Path(directory))}; wait until it "
+            "has ended, or give another folder"
         ) from None
     except OSError:
         yield  # whoever writes next says why that cannot be done
@@ -114,9 +126,33 @@ def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows does not remove what is open: it stays, and is taken next
-            Path(lock.lock_file).unlink()
+        for name in (LOCK, INSTEAD):
+            with suppress(OSError):  # Windows does not remove what is open: it is taken next time
+                (Path(directory) / name).unlink()
         lock.release()
+
+
+def _locked(directory: Path) -> BaseFileLock:
+    from filelock import FileLock, SoftFileLock
+
+    lock: BaseFileLock = FileLock(directory / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # the latter by older versions of filelock
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        lock = SoftFileLock(directory / INSTEAD, timeout=0)
+        lock.acquire()
+    return lock
+
+
+def _by(directory: Path) -> str:
+    """Return who has a folder, in words, where a file says so."""
+    for name in (LOCK, INSTEAD):
+        with suppress(OSError, ValueError):
+            process, host, *_ = (directory / name).read_text().split()
+            return f" (process {process} on {host}; if it is gone, delete {directory / name})"
+    return ""
 
 
 def _can_be_made(directory: Path) -> bool:
