@@ -341,6 +341,7 @@ def test_every_data_set_has_a_figure_of_its_own_and_no_other_is_left(
         ("models = 3", "models: got 3, expected a list of names"),
         ('methods = ["map"]', "models: it is missing, expected such as"),
         ("models = []", "models: got none, expected such as"),
+        ('models = ["radon"]\nmethods = []', "methods: got none, expected such as"),
         ('models = ["radon"]\n[data]\na = 1', "data: got 1 for 'a', expected a file"),
         ('models = ["radon"]\ndata = ""', "data: got '' for '', expected a file"),
         ('models = ["radon"]\nsead = 3', "unknown key 'sead'"),

@@ -52,6 +52,11 @@ def read_grid(path: Path) -> Grid:
         what = "got none" if "models" in content else "it is missing"
         raise ValueError(f'{path}: models: {what}, expected such as models = ["eight_schools"]')
     methods = _texts(content, "methods", path)
+    if "methods" in content and not methods:
+        raise ValueError(
+            f'{path}: methods: got none, expected such as methods = ["map"]; leave it out for those '
+            "that apply"
+        )
     rest = {k: v for k, v in content.items() if k not in ("models", "methods")}
     for key, kind, words in (
         ("seeds", int | list, "a number of seeds or a list of them"),

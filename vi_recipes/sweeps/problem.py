@@ -209,7 +209,8 @@ def targets(
 def _add(found: dict[Any, Any], key: tuple[str, str], what: Any) -> None:
     if key in found:
         raise ValueError(
-            f"models: two are named '{key[0]}'; give a mapping name -> model to tell them apart"
+            f"models: two are named '{key[0]}'; give each once, or names of their own (in Python, a "
+            "mapping name -> model)"
         )
     found[key] = what
 
