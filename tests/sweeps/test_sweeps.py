@@ -258,6 +258,8 @@ def test_an_error_of_one_fit_is_a_row_that_says_so() -> None:
         ([], {}, "models: got none"),
         ([MODEL, MODEL], {}, "models: two are named 'normal'"),
         ([3], {}, "models: got 3, expected names"),
+        (MODEL, {"data": [1.0, 2.0]}, "data: got list, expected a mapping"),
+        (MODEL, {"seeds": np.int64(0)}, "seeds: got"),
         (MODEL, {"data": {}}, "data: got none, expected at least one set"),
         (MODEL, {"data": "gone.json"}, "data: gone.json cannot be read"),
     ],

@@ -54,8 +54,8 @@ def read_grid(path: Path) -> Grid:
     methods = _texts(content, "methods", path)
     if "methods" in content and not methods:
         raise ValueError(
-            f'{path}: methods: got none, expected such as methods = ["map"]; leave it out for those '
-            "that apply"
+            f'{path}: methods: got none, expected such as methods = ["map"]; leave it out for '
+            "those that apply"
         )
     rest = {k: v for k, v in content.items() if k not in ("models", "methods")}
     for key, kind, words in (

@@ -209,8 +209,8 @@ def targets(
 def _add(found: dict[Any, Any], key: tuple[str, str], what: Any) -> None:
     if key in found:
         raise ValueError(
-            f"models: two are named '{key[0]}'; give each once, or names of their own (in Python, a "
-            "mapping name -> model)"
+            f"models: two are named '{key[0]}'; give each once, or names of their own (in Python, "
+            "a mapping name -> model)"
         )
     found[key] = what
 
@@ -228,6 +228,11 @@ def _data_by_name(data: Mapping[str, Any] | str | Path | None) -> list[tuple[str
         return [(OWN, None)]
     if isinstance(data, str | Path):
         return [(Path(data).stem, data)]
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            f"data: got {type(data).__name__}, expected a mapping name of the data -> arguments of "
+            "the model, or a file"
+        )
     if not data:
         raise ValueError(
             "data: got none, expected at least one set, by name; leave data out for the models' own"
