@@ -141,7 +141,7 @@ def sweep(
 
 def _seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
-        require(seeds >= 1, "seeds", seeds, "a positive number of seeds, or a list of them")
+        require(int(seeds) >= 1, "seeds", seeds, "a positive number of seeds, or a list of them")
         return list(range(int(seeds)))
     try:
         numbers = [as_seed(seed) for seed in seeds]
