@@ -52,6 +52,10 @@ def data() -> pd.DataFrame:
     odds = np.exp(np.column_stack([0 * eta, 0.3 + 0.5 * frame["x"], eta - 0.4 * frame["x"]]))
     odds /= odds.sum(axis=1, keepdims=True)
     frame["choice"] = [rng.choice(["u", "v", "w"], p=row) for row in odds]
+    votes = rng.multinomial(frame["n"], odds)
+    frame = frame.assign(**{f"of_{level}": votes[:, k] for k, level in enumerate("uvw")})
+    frame["spread"] = rng.binomial(frame["n"], rng.beta(4 * p, 4 * (1 - p)))
+    frame["tails"] = (eta + 0.5 * rng.standard_t(3, ROWS)).round(3)
     return frame
 
 
@@ -166,6 +170,29 @@ both = [label.replace(a, f"{a}_{b}") for b in "vw" for label in LABELS
         for a in [label.partition("[")[0]]]  # fmt: skip
 keep("categorical", f"choice ~ {TERMS}", "categorical", both,
      fit.params.to_numpy().T.ravel(), fit.bse.to_numpy().T.ravel())  # fmt: skip
+
+
+def votes(p):
+    eta = np.column_stack([np.zeros(ROWS), X @ p[:5], X @ p[5:]])
+    log_p = eta - special.logsumexp(eta, axis=1, keepdims=True)
+    return (FRAME[["of_u", "of_v", "of_w"]].to_numpy() * log_p).sum(axis=1)
+
+
+def spread(p):
+    mu, phi = special.expit(X @ p[:5]), np.exp(p[5])
+    return stats.betabinom.logpmf(FRAME["spread"], FRAME["n"], mu * phi, (1 - mu) * phi)
+
+
+def tails(p):
+    return stats.t.logpdf(FRAME["tails"], np.exp(p[6]), X @ p[:5], np.exp(p[5]))
+
+
+named = [label.replace(a, f"{a}_of_{b}") for b in "vw" for label in LABELS
+         for a in [label.partition("[")[0]]]  # fmt: skip
+highest("multinomial", f"cbind(of_u, of_v, of_w) ~ {TERMS}", "multinomial", named, votes,
+        np.zeros(10))  # fmt: skip
+highest("betabinomial", f"p(spread, n) ~ {TERMS}", "betabinomial", LABELS, spread, np.zeros(6))
+highest("studentt", f"tails ~ {TERMS}", "studentt", LABELS, tails, np.zeros(7))
 
 
 def negbinomial(y, mu, shape):
