@@ -86,7 +86,7 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
         ("y ~ x", "bernoulli", {"priors": {"beta": "Normal(0, 1) + 1"}}, "a number, or 'flat'"),
         ("y ~ x", "bernoulli", {"priors": "wide"}, "priors: got 'wide', expected 'flat'"),
         ("x ~ y", "gaussian", {"priors": {"sigma": "Normal(0, 1)"}}, "expected one whose support"),
-        ("y ~ sqroot(x)", "bernoulli", {}, "there is no 'sqroot' among columns and functions"),
+        ("y ~ sqroot(x)", "bernoulli", {}, "unknown function 'sqroot'; did you mean 'sqrt'"),
         ("y ~ s(x)", "bernoulli", {}, r"there is no 's' .*; a spline is bs\(x, df=5\)"),
         (
             "y ~ factor(x)",

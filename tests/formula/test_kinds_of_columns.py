@@ -183,3 +183,57 @@ def test_frames_of_polars():
     model = glmm(FORMULA, pl.from_pandas(FRAME))
     for name in NAMES:
         np.testing.assert_allclose(model.data()[name], MODEL.data()[name], rtol=1e-12)
+
+
+def test_names_are_one_however_their_accents_are_written():
+    composed, apart = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    for name, asked in ((composed, apart), (apart, composed)):
+        frame = FRAME.rename(columns={"x": name, "k": name + "n"})
+        model = glmm(f"y ~ {asked} + arm", frame, weights=f"{asked}n")
+        assert f"beta[{composed}]" in vr.Target(model).labels(["beta"], coords=True)
+        at = new_rows(model, frame.iloc[:3], "known", None)
+        np.testing.assert_array_equal(at.arguments["X"], model.data()["X"][:3])
+    twice = FRAME.assign(**{composed: 1.0, apart: 2.0})
+    with pytest.raises(ValueError, match="several columns are called"):
+        glmm("y ~ x", twice)
+
+
+LARGE = 2**60
+"""From it on a float does not tell a whole number from the next."""
+
+
+def test_large_whole_numbers_that_are_levels_stay_apart():
+    ids = LARGE + FRAME["g"]
+    labels = [str(LARGE + k) for k in (3, 7, 8, 20, 41)]
+    lacks = pd.array(ids, dtype="Int64")
+    lacks[3] = pd.NA
+    for values in (ids, ids.astype("uint64"), lacks, list(lacks), ids.astype(str)):
+        model = glmm("y ~ x + (1 | id)", FRAME.assign(id=values), missing="drop")
+        assert list(vr.Target(model).coords["id"]) == labels
+        at = new_rows(model, {"x": [0.0, 0.0], "id": [LARGE + 8, None]}, "known", None)
+        assert at.arguments["id"][0] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([10**30 + k * 10**29 for k in range(ROWS)], "too large for a computer's integers"),
+        (np.arange(ROWS) + 1j, "holds complex numbers"),
+        (pd.Series([complex(k, 1) for k in range(ROWS)], dtype=object), "holds complex numbers"),
+    ],
+)
+def test_numbers_that_no_design_holds_are_refused(values, said):
+    frame = FRAME.assign(z=values)
+    for formula in ("y ~ z", "z ~ x", "y ~ x + (1 | z)"):
+        with pytest.raises(ValueError, match=rf"^data: column 'z' .*{said}"):
+            glmm(formula, frame)
+    assert glmm("y ~ x", frame)  # what is not asked for is let alone
+
+
+def test_names_of_several_levels_and_one_row_are_refused():
+    with pytest.raises(ValueError, match=r"^data: its columns have names of 2 levels"):
+        glmm("y ~ x", pd.concat({"a": FRAME}, axis=1))
+    with pytest.raises(ValueError, match=r"^response 'y': got one row, expected several$"):
+        glmm("y ~ x", FRAME[:1])
+    with pytest.raises(ValueError, match=r"unknown function 'lg'; did you mean 'log'"):
+        glmm("y ~ lg(t)", FRAME)

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import told
+from vi_recipes.core import told, unknown
 from vi_recipes.formula.groups import places_in
 from vi_recipes.formula.parse import tokens_of
 from vi_recipes.formula.terms import columns_of, is_computed, written_out
 
 FUNCTIONS = ("log", "log1p", "log2", "log10", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tanh")
 """Of NumPy, that formulas may use by name."""
+
+OTHERS = ("C", "I", "center", "scale", "poly", "bs", "offset")
+"""Of formulae, that the manual lists."""
 
 CODED = re.compile(r"\bC\(\s*([^,()\[\]]+?)\s*(?:,[^\[\]]*)?\)\[")
 """The label of a level whose coding is said: ``C(period)[2]`` is called ``period[2]``."""
@@ -297,8 +300,12 @@ def _telling(text: str) -> Any:
             raise ValueError(" ".join(heard.says.split()))
     except Exception as error:
         if isinstance(error, KeyError):
-            cure = CURES.get(str(error).strip("'"), "")
-            says = f"there is no {error} among columns and functions{cure and f'; {cure}'}"
+            name = str(error).strip("'")
+            says = (
+                f"there is no {error} among columns and functions; {CURES[name]}"
+                if name in CURES
+                else unknown("function", name, [*FUNCTIONS, *OTHERS])
+            )
         elif alone := NOT_MULTIPLIED.match(str(error)):
             says = (
                 f"{alone[1]}() is not multiplied by other terms; poly(x, 3) is, and so are columns "

@@ -17,7 +17,7 @@ from vi_recipes.formula.designs import response_values
 from vi_recipes.formula.families import SUPPORTS, Family, outside
 from vi_recipes.formula.groups import levels_of, places_in
 from vi_recipes.formula.parse import tokens_of
-from vi_recipes.formula.plain import plain, whole_again
+from vi_recipes.formula.plain import WIDEST, one_form, plain, whole_again
 
 LARGEST = 1e100
 """Numbers beyond it have squares that are none."""
@@ -39,7 +39,7 @@ def as_frame(data: Any, what: str = "data") -> pd.DataFrame:
     if isinstance(data, str | Path):
         data = read_frame(data)
     elif isinstance(data, Mapping):
-        columns = dict(data)
+        columns = {name: _as_given(values) for name, values in data.items()}
         single = bool(columns) and all(pd.api.types.is_scalar(v) for v in columns.values())
         try:
             data = pd.DataFrame([columns] if single else columns)
@@ -54,12 +54,27 @@ def as_frame(data: Any, what: str = "data") -> pd.DataFrame:
             f"{what}: got {type(data).__name__}, expected a data frame, a mapping of columns, or "
             "the name of a file"
         )
-    names = data.columns.map(str).str.strip()  # a file with a space behind its commas
+    if data.columns.nlevels > 1:
+        raise ValueError(
+            f"{what}: its columns have names of {data.columns.nlevels} levels (a MultiIndex), "
+            "expected one name each"
+        )
+    # a file may have a space behind its commas
+    names = pd.Index([one_form(str(name)).strip() for name in data.columns])
     if twice := list(names[names.duplicated()]):
         raise ValueError(f"{what}: several columns are called '{twice[0]}', expected one of a name")
     if data.empty:
         raise ValueError(f"{what}: got a frame of shape {data.shape}, expected rows and columns")
     return plain(data.set_axis(names, axis=1).reset_index(drop=True))
+
+
+def _as_given(values: Any) -> Any:
+    """Return a list as objects: pandas would make floats of whole numbers that are beside None."""
+    if not isinstance(values, list):
+        return values
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made
 
 
 def complete(
@@ -116,6 +131,17 @@ def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame, what: str) -> None:
             raise ValueError(
                 f"{what}: column '{name}' holds dates or times, expected numbers or text; make a "
                 "number of it, such as days since the first, or text where its values are levels"
+            )
+        held = pd.api.types.infer_dtype(column) if column.dtype.kind == "O" else column.dtype.kind
+        if held in ("c", "complex"):
+            raise ValueError(
+                f"{what}: column '{name}' holds complex numbers, expected real ones; take np.real, "
+                "np.imag or np.abs of it"
+            )
+        if held == "integer" and column.dropna().abs().max() >= WIDEST:
+            raise ValueError(
+                f"{what}: column '{name}' holds whole numbers too large for a computer's integers, "
+                f"such as {column.max()}; divide them, or make text of them where they are levels"
             )
     far = (numbers.astype(float).abs() > LARGEST) & np.isfinite(numbers.astype(float))
     if far.any(axis=None):
@@ -210,6 +236,8 @@ def response_of(
     y = made.y if weights is None else made.y[weights > 0]
     if family.response in ("real", "positive", "unit") and np.ptp(y) == 0:
         which = "" if len(y) == len(made.y) else " of weight above 0"
+        if len(y) == 1:
+            raise ValueError(f"response '{text}': got one row{which}, expected several")
         raise ValueError(
             f"response '{text}': got {y[0]:g} in every row{which}, expected values that differ"
         )
@@ -355,6 +383,7 @@ def row_numbers(what: str, given: Any, full: pd.DataFrame) -> np.ndarray | None:
     if given is None:
         return None
     if isinstance(given, str):
+        given = one_form(given)
         if given not in full:
             raise ValueError(f"{what}: {unknown('column', given, full.columns)}")
         given = full[given]

@@ -32,6 +32,7 @@ from vi_recipes.formula.frame import (
 )
 from vi_recipes.formula.layout import Group, Layout, Names, Predictor, spread_of
 from vi_recipes.formula.parse import Parsed, check_apart, check_columns, parse
+from vi_recipes.formula.plain import one_form
 from vi_recipes.formula.priors import Given, Priors
 from vi_recipes.formula.source import Generated, Units, Writer
 from vi_recipes.model import Model
@@ -234,6 +235,7 @@ class _Maker:
         missing: Literal["error", "drop"],
     ) -> None:
         texts = [formula] if isinstance(formula, str) else list(formula)
+        texts = [one_form(text) if isinstance(text, str) else text for text in texts]
         if not texts:
             raise ValueError("formula: got none, expected one such as 'y ~ x + (1 | g)'")
         self.parsed = [parse(text) for text in texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,15 @@ WHOLE = 2.0**53
 NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")
 DATES = ("date", "datetime", "datetime64", "time", "timedelta", "period")
 """What pandas calls what objects are."""
+
+
+WIDEST = 2**63
+"""Whole numbers from it on have no type of NumPy's that holds them all."""
+
+
+def one_form(text: str) -> str:
+    """Return text with its accents composed: two files may write one name in two ways."""
+    return unicodedata.normalize("NFC", text)
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
@@ -49,6 +59,8 @@ def _plain(column: pd.Series) -> pd.Series:
     lacks = column.isna()
     if held in NUMBERS:
         is_whole = held == "integer" and not lacks.any()
+        if held == "integer" and column[~lacks].abs().max() >= (WHOLE if lacks.any() else WIDEST):
+            return column.astype(object).where(~lacks, None)  # as floats some would be one
         return column.astype(int if is_whole else float)
     if held == "boolean":
         return column.astype(bool if not lacks.any() else object)
