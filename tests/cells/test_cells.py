@@ -430,6 +430,13 @@ def test_what_is_no_executor_is_refused(executor: Any) -> None:
         pass
 
 
+def test_more_processes_than_the_memory_has_room_for_are_refused() -> None:
+    if not hasattr(os, "sysconf"):
+        pytest.skip("this system does not say how much memory it has")
+    with pytest.raises(ValueError, match=r"got 99999 processes, .* this machine has \d+ GB; exp"):
+        run_cells(Squares(""), range(2), Kept().keep, 99_999)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 def test_a_pool_of_forks_is_refused_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

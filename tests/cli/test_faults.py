@@ -78,6 +78,7 @@ def compare(source, data="y.json"):
         ("sys.exit(3)", "raised SystemExit: it called sys.exit(3)"),
         ("(lambda f: f(f))(lambda f: f(f))", "raised RecursionError"),
         ("raise MemoryError", "raised MemoryError: the memory is used up"),
+        ("raise MemoryError('no room for an array of shape (9,)')", "raised MemoryError: no room"),
         ("raise Exception", "raised Exception"),
         ("numpyro.sample('s', dist.Normal(0.0, -1.0))", "invalid scale parameter"),
         ("numpyro.sample('s', 3.0)", "raised TypeError"),

@@ -132,7 +132,7 @@ def test_a_dash_has_its_reason() -> None:
     assert "–:" not in c.table(["mu", "tau"]).note
     failed = replace(moments, method="failed", status=vr.Status.FAILED, posterior=None)
     without = vr.Comparison({"pymc": c["pymc"], "failed": failed}, target_name="eight")
-    said = "Without a result: failed (the method raised an error)."
+    said = "Without a result: failed (it ended by an error)."
     assert said in without.table(["mu"]).note
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ type Engine = Executor | int | None
 SECONDS = 10
 """How long a scheduler has to answer, and to have a worker."""
 
+A_PROCESS = 300_000_000
+"""Bytes that a process takes for itself before it does anything: Python, NumPyro and JAX."""
 
 TRACES = ("distributed.client", "tornado.application")
 """Loggers that show pages of traces where a scheduler is gone, which is then said in a sentence."""
@@ -31,7 +34,7 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
     Raises
     ------
     ValueError
-        For what is none, and for a pool of forks.
+        For what is none, for a pool of forks, and for more processes than the memory has room for.
     """
     if executor is None or isinstance(executor, Executor):
         if _forks(executor):
@@ -43,6 +46,12 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
             f"executor: got {executor!r}, expected a concurrent.futures.Executor, a positive "
             "number of processes, or None"
         )
+    if (room := _memory()) and executor * A_PROCESS > room:
+        raise ValueError(
+            f"executor: got {executor} processes, which take {A_PROCESS / 1e9:g} GB each before "
+            f"they do anything, and this machine has {room / 1e9:.0f} GB; expected no more than it "
+            f"has processors, {os.cpu_count()}"
+        )
     processes = Processes(executor)
     try:
         yield processes
@@ -51,6 +60,14 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
         raise
     finally:
         processes.shutdown()
+
+
+def _memory() -> int:
+    """Return the bytes of this machine's memory; 0 where that is not known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return 0
 
 
 def _forks(executor: Executor | None) -> bool:

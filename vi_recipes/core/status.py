@@ -16,7 +16,7 @@ class Status(Enum):
     COLLAPSED = "the mode has collapsed: members of a plate share one value"
     DIVERGED = "the objective, or an answer, became NaN or infinite"
     NOT_APPLICABLE = "the method does not apply to this model"
-    FAILED = "the method raised an error"
+    FAILED = "it ended by an error"
 
     @property
     def ok(self) -> bool:

@@ -289,7 +289,7 @@ class TracedModel(BoundModel):
                 "on the same data: let it work on a copy, x = x.copy() or x = x.at[i].set(value)"
             )
         of_shapes = any(word in str(error).lower() for word in _OF_SHAPES)
-        if not (of_shapes or isinstance(error, IndexError)):
+        if isinstance(error, MemoryError) or not (of_shapes or isinstance(error, IndexError)):
             return text
         shapes = ", ".join(f"{n} {list(np.shape(v))}" for n, v in self.data.items())
         return f"{text}. The shapes of the data are {shapes}: check that the lengths agree"
