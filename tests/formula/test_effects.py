@@ -64,6 +64,22 @@ def test_contrasts_are_averages_of_predictions(fitted: tuple[vr.Target, vr.Fit])
     assert narrow["conf_low"][0] == pytest.approx(np.quantile(of_x, 0.25), rel=1e-9)
 
 
+def test_all_variables_are_taken_where_none_is_named(fitted: tuple[vr.Target, vr.Fit]) -> None:
+    target, fit = fitted
+    named = vr.comparisons(fit, target, None, ["x", "arm"])
+    pd.testing.assert_frame_equal(vr.comparisons(fit, target), named)
+    pd.testing.assert_frame_equal(vr.comparisons(fit, target, variables=["x", "arm"]), named)
+    pd.testing.assert_frame_equal(vr.slopes(fit, target), vr.slopes(fit, target, None, "x"))
+    frame = FRAME.assign(g=np.arange(N) % 6, y=FRAME["x"] + RNG.normal(size=N))
+    grouped = vr.Target(vr.glmm("y ~ arm + (1 + x | g)", frame))
+    fit = vr.MeanField().fit(grouped, throw=True)
+    assert set(vr.comparisons(fit, grouped)["term"]) == {"x", "arm"}
+    assert set(vr.slopes(fit, grouped)["term"]) == {"x"}
+    levels = vr.Target(vr.glmm("s ~ arm", FRAME, "bernoulli"))
+    with pytest.raises(ValueError, match="all are levels; comparisons"):
+        vr.slopes(vr.Laplace().fit(levels, throw=True), levels)
+
+
 def test_slopes_are_derivatives(fitted: tuple[vr.Target, vr.Fit]) -> None:
     target, fit = fitted
     linear = vr.slopes(fit, target, FRAME, "x", kind="linear")

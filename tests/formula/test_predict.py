@@ -253,6 +253,21 @@ def test_the_mean_follows_from_the_linear_predictor():
     np.testing.assert_allclose(counts.mean, mean.mean, rtol=0.2)
 
 
+def test_the_mean_of_students_t_is_its_centre_whatever_its_tails():
+    frame = pd.DataFrame({"y": RNG.standard_t(1.2, 40), "x": RNG.normal(size=40)})
+    target = vr.Target(vr.glmm("y ~ x", frame, "studentt"))
+    rng = np.random.default_rng(1)
+    scalars = {"Intercept": 0.0, "sigma": 1.0, "nu": 1.0}  # nu is below 1 at half of the draws
+    draws = {n: v + 0.1 * rng.normal(size=(2, 200)) for n, v in scalars.items()}
+    fit = vr.from_draws({**draws, "beta": rng.normal(2.0, 0.1, (2, 200, 1))}, target)
+    made = vr.predict(fit, target, {"x": [-1.0, 3.0]})
+    np.testing.assert_allclose(made.mean, [-2.0, 6.0], atol=0.1)
+    linear = vr.predict(fit, target, {"x": [-1.0, 3.0]}, "linear")
+    np.testing.assert_array_equal(made.draws, linear.draws)
+    exact = vr.predict(vr.Laplace().fit(target, throw=True), target, {"x": [3.0]})
+    assert exact.normal is not None
+
+
 def test_successes_and_levels():
     frame = pd.DataFrame({"s": RNG.binomial(9, 0.4, 30), "n": 9, "x": RNG.normal(size=30)})
     target = vr.Target(vr.glmm("p(s, n) ~ x", frame, "binomial"))
@@ -321,8 +336,8 @@ def test_it_is_said_which_of_two_levels_counts_as_one():
 @pytest.mark.parametrize(
     ("newdata", "options", "says"),
     [
-        ({"xx": [1.0], "g": ["a"]}, {}, "unknown column 'x'; did you mean 'xx'"),
-        ({"x": [1.0]}, {}, "unknown column 'g'.*groups='population'"),
+        ({"xx": [1.0], "g": ["a"]}, {}, "lacks x, of the formula's columns; is 'x' called 'xx'"),
+        ({"x": [1.0]}, {}, "lacks g, of the group 'g'.*groups='population'.* It has x$"),
         ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"newdata: 1 of 2 rows .*\(x 1.*; leave these"),
         ({"x": [1.0], "g": ["a"]}, {"kind": "men"}, "kind: got 'men'"),
         ({"x": [1.0], "g": ["a"]}, {"groups": "old"}, "groups: got 'old'"),

@@ -17,7 +17,7 @@ from vi_recipes.formula.designs import levels_alone
 from vi_recipes.formula.families import PROBABILITY, family_of
 from vi_recipes.formula.frame import as_frame
 from vi_recipes.formula.glmm import GLMM
-from vi_recipes.formula.newdata import Groups, fitted_rows, formula_of
+from vi_recipes.formula.newdata import Groups, columns_of, fitted_rows, formula_of
 from vi_recipes.formula.parse import tokens_of
 from vi_recipes.formula.predict import Kind, Prediction, predict
 from vi_recipes.model import Model, Target, as_target
@@ -41,8 +41,8 @@ COMPARE: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def comparisons(
     fit: Fit | Mapping[str, Fit],
     target: Target | Model,
-    data: Any,
-    variables: Variables,
+    data: Any = None,
+    variables: Variables | None = None,
     *,
     kind: Kind = "mean",
     groups: Groups = "known",
@@ -69,6 +69,7 @@ def comparisons(
         Names; or name -> what is compared: two values, or one number, the step. By default a number
         is compared with itself plus 1, and every level with the first, of what the formula takes
         for levels: text, ``C(x)``, the members of groups. ``Treatment("b")`` makes ``b`` the first.
+        Where none are named, all columns of the terms, but those that are groups alone.
     kind, groups, offset, key
         As in :func:`predict`.
     comparison
@@ -117,8 +118,8 @@ def comparisons(
 def slopes(
     fit: Fit | Mapping[str, Fit],
     target: Target | Model,
-    data: Any,
-    variables: Variables,
+    data: Any = None,
+    variables: Variables | None = None,
     *,
     kind: Kind = "mean",
     groups: Groups = "known",
@@ -130,7 +131,8 @@ def slopes(
     """Return the slopes of predictions in numeric variables, averaged over the rows of data.
 
     Central differences over 2e-4 of the variable's range, at the same draws. Parameters and what
-    is returned are those of :func:`comparisons`.
+    is returned are those of :func:`comparisons`; where none are named, all variables that have a
+    slope.
 
     Raises
     ------
@@ -143,7 +145,12 @@ def slopes(
     model = formula_of(target)
     frame, offset = _rows_asked(model, data, offset)
     levels, contrasts, steps = levels_in(model), [], {}
-    for name in _named(variables, frame, model, kind):
+    named = _named(variables, frame, model, kind)
+    if variables is None:
+        named = {n: v for n, v in named.items() if _is_number(frame[n]) and n not in levels}
+        if not named:
+            raise ValueError("variables: all are levels; comparisons() contrasts levels")
+    for name in named:
         values = frame[name]
         if not _is_number(values) or name in levels:
             raise ValueError(
@@ -190,10 +197,15 @@ def _check_odds(model: GLMM, kind: Kind) -> None:
         raise ValueError(f"comparison: 'odds_ratio' is of probabilities, which {what} has none of")
 
 
-def _named(variables: Variables, frame: pd.DataFrame, model: GLMM, kind: Kind) -> dict[str, Any]:
+def _named(
+    variables: Variables | None, frame: pd.DataFrame, model: GLMM, kind: Kind
+) -> dict[str, Any]:
     """Return name -> what is compared, ``None`` for the default."""
-    if isinstance(variables, str):
-        chosen: dict[str, Any] = {variables: None}
+    if variables is None:
+        own = {name for predictor in model.predictors for name in columns_of(predictor)}
+        chosen: dict[str, Any] = dict.fromkeys(name for name in frame if name in own)
+    elif isinstance(variables, str):
+        chosen = {variables: None}
     elif isinstance(variables, Mapping):
         chosen = dict(variables)
     else:

@@ -78,11 +78,10 @@ class Family:
     def mean_follows(self) -> bool:
         """Whether the mean is the link's inverse at the linear predictor, whatever the others are.
 
-        The mean of Student's t is none where ``nu`` is small, and zeros of their own lower that of
-        counts.
+        Zeros of their own lower the mean of counts.
         """
         zeros = any(own.name == "zero" for own in self.own)
-        return not (self.of_levels or self.is_ordinal or zeros or self.name == "studentt")
+        return not (self.of_levels or self.is_ordinal or zeros)
 
     @property
     def has_hurdle(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import check_arguments
+from vi_recipes.core import check_arguments, numbered
 from vi_recipes.formula.brms import correlations_in_brms, names_in_brms
 from vi_recipes.formula.checks import check_groups, check_predictors, counting, numbers_as_text
 from vi_recipes.formula.families import (
@@ -103,10 +103,9 @@ class GLMM(Model):
         lines.append(f"rows      {len(self.response.y)}{counted}")
         for group in self.groups:
             sizes = np.bincount(group.codes)
-            lines.append(
-                f"group     {group.factor.name}: {len(sizes)} members of {sizes.min()} to "
-                f"{sizes.max()} rows"
-            )
+            low, high = int(sizes.min()), int(sizes.max())
+            rows = numbered(high, "row") if low == high else f"{low} to {high} rows"
+            lines.append(f"group     {group.factor.name}: {len(sizes)} members of {rows}")
         lines += [f"structure {text}" for text in self._structure()]
         lines += [f"note      {note}" for note in self.notes]
         lines.append("priors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import unknown
 from vi_recipes.formula.families import family_of
 from vi_recipes.formula.frame import as_frame, complete, row_numbers, trials_of
 from vi_recipes.formula.glmm import GLMM
@@ -79,8 +79,8 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
     """
     full = as_frame(newdata, "newdata")
     grouping = {name for group in model.groups for name in group.factor.columns}
-    used = sorted({name for predictor in model.predictors for name in _columns_of(predictor)})
-    _check_there(full, used, "columns")
+    used = sorted({name for predictor in model.predictors for name in columns_of(predictor)})
+    _check_there(full, used, "the formula's columns")
     frame = full[list(dict.fromkeys([*used, *(n for n in grouping if n in full)]))]
     if used:
         complete(frame[list(dict.fromkeys(used))], used, "error", "newdata")
@@ -112,15 +112,21 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
     return NewRows(arguments, extra, rows, trials is not None, groups)
 
 
-def _columns_of(predictor: Any) -> set[str]:
+def columns_of(predictor: Any) -> set[str]:
+    """Return the columns that the terms of a predictor have, but those that are groups alone."""
     designs = [predictor.design, *predictor.designs.values()]
     return {name for design in designs for name in design.columns}
 
 
 def _check_there(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
-    for name in names:
-        if name not in frame:
-            raise ValueError(f"newdata: {unknown('column', name, frame.columns)} (of the {what})")
+    lost = [name for name in names if name not in frame]
+    if lost:
+        near = difflib.get_close_matches(lost[0], list(frame.columns), 1)
+        hint = f"is '{lost[0]}' called '{near[0]}' there? " if near else ""
+        raise ValueError(
+            f"newdata: it lacks {', '.join(lost)}, of {what}; {hint}It has "
+            f"{', '.join(frame.columns)}"
+        )
 
 
 def _offset(model: GLMM, frame: pd.DataFrame, given: Any) -> np.ndarray | None:
@@ -145,7 +151,7 @@ def _members(group: Group, frame: pd.DataFrame, groups: Groups) -> tuple[np.ndar
     _check_there(
         frame,
         group.factor.columns,
-        f"group '{group.factor.name}'; a missing value in it is a member that is not known, "
+        f"the group '{group.factor.name}': a missing value in it is a member that is not known, "
         "groups='population' leaves groups out",
     )
     codes, new = group.factor.at(frame)

@@ -249,7 +249,9 @@ def _run(
             return eta if family.of_levels else jnp.broadcast_to(eta, (at.rows,))
         if family.is_ordinal or family.of_levels:
             return jnp.broadcast_to(law.probs, (at.rows, law.probs.shape[-1]))
-        return jnp.broadcast_to(law.mean, (at.rows,))
+        # a draw of nu below 1 has no mean; where there is one it is the centre
+        centre = law.loc if family.name == "studentt" else law.mean
+        return jnp.broadcast_to(centre, (at.rows,))
 
     number = len(next(iter(flat.values())))
     latents = {name: jnp.asarray(value, float) for name, value in flat.items()}
