@@ -23,7 +23,7 @@ from vi_recipes.latent.closed_form import (
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.continuous import fields
-from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, layout_of
+from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, is_bent, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
@@ -98,6 +98,7 @@ __all__ = [
     "general_step",
     "hermite",
     "is_at_maximum",
+    "is_bent",
     "judge_best",
     "judge_estimate",
     "latent_moments",

@@ -53,6 +53,7 @@ def check_monotone(
     what: str,
     who: str,
     advice: str,
+    status: Status = Status.FAILED,
 ) -> None:
     """Fail if an objective falls from one iteration to the next, beyond rounding.
 
@@ -64,11 +65,13 @@ def check_monotone(
         The starts to check; what is not finite is passed over.
     what, who, advice
         Name of the objective, what cannot make it fall, and what to do.
+    status
+        What the fit is where it falls.
 
     Raises
     ------
     MethodFailure
-        ``FAILED``, naming iteration and start.
+        With that status, naming iteration and start.
     """
     with np.errstate(invalid="ignore"):
         fall = path[:-1, starts] - path[1:, starts]
@@ -76,7 +79,7 @@ def check_monotone(
     if relative.max(initial=0.0) > ROUNDING:
         iteration, place = np.unravel_index(relative.argmax(), fall.shape)
         raise MethodFailure(
-            Status.FAILED,
+            status,
             f"{what} fell by {fall[iteration, place]:.3g} at iteration {int(iteration) + 1} of "
             f"start {starts[int(place)] + 1}; {who} cannot do that",
             advice,

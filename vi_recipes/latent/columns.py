@@ -186,6 +186,34 @@ class Columns:
         found: jax.Array = jax.lax.map(of, pairs)
         return found.ravel()
 
+    def slopes(
+        self, theta: Float[Array, " G"], z: Float[Array, " d"], arrays: Arrays
+    ) -> Float[Array, "columns elements"]:
+        """Return the derivatives of all elements by every column; pure."""
+        elements = self._elements(theta, arrays)
+
+        def of(along: jax.Array) -> jax.Array:
+            pushed: jax.Array = jax.jvp(elements, (z,), (along,))[1]
+            return pushed
+
+        return jax.lax.map(of, jnp.asarray(self._directions))
+
+    def rises(
+        self, bends: Float[np.ndarray, " entries"], away: Float[np.ndarray, " d"]
+    ) -> tuple[Float[np.ndarray, "columns elements"], Float[np.ndarray, "columns elements"]]:
+        """Return what :meth:`bends` makes of a move: how :meth:`slopes` fall, and sizes of parts.
+
+        The parts are what each column alone makes of it, their absolute values added up.
+        """
+        index = np.concatenate(self._read, axis=1)
+        moves = np.where(index >= 0, away[index], 0.0)
+        falls, parts = np.zeros(index.shape), np.zeros(index.shape)
+        for (a, b), bend in zip(self._pairs, bends.reshape(len(self._pairs), -1), strict=True):
+            for one, other in {(a, b), (b, a)}:
+                falls[one] += bend * moves[other]
+                parts[one] += np.abs(bend * moves[other])
+        return falls, parts
+
     def assembler(self, layout: Layout) -> Callable[[Float[Array, " entries"]], Bordered]:
         """Return what lays entries out; pure."""
         (blocks, w), g = layout.local.shape, layout.border.size

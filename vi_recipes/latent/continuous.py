@@ -6,7 +6,7 @@ and along the member's index, whose ratio is the index; along a random direction
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,10 @@ SPREADS = (0.3, 0.3, 2.0)
 NEAR_ZERO = (1.0, 0.03, 1e-3, 1e-5)
 """Distances of theta from 0, unconstrained, at which a model is looked at too: where covariates are
 in the thousands a link saturates everywhere else."""
+
+FAR = (10.0, 100.0, 1000.0)
+"""Units to both sides of the start at which it is looked for what elements answer to that have no
+slope near it: their knots may lie far away."""
 
 MIN_FIELD, MAX_FIELD = 8, 128
 """Scalars from which a vector in no plate may be a field, and of all such vectors up to which they
@@ -225,15 +229,24 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
         places.append(0.5 * rng.standard_normal(this.local.shape))
     slopes: dict[str, list[np.ndarray]] = {}
     moved: dict[str, Any] = {}
-    for k, (theta, z) in enumerate(zip(thetas, places, strict=True)):
+
+    def look(theta: np.ndarray, z: np.ndarray, names: Collection[str] | None = None) -> Any:
         values, pushed = compiled(jnp.asarray(theta), jnp.asarray(z), tangents, arrays)
         for name, slope in pushed.items():
-            if np.isfinite(slope).all():
+            if (names is None or name in names) and np.isfinite(slope).all():
                 slopes.setdefault(name, []).append(np.asarray(slope))
+        return values
+
+    for k, (theta, z) in enumerate(zip(thetas, places, strict=True)):
+        values = look(theta, z)
         if k in (0, len(SPREADS)):  # a kink, a step or a saturated link has no slope, and moves
             others = compiled(jnp.asarray(theta), jnp.asarray(z[::-1] + 3.0), tangents, arrays)[0]
             for name, value in values.items():
                 moved[name] = moved.get(name, False) | _differ(value, others[name])
+    if silent := {name for name, rows in slopes.items() if _is_silent(this, name, rows)}:
+        for spread in (sign * far for far in FAR for sign in (-1, 1)):
+            away = spread * rng.uniform(0.5, 1.5, this.local.shape)
+            look(thetas[0], start[this.local] + target.units[this.local] * away, silent)
     index = {}
     for name, rows in slopes.items():
         if not moved[name].any() and not any((r != 0).any() for r in rows):
@@ -260,6 +273,14 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
     )
     weights = compiled(jnp.asarray(thetas[0]), jnp.asarray(places[0]), arrays)
     return _weighted(found, {n: np.asarray(w) for n, w in weights.items()})
+
+
+def _is_silent(this: Split, name: str, slopes: Sequence[np.ndarray]) -> bool:
+    """Whether elements of a site have no slopes in latent variables that it is made of."""
+    flows = this.target.flows.densities.get(name)
+    if name in this.latents or flows is None or flows.whole.latents.isdisjoint(this.latents):
+        return False
+    return not np.any([(s != 0).any(axis=0) for s in slopes], axis=0).all()
 
 
 def _weighted(this: Split, weights: Weights) -> Split | str:

@@ -31,6 +31,19 @@ may be many orders stiffer than what changes."""
 LOT = 512
 """Products with the Hessian of a single member that are made at a time."""
 
+ALIKE = 1e-5
+"""Change of a slope that its curvature does not make, beside what that makes, that counts as none:
+data that are so much weaker than a prior may have kinks."""
+
+ROUNDING = 1e-12
+"""The same beside the slopes themselves, which may be of terms that nearly cancel."""
+
+NUM_AROUND = 2
+"""Pairs of places, to both sides of the members' modes, where it is looked once more."""
+
+NUM_PLACES = 3
+"""Places of the latent variables where it is looked, given theta."""
+
 NUM_THETAS = 2
 """Points of theta around the start where it is looked; others are near 0."""
 
@@ -51,7 +64,8 @@ class Curvature(NamedTuple):
     Parameters
     ----------
     quadratic
-        Whether it is positive definite, and the same wherever z is.
+        Whether it is positive definite, and the same wherever z is, with slopes that say so too:
+        where z has a kink, as that of its absolute value, no curvature changes.
     concave
         Whether it is positive definite near the start, and not negative anywhere else where it was
         looked at: there is one mode then.
@@ -88,10 +102,59 @@ def examine(
                 return _examine_columns(columns, columns.arrow, start(), compiler)
         return _examine(split, start(), compiler)
 
-    made: Curvature = split.target.compiled_once(
-        ("curvature", split.latents, split.local.shape, split.local.tobytes()), look
-    )
-    return made
+    made: Curvature = split.target.compiled_once(("curvature", *_key(split)), look)
+    bent = split.target.compiled_once.get(("bent", *_key(split)))
+    return made if bent is None else made._replace(quadratic=False, concave=bool(bent))
+
+
+def is_bent(
+    split: Split,
+    theta: Float[np.ndarray, " G"],
+    modes: Float[np.ndarray, "members d"],
+    compiler: Callable[..., Callable[..., Any]],
+) -> bool:
+    """Whether a log joint that counts as quadratic in z is none where an answer lies.
+
+    It was looked at around the start, and a kink may lie far from there. What is found here is
+    remembered: :func:`examine` says so from then on.
+
+    Parameters
+    ----------
+    split
+        The members.
+    theta, modes
+        Parameters of the answer, and the members' modes there.
+    compiler
+        Compiles a function for given arguments, where none was compiled yet.
+    """
+    rng = np.random.default_rng(14)
+    look = _look_at(split, theta, np.stack([modes] * NUM_PLACES), compiler)
+    precision = look(theta, np.stack([modes] * NUM_PLACES)).precisions[0]
+    quadratic, concave = bool(np.isfinite(precision).all()), True
+    sd = _sds(precision) if quadratic else np.ones(modes.shape)
+    for _ in range(NUM_AROUND if np.isfinite(modes).all() else 0):
+        away = sd * rng.uniform(0.5, 3.0, modes.shape) * rng.choice([-1, 1], modes.shape)
+        seen = look(theta, np.stack([modes, modes + away, modes - away]))
+        if not seen.finite:
+            continue
+        quadratic = quadratic and not seen.bent
+        concave = concave and _is_positive(seen.precisions * (1 + FLAT * np.eye(split.width)))
+    if not (quadratic and concave):
+        split.target.compiled_once(("bent", *_key(split)), lambda: concave)
+    return not (quadratic and concave)
+
+
+def _key(split: Split) -> tuple[Any, ...]:
+    return (split.latents, split.local.shape, split.local.tobytes())
+
+
+def _sds(precision: Float[np.ndarray, "members d d"]) -> Float[np.ndarray, "members d"]:
+    """Return the sds of z given theta, or those of each scalar given the others."""
+    try:
+        root = np.linalg.inv(np.linalg.cholesky(precision))
+    except np.linalg.LinAlgError:
+        return 1 / np.sqrt(np.maximum(np.abs(np.diagonal(precision, axis1=1, axis2=2)), 1e-300))
+    return np.asarray(np.sqrt((root**2).sum(axis=1)))
 
 
 def layout_of(
@@ -126,7 +189,7 @@ def _places(
 ) -> tuple[list[np.ndarray], Float[np.ndarray, "places members d"]]:
     """Return points of theta, the last of them near 0, and places of the latent variables."""
     rng = np.random.default_rng(9)
-    shape = (3, *split.local.shape)
+    shape = (NUM_PLACES, *split.local.shape)
     unit = split.target.units
     away = np.array([0.1, 1.0, 4.0])[:, None, None] * rng.standard_normal(shape)
     places = start[split.local] + unit[split.local] * away
@@ -153,9 +216,10 @@ def _examine_columns(
     arrays = split.target.arrays()
     at = jnp.asarray(thetas[0]), jnp.asarray(places[0, 0])
     compiled = compiler(columns.bends, *at, arrays, calls=1)
+    slopes = compiler(columns.slopes, *at, arrays, calls=1)
     quadratic = concave = True
     for k, theta in enumerate(thetas):
-        kept = None
+        kept, first = None, None
         for place, more in zip(places, _mores(k, len(places)), strict=True):
             at = jnp.asarray(theta), jnp.asarray(place[0])
             entries = np.asarray(compiled(*at, arrays))
@@ -167,6 +231,12 @@ def _examine_columns(
             quadratic = quadratic and not (
                 np.abs(entries - kept).max() > QUADRATIC * np.abs(kept).max()
             )
+            if quadratic and k < NUM_THETAS:
+                here = np.asarray(slopes(*at, arrays))
+                first = here if first is None else first
+                made, parts = columns.rises(kept, place[0] - places[0, 0])
+                stray = _astray(here - first, -made, parts, np.stack([first, here]))
+                quadratic = stray <= 1.0
         if k + 1 == NUM_THETAS and not quadratic and not concave:
             break
     known = split.width <= MAX_WIDE
@@ -179,15 +249,16 @@ def _examine(
     split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
 ) -> Curvature:
     thetas, places = _places(split, start)
-    look = (_of_one if split.num_members == 1 else _of_members)(split, thetas[0], places, compiler)
+    look = _look_at(split, thetas[0], places, compiler)
     quadratic = concave = True
     pattern = np.eye(split.width, dtype=bool)
     for k, point in enumerate(thetas):
-        at_places, change = look(point)
-        if not (np.isfinite(at_places).all() and np.isfinite(change)):
+        seen = look(point, places)
+        if not seen.finite:
             quadratic = quadratic and k >= NUM_THETAS
             continue
-        quadratic = quadratic and not change > QUADRATIC
+        quadratic = quadratic and not seen.bent
+        at_places = seen.precisions
         more = _mores(k, len(at_places))[:, None, None, None] * np.eye(split.width)
         concave = concave and _is_positive(at_places * (1 + more))
         if k < NUM_THETAS and not _is_positive(at_places[0]):
@@ -200,8 +271,56 @@ def _examine(
     return Curvature(quadratic, concave, pattern | pattern.T)
 
 
-Look = Callable[[np.ndarray], tuple[np.ndarray, float]]
-"""Precisions at some places, given theta, and how much they change, beside the largest entry."""
+class Seen(NamedTuple):
+    """What is seen of the members' log joints at some places, given theta.
+
+    Parameters
+    ----------
+    precisions
+        Minus their Hessians, at all of the places or at the first alone.
+    change
+        How much these change from place to place, beside the largest entry.
+    astray
+        How much slopes change that they do not account for, beside what counts as none.
+    """
+
+    precisions: Float[np.ndarray, "places members d d"]
+    change: float
+    astray: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it is finite."""
+        return bool(np.isfinite(self.precisions).all() and np.isfinite(self[1:]).all())
+
+    @property
+    def bent(self) -> bool:
+        """Whether the log joints are no quadratics."""
+        return self.change > QUADRATIC or self.astray > 1.0
+
+
+Look = Callable[[np.ndarray, np.ndarray], Seen]
+"""Looks at theta and places of the latent variables."""
+
+
+def _look_at(
+    split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
+) -> Look:
+    """Return what looks at the members, compiled once for a target."""
+    make = _of_one if split.num_members == 1 else _of_members
+    made: Look = split.target.compiled_once(
+        ("look at curvature", *_key(split)), lambda: make(split, theta, places, compiler)
+    )
+    return made
+
+
+def _astray(moved: np.ndarray, made: np.ndarray, parts: np.ndarray, slopes: np.ndarray) -> float:
+    """Return how far slopes have moved otherwise than curvatures make them, by what counts as none.
+
+    ``parts`` are the sizes of what these make, added up, and ``slopes`` are those at all places.
+    """
+    none = ALIKE * parts + ROUNDING * np.abs(slopes).max(axis=0)
+    return float((np.abs(moved - made) / np.maximum(none, 1e-300)).max(initial=0.0))
 
 
 def _of_members(
@@ -209,15 +328,22 @@ def _of_members(
 ) -> Look:
     arrays = split.target.arrays()
 
-    def precisions(theta: jax.Array, z: jax.Array, arrays: Arrays) -> jax.Array:
-        return jax.lax.map(lambda z: member_terms(split, theta, z, arrays).precision, z)
+    def terms(theta: jax.Array, z: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
+        def at(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            found = member_terms(split, theta, z, arrays)
+            return found.gradient, found.precision
+
+        return jax.lax.map(at, z)
 
     given = jnp.asarray(theta), jnp.asarray(places), arrays
-    compiled = compiler(precisions, *given, calls=1)
+    compiled = compiler(terms, *given, calls=1)
 
-    def look(theta: np.ndarray) -> tuple[np.ndarray, float]:
-        found = np.asarray(compiled(jnp.asarray(theta), *given[1:]))
-        return found, float(np.abs(found - found[0]).max() / np.abs(found).max())
+    def look(theta: np.ndarray, places: np.ndarray) -> Seen:
+        slopes, found = map(np.asarray, compiled(jnp.asarray(theta), jnp.asarray(places), arrays))
+        change = float(np.abs(found - found[0]).max() / np.abs(found).max())
+        made = -found[0] * (places - places[0])[1:, :, None, :]
+        moved = (slopes - slopes[0])[1:]
+        return Seen(found, change, _astray(moved, made.sum(-1), np.abs(made).sum(-1), slopes))
 
     return look
 
@@ -233,35 +359,46 @@ def _of_one(
     arrays, d = split.target.arrays(), split.width
     lot = min(d, LOT)
 
-    def products(theta: jax.Array, z: jax.Array, vectors: jax.Array, arrays: Arrays) -> jax.Array:
+    def products(
+        theta: jax.Array, z: jax.Array, vectors: jax.Array, arrays: Arrays
+    ) -> tuple[jax.Array, jax.Array]:
         def slope(z: jax.Array) -> jax.Array:
             return jax.grad(lambda z: split.log_joint(theta, z, arrays).members.sum())(z)
 
-        _, push = jax.linearize(slope, z)
+        here, push = jax.linearize(slope, z)
         made: jax.Array = -jax.vmap(lambda v: push(v[None])[0])(vectors)
-        return made
+        return here[0], made
 
     some = np.random.default_rng(10).standard_normal((lot, d))
     units = np.eye(-(-d // lot) * lot, d)
     given = jnp.asarray(theta), jnp.asarray(places[0]), jnp.asarray(some), arrays
     compiled = compiler(products, *given, calls=1)
 
-    def look(theta: np.ndarray) -> tuple[np.ndarray, float]:
-        def at(z: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    def look(theta: np.ndarray, places: np.ndarray) -> Seen:
+        def at(z: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             given = map(jnp.asarray, (theta, z, vectors))
-            return np.asarray(compiled(*given, arrays))
+            here, made = compiled(*given, arrays)
+            return np.asarray(here), np.asarray(made)
 
         def precision(z: np.ndarray) -> np.ndarray:
-            rows = [at(z, units[first : first + lot]) for first in range(0, d, lot)]
+            rows = [at(z, units[first : first + lot])[1] for first in range(0, d, lot)]
             whole = np.concatenate(rows)[:d]
             return np.asarray((whole + whole.T) / 2)[None]
 
+        # a direction to each of the other places, whose product is what slopes there differ by
+        away = (places - places[0])[1:, 0]
+        vectors = some.copy()
+        vectors[: len(away)] = away[:lot]
+        seen = [at(z, vectors) for z in places]
+        slopes, bent = (np.stack(v) for v in zip(*seen, strict=True))
+        parts = np.abs(bent).max(axis=(0, 1)) * np.abs(away[:lot]).max(axis=1, keepdims=True)
+        moved, made = (slopes - slopes[0])[1 : 1 + lot], -bent[0, : len(away)]
+        astray = _astray(moved, made, parts, slopes)
         if d <= MAX_WEIGHED:
             found = np.stack([precision(z) for z in places])
-            return found, float(np.abs(found - found[0]).max() / np.abs(found).max())
-        bent = np.stack([at(z, some) for z in places])
+            return Seen(found, float(np.abs(found - found[0]).max() / np.abs(found).max()), astray)
         change = float(np.abs(bent - bent[0]).max() / np.abs(bent).max())
-        return precision(places[0])[None], change
+        return Seen(precision(places[0])[None], change, astray)
 
     return look
 

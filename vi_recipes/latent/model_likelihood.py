@@ -36,18 +36,25 @@ class ModelLikelihood:
     def __init__(
         self, target: Target, num_nodes: NumNodes, with_prior: bool, timing: Timing
     ) -> None:
-        self.target, self.reason = target, ""
+        self.target, self.timing = target, timing
+        self._choices = num_nodes, with_prior
+        self._choose()
+
+    def _choose(self) -> None:
+        """Choose how latent variables are integrated out, or say why none can be."""
+        self.reason = ""
         self.objective: MarginalObjective | None = None
         try:
-            marginal = marginal_of(target, None, "auto", num_nodes, with_prior, timing)
+            marginal = marginal_of(self.target, None, "auto", *self._choices, self.timing)
         except MethodFailure as failure:
             self.reason = failure.message
             return
         if marginal.split.border.size > MAX_DENSE:
             self.reason = f"{marginal.split.border.size} parameters (at most {MAX_DENSE})"
             return
-        self.start = starting_point(target, jax.random.key(0), 0)
-        self.objective = MarginalObjective(marginal, timing, self.start[marginal.split.local])
+        self.start = starting_point(self.target, jax.random.key(0), 0)
+        modes = self.start[marginal.split.local]
+        self.objective = MarginalObjective(marginal, self.timing, modes)
 
     def is_at_maximum(self, point: dict[str, np.ndarray]) -> bool:
         """Whether a point is at the maximum, as far as can be told."""
@@ -82,6 +89,9 @@ class ModelLikelihood:
         if isinstance(theta, str):
             return bare(theta)
         assert self.objective is not None
+        if self.objective.misjudges(theta):
+            self._choose()
+            return self.judge_end(point, log_likelihood)
         curvature = self.objective.curvature(theta)
         edge = find_edge(self.objective, theta, curvature) if curvature is not None else None
         if edge is not None and edge.rise <= SAME:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vi_recipes.algebra import Dense, second_order, second_order_beside
 from vi_recipes.core import CALLS_OF_A_SEARCH, Timing, shapes_of
+from vi_recipes.latent.curvature import is_bent
 from vi_recipes.latent.marginal import Marginal, Moments, Nodes, moments_of
 from vi_recipes.latent.nodes import hermite
 from vi_recipes.model import Arrays, Target
@@ -241,6 +242,16 @@ class MarginalObjective:
         traced: _Traced = self.call("first order", self._first_order, theta, self.modes)
         self.timing.gradient_evaluations += 1
         return -float(traced.value), -np.asarray(traced.gradient)
+
+    def misjudges(self, theta: Float[np.ndarray, " G"]) -> bool:
+        """Whether the integral that is exact for what is normal is none of that at theta.
+
+        A marginal likelihood that is chosen anew after that has another rule, or is refused.
+        """
+        if self.marginal.rule != "gaussian" or not np.isfinite(theta).all():
+            return False
+        self.value_and_grad(theta)
+        return is_bent(self.marginal.split, theta, self.modes, self.timing.compile)
 
     def moments(self, theta: Float[np.ndarray, " G"]) -> MomentsInTheta:
         """Return what is known of continuous z given theta."""

@@ -90,7 +90,8 @@ def no_likelihood(objective: MarginalObjective) -> MethodFailure:
     return MethodFailure(
         Status.DIVERGED,
         f"the marginal likelihood is not finite at the start ({objective.marginal.describe()}): "
-        "a member's log joint has no mode there with a positive-definite curvature",
+        "a member's log joint has no mode there with a positive-definite curvature, as where it "
+        "has a kink (abs, max, where)",
         "start elsewhere with Model(init=...), or use NUTS",
     )
 

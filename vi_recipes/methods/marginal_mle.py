@@ -156,11 +156,21 @@ class MarginalMLE(Method):
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         with timing.running_compiled():
-            marginal = marginal_of(
-                target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
-            )
-            runs = self._runs(marginal, key, timing, progress)
-            objective = MarginalObjective(marginal, timing, runs[0].modes)
+            misjudged = True
+            while misjudged:  # once more at most: it is remembered what was seen
+                marginal = marginal_of(
+                    target,
+                    self.latent,
+                    self.e_step,
+                    self.num_nodes,
+                    self.objective == "map",
+                    timing,
+                )
+                runs = self._runs(marginal, key, timing, progress)
+                objective = MarginalObjective(marginal, timing, runs[0].modes)
+                highest = max(runs, key=lambda run: np.nan_to_num(run.value, nan=-np.inf))
+                objective.modes = highest.modes
+                misjudged = objective.misjudges(highest.theta)
             estimate, best = judge_best(objective, runs)
             while more := with_more_nodes(self.num_nodes, marginal, estimate):
                 marginal = more

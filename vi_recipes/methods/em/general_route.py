@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi_recipes.core import SEVERAL, Timing, split_key
+from vi_recipes.core import SEVERAL, Status, Timing, split_key
 from vi_recipes.latent import (
     MAX_DENSE,
     Ascent,
@@ -110,23 +110,21 @@ class GeneralRoute:
         """Return the best of the starts, judged."""
         target, timing = self.target, self.timing
         with timing.running_compiled():
-            marginal = marginal_of(
-                target, self.latent, self.e_step, self.num_nodes, self.objective == "map", timing
-            )
-            split = marginal.split
-            count = self.num_starts or (SEVERAL if split.kind == "discrete" else 1)
-            flat = np.stack(
-                [general_start(target, k, r) for r, k in enumerate(split_key(key, count))]
-            )
-            state = (jnp.asarray(flat[:, split.border]), jnp.asarray(flat[:, split.local]))
-            ascent = self.loop.ascent(LENGTH)
-            few = compress(marginal, flat[0], timing)
-            risen, partly = self._partly(few, state[0])
-            ended = self._iterate(ascent, few, (risen, state[1]))
-            theta = np.asarray(ended.state[0][best_of(ended.path[-1])])
-            if not same_likelihood(few, marginal, theta, timing):
-                ended = self._iterate(ascent, marginal, ended.state)
-            state, path, objective = ended
+            misjudged = True
+            while misjudged:  # once more at most: it is remembered what was seen
+                marginal = marginal_of(
+                    target,
+                    self.latent,
+                    self.e_step,
+                    self.num_nodes,
+                    self.objective == "map",
+                    timing,
+                )
+                (state, path, objective), partly = self._ascended(marginal, key)
+                best = best_of(path[-1])
+                objective.modes = np.asarray(state[1][best])
+                misjudged = objective.misjudges(np.asarray(state[0][best]))
+            count, ascent = path.shape[1], self.loop.ascent(LENGTH)
             finite = [r for r in range(count) if np.isfinite(path[-1, r])]
             if not finite:
                 raise no_likelihood(objective)
@@ -135,16 +133,19 @@ class GeneralRoute:
             alive = [r for r in finite if not why[r]]
             if not alive:
                 raise no_start_left(count, why[finite[0]])
-            advice = (
-                "raise num_nodes"
-                if marginal.rule == "quadrature"
-                else "the model's density is not what its sites say it is: report this"
-            )
+            who, status = "EM", Status.FAILED
+            advice = "the model's density is not what its sites say it is: report this"
+            if marginal.rule == "quadrature":
+                who, status = "EM with nodes enough", Status.UNCONVERGED
+                advice = (
+                    "raise num_nodes, or use MarginalMLE; or NUTS, where the density has kinks in "
+                    "the latent variables (abs, max, where), which nodes integrate badly"
+                )
             if partly is not None:
                 check_monotone(
                     partly.energy, alive, "the free energy", "a partial step of EM", advice
                 )
-            check_monotone(path, alive, "the objective", "EM", advice)
+            check_monotone(path, alive, "the objective", who, advice, status)
             best = max(alive, key=lambda r: path[-1, r])
             iterations, reached = ascent.count(path[:, best]), reached_by(path, best)
             objective.modes, end = np.asarray(state[1][best]), np.asarray(state[0][best])
@@ -179,6 +180,21 @@ class GeneralRoute:
         if partly is not None:
             made.diagnostics["passes"] = float(partly.passes[-1, best] + iterations)
         return made
+
+    def _ascended(self, marginal: Marginal, key: jax.Array) -> tuple[_Ended, _Partly | None]:
+        """Return where the iterations of all starts end, and how those of partial E-steps went."""
+        target, timing, split = self.target, self.timing, marginal.split
+        count = self.num_starts or (SEVERAL if split.kind == "discrete" else 1)
+        flat = np.stack([general_start(target, k, r) for r, k in enumerate(split_key(key, count))])
+        state = (jnp.asarray(flat[:, split.border]), jnp.asarray(flat[:, split.local]))
+        ascent = self.loop.ascent(LENGTH)
+        few = compress(marginal, flat[0], timing)
+        risen, partly = self._partly(few, state[0])
+        ended = self._iterate(ascent, few, (risen, state[1]))
+        theta = np.asarray(ended.state[0][best_of(ended.path[-1])])
+        if not same_likelihood(few, marginal, theta, timing):
+            ended = self._iterate(ascent, marginal, ended.state)
+        return ended, partly
 
     def _partly(self, marginal: Marginal, theta: Array) -> tuple[Array, _Partly | None]:
         """Return where iterations with partial E-steps end, and how they went."""

@@ -24,6 +24,7 @@ from vi_recipes.latent import (
     Marginal,
     MemberTerms,
     cubature,
+    is_bent,
     member_terms,
     newton_move,
     search_modes,
@@ -160,6 +161,19 @@ class ThetaDensity:
     def known(self, rows: Float[np.ndarray, "rows G"]) -> Conditional:
         """Return what draws of the members are made of, given rows of theta."""
         return self.given(rows)[1]
+
+    def misjudges(self, rows: Float[np.ndarray, "rows G"]) -> bool:
+        """Whether members that count as normal are not, given some rows of theta.
+
+        They are looked at near the start; one that is made anew after this knows.
+        """
+        if self._marginal.rule != "gaussian" or not self.has_members:
+            return False
+        modes = self.given(rows)[1].modes
+        return any(
+            is_bent(self.split, theta, at, self.timing.compile)
+            for theta, at in zip(rows, modes, strict=True)
+        )
 
     def move_to(self, theta: np.ndarray, modes: np.ndarray, slopes: np.ndarray | None) -> None:
         """Seek modes from those at theta from now on, and scalars from their means there."""

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from vi_recipes.core import MethodFailure, Status, Timing
+from collections.abc import Callable
+
+import jax
+
+from vi_recipes.core import MethodFailure, Progress, Status, Timing
 from vi_recipes.importance import around, scrambled_sobol
-from vi_recipes.latent import Marginal, NumNodes, fields, marginal_of, without_latents
+from vi_recipes.latent import (
+    Marginal,
+    NumNodes,
+    fields,
+    marginal_of,
+    starting_point,
+    without_latents,
+)
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import HEAVIEST, LADDER
-from vi_recipes.methods.nested.mode import ThetaMode
+from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
 from vi_recipes.methods.nested.nodes import make_nodes
-from vi_recipes.methods.nested.wide_density import as_noisy, is_weighed
+from vi_recipes.methods.nested.wide_density import as_noisy, density_of, is_weighed
 from vi_recipes.model import Target
 
 INNER = 0.02
 """Nats: sd over theta of what more nodes change, up to which the members' integrals are right."""
+
+NUM_LOOKED = 3
+"""Points of the posterior of theta at which it is looked whether members are still normal."""
 
 NEAR = 8.0
 """Nats below the highest point within which nodes are compared before the first round."""
@@ -105,6 +119,34 @@ def _with_coefficients(marginal: Marginal, num_nodes: NumNodes, timing: Timing) 
     except MethodFailure:
         return marginal
     return wider if wider.rule == marginal.rule and wider.split.num_members == 1 else marginal
+
+
+def placed(
+    choose: Callable[[], Marginal], timing: Timing, key: jax.Array, progress: Progress
+) -> tuple[ThetaDensity, ThetaMode | None]:
+    """Return the density of theta and its mode, ``None`` where there is no theta.
+
+    Members that count as normal near the start and are not at the mode are chosen anew.
+
+    Raises
+    ------
+    MethodFailure
+        As :func:`members_of` and :func:`vi_recipes.methods.nested.mode.find_theta_mode`.
+    """
+    while True:  # once more at most: it is remembered what was seen
+        marginal = choose()
+        density = density_of(marginal, timing, starting_point(marginal.split.target, key, 0))
+        mode, failure = None, None
+        try:
+            mode = find_theta_mode(density, progress) if density.dim else None
+        except MethodFailure as found:
+            failure = found
+        theta = density.place.theta if mode is None else mode.theta
+        if density.misjudges(theta[None]):
+            continue
+        if failure is not None:
+            raise failure
+        return density, mode
 
 
 def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:

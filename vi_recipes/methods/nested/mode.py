@@ -195,7 +195,9 @@ def _climb(density: ThetaDensity, progress: Progress) -> tuple[np.ndarray, np.nd
     if not np.isfinite(fall(start / units)[0]):
         raise MethodFailure(
             Status.DIVERGED,
-            "log p(y, theta) is not finite at the start",
+            "log p(y, theta) is not finite at the start"
+            + ": a member has no mode there that a search finds, as where its density has a kink "
+            "(abs, max, where)" * density.has_members,
             "start elsewhere with Model(init=...)",
         )
 

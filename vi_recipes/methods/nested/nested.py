@@ -20,12 +20,7 @@ from vi_recipes.core import (
     split_key,
 )
 from vi_recipes.importance import Bound, LogEvidence, khat_limit
-from vi_recipes.latent import (
-    Marginal,
-    NumNodes,
-    fields,
-    starting_point,
-)
+from vi_recipes.latent import Marginal, NumNodes, fields
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.corrected import SHARE, Corrected, correct, with_errors
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
@@ -40,16 +35,17 @@ from vi_recipes.methods.nested.integrate import (
 from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear
 from vi_recipes.methods.nested.members import (
     INNER,
+    NUM_LOOKED,
     choose_nodes,
     members_of,
     nodes_to_check,
+    placed,
     refusal,
 )
 from vi_recipes.methods.nested.mode import (
     ThetaMode,
     distant_starts,
     find_other_mode,
-    find_theta_mode,
 )
 from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
@@ -57,7 +53,7 @@ from vi_recipes.methods.nested.posterior import NestedPosterior
 from vi_recipes.methods.nested.records import InnerError, Noise, Swept
 from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.surrogate import degree_of
-from vi_recipes.methods.nested.wide_density import as_noisy, density_of
+from vi_recipes.methods.nested.wide_density import as_noisy
 from vi_recipes.model import Target
 
 MAX_GLOBALS = 15
@@ -206,36 +202,43 @@ class NestedQuadrature(Method):
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         with timing.running_compiled():
-            marginal = self._marginal(target, timing)
-            flat = starting_point(target, key, 0)
-            density = density_of(marginal, timing, flat)
-            mode, other, added = None, None, None
-            seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-            if density.dim:
-                mode = find_theta_mode(density, progress)
-                density.count_from(mode.theta)
-                other = self._other_mode(density, mode, key, progress)
-                if self.num_nodes == "auto":
-                    choose_nodes(density, mode, seed)
-            if isinstance(density, CrossedDensity) and not density.is_laplace:
-                added = correct(density, mode, self.tolerance, progress)
-                mode = added.mode(mode) if mode is not None else None
-            found, inner = self._integrated(density, mode, seed, progress, added is not None)
-            while self._more(density, inner):
-                found, inner = self._integrated(density, mode, seed, progress)
-            if added is not None:
-                found, corrected = with_errors(added, found, density.owner != OF_SEVERAL)
-                return self._judged(density, found, added.inner, corrected, other)
-            noise = None
-            if wide := as_noisy(density):
-                rows = found.some(wide.num_looked)
-                swept = Swept(*(v[rows] for v in found.swept))
-                noise = wide.noise_at(found.theta[rows], swept)
-                if (checked := wide.checked(found.theta[rows])) is not None:
-                    found, inner = with_inner_error(
-                        found, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
-                    )
-            return self._judged(density, found, inner, noise, other)
+            while (made := self._fitted(target, key, timing, progress)) is None:
+                pass  # once more at most: it is remembered what was seen
+            return made
+
+    def _fitted(
+        self, target: Target, key: jax.Array, timing: Timing, progress: Progress
+    ) -> Result | None:
+        """Return the result; ``None`` where members are not normal that have counted as such."""
+        density, mode = placed(partial(self._marginal, target, timing), timing, key, progress)
+        other, added = None, None
+        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+        if mode is not None:
+            density.count_from(mode.theta)
+            other = self._other_mode(density, mode, key, progress)
+            if self.num_nodes == "auto":
+                choose_nodes(density, mode, seed)
+        if isinstance(density, CrossedDensity) and not density.is_laplace:
+            added = correct(density, mode, self.tolerance, progress)
+            mode = added.mode(mode) if mode is not None else None
+        found, inner = self._integrated(density, mode, seed, progress, added is not None)
+        while self._more(density, inner):
+            found, inner = self._integrated(density, mode, seed, progress)
+        if density.misjudges(found.theta[found.some(NUM_LOOKED)]):
+            return None
+        if added is not None:
+            found, corrected = with_errors(added, found, density.owner != OF_SEVERAL)
+            return self._judged(density, found, added.inner, corrected, other)
+        noise = None
+        if wide := as_noisy(density):
+            rows = found.some(wide.num_looked)
+            swept = Swept(*(v[rows] for v in found.swept))
+            noise = wide.noise_at(found.theta[rows], swept)
+            if (checked := wide.checked(found.theta[rows])) is not None:
+                found, inner = with_inner_error(
+                    found, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
+                )
+        return self._judged(density, found, inner, noise, other)
 
     def _integrated(
         self,
@@ -275,7 +278,7 @@ class NestedQuadrature(Method):
         """Whether more nodes are needed and to be had; the density has them then."""
         if inner is None or self.num_nodes != "auto":
             return False
-        if _harm(density, inner) <= INNER and inner.moved <= MOVED * self.tolerance:
+        if inner.harm(density.dim) <= INNER and inner.moved <= MOVED * self.tolerance:
             return False
         if inner.others <= inner.num_nodes or inner.lost:
             return False
@@ -352,7 +355,7 @@ class NestedQuadrature(Method):
             )
             advice = advice or "use NUTS"
             covered = False
-        if inner is not None and INNER < _harm(density, inner) < np.inf:
+        if inner is not None and INNER < inner.harm(density.dim) < np.inf:
             doubts.append(str(inner))
             advice = advice or "leave num_nodes at 'auto', or use NUTS"
             covered = False
@@ -407,7 +410,7 @@ class NestedQuadrature(Method):
                 f"{noise.tilt:.1g} from one to another"
             )
         if inner is not None and inner.lost < inner.looked:
-            said += f", known to {_harm(density, inner):.1g} nats"
+            said += f", known to {inner.harm(density.dim):.1g} nats"
         error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
         bound = Bound.APPROXIMATION if approximate else Bound.ESTIMATE
         if not found.khat < limit:
@@ -443,8 +446,3 @@ class NestedQuadrature(Method):
             diagnostics=diagnostics,
             log_evidence=LogEvidence(found.log_evidence, error, bound, "nested quadrature"),
         )
-
-
-def _harm(density: ThetaDensity, inner: InnerError) -> float:
-    """Return what of an inner error counts: its sd over theta, or all of it without theta."""
-    return inner.sd if density.dim else abs(inner.mean)

@@ -98,6 +98,10 @@ class InnerError:
         mean, sd = float(found.mean()), float(found.std())
         return cls(num_nodes, others, mean, sd, lost, change.size)
 
+    def harm(self, dim: int) -> float:
+        """Return what of it counts: its sd over theta, or all of it where that has no dimension."""
+        return self.sd if dim else abs(self.mean)
+
     def __str__(self) -> str:
         return (
             f"{self.others} nodes instead of {self.num_nodes} tilt log p(y, theta) by "

@@ -11,20 +11,21 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import Progress, Timing, generator
-from vi_recipes.latent import Marginal, starting_point
+from vi_recipes.latent import Marginal
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.gradient import MarginalInputs, log_marginal, marginal_inputs
 from vi_recipes.methods.nested.integrate import HEAVIEST, inner_error
 from vi_recipes.methods.nested.members import (
     INNER,
+    NUM_LOOKED,
     choose_nodes,
     members_of,
     nodes_to_check,
+    placed,
     refusal,
 )
-from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
+from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.posterior import joined, members_at
-from vi_recipes.methods.nested.wide_density import density_of
 from vi_recipes.methods.nuts.running import around_zero
 from vi_recipes.methods.nuts.sampling import Space
 from vi_recipes.model import Target
@@ -92,11 +93,16 @@ class MarginalSpace:
     def doubt(self, x: Float[np.ndarray, "draws G"]) -> str:
         """Say what more nodes change of log p(y, theta) over draws, if it is too much."""
         density = self.density
+        some = x[np.linspace(0, len(x) - 1, HEAVIEST).astype(int)]
+        theta = self.mode.theta + some @ self.root.T
+        if density.misjudges(theta[:: HEAVIEST // NUM_LOOKED]):
+            return (
+                f"members ({', '.join(density.split.latents)}) are not normal given the parameters "
+                "everywhere, as they are near the mode: a second fit of this target takes that in"
+            )
         others = nodes_to_check(density)
         if others is None:
             return ""
-        some = x[np.linspace(0, len(x) - 1, HEAVIEST).astype(int)]
-        theta = self.mode.theta + some @ self.root.T
         error = inner_error(density, theta, density.sweep(theta).log_p, others)
         if error.lost:
             return error.what_is_lost
@@ -132,8 +138,8 @@ def marginal_space(
         ``DIVERGED`` where no mode is found.
     """
     with timing.running_compiled():
-        marginal = members_integrated(target, timing)
-        density = density_of(marginal, timing, starting_point(target, key, 0))
-        mode = find_theta_mode(density, progress)
+        choose = partial(members_integrated, target, timing)
+        density, mode = placed(choose, timing, key, progress)
+        assert mode is not None
         choose_nodes(density, mode, int(jax.random.randint(key, (), 0, 2**31 - 1)))
     return MarginalSpace(density, mode)
