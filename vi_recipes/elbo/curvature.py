@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ from vi_recipes.algebra import (
     steihaug,
     verified,
 )
-from vi_recipes.core import MethodFailure, Status
+from vi_recipes.core import SEVERAL, MethodFailure, Status, fold_key
 from vi_recipes.elbo.held import Held
 from vi_recipes.elbo.kl import KL
 from vi_recipes.model import candidates, find_families
@@ -202,31 +204,59 @@ class CurvedKL(KL):
         Raises
         ------
         MethodFailure
-            ``NOT_APPLICABLE`` where the Hessian has no affordable form.
+            ``NOT_APPLICABLE`` where the Hessian has no affordable form, ``DIVERGED`` where it may
+            be dense and has no digits near any of several starts.
         """
         known = self.structure or self.families
         if known is not None:
             self._use(known)
             return self.start(key)
+        dense = 2 * self.target.dim <= MAX_DENSE_PARAMETERS
+        for number in range(SEVERAL if dense else 1):
+            again = fold_key(key, number) if number else key
+            found = self._find_form(again, 1.0 if number else 0.0)
+            if isinstance(found, np.ndarray):
+                return found
+        if dense:
+            raise MethodFailure(
+                Status.DIVERGED,
+                f"second derivatives of the ELBO near {SEVERAL} starts are not finite, or so large "
+                "that they have no digits left",
+                "start elsewhere with Model(init=...), or write the density so that it does not "
+                "underflow there (log_ndtr for the log of a normal probability)",
+            )
+        raise MethodFailure(
+            Status.NOT_APPLICABLE,
+            f"the Hessian in {2 * self.target.dim} parameters has no form that is affordable: "
+            + "; ".join(found),
+            "use SVI with guide='normal'",
+        )
+
+    def _find_form(
+        self, key: jax.Array, scatter: float
+    ) -> Float[np.ndarray, " params"] | list[str]:
+        """Return a start near which a form of the Hessian holds, or why none does."""
+
+        def start() -> Float[np.ndarray, " params"]:
+            return self.start(key, scatter=scatter)
+
         suggested = [s.widened(2) for s in candidates(self.target.latents, self.target.slices)]
         families = find_families(self.target.latents, self.target.slices)
         reasons: list[str] = []
         for form in [*suggested, families, dense_structure(2 * self.target.dim)]:
             if isinstance(form, LocalStructure):
-                start = self._try_structure(form, key, reasons)
+                begin = self._try_structure(form, start, reasons)
             else:
-                start = None if form is None else self._try_families(form, key, reasons)
-            if start is not None:
-                return start
-        raise MethodFailure(
-            Status.NOT_APPLICABLE,
-            f"the Hessian in {2 * self.target.dim} parameters has no form that is affordable: "
-            + "; ".join(reasons),
-            "use SVI with guide='normal'",
-        )
+                begin = None if form is None else self._try_families(form, start, reasons)
+            if begin is not None:
+                return begin
+        return reasons
 
     def _try_structure(
-        self, structure: LocalStructure, key: jax.Array, reasons: list[str]
+        self,
+        structure: LocalStructure,
+        start_of: Callable[[], Float[np.ndarray, " params"]],
+        reasons: list[str],
     ) -> Float[np.ndarray, " params"] | None:
         """Use a structure if it holds and return a start, or add to the reasons why it does not."""
         limit = MAX_BORDER if structure.local.size else MAX_DENSE_PARAMETERS
@@ -239,7 +269,7 @@ class CurvedKL(KL):
             )
             return None
         self._use(structure)
-        start = self.start(key)
+        start = start_of()
         errors = recovery_error(structure, self._moved_products(start))
         if np.isfinite(errors).all() and errors.max() <= VERIFIED:
             return start
@@ -250,14 +280,17 @@ class CurvedKL(KL):
         return None
 
     def _try_families(
-        self, families: Families, key: jax.Array, reasons: list[str]
+        self,
+        families: Families,
+        start_of: Callable[[], Float[np.ndarray, " params"]],
+        reasons: list[str],
     ) -> Float[np.ndarray, " params"] | None:
         """Use crossed families if they hold and return a start, or add to the reasons why not."""
         if families.structure.border.size > MAX_BORDER // 2:
             return None
         wide = families.widened(2)
         self._use(wide)
-        start = self.start(key)
+        start = start_of()
         error = wide.assemble(self._moved_products(start), np.ones(start.size))[1]
         if verified(error):
             return start
