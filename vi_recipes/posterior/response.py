@@ -27,6 +27,14 @@ MAX_SCORES = 2**23
 """Numbers of scores held at once, at most."""
 
 
+VAGUE = 0.02
+"""Relative Monte Carlo error of an sd by slopes from which more draws are taken: where a slope is
+large for a few of them, as that of a ratio is, sds come out a fifth too small by 512."""
+
+MOST_ROUNDS, MAX_REDRAWN = 64, 20_000
+"""Times as many draws, at most; and numbers of a batch of slopes up to which there are more."""
+
+
 @dataclass(frozen=True)
 class ResponsePosterior(FactorPosterior):
     """The same means, with covariances by linear response: grad m' H^-1 grad m.
@@ -103,20 +111,34 @@ class ResponsePosterior(FactorPosterior):
             shape = jax.eval_shape(slopes, noise[0], arrays).shape
             return jax.lax.scan(add, jnp.zeros(shape), noise)[0] / len(noise)
 
-        with jax.enable_x64(True):
-            shape = (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
-            half = generator(3).standard_normal(shape)
+        rng, shape = generator(3), (NUM_BATCHES, NUM_SLOPE_DRAWS // NUM_BATCHES // 2, target.dim)
+        spread = rng.standard_normal(shape)
+        options = compiler_options(NUM_SLOPE_DRAWS, (spread[0, 0], target.arrays()))
+        compiled = jax.jit(average, compiler_options=options)
+
+        def drawn(half: np.ndarray) -> np.ndarray:
             noise = np.concatenate([half, -half], axis=1)
-            options = compiler_options(NUM_SLOPE_DRAWS, (noise[0, 0], target.arrays()))
-            compiled = jax.jit(average, compiler_options=options)
-            batches = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
-        # in terms of the laws' own parameters: (mean, log sd) -> eta
-        batches = np.einsum("brdk,dkl->brdl", batches, self._law_slopes)
-        batches = batches.reshape(*batches.shape[:2], -1)
+            with jax.enable_x64(True):
+                found = np.stack([np.asarray(compiled(x, target.arrays())) for x in noise])
+            # in terms of the laws' own parameters: (mean, log sd) -> eta
+            found = np.einsum("brdk,dkl->brdl", found, self._law_slopes)
+            return found.reshape(*found.shape[:2], -1)
+
+        batches = drawn(spread)
+        rounds = 1
+        while rounds < MOST_ROUNDS and batches[0].size <= MAX_REDRAWN and self._is_vague(batches):
+            more = sum(drawn(rng.standard_normal(shape)) for _ in range(3 * rounds))
+            batches, rounds = (rounds * batches + more) / (4 * rounds), 4 * rounds
         ends = np.cumsum([len(where[n]) for n in names])
         return dict(zip(names, np.split(batches, ends[:-1], axis=1), strict=True)) | (
             self._stepped_slopes
         )
+
+    def _is_vague(self, batches: np.ndarray) -> bool:
+        """Whether sds by batches of slopes are known to less than is asked for."""
+        sds = np.sqrt(np.maximum([self._joint_variances(slopes) for slopes in batches], 0.0))
+        error = sds.std(axis=0, ddof=1) / np.sqrt(len(sds))
+        return bool((error > VAGUE * sds.mean(axis=0)).any())
 
     @cached_property
     def _stepped_slopes(self) -> dict[str, np.ndarray]:
