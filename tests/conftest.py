@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes.util
 import gc
 import os
 import shutil
@@ -47,6 +48,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", cache)  # JAX has read the variables by now
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+# A tenth of the suite's time is glibc's malloc, most of it XLA's as it compiles: where the machine
+# has jemalloc, workers have it. What tests start has not: it is to be as a user's is.
+JEMALLOC = "libjemalloc.so.2"
+if "PYTEST_XDIST_WORKER" in os.environ and os.environ.get("LD_PRELOAD") == JEMALLOC:
+    del os.environ["LD_PRELOAD"]
 
 REFERENCES = Path(__file__).resolve().parents[2] / "shared" / "references"
 """Reference answers that are not part of the project; tests that need them skip without them."""
@@ -127,6 +134,12 @@ LONGEST = (
 )
 """Files by the time that they take, longest first: a worker takes a whole file, and the last ones
 are to end together."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have the workers that are to begin allocate by jemalloc."""
+    if session.config.getoption("tx") and ctypes.util.find_library("jemalloc") == JEMALLOC:
+        os.environ.setdefault("LD_PRELOAD", JEMALLOC)
 
 
 def pytest_collection_finish() -> None:

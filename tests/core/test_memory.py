@@ -6,27 +6,42 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+FREES = """
+from pathlib import Path
 from vi_recipes.core import give_back
 
-
-def resident() -> int:
-    """Return the bytes of this process that are in memory."""
+def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4_096
+
+blocks = [b"x" * size for size in range(60_000, 63_000)]  # 185 MB
+kept = blocks[99::100]
+blocks.clear()
+before = resident()
+give_back()
+print(before - resident(), len(kept))
+"""
+
+
+def said_by(code: str, **variables: str) -> list[str]:
+    """Return the words of a process of its own, which allocates as a user's does."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library does it")
 def test_what_was_freed_between_what_is_kept_is_given_back() -> None:
-    blocks = [b"x" * size for size in range(60_000, 63_000)]  # 185 MB
-    kept = blocks[99::100]
-    blocks.clear()
-    before = resident()
-    give_back()
-    assert before - resident() > 100_000_000
-    assert len(kept) == 30
+    given, kept = map(int, said_by(FREES))
+    assert given > 100_000_000
+    assert kept == 30
 
 
 MAKES_ARRAYS = """
@@ -50,14 +65,7 @@ print(first, keep_freed(), faults() and faults())
 def test_a_worker_of_dask_keeps_what_it_frees_unless_its_user_has_said_otherwise(
     threshold: str, changed: bool
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MAKES_ARRAYS],
-        env={**os.environ, "MALLOC_TRIM_THRESHOLD_": threshold},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    before, said, after = done.stdout.split()
+    before, said, after = said_by(MAKES_ARRAYS, MALLOC_TRIM_THRESHOLD_=threshold)
     assert said == str(changed)
     assert int(before) > 50 * 240  # 244 pages an array
     assert (int(after) < 50) is changed
