@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from operator import mul
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ import pytest
 from scipy import stats
 
 import vi_recipes as vr
-from vi_recipes.algebra import dense_student
+from vi_recipes.algebra import dense_student, log_normal
 from vi_recipes.posterior.gaussian import GaussianPosterior
 
 
@@ -44,6 +46,30 @@ def test_a_gaussian_has_scipys_density(target: vr.Target, kind: str) -> None:
     expected = stats.multivariate_normal(loc, cov).logpdf(drawn.z)
     np.testing.assert_allclose(drawn.log_q, expected, rtol=1e-9)
     np.testing.assert_array_equal(drawn.values["mu"], target.constrain(drawn.z)["mu"])
+
+
+def test_a_long_root_of_low_rank_loses_no_digits() -> None:
+    """Against fractions, which are exact: along the root the normal is a million times as wide."""
+    rng = np.random.default_rng(2)
+    loc, diagonal = rng.normal(size=5), rng.uniform(0.5, 2.0, 5)
+    root = 1e6 * rng.normal(size=(5, 2))
+    z = loc + root @ rng.normal(size=2) + diagonal * rng.normal(size=5)
+    long = [[Fraction(v) for v in row] for row in root.tolist()]
+    rows = [[sum(map(mul, one, other), Fraction(0)) for other in long] for one in long]
+    away = [Fraction(x) - Fraction(m) for x, m in zip(z.tolist(), loc.tolist(), strict=True)]
+    for k, sd in enumerate(diagonal.tolist()):
+        rows[k][k] += Fraction(sd) ** 2
+    square, det, left = Fraction(0), Fraction(1), list(away)
+    for k in range(5):  # Gauss: of what is left, a pivot's share of the quadratic form
+        square += left[k] ** 2 / rows[k][k]
+        det *= rows[k][k]
+        for i in range(k + 1, 5):
+            factor = rows[i][k] / rows[k][k]
+            rows[i] = [a - factor * b for a, b in zip(rows[i], rows[k], strict=True)]
+            left[i] -= factor * left[k]
+    expected = -(float(square) + np.log(float(det)) + 5 * np.log(2 * np.pi)) / 2
+    (found,) = log_normal(z[None], loc, root, diagonal)
+    assert found == pytest.approx(expected, abs=1e-8)  # 1e-4 where squares are subtracted
 
 
 @pytest.mark.parametrize("half_normal", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import solve_triangular
+from scipy.linalg import cho_solve, solve_triangular
 from scipy.special import gammaln
 
 from vi_recipes.core import generator
@@ -48,8 +48,9 @@ def _log_low_rank(
     factorised.
     """
     tril = np.linalg.cholesky(np.eye(root.shape[1]) + root.T @ root)
-    known = solve_triangular(tril, root.T @ away.T, lower=True)
-    square = (away**2).sum(axis=1) - (known**2).sum(axis=0)
+    # a' C^-1 a = |a - root x|^2 + |x|^2, which does not cancel where the root is long
+    x = cho_solve((tril, True), root.T @ away.T)
+    square = ((away.T - root @ x) ** 2).sum(axis=0) + (x**2).sum(axis=0)
     log_det = 2 * (np.log(np.diag(tril)).sum() + np.log(diagonal).sum())
     return np.asarray(-(square + log_det + len(diagonal) * np.log(2 * np.pi)) / 2)
 

@@ -332,7 +332,7 @@ class Mixture:
             u = (x - mean) / scale
             within = u @ q
             inner = solve_triangular(root, within.T, lower=True).T
-            squares = (np.square(u).sum(1) - np.square(within).sum(1)) + np.square(inner).sum(1)
+            squares = np.square(u - within @ q.T).sum(1) + np.square(inner).sum(1)
             log_scale = np.log(scale).sum() + np.log(np.diagonal(root)).sum()
             each.append(log_share - 0.5 * squares - log_scale - 0.5 * len(mean) * np.log(2 * np.pi))
         total: np.ndarray = logsumexp(each, axis=0)
