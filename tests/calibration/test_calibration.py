@@ -132,6 +132,40 @@ def test_the_likelihood_finds_out_a_posterior_that_ignores_the_data() -> None:
     assert found.calibrated is False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chain(Method):
+    """A chain of draws of the prior, with another sd."""
+
+    summary: ClassVar[str] = "a chain that has not seen the data"
+
+    scale: float
+
+    @override
+    def _fit(self, target: vr.Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        draws = PRIOR_MEAN + self.scale * jax.random.normal(key, (400,))
+        values = target.complete({"mu": draws})
+        samples = {name: np.asarray(value)[None] for name, value in values.items()}
+        return Result(DrawsPosterior(samples), sample_stats={"diverging": np.zeros((1, 400), bool)})
+
+
+def root(y: jax.Array) -> None:
+    mu = numpyro.sample("mu", dist.Normal(PRIOR_MEAN, PRIOR_SD))
+    numpyro.deterministic("root", (mu + 20.0) ** 0.5)
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(mu, NOISE), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [(0.0, "the draws of mu are all the same"), (40.0, "draws of root are NaN")],
+)
+def test_draws_without_ranks_are_counted(scale: float, reason: str) -> None:
+    """As those of a sampler that has got stuck at some data."""
+    model = vr.Model(function=root, name="root", data=MODEL.data)
+    found = vr.calibrate(model, Chain(scale=scale), num_simulations=np.int64(2))
+    assert set(found.failures.values()) == {reason}
+
+
 @pytest.mark.slow
 def test_ranks_of_nuts_are_those_of_the_exact_posterior() -> None:
     predictive = PriorPredictive(vr.Target(MODEL))
@@ -268,6 +302,7 @@ def test_a_model_that_no_other_process_finds_has_one_worker() -> None:
     [
         ({"num_simulations": 0}, "num_simulations: got 0, expected a positive integer"),
         ({"num_draws": 0}, "num_draws: got 0"),
+        ({"num_draws": 1}, "num_draws: got 1, expected an integer of 2 or more"),
         ({"executor": -1}, "executor: got -1, expected a concurrent.futures.Executor"),
         ({"quantities": ["nu"]}, "quantities: got nu, expected sites of model 'normal': mu"),
         ({"quantities": []}, "quantities: got none, expected some of mu"),

@@ -16,7 +16,16 @@ from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
 from vi_recipes.calibration.store import FILE, FOLDERS, Store
 from vi_recipes.cells import Engine, Place, in_full, run_cells
-from vi_recipes.core import Progress, as_key, check_arguments, held, require, silent, split_key
+from vi_recipes.core import (
+    Progress,
+    as_key,
+    check_arguments,
+    held,
+    require,
+    require_count,
+    silent,
+    split_key,
+)
 from vi_recipes.fit import provenance
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target
@@ -56,7 +65,7 @@ def calibrate(
     num_simulations
         Data sets that are drawn and fitted. What 200 can show, and what not, is in the result.
     num_draws
-        Draws among which the truth is ranked. A sampler's are thinned to so many; where its
+        Draws among which the truth is ranked, from 2. A sampler's are thinned to so many; where its
         effective sample size is smaller it runs again, twice as long, up to three times.
     key
         A JAX key or an integer seed. Simulation k is the same whatever the number of simulations.
@@ -94,11 +103,8 @@ def calibrate(
     choice of test quantities shapes sensitivity. Bayesian Analysis, doi:10.1214/23-BA1404.
     """
     require(isinstance(method, Method), "method", type(method).__name__, "a method, such as NUTS()")
-    for name, value in (
-        ("num_simulations", num_simulations),
-        ("num_draws", num_draws),
-    ):
-        require(isinstance(value, int) and value >= 1, name, value, "a positive integer")
+    require_count("num_simulations", num_simulations)
+    require_count("num_draws", num_draws, least=2)
     target = model if isinstance(model, Target) else Target(model)
     if (reason := method.refusal(target)) is not None:
         raise ValueError(f"method '{method.name}' does not apply: {reason}")

@@ -178,13 +178,19 @@ def simulate_and_rank(
         method = replace(method, num_samples=2 * method.num_samples)
     draws = _draws(fit, num_draws, draw_key)
     if points := [site.name for site in target.latents if not np.ptp(draws[site.name], 0).any()]:
+        if fit.is_sampler:  # at these data
+            why = f"the draws of {', '.join(points)} are all the same"
+            return Outcome(None, why, seconds, compile_seconds, ess)
         raise ModelError(
             f"method '{method.name}' gives a point for {', '.join(points)}, among whose draws "
             "nothing has a rank. Calibrate a method that gives a distribution of all parameters"
         )
     spurious = "" if not ess < num_draws else f"{ess:.0f} effective draws, fewer than {num_draws}"
     doubt = "" if fit.status.ok else fit.message
-    ranks = _ranks(predictive, simulation, draws, quantities, tie_key)
+    flat, truth = _scalars(predictive, simulation, draws, quantities)
+    if unknown := _few([quantities.labels[k] for k in np.flatnonzero(np.isnan(flat).any(axis=0))]):
+        return Outcome(None, f"draws of {unknown} are NaN", seconds, compile_seconds, ess)
+    ranks = _ranks(flat, truth, tie_key)
     reason = "; ".join(part for part in (spurious, doubt) if part)
     return Outcome(ranks, reason, seconds, compile_seconds, ess)
 
@@ -219,20 +225,21 @@ def _draws(fit: Fit, num_draws: int, key: jax.Array) -> Sites:
         ) from None
 
 
-def _ranks(
-    predictive: PriorPredictive,
-    simulation: Simulation,
-    draws: Sites,
-    quantities: Quantities,
-    key: jax.Array,
-) -> np.ndarray:
-    """Return the rank of every quantity, ties broken at random."""
+def _scalars(
+    predictive: PriorPredictive, simulation: Simulation, draws: Sites, quantities: Quantities
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the quantities of the draws, shape (num_draws, quantities), and of the truth."""
     flat = quantities.flat(draws, 1)
     truth = quantities.flat(simulation.truth, 0)
     if predictive.has_likelihood:
         likelihood = predictive.log_likelihood(simulation.target, draws)
         flat = np.column_stack([flat, likelihood])
         truth = np.append(truth, simulation.log_likelihood)
+    return flat, truth
+
+
+def _ranks(flat: np.ndarray, truth: np.ndarray, key: jax.Array) -> np.ndarray:
+    """Return the rank of every quantity, ties broken at random."""
     below, ties = (flat < truth).sum(axis=0), (flat == truth).sum(axis=0)
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
     return np.asarray(below + np.random.default_rng(seed).integers(0, ties + 1))

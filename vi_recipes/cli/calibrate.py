@@ -64,7 +64,7 @@ def command(
     ] = 200,
     draws: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="Draws of a fit among which the truth is ranked."),
+        typer.Option(min=2, metavar="N", help="Draws of a fit among which the truth is ranked."),
     ] = 99,
     quantities: Annotated[
         str | None,
