@@ -17,6 +17,7 @@ from numpyro.contrib.control_flow import scan
 from scipy.optimize import brentq, minimize
 
 import vi_recipes as vr
+from vi_recipes.algebra import block_arrow, factorised
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import trust_region_newton
@@ -187,6 +188,42 @@ def test_pairs_of_the_inverse_with_two_parameters_per_coordinate(
     pairs = np.arange(dim).reshape(-1, 2)
     expected = np.linalg.inv(dense)[pairs[:, :, None], pairs[:, None, :]]
     np.testing.assert_allclose(bend.pair_covariances(), expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("at_once", [1, 4_000_000])
+@pytest.mark.parametrize("metric", [False, True])
+def test_covariances_of_members_that_touch_little_of_a_wide_border(
+    metric: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_arrow, "AT_ONCE", at_once)
+    monkeypatch.setattr(factorised, "WIDE", 10)
+    monkeypatch.setattr(factorised, "SPARSE", 0.3)
+    plain = Example(12, 9, 2, metric)
+    rng = np.random.default_rng(8)
+    dense = plain.positive.copy()
+    for number, member in enumerate(plain.structure.local):
+        # none, two or four of the border, and one coordinate alone in half of them
+        kept = rng.choice(plain.structure.border, 2 * (number % 3), replace=False)
+        for row in np.setdiff1d(plain.structure.border, kept):
+            dense[row, member] = dense[member, row] = 0.0
+        dense[kept[::2], member[0]] = dense[member[0], kept[::2]] = 0.0
+    scale = np.sqrt(np.diag(dense))
+    least = np.linalg.eigvalsh(dense / np.outer(scale, scale))[0]
+    dense += max(0.1 - least, 0.0) * np.diag(scale**2)
+    bend = plain.make(dense)
+    assert bend._sparse_edge is not None
+    expected = np.linalg.inv(dense)
+    np.testing.assert_allclose(bend.variances(), np.diag(expected), rtol=1e-9)
+
+    # the same with coordinates in pairs: both parameters of each
+    wide = plain.structure.widened(2)
+    doubled = np.kron(dense, [[1.0, 0.3], [0.3, 1.0]])
+    weights = np.exp(rng.standard_normal(wide.dim)) if metric else None
+    bend = BlockArrow.recover(wide, wide.basis() @ doubled, weights)
+    assert bend._sparse_edge is not None
+    pairs = np.arange(wide.dim).reshape(-1, 2)
+    expected = np.linalg.inv(doubled)[pairs[:, :, None], pairs[:, None, :]]
+    np.testing.assert_allclose(bend.pair_covariances(), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [*shapes(), (*LARGE, False)])

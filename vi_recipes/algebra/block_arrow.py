@@ -13,7 +13,8 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpotri
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -23,6 +24,9 @@ from vi_recipes.algebra.newton import shifted_step
 
 VERIFIED = 1e-8
 """Relative error of a Hessian-vector product up to which a structure counts as verified."""
+
+AT_ONCE = 4_000_000
+"""Covariances of the border that are read side by side."""
 
 SparseRow = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """A row of a matrix: the columns at which it is not zero, and its values there."""
@@ -140,19 +144,46 @@ class BlockArrow(Factorised):
     def _border_cov(self) -> np.ndarray:
         """Covariance of the border in the metric: the inverse Schur complement."""
         factor = self.positive_factor
-        return np.asarray(cho_solve((factor, True), np.eye(len(factor))))
+        if not factor.size:
+            return factor
+        lower, _ = dpotri(factor, lower=True)
+        return np.asarray(np.tril(lower) + np.tril(lower, -1).T)
+
+    def _spread(self) -> np.ndarray:
+        """Return L^-1 of the gain, whose products add up over the border, shape (G, T, d)."""
+        gain = self._gain
+        flat = gain.reshape(len(gain), self.structure.local.size)
+        spread = solve_triangular(self.positive_factor, flat, lower=True)
+        return np.asarray(spread.reshape(gain.shape))
+
+    def _through_border(self) -> np.ndarray:
+        """Return what the border adds to the covariance of every member, shape (T, d, d).
+
+        For a sparse edge: of the border only what a member's edge touches counts.
+        """
+        values, vectors, edge = self.spectral
+        member, row = np.nonzero((edge != 0).any(axis=2).T)
+        counts = np.bincount(member, minlength=len(values))
+        starts = np.cumsum(counts) - counts
+        out = np.zeros_like(vectors)
+        for count in np.unique(counts[counts > 0]):
+            alike = np.flatnonzero(counts == count)
+            for some in np.array_split(alike, -(-alike.size * count**2 // AT_ONCE)):
+                rows = row[starts[some][:, None] + np.arange(count)]
+                turned = edge[rows, some[:, None]] / values[some][:, None]
+                gain = turned @ np.swapaxes(vectors[some], 1, 2)
+                cov = self._border_cov[rows[:, :, None], rows[:, None, :]]
+                out[some] = np.swapaxes(gain, 1, 2) @ (cov @ gain)
+        return out
 
     def variances(self) -> Float[np.ndarray, " dim"]:
         """Return the diagonal of H^-1, shape (dim,)."""
-        factor = self.positive_factor
         values, vectors, _ = self.spectral
-        size = len(factor)
-        # L^-1 (blocks^-1 edge): its squares add up over the border
-        spread = solve_triangular(
-            factor, self._gain.reshape(size, self.structure.local.size), lower=True
-        )
-        alone = np.einsum("tij,tj->ti", vectors**2, 1 / values)
-        local = alone + (spread**2).sum(axis=0).reshape(alone.shape)
+        if self._sparse_edge is None:
+            added = (self._spread() ** 2).sum(axis=0)
+        else:
+            added = np.einsum("tii->ti", self._through_border())
+        local = np.einsum("tij,tj->ti", vectors**2, 1 / values) + added
         return np.asarray(self.join(np.diag(self._border_cov), local) / self.metric)
 
     def covariance_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,14 +201,9 @@ class BlockArrow(Factorised):
 
     def pair_covariances(self) -> Float[np.ndarray, "pairs 2 2"]:
         """Return the 2 x 2 blocks of H^-1 of coordinates (0, 1), (2, 3), ..., (dim / 2, 2, 2)."""
-        factor = self.positive_factor
         values, vectors, _ = self.spectral
-        size, (members, width) = len(factor), self.structure.local.shape
+        size, (members, width) = self.structure.border.size, self.structure.local.shape
         alone = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
-        spread = solve_triangular(
-            factor, self._gain.reshape(size, self.structure.local.size), lower=True
-        )
-        spread = spread.reshape(size, members, width)
         place = np.empty((self.structure.dim, 2), int)
         place[self.structure.border] = [[-1, 0]]
         place[self.structure.border, 1] = np.arange(size)
@@ -191,10 +217,13 @@ class BlockArrow(Factorised):
         out[in_border] = self._border_cov[rows[:, :, None], rows[:, None, :]]
         t, k, j = first[~in_border, 0], first[~in_border, 1], second[~in_border, 1]
         both = np.stack([k, j], axis=1)
-        chosen = spread[:, t[:, None], both]
-        out[~in_border] = alone[t[:, None, None], both[:, :, None], both[:, None, :]] + np.einsum(
-            "gni,gnj->nij", chosen, chosen
-        )
+        pairs = t[:, None, None], both[:, :, None], both[:, None, :]
+        if self._sparse_edge is None:
+            chosen = self._spread()[:, t[:, None], both]
+            added = np.einsum("gni,gnj->nij", chosen, chosen)
+        else:
+            added = self._through_border()[pairs]
+        out[~in_border] = alone[pairs] + added
         scale = np.stack([self.metric[0::2], self.metric[1::2]], axis=1) ** -0.5
         return np.asarray(out * scale[:, :, None] * scale[:, None, :])
 

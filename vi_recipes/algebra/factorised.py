@@ -120,8 +120,10 @@ class Factorised:
             values, vectors = blocks[:, :, 0], np.ones_like(blocks)
         else:
             values, vectors = np.linalg.eigh(blocks)
-        edge = self.edge * border[:, None, None] * local
-        return values, vectors, np.einsum("gti,tij->gtj", edge, vectors)
+        edge, turn = np.empty_like(self.edge), vectors * local[:, :, None]
+        for row, scale, out in zip(self.edge, border, edge, strict=True):  # in a processor's cache
+            np.einsum("ti,tij->tj", scale * row, turn, out=out)
+        return values, vectors, edge
 
     @cached_property
     def _corner_in_metric(self) -> np.ndarray:
