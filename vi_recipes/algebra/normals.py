@@ -50,7 +50,8 @@ def _log_low_rank(
     tril = np.linalg.cholesky(np.eye(root.shape[1]) + root.T @ root)
     # a' C^-1 a = |a - root x|^2 + |x|^2, which does not cancel where the root is long
     x = cho_solve((tril, True), root.T @ away.T)
-    square = ((away.T - root @ x) ** 2).sum(axis=0) + (x**2).sum(axis=0)
+    rest = away.T - root @ x
+    square = np.einsum("ij,ij->j", rest, rest) + (x**2).sum(axis=0)
     log_det = 2 * (np.log(np.diag(tril)).sum() + np.log(diagonal).sum())
     return np.asarray(-(square + log_det + len(diagonal) * np.log(2 * np.pi)) / 2)
 
