@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -42,6 +44,35 @@ def test_members_are_what_stands_in_a_plate_however_few_they_are() -> None:
     assert sites["both"].plates == (("school", 3, 0),)
     assert set(sites["grid"].plates) == {("school", 3, 1), ("visit", 4, 0)}
     assert sites["icc"].plates == ()
+
+
+def mixed(y: np.ndarray, summed: bool) -> None:
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("component", 3):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        sigma = numpyro.sample("sigma", dist.LogNormal(0.0, 0.5))
+        numpyro.deterministic("variance", sigma**2)
+    with numpyro.plate("clinic", 4):
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", len(y)):
+        if summed:
+            parts = dist.Normal(mu, sigma)
+            law = dist.MixtureSameFamily(dist.Categorical(weights), parts)
+            numpyro.sample("y", law, obs=y - shift[0])
+        else:
+            z = numpyro.sample("z", dist.Categorical(weights), infer={"enumerate": "parallel"})
+            numpyro.sample("y", dist.Normal(mu[z] + shift[0], sigma[z]), obs=y)
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_components_of_a_mixture_are_no_members(summed: bool, tmp_path: Path) -> None:
+    target = vr.Target(mixed, y=np.arange(9.0), summed=summed)
+    expected = ["weights", "mu", "sigma", "variance"]
+    assert population(target.quantities) == expected
+    assert target.sites["mu"].components == ("component",)
+    fit = vr.derive(vr.MAP().fit(target), twice=lambda s: 2 * s["mu"])
+    fit.save(tmp_path / "fit.nc")
+    assert population(vr.Fit.load(tmp_path / "fit.nc").sites) == [*expected, "twice"]
 
 
 def formula_data() -> pd.DataFrame:

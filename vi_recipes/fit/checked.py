@@ -59,6 +59,7 @@ SITE = is_record(
         "dims": is_list(is_text),
         "support": is_text,
         "bounded": is_flag,
+        "components": is_list(is_text),
     }
 )
 

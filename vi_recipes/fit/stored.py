@@ -224,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
         Site(
             **{
                 **s,
-                **{k: _tuples(s[k]) for k in ("shape", "unconstrained_shape", "plates", "dims")},
+                **{k: _tuples(v) for k, v in s.items() if isinstance(v, list)},
             }
         )
         for s in header["sites"]

@@ -87,6 +87,7 @@ def derived_site(name: str, shape: tuple[int, ...], like: Site | None = None) ->
     Where it is made of a site's scalars one by one, it has their labels.
     """
     if like is not None:
-        return Site(name, "deterministic", shape, shape, like.plates, like.dims)
+        made = Site(name, "deterministic", shape, shape, like.plates, like.dims)
+        return replace(made, components=like.components)
     dims = tuple(f"{name}_dim_{axis}" for axis in range(len(shape)))
     return Site(name, "deterministic", shape, shape, (), dims)

@@ -42,6 +42,9 @@ class Site:
         Name of the support's constraint; empty for sites that are not latent.
     bounded
         Whether the support has an edge, which the unconstrained scale puts at infinity.
+    components
+        Those of its plates that count no members, but the components of an observed mixture, or
+        the values of a discrete latent variable.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Site:
     dims: tuple[str, ...]
     support: str = ""
     bounded: bool = False
+    components: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -91,7 +95,11 @@ def read_trace(trace: Mapping[str, Any]) -> dict[str, Site]:
                 sites[name] = _make_site(name, "observed", shape, stack, site["fn"].event_dim)
             continue
         sites[name] = _read_latent(name, site)
-    return sites
+    components = _component_plates(trace, sites)
+    return {
+        name: replace(s, components=tuple(n for n, _, _ in s.plates if n in components))
+        for name, s in sites.items()
+    }
 
 
 class ScanWatch(Messenger):  # type: ignore[misc]
@@ -189,6 +197,40 @@ def _check_observed(name: str, site: Mapping[str, Any]) -> None:
             f"observed site '{name}': the data have shape {observed}, but the model expects "
             f"{expected}; check that the lengths of the arguments agree"
         )
+
+
+def _component_plates(trace: Mapping[str, Any], sites: Mapping[str, Site]) -> set[str]:
+    """Return the plates as large as a mixture that have no data and no discrete variable."""
+    rows = {
+        name
+        for site in sites.values()
+        if site.kind in ("observed", "discrete")
+        for name, _, _ in site.plates
+    }
+    numbers = {
+        _num_components(trace[name]["fn"])
+        for name, site in sites.items()
+        if site.kind in ("observed", "discrete")
+    }
+    return {
+        name
+        for site in sites.values()
+        for name, size, _ in site.plates
+        if name not in rows and size in numbers
+    }
+
+
+def _num_components(fn: dist.Distribution) -> int:
+    """Return the number of a mixture's components, or of a discrete law's values; 0 for others."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if isinstance(fn, dist.MixtureSameFamily | dist.MixtureGeneral):
+        return int(fn.mixture_size)
+    if isinstance(fn, dist.CategoricalProbs):
+        return int(jnp.shape(fn.probs)[-1])
+    if isinstance(fn, dist.CategoricalLogits):
+        return int(jnp.shape(fn.logits)[-1])
+    return 0
 
 
 def _event_dim(shape: tuple[int, ...], stack: Sequence[Any]) -> int:

@@ -96,7 +96,10 @@ class TracedModel(BoundModel):
         marginal = marginalise(self.model.function, hidden, log_joint)
         self.model = replace(self.model, function=marginal)
         self.seeded = handlers.seed(marginal, jax.random.key(0))
-        self.sites = self._trace() | discrete
+        known, sites = self.sites, self._trace()
+        # the marginal has no discrete variable that would tell what plates count its values
+        sites = {n: replace(s, components=known[n].components) for n, s in sites.items()}
+        self.sites = sites | discrete
         if not any(site.kind == "deterministic" for site in self.sites.values()):
             return
         with jax.enable_x64(True):
