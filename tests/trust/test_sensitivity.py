@@ -92,6 +92,28 @@ def test_an_argument_that_an_affine_input_depends_on() -> None:
 
 
 @pytest.mark.slow
+def test_observed_numbers_of_many_rows() -> None:
+    """No input of a t law moves with what is observed: its density does."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal(300)
+    y = 0.5 + x + rng.standard_t(4.0, 300)
+
+    def robust(x: Any, y: Any) -> None:
+        beta = numpyro.sample("beta", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.StudentT(4.0, beta[0] + beta[1] * x, 1.0), obs=y)
+
+    def fitted(y: Any) -> vr.Fit:
+        return vr.LinearResponse().fit(vr.Target(robust, x=x, y=y), key=0, throw=True)
+
+    table = vr.data_sensitivity(fitted(y), "y")
+    for entry in (3, 250):
+        up, down = (fitted(y + step * (np.arange(300) == entry)) for step in (STEP, -STEP))
+        moved = (up.mean()["beta"] - down.mean()["beta"]) / (2 * STEP)
+        np.testing.assert_allclose(table.iloc[entry], moved, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.slow
 def test_a_site_by_draws() -> None:
     method = vr.LinearResponse(base=vr.MeanField(expectations={"y": "draws"}, num_pairs=256))
     drawn = method.fit(vr.Target(logistic, **data()), key=0)

@@ -115,14 +115,15 @@ class ElementIntegral:
                 sources.append(self._law(source, placed, arrays.coordinate))
         outside = Outside({} if live else site.leaves, site.start, held.arrays)
         elements = int(np.prod(self.shape, dtype=int))
-        if elements <= FEW and elements * len(nodes.w) <= AT_ONCE:
+        few = elements <= FEW and elements * len(nodes.w) <= AT_ONCE
+        if few or live:
 
             def at(x: jax.Array) -> jax.Array:
                 return self._traced([s.seen(x[k]) for k, s in enumerate(sources)], x, outside)
 
-            values = jax.vmap(at)(nodes.x)
+            values = jax.vmap(at)(nodes.x) if few else jax.lax.map(jax.checkpoint(at), nodes.x)
             value = jnp.tensordot(nodes.w, values, axes=1)
-        else:
+        else:  # which knows derivatives in what is seen of the sources alone
             value = integrate(self._traced, sources, outside, nodes, self.shape)
         return site.weight * value
 
