@@ -26,7 +26,7 @@ from vi_recipes.algebra import (
     steihaug,
     verified,
 )
-from vi_recipes.core import SEVERAL, MethodFailure, Status, fold_key
+from vi_recipes.core import SEVERAL, MethodFailure, ModelError, Status, fold_key
 from vi_recipes.elbo.held import Held
 from vi_recipes.elbo.kl import KL
 from vi_recipes.model import candidates, find_families
@@ -50,6 +50,16 @@ MAX_BYTES = 6_000_000_000
 """Most memory that the covariances of crossed families may take."""
 
 
+WIDTHS = (0.1, 0.01, 0.001)
+"""Sds of the laws at a start: the first that leaves curvatures below :data:`HUGE`.
+
+A slope on a column of hundreds moves what is in an exponential by hundreds of them.
+"""
+
+HUGE = 1e50
+"""Curvatures beyond it are of a start where nothing but an overflow is seen."""
+
+
 class CurvedKL(KL):
     """Minus the ELBO with its Hessian, in the cheapest form that the model's plates allow.
 
@@ -65,10 +75,13 @@ class CurvedKL(KL):
         none.
     families
         The crossed families in its place, where no structure has a border that is affordable.
+    width
+        The sd of every law at a start.
     """
 
     structure: LocalStructure | None = None
     families: Families | None = None
+    width: float = WIDTHS[0]
 
     # -- in the optimiser's form -----------------------------------------------------------------
 
@@ -214,16 +227,21 @@ class CurvedKL(KL):
         dense = 2 * self.target.dim <= MAX_DENSE_PARAMETERS
         for number in range(SEVERAL if dense else 1):
             again = fold_key(key, number) if number else key
-            found = self._find_form(again, 1.0 if number else 0.0)
-            if isinstance(found, np.ndarray):
-                return found
-        if dense:
+            for width in WIDTHS:
+                self.width, self._overflows = width, False
+                found = self._find_form(again, 1.0 if number else 0.0)
+                if isinstance(found, np.ndarray):
+                    return found
+                if not self._overflows:
+                    break
+        if dense or self._overflows:
             raise MethodFailure(
                 Status.DIVERGED,
                 f"second derivatives of the ELBO near {SEVERAL} starts are not finite, or so large "
                 "that they have no digits left",
-                "start elsewhere with Model(init=...), or write the density so that it does not "
-                "underflow there (log_ndtr for the log of a normal probability)",
+                "start elsewhere with Model(init=...), scale inputs that are in the hundreds, or "
+                "write the density so that it does not underflow there (log_ndtr for the log of a "
+                "normal probability)",
             )
         raise MethodFailure(
             Status.NOT_APPLICABLE,
@@ -243,13 +261,17 @@ class CurvedKL(KL):
         suggested = [s.widened(2) for s in candidates(self.target.latents, self.target.slices)]
         families = find_families(self.target.latents, self.target.slices)
         reasons: list[str] = []
-        for form in [*suggested, families, dense_structure(2 * self.target.dim)]:
-            if isinstance(form, LocalStructure):
-                begin = self._try_structure(form, start, reasons)
-            else:
-                begin = None if form is None else self._try_families(form, start, reasons)
-            if begin is not None:
-                return begin
+        try:
+            for form in [*suggested, families, dense_structure(2 * self.target.dim)]:
+                if isinstance(form, LocalStructure):
+                    begin = self._try_structure(form, start, reasons)
+                else:
+                    begin = None if form is None else self._try_families(form, start, reasons)
+                if begin is not None:
+                    return begin
+        except ModelError:  # no point has a finite value, of laws as wide as these
+            self._overflows = True
+            self.target.start(key, scatter=scatter)  # raises where the density itself has none
         return reasons
 
     def _try_structure(
@@ -270,7 +292,11 @@ class CurvedKL(KL):
             return None
         self._use(structure)
         start = start_of()
-        errors = recovery_error(structure, self._moved_products(start))
+        products = self._moved_products(start)
+        if self._overflows:
+            self.structure = None
+            return None
+        errors = recovery_error(structure, products)
         if np.isfinite(errors).all() and errors.max() <= VERIFIED:
             return start
         by_site = errors.reshape(-1, 2).max(axis=1)
@@ -291,9 +317,11 @@ class CurvedKL(KL):
         wide = families.widened(2)
         self._use(wide)
         start = start_of()
-        error = wide.assemble(self._moved_products(start), np.ones(start.size))[1]
-        if verified(error):
-            return start
+        products = self._moved_products(start)
+        if not self._overflows:
+            error = wide.assemble(products, np.ones(start.size))[1]
+            if verified(error):
+                return start
         self.families = None
         reasons.append(f"members within a plate of {families.structure.plate} couple")
         return None
@@ -321,14 +349,17 @@ class CurvedKL(KL):
         """
 
         def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
-            return self.evaluate(self.factors.start(z, 0.1).ravel())
+            return self.evaluate(self.factors.start(z, self.width).ravel())
 
         z = self.target.start(key, scatter=scatter, value_and_grad=evaluate)
-        return self.factors.start(z, 0.1).ravel()
+        return self.factors.start(z, self.width).ravel()
 
     def _moved_products(
         self, start: Float[np.ndarray, " params"]
     ) -> Float[np.ndarray, "directions params"]:
-        """Return the products along the basis a little way off a start."""
+        """Return the products along the basis a little way off a start; note if they overflow."""
         noise = np.random.default_rng(5).standard_normal(start.size)
-        return self.products(start + 0.1 * noise, self._basis)
+        products = self.products(start + self.width * noise, self._basis)
+        largest = np.abs(products).max(initial=0.0)
+        self._overflows = self._overflows or not largest <= HUGE
+        return products

@@ -194,8 +194,8 @@ def _best(
         return search(kl, begin, limits, progress)
 
     found = from_starts(count, from_start)
-    top = max(optimum.elbo for optimum in found)
-    reached = [optimum for optimum in found if optimum.elbo > top - SAME]
+    top = max(_level(optimum) for optimum in found)
+    reached = [optimum for optimum in found if _level(optimum) > top - SAME] or found
     best = next((optimum for optimum in reached if optimum.status.ok), reached[0])
     if not best.status.ok:  # it stopped short: with a step as long as a first one it may go on
         best = search(kl, best.eta.ravel(), limits, progress, best.trace)
@@ -203,6 +203,11 @@ def _best(
         best.about = f"reached by {len(reached)} of {count} starts; "
     best.other = _other(kl, best, found)
     return best
+
+
+def _level(optimum: Optimum) -> float:
+    """Return an optimum's ELBO, below all others where there is none."""
+    return optimum.elbo if np.isfinite(optimum.elbo) else -np.inf
 
 
 def _other(kl: CurvedKL, best: Optimum, found: Sequence[Optimum]) -> Optimum | None:
