@@ -460,3 +460,30 @@ def test_one_program_has_the_nodes_of_a_fit_those_of_its_check_and_the_moments()
         slopes_of_means = np.stack([(a[1] - b[1]) / 2e-4 for a, b in ends], axis=-1)
         assert moments.slopes[:, 0] == pytest.approx(slopes_of_means, abs=1e-6)
     assert spent[0] == spent[1] > 0
+
+
+def test_what_has_no_slope_at_the_estimate_has_the_spread_beside_it() -> None:
+    """It was told as known exactly: 0 with a standard error of 0."""
+
+    def model(y: np.ndarray) -> None:
+        a = numpyro.sample("a", dist.Normal(0.0, 5.0))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(a, 1.0), obs=y)
+        numpyro.deterministic("over", jnp.maximum(a - 0.1, 0.0))
+        numpyro.deterministic("pair", jnp.stack([jnp.maximum(a - 0.1, 0.0), 2 * a]))
+        numpyro.deterministic("never", jnp.zeros(2) * a)
+
+    fit = vr.MarginalMLE().fit(vr.Target(model, y=np.repeat([-1.0, 1.0], 8)), key=0)
+    sd = 0.25
+    x = np.linspace(-8 * sd, 8 * sd, 20_001)
+    weight = np.exp(-((x / sd) ** 2) / 2)
+    weight /= weight.sum()
+    over = np.maximum(x - 0.1, 0.0)
+    spread = np.sqrt(weight @ over**2 - (weight @ over) ** 2)
+    assert fit.mean()["over"] == pytest.approx(0.0, abs=1e-9)  # at the estimate
+    assert fit.sd()["over"] == pytest.approx(spread, rel=0.04)
+    np.testing.assert_allclose(fit.sd()["pair"], [spread, 2 * sd], rtol=0.04)
+    np.testing.assert_array_equal(fit.sd()["never"], [0.0, 0.0])
+    cov = fit.posterior.cov(["pair", "a"])
+    np.testing.assert_allclose(np.diag(cov), [spread**2, 4 * sd**2, sd**2], rtol=0.08)
+    assert cov[1, 2] == pytest.approx(2 * sd**2)

@@ -34,7 +34,9 @@ class EstimatePosterior(GaussianPosterior):
     observed information on the unconstrained scale and J the slopes of the map. Draws are those of
     the Gaussian on the unconstrained scale, so that each lies in the support.
 
-    Quantities that change by steps, whose slopes are 0, have the spread of 10,000 draws instead.
+    Quantities that change by steps, whose slopes are 0, have the spread of 10,000 draws instead,
+    and so have those with a slope of 0 at the estimate, or none, that change beside it, as
+    ``max(x, 0)`` does where the estimate of x is negative.
     Latent variables have their mean given y and the estimate, and the variance of both: that given
     theta, and that of theta (Kass and Steffey 1989, doi:10.1080/01621459.1989.10478825).
     """
@@ -58,7 +60,12 @@ class EstimatePosterior(GaussianPosterior):
     @override
     def mcse_sd(self) -> Sites:
         share = 1 / np.sqrt(2 * NUM_DRAWS)
-        return {name: np.where(self._drawn(name), share * v, 0.0) for name, v in self._sds.items()}
+        errors = {
+            name: np.where(self._drawn(name), share * v, 0.0) for name, v in self._sds.items()
+        }
+        for name, (level, _) in self._level.items():
+            errors[name] = np.where(level, share * self._sds[name], errors[name])
+        return errors
 
     @cached_property
     def _slopes(self) -> Sites:
@@ -125,7 +132,49 @@ class EstimatePosterior(GaussianPosterior):
         return drawn
 
     @cached_property
+    def _level(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Which scalars have no slope at the estimate and change beside it, and draws of theirs.
+
+        Site -> a mask, and draws of shape (draws, scalars of the mask); sites of none are left out.
+        """
+        target, masks = self.target, {}
+        for name, sd in self._by_slopes.items():
+            mask = np.asarray(~(np.isfinite(sd) & (sd > 0)))
+            flow = target.flows.values.get(name)
+            if mask.any() and name not in target.slices and flow is not None and flow.latents:
+                masks[name] = mask
+        masks = {n: mask for n, mask in masks.items() if n not in target.flows.stepped_values}
+        if not masks:
+            return {}
+
+        def pick(z: jax.Array, arrays: Arrays) -> dict[str, jax.Array]:
+            values = target.constrain_fn(z, arrays)
+            return {n: values[n].ravel()[np.flatnonzero(mask)] for n, mask in masks.items()}
+
+        key = "scalars without slopes", tuple((n, m.tobytes()) for n, m in masks.items())
+        with jax.enable_x64(True):
+            at = target.compiled_once(
+                key, lambda: jax.jit(lambda z, arrays: jax.lax.map(lambda x: pick(x, arrays), z))
+            )
+            z = self.unconstrained_draws(NUM_DRAWS, jax.random.key(20_164))
+            drawn = {n: np.asarray(v) for n, v in at(jnp.asarray(z), target.arrays()).items()}
+        return {
+            n: (masks[n], v)
+            for n, v in drawn.items()
+            if np.isfinite(v).all() and np.ptp(v, 0).any()
+        }
+
+    @cached_property
     def _sds(self) -> Sites:
+        sds = dict(self._by_slopes)
+        for name, (level, drawn) in self._level.items():
+            sds[name] = np.array(sds[name])
+            sds[name].ravel()[np.flatnonzero(level)] = drawn.std(axis=0)
+        return sds
+
+    @cached_property
+    def _by_slopes(self) -> Sites:
+        """Sds by slopes, and by draws where these are no use to any such quantity."""
         result = {}
         for site in self.target.quantities:
             j = self.coordinate_of[site.name].ravel()
@@ -141,6 +190,21 @@ class EstimatePosterior(GaussianPosterior):
 
     @override
     def cov(self, sites: Sequence[str]) -> np.ndarray:
+        cov = self._cov_by_slopes(sites)
+        if not any(name in self._level for name in sites):
+            return cov
+        # each of its own spread: what has no slope has no covariance to first order
+        flags = [self._level[n][0].ravel() if n in self._level else None for n in sites]
+        sizes = [self._sds[n].size for n in sites]
+        level = np.concatenate(
+            [np.zeros(k, bool) if f is None else f for f, k in zip(flags, sizes, strict=True)]
+        )
+        sds = np.concatenate([self._sds[n].ravel() for n in sites])
+        cov = np.where(level[:, None] | level, 0.0, cov)
+        cov[level, level] = sds[level] ** 2
+        return cov
+
+    def _cov_by_slopes(self, sites: Sequence[str]) -> np.ndarray:
         if any(self._drawn(name).any() for name in sites):
             flat = [self._linear_draws[n].reshape(NUM_DRAWS, -1) for n in sites]
             joint = np.concatenate(flat, axis=1)
