@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from concurrent.futures import Executor, Future
 from typing import Any, override
+
+
+class _Reader(pickle.Unpickler):
+    """Reads which cell is asked for, and does not do it."""
+
+    @override
+    def find_class(self, module: str, name: str, /) -> Any:
+        return (lambda _, cell: cell) if name == "do" else super().find_class(module, name)
+
+
+def cell_of(order: bytes, buffers: Any) -> Any:
+    """Return the cell of an order that was submitted."""
+    return _Reader(io.BytesIO(order), buffers=buffers).load()
 
 
 class Here(Executor):
@@ -15,11 +29,11 @@ class Here(Executor):
 
     @override
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        sent = pickle.loads(pickle.dumps((function, args)))
-        self.cells.append(sent[1][1])
+        function, args, kwargs = pickle.loads(pickle.dumps((function, args, kwargs)))
+        self.cells.append(cell_of(*args, **kwargs))
         future: Future[Any] = Future()
         try:
-            future.set_result(pickle.loads(pickle.dumps(sent[0](*sent[1]))))
+            future.set_result(pickle.loads(pickle.dumps(function(*args, **kwargs))))
         except BaseException as error:
             future.set_exception(error)
         return future

@@ -23,7 +23,7 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
-from executors_for_tests import Here
+from executors_for_tests import Here, cell_of
 
 import vi_recipes as vr
 from vi_recipes.calibration.job import Ranking
@@ -323,8 +323,9 @@ def test_an_interrupt_keeps_what_is_done_and_cancels_the_rest(tmp_path: Path) ->
 def test_cells_that_an_executor_cancels_are_not_taken_for_failed(tmp_path: Path) -> None:
     class Cancels(Here):
         def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-            self.cells.append(args[2])
-            if args[2] == 1:
+            cell = cell_of(*args[1:], **kwargs)
+            if cell == 1:
+                self.cells.append(cell)
                 future: Future[Any] = Future()
                 future.cancel()
                 future.set_running_or_notify_cancel()

@@ -176,6 +176,43 @@ def test_a_workers_address_is_told_from_a_schedulers(local: Any) -> None:
         cluster(worker).__enter__()
 
 
+WITHOUT = """
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name == "vi_recipes":
+            raise ModuleNotFoundError("No module named 'vi_recipes'")
+
+sys.meta_path.insert(0, Without())
+"""
+
+
+def test_a_worker_without_this_package_is_told_of(tmp_path: Path) -> None:
+    """What such a worker of Dask's cannot receive, its client awaits for ever."""
+    distributed = pytest.importorskip("distributed")
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+    options = {"n_workers": 0, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**options) as empty:
+        address = empty.scheduler_address
+        dask = ("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny")
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        with subprocess.Popen(
+            [sys.executable, *dask],
+            env={**os.environ, "PYTHONPATH": path},
+            stderr=subprocess.DEVNULL,
+        ) as worker:
+            try:
+                with distributed.Client(address, set_as_default=False) as client:
+                    client.wait_for_workers(1, timeout=60)
+                    with pytest.raises(
+                        ValueError, match=r"'vi_recipes'\); install vi_recipes there"
+                    ):
+                        run_cells(Waits(), [0], lambda *_: None, client.get_executor())
+            finally:
+                worker.kill()
+
+
 def age(package: str) -> None:
     """Have this process take a package for an old one."""
     known = packed.version_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
@@ -21,7 +22,7 @@ from vi_recipes.cells.engines import Engine, engine, is_closed
 from vi_recipes.cells.packed import Packed, this_process
 from vi_recipes.cells.processes import LostError, NotBegunError, Processes
 from vi_recipes.cells.sending import NotSentError, pack
-from vi_recipes.cells.worker import Reply, do, is_loading
+from vi_recipes.cells.worker import Reply, is_loading, ordered
 from vi_recipes.core import ModelError, Progress, SharedCode, silent, told
 
 PAUSE = 0.2
@@ -214,7 +215,8 @@ class _Run[C: Hashable, R]:
         while self.waiting and len(self.pending) < self.most:
             cell = self.waiting[0]
             try:
-                future = self.executor.submit(do, self.packed, cell)
+                order, content = ordered(self.packed, cell), self.packed.content
+                future = self.executor.submit(pickle.loads, order, buffers=[content])
             except Exception as error:  # every library has its own for one that is shut down
                 self.closed = True
                 raise ValueError(f"executor: it takes no more ({told(error)}); {GOES_ON}") from None
@@ -242,6 +244,11 @@ class _Run[C: Hashable, R]:
                     f"executor: it cancels what it is given ({TRIES} times); {GOES_ON}"
                 ) from None
             self.waiting.append(cell)
+        except ImportError as error:  # this package itself: what a job needs is told of in a reply
+            raise ValueError(
+                f"executor: a worker cannot import what cells need ({error}); install vi_recipes "
+                "there, in the same versions as here"
+            ) from None
         except Exception as error:
             # Dask has tried again by itself, and this is its last word
             if type(error).__name__ != "KilledWorker":

@@ -9,6 +9,7 @@ import atexit
 import gc
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vi_recipes.cells.packed import Packed, known_versions, this_process
@@ -84,6 +85,30 @@ class Reply:
     def is_done(self) -> bool:
         """Whether there is a result."""
         return not (self.error or self.versions or self.stopped)
+
+
+# -- in the process that sends them ----------------------------------------------------------------
+
+
+class _Order:
+    """What becomes the reply of a cell as it is read."""
+
+    def __init__(self, packed: Packed, cell: Any) -> None:
+        self.packed, self.cell = packed, cell
+
+    def __reduce__(self) -> Any:
+        return do, (self.packed, self.cell)
+
+
+def ordered(packed: Packed, cell: Any) -> bytes:
+    """Return what ``pickle.loads(.., buffers=[packed.content])`` makes a cell's :class:`Reply` of.
+
+    So nothing but the standard library is called where a cell runs. Where this package is missing,
+    that is an error like others; a function of ours cannot be received there, and Dask waits then
+    for ever.
+    """
+    apart = replace(packed, content=pickle.PickleBuffer(packed.content))  # type: ignore[arg-type]
+    return pickle.dumps(_Order(apart, cell), 5, buffer_callback=lambda _: False)
 
 
 # -- in the process that does the cells ------------------------------------------------------------
