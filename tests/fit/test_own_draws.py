@@ -14,6 +14,7 @@ from models_for_tests import case, target
 
 import vi_recipes as vr
 from vi_recipes.core import Status
+from vi_recipes.fit.chains import measure
 from vi_recipes.fit.stationary import EVERYTHING, balances
 from vi_recipes.trust import unfit
 
@@ -324,3 +325,13 @@ def test_they_are_a_row_or_the_reference(tmp_path: Path) -> None:
     assert "these are not draws of this model's posterior" in c.warnings[0]
     with pytest.raises(ValueError, match="expected that of the fit"):
         vr.compare(target("normal_precision"), [own])
+
+
+def test_energies_that_do_not_vary_are_not_known() -> None:
+    rng = np.random.default_rng(0)
+    samples = {"a": rng.normal(size=(2, 300))}
+    energy = rng.normal(size=(2, 300))
+    assert "e_bfmi_min" not in measure(samples, {"energy": np.full((2, 300), 102.0)})
+    assert measure(samples, {"energy": energy})["e_bfmi_min"] > 1
+    energy[1] = 3.0  # a chain that stands still
+    assert measure(samples, {"energy": energy})["e_bfmi_min"] == 0

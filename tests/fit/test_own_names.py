@@ -200,5 +200,5 @@ def test_containers_the_wrong_way_round_are_told(herds: vr.Target) -> None:
         vr.from_draws(long, herds)
     wide = long.pivot_table(index=["chain", "draw"], columns="variable", values="value")
     same(vr.from_draws(wide, herds), drawn)
-    with pytest.raises(ValueError, match=r"beta\[2\] .*--rename 'their name=beta\[x\]'"):
+    with pytest.raises(ValueError, match=r"beta \(2 scalars\) .*--rename 'their name=beta\[x\]'"):
         vr.from_draws(frame.drop(columns=["beta[x]", "beta[z]"]), herds)

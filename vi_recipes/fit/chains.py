@@ -50,9 +50,11 @@ def measure(
     if "tree_depth" in stats and max_tree_depth is not None:
         at_limit = stats["tree_depth"] >= max_tree_depth
         measured["max_tree_depth_share"] = float(at_limit.mean())
-    if "energy" in stats:
+    # a file may have one number where none is known
+    if "energy" in stats and np.ptp(stats["energy"]) > 0:
         energy = stats["energy"]
-        e_bfmi = (np.diff(energy, axis=1) ** 2).mean(1) / energy.var(axis=1)
+        spread = energy.var(axis=1)
+        e_bfmi = (np.diff(energy, axis=1) ** 2).mean(1) / np.where(spread > 0, spread, np.inf)
         measured["e_bfmi_min"] = float(e_bfmi.min())
     for name, of in (
         ("num_steps_mean", "n_steps"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vi_recipes.core import Status, Timing, check_arguments, unknown
+from vi_recipes.core import Status, Timing, check_arguments, numbered, unknown
 from vi_recipes.fit.chains import complain, healthy, heavy_tails, measure
 from vi_recipes.fit.draws import check_same
 from vi_recipes.fit.fit import Fit
@@ -16,7 +16,7 @@ from vi_recipes.fit.records import provenance
 from vi_recipes.fit.sources import Source, read_source
 from vi_recipes.fit.stationary import balances, say_tipped
 from vi_recipes.fit.stored import is_fit
-from vi_recipes.model import Model, Site, Sites, Target, as_target, labels_by_site, listed
+from vi_recipes.model import Model, Site, Sites, Target, as_target, labels_by_site
 from vi_recipes.posterior import DrawsPosterior, relabel_draws
 
 OWN = "draws"
@@ -200,7 +200,9 @@ def _sites(
             result[name] = _shaped(np.asarray(values), site, source)
     if lost := [site for site in target.latents if site.name not in result]:
         first = unknown("variable", lost[0].name, source.known)
-        named = listed((s.name, s.shape) for s in lost)
+        named = ", ".join(
+            f"{s.name} ({numbered(s.size, 'scalar')})" if s.shape else s.name for s in lost
+        )
         ours = target.labels([lost[0].name], coords=True)[0]
         raise ValueError(
             f"{source.called}: it has no draws of the latent site(s) {named} ({first}). Say which "
