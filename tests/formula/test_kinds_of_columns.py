@@ -230,6 +230,14 @@ def test_numbers_that_no_design_holds_are_refused(values, said):
     assert glmm("y ~ x", frame)  # what is not asked for is let alone
 
 
+def test_the_first_response_that_is_no_number_is_named():
+    text = FRAME["y"].astype(str).to_list()
+    text[2] = "abc"
+    for values in (text, pd.Categorical(text)):
+        with pytest.raises(ValueError, match=r"^response 'y', row 3: got 'abc', expected numbers"):
+            glmm("y ~ x", FRAME.assign(y=values))
+
+
 def test_names_of_several_levels_and_one_row_are_refused():
     with pytest.raises(ValueError, match=r"^data: its columns have names of 2 levels"):
         glmm("y ~ x", pd.concat({"a": FRAME}, axis=1))

@@ -288,8 +288,11 @@ def _plain(text: str, frame: pd.DataFrame, family: Family) -> Response:
     ):
         return _of_levels(text, name, column, family)
     if not is_number:
+        values = column.astype(object)
+        lost = pd.to_numeric(values, errors="coerce").isna().to_numpy()
+        row = int(lost.argmax())  # of text it is the first that reads as no number
         raise ValueError(
-            f"response '{text}', row 1: got {column.iloc[0]!r}, expected "
+            f"response '{text}', row {row + 1}: got {values.iloc[row]!r}, expected "
             f"{SUPPORTS[family.response]} (family '{family.name}')"
         )
     y = np.asarray(column, float)
