@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -268,20 +270,18 @@ def outcomes(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 def test_a_process_behind_binary_outcomes_agrees_with_nuts() -> None:
-    def white(y: Any, x: Any) -> None:
-        f = whitened_field(x, *shape())
-        with numpyro.plate("row", len(y)):
-            numpyro.sample("y", dist.Bernoulli(logits=f), obs=y)
-
     x, y = outcomes(40)
     fit = vr.NestedQuadrature(tolerance=0.02).fit(vr.Target(binary, x=x, y=y))
     assert fit.status is vr.Status.OK
     assert "weighed points" in fit.message
-    chains = vr.NUTS().fit(vr.Target(white, x=x, y=y))
-    mean, sd, want, spread = fit.mean(), fit.sd(), chains.mean(), chains.sd()
-    for name in ("amplitude", "length", "f"):
-        assert np.abs((mean[name] - want[name]) / spread[name]).max() < 0.12  # of 1,000 draws
-        assert np.abs(sd[name] / spread[name] - 1).max() < 0.1
+    # NumPyro's NUTS, run once: binary_field/make.py
+    kept = (Path(__file__).parent / "binary_field" / "chains.json").read_text(encoding="utf-8")
+    mean, sd = fit.mean(), fit.sd()
+    for name, known in json.loads(kept)["known"].items():
+        want, spread, of_mean, of_sd = (np.array(v) for v in known.values())
+        assert (np.abs(mean[name] - want) < 0.02 * spread + 4 * of_mean).all()
+        assert (np.abs(sd[name] - spread) < 0.02 * spread + 4 * of_sd).all()
+        assert max((of_mean / spread).max(), (of_sd / spread).max()) < 0.015
 
 
 @pytest.mark.slow
