@@ -17,7 +17,7 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
-from executors_for_tests import Here
+from executors_for_tests import Here, cell_of
 from interrupts_for_tests import InterruptAt
 from typer.testing import CliRunner
 
@@ -86,15 +86,15 @@ class Backwards(Here):
 
     def __init__(self) -> None:
         super().__init__()
-        self._given: list[tuple[Future[Any], Any]] = []
+        self._given: list[tuple[Future[Any], Any, Any]] = []
 
     @override
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self._given.append((future, args))
+        self._given.append((future, args, kwargs))
         if len(self._given) == len(METHODS):
-            for late, theirs in reversed(self._given):
-                late.set_result(super().submit(function, *theirs).result())
+            for late, theirs, named in reversed(self._given):
+                late.set_result(super().submit(function, *theirs, **named).result())
         return future
 
 
@@ -186,7 +186,7 @@ class Dying(Here):
 
     @override
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if args[1] == "deadly":
+        if cell_of(*args, **kwargs) == "deadly":
             future: Future[Any] = Future()
             future.set_exception(LostError())
             return future
