@@ -19,6 +19,8 @@ class Kind(StrEnum):
     """What became of the fits of an earlier comparison in the folder."""
     REPLACED = "replaced"
     """That they were of another target, and are gone."""
+    LOST_EXHIBITS = "lost exhibits"
+    """Why a study's exhibits end before the last."""
 
 
 class Note(str):
