@@ -29,6 +29,7 @@ from vi_recipes.algebra.derivatives import (
 from vi_recipes.algebra.factorised import InverseParts
 from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families, pad, verified
 from vi_recipes.algebra.forward_backward import smooth
+from vi_recipes.algebra.in_parts import BlockArrowInParts, Processes
 from vi_recipes.algebra.layout import Layout, find_layout
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import SHRANK, Dense, trust_region_newton
@@ -53,6 +54,7 @@ __all__ = [
     "Arrow",
     "ArrowFactor",
     "BlockArrow",
+    "BlockArrowInParts",
     "Bordered",
     "Crossed",
     "Dense",
@@ -63,6 +65,7 @@ __all__ = [
     "Layout",
     "LocalStructure",
     "Parts",
+    "Processes",
     "Push",
     "SecondOrder",
     "TruncatedStep",

@@ -110,7 +110,7 @@ class BlockArrow(Factorised):
     def num_negative(self) -> int:
         """Return how many eigenvalues are negative (Haynsworth's inertia additivity)."""
         values = self.spectral[0]
-        negative = int((values < 0).sum())
+        negative = int(self._sum(np.array([(values < 0).sum()], float))[0])
         if self.structure.border.size:
             negative += int((np.linalg.eigvalsh(self.schur(0.0)) < 0).sum())
         return negative

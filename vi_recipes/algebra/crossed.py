@@ -108,6 +108,10 @@ class Crossed:
             return self._last.product
         return self._product(vector)
 
+    def inner(self, x: Float[np.ndarray, " dim"], y: Float[np.ndarray, " dim"]) -> float:
+        """Return x'y."""
+        return float(x @ y)
+
     def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
         """Return the length in the preconditioner's norm."""
         shifted = self._matrix.dot(vector) + self._shift * self._matrix.metric * vector

@@ -86,7 +86,7 @@ class Factorised:
         size = border.size
         flat = self.edge.reshape(size, local.size)
         return self.join(
-            self.corner @ border + flat @ local.ravel(),
+            self._sum(self.corner @ border + flat @ local.ravel()),
             (border @ flat).reshape(local.shape) + np.einsum("tij,tj->ti", self.blocks, local),
         )
 
@@ -94,9 +94,24 @@ class Factorised:
         """Return the diagonal of H."""
         return self.join(np.diag(self.corner), np.einsum("tii->ti", self.blocks))
 
+    def inner(self, x: Float[np.ndarray, " dim"], y: Float[np.ndarray, " dim"]) -> float:
+        """Return x'y of two flat vectors."""
+        return float(x @ y)
+
+    def noise(self) -> Float[np.ndarray, " dim"]:
+        """Return a flat vector of standard normals, the same each time."""
+        return np.random.default_rng(0).standard_normal(self.structure.dim)
+
     def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
         """Return the length of a flat vector in the metric."""
         return float(np.sqrt((self.metric * vector**2).sum()))
+
+    def _sum(self, over_members: np.ndarray) -> np.ndarray:
+        """Return a sum over the members that are here as that over all members: the same here."""
+        return over_members
+
+    def _not_positive(self) -> None:
+        """Tell whoever has other members that a block of one that is here is not positive."""
 
     # -- its factorisation ---------------------------------------------------------------------
 
@@ -140,7 +155,7 @@ class Factorised:
         else:
             sparse = self._sparse_edge
             removed = (sparse @ (diags_array(1 / (values.ravel() + shift)) @ sparse.T)).toarray()
-        schur = self._corner_in_metric - removed
+        schur = self._sum(self._corner_in_metric - removed)
         schur[np.diag_indices(size)] += shift
         return schur
 
@@ -156,6 +171,7 @@ class Factorised:
         """Return the lower Cholesky factor of :meth:`schur`; ``None`` if H + shift M is not > 0."""
         values = self.spectral[0]
         if values.size and values.min() + shift <= 0:
+            self._not_positive()
             return None
         try:
             factor = np.linalg.cholesky(self.schur(shift))
@@ -177,7 +193,7 @@ class Factorised:
         border, local = self.split(vector / np.sqrt(self.metric))
         flat = edge.reshape(border.size, local.size)
         turned = np.einsum("tij,ti->tj", vectors, local) / (values + shift)
-        solved = cho_solve((factor, True), border - flat @ turned.ravel())
+        solved = cho_solve((factor, True), border - self._sum(flat @ turned.ravel()))
         turned = turned - (solved @ flat).reshape(local.shape) / (values + shift)
         return self.join(solved, np.einsum("tij,tj->ti", vectors, turned))
 
@@ -235,4 +251,4 @@ class Factorised:
         """Return the Newton decrement sqrt(g' H^-1 g); infinite unless H is positive definite."""
         if not self.positive:
             return float("inf")
-        return float(np.sqrt(max(gradient @ self.solve(gradient), 0.0)))
+        return float(np.sqrt(max(self.inner(gradient, self.solve(gradient)), 0.0)))

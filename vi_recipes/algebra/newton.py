@@ -28,6 +28,9 @@ class Curvature(Protocol):
     def dot(self, vector: np.ndarray) -> np.ndarray:
         """Return H times a vector."""
 
+    def inner(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Return x'y."""
+
     def norm(self, vector: np.ndarray) -> float:
         """Return sqrt(x'Mx)."""
 
@@ -46,6 +49,12 @@ class Shiftable(Protocol):
 
     def dot(self, vector: np.ndarray) -> np.ndarray:
         """Return H times a vector."""
+
+    def inner(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Return x'y."""
+
+    def noise(self) -> np.ndarray:
+        """Return a vector of standard normals, the same each time."""
 
     def shifted_factor(self, shift: float) -> np.ndarray | None:
         """Return what :meth:`shifted_solve` needs; ``None`` if H + shift M is not positive."""
@@ -87,6 +96,10 @@ class Dense:
     def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a vector."""
         return np.asarray(self.vectors @ (self.values * (self.vectors.T @ vector)))
+
+    def inner(self, x: Float[np.ndarray, " dim"], y: Float[np.ndarray, " dim"]) -> float:
+        """Return x'y."""
+        return float(x @ y)
 
     def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
         """Return the length, in units."""
@@ -164,7 +177,7 @@ def trust_region_newton[C: Curvature | None](
             return z, "converged", bend
         step = bend.step(gradient, radius)
         length = bend.norm(step)
-        predicted = -float(gradient @ step + step @ bend.dot(step) / 2)
+        predicted = -(bend.inner(gradient, step) + bend.inner(step, bend.dot(step)) / 2)
         candidate = z + step
         new_value, new_gradient = value_and_grad(candidate)
         finite = np.isfinite(new_value) and np.isfinite(new_gradient).all()
@@ -176,7 +189,7 @@ def trust_region_newton[C: Curvature | None](
             bend = curvature(candidate)
             if bend is None:
                 return z, "the Hessian is not finite beyond here", None
-            moved = not np.array_equal(candidate, z)
+            moved = new_value != value or bend.norm(candidate - z) > 0
             z, value, gradient = candidate, new_value, new_gradient
             if callback(z):
                 return z, "stopped", bend
@@ -225,19 +238,22 @@ def shifted_step(
     """
     root = np.sqrt(hessian.metric)
 
+    def length(vector: np.ndarray) -> float:
+        return float(np.sqrt(hessian.inner(vector, vector)))
+
     def attempt(shift: float) -> np.ndarray | None:
         factor = hessian.shifted_factor(shift)
         return None if factor is None else -hessian.shifted_solve(shift, factor, gradient)
 
     tried = attempt(0.0) if hessian.positive else None
-    if tried is not None and np.linalg.norm(tried) <= radius:
+    if tried is not None and length(tried) <= radius:
         return np.asarray(tried / root)
     low = 0.0
-    high = max(float(np.linalg.norm(gradient / root)) / radius, 1e-8)
+    high = max(length(gradient / root) / radius, 1e-8)
     best = None
     for _ in range(NUM_SHIFTS):
         tried = attempt(high)
-        if tried is not None and np.linalg.norm(tried) <= radius:
+        if tried is not None and length(tried) <= radius:
             best = tried
             break
         low, high = high, 4 * high
@@ -245,15 +261,15 @@ def shifted_step(
         return np.zeros_like(gradient)
     low = max(low, 1e-12 * high)
     for _ in range(NUM_SHIFTS):
-        if np.linalg.norm(best) >= 0.9 * radius or high < 1.001 * low:
+        if length(best) >= 0.9 * radius or high < 1.001 * low:
             break
         middle = float(np.sqrt(low * high))
         tried = attempt(middle)
-        if tried is not None and np.linalg.norm(tried) <= radius:
+        if tried is not None and length(tried) <= radius:
             best, high = tried, middle
         else:
             low = middle
-    if np.linalg.norm(best) < 0.9 * radius and not hessian.positive:
+    if length(best) < 0.9 * radius and not hessian.positive:
         best = best + _outward(hessian, gradient / root, best, high, radius)
     return np.asarray(best / root)
 
@@ -272,15 +288,15 @@ def _outward(
     root = np.sqrt(hessian.metric)
     factor = hessian.shifted_factor(shift)
     assert factor is not None
-    along = np.random.default_rng(0).standard_normal(step.size)
+    along = hessian.noise()
     for _ in range(8):
         along = hessian.shifted_solve(shift, factor, along * root)
-        along /= np.linalg.norm(along)
-    inner = float(step @ along)
-    size = np.sqrt(max(inner**2 + radius**2 - float(step @ step), 0.0))
+        along /= np.sqrt(hessian.inner(along, along))
+    inner = hessian.inner(step, along)
+    size = np.sqrt(max(inner**2 + radius**2 - hessian.inner(step, step), 0.0))
 
     def value(length: float) -> float:
         x = (step + length * along) / root
-        return float(gradient * root @ x + x @ hessian.dot(x) / 2)
+        return hessian.inner(gradient * root, x) + hessian.inner(x, hessian.dot(x)) / 2
 
     return np.asarray(min((size - inner, -size - inner), key=value) * along)

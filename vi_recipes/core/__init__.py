@@ -51,7 +51,15 @@ from vi_recipes.core.content import (
 )
 from vi_recipes.core.errors import attempt, called, is_own, place_of, told
 from vi_recipes.core.folders import check_folder, drop_others, held
-from vi_recipes.core.hosts import Hosts, agree, join_hosts, numbers_by_hosts
+from vi_recipes.core.hosts import (
+    Hosts,
+    agree,
+    arrays_by_hosts,
+    join_hosts,
+    numbers_by_hosts,
+    said_by_hosts,
+    sum_over_hosts,
+)
 from vi_recipes.core.kept_file import KeptFile, KeptWords, write_whole
 from vi_recipes.core.keys import (
     as_key,
@@ -109,6 +117,7 @@ __all__ = [
     "Status",
     "Timing",
     "agree",
+    "arrays_by_hosts",
     "as_key",
     "as_names",
     "as_seed",
@@ -170,10 +179,12 @@ __all__ = [
     "require_by_site",
     "require_count",
     "require_number",
+    "said_by_hosts",
     "seed_of",
     "shapes_of",
     "silent",
     "split_key",
+    "sum_over_hosts",
     "together",
     "told",
     "unknown",
