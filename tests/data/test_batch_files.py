@@ -313,6 +313,40 @@ def test_parts_of_hosts_are_all_rows_in_order(tmp_path: Path) -> None:
         vr.read_part(folder, COLUMNS, hosts=vr.Hosts(0, 61))
 
 
+def test_parts_of_hosts_are_cut_between_groups(tmp_path: Path) -> None:
+    """Groups of 3, 4, 5, ... rows in order, in files of 25 and 35 rows and row groups of 10."""
+    group = np.repeat(np.arange(9), np.arange(3, 12))[:NUM_ROWS]
+    for number, rows in enumerate((slice(0, 25), slice(25, None))):
+        part = frame().assign(group=group)[rows]
+        part.to_parquet(tmp_path / f"{number}.parquet", index=False, row_group_size=10)
+
+    def parts(count: int) -> list[dict[str, np.ndarray]]:
+        hosts = [vr.Hosts(k, count) for k in range(count)]
+        return [vr.read_part(tmp_path, COLUMNS, hosts=h, whole="group") for h in hosts]
+
+    for count in (1, 2, 3, 4):
+        found = parts(count)
+        np.testing.assert_array_equal(np.concatenate([p["group"] for p in found]), group)
+        np.testing.assert_array_equal(np.concatenate([p["y"] for p in found]), frame()["y"])
+        members = [set(part["group"]) for part in found]
+        assert sum(map(len, members)) == len(set(group))
+        # each cut is the last place between groups before the even one
+        for k, part in enumerate(found[:-1], start=1):
+            end = sum(len(p["y"]) for p in found[:k])
+            assert end <= k * NUM_ROWS // count < end + np.sum(group == group[end])
+            assert group[end - 1] != group[end]
+            assert len(part["y"])
+    with pytest.raises(ValueError, match=r"too few groups, or too large ones.*for 30 hosts"):
+        vr.read_part(tmp_path, COLUMNS, hosts=vr.Hosts(0, 30), whole="group")
+    with pytest.raises(ValueError, match="unknown argument 'groups'; did you mean 'group'"):
+        vr.read_part(tmp_path, COLUMNS, hosts=vr.Hosts(0, 2), whole="groups")
+    with pytest.raises(ValueError, match="unknown argument 'X'"):
+        vr.read_part(tmp_path, COLUMNS, hosts=vr.Hosts(0, 2), whole="X")
+    write(tmp_path, "parquet")
+    with pytest.raises(ValueError, match="not sorted by 'group', so that a group's rows are apart"):
+        vr.read_part(tmp_path, COLUMNS, hosts=vr.Hosts(0, 2), whole="group")
+
+
 def test_a_host_reads_the_row_groups_of_its_part_only(tmp_path: Path) -> None:
     """Rows 20 to 39 of the first file's 25 in groups of 10, and the second's 35."""
     files = vr.batches_from_parquet(write(tmp_path, "parquet"), COLUMNS, batch_size=1)
