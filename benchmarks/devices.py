@@ -266,7 +266,8 @@ def fit(folder: str, method: str, factor: str, address: str, count: str, host: s
     hosts = vr.join_hosts(address, int(count), int(host)) if int(count) > 1 else None
     start = time.perf_counter()
     columns = {"y": "y", "X": [f"x{k}" for k in range(1, 6)], "group": "group"}
-    data = vr.read_part(folder, columns, hosts=hosts)
+    divides = method in ("meanfield", "lrvb")  # members too, which have to be whole for that
+    data = vr.read_part(folder, columns, hosts=hosts, whole="group" if divides else None)
     read = time.perf_counter() - start
     num_groups = int(factor) * NUM_GROUPS
     target = vr.Target(vr.load_model("criteo"), **data, num_groups=num_groups)

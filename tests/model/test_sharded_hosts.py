@@ -138,7 +138,10 @@ def test_two_hosts_of_two_devices_find_what_one_device_finds(tmp_path: Path) -> 
     assert [f["rows"] for f in found] == [ROWS // 2, ROWS - ROWS // 2]
     warning = "model 'criteo': 3 without weight are added to its 401 rows, so that each of the 4"
     for one in found:
-        assert [told.startswith(warning) for told in one["told"]] == [True]
+        filled, members = one["told"]
+        assert filled.startswith(warning)
+        # group 15 or so has rows on both
+        assert "every host has all members, because no argument has the member of each" in members
     row = 4 + 5 * 8 + 8 + 1  # y, X, group, whether it counts
     assert found[0]["bytes"] == found[1]["bytes"] == [101 * row] * 2
     assert found[0]["fits"] == found[1]["fits"]
@@ -156,6 +159,122 @@ def test_two_hosts_of_two_devices_find_what_one_device_finds(tmp_path: Path) -> 
     assert "as it was before vr.shard" in found[0]["by row"]
     assert "host 1 and host 0 differ in the model ('criteo' here)" in found[1]["groups"]
     assert "hosts have 2, 1 devices, expected as many of each" in found[1]["same"]
+
+
+IN_PARTS = """
+import json, sys, warnings
+import jax, numpy as np, numpyro, numpyro.distributions as dist
+import vi_recipes as vr
+from jax.sharding import Mesh
+from vi_recipes.model import division
+
+address, host, folder, num_groups = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+hosts = vr.join_hosts(address, 2, host, timeout=60)
+columns = {"y": "y", "X": ["x1", "x2", "x3", "x4", "x5"], "group": "group"}
+own = vr.read_part(folder, columns, hosts=hosts, whole="group")
+whole = vr.read_part(folder, columns)
+mesh, found = Mesh(jax.devices(), ("rows",)), {}
+summed, add = [], division.sum_over_hosts
+
+def counted(numbers):
+    summed.append(np.size(numbers))
+    return add(numbers)
+
+def walk(y, group, num_groups):
+    # each member's law has the one before it
+    with numpyro.plate("group", num_groups):
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+    numpyro.factor("near", -0.5 * ((u[1:] - u[:-1]) ** 2).sum())
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=u[group]), obs=y)
+
+def product(y, group, num_groups):
+    # two coordinates that enter by their product
+    tau = numpyro.sample("tau", dist.Gamma(3.0, 3.0))
+    with numpyro.plate("group", num_groups):
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+        numpyro.deterministic("square", u**2)
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=u[group] * tau), obs=y)
+
+def divided(model, rows, number):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        target = vr.shard(vr.Target(model, **rows, num_groups=number), mesh)
+    return target, [str(w.message) for w in told if "members" in str(w.message)]
+
+def fitted(name, method, model, rows, number):
+    target, told = divided(model, rows, number)
+    division.sum_over_hosts = counted
+    summed.clear()
+    fit = method.fit(target, key=0, throw=True)
+    division.sum_over_hosts = add
+    found[name] = {
+        "told": told,
+        "moments": [fit.flat(fit.mean()).tolist(), fit.flat(fit.sd()).tolist()],
+        "message": fit.message,
+        "sums": sorted(set(summed)),
+        "dims": target.members and [target.members.local.dim, target.dim],
+    }
+    return fit
+
+model = vr.load_model("criteo")
+response = vr.LinearResponse(base=vr.MeanField(factors={"tau": "gamma"}))
+fit = fitted("criteo", response, model, own, num_groups)
+more = {**own, "group": 2 * own["group"] + np.arange(len(own["y"])) % 2}
+fitted("twice as many", vr.MeanField(num_starts=1), model, more, 2 * num_groups)
+few = {"y": own["y"], "group": own["group"]}
+found["walk"] = divided(walk, few, num_groups)[1]
+other = fitted("product", vr.MeanField(num_starts=1), product, few, num_groups)
+if hosts.writes:
+    few = {"y": whole["y"], "group": whole["group"]}
+    for name, method, model, rows, fit in (
+        ("criteo", response, model, whole, fit),
+        ("product", vr.MeanField(num_starts=1), product, few, other),
+    ):
+        alone = method.fit(vr.Target(model, **rows, num_groups=num_groups), key=0)
+        found[name]["alone"] = [alone.flat(alone.mean()).tolist(), alone.flat(alone.sd()).tolist()]
+        off = fit.cov(["tau", "u"]).to_numpy() - alone.cov(["tau", "u"]).to_numpy()
+        found[name]["covariances"] = float(np.abs(off).max())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts_of_their_own_members_find_what_one_host_finds(tmp_path: Path) -> None:
+    """Linear response and mean field, and why all members stay on every host elsewhere."""
+    model = vr.load_model("criteo")
+    assert model.simulate is not None
+    write(tmp_path, dict(model.simulate(num_rows=ROWS, num_groups=GROUPS)), 3)
+    address = f"127.0.0.1:{free_port()}"
+    ended = run(
+        *([IN_PARTS, address, str(host), str(tmp_path), str(GROUPS)] for host in range(2)),
+        flags="--xla_force_host_platform_device_count=2",
+    )
+    for code, _, err in ended:
+        assert code == 0, err[-3000:]
+    first, second = (json.loads(out.splitlines()[-1]) for _, out, _ in ended)
+    assert first["criteo"]["dims"][0] + second["criteo"]["dims"][0] == GROUPS + 2 * 7
+    for name in ("criteo", "product"):
+        one = first[name]
+        assert one["moments"] == second[name]["moments"]
+        assert one["message"] == second[name]["message"]
+        (mean, sd), (right, spread) = (np.array(one[key]) for key in ("moments", "alone"))
+        np.testing.assert_allclose(mean / spread, right / spread, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(sd / spread, 1, rtol=0, atol=1e-9)
+        assert one["covariances"] < 1e-10
+    assert not first["criteo"]["told"]
+    assert not first["product"]["told"]
+    end = "; every host has all members, because the expectation of site 'y' is over draws"
+    assert first["product"]["message"].endswith(end)
+    assert "all members, because the density of plate 'group' is no sum over" in first["walk"][0]
+    # what is summed has two parameters of 7 coordinates, G of them, whatever the members are: a
+    # flag or length, the border of a product, that of a gradient with a value, a Schur complement
+    border = 2 * 7
+    assert first["twice as many"]["dims"][1] == 2 * GROUPS + 7
+    assert first["twice as many"]["sums"] == [1, border, border + 2, border**2]
+    assert first["criteo"]["sums"] == first["twice as many"]["sums"]
+    assert first["product"]["sums"] == [1]
 
 
 JOIN = """

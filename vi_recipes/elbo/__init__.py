@@ -13,6 +13,7 @@ from vi_recipes.elbo.factors import (
     check_support,
     make_factors,
 )
+from vi_recipes.elbo.in_parts import KLInParts, NotInParts
 from vi_recipes.elbo.inspect import points_added
 from vi_recipes.elbo.kl import KL
 from vi_recipes.elbo.minimise import MAX_NODES, Limits, Optimum, find_optimum, search
@@ -27,7 +28,9 @@ __all__ = [
     "CurvedKL",
     "Factors",
     "Family",
+    "KLInParts",
     "Limits",
+    "NotInParts",
     "Optimum",
     "check_support",
     "find_optimum",

@@ -342,6 +342,15 @@ class CurvedKL(KL):
         places = max(self.num_nodes, 2 * self.num_pairs)
         return len(self._basis) * self.target.size * places
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of all factors."""
+        return 2 * self.target.dim
+
+    def any(self, flag: bool) -> bool:
+        """Return whether something holds of any coordinate; ``flag`` says so of those here."""
+        return flag
+
     def start(self, key: jax.Array, *, scatter: float = 0.0) -> Float[np.ndarray, " params"]:
         """Return parameters of finite value, of laws that are narrow.
 

@@ -224,7 +224,8 @@ def _other(kl: CurvedKL, best: Optimum, found: Sequence[Optimum]) -> Optimum | N
         if not optimum.status.ok or optimum.elbo < best.elbo - OTHER:
             continue
         its_location, its_scale = kl.location_scale(optimum.eta.ravel())
-        if (np.abs(its_location - location) > APART * (its_scale + scale)).any():
+        apart = np.abs(its_location - location) > APART * (its_scale + scale)
+        if kl.any(bool(apart.any())):
             others.append(optimum)
     return max(others, key=lambda optimum: optimum.elbo, default=None)
 
@@ -266,7 +267,7 @@ def search(
         trace.append(-kl.evaluate(flat)[0])
         progress(len(trace), limits.max_steps, f"ELBO {trace[-1]:.6g}")
         location, scale = kl.location_scale(flat)
-        return bool((np.abs(location) > ESCAPE).any() or (scale > ESCAPE).any())
+        return kl.any(bool((np.abs(location) > ESCAPE).any() or (scale > ESCAPE).any()))
 
     with np.errstate(all="ignore"):
         flat, why, hessian = trust_region_newton(
@@ -276,7 +277,7 @@ def search(
             max_steps=limits.max_steps,
             tolerance=limits.tolerance / 10,
             callback=callback,
-            radius=float(np.sqrt(start.size)),
+            radius=float(np.sqrt(kl.num_parameters)),
         )
     value, gradient = kl.evaluate(flat)
     hessian = kl.hessian(flat) if hessian is None else hessian
@@ -321,8 +322,8 @@ def _explain(
     far = ~(np.abs(location - begin) <= RUNAWAY * np.clip(scale, unit, 1e6 * unit))
     far |= scale > 1e12 * unit
     narrow = (scale < 1e-6 * unit) & ~kl.factors.points
-    if far.any() or narrow.any():
-        gone = [n for n, p in kl.target.slices.items() if (far | narrow)[p].any()]
+    gone = [n for n, p in kl.target.slices.items() if kl.any(bool((far | narrow)[p].any()))]
+    if gone:
         raise MethodFailure(
             Status.DEGENERATE,
             f"the ELBO still rises (now {optimum.elbo:.6g}) as the factors of "

@@ -59,7 +59,7 @@ class LinearResponse(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        optimum = self.base.optimise(target, key, timing, progress)
+        optimum = self.base.optimise_over_hosts(target, key, timing, progress)
         if optimum.hessian is None:
             raise MethodFailure(
                 Status.SINGULAR,
@@ -77,7 +77,7 @@ class LinearResponse(Method):
                     "start elsewhere with Model(init=...)",
                 )
             posterior = ResponsePosterior(
-                target,
+                optimum.kl.target,
                 optimum.kl.factors,
                 optimum.eta,
                 optimum.standard_error,
@@ -86,4 +86,5 @@ class LinearResponse(Method):
                 found_with=optimum.found_with,
             )
             posterior.sd()
-        return self.base.report(optimum, posterior)
+            whole = self.base.whole(target, optimum, posterior)
+        return self.base.report(optimum, whole)

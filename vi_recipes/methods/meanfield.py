@@ -25,7 +25,9 @@ from vi_recipes.elbo import (
     CurvedKL,
     Factors,
     Family,
+    KLInParts,
     Limits,
+    NotInParts,
     Optimum,
     find_optimum,
     make_factors,
@@ -137,10 +139,10 @@ class MeanField(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        optimum = self.optimise(target, key, timing, progress)
+        optimum = self.optimise_over_hosts(target, key, timing, progress)
         with timing.running(), np.errstate(over="ignore", invalid="ignore"):
             posterior = FactorPosterior(
-                target,
+                optimum.kl.target,
                 optimum.kl.factors,
                 optimum.eta,
                 optimum.standard_error,
@@ -148,7 +150,22 @@ class MeanField(Method):
                 optimum.found_with,
             )
             posterior.mean()
-        return self.report(optimum, posterior)
+            whole = self.whole(target, optimum, posterior)
+        return self.report(optimum, whole)
+
+    def whole(
+        self, target: Target, optimum: Optimum, posterior: FactorPosterior
+    ) -> FactorPosterior:
+        """Return a posterior of all members, where this host's optimum is of its own ones alone.
+
+        So too what ``optimum`` has of another one.
+        """
+        division = optimum.kl.target.part_of
+        if division is None:
+            return posterior
+        if optimum.other is not None:
+            optimum.other.eta = division.gathered(optimum.other.eta)
+        return posterior.gathered(self._factors(target, self.factors))
 
     def report(self, optimum: Optimum, posterior: FactorPosterior) -> Result:
         """Return the result for ``posterior``, with how the optimisation went."""
@@ -182,6 +199,31 @@ class MeanField(Method):
             large and has no structure.
         """
         return self.optimum_of(target, key, timing, progress, CurvedKL, self.factors)
+
+    def optimise_over_hosts(
+        self, target: Target, key: jax.Array, timing: Timing, progress: Progress
+    ) -> Optimum:
+        """Maximise the ELBO, on every host by its own members where they are divided.
+
+        Raises
+        ------
+        MethodFailure
+            As :meth:`optimise`.
+        """
+        if target.members is None:
+            return self.optimise(target, key, timing, progress)
+        local = target.members.local
+        try:
+            with local.compiled_once.shared(timing):
+                optimum = self.optimum_of(local, key, timing, progress, KLInParts, self.factors)
+            assert isinstance(optimum.kl, KLInParts)
+            optimum.kl.let_go()  # what is gathered of all members comes next
+            return optimum
+        except NotInParts as error:
+            why = str(error)
+        optimum = self.optimise(target, key, timing, progress)
+        optimum.message += f"; every host has all members, because {why}"
+        return optimum
 
     def optimum_of(
         self,
@@ -238,7 +280,7 @@ class MeanField(Method):
         settings = (
             tuple(sorted(families.items())),
             tuple(sorted(self.expectations.items())),
-            points_added(target),
+            _points_added(target),
         )
 
         def make() -> T:
@@ -251,11 +293,17 @@ class MeanField(Method):
         return kl
 
 
+def _points_added(target: Target) -> int:
+    """Return at how many points the model was looked at once more, on all hosts."""
+    own = points_added(target)
+    return own if target.part_of is None else int(target.part_of.add(np.array([own]))[0])
+
+
 def _other(best: Optimum, posterior: FactorPosterior) -> OtherOptimum | None:
     """Return where another optimum lies apart, if any, in the scalar in which it does so most."""
     if (other := best.other) is None:
         return None
-    there = FactorPosterior(posterior.target, other.kl.factors, other.eta, None, other.kl)
+    there = FactorPosterior(posterior.target, posterior.factors, other.eta)
     names = [site.name for site in posterior.target.latents]
     ours, its, sds = (
         np.concatenate([np.ravel(values[name]) for name in names])

@@ -6,6 +6,7 @@ from vi_recipes.model.bound import Arrays
 from vi_recipes.model.coordinates import NO_SLOPE, TINY_SLOPES, one_coordinate
 from vi_recipes.model.density import BATCH, in_blocks
 from vi_recipes.model.derived import derived_site, takes, with_derived
+from vi_recipes.model.division import Division
 from vi_recipes.model.jumps import Jump, find_jumps
 from vi_recipes.model.labels import labels_by_site, listed, site_labels
 from vi_recipes.model.load import load_model
@@ -47,6 +48,7 @@ __all__ = [
     "TINY_SLOPES",
     "Arrays",
     "CoupledError",
+    "Division",
     "EMSteps",
     "Exchangeable",
     "Jump",

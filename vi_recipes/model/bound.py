@@ -109,6 +109,17 @@ class BoundModel:
         """Return a computed array; of one with an entry a row along ``axis`` this host's rows."""
         return np.asarray(value) if self.spread is None else self.spread.own(value, axis)
 
+    def share_rows(self, filled: BoundModel) -> None:
+        """Have the rows be the first ones of another target's, which has the same and more."""
+        known = dict(zip(filled._paths, filled._leaves, strict=True))
+        leaves = []
+        for path, leaf in zip(self._paths, self._leaves, strict=True):
+            same = known[path]
+            longer = isinstance(leaf, np.ndarray) and leaf.shape != same.shape
+            leaves.append(read_only(same[: len(leaf)]) if longer else leaf)
+        self._leaves = leaves
+        self._trace_leaves(self._is_traced)
+
     @property
     def num_hosts(self) -> int:
         """How many hosts the rows are divided over; each has only its own in :attr:`data`."""

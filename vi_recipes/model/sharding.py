@@ -7,6 +7,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from vi_recipes.core import ModelError, agree, numbers_by_hosts
 from vi_recipes.data import fingerprint
+from vi_recipes.model.dividing import find_division
 from vi_recipes.model.padding import change_rows, padded, rows_of
 from vi_recipes.model.spread import Spread, check_order
 from vi_recipes.model.target import Target, check_target
@@ -29,7 +31,11 @@ def shard(target: Target, mesh: Mesh) -> Target:
     rows. A sum that goes to the members of a plate is one number a member.
 
     Where several hosts have joined (:func:`join_hosts`), each gives a target of its own rows and
-    all devices in one mesh; the fits are those of all rows, and every host has them.
+    all devices in one mesh; the fits are those of all rows, and every host has them. Where no
+    member of the largest plate has rows on two hosts (:func:`read_part` with ``whole``), mean field
+    and linear response leave every host its own members: the model runs at their number, and hosts
+    tell one another sums of a size that members do not change. That it is so is checked at two
+    points.
 
     Parameters
     ----------
@@ -55,7 +61,8 @@ def shard(target: Target, mesh: Mesh) -> Target:
     Warns
     -----
     UserWarning
-        Where rows without weight are added, because the devices do not divide them.
+        Where rows without weight are added, because the devices do not divide them; and where
+        every host has all members, for what reason.
 
     Examples
     --------
@@ -103,6 +110,12 @@ def shard(target: Target, mesh: Mesh) -> Target:
     divided.undivided = _undivided(target, divided)
     if num_hosts > 1:
         divided.fingerprint = _fingerprint_of_hosts(target.fingerprint)
+        place = partial(_on_own_devices, mesh=mesh)
+        divided.members, why = find_division(divided.undivided, divided, place)
+        if why:
+            warnings.warn(
+                f"model '{target.name}': every host has all members, because {why}", stacklevel=2
+            )
     return divided
 
 
@@ -144,10 +157,28 @@ def _filled(target: Target, num_rows: int, num_hosts: int) -> Target:
     return whole
 
 
+def _on_own_devices(part: Target, mesh: Mesh) -> Target:
+    """Return one host's part with its rows on those devices of a mesh that are this host's."""
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    if len(own) == 1 or rows_of(part) < len(own):
+        return part
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows without weight have been told of
+        try:
+            return shard(part, Mesh(np.array(own), ("rows",)))
+        except ValueError:  # its rows cannot be filled up
+            return part
+
+
 def _undivided(target: Target, divided: Target) -> Target:
-    """Return the target as it was given, which fits of the divided one are fits of."""
+    """Return the target as it was given, which fits of the divided one are fits of.
+
+    Of rows that were filled up it has the part that was there, so that they are in memory once.
+    """
     other = copy.copy(target)
     other.fitted_as = divided
+    if divided.padded_rows:
+        other.share_rows(divided)
     return other
 
 

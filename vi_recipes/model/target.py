@@ -25,6 +25,7 @@ from vi_recipes.core import (
 from vi_recipes.data import fingerprint, normalise
 from vi_recipes.model.bound import Arrays, read_only
 from vi_recipes.model.coordinates import DensityByCoordinate
+from vi_recipes.model.division import Division
 from vi_recipes.model.labels import coordinate_labels, labels_by_site
 from vi_recipes.model.model import Exchangeable, Model
 from vi_recipes.model.plates import candidates
@@ -116,6 +117,10 @@ class Target(DensityByCoordinate):
         self.undivided: Target | None = None
         """The target that :func:`shard` was given, with this host's rows, of which fits of this one
         are fits too: for what is read row by row."""
+        self.members: Division[Target] | None = None
+        """How the members of a plate are divided over hosts, where they are."""
+        self.part_of: Division[Target] | None = None
+        """Of which division this is one host's part."""
         self._read_coords()  # labels that do not fit are told now, and not after the first fit
 
     def with_data(self, /, **values: Any) -> Target:

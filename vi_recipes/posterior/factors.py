@@ -162,6 +162,28 @@ class FactorPosterior(Posterior):
             mcse_mean[site.name], mcse_sd[site.name] = error_m, error_s
         return mean, sd, mcse_mean, mcse_sd
 
+    @property
+    def _several(self) -> bool:
+        """Whether some scalar depends on several coordinates, so that draws take part."""
+        return any((j < 0).any() for j in self.coordinate_of.values())
+
+    def gathered(self, factors: Factors) -> FactorPosterior:
+        """Return the posterior of all members from one host's part; each host calls it.
+
+        Parameters
+        ----------
+        factors
+            The laws of all coordinates.
+        """
+        division = self.target.part_of
+        assert division is not None
+        whole = FactorPosterior(
+            division.whole, factors, division.gathered(self.eta), found_with=self.found_with
+        )
+        if not division.any(self._several):  # else draws of all members take part
+            whole.__dict__["_moments"] = tuple(map(division.sites, self._moments))
+        return whole
+
     def _mean_errors(self, slopes: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Return the errors of means from their slopes in ``eta[j]``, shape (..., 2)."""
         assert self.eta_mcse is not None

@@ -19,7 +19,8 @@ from vi_recipes.algebra import (
     log_dense_normal,
 )
 from vi_recipes.core import compiler_options, generator
-from vi_recipes.model import Sites
+from vi_recipes.elbo import Factors
+from vi_recipes.model import Division, Sites, Target
 from vi_recipes.posterior.base import NUM_MOMENT_DRAWS
 from vi_recipes.posterior.factors import NUM_BATCHES, NUM_SLOPE_DRAWS, FactorPosterior
 
@@ -55,6 +56,23 @@ class ResponsePosterior(FactorPosterior):
     """
 
     hessian: BlockArrow = None  # type: ignore[assignment]
+
+    @override
+    def gathered(self, factors: Factors) -> ResponsePosterior:
+        division = self.target.part_of
+        assert division is not None
+        means = super().gathered(factors)
+        whole = ResponsePosterior(
+            means.target,
+            factors,
+            means.eta,
+            found_with=self.found_with,
+            hessian=_gathered(self.hessian, division),
+        )
+        if "_moments" in means.__dict__ and not self.target.flows.stepped_values:
+            whole.__dict__["_moments"] = means.__dict__["_moments"]
+            whole.__dict__["_response_sd"] = division.sites(self._response_sd)
+        return whole
 
     def slopes(self, sites: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the gradient in ``eta`` of the mean of every scalar of ``sites``, C order.
@@ -249,10 +267,6 @@ class ResponsePosterior(FactorPosterior):
             errors[name] = self._response_sd[name] / np.sqrt(2 * len(values))
         return errors
 
-    @property
-    def _several(self) -> bool:
-        return any((j < 0).any() for j in self.coordinate_of.values())
-
     @override
     def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
         m, _ = self.location_scale
@@ -299,3 +313,18 @@ class ResponsePosterior(FactorPosterior):
             return None
         cov = self.unconstrained_cov(rows)
         return dense_normal(self.location_scale[0][rows], cov, num_draws, key)
+
+
+def _gathered(own: BlockArrow, division: Division[Target]) -> BlockArrow:
+    """Return the matrix of all members from each host's part of it; each calls it."""
+    structure = division.structure(division.whole).widened(2)
+    edge = np.empty((structure.border.size, *structure.local.shape))
+    for row, of_own in zip(edge, own.edge, strict=True):  # one at a time: all are large
+        row[:] = division.members(of_own)
+    return BlockArrow(
+        structure,
+        division.add(own.corner),
+        edge,
+        division.members(own.blocks),
+        division.gathered(own.metric.reshape(-1, 2)).ravel(),
+    )
