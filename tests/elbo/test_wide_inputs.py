@@ -62,6 +62,7 @@ def test_starts_without_a_number_are_never_the_best(monkeypatch: pytest.MonkeyPa
         target=SimpleNamespace(exchangeable=()),
         factors=SimpleNamespace(points=np.zeros(1, bool)),
         location_scale=lambda _: (np.zeros(1), np.ones(1)),
+        any=lambda flag: flag,
     )
     limits: Any = SimpleNamespace(num_starts=2)
     best = minimise._best(kl, np.zeros(2), limits, lambda *_: None)
