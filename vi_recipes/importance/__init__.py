@@ -12,6 +12,7 @@ from vi_recipes.importance.bounds import (
     importance_sampled,
     importance_weighted,
 )
+from vi_recipes.importance.elliptical import Elliptical, reaching
 from vi_recipes.importance.mixture import Mixture, aimed, defended, filled
 from vi_recipes.importance.stein import MAX_DRAWS, KernelStein, kernel_stein
 from vi_recipes.importance.triangular import (
@@ -54,6 +55,7 @@ __all__ = [
     "VOUCHING_SHARE",
     "Adapted",
     "Bound",
+    "Elliptical",
     "KernelStein",
     "LogEvidence",
     "Mixture",
@@ -79,6 +81,7 @@ __all__ = [
     "log_mean",
     "make_round",
     "num_parameters",
+    "reaching",
     "root_of",
     "scrambled_sobol",
     "shape_in_words",

@@ -17,6 +17,7 @@ from vi_recipes.importance import (
     filled,
     fit_triangular,
     num_parameters,
+    reaching,
 )
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
@@ -202,7 +203,10 @@ def next_proposal(
             "start elsewhere with Model(init=...), or use NUTS",
         ) from None
     proposal = filled(defended(fitted, wide), theta, known, log_mixture, leads)
-    return proposal if aim is None else aimed(proposal, aim)
+    if aim is not None:
+        proposal = aimed(proposal, aim)
+    # of one coordinate the t at the mode is what reaches far
+    return reaching(proposal, theta, weights) if theta.shape[1] > 1 else proposal
 
 
 def _aim(
