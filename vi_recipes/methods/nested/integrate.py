@@ -124,7 +124,8 @@ def integrate(
             if 2 * total > max_points:
                 return found
             size = power_of_two(total)
-        proposal = next_proposal(rounds, wide, leads, weighed.counted(known))
+        reach = not density.is_noisy
+        proposal = next_proposal(rounds, wide, leads, weighed.counted(known), reach=reach)
 
 
 def most_points(density: ThetaDensity, max_points: int) -> int:
@@ -164,6 +165,8 @@ def next_proposal(
     wide: Proposed,
     leads: np.ndarray,
     counted: Float[np.ndarray, " points"] | None,
+    *,
+    reach: bool = False,
 ) -> Proposed:
     """Return the proposal that fits all points so far, or a part of many, defended by a wide one.
 
@@ -180,6 +183,8 @@ def next_proposal(
         See :func:`~vi_recipes.importance.around`.
     counted
         See :meth:`~vi_recipes.methods.nested.rounds.Integral.counted`.
+    reach
+        Whether some points reach far in all directions: not where noise is largest far out.
     """
     theta, swept, log_mixture = rounds.theta, rounds.swept, rounds.log_mixture()
     log_p = swept.log_p
@@ -206,7 +211,8 @@ def next_proposal(
     if aim is not None:
         proposal = aimed(proposal, aim)
     # of one coordinate the t at the mode is what reaches far
-    return reaching(proposal, theta, weights) if theta.shape[1] > 1 else proposal
+    far = reach and theta.shape[1] > 1
+    return reaching(proposal, theta, weights) if far else proposal
 
 
 def _aim(
