@@ -80,8 +80,6 @@ def reaching(
     away = x - loc
     cov = (away * weights[:, None]).T @ away
     root = np.linalg.cholesky(cov + 1e-10 * np.diag(np.diag(cov)))
-    parts, shares = (proposal,), (1.0,)
-    if isinstance(proposal, Mixture):
-        parts, shares = proposal.parts, proposal.shares
-    left = tuple((1 - SHARE) * share for share in shares)
-    return Mixture((*parts, Elliptical(loc, WIDER * root)), (*left, SHARE))
+    of = proposal if isinstance(proposal, Mixture) else Mixture((proposal,), (1.0,))
+    left = tuple((1 - SHARE) * share for share in of.shares)
+    return Mixture((*of.parts, Elliptical(loc, WIDER * root)), (*left, SHARE))
