@@ -168,7 +168,7 @@ class EstimatePosterior(GaussianPosterior):
     def _sds(self) -> Sites:
         sds = dict(self._by_slopes)
         for name, (level, drawn) in self._level.items():
-            sds[name] = np.array(sds[name])
+            sds[name] = np.array(sds[name], order="C")
             sds[name].ravel()[np.flatnonzero(level)] = drawn.std(axis=0)
         return sds
 
