@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -143,31 +144,33 @@ def test_an_error_is_no_less_than_half_of_what_the_last_round_changed() -> None:
     assert moved.log_evidence_error == pytest.approx(0.05)
 
 
+def figures(
+    names: Iterable[str], keys: int, work: int = CHEAP
+) -> Iterator[tuple[tuple[str, int], np.ndarray, np.ndarray]]:
+    """Integrate each by each key; yield which it is, how far figures are off and what is told."""
+    for name in names:
+        for key in range(keys):
+            found = integrated(name, work, 1_000_003 * key + 1)
+            assert is_ok(found), (name, key)
+            yield (name, key), *off_and_told(name, found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("work", [CHEAP, DEAR])
 def test_errors_told_are_true(work: int) -> None:
     """Of eight scrambles' spread twice is exceeded by one in twelve (Student's t)."""
     beyond, count = 0, 0
-    for name in POSTERIORS:
-        for key in range(8):
-            found = integrated(name, work, 1_000_003 * key + 1)
-            off, told = off_and_told(name, found)
-            assert is_ok(found), (name, key)
-            assert np.abs(off).max() < 0.05, (name, key)
-            beyond += int((np.abs(off) > 2 * told).sum())
-            count += off.size
+    for which, off, told in figures(POSTERIORS, 8, work):
+        assert np.abs(off).max() < 0.05, which
+        beyond += int((np.abs(off) > 2 * told).sum())
+        count += off.size
     assert beyond / count < 0.14
 
 
 def test_sds_of_heavy_tails_are_not_short() -> None:
     """Proposals fitted to points leave out what others would have found, scrambles alike."""
-    short = []
-    for name in ("t of three", "shoulder in three"):
-        for key in range(8):
-            found = integrated(name, CHEAP, 1_000_003 * key + 1)
-            assert is_ok(found)
-            off, told = off_and_told(name, found)
-            short.append((off / told)[3])  # of the first sd
+    names = ("t of three", "shoulder in three")
+    short = [(off / told)[3] for _, off, told in figures(names, 8)]  # of the first sd
     # -2.7 without points that reach far in all directions
     assert np.mean(short) > -1.2
 
@@ -176,13 +179,9 @@ def test_sds_of_heavy_tails_are_not_short() -> None:
 def test_errors_told_of_heavy_tails_are_true() -> None:
     """Thrice the spread of eight scrambles is exceeded by one figure in fifty (Student's t)."""
     ratios = []
-    for name in HEAVY:
-        for key in range(6):
-            found = integrated(name, CHEAP, 1_000_003 * key + 1)
-            off, told = off_and_told(name, found)
-            assert is_ok(found), (name, key)
-            assert np.abs(off).max() < 0.05, (name, key)
-            ratios.append(np.abs(off) / told)
+    for which, off, told in figures(HEAVY, 6):
+        assert np.abs(off).max() < 0.05, which
+        ratios.append(np.abs(off) / told)
     every = np.concatenate(ratios)
     # 0.047 without points that reach far in all directions
     assert (every > 3).mean() < 0.035

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -60,6 +61,29 @@ def why_not(
             "fewer (latent=...), or use Laplace or NUTS"
         )
     return _no_function_of(marginal.split) if objective == "mle" else None
+
+
+def ascended[T](
+    choose: Callable[[], Marginal],
+    ascend: Callable[[Marginal], tuple[T, MarginalObjective, Float[np.ndarray, " G"]]],
+) -> tuple[Marginal, T]:
+    """Return how latent variables are integrated out, and what an ascent of that made.
+
+    Members that count as normal near the start, and are not where it ends, are integrated out in
+    another way: once more at most, because it is remembered what was seen.
+
+    Parameters
+    ----------
+    choose
+        Says how latent variables are integrated out.
+    ascend
+        Returns what it makes, the objective with the members' modes at its end, and theta there.
+    """
+    while True:
+        marginal = choose()
+        made, objective, end = ascend(marginal)
+        if not objective.misjudges(end):
+            return marginal, made
 
 
 def _no_function_of(split: Split) -> str | None:

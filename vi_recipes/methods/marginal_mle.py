@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args, override
 
 import jax
@@ -42,6 +43,7 @@ from vi_recipes.latent import (
 )
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.likelihood import (
+    ascended,
     check_options,
     no_likelihood,
     result,
@@ -156,21 +158,13 @@ class MarginalMLE(Method):
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         with timing.running_compiled():
-            misjudged = True
-            while misjudged:  # once more at most: it is remembered what was seen
-                marginal = marginal_of(
-                    target,
-                    self.latent,
-                    self.e_step,
-                    self.num_nodes,
-                    self.objective == "map",
-                    timing,
-                )
-                runs = self._runs(marginal, key, timing, progress)
-                objective = MarginalObjective(marginal, timing, runs[0].modes)
-                highest = max(runs, key=lambda run: np.nan_to_num(run.value, nan=-np.inf))
-                objective.modes = highest.modes
-                misjudged = objective.misjudges(highest.theta)
+            with_prior = self.objective == "map"
+            choose = partial(
+                marginal_of, target, self.latent, self.e_step, self.num_nodes, with_prior, timing
+            )
+            marginal, (runs, objective) = ascended(
+                choose, lambda marginal: self._ascended(marginal, key, timing, progress)
+            )
             estimate, best = judge_best(objective, runs)
             while more := with_more_nodes(self.num_nodes, marginal, estimate):
                 marginal = more
@@ -183,6 +177,15 @@ class MarginalMLE(Method):
         if len(runs) > 1:
             how += f", reached by {reached_by(rows.T, runs.index(best))}"
         return result(estimate, marginal, rows, how, free_energy=self.ascent == "joint")
+
+    def _ascended(
+        self, marginal: Marginal, key: jax.Array, timing: Timing, progress: Progress
+    ) -> tuple[tuple[list[_Run], MarginalObjective], MarginalObjective, np.ndarray]:
+        """Return the ascents with their objective, and that and theta at the highest end."""
+        runs = self._runs(marginal, key, timing, progress)
+        highest = max(runs, key=lambda run: np.nan_to_num(run.value, nan=-np.inf))
+        objective = MarginalObjective(marginal, timing, highest.modes)
+        return (runs, objective), objective, highest.theta
 
     def _runs(
         self, marginal: Marginal, key: jax.Array, timing: Timing, progress: Progress

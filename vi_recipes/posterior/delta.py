@@ -133,9 +133,9 @@ class EstimatePosterior(GaussianPosterior):
 
     @cached_property
     def _level(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Which scalars have no slope at the estimate and change beside it, and draws of theirs.
+        """Which scalars have no slope at the estimate and change beside it, and the sds of draws.
 
-        Site -> a mask, and draws of shape (draws, scalars of the mask); sites of none are left out.
+        Site -> a mask, and as many sds as it marks; sites of none are left out.
         """
         target, masks = self.target, {}
         for name, sd in self._by_slopes.items():
@@ -159,7 +159,7 @@ class EstimatePosterior(GaussianPosterior):
             z = self.unconstrained_draws(NUM_DRAWS, jax.random.key(20_164))
             drawn = {n: np.asarray(v) for n, v in at(jnp.asarray(z), target.arrays()).items()}
         return {
-            n: (masks[n], v)
+            n: (masks[n], v.std(axis=0))
             for n, v in drawn.items()
             if np.isfinite(v).all() and np.ptp(v, 0).any()
         }
@@ -167,9 +167,9 @@ class EstimatePosterior(GaussianPosterior):
     @cached_property
     def _sds(self) -> Sites:
         sds = dict(self._by_slopes)
-        for name, (level, drawn) in self._level.items():
-            sds[name] = np.array(sds[name], order="C")
-            sds[name].ravel()[np.flatnonzero(level)] = drawn.std(axis=0)
+        for name, (level, spread) in self._level.items():
+            sds[name] = np.array(sds[name])
+            sds[name][level] = spread
         return sds
 
     @cached_property

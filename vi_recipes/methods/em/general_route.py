@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ from vi_recipes.latent import (
 )
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.em.loop import Loop
-from vi_recipes.methods.likelihood import no_likelihood, result, with_more_nodes
+from vi_recipes.methods.likelihood import ascended, no_likelihood, result, with_more_nodes
 from vi_recipes.model import Target
 
 LENGTH = 10
@@ -110,20 +111,13 @@ class GeneralRoute:
         """Return the best of the starts, judged."""
         target, timing = self.target, self.timing
         with timing.running_compiled():
-            misjudged = True
-            while misjudged:  # once more at most: it is remembered what was seen
-                marginal = marginal_of(
-                    target,
-                    self.latent,
-                    self.e_step,
-                    self.num_nodes,
-                    self.objective == "map",
-                    timing,
-                )
-                (state, path, objective), partly = self._ascended(marginal, key)
-                best = best_of(path[-1])
-                objective.modes = np.asarray(state[1][best])
-                misjudged = objective.misjudges(np.asarray(state[0][best]))
+            with_prior = self.objective == "map"
+            choose = partial(
+                marginal_of, target, self.latent, self.e_step, self.num_nodes, with_prior, timing
+            )
+            marginal, ((state, path, objective), partly) = ascended(
+                choose, lambda marginal: self._ascended(marginal, key)
+            )
             count, ascent = path.shape[1], self.loop.ascent(LENGTH)
             finite = [r for r in range(count) if np.isfinite(path[-1, r])]
             if not finite:
@@ -181,8 +175,13 @@ class GeneralRoute:
             made.diagnostics["passes"] = float(partly.passes[-1, best] + iterations)
         return made
 
-    def _ascended(self, marginal: Marginal, key: jax.Array) -> tuple[_Ended, _Partly | None]:
-        """Return where the iterations of all starts end, and how those of partial E-steps went."""
+    def _ascended(
+        self, marginal: Marginal, key: jax.Array
+    ) -> tuple[tuple[_Ended, _Partly | None], MarginalObjective, np.ndarray]:
+        """Return where the iterations of all starts end, and how those of partial E-steps went.
+
+        And their objective and theta at the highest end.
+        """
         target, timing, split = self.target, self.timing, marginal.split
         count = self.num_starts or (SEVERAL if split.kind == "discrete" else 1)
         flat = np.stack([general_start(target, k, r) for r, k in enumerate(split_key(key, count))])
@@ -194,7 +193,9 @@ class GeneralRoute:
         theta = np.asarray(ended.state[0][best_of(ended.path[-1])])
         if not same_likelihood(few, marginal, theta, timing):
             ended = self._iterate(ascent, marginal, ended.state)
-        return ended, partly
+        best = best_of(ended.path[-1])
+        ended.objective.modes = np.asarray(ended.state[1][best])
+        return (ended, partly), ended.objective, np.asarray(ended.state[0][best])
 
     def _partly(self, marginal: Marginal, theta: Array) -> tuple[Array, _Partly | None]:
         """Return where iterations with partial E-steps end, and how they went."""
