@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -318,6 +319,34 @@ def test_an_interrupt_keeps_what_is_done_and_cancels_the_rest(tmp_path: Path) ->
         run_cells(Squares(str(tmp_path)), range(6), kept.keep, Interrupted())
     assert kept == {0: SQUARES[0], 1: SQUARES[1]}
     assert futures[2].cancelled()
+
+
+def test_an_interrupt_leaves_no_lock_taken_wherever_it_strikes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A thread of the executor, as Dask's loop, would wait for it and never end."""
+    monkeypatch.setattr("vi_recipes.cells.run.PAUSE", 1e-4)
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGALRM, before))
+
+    class Never(Here):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            pending.append(Future())
+            if len(pending) == 256:
+                signal.setitimer(signal.ITIMER_REAL, 1e-3 + 7e-6 * next(strikes))
+            return pending[-1]
+
+    pending: list[Future[Any]] = []
+    strikes = iter(range(100))
+    for _ in range(100):
+        pending.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run_cells(Squares(str(tmp_path)), range(256), Kept().keep, Never())
+        other = threading.Thread(target=lambda: [f.cancel() for f in pending], daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
 
 
 def test_cells_that_an_executor_cancels_are_not_taken_for_failed(tmp_path: Path) -> None:

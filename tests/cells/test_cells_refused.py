@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -385,3 +386,14 @@ def test_processes_that_are_still_beginning_take_no_notice_of_an_interrupt(
     _, err = many.communicate(timeout=60)
     assert many.returncode == 0, err  # what was done is returned
     assert "Traceback" not in err
+
+
+def test_no_trace_of_dasks_is_shown(local: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A scheduler that is gone is met by several of its modules, one now and another then."""
+    local.scale(1)
+    with cluster(local.scheduler_address):
+        for module in ("batched", "client", "comm.tcp", "core"):
+            logging.getLogger(f"distributed.{module}").error("lost")
+    assert "lost" not in caplog.messages
+    logging.getLogger("distributed.batched").error("lost")  # as loud as before
+    assert "lost" in caplog.messages

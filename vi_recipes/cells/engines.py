@@ -23,8 +23,8 @@ SECONDS = 10
 A_PROCESS = 300_000_000
 """Bytes that a process takes for itself before it does anything: Python, NumPyro and JAX."""
 
-TRACES = ("distributed.client", "tornado.application")
-"""Loggers that show pages of traces where a scheduler is gone, which is then said in a sentence."""
+TRACES = ("distributed", "tornado")
+"""Packages that log pages of traces where a scheduler is gone, which is then said in a sentence."""
 
 
 @contextmanager
@@ -77,9 +77,11 @@ def _forks(executor: Executor | None) -> bool:
 
 
 @contextmanager
-def _without(loggers: Iterable[str]) -> Iterator[None]:
-    """Have loggers say nothing in the block."""
-    changed = [log for log in map(logging.getLogger, loggers) if not log.disabled]
+def _without(packages: Iterable[str]) -> Iterator[None]:
+    """Have the loggers of packages, each module's own, say nothing in the block."""
+    roots = tuple(packages)
+    known = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in roots]
+    changed = [log for log in map(logging.getLogger, known) if not log.disabled]
     for log in changed:
         log.disabled = True
     try:
@@ -138,7 +140,7 @@ def cluster(address: str) -> Iterator[Executor]:
             f"scheduler: no scheduler of Dask's answers at {address!r} within {SECONDS} s{known}; "
             "give the address that 'dask scheduler' prints, such as tcp://127.0.0.1:8786"
         ) from None
-    with client, _without(TRACES):
+    with _without(TRACES), client:  # closing it has traces too
         try:
             client.wait_for_workers(1, timeout=SECONDS)
         except TimeoutError:

@@ -6,16 +6,10 @@ import pickle
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    wait,
-)
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import nullcontext
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from vi_recipes.cells.engines import Engine, engine, is_closed
@@ -173,6 +167,10 @@ class _Run[C: Hashable, R]:
         most = max(FEWEST, min(IN_FLIGHT, BYTES_IN_FLIGHT // len(packed.content)))
         self.most = 1 if exclusive else most
         self.pending: dict[Future[Reply], C] = {}
+        self.ended: SimpleQueue[Future[Reply]] = SimpleQueue()
+        """What is done. An interrupt in the midst of :func:`concurrent.futures.wait` would leave
+        the locks of all that is pending taken, and who waits for one of them then waits for ever.
+        """
         self.begun: Counter[C] = Counter()
         self.stop: Callable[[], None] | None = None
         """Has cells that run end early, with what they have; ``None`` for workers of others."""
@@ -184,11 +182,8 @@ class _Run[C: Hashable, R]:
         try:
             while self.waiting or self.pending:
                 self.hand_out()
-                # pauses let interrupts through
-                done = wait(self.pending, PAUSE, FIRST_COMPLETED).done
-                for future in done:
+                if future := self.next_ended():
                     self.take(future)
-                if done:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > SILENCE:
                     if is_closed(self.executor):
@@ -205,11 +200,20 @@ class _Run[C: Hashable, R]:
             self.salvage()
             raise
 
+    def next_ended(self) -> Future[Reply] | None:
+        """Return one that ended, or ``None`` after a pause, which lets interrupts through."""
+        try:
+            return self.ended.get(timeout=PAUSE)
+        except Empty:
+            return None
+
     def end_early(self) -> None:
         """Wait for what cells under way have, where they can be told to stop."""
         if self.stop is not None:
             self.stop()
-            wait([future for future in self.pending if not future.cancel()])
+            running = {f for f in self.pending if not f.cancel() and not f.done()}
+            while running:
+                running.discard(self.next_ended())
 
     def hand_out(self) -> None:
         while self.waiting and len(self.pending) < self.most:
@@ -222,6 +226,7 @@ class _Run[C: Hashable, R]:
                 raise ValueError(f"executor: it takes no more ({told(error)}); {GOES_ON}") from None
             self.begun[cell] += 1
             self.pending[future] = self.waiting.popleft()
+            future.add_done_callback(self.ended.put)
 
     def take(self, future: Future[Reply]) -> None:
         """Keep what a cell came to, or have it tried again."""

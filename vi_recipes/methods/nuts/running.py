@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import jax
@@ -139,10 +141,17 @@ def run_chains(
 
     with ThreadPoolExecutor(len(states)) as pool:
         futures = [pool.submit(chain, state) for state in states]
+        # an interrupt in the midst of concurrent.futures.wait leaves the futures' locks taken
+        ended: SimpleQueue[Future[list[Draws]]] = SimpleQueue()
+        for future in futures:
+            future.add_done_callback(ended.put)
+        running = len(futures)
         try:
-            while wait(futures, timeout=0.1).not_done:
-                if any(f.done() and f.exception() for f in futures):
-                    watch.stop()
+            while running:
+                with suppress(Empty):
+                    if ended.get(timeout=0.1).exception():
+                        watch.stop()
+                    running -= 1
         except KeyboardInterrupt:
             watch.stop()
         return [future.result() for future in futures]
