@@ -73,7 +73,9 @@ def test_markdown_shows_text_as_it_is(text: str) -> None:
     assert '<img src="figures/e.svg"' in html
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "a \"b\" 'c' & d", "µ 名", "100 %", "#1"])
+@pytest.mark.parametrize(
+    "text", [*HOSTILE, "a \"b\" 'c' & d", "µ 名", "100 %", "#1", "1.0025 > 12345.678"]
+)
 def test_a_figure_says_what_it_was_given(text: str) -> None:
     figure = Figure(figsize=(2, 2))
     figure.text(0.1, 0.5, text, parse_math=False)
