@@ -236,9 +236,11 @@ def test_a_reference_that_is_wrong_by_its_own_evidence_measures_nobody() -> None
     assert "measures nobody" in c.warnings[0]
 
 
-def rows(difference: float, ratio: float, error: float = 0.0) -> pd.DataFrame:
-    known = {"difference": difference, "difference_mcse": error, "sd_ratio": ratio}
-    return pd.DataFrame({**known, "sd_ratio_mcse": error}, index=["x"])
+def rows(difference: float, ratio: float, error: float = 0.0, own: float = 0.0) -> pd.DataFrame:
+    both = float(np.hypot(error, own))
+    of_means = {"difference": difference, "difference_mcse": both, "reference_mcse": error}
+    of_sds = {"sd_ratio": ratio, "sd_ratio_mcse": both, "reference_sd_mcse": error}
+    return pd.DataFrame({**of_means, **of_sds}, index=["x"])
 
 
 @pytest.mark.parametrize(
@@ -262,6 +264,27 @@ def test_every_sentence_of_differences(
     assert found is not None
     assert found.verdict("here").trust is trust
     assert found.verdict("here").text.startswith(said)
+
+
+@pytest.mark.parametrize(("difference", "ratio"), [(0.16, 1.0), (0.0, 1.16), (0.0, 0.84)])
+def test_nobody_is_forgiven_its_own_monte_carlo_error(difference: float, ratio: float) -> None:
+    """What a fit is off is no less for its draws; what the reference is, nobody can tell."""
+    for error, own, trust in ((0.05, 0.0, Trust.TRUSTWORTHY), (0.0, 0.05, Trust.CARE)):
+        found = measure(rows(difference, ratio, error, own), "reference")
+        assert found is not None
+        assert found.trust is trust
+    assert found.errors.known_to == pytest.approx(0.05)
+    assert not found.errors.within_error
+
+
+@pytest.mark.parametrize(("difference", "ratio"), [(0.65, 1.0), (0.0, 2.2), (0.0, 0.45)])
+def test_nobody_is_less_wrong_for_its_own_monte_carlo_error(
+    difference: float, ratio: float
+) -> None:
+    for error, own, trust in ((0.11, 0.0, Trust.CARE), (0.0, 0.11, Trust.UNTRUSTED)):
+        found = measure(rows(difference, ratio, error, own), "reference")
+        assert found is not None
+        assert found.trust is trust
 
 
 def test_rounding_is_next_to_nothing() -> None:

@@ -364,9 +364,9 @@ class Fits(Mapping[str, Fit]):
     def accuracy(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the differences from the reference, a row a scalar and method.
 
-        Columns ``difference`` (of means, in reference sds), ``difference_mcse``, ``sd_ratio``
-        (method over reference), ``sd_ratio_mcse``, and ``within_error``: the difference is at
-        most twice its Monte Carlo error, which is that of the reference and of the method.
+        Columns as :func:`vi_recipes.fit.differences` returns them: ``difference`` (of means, in
+        reference sds), ``sd_ratio`` (method over reference), and the Monte Carlo errors of both
+        together and of the reference alone, which is all that verdicts forgive.
         Where a fit says that there is no mean or sd, medians and half-widths of the central 68 %
         are compared. Without a reference the table is empty.
         """

@@ -59,11 +59,12 @@ class Row:
     mean_error, mean_worst
         The largest difference of a mean from the reference's, in the reference's sds, and whose.
     mean_excess
-        The largest beyond twice its Monte Carlo error.
+        The largest beyond twice the reference's Monte Carlo error.
     sd_low, sd_low_worst, sd_high, sd_high_worst
         The least and the largest sd over the reference's, and whose; NaN for a point.
     sd_excess
-        The largest factor, up or down, that an sd is off beyond twice its Monte Carlo error.
+        The largest factor, up or down, that an sd is off beyond twice the reference's Monte Carlo
+        error.
     seconds, assess_seconds
         Of the fit, compilation included, and of its assessment.
     """
@@ -350,14 +351,14 @@ def _row(name: str, dim: int, comparison: Comparison, method: str) -> Row:
     assert comparison.reference is not None
     table = differences(fit, moments_of(comparison.reference)).dropna(subset=["difference"])
     error, ratio = table["difference"].abs(), table["sd_ratio"].dropna()
-    excess = (error - 2 * table["difference_mcse"].fillna(0)).clip(lower=0)
+    excess = (error - 2 * table["reference_mcse"].fillna(0)).clip(lower=0)
     about |= {
         "mean_error": float(error.max()),
         "mean_worst": str(error.idxmax()),
         "mean_excess": float(excess.max()),
     }
     if not ratio.empty:
-        noise = 2 * table["sd_ratio_mcse"].fillna(0).reindex(ratio.index)
+        noise = 2 * table["reference_sd_mcse"].fillna(0).reindex(ratio.index)
         off = pd.concat([ratio - noise, 1 / (ratio + noise)]).clip(lower=1)
         about |= {
             "sd_low": float(ratio.min()),

@@ -12,7 +12,7 @@ from vi_recipes.trust import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD
 
 TRUTH = (
     f"right: every mean within {GOOD_MEAN} reference sds and every sd within {GOOD_SD:.0%}, beyond "
-    "twice the Monte Carlo error of the comparison; wrong: a mean more than "
+    "twice the Monte Carlo error of the reference; wrong: a mean more than "
     f"{POOR_MEAN} sds off or an sd by more than a factor {POOR_SD:g}; a point has no sds and is "
     "never right"
 )

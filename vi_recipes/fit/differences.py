@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-COLUMNS = ("difference", "difference_mcse", "sd_ratio", "sd_ratio_mcse", "within_error")
+COLUMNS = (
+    "difference",
+    "difference_mcse",
+    "reference_mcse",
+    "sd_ratio",
+    "sd_ratio_mcse",
+    "reference_sd_mcse",
+    "within_error",
+)
 
 
 def moments_of(fit: Fitted, tails: Mapping[str, float] | None = None) -> Moments:
@@ -67,9 +75,10 @@ def _named(fit: Fitted, values: Mapping[str, np.ndarray]) -> dict[str, float]:
 def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None) -> pd.DataFrame:
     """Return how far the moments of ``fit`` are from ``other``, a row a scalar.
 
-    Columns ``difference`` (of means, in sds of ``other``), ``difference_mcse``, ``sd_ratio``
-    (the fit's over the other), ``sd_ratio_mcse``, and ``within_error``: the difference is at most
-    twice its Monte Carlo error, which is that of both.
+    Columns ``difference`` (of means, in sds of ``other``), ``difference_mcse``, which is the Monte
+    Carlo error of both, ``reference_mcse``, which is that of ``other`` alone, ``sd_ratio`` (the
+    fit's over the other), ``sd_ratio_mcse``, ``reference_sd_mcse``, and ``within_error``: the
+    difference is at most twice the Monte Carlo error of both.
 
     Where either has no mean or sd (:attr:`Moments.tails`), both are compared by their medians and
     half-widths of the central 68 %; by nothing, where one has none of them.
@@ -94,9 +103,11 @@ def differences(fit: Fitted, other: Moments, sites: Sequence[str] | None = None)
     constant = is_constant(np.maximum(spread, apart), size, fit.provenance.dtype)
     scale = np.where((sd > 0) & ~constant, sd, np.nan)
     difference = (flat(moments.mean) - flat(other.mean)) / scale
-    error = np.hypot(flat(other.mcse_mean), flat(moments.mcse_mean)) / scale
+    theirs = flat(other.mcse_mean) / scale
+    error = np.hypot(theirs, flat(moments.mcse_mean) / scale)
     ratio = flat(moments.sd) / scale
-    ratio_error = np.hypot(ratio * flat(other.mcse_sd), flat(moments.mcse_sd)) / scale
+    of_theirs = ratio * flat(other.mcse_sd) / scale
+    ratio_error = np.hypot(of_theirs, flat(moments.mcse_sd) / scale)
     within = np.abs(difference) <= 2 * error
-    values = (difference, error, ratio, ratio_error, within)
+    values = (difference, error, theirs, ratio, ratio_error, of_theirs, within)
     return pd.DataFrame(dict(zip(COLUMNS, values, strict=True)), index=fit.labels(sites))

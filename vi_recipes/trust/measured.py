@@ -27,6 +27,11 @@ def _at_most(difference: float) -> str:
     return f"{max(abs(difference), 1e-3) if difference else 0.0:.2g}"
 
 
+def _whose(yardstick: str) -> str:
+    """Return what a yardstick's Monte Carlo error is that of."""
+    return "the weights" if yardstick == "posterior" else f"the {yardstick}"
+
+
 class Trust(Enum):
     """What a verdict comes to. The value is how it is put."""
 
@@ -51,16 +56,17 @@ class Errors:
     yardstick
         Whose sds are the unit, as one word.
     mean, mean_at
-        The difference of means, in the yardstick's sds, that is farthest beyond twice its Monte
-        Carlo error, or the largest where none is beyond; and its scalar.
+        The difference of means, in the yardstick's sds, that is farthest beyond twice the
+        yardstick's Monte Carlo error, or the largest where none is beyond; and its scalar.
     sd_ratio, sd_at
         The same of sds over the yardstick's, by how far they are from 1; ``None`` for a point.
     known_to
-        The largest Monte Carlo error of a difference, in sds, or of a ratio of sds.
+        The largest Monte Carlo error of a difference, in sds, or of a ratio of sds: that of the
+        yardstick and of the fit.
     means_right, sds_right
-        Whether all means, and all sds, are right beyond Monte Carlo error.
+        Whether all means, and all sds, are right beyond the yardstick's Monte Carlo error.
     within_error
-        Whether nothing is wrong beyond Monte Carlo error.
+        Whether nothing is wrong beyond the yardstick's Monte Carlo error.
     medians
         Scalars of which medians and half-widths of the central 68 % are compared.
     by
@@ -83,7 +89,7 @@ class Errors:
         """Return it as a part of a sentence on the fit."""
         aside = ""
         if self.within_error:
-            aside = " (all within Monte Carlo error)"
+            aside = f" (all within Monte Carlo error of {_whose(self.yardstick)})"
         elif self.known_to > GOOD_MEAN:
             aside = f" (Monte Carlo error up to {self.known_to:.2g})"
         centre = "median" if self.mean_at in self.medians else "mean"
@@ -201,7 +207,8 @@ class Measured:
 def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -> Measured | None:
     """Return what differences come to; ``None`` where nothing can be compared.
 
-    What twice the Monte Carlo error explains is not held against a fit.
+    What twice the yardstick's Monte Carlo error explains is not held against a fit. Its own is:
+    what a fit says is what is used, however it came to be off.
 
     Parameters
     ----------
@@ -216,11 +223,12 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
     if difference.empty:
         return None
     errors = rows["difference_mcse"].fillna(0.0).reindex(difference.index)
-    excess = (difference.abs() - 2 * errors).clip(lower=0)
+    theirs = rows["reference_mcse"].fillna(0.0).reindex(difference.index)
+    excess = (difference.abs() - 2 * theirs).clip(lower=0)
     worst = str(excess.idxmax()) if excess.max() > 0 else str(difference.abs().idxmax())
     mean_part = (
         f"means differ by at most {_at_most(difference.abs().max())} {yardstick} sds "
-        f"(beyond Monte Carlo error: {_at_most(excess.max())}, at {worst})"
+        f"(beyond Monte Carlo error of {_whose(yardstick)}: {_at_most(excess.max())}, at {worst})"
     )
     named = [label for label in medians if label in difference.index]
     aside = (
@@ -249,7 +257,8 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
         f"sds are {ratio.min():.2g} ({low}) to {ratio.max():.2g} ({high}) times the {yardstick}'s"
     )
     noise = rows["sd_ratio_mcse"].fillna(0.0).reindex(ratio.index)
-    off = np.maximum(ratio - 2 * noise, 1 / (ratio + 2 * noise).clip(lower=1e-300))
+    of_theirs = rows["reference_sd_mcse"].fillna(0.0).reindex(ratio.index)
+    off = np.maximum(ratio - 2 * of_theirs, 1 / (ratio + 2 * of_theirs).clip(lower=1e-300))
     alike = bool(off.max() <= 1 + GOOD_SD)
     if close and alike:
         trust = Trust.TRUSTWORTHY
@@ -259,7 +268,7 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
         trust = Trust.CARE
     plain = np.maximum(ratio, 1 / ratio.clip(lower=1e-300))
     label = str(ratio.index[int(np.argmax(off if off.max() > 1 else plain))])
-    small = bool((ratio < 1 / (1 + GOOD_SD) - 2 * noise).any())
+    small = bool((ratio < 1 / (1 + GOOD_SD) - 2 * of_theirs).any())
     found = replace(
         found,
         sd_ratio=float(ratio[label]),

@@ -4,8 +4,8 @@ The thresholds, of which ``docs/trust.md`` says when they were fixed:
 
 - means within 0.1 posterior sds and sds within 10 % are right; means more than 0.5 sds off, or sds
   off by more than a factor of 2, are wrong; what lies between is usable with care. Twice the Monte
-  Carlo error of the comparison is not held against a fit, and one known to no better than 0.1 sds,
-  or 10 % of an sd, vouches for none.
+  Carlo error of what it is compared with is not held against a fit, its own is; and a comparison
+  known to no better than 0.1 sds, or 10 % of an sd, vouches for none.
 - importance weights are relied on below khat = min(1 - 1 / log10(draws), 0.7): Vehtari et al.
   (2024), JMLR 25(72). The same for each site alone. Nobody is made trustworthy by weights of its
   own draws of which fewer than three quarters count, or by those of adapted draws of which fewer
