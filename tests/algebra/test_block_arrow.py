@@ -15,9 +15,10 @@ import pytest
 from models_for_tests import case, gaussian, target
 from numpyro.contrib.control_flow import scan
 from scipy.optimize import brentq, minimize
+from scipy.sparse import bsr_array, csr_array
 
 import vi_recipes as vr
-from vi_recipes.algebra import block_arrow, factorised
+from vi_recipes.algebra import block_arrow, edges
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import trust_region_newton
@@ -190,14 +191,44 @@ def test_pairs_of_the_inverse_with_two_parameters_per_coordinate(
     np.testing.assert_allclose(bend.pair_covariances(), expected, rtol=1e-8, atol=1e-10)
 
 
+def assert_all_of_it_is_of(dense: np.ndarray, bend: BlockArrow) -> None:
+    """Compare products, solutions and parts of the inverse with those of the dense matrix."""
+    rng = np.random.default_rng(9)
+    inverse = np.linalg.inv(dense)
+    close = {"rtol": 1e-7, "atol": 1e-9 * np.abs(inverse).max()}
+    vector = rng.standard_normal(len(dense))
+    np.testing.assert_allclose(bend.dot(vector), dense @ vector, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(bend.solve(vector), inverse @ vector, **close)
+    assert bend.log_det == pytest.approx(np.linalg.slogdet(dense)[1], rel=1e-9)
+    shifted = dense + 0.3 * np.diag(bend.metric)
+    factor = bend.shifted_factor(0.3)
+    assert factor is not None
+    found = bend.shifted_solve(0.3, factor, vector)
+    expected = np.sqrt(bend.metric) * np.linalg.solve(shifted, vector)
+    np.testing.assert_allclose(found, expected, **close)
+    rows = rng.permutation(len(dense))[:9]
+    np.testing.assert_allclose(bend.covariance(rows), inverse[np.ix_(rows, rows)], **close)
+    border, local = bend.structure.border, bend.structure.local
+    corner, cross, own = bend.covariance_parts()
+    np.testing.assert_allclose(corner, inverse[np.ix_(border, border)], **close)
+    np.testing.assert_allclose(cross, inverse[local[:, :, None], border], **close)
+    np.testing.assert_allclose(own, inverse[local[:, :, None], local[:, None, :]], **close)
+    root = bend.colour(np.eye(len(dense))).T
+    np.testing.assert_allclose(root @ root.T, inverse, **close)
+    blocks, edge, schur = bend.inverse_parts(0.0)
+    np.testing.assert_allclose(edge, dense[border[:, None, None], local], **close)
+    np.testing.assert_allclose(schur, corner, **close)
+    np.testing.assert_allclose(blocks @ bend.blocks, np.eye(local.shape[1]) + 0 * blocks, atol=1e-9)
+
+
 @pytest.mark.parametrize("at_once", [1, 4_000_000])
 @pytest.mark.parametrize("metric", [False, True])
 def test_covariances_of_members_that_touch_little_of_a_wide_border(
     metric: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_arrow, "AT_ONCE", at_once)
-    monkeypatch.setattr(factorised, "WIDE", 10)
-    monkeypatch.setattr(factorised, "SPARSE", 0.3)
+    monkeypatch.setattr(edges, "WIDE", 10)
+    monkeypatch.setattr(edges, "SPARSE", 0.3)
     plain = Example(12, 9, 2, metric)
     rng = np.random.default_rng(8)
     dense = plain.positive.copy()
@@ -211,16 +242,21 @@ def test_covariances_of_members_that_touch_little_of_a_wide_border(
     least = np.linalg.eigvalsh(dense / np.outer(scale, scale))[0]
     dense += max(0.1 - least, 0.0) * np.diag(scale**2)
     bend = plain.make(dense)
-    assert bend._sparse_edge is not None
+    assert isinstance(bend.edge, bsr_array)
     expected = np.linalg.inv(dense)
     np.testing.assert_allclose(bend.variances(), np.diag(expected), rtol=1e-9)
+    assert_all_of_it_is_of(dense, bend)
+    # and from a sparse matrix of all
+    again = BlockArrow.from_sparse(plain.structure, csr_array(dense), bend.metric)
+    assert isinstance(again.edge, bsr_array)
+    assert_all_of_it_is_of(dense, again)
 
     # the same with coordinates in pairs: both parameters of each
     wide = plain.structure.widened(2)
     doubled = np.kron(dense, [[1.0, 0.3], [0.3, 1.0]])
     weights = np.exp(rng.standard_normal(wide.dim)) if metric else None
     bend = BlockArrow.recover(wide, wide.basis() @ doubled, weights)
-    assert bend._sparse_edge is not None
+    assert isinstance(bend.edge, bsr_array)
     pairs = np.arange(wide.dim).reshape(-1, 2)
     expected = np.linalg.inv(doubled)[pairs[:, :, None], pairs[:, None, :]]
     np.testing.assert_allclose(bend.pair_covariances(), expected, rtol=1e-9, atol=1e-12)

@@ -26,6 +26,7 @@ from vi_recipes.algebra.derivatives import (
     second_order,
     second_order_beside,
 )
+from vi_recipes.algebra.edges import filled
 from vi_recipes.algebra.factorised import InverseParts
 from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families, pad, verified
 from vi_recipes.algebra.forward_backward import smooth
@@ -77,6 +78,7 @@ __all__ = [
     "dense_structure",
     "dense_student",
     "factorise",
+    "filled",
     "find_layout",
     "flattest",
     "forward",

@@ -18,6 +18,7 @@ from scipy.linalg.lapack import dpotri
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from vi_recipes.algebra.edges import Edge, by_member, edge_of, flattened, turned
 from vi_recipes.algebra.factorised import Factorised
 from vi_recipes.algebra.local_structure import LocalStructure
 from vi_recipes.algebra.newton import shifted_step
@@ -77,8 +78,8 @@ class BlockArrow(Factorised):
     ) -> BlockArrow:
         """Return a sparse matrix that has the structure in block-arrow form."""
         border = matrix[structure.border]
-        size, (members, width) = structure.border.size, structure.local.shape
-        edge = border[:, structure.local.ravel()].toarray().reshape(size, members, width)
+        members, width = structure.local.shape
+        edge = edge_of(border[:, structure.local.ravel()], width)
         blocks = np.empty((members, width, width))
         for k in range(width):
             for j in range(width):
@@ -135,10 +136,16 @@ class BlockArrow(Factorised):
     # -- its inverse, a covariance ---------------------------------------------------------------
 
     @cached_property
-    def _gain(self) -> np.ndarray:
-        """Blocks^-1 times the edge, in the metric and turned back, shape (G, T, d)."""
+    def _gain(self) -> Edge:
+        """Blocks^-1 times the edge, in the metric and turned back, shaped as the edge."""
         values, vectors, edge = self.spectral
-        return np.asarray(np.einsum("tij,gtj->gti", vectors, edge / values))
+        turn = np.swapaxes(vectors, 1, 2) / values[:, :, None]
+        return turned(edge, np.ones(self.structure.border.size), turn)
+
+    @cached_property
+    def _flat_gain(self) -> np.ndarray | csr_array:
+        """The gain as a matrix."""
+        return flattened(self._gain)
 
     @cached_property
     def _border_cov(self) -> np.ndarray:
@@ -146,41 +153,39 @@ class BlockArrow(Factorised):
         factor = self.positive_factor
         if not factor.size:
             return factor
-        lower, _ = dpotri(factor, lower=True)
-        return np.asarray(np.tril(lower) + np.tril(lower, -1).T)
+        upper, _ = dpotri(factor.T, lower=False)  # transposed it is as LAPACK has it
+        cov = np.asarray(upper.T + upper)
+        cov[np.diag_indices(len(cov))] /= 2
+        return cov
 
-    def _spread(self) -> np.ndarray:
-        """Return L^-1 of the gain, whose products add up over the border, shape (G, T, d)."""
-        gain = self._gain
-        flat = gain.reshape(len(gain), self.structure.local.size)
-        spread = solve_triangular(self.positive_factor, flat, lower=True)
+    def _spread(self, gain: np.ndarray) -> np.ndarray:
+        """Return L^-1 of a dense gain, whose products add up over the border, shape (G, T, d)."""
+        spread = solve_triangular(self.positive_factor, flattened(gain), lower=True)
         return np.asarray(spread.reshape(gain.shape))
 
-    def _through_border(self) -> np.ndarray:
-        """Return what the border adds to the covariance of every member, shape (T, d, d).
-
-        For a sparse edge: of the border only what a member's edge touches counts.
-        """
-        values, vectors, edge = self.spectral
-        member, row = np.nonzero((edge != 0).any(axis=2).T)
-        counts = np.bincount(member, minlength=len(values))
-        starts = np.cumsum(counts) - counts
-        out = np.zeros_like(vectors)
+    def _through_border(self) -> Float[np.ndarray, "members width width"]:
+        """Return what the border adds to the covariance of every member, shape (T, d, d)."""
+        if isinstance(self._gain, np.ndarray):
+            spread = self._spread(self._gain)
+            return np.asarray(np.einsum("gti,gtj->tij", spread, spread))
+        # of the border only what a member's edge touches counts
+        starts, rows, parts = by_member(self._gain)
+        counts = np.diff(starts)
+        out = np.zeros_like(self.blocks)
         for count in np.unique(counts[counts > 0]):
             alike = np.flatnonzero(counts == count)
             for some in np.array_split(alike, -(-alike.size * count**2 // AT_ONCE)):
-                rows = row[starts[some][:, None] + np.arange(count)]
-                turned = edge[rows, some[:, None]] / values[some][:, None]
-                gain = turned @ np.swapaxes(vectors[some], 1, 2)
-                cov = self._border_cov[rows[:, :, None], rows[:, None, :]]
+                places = starts[some][:, None] + np.arange(count)
+                touched, gain = rows[places], parts[places]
+                cov = self._border_cov[touched[:, :, None], touched[:, None, :]]
                 out[some] = np.swapaxes(gain, 1, 2) @ (cov @ gain)
         return out
 
     def variances(self) -> Float[np.ndarray, " dim"]:
         """Return the diagonal of H^-1, shape (dim,)."""
         values, vectors, _ = self.spectral
-        if self._sparse_edge is None:
-            added = (self._spread() ** 2).sum(axis=0)
+        if isinstance(self._gain, np.ndarray):
+            added = (self._spread(self._gain) ** 2).sum(axis=0)
         else:
             added = np.einsum("tii->ti", self._through_border())
         local = np.einsum("tij,tj->ti", vectors**2, 1 / values) + added
@@ -190,9 +195,9 @@ class BlockArrow(Factorised):
         """Return parts of H^-1: the border (G, G), members with it (T, d, G), members (T, d, d)."""
         values, vectors, _ = self.spectral
         border, local = self.split(self.metric**-0.5)
-        cross = -np.einsum("gti,gh->tih", self._gain, self._border_cov)
+        cross = -(self._flat_gain.T @ self._border_cov).reshape(*local.shape, border.size)
         members = np.einsum("tij,tj,tkj->tik", vectors, 1 / values, vectors)
-        members -= np.einsum("tig,gtk->tik", cross, self._gain)
+        members += self._through_border()
         return (
             self._border_cov * np.outer(border, border),
             cross * local[:, :, None] * border,
@@ -218,12 +223,7 @@ class BlockArrow(Factorised):
         t, k, j = first[~in_border, 0], first[~in_border, 1], second[~in_border, 1]
         both = np.stack([k, j], axis=1)
         pairs = t[:, None, None], both[:, :, None], both[:, None, :]
-        if self._sparse_edge is None:
-            chosen = self._spread()[:, t[:, None], both]
-            added = np.einsum("gni,gnj->nij", chosen, chosen)
-        else:
-            added = self._through_border()[pairs]
-        out[~in_border] = alone[pairs] + added
+        out[~in_border] = (alone + self._through_border())[pairs]
         scale = np.stack([self.metric[0::2], self.metric[1::2]], axis=1) ** -0.5
         return np.asarray(out * scale[:, :, None] * scale[:, None, :])
 
@@ -246,7 +246,8 @@ class BlockArrow(Factorised):
         values, vectors, _ = self.spectral
         position, member = self._places
         size = len(factor)
-        gain = self._gain.reshape(size, self.structure.local.size)
+        gain = self._flat_gain
+        gain = gain if isinstance(gain, np.ndarray) else gain.tocsc()  # whose columns are asked for
         width = self.structure.local.shape[1]
         scaled = [(c, v / np.sqrt(self.metric[c])) for c, v in slopes]
         # x = (x_b, x_l): x' H^-1 y = (x_b - gain x_l)' S^-1 (y_b - gain y_l) + x_l' blocks^-1 y_l
@@ -289,9 +290,7 @@ class BlockArrow(Factorised):
         border = solve_triangular(factor, noise[:, self.structure.border].T, lower=True, trans="T")
         local = noise[:, self.structure.local] / np.sqrt(values)
         local = np.einsum("tij,ntj->nti", vectors, local)
-        local -= (border.T @ self._gain.reshape(len(factor), self.structure.local.size)).reshape(
-            local.shape
-        )
+        local -= (border.T @ self._flat_gain).reshape(local.shape)
         out = np.empty_like(noise)
         out[:, self.structure.border], out[:, self.structure.local] = border.T, local
         return np.asarray(out / np.sqrt(self.metric))

@@ -10,12 +10,8 @@ from jaxtyping import Float
 from scipy.linalg import cho_solve
 from scipy.sparse import csr_array, diags_array
 
+from vi_recipes.algebra.edges import Edge, filled, flattened, thinned, turned
 from vi_recipes.algebra.local_structure import LocalStructure
-
-WIDE = 200
-
-SPARSE = 0.1
-"""An edge of so many rows, and at most this share of entries that are not zero, is sparse."""
 
 
 class InverseParts(NamedTuple):
@@ -46,7 +42,8 @@ class Factorised:
     corner
         Border with border, shape (G, G).
     edge
-        Border with local, shape (G, T, d).
+        Border with local, shape (G, T, d), or sparse: :mod:`vi_recipes.algebra.edges`. A large one
+        that is nearly empty is kept sparse.
     blocks
         Local with local, shape (T, d, d).
     metric
@@ -57,12 +54,13 @@ class Factorised:
         self,
         structure: LocalStructure,
         corner: Float[np.ndarray, "border border"],
-        edge: Float[np.ndarray, "border members width"],
+        edge: Edge,
         blocks: Float[np.ndarray, "members width width"],
         metric: Float[np.ndarray, " dim"],
     ) -> None:
         self.structure = structure
-        self.corner, self.edge, self.blocks, self.metric = corner, edge, blocks, metric
+        self.edge = thinned(edge) if isinstance(edge, np.ndarray) else edge
+        self.corner, self.blocks, self.metric = corner, blocks, metric
 
     # -- the matrix itself -----------------------------------------------------------------------
 
@@ -83,12 +81,16 @@ class Factorised:
     def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a flat vector."""
         border, local = self.split(vector)
-        size = border.size
-        flat = self.edge.reshape(size, local.size)
+        crossed = (border @ self._flat).reshape(local.shape)
         return self.join(
-            self._sum(self.corner @ border + flat @ local.ravel()),
-            (border @ flat).reshape(local.shape) + np.einsum("tij,tj->ti", self.blocks, local),
+            self._sum(self.corner @ border + self._flat @ local.ravel()),
+            crossed + np.einsum("tij,tj->ti", self.blocks, local),
         )
+
+    @cached_property
+    def _flat(self) -> np.ndarray | csr_array:
+        """The edge as a matrix."""
+        return flattened(self.edge)
 
     def diagonal(self) -> Float[np.ndarray, " dim"]:
         """Return the diagonal of H."""
@@ -121,7 +123,7 @@ class Factorised:
     ) -> tuple[
         Float[np.ndarray, "members width"],
         Float[np.ndarray, "members width width"],
-        Float[np.ndarray, "border members width"],
+        Edge,
     ]:
         """Eigenvalues (T, d) and vectors of the blocks, and the edge turned to them.
 
@@ -135,37 +137,28 @@ class Factorised:
             values, vectors = blocks[:, :, 0], np.ones_like(blocks)
         else:
             values, vectors = np.linalg.eigh(blocks)
-        edge, turn = np.empty_like(self.edge), vectors * local[:, :, None]
-        for row, scale, out in zip(self.edge, border, edge, strict=True):  # in a processor's cache
-            np.einsum("ti,tij->tj", scale * row, turn, out=out)
-        return values, vectors, edge
+        return values, vectors, turned(self.edge, border, vectors * local[:, :, None])
+
+    @cached_property
+    def _flat_in_metric(self) -> np.ndarray | csr_array:
+        """The edge of :attr:`spectral` as a matrix."""
+        return flattened(self.spectral[2])
 
     @cached_property
     def _corner_in_metric(self) -> np.ndarray:
         border = 1 / np.sqrt(self.metric[self.structure.border])
-        return np.asarray(self.corner * np.outer(border, border))
+        return np.asarray(border[:, None] * self.corner * border)
 
     def schur(self, shift: float) -> Float[np.ndarray, "border border"]:
         """Return the Schur complement of the blocks in M^(-1/2) H M^(-1/2) + shift I."""
-        values, _, edge = self.spectral
-        size = self.structure.border.size
-        flat = edge.reshape(size, values.size)
-        if self._sparse_edge is None:
+        values, flat = self.spectral[0], self._flat_in_metric
+        if isinstance(flat, np.ndarray):
             removed = (flat / (values.ravel() + shift)) @ flat.T
         else:
-            sparse = self._sparse_edge
-            removed = (sparse @ (diags_array(1 / (values.ravel() + shift)) @ sparse.T)).toarray()
-        schur = self._sum(self._corner_in_metric - removed)
-        schur[np.diag_indices(size)] += shift
-        return schur
-
-    @cached_property
-    def _sparse_edge(self) -> csr_array | None:
-        """The edge in the metric as a sparse matrix, where it is large and nearly empty."""
-        _, _, edge = self.spectral
-        if len(edge) < WIDE or np.count_nonzero(edge) > SPARSE * edge.size:
-            return None
-        return csr_array(edge.reshape(len(edge), -1))
+            removed = (flat @ (diags_array(1 / (values.ravel() + shift)) @ flat.T)).toarray()
+        schur = self._sum(np.subtract(self._corner_in_metric, removed, out=removed))
+        schur[np.diag_indices(len(schur))] += shift
+        return np.asarray(schur)
 
     def shifted_factor(self, shift: float) -> Float[np.ndarray, "border border"] | None:
         """Return the lower Cholesky factor of :meth:`schur`; ``None`` if H + shift M is not > 0."""
@@ -189,9 +182,9 @@ class Factorised:
 
         ``factor`` is that of :meth:`shifted_factor`.
         """
-        values, vectors, edge = self.spectral
+        values, vectors, _ = self.spectral
+        flat = self._flat_in_metric
         border, local = self.split(vector / np.sqrt(self.metric))
-        flat = edge.reshape(border.size, local.size)
         turned = np.einsum("tij,ti->tj", vectors, local) / (values + shift)
         solved = cho_solve((factor, True), border - self._sum(flat @ turned.ravel()))
         turned = turned - (solved @ flat).reshape(local.shape) / (values + shift)
@@ -240,7 +233,7 @@ class Factorised:
         if factor is None:
             raise ValueError("the matrix is not positive definite")
         schur = cho_solve((factor, True), np.eye(len(factor)))
-        return InverseParts(blocks, self.edge, schur * np.outer(border, border))
+        return InverseParts(blocks, filled(self.edge), schur * np.outer(border, border))
 
     def solve(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H^-1 times a flat vector, for positive-definite H."""

@@ -16,6 +16,7 @@ from vi_recipes.algebra import (
     BlockArrow,
     block_normal,
     dense_normal,
+    filled,
     log_dense_normal,
 )
 from vi_recipes.core import compiler_options, generator
@@ -319,7 +320,7 @@ def _gathered(own: BlockArrow, division: Division[Target]) -> BlockArrow:
     """Return the matrix of all members from each host's part of it; each calls it."""
     structure = division.structure(division.whole).widened(2)
     edge = np.empty((structure.border.size, *structure.local.shape))
-    for row, of_own in zip(edge, own.edge, strict=True):  # one at a time: all are large
+    for row, of_own in zip(edge, filled(own.edge), strict=True):  # one at a time: all are large
         row[:] = division.members(of_own)
     return BlockArrow(
         structure,
