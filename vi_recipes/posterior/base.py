@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from vi_recipes.model import Sites
 
@@ -44,6 +44,35 @@ class Moments:
     mcse_mean: Sites
     mcse_sd: Sites
     tails: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def errors_of_draws(
+    draws: Shaped[np.ndarray, " draws *shape"], *, paired: bool = False
+) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    """Return the Monte Carlo standard errors of means and of sds by independent draws.
+
+    That of an sd is by the delta method, from how much squares vary. Of draws of a normal law it is
+    sd / sqrt(2 n); of a skewed quantity it may be many times as large.
+
+    Parameters
+    ----------
+    draws
+        They lead; two at least.
+    paired
+        Whether the second half mirrors the first, so that a pair counts as one.
+    """
+    square = draws - draws.mean(axis=0)
+    np.square(square, out=square)  # there may be many
+    sd = np.sqrt(square.mean(axis=0))
+    half = len(draws) // 2
+
+    def error(values: np.ndarray) -> np.ndarray:
+        if paired:
+            values = (values[:half] + values[half:]) / 2
+        return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return error(draws), np.where(sd > 0, error(square) / (2 * sd), 0.0)
 
 
 ROUNDING = {"float32": 5e-7, "float64": 1e-13}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import override
+from typing import NamedTuple, override
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from vi_recipes.model import Arrays, Sites
+from vi_recipes.posterior.base import errors_of_draws
 from vi_recipes.posterior.gaussian import GaussianPosterior
 
 MAX_ROWS = 500
@@ -22,7 +23,14 @@ MAX_ROWS = 500
 NUM_DRAWS = 10_000
 
 
-# -- the posterior of an estimate ------------------------------------------------------------------
+class _Level(NamedTuple):
+    """Scalars of a site that have no slope at the estimate and change beside it."""
+
+    where: Bool[np.ndarray, "*shape"]
+    sd: Float[np.ndarray, " marked"]
+    """Of draws, of as many as are marked."""
+    error: Float[np.ndarray, " marked"]
+    """The Monte Carlo errors of these."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,13 @@ class EstimatePosterior(GaussianPosterior):
 
     @override
     def mcse_sd(self) -> Sites:
-        share = 1 / np.sqrt(2 * NUM_DRAWS)
-        errors = {
-            name: np.where(self._drawn(name), share * v, 0.0) for name, v in self._sds.items()
-        }
-        for name, (level, _) in self._level.items():
-            errors[name] = np.where(level, share * self._sds[name], errors[name])
+        errors = {name: np.zeros_like(v) for name, v in self._sds.items()}
+        for name, value in errors.items():
+            if (drawn := self._drawn(name)).any():
+                spread = errors_of_draws(self._linear_draws[name], paired=True)[1]
+                errors[name] = np.where(drawn, spread, value)
+        for name, level in self._level.items():
+            errors[name][level.where] = level.error
         return errors
 
     @cached_property
@@ -132,11 +141,8 @@ class EstimatePosterior(GaussianPosterior):
         return drawn
 
     @cached_property
-    def _level(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Which scalars have no slope at the estimate and change beside it, and the sds of draws.
-
-        Site -> a mask, and as many sds as it marks; sites of none are left out.
-        """
+    def _level(self) -> dict[str, _Level]:
+        """Which scalars have no slope at the estimate and change beside it, of sites with some."""
         target, masks = self.target, {}
         for name, sd in self._by_slopes.items():
             mask = np.asarray(~(np.isfinite(sd) & (sd > 0)))
@@ -159,7 +165,7 @@ class EstimatePosterior(GaussianPosterior):
             z = self.unconstrained_draws(NUM_DRAWS, jax.random.key(20_164))
             drawn = {n: np.asarray(v) for n, v in at(jnp.asarray(z), target.arrays()).items()}
         return {
-            n: (masks[n], v.std(axis=0))
+            n: _Level(masks[n], v.std(axis=0), errors_of_draws(v)[1])
             for n, v in drawn.items()
             if np.isfinite(v).all() and np.ptp(v, 0).any()
         }
@@ -167,9 +173,9 @@ class EstimatePosterior(GaussianPosterior):
     @cached_property
     def _sds(self) -> Sites:
         sds = dict(self._by_slopes)
-        for name, (level, spread) in self._level.items():
+        for name, level in self._level.items():
             sds[name] = np.array(sds[name])
-            sds[name][level] = spread
+            sds[name][level.where] = level.sd
         return sds
 
     @cached_property
@@ -194,7 +200,7 @@ class EstimatePosterior(GaussianPosterior):
         if not any(name in self._level for name in sites):
             return cov
         # each of its own spread: what has no slope has no covariance to first order
-        flags = [self._level[n][0].ravel() if n in self._level else None for n in sites]
+        flags = [self._level[n].where.ravel() if n in self._level else None for n in sites]
         sizes = [self._sds[n].size for n in sites]
         level = np.concatenate(
             [np.zeros(k, bool) if f is None else f for f, k in zip(flags, sizes, strict=True)]

@@ -13,7 +13,13 @@ from jaxtyping import Float
 
 from vi_recipes.core import generator
 from vi_recipes.model import Sites
-from vi_recipes.posterior.base import Posterior, WeighedDraws, drawn_constant, per_scalar
+from vi_recipes.posterior.base import (
+    Posterior,
+    WeighedDraws,
+    drawn_constant,
+    errors_of_draws,
+    per_scalar,
+)
 
 
 @dataclass(frozen=True)
@@ -112,13 +118,15 @@ class DrawsPosterior(Posterior):
         return self._mcse("sd")
 
     def _mcse(self, what: str) -> Sites:
-        if not self.independent:
-            errors = per_scalar("mcse", self.samples, method=what)
-            return {n: np.where(drawn_constant(self.samples[n]), 0.0, e) for n, e in errors.items()}
-        first = next(iter(self.samples.values()))
-        total = first.shape[0] * first.shape[1]
-        factor = 1 / np.sqrt(total if what == "mean" else 2 * total)
-        return {name: np.asarray(value * factor) for name, value in self.sd().items()}
+        if self.independent:
+            return {name: errors[what == "sd"] for name, errors in self._errors.items()}
+        errors = per_scalar("mcse", self.samples, method=what)
+        return {n: np.where(drawn_constant(self.samples[n]), 0.0, e) for n, e in errors.items()}
+
+    @cached_property
+    def _errors(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Monte Carlo errors of means and of sds, were the draws independent."""
+        return {n: errors_of_draws(v.reshape(-1, *v.shape[2:])) for n, v in self.samples.items()}
 
 
 @dataclass(frozen=True)
@@ -218,8 +226,8 @@ class ResampledPosterior(DrawsPosterior):
     @override
     def _mcse(self, what: str) -> Sites:
         total = next(iter(self.samples.values())).shape[1]
-        factor = np.sqrt((1 / self.ess + 1 / total) / (1 if what == "mean" else 2))
-        return {name: np.asarray(value * factor) for name, value in self.sd().items()}
+        factor = np.sqrt(1 + total / self.ess)
+        return {n: np.asarray(errors[what == "sd"] * factor) for n, errors in self._errors.items()}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from vi_recipes.posterior.base import (
     Posterior,
     WeighedDraws,
     at_known_sds,
+    errors_of_draws,
 )
 
 NUM_BATCHES = 4
@@ -154,10 +155,7 @@ class FactorPosterior(Posterior):
             if several.any():
                 drawn = self._drawn[site.name][:, several]
                 m[several], s[several] = drawn.mean(0), drawn.std(0, ddof=1)
-                half = len(drawn) // 2
-                pairs = (drawn[:half] + drawn[half:]) / 2
-                error_m[several] = pairs.std(0, ddof=1) / np.sqrt(half)
-                error_s[several] = s[several] / np.sqrt(2 * half)
+                error_m[several], error_s[several] = errors_of_draws(drawn, paired=True)
             mean[site.name], sd[site.name] = m, np.asarray(s)
             mcse_mean[site.name], mcse_sd[site.name] = error_m, error_s
         return mean, sd, mcse_mean, mcse_sd

@@ -22,6 +22,7 @@ from vi_recipes.posterior.base import (
     Posterior,
     WeighedDraws,
     at_known_sds,
+    errors_of_draws,
 )
 
 
@@ -239,10 +240,7 @@ class GaussianPosterior(Posterior):
             if several.any():
                 drawn = self._moment_draws[site.name][:, several]
                 m[several], s[several] = drawn.mean(0), drawn.std(0, ddof=1)
-                pairs = (drawn[: len(drawn) // 2] + drawn[len(drawn) // 2 :]) / 2
-                error_m[several] = pairs.std(0, ddof=1) / np.sqrt(len(pairs))
-                # a pair may say the same of the spread twice
-                error_s[several] = s[several] / np.sqrt(2 * len(pairs))
+                error_m[several], error_s[several] = errors_of_draws(drawn, paired=True)
             mean[site.name], sd[site.name] = m, s
             mcse_mean[site.name], mcse_sd[site.name] = error_m, error_s
         return Moments(mean, sd, mcse_mean, mcse_sd)

@@ -22,7 +22,7 @@ from vi_recipes.algebra import (
 from vi_recipes.core import compiler_options, generator
 from vi_recipes.elbo import Factors
 from vi_recipes.model import Division, Sites, Target
-from vi_recipes.posterior.base import NUM_MOMENT_DRAWS
+from vi_recipes.posterior.base import NUM_MOMENT_DRAWS, errors_of_draws
 from vi_recipes.posterior.factors import NUM_BATCHES, NUM_SLOPE_DRAWS, FactorPosterior
 
 MAX_SCORES = 2**23
@@ -206,8 +206,7 @@ class ResponsePosterior(FactorPosterior):
 
     @override
     def mcse_mean(self) -> Sites:
-        drawn = self._stepped_draws.items()
-        errors = {n: np.asarray(v.std(axis=0) / np.sqrt(len(v))) for n, v in drawn}
+        errors = {n: errors_of_draws(v)[0] for n, v in self._stepped_draws.items()}
         return super().mcse_mean() | errors
 
     @property
@@ -265,7 +264,7 @@ class ResponsePosterior(FactorPosterior):
             several = self.coordinate_of[name] < 0
             errors[name][several] = sds.std(axis=0, ddof=1) / np.sqrt(len(sds))
         for name, values in self._stepped_draws.items():
-            errors[name] = self._response_sd[name] / np.sqrt(2 * len(values))
+            errors[name] = errors_of_draws(values)[1]
         return errors
 
     @override

@@ -20,7 +20,7 @@ from vi_recipes.methods.nested.records import Conditional
 from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.wide_density import WideDensity
 from vi_recipes.model import Sites
-from vi_recipes.posterior import Posterior
+from vi_recipes.posterior import Posterior, errors_of_draws
 
 MOST_ROWS = 4_096
 """Points of theta that draws are made of, at most."""
@@ -115,8 +115,7 @@ class NestedPosterior(Posterior):
         if (several := self._several).any():
             drawn = self._drawn[:, several]
             mean[several], sd[several] = drawn.mean(0), drawn.std(0, ddof=1)
-            errors[0][several] = sd[several] / np.sqrt(len(drawn))
-            errors[1][several] = sd[several] / np.sqrt(2 * len(drawn))
+            errors[0][several], errors[1][several] = errors_of_draws(drawn)
         return mean, sd, errors[0], errors[1]
 
     @property
