@@ -44,8 +44,15 @@ NODE_ERROR = 0.01
 """Length of the Newton step, in sds of the optimum, that doubling the nodes may still cause."""
 
 
-DRAW_ERROR = 0.05
-"""Standard error of a location, in sds of its factor, up to which fixed draws are enough."""
+DRAW_ERROR = 0.02
+"""Standard error of a location, in sds, up to which fixed draws are enough.
+
+It is held against a fit like any other error, and a location 0.1 sds off is not right: several of
+many coordinates are off by three times it.
+"""
+
+MOST_DRAW_ERROR = 0.05
+"""Standard error of a location, in sds, beyond which an optimum is none."""
 
 SMOOTH = 256
 """Pairs of draws up to which more are taken where a search is stuck."""
@@ -395,7 +402,7 @@ def _judge_errors(optimum: Optimum) -> None:
             f"{optimum.node_error:.2g} sd"
         )
         optimum.advice = "raise num_nodes, or take the site's expectation over draws"
-    if optimum.draw_error > 2 * DRAW_ERROR:
+    if optimum.draw_error > MOST_DRAW_ERROR:
         optimum.status = Status.UNCONVERGED
         optimum.message += (
             f"; with {optimum.num_pairs} pairs of draws locations are known to "

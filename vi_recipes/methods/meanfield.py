@@ -62,10 +62,11 @@ class MeanField(Method):
     num_nodes
         Nodes per dimension of quadrature to begin with; doubled until that changes nothing.
     num_pairs
-        Antithetic pairs of draws to begin with; doubled, warm-started, until the standard error of
-        every location is below a twentieth of its factor's sd.
+        Antithetic pairs of draws to begin with; more, warm-started, until the standard error of
+        every location is below a fiftieth of its sd by linear response.
     max_pairs
-        Antithetic pairs of draws, at most.
+        Antithetic pairs of draws, at most; with an error beyond a twentieth of the sd then, the
+        fit has not converged.
     max_steps
         Newton steps allowed for each set of nodes and draws.
     tolerance
