@@ -245,3 +245,31 @@ def test_names_of_several_levels_and_one_row_are_refused():
         glmm("y ~ x", FRAME[:1])
     with pytest.raises(ValueError, match=r"unknown function 'lg'; did you mean 'log'"):
         glmm("y ~ lg(t)", FRAME)
+
+
+@pytest.mark.parametrize("kind", ["text", "object", "category"])
+def test_levels_and_members_are_one_however_their_accents_are_written(kind):
+    composed, apart = "S\u00e3o", "Sa\u0303o"
+    rows = np.arange(len(FRAME))
+    town = np.array([composed, "Lima", "Oslo"])[rows % 3]
+    mixed = np.where(rows % 2 == 0, town, np.where(town == composed, apart, town))
+    made = {"text": "str", "object": object, "category": "category"}[kind]
+    frame = FRAME.assign(town=pd.Series(mixed, dtype=made))
+    for formula in ("y ~ x + (1 | town)", f'y ~ C(town, Treatment("{apart}"))'):
+        plain, model = glmm(formula, FRAME.assign(town=town)), glmm(formula, frame)
+        for name, values in plain.data().items():
+            np.testing.assert_array_equal(model.data()[name], values)
+        at = new_rows(model, {"x": [0.0] * 2, "town": [apart, composed]}, "known", None)
+        for name in set(at.arguments) & {"X", "town"}:
+            np.testing.assert_array_equal(*at.arguments[name])
+        assert not any(at.extra.values())
+
+
+def test_a_prior_and_an_offset_are_found_however_their_accents_are_written():
+    composed, apart = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    frame = FRAME.rename(columns={"x": composed})
+    model = glmm(f"y ~ {composed}", frame, priors={f"beta[{apart}]": "Normal(0, 0.1)"})
+    assert "0.1" in model.priors["beta"]
+    model = glmm("y ~ arm", frame, offset=apart)
+    at = new_rows(model, frame.iloc[:3], "known", None)
+    np.testing.assert_array_equal(at.arguments["offset"], model.data()["offset"][:3])

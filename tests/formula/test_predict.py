@@ -337,7 +337,7 @@ def test_it_is_said_which_of_two_levels_counts_as_one():
     ("newdata", "options", "says"),
     [
         ({"xx": [1.0], "g": ["a"]}, {}, "lacks x, of the formula's columns; is 'x' called 'xx'"),
-        ({"x": [1.0]}, {}, "lacks g, of the group 'g'.*groups='population'.* It has x$"),
+        ({"x": [1.0]}, {}, "lacks g, of the group 'g'.*groups='population'.* it has x$"),
         ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"newdata: 1 of 2 rows .*\(x 1.*; leave these"),
         ({"x": [1.0], "g": ["a"]}, {"kind": "men"}, "kind: got 'men'"),
         ({"x": [1.0], "g": ["a"]}, {"groups": "old"}, "groups: got 'old'"),
@@ -347,6 +347,20 @@ def test_new_data_that_will_not_do_are_refused(fitted, newdata, options, says):
     target, fit = fitted
     with pytest.raises(ValueError, match=says):
         vr.predict(fit, target, newdata, **options)
+
+
+def test_offsets_of_new_rows_are_checked_as_those_of_the_data():
+    frame = pd.DataFrame({"y": RNG.normal(size=9), "x": RNG.normal(size=9), "t": 1.0})
+    target = vr.Target(vr.glmm("y ~ x", frame, offset="t"))
+    fit = vr.MAP().fit(target, throw=True)
+    for newdata, offset, says in (
+        ({"x": [0.0, 1.0], "t": [1.0, None]}, None, "newdata: the offset is nan in row 2"),
+        ({"x": [0.0, 1.0]}, [np.inf, 0.0], "newdata: the offset is inf in row 1"),
+        ({"x": [0.0], "tt": [1.0]}, None, "lacks t, of the offset; is 't' called 'tt'.* It has x"),
+        ({"x": [0.0, 1.0]}, [1.0], r"offset: got shape \(1,\), expected \(2,\)"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            vr.predict(fit, target, newdata, offset=offset)
 
 
 def test_a_level_that_the_data_did_not_have_is_named():

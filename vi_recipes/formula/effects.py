@@ -19,6 +19,7 @@ from vi_recipes.formula.frame import as_frame
 from vi_recipes.formula.glmm import GLMM
 from vi_recipes.formula.newdata import Groups, columns_of, fitted_rows, formula_of
 from vi_recipes.formula.parse import tokens_of
+from vi_recipes.formula.plain import one_form
 from vi_recipes.formula.predict import Kind, Prediction, predict
 from vi_recipes.model import Model, Target, as_target
 from vi_recipes.posterior import per_scalar
@@ -210,6 +211,7 @@ def _named(
         chosen = dict(variables)
     else:
         chosen = dict.fromkeys(as_names("variables", variables))
+    chosen = {one_form(str(name)): value for name, value in chosen.items()}
     if not chosen:
         raise ValueError("variables: got none, expected the names of some columns")
     sides = [text.partition("~") for text in model.formulas]

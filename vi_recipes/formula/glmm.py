@@ -242,9 +242,11 @@ class _Maker:
             check_apart(parsed)
         self.family = self._chosen(family)
         self.link = link_of(self.family, link)
+        if isinstance(priors, Mapping):
+            priors = {one_form(str(name)): prior for name, prior in priors.items()}
         self.priors = Priors(priors, [own.name for own in self.family.own])
         self._check_parameters()
-        self.given_offset = offset
+        self.given_offset = one_form(offset) if isinstance(offset, str) else offset
         full = as_frame(data)
         columns = [c for p in self._with_columns() for c in check_columns(p, full.columns)]
         extra = {"weights=": row_numbers("weights", weights, full)}

@@ -122,10 +122,9 @@ def _check_there(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
     lost = [name for name in names if name not in frame]
     if lost:
         near = difflib.get_close_matches(lost[0], list(frame.columns), 1)
-        hint = f"is '{lost[0]}' called '{near[0]}' there? " if near else ""
+        hint = f"is '{lost[0]}' called '{near[0]}' there? It" if near else "it"
         raise ValueError(
-            f"newdata: it lacks {', '.join(lost)}, of {what}; {hint}It has "
-            f"{', '.join(frame.columns)}"
+            f"newdata: it lacks {', '.join(lost)}, of {what}; {hint} has {', '.join(frame.columns)}"
         )
 
 
@@ -137,7 +136,16 @@ def _offset(model: GLMM, frame: pd.DataFrame, given: Any) -> np.ndarray | None:
             "offset: got none, but the model has an offset that is no column; give offset= for the "
             "new rows"
         )
-    return row_numbers("offset", model.offset if given is None else given, frame)
+    if given is None and isinstance(model.offset, str):
+        _check_there(frame, [model.offset], "the offset")
+    values = row_numbers("offset", model.offset if given is None else given, frame)
+    if values is not None and not (finite := np.isfinite(values)).all():
+        row = int((~finite).argmax())
+        raise ValueError(
+            f"newdata: the offset is {values[row]:g} in row {row + 1}, where a finite number is "
+            "expected"
+        )
+    return values
 
 
 def _members(group: Group, frame: pd.DataFrame, groups: Groups) -> tuple[np.ndarray, int]:

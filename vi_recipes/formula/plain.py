@@ -22,17 +22,38 @@ WIDEST = 2**63
 
 def one_form(text: str) -> str:
     """Return text with its accents composed: two files may write one name in two ways."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame of NumPy's numbers and booleans, categories, text and dates.
 
     Nullable columns, Arrow's and those of objects become what they hold. Where values are missing,
-    whole numbers are floats, and booleans stay objects.
+    whole numbers are floats, and booleans stay objects. Text is in one form, as names are.
     """
-    changed = {name: _plain(column) for name, column in frame.items() if _is_other(column.dtype)}
-    return frame.assign(**{str(name): column for name, column in changed.items()})
+    changed = {
+        str(name): _composed(_plain(column) if _is_other(column.dtype) else column)
+        for name, column in frame.items()
+        if _is_other(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype)
+    }
+    return frame.assign(**changed)
+
+
+def _composed(column: pd.Series) -> pd.Series:
+    """Return text with its accents composed: else one level would be two that look alike."""
+    is_category = isinstance(column.dtype, pd.CategoricalDtype)
+    if not is_category and column.dtype.kind in "biufcmM":
+        return column
+    levels = column.cat.categories if is_category else column.unique()
+    forms = {v: one_form(v) for v in levels if isinstance(v, str)}
+    if all(form == text for text, form in forms.items()):
+        return column
+    if not is_category:
+        return column.map(lambda value: forms.get(value, value)).astype(column.dtype)
+    order = dict.fromkeys(forms.get(level, level) for level in levels)
+    values = column.astype(object).map(lambda value: forms.get(value, value))
+    dtype = pd.CategoricalDtype(list(order), column.cat.ordered)
+    return values.astype(dtype)
 
 
 def whole_again(column: pd.Series) -> pd.Series:
