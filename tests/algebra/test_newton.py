@@ -37,6 +37,18 @@ def test_quadratic_takes_the_newton_step() -> None:
     assert len(visited) == 2  # inside the first trust region: one step
 
 
+@pytest.mark.parametrize("along", [0.0, *10.0 ** np.arange(-20, -7)])
+def test_a_step_ends_at_the_boundary_where_the_gradient_has_nothing_along_it(along: float) -> None:
+    """Along the most negative curvature; steps were up to 1.41 times the radius long."""
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        values = np.sort(rng.standard_normal(4)) * 10 ** rng.uniform(-3, 3)
+        values[0] = -abs(values[0]) - 2 * abs(values[1])
+        gradient = np.array([along, *rng.standard_normal(3)])
+        step = Dense(np.diag(values)).step(gradient, 1.0)
+        assert np.sqrt(0.9) <= np.linalg.norm(step) <= 1 + 1e-9
+
+
 def test_rosenbrock_goes_down_every_step() -> None:
     z, why, visited = run(
         lambda z: 100 * (z[1] - z[0] ** 2) ** 2 + (1 - z[0]) ** 2,

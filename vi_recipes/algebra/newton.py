@@ -225,7 +225,7 @@ def _step(
     missing = radius**2 - float(step @ step)
     if eigenvalues[0] < 0 and missing > 0.1 * radius**2:
         # the gradient has nothing along the most negative curvature: go along it to the boundary
-        step[0] += np.copysign(np.sqrt(missing), step[0])
+        step[0] = np.copysign(np.sqrt(step[0] ** 2 + missing), step[0])
     return np.asarray(step)
 
 
