@@ -100,6 +100,13 @@ def test_the_same_distribution_has_no_error() -> None:
     assert (found.d2, found.w1, found.w2, found.sd_error) == pytest.approx((0, 0, 0, 0), abs=1e-3)
 
 
+def test_units_of_coordinates_do_not_count() -> None:
+    z, ratios = normals(*PAIRS["shifted"])
+    tiny = wasserstein_bounds(1e-20 * z, ratios)
+    found = wasserstein_bounds(z, ratios)
+    assert (tiny.w1, tiny.w2) == pytest.approx((found.w1, found.w2))
+
+
 def test_where_they_do_not_apply_they_say_why() -> None:
     z, ratios = normals(np.zeros(2), 4 * np.eye(2))  # k is 1 - 1/4
     cases = {

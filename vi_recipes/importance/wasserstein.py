@@ -122,7 +122,7 @@ def wasserstein_bounds(
             reason=f"the weights have no finite variance: khat is {shape:.2f} (limit 0.5)",
         )
     scale = points.std(axis=0)
-    if not (scale > 1e-12 * (1 + np.abs(points).max(axis=0))).all():
+    if not (scale > 1e-12 * np.abs(points).max(axis=0)).all():
         return WassersteinBounds(khat=shape, reason="a coordinate does not vary under q")
     if np.isneginf(lower):
         return WassersteinBounds(
