@@ -193,23 +193,46 @@ def test_of_what_nothing_tells_short_chains_say_that_it_is_wrong_or_nothing(tmp_
     assert again.verdicts() == verdicts
 
 
+def test_a_draw_of_theta_at_which_a_constant_was_rounded_to_0_weighs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nested = vr.NestedQuadrature(tolerance=0.1).fit(target(), throw=True)
+    fit = replace(nested, method="other", posterior=near())
+    whole = theta_weights(fit, nested, key=3)
+    given = nested.posterior.density.given  # type: ignore[union-attr]
+
+    def beyond(theta: np.ndarray) -> tuple[np.ndarray, None]:
+        return np.where(np.arange(len(theta)) % 2, np.inf, given(theta)[0]), None
+
+    monkeypatch.setattr(nested.posterior.density, "given", beyond)  # type: ignore[union-attr]
+    half = theta_weights(fit, nested, key=3)
+    assert whole is not None
+    assert half is not None
+    assert half.share == pytest.approx(whole.share / 2, rel=0.2)
+
+
+def near(width: float = 1.0) -> GaussianPosterior:
+    """Return a normal law of theta and all groups' effects, which correlate."""
+    rng = np.random.default_rng(0)
+    root = np.concatenate([np.diag([0.1, 0.5]), rng.normal(size=(80, 2)) * 0.2])
+    z = np.concatenate([[0.5, -1.5], np.full(80, 0.4)])
+    return GaussianPosterior(target(), z, width * root, np.full(82, 0.2))
+
+
 def test_draws_of_theta_are_weighed_with_the_members_integrated_out() -> None:
     """Beside an independent calculation: the groups' means are normal given theta."""
     nested = vr.NestedQuadrature(tolerance=0.1).fit(target(), throw=True)
-    rng = np.random.default_rng(0)
-    root = np.concatenate([np.diag([0.1, 0.5]), rng.normal(size=(80, 2)) * 0.2])
     shares = []
     for width in (0.1, 1.0):
-        z = np.concatenate([[0.5, -1.5], np.full(80, 0.4)])
-        q = GaussianPosterior(target(), z, width * root, np.full(82, 0.2))
+        q = near(width)
         fit = replace(nested, method="other", posterior=q)
         weighed = theta_weights(fit, nested, key=3)
         drawn = q.marginal_draws(np.arange(2), 1_000, as_key(3))
         assert weighed is not None
         assert drawn is not None
         theta, log_q = drawn
-        cov = (width * root @ root.T * width + 0.2**2 * np.eye(82))[:2, :2]
-        assert log_q == pytest.approx(stats.multivariate_normal(z[:2], cov).logpdf(theta))
+        cov = (q.root @ q.root.T + 0.2**2 * np.eye(82))[:2, :2]
+        assert log_q == pytest.approx(stats.multivariate_normal(q.loc[:2], cov).logpdf(theta))
         assert np.cov(theta.T) == pytest.approx(cov, abs=0.1 * np.diag(cov).max())
         mu, sigma = theta[:, :1], np.exp(theta[:, 1:])
         means = Y.reshape(80, 2).mean(axis=1)

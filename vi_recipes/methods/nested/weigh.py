@@ -75,7 +75,8 @@ def theta_weights(fit: Fit, nested: Fit, *, key: jax.Array | int = 0) -> ThetaWe
         return None
     theta, log_q = drawn
     log_p = density.given(theta)[0]
-    log_ratios = np.where(np.isnan(log_p), -np.inf, log_p) - log_q
+    # plus infinity is a normalising constant that was rounded to 0, far out
+    log_ratios = np.where(np.isfinite(log_p), log_p, -np.inf) - log_q
     if np.isneginf(log_ratios).all():
         return ThetaWeights(count, np.inf, 0.0)
     raw = softmax(log_ratios)
