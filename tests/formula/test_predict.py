@@ -337,6 +337,8 @@ def test_it_is_said_which_of_two_levels_counts_as_one():
     ("newdata", "options", "says"),
     [
         ({"xx": [1.0], "g": ["a"]}, {}, "lacks x, of the formula's columns; is 'x' called 'xx'"),
+        ({"g": ["a"], **{f"c{k}": [0.0] for k in range(999)}}, {}, r"c0, .* and \d+ more$"),
+        ({"X": [1.0], "g": ["a"]}, {}, "is 'x' called 'X' there"),
         ({"x": [1.0]}, {}, "lacks g, of the group 'g'.*groups='population'.* it has x$"),
         ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"newdata: 1 of 2 rows .*\(x 1.*; leave these"),
         ({"x": [1.0], "g": ["a"]}, {"kind": "men"}, "kind: got 'men'"),

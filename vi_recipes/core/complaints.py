@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from numbers import Integral, Real
 from typing import Any
@@ -34,14 +34,36 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     "unknown model 'raddon'; did you mean 'radon'? Known: gmm, radon"
     """
     names = list(known)
-    folded = {n.casefold(): n for n in names}
+    close = closest(name, names)
+    hint = f"did you mean '{close}'? " if close else ""
+    return f"unknown {what} '{name}'; {hint}Known: {enumerated(names)}"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that another was meant for, as it seems; ``None`` where none is near.
+
+    Examples
+    --------
+    >>> closest("Rado", ["gmm", "radon"]), closest("x", ["gmm", "radon"])
+    ('radon', None)
+    """
+    folded = {n.casefold(): n for n in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    hint = f"did you mean '{folded[close[0]]}'? " if close else ""
+    return folded[close[0]] if close else None
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Return names one after the other, as many as are read in a sentence.
+
+    Examples
+    --------
+    >>> enumerated(["gmm", "radon"]), enumerated([])
+    ('gmm, radon', 'none')
+    """
     ends = accumulate(len(n) + 2 for n in names)
     shown = [n for n, end in zip(names, ends, strict=True) if end <= MOST_SHOWN]
     rest = len(names) - len(shown)
-    more = f" and {rest} more" if rest else ""
-    return f"unknown {what} '{name}'; {hint}Known: {', '.join(shown) or 'none'}{more}"
+    return f"{', '.join(shown) or 'none'}{f' and {rest} more' if rest else ''}"
 
 
 def as_names(argument: str, given: Any) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from vi_recipes.core import closest, enumerated
 from vi_recipes.formula.families import family_of
 from vi_recipes.formula.frame import as_frame, complete, row_numbers, trials_of
 from vi_recipes.formula.glmm import GLMM
@@ -121,10 +121,11 @@ def columns_of(predictor: Any) -> set[str]:
 def _check_there(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
     lost = [name for name in names if name not in frame]
     if lost:
-        near = difflib.get_close_matches(lost[0], list(frame.columns), 1)
-        hint = f"is '{lost[0]}' called '{near[0]}' there? It" if near else "it"
+        near = closest(lost[0], frame.columns)
+        hint = f"is '{lost[0]}' called '{near}' there? It" if near else "it"
         raise ValueError(
-            f"newdata: it lacks {', '.join(lost)}, of {what}; {hint} has {', '.join(frame.columns)}"
+            f"newdata: it lacks {', '.join(lost)}, of {what}; {hint} has "
+            f"{enumerated(list(frame.columns))}"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, override
@@ -16,6 +15,7 @@ from vi_recipes.core import (
     MOST,
     ByIdentity,
     Status,
+    closest,
     require,
     require_count,
     require_number,
@@ -249,8 +249,8 @@ class SVIOptions(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.guide, str) and self.guide not in GUIDES:
-            close = get_close_matches(self.guide, GUIDES, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            close = closest(self.guide, GUIDES)
+            hint = f"; did you mean '{close}'?" if close else ""
             raise ValueError(
                 f"guide: got '{self.guide}', expected one of {', '.join(GUIDES)}, a mapping of "
                 f"site patterns to families, or a NumPyro guide{hint}"
