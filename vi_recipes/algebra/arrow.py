@@ -66,7 +66,7 @@ class Arrow:
 
     @cached_property
     def _sides(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Entries that are real, and both their places, the local one first where one is."""
+        """Entries that are real, and both their places, the lower one first."""
         place = np.empty(self.dim, int)
         place[self.order] = np.arange(self.dim)
         real = np.flatnonzero((self.rows >= 0) & (self.columns >= 0))
@@ -109,7 +109,7 @@ class Arrow:
         block, touched = self._touched
         pair = np.searchsorted(block * g + touched, a[between] // w * g + b[between] - size)
         return (
-            np.maximum(a, b)[inside] * w + np.minimum(a, b)[inside] % w,
+            b[inside] * w + a[inside] % w,
             pair * w + a[between] % w,
             (b[corner] - size) * g + a[corner] - size,
         )
@@ -245,10 +245,9 @@ class ArrowFactor:
         def own(x: np.ndarray, how: str) -> np.ndarray:
             return np.einsum(how, roots, x.reshape(blocks, w)).reshape(-1, 1)
 
-        upper = np.tril(self.root)
         border = turned[size:]
         y = own(turned[:size], "tji,tj->ti") + self.carried @ border
-        low = self.carried.T @ y + upper @ (upper.T @ border)
+        low = self.carried.T @ y + self.root @ (self.root.T @ border)
         return self.join(own(y, "tij,tj->ti"), low)[:, 0]
 
     @cached_property

@@ -14,7 +14,6 @@ from scipy.special import logsumexp
 from vi_recipes.importance.weights import (
     FINITE_VARIANCE,
     MIN_DRAWS,
-    khat,
     log_mean,
     shape_in_words,
     smooth,
@@ -169,18 +168,17 @@ def importance_sampled(log_ratios: Any) -> LogEvidence:
     values = _checked(log_ratios, MIN_DRAWS)
     if np.isneginf(values.max()):
         raise ValueError("log_ratios: all are minus infinity: p has no density at any draw")
-    shape = khat(values)
+    smoothed = smooth(values)
+    shape, weights = smoothed.khat, smoothed.values
     bound = Bound.ESTIMATE if shape < FINITE_VARIANCE else Bound.UNRELIABLE
     how = f"importance sampling, {shape_in_words(shape)}"
     # at most a fifth of the draws are smoothed: the next one below keeps its weight, which tells
     # the scale of all, as they add up to one
     place = int(np.argsort(values)[-(values.size // 5) - 1])
-    if np.isfinite(shape) and np.isfinite(values[place]):
-        weights = smooth(values).values
-        if weights[place] > 0:
-            value = float(values[place] - np.log(weights[place]) - np.log(values.size))
-            se = float(weights.std(ddof=1) * np.sqrt(values.size))
-            return LogEvidence(value, se, bound, how)
+    if np.isfinite(shape) and np.isfinite(values[place]) and weights[place] > 0:
+        value = float(values[place] - np.log(weights[place]) - np.log(values.size))
+        se = float(weights.std(ddof=1) * np.sqrt(values.size))
+        return LogEvidence(value, se, bound, how)
     return LogEvidence(*log_mean(values), bound, how)
 
 

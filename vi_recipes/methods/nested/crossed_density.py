@@ -23,23 +23,14 @@ from vi_recipes.latent import HALF_LOG_2PI, Columns, Marginal
 from vi_recipes.methods.nested.density import FEW_NODES, ThetaDensity
 from vi_recipes.methods.nested.nodes import Nodes, make_nodes
 from vi_recipes.methods.nested.records import Conditional, Swept
-from vi_recipes.methods.nested.wide import averaged
+from vi_recipes.methods.nested.wide import LOST, MODE, SURE, averaged
 from vi_recipes.model import Arrays
 
 NUM_SEARCHED = 80
 """Newton steps to a mode, accepted or not."""
 
-MODE = 1e-10
-"""Squared Newton decrement at which it is found."""
-
-SURE = 1e-5
-"""Squared Newton decrement, undamped, below which a step is taken whatever its value."""
-
 FEWEST_NUMBERS = 480_000
 """Read at a point of theta, at least: what is done outside compiled code costs as much."""
-
-LOST = 1e-6
-"""Share of a product with the Hessian that entries taken for zero may hold."""
 
 MOST_DRAWN = 2**23
 """Numbers that draws of the member given points of theta have, at most."""
