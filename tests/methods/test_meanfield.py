@@ -776,10 +776,58 @@ def test_all_fits_of_one_elbo_end_in_its_best_optimum() -> None:
 def test_linear_response_is_charged_with_what_mean_field_has_compiled() -> None:
     this = vr.Target(poisson_gamma, y=COUNTS)
     first = vr.MeanField().fit(this, throw=True).timing
-    after = vr.LinearResponse().fit(this, throw=True).timing
+    after = vr.LinearResponse().fit(this, key=1, throw=True).timing  # which has its own optimum
     made = this.compiled_once._costs
     assert first.shared_seconds == 0
     # the objective and its curvature are compiled after the objective itself is made
     assert "_linearised_along" in {key[1] for key in made if isinstance(key, tuple)}
     everything = sum(cost.seconds for cost in made.values())
     assert after.shared_seconds == pytest.approx(everything, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["linear_regression", "normal_mean"])
+def test_linear_response_takes_the_optimum_that_mean_field_left_once(name: str) -> None:
+    alone = vr.LinearResponse().fit(target(name), key=3, throw=True)
+    this = target(name)
+    mean_field = vr.MeanField().fit(this, key=3, throw=True)
+    searches: list[object] = []
+
+    def searched(*_: object) -> None:
+        searches.append(_)
+
+    other = vr.LinearResponse().fit(this, key=4, progress=searched)
+    assert searches  # another key may have led elsewhere
+    searches.clear()
+    vr.MeanField().fit(this, key=3)
+    tighter = vr.LinearResponse(base=vr.MeanField(tolerance=1e-9))
+    assert tighter.fit(this, key=3, progress=searched).status.ok
+    assert searches  # so may other options
+
+    mean_field = vr.MeanField().fit(this, key=3)
+    searches.clear()
+    after = vr.LinearResponse().fit(this, key=3, progress=searched)
+    assert not searches
+    again = vr.LinearResponse().fit(this, key=3, progress=searched)
+    assert searches
+    for fit in (after, again, other):
+        for site, sd in alone.sd().items():
+            np.testing.assert_allclose(fit.sd()[site], sd, rtol=1e-5)
+            np.testing.assert_allclose(fit.mean()[site], alone.mean()[site], rtol=1e-5, atol=1e-5)
+    for site, mean in mean_field.mean().items():
+        np.testing.assert_array_equal(after.mean()[site], mean)
+    for what in ("gradient_evaluations", "hvp_evaluations"):
+        assert getattr(after.timing, what) >= getattr(mean_field.timing, what) > 0
+    assert after.timing.run_seconds > 0.5 * mean_field.timing.run_seconds
+    whole = mean_field.timing.alone_seconds
+    assert after.timing.alone_seconds == pytest.approx(whole, rel=0.5, abs=0.3)
+
+
+def test_a_comparison_searches_for_mean_fields_optimum_once() -> None:
+    found = vr.compare(target("linear_regression"), [vr.MeanField(), vr.LinearResponse()])
+    alone = vr.compare(target("linear_regression"), [vr.LinearResponse()])["lrvb"]
+    ours, corrected = found["meanfield"], found["lrvb"]
+    for site, mean in ours.mean().items():
+        np.testing.assert_array_equal(corrected.mean()[site], mean)
+        np.testing.assert_allclose(alone.mean()[site], mean, rtol=1e-12)
+        np.testing.assert_allclose(alone.sd()[site], corrected.sd()[site], rtol=1e-12)
+    assert corrected.message == ours.message

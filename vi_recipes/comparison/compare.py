@@ -94,7 +94,8 @@ def compare(
         :class:`NestedQuadrature` is made to measure by, if that applies and is quick.
     key, seed
         Integer seed, by either name; 0 by default. Each method's stream depends on it and on the
-        method's name alone, so adding a method changes no other.
+        method's name alone, so adding a method changes no other; linear response has that of the
+        mean field that it corrects.
     path
         Folder; each fit is saved to ``path/fits/<name>.nc`` as soon as it is done, once, as it was
         fitted. The order of exchangeable components is found out when all are done, and is in

@@ -28,9 +28,8 @@ def fit_one(
     assessed
         Whether it weighs draws of its own.
     """
-    stream = seed_of(name, seed)
     try:
-        fit = method.fit(target, key=stream, progress=report, name=name)
+        fit = method.fit(target, key=seed_of(method.stream(name), seed), progress=report, name=name)
     except KeyboardInterrupt:
         message = "interrupted before there was a result"
         return without_result(name, method, target, seed, Status.INTERRUPTED, message), True
@@ -42,6 +41,7 @@ def fit_one(
         return fit, fit.status is Status.INTERRUPTED
     try:
         report(1, 1, "assessing it")
+        stream = seed_of(name, seed)
         assessment = attempt(lambda: assess(fit, target, key=stream), _unassessed)
     except KeyboardInterrupt:
         why = "its assessment was interrupted"

@@ -56,7 +56,8 @@ class Timing:
     compile_seconds
         Tracing and ahead-of-time compilation.
     run_seconds
-        Everything else the method did, device work waited for.
+        Everything else the method did, device work waited for; of linear response also what mean
+        field took to find an optimum that it left.
     density_evaluations, gradient_evaluations, hvp_evaluations
         Log densities without a gradient, log densities with one, and Hessian-vector products; a
         dense Hessian of dimension D counts D products.

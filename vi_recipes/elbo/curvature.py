@@ -82,6 +82,7 @@ class CurvedKL(KL):
     structure: LocalStructure | None = None
     families: Families | None = None
     width: float = WIDTHS[0]
+    _whole: tuple[bytes, tuple[int, int], BlockArrow] | None = None
 
     # -- in the optimiser's form -----------------------------------------------------------------
 
@@ -144,13 +145,27 @@ class CurvedKL(KL):
     ) -> BlockArrow:
         """Return the Hessian in block-arrow form, whatever the optimiser made do with.
 
-        ``known`` is what it made do with there.
+        ``known`` is what it made do with there. The last one is kept, so that linear response has
+        that by which mean field was judged.
 
         Raises
         ------
         MethodFailure
             ``NOT_APPLICABLE`` where that takes too much memory, or there is no such form.
         """
+        at = flat.tobytes(), (self.num_nodes, self.num_pairs)
+        if self._whole is None or self._whole[:2] != at:
+            self._whole = None  # there need not be two
+            self._whole = *at, self._find_whole(flat, known)
+        return self._whole[2]
+
+    def forget_hessian(self) -> None:
+        """Forget the one that :meth:`full_hessian` returned last."""
+        self._whole = None
+
+    def _find_whole(
+        self, flat: Float[np.ndarray, " params"], known: BlockArrow | Crossed | None
+    ) -> BlockArrow:
         if self.families is None:
             hessian = self.hessian(flat) if known is None else known
             assert isinstance(hessian, BlockArrow)

@@ -96,6 +96,13 @@ class Method(ABC):
         """Default name within a comparison: the key, where options make no difference to it."""
         return self.key
 
+    def stream(self, name: str) -> str:
+        """Return what seeds a fit of this name in a comparison, with the seed that all fits have.
+
+        It is the name itself, but for a method that corrects another one's fit.
+        """
+        return name
+
     @property
     def dtype_used(self) -> str:
         """The floating-point type the method runs in."""

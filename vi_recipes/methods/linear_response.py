@@ -9,6 +9,7 @@ import jax
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
 from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.left import take
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.model import Target
 from vi_recipes.posterior import ResponsePosterior
@@ -20,7 +21,8 @@ class LinearResponse(Method):
 
     With H the Hessian of the KL divergence at its optimum and m the means of any quantities, their
     covariance is grad m' H^-1 grad m. Means are those of the mean-field fit. The fit includes the
-    mean-field optimisation, and so does its time.
+    mean-field optimisation, and so does its time, where a fit of ``base`` to the same target, with
+    the same key, went before and left its optimum too.
 
     Parameters
     ----------
@@ -53,13 +55,19 @@ class LinearResponse(Method):
         return Status.NOT_APPLICABLE
 
     @override
+    def stream(self, name: str) -> str:
+        return self.base.name  # both have one optimum then, which is searched for once
+
+    @override
     def check(self, target: Target) -> None:
         super().check(target)
         self.base.check(target)
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        optimum = self.base.optimise_over_hosts(target, key, timing, progress)
+        optimum = take(target, self.base.options(), key, timing)
+        if optimum is None:
+            optimum = self.base.optimise_over_hosts(target, key, timing, progress)
         if optimum.hessian is None:
             raise MethodFailure(
                 Status.SINGULAR,
@@ -86,5 +94,6 @@ class LinearResponse(Method):
                 found_with=optimum.found_with,
             )
             posterior.sd()
+            optimum.kl.forget_hessian()  # the posterior has it
             whole = self.base.whole(target, optimum, posterior)
         return self.base.report(optimum, whole)

@@ -36,6 +36,7 @@ from vi_recipes.elbo import (
 from vi_recipes.fit import OtherOptimum
 from vi_recipes.importance import Bound, LogEvidence
 from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.left import leave
 from vi_recipes.model import Target
 from vi_recipes.posterior import FactorPosterior
 
@@ -141,6 +142,8 @@ class MeanField(Method):
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         optimum = self.optimise_over_hosts(target, key, timing, progress)
+        if target.members is None:
+            leave(target, self.options(), key, optimum, timing)
         with timing.running(), np.errstate(over="ignore", invalid="ignore"):
             posterior = FactorPosterior(
                 optimum.kl.target,

@@ -136,7 +136,8 @@ class Fitting:
         stream = seed_of(cell.method, cell.seed)  # as in a comparison
         try:
             target, known = problem.at(cell.seed)
-            fit = method.fit(target, key=stream, progress=progress, name=cell.method)
+            begun = seed_of(method.stream(cell.method), cell.seed)
+            fit = method.fit(target, key=begun, progress=progress, name=cell.method)
             if fit.status is Status.INTERRUPTED:
                 raise KeyboardInterrupt
             if self.assessed and fit.has_result:
