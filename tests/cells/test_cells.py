@@ -25,6 +25,7 @@ import numpyro.distributions as dist
 import pandas as pd
 import pytest
 from executors_for_tests import Here, cell_of
+from strikes_for_tests import is_struck
 
 import vi_recipes as vr
 from vi_recipes.calibration.job import Ranking
@@ -322,30 +323,28 @@ def test_an_interrupt_keeps_what_is_done_and_cancels_the_rest(tmp_path: Path) ->
 
 
 def test_an_interrupt_leaves_no_lock_taken_wherever_it_strikes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread of the executor, as Dask's loop, would wait for it and never end."""
-    monkeypatch.setattr("vi_recipes.cells.run.PAUSE", 1e-4)
-
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGALRM, before))
+    packed = pack(Squares(str(tmp_path)))
+    monkeypatch.setattr("vi_recipes.cells.run.pack", lambda _: packed)
+    monkeypatch.setattr("vi_recipes.cells.run.PAUSE", 1e-3)
 
     class Never(Here):
         def submit(self, *_: Any, **__: Any) -> Future[Any]:
-            pending.append(Future())
-            if len(pending) == 256:
-                signal.setitimer(signal.ITIMER_REAL, 1e-3 + 7e-6 * next(strikes))
-            return pending[-1]
+            futures.append(Future())
+            return futures[-1]
 
-    pending: list[Future[Any]] = []
-    strikes = iter(range(100))
-    for _ in range(100):
-        pending.clear()
-        with pytest.raises(KeyboardInterrupt):
-            run_cells(Squares(str(tmp_path)), range(256), Kept().keep, Never())
-        other = threading.Thread(target=lambda: [f.cancel() for f in pending], daemon=True)
+    def run() -> None:
+        futures.clear()
+        run_cells(Squares(str(tmp_path)), range(4), Kept().keep, Never())
+
+    futures: list[Future[Any]] = []
+    for at in range(100):
+        assert is_struck(run, at, lambda: futures)
+        other = threading.Thread(target=lambda: [f.cancel() for f in futures], daemon=True)
         other.start()
-        other.join(10)
+        other.join(5)
         assert not other.is_alive()
 
 
@@ -375,6 +374,8 @@ def test_a_disk_that_is_full_leaves_no_cells_running(tmp_path: Path) -> None:
             return held[-1]
 
     def full(*_: Any) -> None:
+        while len(held) < 6:
+            time.sleep(0.01)
         raise CheckpointError("no space left")
 
     held: list[Future[Any]] = []

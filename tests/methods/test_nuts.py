@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _thread
 import dataclasses
+import threading
+import time
 from functools import cache
 from typing import Any
 
@@ -14,10 +16,12 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from models_for_tests import case, target
+from strikes_for_tests import is_struck
 
 import vi_recipes as vr
 from vi_recipes.core import Timing
 from vi_recipes.methods.nuts.nuts import _decentred
+from vi_recipes.methods.nuts.running import Watch, run_chains
 
 
 @cache
@@ -217,6 +221,29 @@ def test_an_error_in_a_chain_is_a_failure_not_a_hang() -> None:
     fit = method.fit(target("normal_mean"), progress=broken)
     assert fit.status is vr.Status.FAILED
     assert "the disk is full" in fit.message
+
+
+def test_an_interrupt_ends_chains_wherever_it_strikes() -> None:
+    def step(state: int, _: Any) -> tuple[int, dict[str, np.ndarray]]:
+        steps.append(state)
+        time.sleep(1e-3)
+        return state, {"z": np.full((1, 1), state)}
+
+    def run() -> None:
+        watch = Watch(lambda *_, **__: None, 2 * iterations)
+        drawn.append(run_chains(step, [0, 1], 0, iterations, 1, watch, x64=True))
+
+    iterations = 2_000
+    for at in range(60):
+        steps, drawn = list[int](), list[Any]()
+        assert is_struck(run, at)
+        until = time.monotonic() + 10
+        while any(t.name.startswith("chain ") for t in threading.enumerate()):
+            assert time.monotonic() < until
+            time.sleep(1e-3)
+        assert len(steps) < 2 * iterations
+        for k, parts in enumerate(drawn[0] if drawn else []):
+            assert len(parts) == steps.count(k)
 
 
 @pytest.mark.slow

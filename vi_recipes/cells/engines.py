@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from vi_recipes.cells.processes import Processes
 from vi_recipes.cells.worker import FORKED, ready
+from vi_recipes.core import Beside
 
 type Engine = Executor | int | None
 """An executor, a number of processes on this machine, or ``None`` for this process itself."""
@@ -128,8 +129,10 @@ def cluster(address: str) -> Iterator[Executor]:
 
     try:
         # a client waits for ever where something else answers; and a notebook has a loop that runs
-        with _without(TRACES), ThreadPoolExecutor(1) as thread:
-            kind = thread.submit(lambda: asyncio.run(asked())["type"]).result()
+        with _without(TRACES):
+            asking = Beside(lambda: asyncio.run(asked())["type"], "scheduler")
+            asking.start()
+            kind = asking.result()
         if kind != "Scheduler":
             raise ValueError(f"it is a {kind.lower()}")
         client: Any = Client(address, timeout=SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from ctypes import c_bool
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, override
@@ -78,7 +79,8 @@ class Processes(Executor):
 
     def __init__(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._stop = context.Event()
+        # a process that is killed as it looks at an event keeps the event's lock
+        self._stop = context.RawValue(c_bool, False)
         cached = jax.config.jax_compilation_cache_dir is not None
 
         def make() -> ProcessPoolExecutor:
@@ -138,7 +140,7 @@ class Processes(Executor):
 
     def stop(self) -> None:
         """Have cells that run stop where they next say how far they are."""
-        self._stop.set()
+        self._stop.value = True
 
     @override
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -147,9 +149,10 @@ class Processes(Executor):
             self._closed = True
             while self._waiting:
                 self._waiting.popleft().future.cancel()
-        for slot in self._slots:
-            slot.close(wait=wait)
-        self._taker.shutdown(wait=wait)
+        with ExitStack() as all_end:  # an interrupt ends one's waiting, and the others are told
+            all_end.callback(self._taker.shutdown, wait=wait)
+            for slot in reversed(self._slots):
+                all_end.callback(slot.close, wait=wait)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from vi_recipes.cells.packed import Packed, this_process
 from vi_recipes.cells.processes import LostError, NotBegunError, Processes
 from vi_recipes.cells.sending import NotSentError, pack
 from vi_recipes.cells.worker import Reply, is_loading, ordered
-from vi_recipes.core import ModelError, Progress, SharedCode, silent, told
+from vi_recipes.core import Beside, ModelError, Progress, SharedCode, silent, told
 
 PAUSE = 0.2
 """Seconds between two looks at what is done."""
@@ -150,6 +151,14 @@ def run_cells[C: Hashable, R](
         run.run()
 
 
+class Wish(Enum):
+    """How a run is to end that is not done."""
+
+    EARLY = auto()
+    """With what the cells have that are under way."""
+    NOW = auto()
+
+
 class _Run[C: Hashable, R]:
     """Cells under way in an executor."""
 
@@ -167,41 +176,112 @@ class _Run[C: Hashable, R]:
         most = max(FEWEST, min(IN_FLIGHT, BYTES_IN_FLIGHT // len(packed.content)))
         self.most = 1 if exclusive else most
         self.pending: dict[Future[Reply], C] = {}
-        self.ended: SimpleQueue[Future[Reply]] = SimpleQueue()
-        """What is done. An interrupt in the midst of :func:`concurrent.futures.wait` would leave
-        the locks of all that is pending taken, and who waits for one of them then waits for ever.
-        """
+        self.ended: SimpleQueue[Future[Reply] | None] = SimpleQueue()
+        """What the executor is done with."""
         self.begun: Counter[C] = Counter()
         self.stop: Callable[[], None] | None = None
         """Has cells that run end early, with what they have; ``None`` for workers of others."""
         self.closed = False
         """Whether the executor was found to take nothing any more."""
+        self.done: deque[tuple[C, R, Place]] = deque()
+        """What is to be kept; it is taken out once it is."""
+        self.arrived: SimpleQueue[None] = SimpleQueue()
+        """Wakes who keeps it."""
+        self.wish: Wish | None = None
+        self.at_it = self.over = False
+        self.error: BaseException | None = None
+        """Why it ended."""
+
+    # -- where the cells were asked for ------------------------------------------------------------
 
     def run(self) -> None:
-        heard = time.monotonic()
+        """Keep cells as they come.
+
+        Only here does an interrupt strike, which is always in the thread that Python began with:
+        all that has to do with the executor is another one's. In the midst of that, locks of the
+        executor's would stay taken, for which its own threads then wait for ever.
+        """
         try:
-            while self.waiting or self.pending:
-                self.hand_out()
-                if future := self.next_ended():
-                    self.take(future)
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > SILENCE:
-                    if is_closed(self.executor):
-                        self.closed = True
-                        raise ValueError(f"executor: it has lost its scheduler; {GOES_ON}")
-                    heard = time.monotonic()
+            Beside(self.carry, "cells").start()
+            self.keep_done()
         except KeyboardInterrupt:
+            self.end(Wish.EARLY)
             try:
-                self.end_early()
-            finally:
-                self.salvage()
+                if self.at_it:
+                    self.keep_done()
+            except KeyboardInterrupt:
+                self.end(Wish.NOW)
+                self.keep_done()
             raise
         except BaseException:
-            self.salvage()
+            self.end(Wish.NOW)
+            while not self.over:
+                self.pause()
+            self.keep_done()  # which may fail, on a full disk
             raise
 
+    def keep_done(self) -> None:
+        """Keep what is done until all is over, and raise what ended it."""
+        while self.done or not self.over:
+            while self.done:  # one that an interrupt comes upon is kept again
+                self.keep(*self.done[0])
+                self.done.popleft()
+            if not self.over:
+                self.pause()
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None
+
+    def pause(self) -> None:
+        """Wait until something is done, or for a moment, which lets interrupts through."""
+        with suppress(Empty):
+            self.arrived.get(timeout=PAUSE)
+
+    def end(self, wish: Wish) -> None:
+        """Have it end."""
+        self.wish = wish
+        self.ended.put(None)
+
+    # -- beside, where no interrupt strikes --------------------------------------------------------
+
+    def carry(self) -> None:
+        """Have the executor do the cells."""
+        self.at_it = True
+        try:
+            try:
+                self.hand_out_and_take()
+            except KeyboardInterrupt:
+                self.end_early()
+                raise
+            finally:
+                self.salvage()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.over = True
+            self.arrived.put(None)
+
+    def hand_out_and_take(self) -> None:
+        heard = time.monotonic()
+        while self.waiting or self.pending:
+            if self.wish is Wish.EARLY:
+                self.end_early()
+            if self.wish is not None:
+                return
+            self.hand_out()
+            if future := self.next_ended():
+                self.take(future)
+                heard = time.monotonic()
+            elif time.monotonic() - heard > SILENCE:
+                if is_closed(self.executor):
+                    self.closed = True
+                    raise ValueError(f"executor: it has lost its scheduler; {GOES_ON}")
+                heard = time.monotonic()
+
     def next_ended(self) -> Future[Reply] | None:
-        """Return one that ended, or ``None`` after a pause, which lets interrupts through."""
+        """Return one that ended, or ``None`` after a pause."""
         try:
             return self.ended.get(timeout=PAUSE)
         except Empty:
@@ -212,11 +292,11 @@ class _Run[C: Hashable, R]:
         if self.stop is not None:
             self.stop()
             running = {f for f in self.pending if not f.cancel() and not f.done()}
-            while running:
+            while running and self.wish is not Wish.NOW:
                 running.discard(self.next_ended())
 
     def hand_out(self) -> None:
-        while self.waiting and len(self.pending) < self.most:
+        while self.waiting and len(self.pending) < self.most and self.wish is None:
             cell = self.waiting[0]
             try:
                 order, content = ordered(self.packed, cell), self.packed.content
@@ -227,6 +307,11 @@ class _Run[C: Hashable, R]:
             self.begun[cell] += 1
             self.pending[future] = self.waiting.popleft()
             future.add_done_callback(self.ended.put)
+
+    def give(self, cell: C, result: R, place: Place) -> None:
+        """Have a cell kept."""
+        self.done.append((cell, result, place))
+        self.arrived.put(None)
 
     def take(self, future: Future[Reply]) -> None:
         """Keep what a cell came to, or have it tried again."""
@@ -269,7 +354,7 @@ class _Run[C: Hashable, R]:
             self.waiting.append(cell)
             return
         times = f"{TRIES} times: killed, or out of memory"
-        self.keep(cell, self.job.lost(cell, f"{why}, {times}"), Place("", 0))
+        self.give(cell, self.job.lost(cell, f"{why}, {times}"), Place("", 0))
 
     def read(self, cell: C, reply: Reply) -> None:
         if reply.versions is not None:
@@ -287,19 +372,19 @@ class _Run[C: Hashable, R]:
             raise KeyboardInterrupt
         if reply.error:
             raise (ModelError if reply.of_model else ValueError)(reply.error)
-        self.keep(cell, reply.result, _place(reply))
+        self.give(cell, reply.result, _place(reply))
 
     def salvage(self) -> None:
         """Cancel what has not begun, and keep what was done as the run ended."""
         if not self.closed:  # else it logs that it cannot
             for future in self.pending:
                 future.cancel()
-        for future, cell in self.pending.items():  # which may fail, on a full disk
+        for future, cell in self.pending.items():
             if not future.done() or future.cancelled():
                 continue
             reply = None if future.exception() else future.result()
             if reply is not None and reply.is_done:
-                self.keep(cell, reply.result, _place(reply))
+                self.give(cell, reply.result, _place(reply))
 
 
 def _place(reply: Reply) -> Place:

@@ -154,7 +154,7 @@ def ready() -> None:
 
 def _watch(done: int, total: int, text: str = "") -> None:
     """Report to nobody, and stop when told to."""
-    if _stop is not None and _stop.is_set():
+    if _stop is not None and _stop.value:
         raise KeyboardInterrupt
 
 

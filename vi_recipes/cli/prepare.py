@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vi_recipes.cli.formula import Written
 from vi_recipes.cli.options import MODEL, build_methods, model_arguments, parse_settings
+from vi_recipes.core import Beside
 from vi_recipes.data import (
     JSON,
     NETCDF,
@@ -77,13 +77,13 @@ def looking_for_a_start(target: Target, seed: int) -> Iterator[None]:
         with suppress(Exception):
             target.start(jax.random.key(seed))
 
-    beside = threading.Thread(target=look, name="start")
+    beside = Beside(look, "start", daemon=False)
     with warnings.catch_warnings():  # filters, which the search changes, are all threads' own
         beside.start()
         try:
             yield
         finally:
-            beside.join()
+            beside.wait()
 
 
 def make_target(

@@ -5,6 +5,7 @@ JAX is imported where it is used, so that help and lists come at once.
 
 from __future__ import annotations
 
+from vi_recipes.core.beside import Beside
 from vi_recipes.core.blas import on_one_core
 from vi_recipes.core.checked import (
     Kind,
@@ -103,6 +104,7 @@ __all__ = [
     "MOST",
     "SEVERAL",
     "WIDEST_SCATTER",
+    "Beside",
     "ByIdentity",
     "CheckpointError",
     "FitError",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Protocol, runtime_checkable
+from weakref import finalize
 
 import numpy as np
 
-from vi_recipes.core import ModelError
+from vi_recipes.core import Beside, ModelError
 
 Block = Mapping[str, np.ndarray]
 """Argument of the model -> its rows, the row leading."""
@@ -185,26 +187,50 @@ class Prefetch:
     """
 
     def __init__(self, batches: Batches, count: int, seed: int) -> None:
-        self._drawn = draw(batches, np.random.default_rng(seed))
-        self._count = count
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._coming = self._pool.submit(self._stack)
+        drawn = draw(batches, np.random.default_rng(seed))
+        # not by futures: an interrupt in the midst of them leaves their locks taken
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        self._made: SimpleQueue[Block | BaseException] = SimpleQueue()
+        finalize(self, self._wanted.put, False)  # where nobody closes it
+        make = partial(_make, drawn, count, self._wanted, self._made)
+        self._making = Beside(make, "batches")
+        self._making.start()
+        self._wanted.put(True)
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> Block:
         """Return argument -> array of shape (count, batch_size, ...)."""
-        stack = self._coming.result()
-        self._coming = self._pool.submit(self._stack)
-        return stack
-
-    def _stack(self) -> dict[str, np.ndarray]:
-        first = next(self._drawn)
-        stack = {n: np.empty((self._count, *a.shape), a.dtype) for n, a in first.items()}
-        for k in range(self._count):
-            batch = first if k == 0 else next(self._drawn)
-            for name, array in batch.items():
-                stack[name][k] = array
-        return stack
+        self._wanted.put(True)  # the next one; an interrupt after it leaves one more to come
+        made = self._made.get()
+        if isinstance(made, BaseException):
+            raise made
+        return made
 
     def close(self) -> None:
         """End the thread."""
-        self._pool.shutdown(cancel_futures=True)
+        self._wanted.put(False)
+        self._making.wait()
+
+
+def _make(
+    drawn: Iterator[Block],
+    count: int,
+    wanted: SimpleQueue[bool],
+    made: SimpleQueue[Block | BaseException],
+) -> None:
+    """Make a stack of minibatches whenever one is wanted."""
+    failed: BaseException | None = None
+    while wanted.get():
+        try:
+            made.put(failed or _stack(drawn, count))
+        except BaseException as error:
+            made.put(failed := error)
+
+
+def _stack(drawn: Iterator[Block], count: int) -> Block:
+    first = next(drawn)
+    stack = {n: np.empty((count, *a.shape), a.dtype) for n, a in first.items()}
+    for k in range(count):
+        batch = first if k == 0 else next(drawn)
+        for name, array in batch.items():
+            stack[name][k] = array
+    return stack

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi_recipes.core import MethodFailure, Progress, Status, split_key
+from vi_recipes.core import Beside, MethodFailure, Progress, Status, split_key
 from vi_recipes.model import NUM_ATTEMPTS
 
 Draws = dict[str, np.ndarray]
@@ -139,22 +137,24 @@ def run_chains(
                     watch.advance(n)
         return parts
 
-    with ThreadPoolExecutor(len(states)) as pool:
-        futures = [pool.submit(chain, state) for state in states]
-        # an interrupt in the midst of concurrent.futures.wait leaves the futures' locks taken
-        ended: SimpleQueue[Future[list[Draws]]] = SimpleQueue()
-        for future in futures:
-            future.add_done_callback(ended.put)
-        running = len(futures)
+    def until_one_raises(state: Any) -> list[Draws]:
         try:
-            while running:
-                with suppress(Empty):
-                    if ended.get(timeout=0.1).exception():
-                        watch.stop()
-                    running -= 1
-        except KeyboardInterrupt:
+            return chain(state)
+        except BaseException:
             watch.stop()
-        return [future.result() for future in futures]
+            raise
+
+    chains = [
+        Beside(partial(until_one_raises, state), f"chain {k}") for k, state in enumerate(states)
+    ]
+    try:
+        for one in chains:
+            one.start()
+        for one in chains:
+            one.wait()
+    except KeyboardInterrupt:
+        watch.stop()
+    return [one.result() if one.begun else [] for one in chains]
 
 
 def merge(parts: list[list[Draws]], vectorized: bool) -> Draws:
