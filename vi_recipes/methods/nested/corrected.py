@@ -29,7 +29,7 @@ RATIO = 5.0
 """Times by which a variance of theta is made larger, at most."""
 
 MOVED = 0.2
-"""Of the tolerance, that more nodes may change means and sds of effects."""
+"""Of the tolerance, that more nodes may change means and sds; errors are then a fiftieth larger."""
 
 NUM_STEPS, FARTHEST = 4, 3.0
 """Newton steps to the corrected mode at most, and sds away from Laplace's up to which it is."""

@@ -19,10 +19,9 @@ from vi_recipes.core import (
     require_number,
     split_key,
 )
-from vi_recipes.importance import Bound, LogEvidence, khat_limit
 from vi_recipes.latent import Marginal, NumNodes, fields
 from vi_recipes.methods.base import Method, Result
-from vi_recipes.methods.nested.corrected import SHARE, Corrected, correct, with_errors
+from vi_recipes.methods.nested.corrected import MOVED, SHARE, correct, with_errors
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
@@ -32,6 +31,7 @@ from vi_recipes.methods.nested.integrate import (
     with_inner_error,
     without_theta,
 )
+from vi_recipes.methods.nested.judge import judged
 from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear
 from vi_recipes.methods.nested.members import (
     INNER,
@@ -49,18 +49,13 @@ from vi_recipes.methods.nested.mode import (
 )
 from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
-from vi_recipes.methods.nested.posterior import NestedPosterior
-from vi_recipes.methods.nested.records import InnerError, Noise, Swept
+from vi_recipes.methods.nested.records import InnerError, Swept
 from vi_recipes.methods.nested.rounds import Integral
-from vi_recipes.methods.nested.surrogate import degree_of
 from vi_recipes.methods.nested.wide_density import as_noisy
 from vi_recipes.model import Target
 
 MAX_GLOBALS = 15
 """Coordinates of theta up to which quasi-Monte Carlo points fill its space."""
-
-MIN_SHARE = 0.2
-"""Effective share of the points of theta below which there are too few that matter."""
 
 FEW_POINTS, CHEAP = 1_000, 2e8
 """Points of theta, and numbers read at all their nodes, up to which it takes a second or two."""
@@ -68,15 +63,8 @@ FEW_POINTS, CHEAP = 1_000, 2e8
 MATRICES = 3
 """Matrices of a vector in no plate that a point of theta reads, about."""
 
-MOVED = 0.2
-"""Of the tolerance, that more nodes may change means and sds given theta: errors are then larger by
-a fiftieth."""
-
 CHEAP_POINT = 2e5
 """Numbers read at all nodes of a point of theta up to which it is looked for."""
-
-MOST_NOISE = 1.0
-"""Nats: noise of log p(y, theta) at a point, by weighed points, up to which it averages out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +216,7 @@ class NestedQuadrature(Method):
             return None
         if added is not None:
             found, corrected = with_errors(added, found, density.owner != OF_SEVERAL)
-            return self._judged(density, found, added.inner, corrected, other)
+            return judged(density, found, added.inner, corrected, other, self.tolerance)
         noise = None
         if wide := as_noisy(density):
             rows = found.some(wide.num_looked)
@@ -238,7 +226,7 @@ class NestedQuadrature(Method):
                 found, inner = with_inner_error(
                     found, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
                 )
-        return self._judged(density, found, inner, noise, other)
+        return judged(density, found, inner, noise, other, self.tolerance)
 
     def _integrated(
         self,
@@ -310,139 +298,3 @@ class NestedQuadrature(Method):
         value = np.ravel(density.target.constrain(flat[None])[site][0])
         shown = ", ".join(f"{v:.3g}" for v in value[:3]) + (", ..." if value.size > 3 else "")
         return f"log p(y, theta) has another mode, at {site} = {shown}", other.theta
-
-    def _judged(
-        self,
-        density: ThetaDensity,
-        found: Integral,
-        inner: InnerError | None,
-        noise: Noise | Corrected | None,
-        other: tuple[str, np.ndarray] | None,
-    ) -> Result:
-        worst = found.worst_error(density.owner != OF_SEVERAL)
-        count = len(found.theta)
-        limit = khat_limit(count) if density.dim else np.inf
-        doubts, advice = [], ""
-        if not found.khat < limit:
-            doubts.append(
-                f"khat of their weights is {found.khat:.2g}, above {limit:.2g}: the posterior of "
-                "the parameters has a tail or a mode that the points do not cover"
-            )
-            advice = "use NUTS; where a prior is improper, give one that the posterior is proper by"
-        if other and not found.covers(other[1], density.sweep(other[1][None]).log_p[0]):
-            doubts.append(f"{other[0]}: the points are around one mode only")
-            advice = advice or "order what is exchangeable, or use NUTS from several starts"
-        covered = not doubts
-        if found.share < MIN_SHARE:
-            doubts.append(f"only {found.share:.2g} of them are effective")
-        if worst > self.tolerance:
-            doubts.append(
-                f"errors of up to {worst:.2g} sds are left (tolerance {self.tolerance:g})"
-            )
-            by_nodes = inner is not None and inner.moved > self.tolerance
-            advice = advice or (
-                "leave num_nodes at 'auto', or use NUTS"
-                if by_nodes
-                else "raise tolerance, or use NUTS"
-                if density.is_noisy
-                else "raise max_points, or tolerance"
-            )
-        failed, lost = int(found.failed.sum()), found.lost
-        if lost > self.tolerance:
-            doubts.append(
-                f"at {failed:,} points of the parameters, where {lost:.1%} of the posterior may "
-                "be, log p(y, theta) was not found"
-            )
-            advice = advice or "use NUTS"
-            covered = False
-        if inner is not None and INNER < inner.harm(density.dim) < np.inf:
-            doubts.append(str(inner))
-            advice = advice or "leave num_nodes at 'auto', or use NUTS"
-            covered = False
-        if inner is not None and inner.lost:
-            doubts.append(inner.what_is_lost)
-            advice = advice or "use NUTS"
-            covered = False
-        if isinstance(noise, Corrected) and not noise.khat < khat_limit(noise.num_points):
-            doubts.append(
-                "Laplace's approximation is corrected, but by weighed points of which few count "
-                f"(khat of their weights {noise.khat:.2g}): the error of that is not known"
-            )
-            advice = advice or "use NUTS"
-            covered = False
-        if isinstance(noise, Noise) and noise.sd > MOST_NOISE:
-            doubts.append(
-                f"{2 * density.nodes.count:,} weighed points of the {density.split.width} "
-                f"latent scalars leave a noise of {noise.sd:.2g} nats at a point of the parameters"
-            )
-            advice = advice or "use NUTS"
-            covered = False
-        approximate = density.is_laplace
-        if approximate:
-            doubts.append(
-                "members are integrated over by Laplace's approximation, of unknown error"
-            )
-            advice = advice or "leave num_nodes at 'auto'"
-            covered = False
-        status = Status.UNCONVERGED if doubts else Status.OK
-        said = density.describe()
-        if density.dim:
-            of = "1 parameter" if density.dim == 1 else f"{density.dim} parameters"
-            said = (
-                f"{count:,} points of {of}, effective share {found.share:.2g}, "
-                f"largest error {worst:.2g} sds; {said}"
-            )
-            if found.residual is not None:
-                what = {3: "a cubic", 4: "a quartic"}[degree_of(density.dim)]
-                said += f"; {what} has log p(y, theta) to {found.residual:.1g} nats"
-        if found.tails is not None:
-            numbers = NestedPosterior(density, found).tails()
-            said += (
-                f"; Pareto khat of the points of {', '.join(numbers)} is up to "
-                f"{np.nanmax(found.tails):.2f}: take medians and intervals there, not means and sds"
-            )
-        if isinstance(noise, Corrected):
-            said += f", {noise}"
-        if isinstance(noise, Noise) and np.isfinite(noise.sd):
-            said += (
-                f", to {noise.sd:.1g} nats at a point of the parameters; Laplace's "
-                f"approximation would be {noise.shift:.2g} nats short there, give or take "
-                f"{noise.tilt:.1g} from one to another"
-            )
-        if inner is not None and inner.lost < inner.looked:
-            said += f", known to {inner.harm(density.dim):.1g} nats"
-        error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
-        bound = Bound.APPROXIMATION if approximate else Bound.ESTIMATE
-        if not found.khat < limit:
-            bound = Bound.UNRELIABLE
-        diagnostics = {
-            "points": float(count),
-            "effective_share": found.share,
-            "khat_theta": found.khat,
-            "largest_error": worst,
-            "covered": float(covered),
-            "points_failed": float(failed),
-            "share_lost": lost,
-        }
-        if inner is not None:
-            diagnostics |= {"inner_error": inner.sd, "inner_moved": inner.moved}
-        if isinstance(noise, Noise):
-            diagnostics |= {"inner_noise": noise.sd, "laplace_tilt": noise.tilt}
-        if isinstance(noise, Corrected):
-            diagnostics |= {
-                "laplace_shift": noise.shift,
-                "laplace_tilt": noise.tilt,
-                "laplace_moved": noise.moved,
-                "correction_error": noise.noise,
-                "correction_residual": noise.residual,
-                "correction_khat": noise.khat,
-                "correction_variance": noise.variance,
-            }
-        return Result(
-            NestedPosterior(density, found),
-            status,
-            "; ".join([*doubts, said]),
-            advice,
-            diagnostics=diagnostics,
-            log_evidence=LogEvidence(found.log_evidence, error, bound, "nested quadrature"),
-        )

@@ -1,0 +1,202 @@
+"""How far a posterior by nested quadrature holds: its doubts, advice, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from vi_recipes.core import Status
+from vi_recipes.importance import Bound, LogEvidence, khat_limit
+from vi_recipes.methods.base import Result
+from vi_recipes.methods.nested.corrected import Corrected
+from vi_recipes.methods.nested.density import ThetaDensity
+from vi_recipes.methods.nested.members import INNER
+from vi_recipes.methods.nested.owners import OF_SEVERAL
+from vi_recipes.methods.nested.posterior import NestedPosterior
+from vi_recipes.methods.nested.records import InnerError, Noise
+from vi_recipes.methods.nested.rounds import Integral
+from vi_recipes.methods.nested.surrogate import degree_of
+
+MIN_SHARE = 0.2
+"""Effective share of the points of theta below which there are too few that matter."""
+
+MOST_NOISE = 1.0
+"""Nats: noise of log p(y, theta) at a point, by weighed points, up to which it averages out."""
+
+
+class _Doubt(NamedTuple):
+    """Why a result is not all that it should be."""
+
+    said: str
+    advice: str = ""
+    """The first that there is stands."""
+    told: bool = False
+    """Whether the errors of means and sds tell of it; others may be off by more than they say."""
+
+
+def judged(
+    density: ThetaDensity,
+    found: Integral,
+    inner: InnerError | None,
+    noise: Noise | Corrected | None,
+    other: tuple[str, np.ndarray] | None,
+    tolerance: float,
+) -> Result:
+    """Return the result of an integral over theta, with a status that says how far it holds.
+
+    Parameters
+    ----------
+    density, found
+        log p(y, theta), and the integral.
+    inner
+        What other nodes of the members' integrals change; ``None`` where there are none.
+    noise
+        What weighed points leave open given theta; ``None`` where there are none.
+    other
+        Another mode of theta, in words and numbers, if one was found.
+    tolerance
+        Posterior sds that errors may have.
+    """
+    doubts = list(_doubts(density, found, inner, noise, other, tolerance))
+    error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
+    bound = Bound.APPROXIMATION if density.is_laplace else Bound.ESTIMATE
+    if not found.khat < _limit(density, found):
+        bound = Bound.UNRELIABLE
+    diagnostics = {
+        "points": float(len(found.theta)),
+        "effective_share": found.share,
+        "khat_theta": found.khat,
+        "largest_error": _worst(density, found),
+        "covered": float(all(doubt.told for doubt in doubts)),
+        "points_failed": float(found.failed.sum()),
+        "share_lost": found.lost,
+    }
+    if inner is not None:
+        diagnostics |= {"inner_error": inner.sd, "inner_moved": inner.moved}
+    if isinstance(noise, Noise):
+        diagnostics |= {"inner_noise": noise.sd, "laplace_tilt": noise.tilt}
+    if isinstance(noise, Corrected):
+        diagnostics |= {
+            "laplace_shift": noise.shift,
+            "laplace_tilt": noise.tilt,
+            "laplace_moved": noise.moved,
+            "correction_error": noise.noise,
+            "correction_residual": noise.residual,
+            "correction_khat": noise.khat,
+            "correction_variance": noise.variance,
+        }
+    return Result(
+        NestedPosterior(density, found),
+        Status.UNCONVERGED if doubts else Status.OK,
+        "; ".join([*(doubt.said for doubt in doubts), _said(density, found, inner, noise)]),
+        next((doubt.advice for doubt in doubts if doubt.advice), ""),
+        diagnostics=diagnostics,
+        log_evidence=LogEvidence(found.log_evidence, error, bound, "nested quadrature"),
+    )
+
+
+def _limit(density: ThetaDensity, found: Integral) -> float:
+    return khat_limit(len(found.theta)) if density.dim else np.inf
+
+
+def _worst(density: ThetaDensity, found: Integral) -> float:
+    return found.worst_error(density.owner != OF_SEVERAL)
+
+
+def _doubts(
+    density: ThetaDensity,
+    found: Integral,
+    inner: InnerError | None,
+    noise: Noise | Corrected | None,
+    other: tuple[str, np.ndarray] | None,
+    tolerance: float,
+) -> Iterator[_Doubt]:
+    """Yield what is wrong, what misleads most first."""
+    limit, worst = _limit(density, found), _worst(density, found)
+    if not found.khat < limit:
+        yield _Doubt(
+            f"khat of their weights is {found.khat:.2g}, above {limit:.2g}: the posterior of "
+            "the parameters has a tail or a mode that the points do not cover",
+            "use NUTS; where a prior is improper, give one that the posterior is proper by",
+        )
+    if other and not found.covers(other[1], density.sweep(other[1][None]).log_p[0]):
+        yield _Doubt(
+            f"{other[0]}: the points are around one mode only",
+            "order what is exchangeable, or use NUTS from several starts",
+        )
+    if found.share < MIN_SHARE:
+        yield _Doubt(f"only {found.share:.2g} of them are effective", told=True)
+    if worst > tolerance:
+        advice = "raise max_points, or tolerance"
+        if inner is not None and inner.moved > tolerance:
+            advice = "leave num_nodes at 'auto', or use NUTS"
+        elif density.is_noisy:
+            advice = "raise tolerance, or use NUTS"
+        yield _Doubt(
+            f"errors of up to {worst:.2g} sds are left (tolerance {tolerance:g})", advice, told=True
+        )
+    if found.lost > tolerance:
+        yield _Doubt(
+            f"at {found.failed.sum():,} points of the parameters, where {found.lost:.1%} of the "
+            "posterior may be, log p(y, theta) was not found",
+            "use NUTS",
+        )
+    if inner is not None and INNER < inner.harm(density.dim) < np.inf:
+        yield _Doubt(str(inner), "leave num_nodes at 'auto', or use NUTS")
+    if inner is not None and inner.lost:
+        yield _Doubt(inner.what_is_lost, "use NUTS")
+    if isinstance(noise, Corrected) and not noise.khat < khat_limit(noise.num_points):
+        yield _Doubt(
+            "Laplace's approximation is corrected, but by weighed points of which few count "
+            f"(khat of their weights {noise.khat:.2g}): the error of that is not known",
+            "use NUTS",
+        )
+    if isinstance(noise, Noise) and noise.sd > MOST_NOISE:
+        yield _Doubt(
+            f"{2 * density.nodes.count:,} weighed points of the {density.split.width} "
+            f"latent scalars leave a noise of {noise.sd:.2g} nats at a point of the parameters",
+            "use NUTS",
+        )
+    if density.is_laplace:
+        yield _Doubt(
+            "members are integrated over by Laplace's approximation, of unknown error",
+            "leave num_nodes at 'auto'",
+        )
+
+
+def _said(
+    density: ThetaDensity,
+    found: Integral,
+    inner: InnerError | None,
+    noise: Noise | Corrected | None,
+) -> str:
+    """Return how the integral was had, and how far it is known."""
+    said = density.describe()
+    if density.dim:
+        of = "1 parameter" if density.dim == 1 else f"{density.dim} parameters"
+        said = (
+            f"{len(found.theta):,} points of {of}, effective share {found.share:.2g}, "
+            f"largest error {_worst(density, found):.2g} sds; {said}"
+        )
+        if found.residual is not None:
+            what = {3: "a cubic", 4: "a quartic"}[degree_of(density.dim)]
+            said += f"; {what} has log p(y, theta) to {found.residual:.1g} nats"
+    if found.tails is not None:
+        numbers = NestedPosterior(density, found).tails()
+        said += (
+            f"; Pareto khat of the points of {', '.join(numbers)} is up to "
+            f"{np.nanmax(found.tails):.2f}: take medians and intervals there, not means and sds"
+        )
+    if isinstance(noise, Corrected):
+        said += f", {noise}"
+    if isinstance(noise, Noise) and np.isfinite(noise.sd):
+        said += (
+            f", to {noise.sd:.1g} nats at a point of the parameters; Laplace's "
+            f"approximation would be {noise.shift:.2g} nats short there, give or take "
+            f"{noise.tilt:.1g} from one to another"
+        )
+    if inner is not None and inner.lost < inner.looked:
+        said += f", known to {inner.harm(density.dim):.1g} nats"
+    return said
