@@ -81,6 +81,8 @@ def test_draws_made_elsewhere_are_a_row_and_the_reference() -> None:
     assert "--rename 'their name=beta[x]'" in done.stderr
     done = CliRunner().invoke(app, [*words, "--data", "d.csv", "--add", "own.csv"])
     assert "--add: got 'own.csv', expected NAME=FILE" in done.stderr
+    done = CliRunner().invoke(app, [*words, "--reference", *(f"own-{k}.csv" for k in range(4))])
+    assert "a pattern of files stands in quotes: 'fit-*.csv'" in done.stderr
 
 
 def test_an_earlier_comparison_is_taken_up() -> None:

@@ -178,6 +178,10 @@ def test_csv_files_of_stan(tmp_path: Path) -> None:
     fit = vr.from_arviz(str(tmp_path / "fit-*.csv"), this)
     assert fit.method == "stan"
     np.testing.assert_allclose(fit.posterior.samples["beta"], draws, rtol=1e-5)
+    listed = vr.from_arviz(f"{paths[0]}, {paths[1]},{tmp_path}/fit-[23].csv", this)
+    np.testing.assert_array_equal(listed["beta"], fit["beta"])
+    odd = stan_csv(tmp_path / "fit[1],2.csv", draws[1])
+    np.testing.assert_allclose(vr.from_arviz(odd, this)["beta"], draws[1], rtol=1e-5)
     assert fit.timing.total_seconds == 2.5
     assert fit.diagnostics["max_tree_depth_share"] == pytest.approx(1 / 40)
     assert "3% of trees at the depth limit" in fit.message or "2%" in fit.message
@@ -283,6 +287,8 @@ def _stacked() -> xr.Dataset:
         (3, {}, "got int, expected an ArviZ tree"),
         ("nowhere.nc", {}, "nowhere.nc"),
         ("nowhere-*.csv", {}, "no file is called so"),
+        ("nowhere-1.csv,nowhere-2.csv", {}, "^nowhere-1.csv: does not exist"),
+        ({"beta": regression_draws()[[0, 1, 1]]}, {}, "chains 2 and 3 have the same draws"),
     ],
 )
 def test_bad_draws_are_refused(draws: Any, names: dict[str, str], said: str) -> None:

@@ -98,7 +98,9 @@ class Written:
         """
         said = [name for name, value in vars(self).items() if value]
         if model is not None and said:
-            raise ValueError(f"MODEL and --{said[0]}: got both, expected a model or a formula")
+            raise ValueError(
+                f"MODEL ('{model}') and --{said[0]}: got both, expected a model or a formula"
+            )
         if model is None and not self.formula:
             raise ValueError(
                 "expected a MODEL (see: vi-recipes models), or --formula with --data"

@@ -38,7 +38,11 @@ class Group(TyperGroup):
         except KeyboardInterrupt as interrupt:
             tell(interrupts.said(*map(str, interrupt.args)))
             raise typer.Exit(interrupts.exit_code()) from None
-        except _OF_TYPER:
+        except _OF_TYPER as error:
+            said = str(getattr(error, "message", ""))
+            if said.startswith("Got unexpected extra argument"):
+                # a shell puts all the files of a pattern there
+                error.message = f"{said}; a pattern of files stands in quotes: 'fit-*.csv'"  # type: ignore[attr-defined]
             raise
         except (Exception, SystemExit) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:

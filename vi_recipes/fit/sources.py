@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,22 @@ class Source:
                 "chains and draws, their first two dimensions, expected the same of all; of "
                 "cmdstanpy give the fit itself, which keeps its chains apart"
             )
+        if twice := self._same_chains():
+            raise ValueError(
+                f"{self.called}: chains {twice[0] + 1} and {twice[1] + 1} have the same draws; "
+                "give each chain once, and each its own seed"
+            )
+
+    def _same_chains(self) -> tuple[int, int] | None:
+        """Return two chains that are one, if there are: R-hat and ESS would count it twice."""
+        values = [np.asarray(v) for v in self.variables.values()]
+        chains, draws = self.shape
+        for pair in itertools.combinations(range(chains if draws > 1 else 0), 2):
+            if all(np.array_equal(v[pair[0]], v[pair[1]]) for v in values) and any(
+                (v[pair[0]] != v[pair[0], :1]).any() for v in values
+            ):
+                return pair
+        return None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -171,11 +188,10 @@ def _of_path(path: str | Path) -> Source:
     import xarray as xr
 
     called = str(path)
-    if any(sign in called for sign in "*?["):
-        found = sorted(glob.glob(called))
-        if not found:
-            raise ValueError(f"{called}: no file is called so")
-        return _of_files([Path(f) for f in found], called)
+    several = any(sign in called for sign in "*?[,")
+    if several and not Path(path).exists():
+        found = [file for part in called.split(",") for file in _called(part.strip())]
+        return _of_files(found, called)
     if Path(path).suffix.lower() not in TREE_SUFFIXES:
         return _of_files([Path(path)], called)
     if reason := unreadable(Path(path)):
@@ -185,6 +201,15 @@ def _of_path(path: str | Path) -> Source:
     except Exception as error:  # whatever a file that is none makes of it
         raise ValueError(f"{called}: cannot be read as netCDF ({error})") from None
     return _of_tree(tree, called)
+
+
+def _called(pattern: str) -> list[Path]:
+    if not any(sign in pattern for sign in "*?["):
+        return [Path(pattern)]
+    found = sorted(glob.glob(pattern))
+    if not found:
+        raise ValueError(f"{pattern}: no file is called so")
+    return [Path(file) for file in found]
 
 
 def _of_tree(tree: Any, called: str) -> Source:
