@@ -90,6 +90,28 @@ def test_em_and_nested_are_not_ok_with_a_wrong_integral(mean: Callable[[Any], An
         assert "report this" not in fit.explanation
 
 
+@pytest.mark.parametrize("mean", [broken, hinge])
+def test_a_free_energy_with_a_knot_is_refused_where_it_lies(mean: Callable[[Any], Any]) -> None:
+    """Its log-likelihood was tens of nats off there, as one that is exact."""
+    target = vr.Target(model_of(mean), y=BENT)
+    energy = vr.FreeEnergy(target)
+    far = energy.unconstrain({"mu": KNOT, "tau": 1.0})
+    near = energy.unconstrain({"mu": -20.0, "tau": 0.1})
+    q = energy.posterior(near)
+    slope = float(mean(-20.0) - mean(-21.0))
+    right = norm.logpdf(BENT, float(mean(-20.0)), np.hypot(S, 0.1 * slope)).sum()
+    assert energy(q, near) == pytest.approx(right, rel=1e-6)
+    for wrong in (
+        lambda: energy.log_likelihood(far),
+        lambda: energy.posterior(far),
+        lambda: energy(q._replace(mean=np.full((40, 1), KNOT)), near),
+    ):
+        with pytest.raises(vr.MethodFailure, match="not normal at this theta"):
+            wrong()
+    with pytest.raises(vr.MethodFailure, match="neither a table"):
+        vr.FreeEnergy(target)  # it is remembered what was seen
+
+
 def test_what_depends_on_members_far_from_the_start_is_theirs() -> None:
     """A site that is flat near the start counted as one that no latent variable touches."""
     with jax.enable_x64(True):

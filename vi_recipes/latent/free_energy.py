@@ -24,10 +24,13 @@ from vi_recipes.core import (
     one_at_a_time,
     require_by_site,
 )
+from vi_recipes.latent.curvature import is_bent
 from vi_recipes.latent.marginal import EStep, Marginal
 from vi_recipes.latent.objective import MarginalObjective
 from vi_recipes.latent.rules import marginal_of, starting_point
 from vi_recipes.model import Arrays, Target
+
+INSTEAD = "VariationalEM climbs a free energy with q restricted to independent factors"
 
 
 class StateProbabilities(NamedTuple):
@@ -71,6 +74,10 @@ class FreeEnergy:
     Notes
     -----
     ``theta`` is a vector of the unconstrained parameters, shape (G,): :meth:`unconstrain` makes it.
+
+    A log joint that is quadratic in z where it was looked at, near ``start``, may have a kink
+    elsewhere. Methods look again at every theta, and around the means of q, and raise a
+    :class:`MethodFailure`, ``NOT_APPLICABLE``, where it has.
 
     References
     ----------
@@ -146,7 +153,8 @@ class FreeEnergy:
         That of continuous z is on the unconstrained scale, as ``q`` is.
         """
         self._check(q)
-        return float(self._run("entropy", lambda _, q, arrays: entropy_of(q), self.start, q))
+        with jax.enable_x64(True):
+            return float(entropy_of(type(q)(*(jnp.asarray(v, float) for v in q))))
 
     def log_likelihood(self, theta: Float[np.ndarray, " G"]) -> float:
         """Return log p(y | theta), the highest that F(q, theta) can be."""
@@ -216,8 +224,23 @@ class FreeEnergy:
     def _run(self, name: str, function: Callable[..., Any], theta: Any, q: Any) -> Any:
         theta = self._checked(theta)
         with jax.enable_x64(True):
+            self._look(theta, q.mean if isinstance(q, Normals) else None)
             q = jax.tree.map(lambda v: jnp.asarray(v, float), q)
             return self._objective.call(name, function, theta, q)
+
+    def _look(self, theta: Float[np.ndarray, " G"], mean: Any) -> None:
+        """Refuse what is not normal around the modes at theta, or around q's means."""
+        bent = self._objective.misjudges(theta)
+        if not bent and mean is not None and self.marginal.rule == "gaussian":
+            at = np.asarray(mean, float)
+            bent = is_bent(self.marginal.split, theta, at, self._objective.timing.compile)
+        if bent:
+            raise MethodFailure(
+                Status.NOT_APPLICABLE,
+                f"p(z | y, theta) is not normal at this theta: the log joint is quadratic in "
+                f"{', '.join(self.marginal.split.latents)} near the start, and has a kink here",
+                INSTEAD,
+            )
 
 
 def require_exact(marginal: Marginal) -> None:
@@ -239,7 +262,7 @@ def require_exact(marginal: Marginal) -> None:
             Status.NOT_APPLICABLE,
             f"p(z | y, theta) is neither a table of independent members' states nor normal "
             f"({marginal.describe()})",
-            "VariationalEM climbs a free energy with q restricted to independent factors",
+            INSTEAD,
         )
 
 
