@@ -831,3 +831,24 @@ def test_a_comparison_searches_for_mean_fields_optimum_once() -> None:
         np.testing.assert_allclose(alone.mean()[site], mean, rtol=1e-12)
         np.testing.assert_allclose(alone.sd()[site], corrected.sd()[site], rtol=1e-12)
     assert corrected.message == ours.message
+
+
+@pytest.mark.parametrize(
+    "method", [vr.MeanField(), vr.LinearResponse(), vr.StructuredVB()], ids=str
+)
+def test_the_only_share_of_a_mixture_has_no_coordinate(method: vr.Method) -> None:
+    """A mixture of one component, beside those of more: normal, with known mean and sd."""
+
+    def model(y: jax.Array) -> None:
+        share = numpyro.sample("share", dist.Dirichlet(jnp.ones(1)))
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+        parts = dist.Normal(mu, 1.0)
+        numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(share), parts), obs=y)
+
+    this = vr.Target(model, y=np.array([0.1, 0.2, -0.5]))
+    fit = method.fit(this, key=0, throw=True)
+    assert fit.mean()["mu"] == pytest.approx(-0.05, abs=1e-6)
+    assert fit.sd()["mu"] == pytest.approx(0.5, rel=1e-6)
+    assert (fit.mean()["share"], fit.sd()["share"]) == (1.0, 0.0)
+    assert "by draws" not in fit.message  # what has no coordinate is a constant
+    assert this.sites_along(np.ones(1)) == ["mu"]

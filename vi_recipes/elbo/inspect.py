@@ -192,6 +192,7 @@ def _structure(plan: Plan) -> str:
 def _examine(probes: Probes) -> _Seen:
     """Look at every site: once for all laws that its latents may have."""
     target, looks = probes.target, [probes.look(z) for z in probes.points]
+    moving = [name for name, place in target.slices.items() if place.start < place.stop]
     sites = {}
     for name, shape in probes.shapes.items():
         here, flows = looks[0][0][name], target.flows.densities[name]
@@ -201,7 +202,7 @@ def _examine(probes: Probes) -> _Seen:
                 probes,
                 [(here[name].leaves[j], along[name].leaves[j]) for here, along in looks],
                 shape,
-                flows.leaves[j].latents if j or name not in target.slices else {name},
+                flows.leaves[j].latents if j or name not in moving else {name},
             )
             for j in range(len(here.leaves))
         ]
@@ -244,7 +245,7 @@ def _read_leaf(
         size = place.stop - place.start
         here = [t[rows] for t in slopes]
         a = here[0]
-        scale = max(float(np.abs(t).max()) for t in here)
+        scale = max(float(np.abs(t).max(initial=0.0)) for t in here)
         if scale == 0:
             continue
         seen_sites.add(name)

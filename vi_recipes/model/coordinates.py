@@ -178,7 +178,8 @@ class DensityByCoordinate(DensityWithFlows):
     def sites_along(self, direction: Float[np.ndarray, " dim"]) -> list[str]:
         """Return the latent sites that carry most of a direction of the flat vector."""
         size = np.abs(direction)
-        return [name for name, place in self.slices.items() if size[place].max() > 0.5 * size.max()]
+        most = {name: size[place].max(initial=0.0) for name, place in self.slices.items()}
+        return [name for name, largest in most.items() if largest > 0.5 * size.max()]
 
 
 def _one_coordinate_here(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,12 +74,15 @@ class DensityWithFlows(DensityWithStart):
         def look(
             unconstrained: Mapping[str, Array], arrays: Arrays
         ) -> tuple[dict[str, SiteInputs], dict[str, Array]]:
-            values = self.constrain_sites_fn(unconstrained, arrays)
+            values = self.constrain_sites_fn({**unconstrained, **constant}, arrays)
             return site_inputs(self, values, arrays), values
 
         with jax.enable_x64(True):
             zeros = {s.name: np.zeros(s.unconstrained_shape) for s in self.latents}
-            inputs, values = trace_flows(look, zeros, self.arrays())
+            # the only share of a mixture has no coordinate
+            constant: dict[str, Any] = {n: value for n, value in zeros.items() if not value.size}
+            moving = {n: value for n, value in zeros.items() if value.size}
+            inputs, values = trace_flows(look, moving, self.arrays())
         densities = {
             name: SiteFlows(
                 site.leaves,
