@@ -137,3 +137,27 @@ def test_how_to_judge_and_predict(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     left = run("docs/how_to/over_data.md", dict(one))
     assert (len(left["c"].outcomes), len(left["s"].results)) == (3, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [
+        "start/csv.md",
+        "start/model.md",
+        "start/draws.md",
+        "how_to/arviz.md",
+        "how_to/keep.md",
+        "how_to/guides_of_your_own.md",
+    ],
+)
+def test_pages_that_are_run_need_nothing_but_themselves(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    cells = re.findall(r"```\{code-cell\} python\n(.*?)```", text, re.DOTALL)
+    given: dict[str, Any] = {}
+    for code in (re.sub(r"^:.*\n", "", cell, flags=re.MULTILINE) for cell in cells):
+        exec(compile(code, page, "exec"), given)
+    assert len(cells) > 1
