@@ -391,6 +391,28 @@ def test_no_finite_density_names_the_site() -> None:
         vr.Target(model, y=np.array([-1.0, 2.0])).start(jax.random.key(0))
 
 
+def test_an_infinite_density_is_said_and_where() -> None:
+    """It was called none, and data within the support were to be looked for outside it."""
+
+    def model(y: Any) -> None:
+        a = numpyro.sample("a", dist.Beta(1.0, 1.0))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("share", dist.Beta(a, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="infinite at the last: at site 'share'") as failure:
+        vr.Target(model, y=np.array([0.3, 0.0, 0.5, 0.0])).start(jax.random.key(0))
+    assert "at 2 of its 4 values, first at index 1, value 0." in str(failure.value)
+    assert "lie in the support" not in str(failure.value)
+
+    def of_one(y: Any) -> None:
+        s = numpyro.sample("s", dist.HalfNormal(1.0))
+        numpyro.sample("z", dist.Gamma(0.5, s), obs=y)
+        numpyro.sample("w", dist.Beta(0.5, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"at site 'w' = 0"):
+        vr.Target(of_one, y=np.array(0.0)).start(jax.random.key(0))
+
+
 def test_a_gradient_that_is_not_finite_is_said() -> None:
     def model() -> None:
         x = numpyro.sample("x", dist.Normal(0.0, 1.0))

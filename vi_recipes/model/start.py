@@ -195,6 +195,15 @@ class DensityWithStart(FlatDensity):
                 f"{NUM_ATTEMPTS} starting points; look for sqrt, log or division at zero, and "
                 "jnp.where guarding only the value"
             )
+        if high := [name for name, value in bad.items() if value == np.inf]:
+            where = "; ".join(self._where_infinite(z, name) for name in high)
+            return (
+                f"model '{self.name}': the density is not finite at any of {NUM_ATTEMPTS} starting "
+                f"points, and infinite at the last: at {where}. Nothing can be fitted to a value "
+                "that has an infinite density, such as one that was rounded to 0: leave it out, "
+                "put the middle of what was rounded in its place, or use a law that is finite "
+                "there; where latent variables alone are to blame, give Model(init=...)"
+            )
         said = {LOG_JOINT: "the sum over the discrete latent variables"}
         listed = ", ".join(
             f"{said.get(name, f"site '{name}'")} (log density {value})"
@@ -205,6 +214,29 @@ class DensityWithStart(FlatDensity):
             f"blame: {listed}. Check that the data lie in the support of the likelihood, or "
             "give Model(init=...) a feasible starting point"
         )
+
+    def _where_infinite(self, z: Float[np.ndarray, " dim"], name: str) -> str:
+        """Return a site, and the first of its values that has an infinite density."""
+        with jax.enable_x64(True):
+            data = self.keywords(self.arrays())
+            found = self.constrain(z)
+            values = {s.name: found[s.name] for s in self.latents}
+            model = handlers.substitute(self.seeded, data=values)
+            site = handlers.trace(model).get_trace(**data).get(name)
+            if site is None:
+                return f"site '{name}'"
+            densities = np.asarray(site["fn"].log_prob(site["value"]))
+        places = np.argwhere(densities == np.inf)
+        value = np.asarray(site["value"])
+        if not len(places) or not value.size:
+            return f"site '{name}'"
+        first = tuple(int(k) for k in places[0])
+        one = np.array2string(value[first], precision=4, threshold=4)
+        if not first:
+            return f"site '{name}' = {one}"
+        index = first[0] if len(first) == 1 else first
+        share = f"{len(places)} of its {densities.size} values"
+        return f"site '{name}', at {share}, first at index {index}, value {one}"
 
     # -- indices -------------------------------------------------------------------------------
 
