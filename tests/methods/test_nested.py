@@ -325,6 +325,20 @@ def test_an_improper_posterior_is_not_called_one() -> None:
     assert not fit.status.ok
 
 
+def test_a_flat_tail_does_not_end_where_numbers_do() -> None:
+    """A datum exactly at its mean makes the density of an sd 1 / s; it was OK, known to 0.006."""
+
+    def model(y: Any) -> None:
+        s = numpyro.sample("s", dist.Uniform(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(0.0, s), obs=y)
+
+    fit = NestedQuadrature().fit(vr.Target(model, y=np.array(0.0)), key=0)
+    assert fit.status is vr.Status.UNCONVERGED
+    assert "where s lies within 1e-260 of an edge" in fit.message
+    assert vr.judge(fit).trust is not vr.Trust.TRUSTWORTHY
+    assert NestedQuadrature().fit(vr.Target(model, y=np.array(1e-3)), key=0).status.ok
+
+
 def many(y: Any) -> None:
     beta = numpyro.sample("beta", dist.Normal(0.0, 1.0).expand([16]).to_event(1))
     with numpyro.plate("group", 4):

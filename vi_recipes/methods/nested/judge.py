@@ -22,6 +22,12 @@ from vi_recipes.methods.nested.surrogate import degree_of
 MIN_SHARE = 0.2
 """Effective share of the points of theta below which there are too few that matter."""
 
+EDGE = 600.0
+"""Logarithm or logit from which a parameter is where double precision has no more numbers.
+
+It ends at 745. What is still there has no end, or one that cannot be seen.
+"""
+
 MOST_NOISE = 1.0
 """Nats: noise of log p(y, theta) at a point, by weighed points, up to which it averages out."""
 
@@ -121,6 +127,13 @@ def _doubts(
             "the parameters has a tail or a mode that the points do not cover",
             "use NUTS; where a prior is improper, give one that the posterior is proper by",
         )
+    beyond, sites = _beyond_numbers(density, found)
+    if beyond > tolerance:
+        yield _Doubt(
+            f"about {beyond:.1%} of the posterior is where {sites} lies within 1e-260 of an edge "
+            "of its support, or beyond 1e260: it is improper, or double precision cannot hold it",
+            "give a prior, or data that are not exactly what is expected, by which it is proper",
+        )
     if other and not found.covers(other[1], density.sweep(other[1][None]).log_p[0]):
         yield _Doubt(
             f"{other[0]}: the points are around one mode only",
@@ -164,6 +177,19 @@ def _doubts(
             "members are integrated over by Laplace's approximation, of unknown error",
             "leave num_nodes at 'auto'",
         )
+
+
+def _beyond_numbers(density: ThetaDensity, found: Integral) -> tuple[float, str]:
+    """Return the share of the posterior at numbers that end, and of which parameters."""
+    target, border = density.target, density.split.border
+    edged = target.edged[border]
+    far = edged & (np.abs(found.theta) > EDGE)
+    w = np.where(found.weights > 0, found.weights, 0.0)
+    if not far.any() or not w.sum() > 0:
+        return 0.0, ""
+    along = np.zeros(target.dim)
+    along[border] = w @ far
+    return float(w @ far.any(axis=1) / w.sum()), ", ".join(target.sites_along(along))
 
 
 def _said(
