@@ -196,6 +196,20 @@ def test_numbers_as_people_write_them_are_told(one, says):
         glmm("y ~ x", frame.assign(x=[f"plot {v}" for v in values] * 3))
 
 
+@pytest.mark.parametrize("term", ["k", "(1 | k)", "x:k"])
+def test_levels_that_spaces_alone_tell_apart_are_told(term):
+    frame = pd.DataFrame({"y": np.arange(60.0) % 7, "x": np.arange(60.0) % 11})
+    frame["k"] = np.resize(["New York", "Lima", "New  York", "Lima"], 60)
+    says = "column 'k' has 'New York' and 'New  York', which spaces alone tell apart"
+    for made in (frame, frame.astype({"k": "category"})):
+        with pytest.warns(UserWarning, match=says):
+            assert says in glmm(f"y ~ {term}", made).notes[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        glmm(f"y ~ {term}", frame.assign(k=np.resize(["a b", "ab", "a c"], 60)))
+        glmm("y ~ x", frame)
+
+
 def test_formula_and_data_the_other_way_round_are_told():
     with pytest.raises(ValueError, match=r"formula: got DataFrame, and the formula as data: exp"):
         glmm(FRAME, "y ~ x")

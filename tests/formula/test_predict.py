@@ -330,6 +330,8 @@ def test_it_is_said_which_of_two_levels_counts_as_one():
     model = vr.glmm("well ~ x", frame, "bernoulli")
     assert model.description == "well ~ x (bernoulli, logit, 1 is yes, 0 is no)"
     assert "response  1 is yes, 0 is no\n" in str(model)
+    flat = vr.glmm("well ~ x", frame, "bernoulli", priors="flat")
+    assert flat.description == "well ~ x (bernoulli, logit, 1 is yes, 0 is no, flat priors)"
     assert "response" not in str(vr.glmm("y ~ x", FRAME)).split("rows")[0]
 
 

@@ -192,7 +192,22 @@ def check_groups(group: Group, times: np.ndarray, *, own_scale: bool) -> None:
         )
 
 
-def numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> list[str]:
+def odd_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> list[str]:
+    """Return a sentence on each column of text that is hardly meant so.
+
+    Parameters
+    ----------
+    frame
+        The columns that the formulas have.
+    columns
+        Those of terms, which have a coefficient a level.
+    text
+        The formulas.
+    """
+    return [*_numbers_as_text(frame, columns, text), *_told_apart_by_spaces(frame)]
+
+
+def _numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> list[str]:
     """Return a sentence on each column of text with many levels that are nearly all numbers.
 
     A file with a word among its numbers is read so, and one of numbers with commas or units, or of
@@ -219,6 +234,24 @@ def numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> l
                 said.append(
                     f"column '{name}' is text with {len(levels)} levels, all of them {kind}{but}, "
                     f"and has a coefficient for each but one; make {cure} of it, or write C({name})"
+                )
+                break
+    return said
+
+
+def _told_apart_by_spaces(frame: pd.DataFrame) -> list[str]:
+    """Return a sentence on each column with levels or members that but for spaces are one."""
+    said = []
+    for name, column in frame.items():
+        if column.dtype.kind in "biuf":
+            continue
+        seen: dict[str, str] = {}
+        for level in map(str, column.unique()):
+            other = seen.setdefault(" ".join(level.split()), level)
+            if other != level:
+                said.append(
+                    f"column '{name}' has '{other}' and '{level}', which spaces alone tell apart; "
+                    "strip them where they are one"
                 )
                 break
     return said

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vi_recipes.core import check_arguments, numbered
 from vi_recipes.formula.brms import correlations_in_brms, names_in_brms
-from vi_recipes.formula.checks import check_groups, check_predictors, counting, numbers_as_text
+from vi_recipes.formula.checks import check_groups, check_predictors, counting, odd_text
 from vi_recipes.formula.families import (
     FAMILIES,
     Family,
@@ -318,7 +318,7 @@ class _Maker:
             check_groups(group, times, own_scale=self.family.name == "gaussian")
         used = dict.fromkeys(name for p in predictors for d in p.all_designs for name in d.columns)
         text = "; ".join(p.text for p in self.parsed)
-        for says in [*found, *numbers_as_text(self.frame, list(used), text)]:
+        for says in [*found, *odd_text(self.frame, list(used), text)]:
             self.notes.append(says)
             warnings.warn(says, stacklevel=3)
         writer = Writer(
@@ -369,8 +369,9 @@ class _Maker:
         )
 
     def _kind(self, response: Response) -> list[str]:
-        said = levels_said(response, self.family)
-        return [self.family.name, self.link, *([said] if said else [])]
+        flat = "flat priors" if self.priors.flat else ""
+        said = [levels_said(response, self.family), flat]
+        return [self.family.name, self.link, *filter(None, said)]
 
     def _of_levels(self, layout: Layout, response: Response) -> list[Predictor]:
         """Return a predictor for every level but the first."""
