@@ -67,8 +67,9 @@ COMMAND = """
 import sys
 from vi_recipes.core import code_cache
 code_cache.LEAST_SECONDS = 0.0
-few = [f"nuts.num_{what}=50" for what in ("warmup", "samples")]  # as many programs as of thousands
-sys.argv = ["vi-recipes", "compare", "radon", "--no-report"]
+# as many programs as of thousands of steps and draws
+few = ["nuts.num_warmup=50", "nuts.num_samples=50", "nuts.max_tree_depth=4", "svi.num_steps=200"]
+sys.argv = ["vi-recipes", "compare", "seeds", "--no-report"]
 sys.argv += [word for setting in few for word in ("--set", setting)]
 from vi_recipes.cli import main
 main()
