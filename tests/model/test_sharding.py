@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +24,8 @@ from vi_recipes.model.spread import Spread
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PROGRAM = """
-import json, re
+PROGRAM = r"""
+import json, math, re
 import jax, numpy as np
 import vi_recipes as vr
 from jax.sharding import Mesh
@@ -32,6 +33,24 @@ from vi_recipes.core import Timing
 from vi_recipes.elbo import CurvedKL
 from vi_recipes.model import bytes_by_device
 
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+compile, told = Timing.compile, {}
+
+def noted(self, function, *args, **options):
+    # what a collective operation gives is before its name, one array or several
+    made, gave = compile(self, function, *args, **options), {}
+    for gives, kind in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\(", made.as_text()):
+        for size in re.findall(r"\b[a-z]+\d+\[([\d,]*)\]", gives):
+            gave[kind] = gave.get(kind, 0) + math.prod(int(n or 1) for n in size.split(","))
+    # products are taken one after the other by one program, whose text has one of them
+    turns = len(args[-1]) if function.__name__ == "_along" else 1
+    told[function.__name__] = [turns, gave]
+    return made
+
+def counted():
+    return {name: told[name] for name in ("_linearised", "_along")}
+
+Timing.compile = noted
 model = vr.load_model("criteo")
 one = vr.Target(model, **model.simulate(num_rows=400, num_groups=32))
 mesh = Mesh(np.array(jax.devices()), ("rows",))
@@ -46,8 +65,8 @@ with jax.enable_x64(True):
     code = jax.jit(slope).lower(z, four.arrays()).compile().as_text()
     found["slopes"] = [np.asarray(slope(z, t.arrays())).tolist() for t in (one, four)]
 # what an all-reduce gives is before its name, one array or several
-sums = re.findall(r"= (.*?) all-reduce(?:-start)?\\(", code)
-sizes = [int(n or 1) for n in re.findall(r"f64\\[(\\d*)\\]", " ".join(sums))]
+sums = re.findall(r"= (.*?) all-reduce(?:-start)?\(", code)
+sizes = [int(n or 1) for n in re.findall(r"f64\[(\d*)\]", " ".join(sums))]
 found["summed"], found["dim"] = sum(sizes), one.dim
 found["gathers"] = len(re.findall(r"all-gather|all-to-all", code))
 with jax.enable_x64(True):
@@ -59,45 +78,21 @@ with jax.enable_x64(True):
     found["gathers"] += len(re.findall(r"all-gather|all-to-all", compiled.as_text()))
     of_rows = [a for a in jax.tree.leaves((kl.held, compiled(eta, kl.held))) if 400 in a.shape]
     found["of rows"] = [a.sharding.is_fully_replicated for a in of_rows]
-for method in (vr.MAP(), vr.MeanField(), vr.LinearResponse()):
+response = vr.LinearResponse(base=vr.MeanField(num_starts=1))
+for method in (vr.MAP(), vr.MeanField(), response):
     fits = [method.fit(target, key=0) for target in (one, four)]
     means, sds = ([f.flat(getattr(f, k)()) for f in fits] for k in ("mean", "sd"))
     scale = np.where(np.isnan(sds[0]), 1.0, sds[0])
     off = np.abs(means[0] - means[1]) / scale
     wide = np.abs(np.nan_to_num(sds[1] / sds[0] - 1))
     found["errors"][method.key] = [fits[1].status.name, float(off.max()), float(wide.max())]
-print(json.dumps(found))
-"""
-
-COUNTS = r"""
-import json, math, re
-import jax, numpy as np
-import vi_recipes as vr
-from jax.sharding import Mesh
-from vi_recipes.core import Timing
-
-KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-compile, told = Timing.compile, {}
-
-def noted(self, function, *args, **options):
-    # what a collective operation gives is before its name, one array or several
-    made, found = compile(self, function, *args, **options), {}
-    for gives, kind in re.findall(rf"= (.*?) ({KINDS})(?:-start)?\(", made.as_text()):
-        for size in re.findall(r"\b[a-z]+\d+\[([\d,]*)\]", gives):
-            found[kind] = found.get(kind, 0) + math.prod(int(n or 1) for n in size.split(","))
-    # products are taken one after the other by one program, whose text has one of them
-    turns = len(args[-1]) if function.__name__ == "_along" else 1
-    told[function.__name__] = [turns, found]
-    return made
-
-Timing.compile = noted
-model = vr.load_model("criteo")
-mesh = Mesh(np.array(jax.devices()), ("rows",))
-for rows, groups in ((400, 32), (600, 32), (600, 64)):
+found["steps"] = [counted()]  # those of the four are compiled after those of the one
+for rows, groups in ((600, 32), (600, 64)):
     told.clear()
     four = vr.shard(vr.Target(model, **model.simulate(num_rows=rows, num_groups=groups)), mesh)
-    assert vr.LinearResponse().fit(four, key=0).status is vr.Status.OK
-    print(json.dumps({name: told[name] for name in ("_linearised", "_along")}))
+    assert response.fit(four, key=0).status is vr.Status.OK
+    found["steps"].append(counted())
+print(json.dumps(found))
 """
 
 
@@ -242,23 +237,25 @@ def test_rows_are_not_filled_up_where_others_would_feel_it() -> None:
             padded(target, 8)
 
 
-def on_four_devices(program: str) -> list[str]:
-    """Return what a program prints where it has four virtual devices, line by line."""
+@pytest.fixture(scope="module")
+def on_four_devices() -> dict[str, Any]:
+    """What the program finds where it has four virtual devices."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", PROGRAM],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.mark.slow
-def test_four_devices_find_what_one_finds() -> None:
-    found = json.loads(on_four_devices(PROGRAM)[-1])
+def test_four_devices_find_what_one_finds(on_four_devices: dict[str, Any]) -> None:
+    found = on_four_devices
     whole, parts = found["bytes"]
     assert parts == [whole[0] / 4] * 4
     np.testing.assert_allclose(found["slopes"][1], found["slopes"][0], rtol=1e-12)
@@ -275,17 +272,21 @@ def test_four_devices_find_what_one_finds() -> None:
 
 
 @pytest.mark.slow
-def test_a_step_of_mean_field_sums_two_numbers_a_member_for_each_derivative() -> None:
+def test_a_step_of_mean_field_sums_two_numbers_a_member_for_each_derivative(
+    on_four_devices: dict[str, Any],
+) -> None:
     """Whatever the rows, and nothing but sums: as docs/scale.md has it, 36 numbers a member."""
-    found = [json.loads(line) for line in on_four_devices(COUNTS)]
     fewer, more_rows, more_members = (
-        {name: (turns, kinds.pop("all-reduce"), kinds) for name, (turns, kinds) in one.items()}
-        for one in found
+        {
+            name: (turns, kinds["all-reduce"], kinds.keys() - {"all-reduce"})
+            for name, (turns, kinds) in one.items()
+        }
+        for one in on_four_devices["steps"]
     )
     assert fewer == more_rows
     assert {name: kinds for name, (_, _, kinds) in fewer.items()} == {
-        "_linearised": {},
-        "_along": {},
+        "_linearised": set(),
+        "_along": set(),
     }
     assert fewer["_along"][0] == 17
     for name, (_, summed, _) in fewer.items():
