@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,18 @@ def on_one_core(size: int) -> Iterator[None]:
     of them, on two cores with something else to do. It holds for the whole process while the
     block runs.
     """
-    with _libraries().limit(limits=1, user_api="blas") if size <= SMALL else nullcontext():
+    if size > SMALL:
         yield
+        return
+    libraries = [one for one in _libraries().lib_controllers if one.user_api == "blas"]
+    before = [one.num_threads for one in libraries]
+    try:  # a limit of threadpoolctl's own stays for ever where an interrupt strikes as it begins
+        for one in libraries:
+            one.set_num_threads(1)
+        yield
+    finally:
+        for one, number in zip(libraries, before, strict=True):
+            one.set_num_threads(number)
 
 
 @cache

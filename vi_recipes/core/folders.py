@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Container, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, override
+from weakref import finalize
 
+from vi_recipes.core.beside import Beside
 from vi_recipes.core.status import CheckpointError
 
 if TYPE_CHECKING:
@@ -82,8 +86,7 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 """What some disks of a network answer, in place of a lock."""
 
 
-@contextmanager
-def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -> Iterator[None]:
+class held(AbstractContextManager[None]):  # noqa: N801  it is called as a function is
     """Have a folder to oneself for the block; ``None`` is no folder.
 
     The system itself lets go of it when the process ends, however that ends. On a disk without
@@ -101,35 +104,76 @@ def held(directory: Path | str | None, mark: str, folders: Iterable[str] = ()) -
     CheckpointError
         Where another run has it, and where it holds something else.
     """
-    if directory is None:
-        yield
-        return
-    try:
-        check_folder(Path(directory), mark, folders)
-    except ValueError as error:
-        raise CheckpointError(f"path: {error}") from None
-    if not _can_be_made(Path(directory)):
-        yield
-        return
-    from filelock import Timeout
 
+    def __init__(
+        self, directory: Path | str | None, mark: str, folders: Iterable[str] = ()
+    ) -> None:
+        self._directory = None if directory is None else Path(directory)
+        self._mark, self._folders = mark, folders
+        self._taken: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._end: SimpleQueue[None] = SimpleQueue()
+        self._holding: Beside[None] | None = None
+        finalize(self, self._end.put, None)  # an interrupt may come before all that is below
+
+    @override
+    def __enter__(self) -> None:
+        try:
+            if self._directory is not None:
+                self._take(self._directory)
+        except BaseException:  # an interrupt, too
+            self._let_go()
+            raise
+
+    @override
+    def __exit__(self, *_: object) -> None:
+        self._let_go()
+
+    def _take(self, directory: Path) -> None:
+        try:
+            check_folder(directory, self._mark, self._folders)
+        except ValueError as error:
+            raise CheckpointError(f"path: {error}") from None
+        if not _can_be_made(directory):
+            return
+        from filelock import Timeout
+
+        self._holding = Beside(partial(_hold, directory, self._taken, self._end), "lock")
+        self._holding.start()
+        taken = self._taken.get()
+        if isinstance(taken, Timeout):
+            raise CheckpointError(
+                f"path: another run is writing to '{directory}'{_by(directory)}; wait until it "
+                "has ended, or give another folder"
+            ) from None
+        if taken is not None and not isinstance(taken, OSError):
+            raise taken  # else whoever writes next says why that cannot be done
+
+    def _let_go(self) -> None:
+        self._end.put(None)
+        if self._holding is not None and self._holding.begun:
+            self._holding.wait()
+
+
+def _hold(
+    directory: Path, taken: SimpleQueue[BaseException | None], end: SimpleQueue[None]
+) -> None:
+    """Take a folder's lock, and let go of it at the end.
+
+    It is done beside: filelock has locks of its own, which an interrupt would leave taken.
+    """
     try:
-        lock = _locked(Path(directory))
-    except Timeout:
-        raise CheckpointError(
-            f"path: another run is writing to '{directory}'{_by(Path(directory))}; wait until it "
-            "has ended, or give another folder"
-        ) from None
-    except OSError:
-        yield  # whoever writes next says why that cannot be done
+        if not end.empty():
+            return
+        lock = _locked(directory)
+    except BaseException as error:
+        taken.put(error)
         return
-    try:
-        yield
-    finally:
-        for name in (LOCK, INSTEAD):
-            with suppress(OSError):  # Windows does not remove what is open: it is taken next time
-                (Path(directory) / name).unlink()
-        lock.release()
+    taken.put(None)
+    end.get()
+    for name in (LOCK, INSTEAD):
+        with suppress(OSError):  # Windows does not remove what is open: it is taken next time
+            (directory / name).unlink()
+    lock.release()
 
 
 def _locked(directory: Path) -> BaseFileLock:

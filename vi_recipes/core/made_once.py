@@ -51,12 +51,12 @@ class MadeOnce:
 
     def _measured[T](self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what ``make`` makes, its seconds without those of its parts noted."""
-        cost, start = _Cost(), time.perf_counter()
-        self._makers.append(cost)
+        cost, start, depth = _Cost(), time.perf_counter(), len(self._makers)
         try:
+            self._makers.append(cost)
             made = make()
         finally:
-            self._makers.pop()
+            del self._makers[depth:]  # an interrupt may have left more
             spent = time.perf_counter() - start
             if self._makers:
                 self._makers[-1].seconds -= spent
@@ -67,9 +67,9 @@ class MadeOnce:
     @contextmanager
     def shared(self, timing: Timing) -> Iterator[None]:
         """Charge a fit, the block, with what it uses that earlier fits have made."""
-        before, known = self._used, set(self._costs)
-        self._used = used = set[Hashable]()
+        before, known, used = self._used, set(self._costs), set[Hashable]()
         try:
+            self._used = used
             yield
         finally:
             self._used = before

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Protocol
 
+from vi_recipes.core.beside import Beside
 from vi_recipes.core.text import visible
 
 
@@ -61,13 +62,23 @@ def progress_bar(title: str, *, enabled: bool | None = None) -> Iterator[Progres
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with Bar(*columns, console=Console(stderr=not notebook), transient=True) as bar:
-        task = bar.add_task(visible(title), total=None, text="")
+    bar = Bar(*columns, console=Console(stderr=not notebook), transient=True)
+    task = bar.add_task(visible(title), total=None, text="")
 
-        def report(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, text=visible(text))
+    def report(done: int, total: int, text: str = "") -> None:
+        bar.update(task, completed=done, total=total, text=visible(text))
 
+    # beside, because an interrupt in the midst would leave its thread, which draws on
+    beginning, ending = Beside(bar.start, "bar"), Beside(bar.stop, "bar")
+    try:
+        beginning.start()
+        beginning.result()
         yield report
+    finally:
+        if beginning.begun:
+            beginning.wait()
+        ending.start()
+        ending.wait()
 
 
 ProgressFactory = Callable[[str], AbstractContextManager[Progress]]

@@ -28,11 +28,12 @@ class SharedCode:
     @contextmanager
     def used(self) -> Iterator[None]:
         """Have what this thread compiles in the block come from here."""
-        token = _IN_USE.set(self)
-        try:
+        before = _IN_USE.get()
+        try:  # from here on, so that an interrupt finds it set and undone, or neither
+            _IN_USE.set(self)
             yield
         finally:
-            _IN_USE.reset(token)
+            _IN_USE.set(before)
 
     def compile(
         self, function: Callable[..., Any], *args: Any, options: Callable[[Any], Options]

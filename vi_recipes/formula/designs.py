@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
@@ -291,7 +292,7 @@ def _telling(text: str) -> Any:
     """Say in a sentence what formulae raises; it prints too."""
     heard = _Heard()
     logger = logging.getLogger("formulae")
-    kept, logger.handlers = logger.handlers, [heard]
+    kept, out, logger.handlers = logger.handlers, sys.stdout, [heard]
     try:
         # what is not finite is said with its row, by whoever takes the columns
         with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
@@ -315,7 +316,7 @@ def _telling(text: str) -> Any:
             says = told(error)
         raise ValueError(f"formula: '{text}' cannot be evaluated: {says}") from None
     finally:
-        logger.handlers = kept
+        logger.handlers, sys.stdout = kept, out  # which an interrupt may have left elsewhere
 
 
 class _Heard(logging.Handler):
