@@ -93,8 +93,9 @@ class NestedQuadrature(Method):
         Posterior sds: points double until the estimated error of every mean is below it, and the
         relative error of every sd.
     max_points
-        Points of theta in all, at most; fewer where members have weighed points, and those of some
-        thousand points of theta would take longer than some minutes.
+        Points of theta in all, at most, the first two rounds apart; fewer where members have
+        weighed points, and those of some thousand points of theta would take longer than some
+        minutes.
 
     References
     ----------
