@@ -273,6 +273,22 @@ def test_sds_and_means_that_do_not_exist_are_told_and_not_counted(key: int, tmp_
     assert again.summary().equals(table)
 
 
+def test_where_nothing_has_moments_none_are_known() -> None:
+    """Errors of none were told: all means and sds were "known to 0 sds"."""
+
+    def model() -> None:
+        numpyro.sample("no_mean", dist.HalfCauchy(1.0))
+
+    c = vr.compare(vr.Target(model), [NestedQuadrature(), vr.LinearResponse()])
+    assert c["nested"].status.ok
+    assert "largest error" not in c["nested"].message
+    assert "there are no means and sds: take medians" in str(c.recommend())
+    assert c.reference_name == "nested"
+    assert "by the reference" in c.verdicts()["lrvb"].text
+    assert "known to" not in c.verdicts()["lrvb"].text
+    assert "known to" not in vr.judge(replace(c["nested"], status=vr.Status.UNCONVERGED)).text
+
+
 @pytest.mark.parametrize("key", [0, 2])
 def test_a_second_mode_of_theta_is_not_passed_over_in_silence(key: int) -> None:
     target = vr.Target(two_modes, y=np.full(8, 9.0))

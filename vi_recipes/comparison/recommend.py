@@ -10,7 +10,7 @@ import numpy as np
 
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.core import attempt
-from vi_recipes.fit import Fit, unsettled
+from vi_recipes.fit import Fit, none_settled, unsettled
 from vi_recipes.report import format_seconds, listed
 from vi_recipes.trust import Errors, Trust, Verdict, unfit
 
@@ -177,6 +177,8 @@ def _wrong(comparison: Fits, name: str, verdict: Verdict) -> str:
         return str(verdict.errors)
     fit = comparison[name]
     if fit.stated_error is not None and verdict.trust in GOOD:
+        if none_settled(fit):
+            return "there are no means and sds: take medians and intervals"
         aside = ", where there are any," if unsettled(fit) else ""
         return f"its means and sds{aside} are known to {fit.stated_error:.2g} of its sds"
     if not (fit.has_result and fit.is_sampler):

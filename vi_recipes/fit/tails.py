@@ -113,6 +113,11 @@ def unsettled(fit: Fitted) -> dict[str, float]:
     return _labelled(fit, shapes_of(fit)) if fit.has_result else {}
 
 
+def none_settled(fit: Fitted) -> bool:
+    """Whether no scalar at all has a mean and an sd: errors of them then mean nothing."""
+    return fit.has_result and len(unsettled(fit)) == fit.flat(fit.mean()).size
+
+
 def doubted(fit: Fitted) -> dict[str, float]:
     """Return the scalars whose posterior mean the weights of an approximation do not tell.
 

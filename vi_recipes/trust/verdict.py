@@ -31,7 +31,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vi_recipes.core import Status, check_arguments
-from vi_recipes.fit import Assessment, Correction, Fit, differences, doubted, say_unsettled
+from vi_recipes.fit import (
+    Assessment,
+    Correction,
+    Fit,
+    differences,
+    doubted,
+    none_settled,
+    say_unsettled,
+)
 from vi_recipes.fit import unsettled as no_moments
 from vi_recipes.importance import KHAT_LIMIT, khat_limit, shape_in_words
 from vi_recipes.posterior import held_draws, per_scalar
@@ -237,7 +245,8 @@ def _beside(
     )
     doubts = [] if sure else [f"{reference.method} is itself to be used with care"]
     error = reference.stated_error
-    known = f", known to {error:.2g} sds" if error is not None else ""
+    stated = error is not None and not none_settled(reference)
+    known = f", known to {error:.2g} sds" if stated else ""
     return measured.verdict(f"by the reference{known}", doubts=doubts)
 
 
@@ -331,7 +340,9 @@ def _by_its_errors(fit: Fit, error: float) -> Verdict:
         return Verdict(Trust.TRUSTWORTHY, text)
     if fit.diagnostics.get("covered") and error <= MAX_ERROR:
         some = ", where there are any," if no_moments(fit) else ""
-        text = f"Usable with care: its means and sds{some} are known to {error:.2g} sds. {UNSEEN}"
+        known = f"its means and sds{some} are known to {error:.2g} sds"
+        known = "there are no means and sds" if none_settled(fit) else known
+        text = f"Usable with care: {known}. {UNSEEN}"
         return Verdict(Trust.CARE, text)
     return Verdict(Trust.UNKNOWN, "Cannot be told: its own errors do not vouch for it.")
 

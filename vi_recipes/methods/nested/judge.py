@@ -202,10 +202,11 @@ def _said(
     said = density.describe()
     if density.dim:
         of = "1 parameter" if density.dim == 1 else f"{density.dim} parameters"
-        said = (
-            f"{len(found.theta):,} points of {of}, effective share {found.share:.2g}, "
-            f"largest error {_worst(density, found):.2g} sds; {said}"
-        )
+        known = density.owner != OF_SEVERAL
+        settled = found.tails is None or bool(np.isnan(found.tails[known]).any())
+        error = f", largest error {_worst(density, found):.2g} sds" if settled else ""
+        count = f"{len(found.theta):,} points of {of}"
+        said = f"{count}, effective share {found.share:.2g}{error}; {said}"
         if found.residual is not None:
             what = {3: "a cubic", 4: "a quartic"}[degree_of(density.dim)]
             said += f"; {what} has log p(y, theta) to {found.residual:.1g} nats"
