@@ -7,7 +7,6 @@ from functools import cache, cached_property
 
 import numpy as np
 from scipy.special import gammaln, ndtri
-from scipy.stats import binom
 
 LEVEL = 0.95
 """Share of uniform samples whose ECDF stays within its band everywhere."""
@@ -111,6 +110,8 @@ class EcdfBand:
     @cached_property
     def _tails(self) -> np.ndarray:
         """Two-sided binomial tail probability of every count at every point."""
+        from scipy.stats import binom  # a third of a second, which no cell needs
+
         counts = np.arange(self.num_simulations + 1)
         law = binom(self.num_simulations, self.points[:, None])
         tails = np.minimum(1.0, 2 * np.minimum(law.cdf(counts), law.sf(counts - 1)))
