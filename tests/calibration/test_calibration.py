@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,6 +288,31 @@ def test_workers_find_what_one_finds(exact: vr.Calibration) -> None:
     found = vr.calibrate(MODEL, Sampler(), num_simulations=6, key=2, executor=2)
     np.testing.assert_array_equal(found.ranks, exact.ranks[:6])
     assert found.labels == exact.labels
+
+
+def test_workers_begin_while_what_they_do_is_made_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Noted(ThreadPoolExecutor):
+        @override
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            happened.append("handed out")
+            return super().submit(*args, **kwargs)
+
+    def noted(*args: Any) -> Any:
+        happened.append("made ready")
+        return draw(*args)
+
+    draw = PriorPredictive.draw
+    monkeypatch.setattr(PriorPredictive, "draw", noted)
+    with Noted(1) as pool:
+        for number, begins in ((2, True), (2, False), (3, False)):  # no cell, and one, to do
+            happened.clear()
+            options = {"num_simulations": number, "path": tmp_path, "executor": pool}
+            assert len(vr.calibrate(MODEL, Sampler(), **options).outcomes) == number
+            assert (happened[0] == "handed out") == begins
 
 
 def test_a_model_that_no_other_process_finds_has_one_worker() -> None:

@@ -15,7 +15,7 @@ from vi_recipes.calibration.job import Ranking
 from vi_recipes.calibration.ranks import Outcome, choose
 from vi_recipes.calibration.simulate import PriorPredictive, Simulation, SimulationError
 from vi_recipes.calibration.store import FILE, FOLDERS, Store
-from vi_recipes.cells import Engine, Place, in_full, run_cells
+from vi_recipes.cells import Engine, Place, can_be_sent, engine, in_full, run_cells
 from vi_recipes.core import (
     Progress,
     as_key,
@@ -108,38 +108,41 @@ def calibrate(
     target = model if isinstance(model, Target) else Target(model)
     if (reason := method.refusal(target)) is not None:
         raise ValueError(f"method '{method.name}' does not apply: {reason}")
-    predictive = PriorPredictive(target)
-    seed = as_key(key)
-    first = _first(predictive, seed)
-    chosen = choose(predictive, quantities, [simulation.truth for simulation in first])
-    with held(path, FILE, FOLDERS):
-        store = Store(
-            path,
-            identity={
-                "model": target.name,
-                "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
-                "method": in_full(method),
-                "quantities": ", ".join(chosen.labels),
-                "number of draws": str(num_draws),
-                "first data simulated": first[0].target.fingerprint,
-            },
-        )
-        todo = [k for k in range(num_simulations) if k not in store.outcomes]
-        job = Ranking(predictive, method, chosen, num_draws, seed)
-        title = f"{method.name} on {target.name}"
-        with progress(title) if progress else nullcontext(silent) as report:
+    # processes begin while what they are to do is made ready, unless there may be nothing to do
+    begins = (path is None or not (Path(path) / FILE).exists()) and can_be_sent((target, method))
+    with engine(executor, needs=Ranking.__module__ if begins else "") as where:
+        predictive = PriorPredictive(target)
+        seed = as_key(key)
+        first = _first(predictive, seed)
+        chosen = choose(predictive, quantities, [simulation.truth for simulation in first])
+        with held(path, FILE, FOLDERS):
+            store = Store(
+                path,
+                identity={
+                    "model": target.name,
+                    "seed": str(np.asarray(jax.random.key_data(seed)).tolist()),
+                    "method": in_full(method),
+                    "quantities": ", ".join(chosen.labels),
+                    "number of draws": str(num_draws),
+                    "first data simulated": first[0].target.fingerprint,
+                },
+            )
+            todo = [k for k in range(num_simulations) if k not in store.outcomes]
+            job = Ranking(predictive, method, chosen, num_draws, seed)
+            title = f"{method.name} on {target.name}"
+            with progress(title) if progress else nullcontext(silent) as report:
 
-            def keep(number: int, outcome: Outcome, _: Place) -> None:
-                store.add(number, outcome)
-                missing = sum(k not in store.outcomes for k in todo)
-                report(num_simulations - missing, num_simulations, "simulations")
+                def keep(number: int, outcome: Outcome, _: Place) -> None:
+                    store.add(number, outcome)
+                    missing = sum(k not in store.outcomes for k in todo)
+                    report(num_simulations - missing, num_simulations, "simulations")
 
-            try:
-                run_cells(job, todo, keep, executor)
-            except KeyboardInterrupt:
-                pass  # what is done is kept, and the result says that it is not all
-            finally:
-                store.save(now=True)
+                try:
+                    run_cells(job, todo, keep, where)
+                except KeyboardInterrupt:
+                    pass  # what is done is kept, and the result says that it is not all
+                finally:
+                    store.save(now=True)
     outcomes = {k: v for k, v in sorted(store.outcomes.items()) if k < num_simulations}
     record = provenance(
         predictive.target,

@@ -11,7 +11,7 @@ from vi_recipes.cells.marks import in_full, mark_of_objects
 from vi_recipes.cells.processes import Processes
 from vi_recipes.cells.returned import fold, unfold
 from vi_recipes.cells.run import Job, Place, most_at_once, run_cells
-from vi_recipes.cells.sending import NotSentError, pack
+from vi_recipes.cells.sending import NotSentError, can_be_sent, pack
 
 __all__ = [
     "Engine",
@@ -19,6 +19,7 @@ __all__ = [
     "NotSentError",
     "Place",
     "Processes",
+    "can_be_sent",
     "cluster",
     "engine",
     "fold",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pickle
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from vi_recipes.cells.processes import Processes
-from vi_recipes.cells.worker import FORKED, ready
+from vi_recipes.cells.worker import FORKED, preparation, ready
 from vi_recipes.core import Beside
 
 type Engine = Executor | int | None
@@ -24,13 +25,24 @@ SECONDS = 10
 A_PROCESS = 300_000_000
 """Bytes that a process takes for itself before it does anything: Python, NumPyro and JAX."""
 
+MOST_PREPARED = 16
+"""Workers of others that begin ahead, at most: an executor does not say how many it has."""
+
 TRACES = ("distributed", "tornado")
 """Packages that log pages of traces where a scheduler is gone, which is then said in a sentence."""
 
 
 @contextmanager
-def engine(executor: Engine) -> Iterator[Executor | None]:
+def engine(executor: Engine, needs: str = "") -> Iterator[Executor | None]:
     """Yield what runs cells; processes begun for the block end with it, an executor stays.
+
+    Parameters
+    ----------
+    executor
+        Where: see :data:`Engine`.
+    needs
+        A module of this package that is imported where cells will run, from now on, while the
+        caller makes ready what they are to do.
 
     Raises
     ------
@@ -40,6 +52,8 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
     if executor is None or isinstance(executor, Executor):
         if _forks(executor):
             raise ValueError(FORKED)
+        if executor is not None and needs:
+            _prepare(executor, needs, MOST_PREPARED)
         yield executor
         return
     if not isinstance(executor, int) or isinstance(executor, bool) or executor < 1:
@@ -55,12 +69,21 @@ def engine(executor: Engine) -> Iterator[Executor | None]:
         )
     processes = Processes(executor)
     try:
+        if needs:
+            _prepare(processes, needs, executor)
         yield processes
     except BaseException:
         processes.stop()
         raise
     finally:
         processes.shutdown()
+
+
+def _prepare(executor: Executor, module: str, number: int) -> None:
+    """Have so many processes begin, and import a module."""
+    for _ in range(number):
+        with suppress(Exception):  # who hands out cells hears of it, and says what it is
+            executor.submit(pickle.loads, preparation(module))
 
 
 def _memory() -> int:

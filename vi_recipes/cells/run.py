@@ -127,7 +127,6 @@ def run_cells[C: Hashable, R](
             "the file calls for fits itself as a worker loads it; put that below "
             "`if __name__ == '__main__':`"
         )
-    own = isinstance(executor, int)
     if isinstance(executor, int) and exclusive:
         executor = min(executor, 1)
     with engine(executor) as where:
@@ -146,7 +145,7 @@ def run_cells[C: Hashable, R](
                 "executor out"
             ) from None
         run = _Run(job, deque(cells), keep, where, packed, exclusive)
-        if isinstance(where, Processes) and own:
+        if isinstance(where, Processes):
             run.stop = where.stop
         run.run()
 

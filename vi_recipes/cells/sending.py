@@ -112,6 +112,15 @@ def pack(job: Any) -> Packed:
     return Packed(content, mark, known_versions(), this_process())
 
 
+def can_be_sent(part: Any) -> bool:
+    """Whether :func:`pack` takes what a job is to be made of."""
+    try:
+        pack(part)
+    except NotSentError:
+        return False
+    return True
+
+
 class _Pickler(pickle.Pickler):
     """Writes by reference what has a name, and notes the sources of the names' files."""
 

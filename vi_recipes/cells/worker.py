@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -100,6 +101,21 @@ class _Order:
         return do, (self.packed, self.cell)
 
 
+class _Preparation:
+    """What has a process import a module as it is read."""
+
+    def __init__(self, module: str) -> None:
+        self.module, self.sender = module, this_process()
+
+    def __reduce__(self) -> Any:
+        return prepare, (self.module, self.sender)
+
+
+def preparation(module: str) -> bytes:
+    """Return what ``pickle.loads`` has a process import a module by: see :func:`ordered`."""
+    return pickle.dumps(_Preparation(module))
+
+
 def ordered(packed: Packed, cell: Any) -> bytes:
     """Return what ``pickle.loads(.., buffers=[packed.content])`` makes a cell's :class:`Reply` of.
 
@@ -186,16 +202,28 @@ def _unsampled() -> Iterator[None]:
         worker.loop.add_callback(resume)
 
 
+def prepare(module: str, sender: tuple[str, int]) -> None:
+    """Import what cells need, which takes seconds, before there is a cell."""
+    if os.getpid() == LOADED_BY:
+        _settle(sender)
+        importlib.import_module(module)
+
+
+def _settle(sender: tuple[str, int]) -> None:
+    """Have this process do cells as they are to be done, unless it is the one that sends them."""
+    if this_process() != sender:
+        for name, value in ONE_THREAD.items():  # read by JAX when it begins
+            os.environ.setdefault(name, value)
+        keep_freed()
+
+
 def do(packed: Packed, cell: Any) -> Reply:
     """Do one cell; whatever happens comes back as a reply."""
     here = this_process()
     place: dict[str, Any] = {"host": here[0], "process": here[1]}
     if here[1] != LOADED_BY:
         return Reply(**place, error=FORKED)
-    if here != packed.sender:
-        for name, value in ONE_THREAD.items():  # read by JAX when it begins
-            os.environ.setdefault(name, value)
-        keep_freed()
+    _settle(packed.sender)
     mine = known_versions()
     if mine != dict(packed.versions):
         return Reply(**place, versions=mine)
