@@ -13,7 +13,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from vi_recipes.cells.processes import Processes
-from vi_recipes.cells.worker import FORKED, preparation, ready
+from vi_recipes.cells.worker import FORKED, is_loading, preparation, ready
 from vi_recipes.core import Beside
 
 type Engine = Executor | int | None
@@ -47,8 +47,14 @@ def engine(executor: Engine, needs: str = "") -> Iterator[Executor | None]:
     Raises
     ------
     ValueError
-        For what is none, for a pool of forks, and for more processes than the memory has room for.
+        For what is none, for a pool of forks, for more processes than the memory has room for, and
+        within a file that a worker loads.
     """
+    if is_loading():
+        raise ValueError(
+            "the file calls for fits itself as a worker loads it; put that below "
+            "`if __name__ == '__main__':`"
+        )
     if executor is None or isinstance(executor, Executor):
         if _forks(executor):
             raise ValueError(FORKED)

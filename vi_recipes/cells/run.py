@@ -17,7 +17,7 @@ from vi_recipes.cells.engines import Engine, engine, is_closed
 from vi_recipes.cells.packed import Packed, this_process
 from vi_recipes.cells.processes import LostError, NotBegunError, Processes
 from vi_recipes.cells.sending import NotSentError, pack
-from vi_recipes.cells.worker import Reply, is_loading, ordered
+from vi_recipes.cells.worker import Reply, ordered
 from vi_recipes.core import Beside, ModelError, Progress, SharedCode, silent, told
 
 PAUSE = 0.2
@@ -122,11 +122,6 @@ def run_cells[C: Hashable, R](
     KeyboardInterrupt
         What is done is kept; what has not begun is cancelled.
     """
-    if is_loading():
-        raise ValueError(
-            "the file calls for fits itself as a worker loads it; put that below "
-            "`if __name__ == '__main__':`"
-        )
     if isinstance(executor, int) and exclusive:
         executor = min(executor, 1)
     with engine(executor) as where:
