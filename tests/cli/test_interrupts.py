@@ -166,3 +166,19 @@ def test_nothing_done_is_reported_where_nothing_was_there_and_leaves_what_was(
     assert again.exit_code == 130
     assert "out is as it was: nothing was done that could take its place" in again.stdout
     assert Path("out/result.json").read_bytes() == whole
+
+
+def test_an_import_is_whole_before_an_interrupt_is_raised(tmp_path: Path) -> None:
+    """Half a module would be left, and Python's lock of imports, for which other threads wait."""
+    (tmp_path / "begun.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.01)\nwhole = True\n"
+    )
+    program = (
+        "import sys, time\nfrom vi_recipes.cli import interrupts\ninterrupts.hear()\n"
+        "try:\n    import begun\n    time.sleep(20)\n"
+        "except KeyboardInterrupt:\n    print(sys.modules['begun'].whole)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "True\n", done.stderr

@@ -5,11 +5,13 @@ It is imported before all else, so that a command can be ended by a word from it
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 ASKED = tuple(
@@ -21,7 +23,13 @@ ONE_WISH = 1.0
 """Seconds within which what is asked again is the same wish: ``timeout`` sends its signal twice,
 and the second would end the keeping of what the first found done."""
 
+MOST_WAITS = 20
+"""How often an interrupt waits for an import's end, each time for so long:"""
+
+A_WAIT = 0.05
+
 _first: int | None = None
+_waits = 0
 _heard = float("-inf")
 
 
@@ -36,13 +44,32 @@ def hear() -> None:
     sys.unraisablehook = _send_again
 
 
-def _interrupt(number: int, _: object) -> None:
-    global _first, _heard
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _first, _heard, _waits
     if time.monotonic() - _heard < ONE_WISH:
         return
+    if _waits < MOST_WAITS and _imports(frame):
+        _waits += 1
+        _thread.start_new_thread(_send_later, (number,))
+        return
+    _waits = 0
     _heard = time.monotonic()
     _first = _first or number
     raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: half of it, and Python's locks, would stay."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_later(number: int) -> None:
+    time.sleep(A_WAIT)
+    _thread.interrupt_main(signal.Signals(number))
 
 
 def _send_again(unraisable: Any) -> None:
@@ -51,11 +78,8 @@ def _send_again(unraisable: Any) -> None:
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
-    import _thread
-    import threading
-
     _heard = float("-inf")
-    threading.Timer(0.05, _thread.interrupt_main).start()
+    _thread.start_new_thread(_send_later, (signal.SIGINT,))  # without a lock of Python's own
 
 
 def end_at_once() -> None:
