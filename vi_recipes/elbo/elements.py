@@ -16,13 +16,6 @@ from vi_recipes.elbo.integral import Outside, Source, integrate
 from vi_recipes.elbo.plan import Affine, Gather, Plan, Single
 from vi_recipes.model import Arrays, Target, site_terms
 
-FEW = 256
-"""Elements up to which a site is differentiated as it is written: quicker to compile."""
-
-AT_ONCE = FEW * 512
-"""Elements times nodes up to which it is: all are held at once, for every direction, and the nodes
-that there is only room for among them."""
-
 
 class Placed(NamedTuple):
     """The factors' parameters, and where they place their nodes.
@@ -114,18 +107,14 @@ class ElementIntegral:
                 assert isinstance(arrays, SingleArrays)
                 sources.append(self._law(source, placed, arrays.coordinate))
         outside = Outside({} if live else site.leaves, site.start, held.arrays)
-        elements = int(np.prod(self.shape, dtype=int))
-        few = elements <= FEW and elements * len(nodes.w) <= AT_ONCE
-        if few or live:
+        if not live:  # derivatives in what is seen of the sources alone
+            return site.weight * integrate(self._traced, sources, outside, nodes, self.shape)
 
-            def at(x: jax.Array) -> jax.Array:
-                return self._traced([s.seen(x[k]) for k, s in enumerate(sources)], x, outside)
+        def at(x: jax.Array) -> jax.Array:
+            return self._traced([s.seen(x[k]) for k, s in enumerate(sources)], x, outside)
 
-            values = jax.vmap(at)(nodes.x) if few else jax.lax.map(jax.checkpoint(at), nodes.x)
-            value = jnp.tensordot(nodes.w, values, axes=1)
-        else:  # which knows derivatives in what is seen of the sources alone
-            value = integrate(self._traced, sources, outside, nodes, self.shape)
-        return site.weight * value
+        values = jax.lax.map(jax.checkpoint(at), nodes.x)
+        return site.weight * jnp.tensordot(nodes.w, values, axes=1)
 
     def _law(self, source: Single, placed: Placed, coordinate: jax.Array) -> Source:
         """Return a scalar latent per element by its law; if that is normal, by its value alone."""
