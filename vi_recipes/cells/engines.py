@@ -59,7 +59,8 @@ def engine(executor: Engine, needs: str = "") -> Iterator[Executor | None]:
         if _forks(executor):
             raise ValueError(FORKED)
         if executor is not None and needs:
-            _prepare(executor, needs, MOST_PREPARED)
+            with suppress(Exception):  # who hands out cells hears of it, and says what it is
+                _prepare(executor, needs, MOST_PREPARED)
         yield executor
         return
     if not isinstance(executor, int) or isinstance(executor, bool) or executor < 1:
@@ -88,8 +89,7 @@ def engine(executor: Engine, needs: str = "") -> Iterator[Executor | None]:
 def _prepare(executor: Executor, module: str, number: int) -> None:
     """Have so many processes begin, and import a module."""
     for _ in range(number):
-        with suppress(Exception):  # who hands out cells hears of it, and says what it is
-            executor.submit(pickle.loads, preparation(module))
+        executor.submit(pickle.loads, preparation(module))
 
 
 def _memory() -> int:
