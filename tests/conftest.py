@@ -111,7 +111,7 @@ LONGEST = (
     "comparison/test_elsewhere.py",
     "latent/test_columns.py",
     "latent/test_free_energy.py",
-    "elbo/test_few_elements.py",
+    "elbo/test_integral.py",
     "cells/test_cells.py",
     "algebra/test_bordered.py",
     "methods/test_nested.py",
