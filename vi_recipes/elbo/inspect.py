@@ -11,7 +11,7 @@ from jaxtyping import Float
 from vi_recipes.core import agree
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.forms import note_forms
-from vi_recipes.elbo.looks import MAX_UNITS, NUM_POINTS, Look, Probes, make_probes
+from vi_recipes.elbo.looks import MAX_UNITS, NUM_POINTS, Look, Probes, as_first, make_probes
 from vi_recipes.elbo.plan import (
     MAX_WHOLE,
     Affine,
@@ -87,11 +87,7 @@ class Plans(NamedTuple):
         used = [plan for plan in self.plans if plan.name in names and not plan.draws]
         as_seen = True
         for z in points:
-            _, along = self.probes.look(z)
-            as_seen = as_seen and all(
-                _is_as_seen(self.probes, plan, self.seen[plan.name], along[plan.name])
-                for plan in used
-            )
+            as_seen = self._is_as_seen(z, used) and as_seen
         if self.probes.target.num_hosts > 1:
             agree(
                 "how each site depends on the latent variables near the optimum, by its rows; "
@@ -101,6 +97,16 @@ class Plans(NamedTuple):
         if not as_seen:
             self.probes.points.extend(points)
         return not as_seen
+
+    def _is_as_seen(self, z: Float[np.ndarray, " dim"], used: Sequence[Plan]) -> bool:
+        """Whether the plans' sites answer to the latents at one more point as they did before.
+
+        Slopes are larger than the data, and are let go before those of another point are taken.
+        """
+        _, along = self.probes.look(z)
+        return all(
+            _is_as_seen(self.probes, plan, self.seen[plan.name], along[plan.name]) for plan in used
+        )
 
 
 def make_plans(
@@ -191,22 +197,26 @@ def _structure(plan: Plan) -> str:
 
 def _examine(probes: Probes) -> _Seen:
     """Look at every site: once for all laws that its latents may have."""
-    target, looks = probes.target, [probes.look(z) for z in probes.points]
+    target = probes.target
+    first, along = probes.look(probes.points[0])
+    looks = [along]
+    looks += [as_first(along, probes.look(z)[1]) for z in probes.points[1:]]
     moving = [name for name, place in target.slices.items() if place.start < place.stop]
     sites = {}
     for name, shape in probes.shapes.items():
-        here, flows = looks[0][0][name], target.flows.densities[name]
+        here, flows = first[name], target.flows.densities[name]
         leaves = [
             _read_leaf(
                 target,
                 probes,
-                [(here[name].leaves[j], along[name].leaves[j]) for here, along in looks],
+                here.leaves[j],
+                [along[name].leaves[j] for along in looks],
                 shape,
                 flows.leaves[j].latents if j or name not in moving else {name},
             )
             for j in range(len(here.leaves))
         ]
-        slopes = [along[name].total for _, along in looks] if name in probes.whole else None
+        slopes = [along[name].total for along in looks] if name in probes.whole else None
         sites[name] = _SeenSite(shape, here.weight, leaves, slopes)
     return sites
 
@@ -214,23 +224,26 @@ def _examine(probes: Probes) -> _Seen:
 def _read_leaf(
     target: Target,
     probes: Probes,
-    seen: list[tuple[np.ndarray, np.ndarray]],
+    value: np.ndarray,
+    seen: list[np.ndarray],
     shape: tuple[int, ...] | None,
     latents: Set[str],
 ) -> Leaf:
-    """Find how a leaf depends on the latent sites, from its values and slopes at all points.
+    """Find how a leaf depends on the latent sites, from its value and its slopes at all points.
 
     ``latents`` are those that it depends on in any way.
     """
-    leaf = Leaf(seen[0][0])
-    if leaf.value.dtype.kind != "f" or not any((t != 0).any() for _, t in seen):
+    leaf = Leaf(value)
+    if all(slopes is seen[0] for slopes in seen):
+        seen = seen[:1]
+    if leaf.value.dtype.kind != "f" or not any((t != 0).any() for t in seen):
         if latents:
             leaf.dependent, leaf.affine = True, False
             leaf.trouble = _without_slope("an input", latents)
         return leaf
     leaf.dependent = True
     assert shape is not None
-    slopes = [_of_elements(t, shape) for _, t in seen]
+    slopes = [_of_elements(t, shape) for t in seen]
     value = np.broadcast_to(leaf.value, shape)
     if not all(np.isfinite(t).all() for t in slopes[:2]):
         leaf.trouble, leaf.affine = "its inputs have slopes that are not finite", False
@@ -321,11 +334,13 @@ def _leaf_is_as_seen(
         place, own = probes.target.slices[name], slopes[rows]
         size = place.stop - place.start
         if leaf.affine:
-            expected = _affine_slopes(probes, leaf, name, slopes.shape[1:])
-            scale = max(
-                float(np.abs(own).max(initial=0.0)), float(np.abs(expected).max(initial=0.0))
-            )
-            if np.abs(own - expected).max(initial=0.0) > TINY * scale:
+            off = scale = 0.0
+            for slope, direction in zip(own, probes.directions[rows], strict=True):  # one by one
+                expected = _affine_slope(leaf, place, direction, slopes.shape[1:])
+                off = max(off, float(np.abs(slope - expected).max(initial=0.0)))
+                for one in (slope, expected):
+                    scale = max(scale, float(np.abs(one).max(initial=0.0)))
+            if off > TINY * scale:
                 return False
             continue
         assert leaf.single is not None
@@ -344,18 +359,17 @@ def _leaf_is_as_seen(
     return True
 
 
-def _affine_slopes(
-    probes: Probes, leaf: Leaf, name: str, shape: tuple[int, ...]
-) -> Float[np.ndarray, "directions ..."]:
-    """Return the slopes of an affine leaf along the directions of a site."""
-    place, directions = probes.target.slices[name], probes.directions[probes.units[name]]
-    expected = np.zeros((len(directions), *shape))
+def _affine_slope(
+    leaf: Leaf, place: slice, direction: Float[np.ndarray, " dim"], shape: tuple[int, ...]
+) -> Float[np.ndarray, ...]:
+    """Return the slope of an affine leaf along a direction of the site that has its ``place``."""
+    expected = np.zeros(shape)
     for column, slope in zip(leaf.columns, leaf.slopes, strict=True):
         if place.start <= column < place.stop:
-            expected += np.multiply.outer(directions[:, column], np.broadcast_to(slope, shape))
+            expected += direction[column] * slope
     for gather in leaf.gathers:
-        # of a coordinate of another site these directions have nothing
-        expected += np.asarray(gather.slope) * directions[:, np.asarray(gather.coordinate)]
+        # of a coordinate of another site this direction has nothing
+        expected += np.asarray(gather.slope) * direction[np.asarray(gather.coordinate)]
     return expected
 
 

@@ -74,6 +74,21 @@ class Probes:
         return jax.tree.map(self.target.own, here), slopes
 
 
+def as_first(first: dict[str, Look], later: dict[str, Look]) -> dict[str, Look]:
+    """Return slopes seen later, with those that were seen at first themselves where they are equal.
+
+    Those of an affine input are the same everywhere, and are many numbers for each of its entries.
+    """
+
+    def known(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return one if np.array_equal(one, other) else other
+
+    return {
+        name: look._replace(leaves=list(map(known, first[name].leaves, look.leaves)))
+        for name, look in later.items()
+    }
+
+
 def make_probes(
     target: Target, start: Float[np.ndarray, " dim"], compiler: Callable[..., Callable[..., Any]]
 ) -> Probes:
