@@ -175,7 +175,7 @@ def test_an_import_is_whole_before_an_interrupt_is_raised(tmp_path: Path) -> Non
     )
     program = (
         "import sys, time\nfrom vi_recipes.cli import interrupts\ninterrupts.hear()\n"
-        "try:\n    import begun\n    time.sleep(20)\n"
+        "try:\n    import begun\n    time.sleep(90)\n"
         "except KeyboardInterrupt:\n    print(sys.modules['begun'].whole)\n"
     )
     done = subprocess.run(

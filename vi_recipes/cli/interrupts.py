@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,10 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _send_later(number: int) -> None:
     time.sleep(A_WAIT)
-    _thread.interrupt_main(signal.Signals(number))
+    if hasattr(signal, "pthread_kill"):  # which also ends a wait or a sleep that goes on by then
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _send_again(unraisable: Any) -> None:
