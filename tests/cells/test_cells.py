@@ -348,6 +348,17 @@ def test_an_interrupt_leaves_no_lock_taken_wherever_it_strikes(
         assert not other.is_alive()
 
 
+def test_no_room_for_a_thread_is_raised_and_not_waited_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("vi_recipes.core.beside._thread.start_new_thread", full)
+    with pytest.raises(RuntimeError, match="new thread"):
+        run_cells(Squares(str(tmp_path)), range(2), Kept().keep, Here())
+
+
 def test_cells_that_an_executor_cancels_are_not_taken_for_failed(tmp_path: Path) -> None:
     class Cancels(Here):
         def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:

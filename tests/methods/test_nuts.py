@@ -19,7 +19,7 @@ from models_for_tests import case, target
 from strikes_for_tests import is_struck
 
 import vi_recipes as vr
-from vi_recipes.core import Timing
+from vi_recipes.core import Timing, silent
 from vi_recipes.methods.nuts.nuts import _decentred
 from vi_recipes.methods.nuts.running import Watch, run_chains
 
@@ -356,3 +356,18 @@ def test_another_form_of_a_model_starts_where_the_model_does_and_reads_what_it_r
     wrong = vr.Target(far, **data | {"group": np.array([0, 1, 2])})
     with pytest.raises(ValueError, match="out of bounds"):
         _decentred(wrong, ["u"], Timing()).start(jax.random.key(0))
+
+
+@pytest.mark.parametrize("where", ["threading.Thread.start", "_thread.start_new_thread"])
+def test_chains_without_room_for_a_thread_are_no_interrupted_ones(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watch = Watch(silent, 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(where, full)
+        with pytest.raises(RuntimeError, match="new thread"):
+            run_chains(lambda *_: (0, {}), [0, 1], 0, 2, 1, watch, x64=True)
+    assert watch.stopped is (where == "_thread.start_new_thread")  # others may have begun

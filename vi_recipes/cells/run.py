@@ -209,9 +209,10 @@ class _Run[C: Hashable, R]:
             raise
         except BaseException:
             self.end(Wish.NOW)
-            while not self.over:
-                self.pause()
-            self.keep_done()  # which may fail, on a full disk
+            if self.at_it:  # there may be no room for its thread
+                while not self.over:
+                    self.pause()
+                self.keep_done()  # which may fail, on a full disk
             raise
 
     def keep_done(self) -> None:

@@ -154,7 +154,10 @@ def run_chains(
             one.wait()
     except KeyboardInterrupt:
         watch.stop()
-    return [one.result() if one.begun else [] for one in chains]
+    except BaseException:  # no room for another thread
+        watch.stop()
+        raise
+    return [one.result() if one.begun or one.over else [] for one in chains]
 
 
 def merge(parts: list[list[Draws]], vectorized: bool) -> Draws:
