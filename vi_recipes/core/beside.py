@@ -70,6 +70,27 @@ class Beside[T]:
             with suppress(Empty):
                 self._ended.get(timeout=PAUSE)
 
+    def handed[H](self, queue: SimpleQueue[H]) -> H:
+        """Return the next of what it puts into a queue as it runs.
+
+        Parameters
+        ----------
+        queue
+            Where nobody else takes anything.
+
+        Raises
+        ------
+        EOFError
+            Where it has returned, and nothing is left. What it raised is raised.
+        """
+        while True:
+            over = self.over  # before the look: what it put last is found
+            with suppress(Empty):
+                return queue.get(timeout=0 if over else PAUSE)
+            if over:
+                self.result()
+                raise EOFError(f"thread '{self._thread.name}' has ended")
+
     def result(self) -> T:
         """Return what it returned, or raise what it raised, once it has."""
         self.wait()

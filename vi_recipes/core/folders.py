@@ -139,7 +139,7 @@ class held(AbstractContextManager[None]):  # noqa: N801  it is called as a funct
 
         self._holding = Beside(partial(_hold, directory, self._taken, self._end), "lock")
         self._holding.start()
-        taken = self._taken.get()
+        taken = self._holding.handed(self._taken)
         if isinstance(taken, Timeout):
             raise CheckpointError(
                 f"path: another run is writing to '{directory}'{_by(directory)}; wait until it "

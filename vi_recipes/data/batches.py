@@ -200,7 +200,7 @@ class Prefetch:
     def __next__(self) -> Block:
         """Return argument -> array of shape (count, batch_size, ...)."""
         self._wanted.put(True)  # the next one; an interrupt after it leaves one more to come
-        made = self._made.get()
+        made = self._making.handed(self._made)
         if isinstance(made, BaseException):
             raise made
         return made
