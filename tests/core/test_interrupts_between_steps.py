@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -11,6 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from strikes_for_tests import is_struck
 from threadpoolctl import ThreadpoolController
@@ -22,16 +27,21 @@ from vi_recipes.core import (
     Timing,
     held,
     on_one_core,
+    one_at_a_time,
     progress_bar,
 )
 from vi_recipes.core.shared_code import shared_code
 
 
-def strike_everywhere(block: Callable[[], Any], is_undone: Callable[[], bool]) -> int:
+def strike_everywhere(
+    block: Callable[[], Any],
+    is_undone: Callable[[], bool],
+    when: Callable[[], bool] = lambda: True,
+) -> int:
     """Strike a function at all its moments, each time looking; return how many there are."""
     block()  # imports what it needs: Python's own locks of that are not looked at here
     for at in count():
-        struck = is_struck(block, at)
+        struck = is_struck(block, at, when)
         assert is_undone(), at
         if not struck:
             return at
@@ -105,6 +115,47 @@ def test_a_bar_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     for at in range(0, 4_000, 37):
         is_struck(block, at)
         assert is_undone(), at
+
+
+def strike_blocks(
+    monkeypatch: pytest.MonkeyPatch, block: Callable[[], Any], is_undone: Callable[[], bool]
+) -> int:
+    """Strike a function that runs models wherever others are entered or left in it."""
+    monkeypatch.setattr("vi_recipes.core.interrupts.A_WAIT", 1e-3)
+    alone, heard = one_at_a_time(block), signal.getsignal(signal.SIGINT)
+
+    def run() -> None:
+        alone()
+        time.sleep(1)  # the interrupt may have waited
+
+    def in_block() -> bool:
+        return sys._getframe(2).f_code.co_name in ("__enter__", "__exit__")
+
+    def is_as_before() -> bool:
+        return is_undone() and signal.getsignal(signal.SIGINT) is heard
+
+    return strike_everywhere(run, is_as_before, in_block)
+
+
+def test_jax_calculates_and_does_not_write_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    def block() -> None:
+        jax.jit(lambda x: x + 1).lower(1.0)
+
+    def is_undone() -> bool:
+        return not isinstance(jnp.ones(()) + 1, jax.core.Tracer)
+
+    assert strike_blocks(monkeypatch, block, is_undone) > 20
+
+
+def test_no_handler_of_numpyro_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def block() -> None:
+        with numpyro.handlers.substitute(data={"x": 3.0}):
+            numpyro.sample("x", dist.Delta(1.0))
+
+    def is_undone() -> bool:
+        return float(numpyro.sample("x", dist.Delta(1.0))) == 1
+
+    assert strike_blocks(monkeypatch, block, is_undone) > 2
 
 
 def test_a_folder_is_let_go_of(tmp_path: Path) -> None:
