@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from densities_for_tests import (
     CHEAP,
@@ -21,6 +25,7 @@ from densities_for_tests import (
 )
 from scipy import stats
 
+import vi_recipes as vr
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.profile import first_proposals
 from vi_recipes.methods.nested.records import Swept
@@ -198,3 +203,43 @@ def test_points_without_a_density_are_no_points_too_few() -> None:
     shapes = _shapes(log_ratios, weights, swept, weights @ values)
     assert not np.isnan(shapes).any()
     assert (shapes > -np.inf).all()
+
+
+def test_a_precision_whose_prior_median_is_1e_300() -> None:
+    """Gamma(0.001, 0.001), of which draws are rounded to 0: no start was found, so nothing fitted.
+
+    Against sums over 8 schools' log scale, all else in closed form.
+    """
+    y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
+    se = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
+
+    def schools(y: jax.Array, se: jax.Array) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 100.0))
+        tau = numpyro.sample("tau", dist.Gamma(0.001, 0.001))
+        with numpyro.plate("school", len(y)):
+            theta = numpyro.sample("theta", dist.Normal(mu, 1 / jnp.sqrt(tau)))
+            numpyro.sample("y", dist.Normal(theta, se), obs=y)
+
+    log_tau = np.linspace(-30.0, 12.0, 20_001)
+    tau = np.exp(log_tau)
+    precision = 1 / (1 / tau + se[:, None] ** 2)
+    of_mu = precision.sum(0) + 1e-4
+    centre = y @ precision / of_mu
+    log_p = stats.gamma.logpdf(tau, 0.001, scale=1000.0) + log_tau
+    log_p += 0.5 * (np.log(precision).sum(0) - y**2 @ precision + centre**2 * of_mu - np.log(of_mu))
+    w = np.exp(log_p - log_p.max())
+    w /= w.sum()
+    shrunk = tau * se[0] ** 2 / (1 + tau * se[0] ** 2)
+    theta = shrunk * centre + (1 - shrunk) * y[0]
+    truth = {
+        "mu": (centre, 1 / of_mu),
+        "tau": (tau, 0 * tau),
+        "theta": (theta, shrunk**2 / of_mu + (1 - shrunk) * se[0] ** 2),
+    }
+    fit = vr.NestedQuadrature().fit(vr.Target(schools, y=y, se=se), throw=True)
+    for name, (mean, variance) in truth.items():
+        right = w @ mean
+        sd = np.sqrt(w @ (variance + (mean - right) ** 2))
+        found, spread = np.ravel(fit.mean()[name])[0], np.ravel(fit.sd()[name])[0]
+        assert abs(found - right) < 0.03 * sd, name
+        assert spread == pytest.approx(sd, rel=0.03), name

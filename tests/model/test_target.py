@@ -374,6 +374,36 @@ def test_start_is_the_prior_median_or_the_models_own() -> None:
     np.testing.assert_allclose(found, [1, -2], atol=4e-3)
 
 
+@pytest.mark.parametrize(
+    "law",
+    [
+        dist.Gamma(0.001, 0.001),
+        dist.InverseGamma(0.001, 0.001),
+        dist.Dirichlet(jnp.full(3, 1e-3)),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_starts_are_not_where_vague_priors_have_their_medians(law: dist.Distribution) -> None:
+    """Medians of 1e-300, rounded to 0 as often as not, and what is drawn given those."""
+
+    def model(y: jax.Array) -> None:
+        tau = numpyro.sample("tau", law)
+        with numpyro.plate("member", 4):
+            theta = numpyro.sample("theta", dist.Normal(100.0, 1 / jnp.sqrt(tau.reshape(-1)[0])))
+            numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+    this = vr.Target(model, y=np.arange(4.0))
+    for seed in range(3):
+        z = this.start(jax.random.key(seed))
+        assert (np.abs(z[this.slices["tau"]]) <= 40).all()
+        assert np.abs(z[this.slices["theta"]] - 100).max() < 1e3  # its own medians, given that
+
+    init = vr.Model(function=model, name="m", init=lambda key, y: {"theta": y})
+    np.testing.assert_allclose(
+        vr.Target(init, y=np.arange(4.0)).start(jax.random.key(1))[-4:], [0, 1, 2, 3], atol=1e-12
+    )
+
+
 def test_scatter_is_seeded_and_bounded() -> None:
     this = target("normal_precision")
     a, b, c = (this.start(jax.random.key(k), scatter=2.0) for k in (0, 0, 1))

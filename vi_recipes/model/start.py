@@ -38,6 +38,9 @@ DISTANT = 4.0
 """From 0 on the scale of logarithms and logits: prior medians beyond are what starting points are
 scattered around, and not 0. Scales of data in another unit are as far off."""
 
+NOWHERE = 40.0
+"""From 0 on that scale: a prior median beyond says nothing, as that of Gamma(0.001, 0.001), some
+1e-300, which draws round to 0 as often as not. Nor do medians of what is drawn given that."""
 
 BY_INDEX = ("gather", "scatter", "dynamic_")
 """How the names of operations begin that read or write where an index says."""
@@ -137,13 +140,11 @@ class DensityWithStart(FlatDensity):
             medians = self.compiled_once("medians", self.anywhere)
             centre = np.where(self.edged & (np.abs(medians) > DISTANT), medians, 0.0)
         elif given:
-            draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
-            others = {} if len(given) == len(self.latents) else draw(centre_key, self.arrays())[0]
+            known = len(given) == len(self.latents)
+            others = {} if known else self._initial_values(centre_key, attempt)[0]
             centre = self.unconstrain(others | dict(given))
         else:
-            draw = self._initial_values(attempt >= NUM_ATTEMPTS // 2)
-            values, unconstrained = draw(centre_key, self.arrays())
-            centre = np.asarray(unconstrained)
+            values, centre = self._initial_values(centre_key, attempt)
             if not np.isfinite(centre).all():
                 centre = self.unconstrain(values)  # which says what is wrong
         if scatter:
@@ -168,12 +169,33 @@ class DensityWithStart(FlatDensity):
                 raise ModelError(f"{what}: got NaN or infinity for site '{name}', expected numbers")
         return given
 
-    def _initial_values(self, uniform: bool) -> Callable[..., Any]:
-        """Return a compiled ``(key, arrays) -> values, z``: prior medians, or uniform near 0.
+    def _initial_values(
+        self, key: jax.Array, attempt: int
+    ) -> tuple[dict[str, Array], Float[np.ndarray, " dim"]]:
+        """Return values of the latent sites, and the flat vector of them.
 
-        The values of the latent sites, and the flat vector of them.
+        Prior medians, where they are somewhere; else, and at later attempts, uniform near 0.
         """
-        strategy = init_to_uniform() if uniform else init_to_median(num_samples=15)
+        names = {s.name for s in self.latents}
+        uniform = frozenset(names) if attempt >= NUM_ATTEMPTS // 2 else frozenset()
+        while True:
+            values, unconstrained = self._drawn(uniform)(key, self.arrays())
+            z = np.asarray(unconstrained)
+            lost = ~np.isfinite(z)
+            # first what others may be lost for, being drawn given it
+            for wild in (self.edged & (lost | (np.abs(z) > NOWHERE)), lost):
+                if found := {n for n in names - uniform if wild[self.slices[n]].any()}:
+                    break
+            else:
+                return values, z
+            uniform |= found
+
+    def _drawn(self, uniform: frozenset[str]) -> Callable[..., Any]:
+        """Return a compiled ``(key, arrays) -> values, z``: prior medians, or uniform near 0."""
+        near, median = init_to_uniform(), init_to_median(num_samples=15)
+
+        def strategy(site: dict[str, Any]) -> Any:
+            return (near if site["name"] in uniform else median)(site)
 
         def draw(key: jax.Array, arrays: Arrays) -> tuple[dict[str, Array], Array]:
             seeded = handlers.seed(self.model.function, key)
