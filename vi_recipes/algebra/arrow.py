@@ -15,9 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.lapack import dpotri
-from scipy.sparse import csr_array
+from scipy.sparse import bsr_array, csr_array, vstack
 
+from vi_recipes.algebra.block_arrow import BlockArrow
 from vi_recipes.algebra.bordered import Parts
+from vi_recipes.algebra.edges import edge_of
+from vi_recipes.algebra.local_structure import LocalStructure
 
 Vectors = Float[np.ndarray, "dim *many"]
 
@@ -249,6 +252,41 @@ class ArrowFactor:
         y = own(turned[:size], "tji,tj->ti") + self.carried @ border
         low = self.carried.T @ y + self.root @ (self.root.T @ border)
         return self.join(own(y, "tij,tj->ti"), low)[:, 0]
+
+    def joined(
+        self,
+        slopes: Float[np.ndarray, "dim others"],
+        information: Float[np.ndarray, "others others"],
+        structure: LocalStructure,
+    ) -> BlockArrow:
+        """Return the precision of other variables and these, whose precision given those it is.
+
+        Parameters
+        ----------
+        slopes
+            Of the mean of these in the others.
+        information
+            The precision of the others alone.
+        structure
+            Blocks as here; the others come first in its border, and then the border here.
+        """
+        size, (blocks, w) = self.arrow.local.size, self.arrow.local.shape
+        roots = np.linalg.inv(self.inverse)
+        own = bsr_array((roots, np.arange(blocks), np.arange(blocks + 1)), shape=(size, size))
+        pushed = np.stack([self.times(slope) for slope in slopes.T], axis=1)
+        first = information + slopes.T @ pushed
+        turned = pushed[self.arrow.order]
+        mixed = -turned[size:].T
+        last = self.root @ self.root.T + (self.carried.T @ self.carried).toarray()
+        corner = np.block([[(first + first.T) / 2, mixed], [mixed.T, last]])
+        edge = vstack([csr_array(-turned[:size].T), csr_array((own @ self.carried).T)])
+        return BlockArrow(
+            structure,
+            corner,
+            edge_of(csr_array(edge), w),
+            roots @ np.swapaxes(roots, 1, 2),
+            np.ones(structure.dim),
+        )
 
     @cached_property
     def _inverses(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

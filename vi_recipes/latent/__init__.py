@@ -12,7 +12,7 @@ from vi_recipes.latent.ascent import (
     reached_by,
     stacked_starts,
 )
-from vi_recipes.latent.climb import climb
+from vi_recipes.latent.climb import STOP, climb
 from vi_recipes.latent.closed_form import (
     ClosedForm,
     general_start,
@@ -23,7 +23,7 @@ from vi_recipes.latent.closed_form import (
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.continuous import fields
-from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, is_bent, layout_of
+from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, examine, is_bent, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
@@ -37,13 +37,25 @@ from vi_recipes.latent.free_energy import (
 )
 from vi_recipes.latent.judge import Ended, Estimate, is_at_maximum, judge_best, judge_estimate
 from vi_recipes.latent.linear_factors import LinearFactors
-from vi_recipes.latent.marginal import MAX_QUADRATURE, EStep, EStepRule, Marginal
+from vi_recipes.latent.marginal import (
+    MAX_GAUSSIAN,
+    MAX_QUADRATURE,
+    EStep,
+    EStepRule,
+    Marginal,
+)
 from vi_recipes.latent.member_modes import MemberTerms, member_terms, newton_move, search_modes
 from vi_recipes.latent.members import local_sites, split_target
 from vi_recipes.latent.model_likelihood import ModelLikelihood
 from vi_recipes.latent.node_error import NumNodes
 from vi_recipes.latent.nodes import HALF_LOG_2PI, cubature, hermite
-from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective
+from vi_recipes.latent.objective import (
+    CLOSE,
+    MAX_DENSE,
+    MarginalObjective,
+    MomentsInTheta,
+    MomentsOfLatents,
+)
 from vi_recipes.latent.partial_steps import PartialSteps
 from vi_recipes.latent.rules import RULES, marginal_of, num_starts_of, starting_point
 from vi_recipes.latent.split import (
@@ -58,10 +70,12 @@ __all__ = [
     "CLOSE",
     "HALF_LOG_2PI",
     "MAX_DENSE",
+    "MAX_GAUSSIAN",
     "MAX_QUADRATURE",
     "MAX_WEIGHED",
     "MAX_WIDE",
     "RULES",
+    "STOP",
     "Ascent",
     "ClosedForm",
     "Columns",
@@ -77,6 +91,8 @@ __all__ = [
     "MarginalObjective",
     "MemberTerms",
     "ModelLikelihood",
+    "MomentsInTheta",
+    "MomentsOfLatents",
     "Normals",
     "NumNodes",
     "PartialSteps",
@@ -92,6 +108,7 @@ __all__ = [
     "compress",
     "cubature",
     "exact_posterior",
+    "examine",
     "fields",
     "free_energy_of",
     "general_start",

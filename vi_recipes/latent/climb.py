@@ -25,6 +25,7 @@ def climb(
     start: Float[np.ndarray, " G"],
     *,
     max_steps: int,
+    tolerance: float = STOP,
     callback: Callable[[np.ndarray], bool],
 ) -> tuple[Float[np.ndarray, " G"], str]:
     """Return where Newton's method ends, and why; the value at ``start`` is finite.
@@ -37,6 +38,8 @@ def climb(
         Where to begin.
     max_steps
         Steps in all.
+    tolerance
+        Newton decrement at which it stops.
     callback
         Called with each accepted point; ``True`` stops.
     """
@@ -57,7 +60,7 @@ def climb(
                 objective.curvature,
                 theta,
                 max_steps=max_steps - steps,
-                tolerance=STOP,
+                tolerance=tolerance,
                 callback=watch,
             )
             gained = before - objective.value_and_grad(theta)[0]

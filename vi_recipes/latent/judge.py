@@ -9,9 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import (
-    BlockArrow,
     Dense,
-    LocalStructure,
     as_good_outward,
     flattest,
     looks_flat,
@@ -21,7 +19,7 @@ from vi_recipes.algebra.outward import SAME
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.edges import Edge, find_edge
 from vi_recipes.latent.node_error import NodeError, find_node_error
-from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective, MomentsInTheta
+from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective, MomentsOfLatents
 from vi_recipes.latent.split import latent_moments
 from vi_recipes.posterior import EstimatePosterior, PointPosterior, Posterior
 
@@ -336,7 +334,7 @@ def _rest(objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: Ed
 
 def integrate(
     objective: MarginalObjective, theta: Float[np.ndarray, " G"]
-) -> tuple[MomentsInTheta | None, dict[str, np.ndarray]]:
+) -> tuple[MomentsOfLatents | None, dict[str, np.ndarray]]:
     """Return what the E-step knows of z at theta.
 
     The moments of continuous z; and by name what users see of it.
@@ -350,9 +348,8 @@ def integrate(
         return None, {f"{' x '.join(split.latents)}_probability": np.asarray(table)}
 
     moments = objective.moments(theta)
-    spread = np.sqrt(np.einsum("tii->ti", moments.cov))
     flat_mean, flat_sd = np.zeros(objective.target.dim), np.zeros(objective.target.dim)
-    flat_mean[split.local], flat_sd[split.local] = moments.mean, spread
+    flat_mean[split.local], flat_sd[split.local] = moments.mean, moments.spread
     return moments, latent_moments(objective.target, split.latents, flat_mean, flat_sd)
 
 
@@ -360,7 +357,7 @@ def _posterior(
     objective: MarginalObjective,
     flat: Float[np.ndarray, " dim"],
     curvature: Dense,
-    moments: MomentsInTheta | None,
+    moments: MomentsOfLatents | None,
 ) -> EstimatePosterior:
     """Return the Gaussian of theta and of z given theta: its precision is block-arrow."""
     target, split = objective.target, objective.marginal.split
@@ -368,10 +365,5 @@ def _posterior(
     if moments is None:
         root = curvature.vectors / np.sqrt(curvature.values)
         return EstimatePosterior(target, flat, root, np.zeros(target.dim))
-    slopes = moments.slopes
-    blocks = np.linalg.inv(moments.cov)
-    edge = -np.einsum("tij,tjg->gti", blocks, slopes)
-    corner = information + np.einsum("tig,tij,tjh->gh", slopes, blocks, slopes)
-    structure = LocalStructure(split.border, split.local, split.latents, split.plate)
-    arrow = BlockArrow(structure, (corner + corner.T) / 2, edge, blocks, np.ones(target.dim))
+    arrow = moments.precision(split, information)
     return EstimatePosterior(target, flat, None, np.zeros(target.dim), precision=arrow)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import Dense
+from vi_recipes.latent.marginal import MAX_QUADRATURE
 from vi_recipes.latent.objective import MarginalObjective
 
 NumNodes = int | Literal["auto"]
@@ -78,13 +79,13 @@ def first_nodes(num_nodes: NumNodes) -> int:
 def find_node_error(
     objective: MarginalObjective, theta: Float[np.ndarray, " G"], curvature: Dense | None
 ) -> NodeError | None:
-    """Return what other nodes say at a maximum; ``None`` where the integral has none.
+    """Return what other nodes say at a maximum; ``None`` where there are none.
 
     Twice as many nodes where there are such, else half as many, whose difference is then larger
     than the error.
     """
     marginal = objective.marginal
-    if marginal.rule != "quadrature":
+    if marginal.rule != "quadrature" or marginal.split.width > MAX_QUADRATURE:
         return None
     nodes, most = marginal.num_nodes, MOST_NODES[marginal.split.width - 1]
     others = max(2 * nodes + 1, FIRST_NODES)

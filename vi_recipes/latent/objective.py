@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vi_recipes.algebra import Dense, second_order, second_order_beside
+from vi_recipes.algebra import (
+    BlockArrow,
+    Dense,
+    LocalStructure,
+    second_order,
+    second_order_beside,
+)
 from vi_recipes.core import CALLS_OF_A_SEARCH, Timing, shapes_of
 from vi_recipes.latent.curvature import is_bent
 from vi_recipes.latent.marginal import Marginal, Moments, Nodes, moments_of
 from vi_recipes.latent.nodes import hermite
+from vi_recipes.latent.split import Split
 from vi_recipes.model import Arrays, Target
 
 MAX_DENSE = 300
@@ -46,6 +53,34 @@ class MomentsInTheta(NamedTuple):
     cov: Float[np.ndarray, "members d d"]
     slopes: Float[np.ndarray, "members d G"]
     """Of the mean, in theta."""
+
+    @property
+    def spread(self) -> Float[np.ndarray, "members d"]:
+        """The sds of z given theta."""
+        return np.sqrt(np.einsum("tii->ti", self.cov))
+
+    def precision(self, split: Split, information: Float[np.ndarray, "G G"]) -> BlockArrow:
+        """Return the precision of theta and z together, where theta has the information."""
+        blocks = np.linalg.inv(self.cov)
+        edge = -np.einsum("tij,tjg->gti", blocks, self.slopes)
+        corner = information - np.einsum("tjh,gtj->gh", self.slopes, edge)
+        structure = LocalStructure(split.border, split.local, split.latents, split.plate)
+        return BlockArrow(structure, (corner + corner.T) / 2, edge, blocks, np.ones(structure.dim))
+
+
+class MomentsOfLatents(Protocol):
+    """What is known of continuous z given theta, in whatever form."""
+
+    @property
+    def mean(self) -> Float[np.ndarray, "members d"]:
+        """Unconstrained scale."""
+
+    @property
+    def spread(self) -> Float[np.ndarray, "members d"]:
+        """Sds."""
+
+    def precision(self, split: Split, information: Float[np.ndarray, "G G"]) -> BlockArrow:
+        """Return the precision of theta and z together, where theta has the information."""
 
 
 class Evaluation(NamedTuple):
@@ -253,7 +288,7 @@ class MarginalObjective:
         self.value_and_grad(theta)
         return is_bent(self.marginal.split, theta, self.modes, self.timing.compile)
 
-    def moments(self, theta: Float[np.ndarray, " G"]) -> MomentsInTheta:
+    def moments(self, theta: Float[np.ndarray, " G"]) -> MomentsOfLatents:
         """Return what is known of continuous z given theta."""
         moments = self._evaluate(theta).moments
         if moments is not None:

@@ -20,6 +20,7 @@ from vi_recipes.latent import (
     require_exact,
 )
 from vi_recipes.methods.base import Result
+from vi_recipes.methods.coupled_likelihood import coupled_of
 from vi_recipes.model import Target
 
 
@@ -42,14 +43,17 @@ def why_not(
     *,
     objective: str,
     exact: bool = False,
+    coupled: bool = False,
 ) -> str | None:
     """Return why no marginal likelihood, or no exact E-step, can be had; ``None`` if it can.
 
-    Nor where no parameter is left that it would be a function of, or it is none of some.
+    Nor where no parameter is left that it would be a function of, or it is none of some. Latent
+    variables that are ``coupled`` count where Laplace's approximation takes them.
     """
     try:
         with jax.enable_x64(True):
-            marginal = marginal_of(target, latent, rule, num_nodes, False, Timing())
+            choose = coupled_of if coupled else marginal_of
+            marginal = choose(target, latent, rule, num_nodes, False, Timing())
             if exact:
                 require_exact(marginal)
     except MethodFailure as failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args, override
 
@@ -24,8 +24,10 @@ from vi_recipes.core import (
 from vi_recipes.latent import (
     MAX_DENSE,
     RULES,
+    STOP,
     Ended,
     EStepRule,
+    Estimate,
     LatentLaw,
     Marginal,
     MarginalObjective,
@@ -42,6 +44,13 @@ from vi_recipes.latent import (
     vector_from_law,
 )
 from vi_recipes.methods.base import Method, Result
+from vi_recipes.methods.coupled_likelihood import (
+    STOP_COUPLED,
+    CoupledObjective,
+    coupled_of,
+    is_coupled,
+)
+from vi_recipes.methods.laplace_error import laplace_error
 from vi_recipes.methods.likelihood import (
     ascended,
     check_options,
@@ -53,6 +62,10 @@ from vi_recipes.methods.likelihood import (
 from vi_recipes.model import Arrays, Target
 
 Rule = Literal["auto", EStepRule]
+
+FLAT = 0.02
+"""Nats that two steps of L-BFGS gain below which Newton's method goes on, where its Hessians are
+differences."""
 
 FAR = 40.0
 """A coordinate of a bounded site that has moved this far has run to an edge of its support: its
@@ -67,6 +80,8 @@ class _Run(Ended):
     """The objective by step."""
     why: str
     """Why it ended."""
+    objective: MarginalObjective
+    """What was climbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +100,15 @@ class MarginalMLE(Method):
     e_step
         How: ``"enumerate"`` (discrete), ``"forward_backward"`` (discrete states of a ``scan``, each
         depending on the one before), ``"gaussian"`` (exact where the log joint is quadratic in
-        them), ``"quadrature"`` (adaptive Gauss-Hermite, one to three scalars a member), or
-        ``"auto"``.
+        them), ``"quadrature"`` (adaptive Gauss-Hermite, one to three scalars a member; Laplace's
+        approximation where more are coupled), or ``"auto"``.
     num_nodes
         Nodes a dimension of quadrature; 1 is Laplace's approximation, as ``nAGQ=1`` in lme4.
         ``"auto"`` begins with 9 and takes more until that moves the estimates by less than 0.1
         standard errors, up to 79 for one scalar a member and 39 for two. What twice as many nodes
         would change is in the message, and beyond 0.1 standard errors the fit has not converged.
+        Where latent variables are coupled, as crossed effects, ``"auto"`` is Laplace's
+        approximation and what weighed points add to it; what they add is in the message.
     objective
         ``"mle"`` leaves the priors of theta out; ``"map"`` adds log p(theta), over the parameters
         as the model names them.
@@ -152,20 +169,31 @@ class MarginalMLE(Method):
     def applies(self, target: Target) -> str | None:
         exact = self.ascent == "joint"
         return why_not(
-            target, self.latent, self.e_step, self.num_nodes, objective=self.objective, exact=exact
+            target,
+            self.latent,
+            self.e_step,
+            self.num_nodes,
+            objective=self.objective,
+            exact=exact,
+            coupled=not exact,
         )
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         with timing.running_compiled():
             with_prior = self.objective == "map"
+            of = marginal_of if self.ascent == "joint" else coupled_of
             choose = partial(
-                marginal_of, target, self.latent, self.e_step, self.num_nodes, with_prior, timing
+                of, target, self.latent, self.e_step, self.num_nodes, with_prior, timing
             )
             marginal, (runs, objective) = ascended(
                 choose, lambda marginal: self._ascended(marginal, key, timing, progress)
             )
             estimate, best = judge_best(objective, runs)
+            if isinstance(objective, CoupledObjective):
+                marginal = objective.marginal
+                estimate, run = self._corrected(objective, estimate, best, progress)
+                runs, best = (runs, best) if run is best else ([run], run)
             while more := with_more_nodes(self.num_nodes, marginal, estimate):
                 marginal = more
                 objective = MarginalObjective(marginal, timing, best.modes)
@@ -178,14 +206,32 @@ class MarginalMLE(Method):
             how += f", reached by {reached_by(rows.T, runs.index(best))}"
         return result(estimate, marginal, rows, how, free_energy=self.ascent == "joint")
 
+    def _corrected(
+        self,
+        objective: CoupledObjective,
+        estimate: Estimate,
+        best: _Run,
+        progress: Progress,
+    ) -> tuple[Estimate, _Run]:
+        """Return the estimate with what Laplace's approximation misses, and the ascent to it."""
+        error = laplace_error(objective, best.theta, estimate, progress)
+        if error is None:
+            return estimate, best
+        if self.num_nodes == 1 or error.added is None or error.few:
+            return error.told_of(estimate, taken=False), best
+        objective.add(error.added)
+        run = self._ascend(objective, best.theta, progress)
+        objective.look_anew()
+        run = replace(run, path=best.path + run.path)
+        return error.told_of(judge_best(objective, [run])[0], taken=True), run
+
     def _ascended(
         self, marginal: Marginal, key: jax.Array, timing: Timing, progress: Progress
     ) -> tuple[tuple[list[_Run], MarginalObjective], MarginalObjective, np.ndarray]:
         """Return the ascents with their objective, and that and theta at the highest end."""
         runs = self._runs(marginal, key, timing, progress)
         highest = max(runs, key=lambda run: np.nan_to_num(run.value, nan=-np.inf))
-        objective = MarginalObjective(marginal, timing, highest.modes)
-        return (runs, objective), objective, highest.theta
+        return (runs, highest.objective), highest.objective, highest.theta
 
     def _runs(
         self, marginal: Marginal, key: jax.Array, timing: Timing, progress: Progress
@@ -202,10 +248,16 @@ class MarginalMLE(Method):
 
         def from_start(number: int) -> _Run:
             flat = starting_point(split.target, fold_key(key, number), number)
-            objective = MarginalObjective(marginal, timing, flat[split.local])
+            objective = (
+                CoupledObjective(marginal, timing, flat)
+                if coupled
+                else MarginalObjective(marginal, timing, flat[split.local])
+            )
             return ascend(objective, flat[split.border], progress)
 
-        return from_starts(self.num_starts or num_starts_of(marginal), from_start)
+        coupled = is_coupled(marginal) and self.ascent == "theta"
+        fewest = 1 if coupled else num_starts_of(marginal)
+        return from_starts(self.num_starts or fewest, from_start)
 
     def _ascend(
         self, objective: MarginalObjective, start: Float[np.ndarray, " G"], progress: Progress
@@ -220,15 +272,35 @@ class MarginalMLE(Method):
             progress(len(path), self.max_steps, f"log-likelihood {path[-1]:.6g}")
             return bool(np.abs(theta - start)[bounded].max(initial=0.0) > FAR)
 
-        bounded = objective.bounded
+        def rough(theta: np.ndarray) -> bool:
+            return callback(theta) or path[-1] - path[max(len(path) - 3, 0)] < FLAT
+
+        bounded, unit = objective.bounded, objective.units
         newton = self.solver == "newton" or (self.solver == "auto" and start.size <= MAX_DENSE)
         if newton:
-            theta, why = climb(objective, start, max_steps=self.max_steps, callback=callback)
+            near, tolerance = start, STOP
+            if isinstance(objective, CoupledObjective):
+                tolerance = STOP_COUPLED
+                if objective.added is None:
+                    near, _ = self._quasi_newton(objective.value_and_grad, start, unit, rough)
+            theta, why = climb(
+                objective,
+                near,
+                max_steps=self.max_steps,
+                tolerance=tolerance,
+                callback=callback,
+            )
         else:
-            unit = objective.units
             with np.errstate(all="ignore"):
                 theta, why = self._quasi_newton(objective.value_and_grad, start, unit, callback)
-        return _Run(value=path[-1], theta=theta, modes=objective.modes, path=path, why=why)
+        return _Run(
+            value=path[-1],
+            theta=theta,
+            modes=objective.modes,
+            path=path,
+            why=why,
+            objective=objective,
+        )
 
     def _ascend_jointly(
         self, objective: MarginalObjective, start: Float[np.ndarray, " G"], progress: Progress
@@ -267,7 +339,14 @@ class MarginalMLE(Method):
             unit[: start.size] = objective.units
             both, why = self._quasi_newton(evaluate, both, unit, callback)
         theta = both[: start.size]
-        return _Run(value=path[-1], theta=theta, modes=objective.modes, path=path, why=why)
+        return _Run(
+            value=path[-1],
+            theta=theta,
+            modes=objective.modes,
+            path=path,
+            why=why,
+            objective=objective,
+        )
 
     def _quasi_newton(
         self,

@@ -126,6 +126,14 @@ class Added:
         tilt, bend = np.split(noise[1:], [self.of.density.dim])
         return float(np.sqrt(np.square(tilt).sum() + 2 * np.square(bend).sum()))
 
+    @property
+    def bend(self) -> Float[np.ndarray, "G G"]:
+        """The quadratic's second derivatives at the centre, in sds."""
+        dim = self.of.density.dim
+        bend = np.zeros((dim, dim))
+        bend[np.triu_indices(dim)] = self.fit()[0][1 + dim :]  # as terms() has them
+        return bend + bend.T
+
     def at(
         self, theta: Float[np.ndarray, "rows G"], without: int | None = None
     ) -> Float[np.ndarray, " rows"]:
@@ -141,10 +149,7 @@ class Added:
         """
         density, root = self.of.density, self.of.root
         dim = density.dim
-        tilt, pairs = np.split(self.fit()[0][1:], [dim])
-        bend = np.zeros((dim, dim))
-        bend[np.triu_indices(dim)] = pairs  # as terms() has them
-        bend = bend + bend.T
+        tilt, bend = self.fit()[0][1 : 1 + dim], self.bend
         precision = np.eye(dim) - bend
         if np.linalg.eigvalsh(precision)[0] < 1 / RATIO:
             return mode
