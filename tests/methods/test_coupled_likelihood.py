@@ -270,7 +270,7 @@ def test_members_of_four_dimensions_are_by_laplace_each() -> None:
                 mean = np.exp(b @ x)
                 precision = (x * mean) @ x.T + prior * np.eye(4)
                 step = np.linalg.solve(precision, x @ (row - mean) - prior * b)
-                b = b + step * min(1.0, 1.0 / np.abs(step).max())
+                b = b + step / max(1.0, np.abs(step).max())
             total += (row * (b @ x) - np.exp(b @ x) - gammaln(row + 1)).sum() - prior * b @ b / 2
             total += 2 * np.log(prior) - np.linalg.slogdet(precision)[1] / 2
         return -float(total)

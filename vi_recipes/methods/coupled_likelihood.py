@@ -345,4 +345,5 @@ def _density_of(
     columns = columns_of(marginal.split)
     if columns is not None and columns.arrow is not None:
         return CrossedDensity(marginal, timing, flat, columns, columns.arrow)
-    return WideDensity(marginal, timing, flat)
+    # one that has points to weigh, which tell what Laplace's approximation misses
+    return WideDensity(replace(marginal, num_nodes=max(marginal.num_nodes, 2)), timing, flat)
