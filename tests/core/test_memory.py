@@ -69,3 +69,38 @@ def test_a_worker_of_dask_keeps_what_it_frees_unless_its_user_has_said_otherwise
     assert said == str(changed)
     assert int(before) > 50 * 240  # 244 pages an array
     assert (int(after) < 50) is changed
+
+
+MAKES_HOLES = """
+from pathlib import Path
+import numpy as np
+from vi_recipes.core import hand_back_large
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4_096
+
+np.ones(3_000_000)  # 24 MB, freed: up to that size the library keeps from now on what it has
+changed = hand_back_large()
+arrays, kept = [], []
+for _ in range(50):
+    arrays.append(np.ones(250_000))  # 2 MB
+    kept.append(np.ones(12_000))
+before = resident()
+arrays.clear()
+print(changed, before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library does it")
+def test_a_host_hands_large_arrays_back_unless_its_user_has_said_otherwise() -> None:
+    changed, given = said_by(MAKES_HOLES)
+    assert changed == "True"
+    assert int(given) > 95_000_000
+    large = str(2**25)
+    for variable, value in (
+        ("MALLOC_MMAP_THRESHOLD_", large),
+        ("GLIBC_TUNABLES", f"glibc.malloc.mmap_threshold={large}"),
+    ):
+        changed, given = said_by(MAKES_HOLES, **{variable: value})
+        assert changed == "False"
+        assert int(given) < 10_000_000

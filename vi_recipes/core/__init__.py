@@ -76,7 +76,7 @@ from vi_recipes.core.keys import (
     split_key,
 )
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
-from vi_recipes.core.memory import give_back, keep_freed
+from vi_recipes.core.memory import give_back, hand_back_large, keep_freed
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.programs import constants_in, operations, programs_in
@@ -143,6 +143,7 @@ __all__ = [
     "from_starts",
     "generator",
     "give_back",
+    "hand_back_large",
     "held",
     "import_file",
     "in_notebook",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vi_recipes.core.complaints import require, require_count, require_number
 from vi_recipes.core.errors import told
 from vi_recipes.core.meeting import go_in, let_in, meet, open_door, parse_address
+from vi_recipes.core.memory import hand_back_large
 from vi_recipes.core.status import ModelError
 from vi_recipes.core.versions import version_of
 from vi_recipes.core.watch import begin_watch, together
@@ -143,6 +144,7 @@ def join_hosts(
             f"the hosts have not joined within {timeout:g} s ({told(error)}); start the program on "
             "every one of them"
         ) from None
+    hand_back_large()  # several hosts are there for what one has no memory for
     hosts = Hosts(jax.process_index(), jax.process_count())
     if hosts.count > 1:
         versions = {name: version_of(name) for name in COMPARED}
