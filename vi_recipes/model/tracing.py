@@ -15,6 +15,7 @@ from numpyro.infer.util import constrain_fn
 
 from vi_recipes.core import COMPILED_QUICKLY, ModelError, place_of, told, unknown
 from vi_recipes.model.bound import Arrays, BoundModel
+from vi_recipes.model.correlations import RestatedCorrelations
 from vi_recipes.model.enumeration import LogJoint, NumPyroSum, marginalise
 from vi_recipes.model.model import Model
 from vi_recipes.model.sites import ScanWatch, Site, observed_names, plate_depth, read_trace
@@ -43,7 +44,7 @@ class TracedModel(BoundModel):
         super().__init__(model, data)
         self.state_sum: StateSum | None = None
         """How discrete latent variables are summed out member by member, where that was found."""
-        self.seeded = handlers.seed(self.model.function, jax.random.key(0))
+        self.seeded = handlers.seed(RestatedCorrelations(self.model.function), jax.random.key(0))
         """The model function, with a key for what it draws."""
         self.sites = self._trace_with_least_constants()
         """Site name -> site, in model order."""
@@ -95,7 +96,7 @@ class TracedModel(BoundModel):
         log_joint = self._summed(discrete)
         marginal = marginalise(self.model.function, hidden, log_joint)
         self.model = replace(self.model, function=marginal)
-        self.seeded = handlers.seed(marginal, jax.random.key(0))
+        self.seeded = handlers.seed(RestatedCorrelations(marginal), jax.random.key(0))
         known, sites = self.sites, self._trace()
         # the marginal has no discrete variable that would tell what plates count its values
         sites = {n: replace(s, components=known[n].components) for n, s in sites.items()}
