@@ -487,3 +487,29 @@ def test_what_has_no_slope_at_the_estimate_has_the_spread_beside_it() -> None:
     cov = fit.posterior.cov(["pair", "a"])
     np.testing.assert_allclose(np.diag(cov), [spread**2, 4 * sd**2, sd**2], rtol=0.08)
     assert cov[1, 2] == pytest.approx(2 * sd**2)
+
+
+def test_one_group_is_integrated_out() -> None:
+    """It was taken for a parameter, on which the others were said not to bear."""
+
+    def model(y: jax.Array) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        with numpyro.plate("school", 1, dim=-2):
+            a = numpyro.sample("a", dist.Normal(mu, 2.0))
+            with numpyro.plate("class", 1, dim=-1):
+                b = numpyro.sample("b", dist.Normal(a, 1.0))
+        with numpyro.plate("pupil", len(y)):
+            numpyro.sample("y", dist.Normal(b[0, 0], 1.5), obs=y)
+
+    y = np.array([1.0, 3.0, 2.5, -0.5])
+    cov = 1.5**2 * np.eye(4) + 5.0
+    law = stats.multivariate_normal(np.full(4, y.mean()), cov)
+    for method in (vr.MarginalMLE(), vr.EM()):
+        fit = method.fit(vr.Target(model, y=y), throw=True)
+        assert fit.log_likelihood == pytest.approx(law.logpdf(y), rel=1e-9)
+        assert float(fit.mean()["mu"]) == pytest.approx(y.mean(), rel=1e-6)
+        assert float(fit.sd()["mu"]) == pytest.approx(np.sqrt(cov.sum() / 16), rel=1e-4)
+    mode = vr.MAP().fit(vr.Target(model, y=y), throw=True)
+    assert float(mode.mean()["mu"]) == pytest.approx(
+        y.mean() * 25 / (25 + cov.sum() / 16), rel=1e-6
+    )

@@ -39,6 +39,32 @@ def test_sites_follow_the_plates() -> None:
     assert set(sites["c"].plates) == {("school", 3, 1), ("class", 2, 0)}  # name, size, axis
 
 
+def test_a_plate_of_one_is_a_plate() -> None:
+    """It counted for none, and its site for a parameter of the population."""
+
+    def model(y: jax.Array) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        with numpyro.plate("school", 1, dim=-2):
+            a = numpyro.sample("a", dist.Normal(mu, 1.0))
+            with numpyro.plate("class", 1, dim=-1):
+                b = numpyro.sample("b", dist.Normal(a, 1.0))
+                numpyro.deterministic("gain", b - a)
+        with numpyro.plate("pupil", len(y)):
+            shift = numpyro.sample("shift", dist.Normal(0.0, 1.0).expand([1]))
+            numpyro.sample("y", dist.Normal(b[0, 0] + shift, 1.0), obs=y)
+
+    sites = vr.Target(model, y=np.ones(3)).sites
+    assert {n: (s.shape, s.dims) for n, s in sites.items()} == {
+        "mu": ((), ()),
+        "a": ((1, 1), ("school", "a_dim_1")),
+        "b": ((1, 1), ("school", "class")),
+        "gain": ((1, 1), ("school", "class")),
+        "shift": ((3,), ("pupil",)),
+        "y": ((3,), ("pupil",)),
+    }
+    assert sites["a"].plates == (("school", 1, 0),)
+
+
 def test_deterministic_sites_are_reported_after_the_latent_ones() -> None:
     names = [s.name for s in target("normal_precision").quantities]
     assert names == ["tau", "mu", "sigma"]

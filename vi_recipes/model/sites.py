@@ -242,7 +242,7 @@ def _event_dim(shape: tuple[int, ...], stack: Sequence[Any]) -> int:
     for event_dim in range(len(shape)):
         batch = shape[: len(shape) - event_dim]
         sizes = {dim: (batch[dim], size) for dim, size in plates.items() if -dim <= len(batch)}
-        if any(own == size > 1 for own, size in sizes.values()) and all(
+        if any(own == size for own, size in sizes.values()) and all(
             own in (1, size) for own, size in sizes.values()
         ):
             return event_dim
@@ -260,7 +260,10 @@ def _make_site(
     plates = tuple(
         (frame.name, int(frame.size), batch + frame.dim)
         for frame in stack
-        if frame.dim is not None and batch + frame.dim >= 0 and shape[batch + frame.dim] > 1
+        if frame.dim is not None
+        and batch + frame.dim >= 0
+        # along a larger plate a site of size 1 does not vary
+        and (shape[batch + frame.dim] > 1 or frame.size == 1)
     )
     by_axis = {axis: plate for plate, _, axis in plates}
     dims = tuple(by_axis.get(axis, f"{name}_dim_{axis}") for axis in range(len(shape)))

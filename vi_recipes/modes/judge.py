@@ -160,6 +160,8 @@ def collapsed_plates(objective: JointObjective, z: Float[np.ndarray, " dim"]) ->
         place = target.slices[site.name]
         axis = max(site.plates, key=lambda p: p[1])[2]
         members = z[place].reshape(site.shape)
+        if members.shape[axis] < 2:  # one is what it is
+            continue
         spread = members.std(axis=axis, ddof=1)
         sd_given_rest = 1 / np.sqrt(np.median(diagonal[place].reshape(site.shape), axis=axis))
         share = float(np.max(spread / sd_given_rest))
