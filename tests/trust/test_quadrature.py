@@ -124,3 +124,14 @@ def test_what_cannot_be_had_is_said(make: Any, match: str) -> None:
 def test_bad_nodes() -> None:
     with pytest.raises(ValueError, match="num_nodes: got 4, expected an integer above 4"):
         quadrature(target("simplex"), num_nodes=4)
+
+
+def test_a_density_that_is_flat_is_refused_in_words() -> None:
+    """It ended in a LinAlgError of NumPy's."""
+
+    def model() -> None:
+        scale = numpyro.sample("scale", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        numpyro.factor("flat", -jnp.log(scale))
+
+    with pytest.raises(vr.MethodFailure, match="over scale has no covariance .* improper"):
+        vr.quadrature(vr.Target(model))

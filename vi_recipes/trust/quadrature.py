@@ -168,9 +168,17 @@ def _integrate(integrand: _Integrand) -> tuple[LogEvidence, Float[np.ndarray, " 
     root = bend.vectors / np.sqrt(bend.values)
     for _ in range(NUM_ADAPTED):
         centre, cov = _sum(densities, centre, root, ADAPT).moments()
-        before = np.linalg.inv(root)
-        root = np.linalg.cholesky(cov)
-        if np.abs(np.log(np.linalg.eigvalsh(before @ cov @ before.T))).max() < STEADY:
+        try:
+            before = np.linalg.inv(root)
+            root = np.linalg.cholesky(cov)
+            changes = np.log(np.linalg.eigvalsh(before @ cov @ before.T))
+        except np.linalg.LinAlgError:  # not finite, or of no width
+            raise _refusal(
+                f"the density over {integrand.about} has no covariance that a lattice could be "
+                "laid by: it is flat as far as double precision reaches, as where a prior is "
+                "improper and the data do not make up for it"
+            ) from None
+        if np.abs(changes).max() < STEADY:
             break
     spacing, error = SPACING, np.inf
     fine = _sum(densities, centre, root, spacing)
