@@ -65,6 +65,40 @@ def test_a_plate_of_one_is_a_plate() -> None:
     assert sites["a"].plates == (("school", 1, 0),)
 
 
+def test_sites_of_no_elements_are_left_out() -> None:
+    """NUTS, SVGD and Pathfinder ended in messages about arrays of size 0."""
+
+    def model(y: jax.Array, covariates: int) -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+        beta = numpyro.sample("beta", dist.Normal(0.0, 1.0).expand([covariates]).to_event(1))
+        numpyro.deterministic("odds", jnp.exp(beta))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Normal(mu + jnp.ones((len(y), covariates)) @ beta, 1.0), obs=y)
+
+    y = np.array([1.0, 2.0, 4.0])
+    named = vr.Model(function=model, name="m", dims={"beta": ("covariate",)}, parameters=("beta",))
+    none, one = (vr.Target(named, y=y, covariates=count) for count in (0, 1))
+    assert list(none.sites) == ["mu", "y"]
+    assert none.empty == ("beta", "odds")
+    assert list(one.sites) == ["mu", "beta", "odds", "y"]
+    right = stats.norm(0, 2).logpdf(0.5) + stats.norm(0.5, 1).logpdf(y).sum()
+    assert none.log_densities(np.array([[0.5]]))[0] == pytest.approx(right)
+    for method in (vr.NUTS(num_warmup=50, num_samples=50), vr.SVGD(num_steps=20)):
+        fit = method.fit(none)
+        assert fit.status in (vr.Status.OK, vr.Status.UNCONVERGED), fit.message
+        assert np.shape(vr.posterior_predictive(fit, none, num_draws=8)["y"])[-1] == 3
+    assert vr.Target(none.complete_model, y=y, covariates=2).dim == 3
+
+
+def test_a_model_of_sites_without_elements_has_nothing_to_fit() -> None:
+    def model() -> None:
+        numpyro.sample("beta", dist.Normal(0.0, 1.0).expand([0]))
+        numpyro.factor("f", 0.0)
+
+    with pytest.raises(ValueError, match=r"no latent site with an element: beta .* \[0\]"):
+        vr.Target(model)
+
+
 def test_deterministic_sites_are_reported_after_the_latent_ones() -> None:
     names = [s.name for s in target("normal_precision").quantities]
     assert names == ["tau", "mu", "sigma"]

@@ -133,5 +133,5 @@ def test_a_density_that_is_flat_is_refused_in_words() -> None:
         scale = numpyro.sample("scale", dist.ImproperUniform(dist.constraints.positive, (), ()))
         numpyro.factor("flat", -jnp.log(scale))
 
-    with pytest.raises(vr.MethodFailure, match="over scale has no covariance .* improper"):
+    with pytest.raises(vr.MethodFailure, match=r"over scale has no covariance .* improper"):
         vr.quadrature(vr.Target(model))

@@ -112,6 +112,19 @@ class ScanWatch(Messenger):  # type: ignore[misc]
         self.found = self.found or msg["type"] == "control_flow"
 
 
+class WithoutEmpty(Messenger):  # type: ignore[misc]
+    """Hides latent sites of no elements, as coefficients of no covariates: nothing can be fitted.
+
+    The model has their one value, and nobody else knows of them.
+    """
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Give a site its value."""
+        if msg["type"] == "sample" and not msg["is_observed"] and 0 in msg["fn"].shape():
+            msg["value"] = jnp.zeros(msg["fn"].shape())
+            msg["stop"] = True
+
+
 def observed_names(trace: Mapping[str, Any]) -> list[str]:
     """Return the names of the observed sample sites of a trace, factors among them."""
     return [n for n, site in trace.items() if site["type"] == "sample" and site["is_observed"]]

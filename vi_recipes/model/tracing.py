@@ -18,7 +18,14 @@ from vi_recipes.model.bound import Arrays, BoundModel
 from vi_recipes.model.correlations import RestatedCorrelations
 from vi_recipes.model.enumeration import LogJoint, NumPyroSum, marginalise
 from vi_recipes.model.model import Model
-from vi_recipes.model.sites import ScanWatch, Site, observed_names, plate_depth, read_trace
+from vi_recipes.model.sites import (
+    ScanWatch,
+    Site,
+    WithoutEmpty,
+    observed_names,
+    plate_depth,
+    read_trace,
+)
 from vi_recipes.model.states import CoupledError, StateSum, Summand, state_sum
 from vi_recipes.model.weights import Weights, unmasked, weights_of
 
@@ -48,6 +55,10 @@ class TracedModel(BoundModel):
         """The model function, with a key for what it draws."""
         self.sites = self._trace_with_least_constants()
         """Site name -> site, in model order."""
+        self.empty = tuple(n for n, s in self.sites.items() if not s.size and s.kind != "observed")
+        """Names of sites of no elements, which are left out."""
+        if self.empty:
+            self._leave_out_empty()
         self.has_weights = self._seen_weights
         """Whether scales or masks weigh any site of the model as it was given."""
         discrete = {n: site for n, site in self.sites.items() if site.kind == "discrete"}
@@ -89,6 +100,27 @@ class TracedModel(BoundModel):
                 if not any(is_traced):
                     raise ModelError(_no_number(self.name, error)) from error
         raise AssertionError("the last try returns or raises")
+
+    def _leave_out_empty(self) -> None:
+        """Put the model without sites of no elements in its place."""
+        self.complete_model = replace(
+            self.model, function=WithoutEmpty(self.model.function), **self._named_without_empty()
+        )
+        self.model = self.complete_model
+        self.seeded = handlers.seed(self.model.function, jax.random.key(0))
+        self.sites = {n: s for n, s in self._trace().items() if s.size or s.kind == "observed"}
+
+    def _named_without_empty(self) -> dict[str, Any]:
+        """Return what the model says of its sites by their names, less what has no elements."""
+        model = self.model
+        return {
+            "parameters": tuple(n for n in model.parameters if n not in self.empty),
+            "latents": tuple(n for n in model.latents if n not in self.empty),
+            "dims": {n: dims for n, dims in model.dims.items() if n not in self.empty},
+            "exchangeable": tuple(
+                group for group in model.exchangeable if not set(self.empty) & set(group.sites)
+            ),
+        }
 
     def _sum_out(self, discrete: dict[str, Site]) -> None:
         """Put the marginal over the discrete latent variables in the model's place."""
@@ -271,6 +303,12 @@ class TracedModel(BoundModel):
         except (Exception, SystemExit) as error:
             raise ModelError(self._complaint(error)) from error
         discrete = [name for name, site in sites.items() if site.kind == "discrete"]
+        empty = [name for name, site in sites.items() if not site.size]
+        if empty and not any(site.kind == "latent" and site.size for site in sites.values()):
+            raise ModelError(
+                f"model '{self.name}' has no latent site with an element: {', '.join(empty)} has "
+                f"the shape {list(sites[empty[0]].shape)}, so there is nothing to fit"
+            )
         if discrete and not any(site.kind == "latent" for site in sites.values()):
             raise ModelError(
                 f"model '{self.name}' has no continuous latent site: {', '.join(discrete)} would "
