@@ -281,7 +281,7 @@ def _fit_and_report(
     """Check everything that can be checked, then fit, print and write."""
     from vi_recipes.cli import options
     from vi_recipes.cli.own_draws import added_fits, given_reference
-    from vi_recipes.cli.prepare import looking_for_a_start, prepare
+    from vi_recipes.cli.prepare import import_what_follows, looking_for_a_start, prepare
 
     check_together(
         ("--out", out is not None, "--no-report", no_report),
@@ -293,7 +293,8 @@ def _fit_and_report(
     target, built = prepare(model, data, entries, settings, tell, written)
     tell_one_at_a_time(workers, side_by_side, tell)
     with looking_for_a_start(target, seed):
-        import vi_recipes.comparison  # noqa: F401  # a second, with Matplotlib and pandas
+        here = [*built.values()] if workers == 1 and scheduler is None else []
+        import_what_follows(here, kept=not no_report)
     named: dict[str, Method | Fit] = {**built, **added_fits(add, rename, target, built)}
     folder = report_folder(out, f"{target.name}-{suffix}", no_report)
     earlier = folder is not None and _tell_of_earlier(folder, named, resume)

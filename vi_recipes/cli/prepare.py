@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,25 @@ def looking_for_a_start(target: Target, seed: int) -> Iterator[None]:
             yield
         finally:
             beside.wait()
+
+
+def import_what_follows(methods: Iterable[Method], *, kept: bool) -> None:
+    """Import what weighs, keeps, draws and lays side by side a command's fits: a second or two.
+
+    Parameters
+    ----------
+    methods
+        What is fitted in this process.
+    kept
+        Whether there is a report, and with it a file of every fit.
+    """
+    import vi_recipes.comparison  # noqa: F401  # with Matplotlib and pandas
+
+    if kept:
+        import arviz_base  # noqa: F401  # with xarray
+        import h5netcdf  # noqa: F401
+    if not all(method.is_point for method in methods):
+        import arviz_stats.base  # noqa: F401  # with SciPy's statistics and signals
 
 
 def make_target(
