@@ -42,6 +42,15 @@ def test_persons_by_items_are_those_of_glmer() -> None:
 
 
 @pytest.mark.slow
+def test_persons_by_items_with_their_mode_have_the_sds_of_glmer() -> None:
+    mean = fitted(
+        "r2 ~ Anger + Gender + btype + situ + mode + (1 | id) + (1 | item)", "VerbAgg", "bernoulli"
+    ).mean()
+    sds = [float(mean["sd_id"]), float(mean["sd_item"])]
+    np.testing.assert_allclose(sds, [1.339, 0.342], atol=6e-4)  # three digits of glmer's
+
+
+@pytest.mark.slow
 def test_three_families_of_counts_are_those_of_glmer() -> None:
     formula = "TICKS ~ C(YEAR) + scale(cHEIGHT) + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)"
     mean = fitted(formula, "grouseticks", "poisson").mean()

@@ -138,7 +138,13 @@ class MarginalMLE(Method):
         "observed information"
     )
 
-    rules: ClassVar[Mapping[str, str]] = RULES
+    rules: ClassVar[Mapping[str, str]] = {
+        **RULES,
+        "quadrature": (
+            f"{RULES['quadrature']}; Laplace's approximation with its error where more than three "
+            "scalars are coupled: up to 300, or 20,000 of crossed families"
+        ),
+    }
 
     integrates: ClassVar[bool] = True
 
