@@ -483,7 +483,7 @@ def test_one_node_is_called_approximate() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("num_nodes", 26), ("num_nodes", 0), ("tolerance", 0.0), ("max_points", 0)],
+    [("num_nodes", 160), ("num_nodes", 0), ("tolerance", 0.0), ("max_points", 0)],
 )
 def test_bad_options_are_named(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):

@@ -23,7 +23,7 @@ from vi_recipes.latent.closed_form import (
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.continuous import fields
-from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, examine, is_bent, layout_of
+from vi_recipes.latent.curvature import MAX_WIDE, examine, is_bent, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
@@ -58,6 +58,7 @@ from vi_recipes.latent.objective import (
 )
 from vi_recipes.latent.partial_steps import PartialSteps
 from vi_recipes.latent.rules import RULES, marginal_of, num_starts_of, starting_point
+from vi_recipes.latent.seen import MAX_WEIGHED
 from vi_recipes.latent.split import (
     Split,
     latent_moments,

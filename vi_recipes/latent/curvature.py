@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -13,33 +14,21 @@ from jaxtyping import Bool, Float
 from vi_recipes.algebra import Arrow, Layout, find_layout
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.continuous import NEAR_ZERO
-from vi_recipes.latent.marginal import MAX_GAUSSIAN
-from vi_recipes.latent.member_modes import member_terms
+from vi_recipes.latent.marginal import MAX_GAUSSIAN, MAX_QUADRATURE
+from vi_recipes.latent.seen import QUADRATIC, Look, key_of, look_at, stray_of
 from vi_recipes.latent.split import Split
-from vi_recipes.model import Arrays
-
-MAX_WEIGHED = 300
-"""Latent scalars of a single member that is not normal up to which points of all of them weigh."""
 
 MAX_WIDE = 2_000
 """Latent scalars of a single member up to which it is looked for zeros in its precision."""
 
-QUADRATIC = 1e-12
-"""Change of a curvature between two places, beside its largest entry, that counts as none: a prior
-may be many orders stiffer than what changes."""
-
-LOT = 512
-"""Products with the Hessian of a single member that are made at a time."""
-
-ALIKE = 1e-5
-"""Change of a slope that its curvature does not make, beside what that makes, that counts as none:
-data that are so much weaker than a prior may have kinks."""
-
-ROUNDING = 1e-12
-"""The same beside the slopes themselves, which may be of terms that nearly cancel."""
-
 NUM_AROUND = 2
 """Pairs of places, to both sides of the members' modes, where it is looked once more."""
+
+FAR = (6.0, 24.0, 96.0)
+"""Sds from the members' modes, to both sides, from which it is looked for other modes."""
+
+APART, DEPTH = 3.0, 30.0
+"""Sds between two modes from which they are two, and nats below at which the other is none."""
 
 NUM_PLACES = 3
 """Places of the latent variables where it is looked, given theta."""
@@ -102,8 +91,8 @@ def examine(
                 return _examine_columns(columns, columns.arrow, start(), compiler)
         return _examine(split, start(), compiler)
 
-    made: Curvature = split.target.compiled_once(("curvature", *_key(split)), look)
-    bent = split.target.compiled_once.get(("bent", *_key(split)))
+    made: Curvature = split.target.compiled_once(("curvature", *key_of(split)), look)
+    bent = split.target.compiled_once.get(("bent", *key_of(split)))
     return made if bent is None else made._replace(quadratic=False, concave=bool(bent))
 
 
@@ -128,7 +117,7 @@ def is_bent(
         Compiles a function for given arguments, where none was compiled yet.
     """
     rng = np.random.default_rng(14)
-    look = _look_at(split, theta, np.stack([modes] * NUM_PLACES), compiler)
+    look = look_at(split, theta, np.stack([modes] * NUM_PLACES), compiler)
     precision = look(theta, np.stack([modes] * NUM_PLACES)).precisions[0]
     quadratic, concave = bool(np.isfinite(precision).all()), True
     sd = _sds(precision) if quadratic else np.ones(modes.shape)
@@ -139,13 +128,39 @@ def is_bent(
             continue
         quadratic = quadratic and not seen.bent
         concave = concave and _is_positive(seen.precisions * (1 + FLAT * np.eye(split.width)))
+    if quadratic and split.num_members > 1 and split.width <= MAX_QUADRATURE:
+        quadratic = not _has_another(look, theta, modes, sd)
+        concave = concave and quadratic
     if not (quadratic and concave):
-        split.target.compiled_once(("bent", *_key(split)), lambda: concave)
+        split.target.compiled_once(("bent", *key_of(split)), lambda: concave)
     return not (quadratic and concave)
 
 
-def _key(split: Split) -> tuple[Any, ...]:
-    return (split.latents, split.local.shape, split.local.tobytes())
+def _has_another(
+    look: Look,
+    theta: Float[np.ndarray, " G"],
+    modes: Float[np.ndarray, "members d"],
+    sd: Float[np.ndarray, "members d"],
+) -> bool:
+    """Whether a member's log joint, a quadratic around its mode, has another mode far from there.
+
+    So the effects of a mixture have whose components are far apart: around each nothing is seen of
+    the other. A Newton step from afar leads to it.
+    """
+    for far, axis in product(FAR, np.eye(modes.shape[1])):
+        away = far * sd * axis
+        places = np.stack([modes, modes + away, modes - away])
+        seen = look(theta, places)
+        if seen.values is None or seen.slopes is None or not np.isfinite(seen.values).all():
+            continue
+        if not (seen.finite and _is_positive(seen.precisions)):
+            continue
+        step = np.linalg.solve(seen.precisions, seen.slopes[..., None])[..., 0]
+        height = seen.values + (step * seen.slopes).sum(axis=-1) / 2
+        apart = (np.abs(places + step - modes) / sd).max(axis=-1)
+        if ((apart > APART) & (height > seen.values[0] - DEPTH)).any():
+            return True
+    return False
 
 
 def _sds(precision: Float[np.ndarray, "members d d"]) -> Float[np.ndarray, "members d"]:
@@ -235,7 +250,7 @@ def _examine_columns(
                 here = np.asarray(slopes(*at, arrays))
                 first = here if first is None else first
                 made, parts = columns.rises(kept, place[0] - places[0, 0])
-                stray = _astray(here - first, -made, parts, np.stack([first, here]))
+                stray = stray_of(here - first, -made, parts, np.stack([first, here]))
                 quadratic = stray <= 1.0
         if k + 1 == NUM_THETAS and not quadratic and not concave:
             break
@@ -249,7 +264,7 @@ def _examine(
     split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
 ) -> Curvature:
     thetas, places = _places(split, start)
-    look = _look_at(split, thetas[0], places, compiler)
+    look = look_at(split, thetas[0], places, compiler)
     quadratic = concave = True
     pattern = np.eye(split.width, dtype=bool)
     for k, point in enumerate(thetas):
@@ -269,138 +284,6 @@ def _examine(
         if not quadratic and split.num_members > 1:
             break
     return Curvature(quadratic, concave, pattern | pattern.T)
-
-
-class Seen(NamedTuple):
-    """What is seen of the members' log joints at some places, given theta.
-
-    Parameters
-    ----------
-    precisions
-        Minus their Hessians, at all of the places or at the first alone.
-    change
-        How much these change from place to place, beside the largest entry.
-    astray
-        How much slopes change that they do not account for, beside what counts as none.
-    """
-
-    precisions: Float[np.ndarray, "places members d d"]
-    change: float
-    astray: float
-
-    @property
-    def finite(self) -> bool:
-        """Whether all of it is finite."""
-        return bool(np.isfinite(self.precisions).all() and np.isfinite(self[1:]).all())
-
-    @property
-    def bent(self) -> bool:
-        """Whether the log joints are no quadratics."""
-        return self.change > QUADRATIC or self.astray > 1.0
-
-
-Look = Callable[[np.ndarray, np.ndarray], Seen]
-"""Looks at theta and places of the latent variables."""
-
-
-def _look_at(
-    split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
-) -> Look:
-    """Return what looks at the members, compiled once for a target."""
-    make = _of_one if split.num_members == 1 else _of_members
-    made: Look = split.target.compiled_once(
-        ("look at curvature", *_key(split)), lambda: make(split, theta, places, compiler)
-    )
-    return made
-
-
-def _astray(moved: np.ndarray, made: np.ndarray, parts: np.ndarray, slopes: np.ndarray) -> float:
-    """Return how far slopes have moved otherwise than curvatures make them, by what counts as none.
-
-    ``parts`` are the sizes of what these make, added up, and ``slopes`` are those at all places.
-    """
-    none = ALIKE * parts + ROUNDING * np.abs(slopes).max(axis=0)
-    return float((np.abs(moved - made) / np.maximum(none, 1e-300)).max(initial=0.0))
-
-
-def _of_members(
-    split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
-) -> Look:
-    arrays = split.target.arrays()
-
-    def terms(theta: jax.Array, z: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
-        def at(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-            found = member_terms(split, theta, z, arrays)
-            return found.gradient, found.precision
-
-        return jax.lax.map(at, z)
-
-    given = jnp.asarray(theta), jnp.asarray(places), arrays
-    compiled = compiler(terms, *given, calls=1)
-
-    def look(theta: np.ndarray, places: np.ndarray) -> Seen:
-        slopes, found = map(np.asarray, compiled(jnp.asarray(theta), jnp.asarray(places), arrays))
-        change = float(np.abs(found - found[0]).max() / np.abs(found).max())
-        made = -found[0] * (places - places[0])[1:, :, None, :]
-        moved = (slopes - slopes[0])[1:]
-        return Seen(found, change, _astray(moved, made.sum(-1), np.abs(made).sum(-1), slopes))
-
-    return look
-
-
-def _of_one(
-    split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
-) -> Look:
-    """Look at a single member, some products with the Hessian at a time.
-
-    Of a large one the precision is made at the first place, and at others it is looked whether
-    products with random directions are the same.
-    """
-    arrays, d = split.target.arrays(), split.width
-    lot = min(d, LOT)
-
-    def products(
-        theta: jax.Array, z: jax.Array, vectors: jax.Array, arrays: Arrays
-    ) -> tuple[jax.Array, jax.Array]:
-        def slope(z: jax.Array) -> jax.Array:
-            return jax.grad(lambda z: split.log_joint(theta, z, arrays).members.sum())(z)
-
-        here, push = jax.linearize(slope, z)
-        made: jax.Array = -jax.vmap(lambda v: push(v[None])[0])(vectors)
-        return here[0], made
-
-    some = np.random.default_rng(10).standard_normal((lot, d))
-    units = np.eye(-(-d // lot) * lot, d)
-    given = jnp.asarray(theta), jnp.asarray(places[0]), jnp.asarray(some), arrays
-    compiled = compiler(products, *given, calls=1)
-
-    def look(theta: np.ndarray, places: np.ndarray) -> Seen:
-        def at(z: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            given = map(jnp.asarray, (theta, z, vectors))
-            here, made = compiled(*given, arrays)
-            return np.asarray(here), np.asarray(made)
-
-        def precision(z: np.ndarray) -> np.ndarray:
-            rows = [at(z, units[first : first + lot])[1] for first in range(0, d, lot)]
-            whole = np.concatenate(rows)[:d]
-            return np.asarray((whole + whole.T) / 2)[None]
-
-        # a direction to each of the other places, whose product is what slopes there differ by
-        away = (places - places[0])[1:, 0]
-        vectors = some.copy()
-        vectors[: len(away)] = away[:lot]
-        seen = [at(z, vectors) for z in places]
-        slopes, bent = (np.stack(v) for v in zip(*seen, strict=True))
-        parts = np.abs(bent).max(axis=(0, 1)) * np.abs(away[:lot]).max(axis=1, keepdims=True)
-        moved, made = (slopes - slopes[0])[1 : 1 + lot], -bent[0, : len(away)]
-        astray = _astray(moved, made, parts, slopes)
-        if d <= MAX_WEIGHED:
-            found = np.stack([precision(z) for z in places])
-            return Seen(found, float(np.abs(found - found[0]).max() / np.abs(found).max()), astray)
-        change = float(np.abs(bent - bent[0]).max() / np.abs(bent).max())
-        return Seen(precision(places[0])[None], change, astray)
-
-    return look
 
 
 def _is_positive(matrices: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from vi_recipes.core import SEVERAL, MethodFailure, Status, Timing
 from vi_recipes.latent.columns import MAX_CORNER, MAX_SCATTERED, columns_of
-from vi_recipes.latent.curvature import MAX_WEIGHED, MAX_WIDE, examine
+from vi_recipes.latent.curvature import MAX_WIDE, examine
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
@@ -20,6 +20,7 @@ from vi_recipes.latent.marginal import (
 )
 from vi_recipes.latent.members import split_target
 from vi_recipes.latent.node_error import NumNodes, first_nodes
+from vi_recipes.latent.seen import MAX_WEIGHED
 from vi_recipes.latent.split import Split
 from vi_recipes.model import Target
 

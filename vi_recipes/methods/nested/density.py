@@ -29,7 +29,7 @@ from vi_recipes.latent import (
     newton_move,
     search_modes,
 )
-from vi_recipes.methods.nested.nodes import Nodes, make_nodes
+from vi_recipes.methods.nested.nodes import Nodes, make_nodes, member_nodes
 from vi_recipes.methods.nested.owners import owners
 from vi_recipes.methods.nested.records import Conditional, Place, Swept
 from vi_recipes.model import Arrays, Target
@@ -94,8 +94,8 @@ class ThetaDensity:
         self.block = min(self.block, 32 * MOST_AT_ONCE)
 
     def _first_nodes(self, num_nodes: int) -> Nodes:
-        nodes = FEW_NODES if self.is_normal else num_nodes
-        return make_nodes(nodes, max(self.split.width, 1), self.is_normal)
+        d = max(self.split.width, 1)
+        return make_nodes(FEW_NODES, d, True) if self.is_normal else member_nodes(num_nodes, d)
 
     @property
     def _kept(self) -> int:

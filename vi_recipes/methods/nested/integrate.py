@@ -21,7 +21,7 @@ from vi_recipes.importance import (
 )
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
-from vi_recipes.methods.nested.nodes import make_nodes
+from vi_recipes.methods.nested.nodes import member_nodes
 from vi_recipes.methods.nested.polynomial import by_polynomial
 from vi_recipes.methods.nested.profile import first_proposals
 from vi_recipes.methods.nested.records import InnerError, Swept
@@ -54,9 +54,6 @@ MOST_FITTED = 16_384
 
 HEAVIEST = 16
 """Points of theta at which the members' integrals are taken again with more nodes."""
-
-LADDER = (9, 15, 25)
-"""Nodes a dimension; each number is checked by the next."""
 
 
 def integrate(
@@ -298,7 +295,7 @@ def inner_error(
     others: int,
 ) -> InnerError:
     """Return what so many other nodes make of log p(y, theta) at rows of theta."""
-    nodes = make_nodes(others, density.split.width, False)
+    nodes = member_nodes(others, density.split.width)
     with np.errstate(invalid="ignore"):  # neither may be found
         change = density.sweep(theta, nodes).log_p - log_p
     return InnerError.of(density.nodes.num_nodes, others, change)

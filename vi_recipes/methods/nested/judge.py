@@ -49,6 +49,7 @@ def judged(
     noise: Noise | Corrected | None,
     other: tuple[str, np.ndarray] | None,
     tolerance: float,
+    hidden: str = "",
 ) -> Result:
     """Return the result of an integral over theta, with a status that says how far it holds.
 
@@ -64,8 +65,12 @@ def judged(
         Another mode of theta, in words and numbers, if one was found.
     tolerance
         Posterior sds that errors may have.
+    hidden
+        Another mode of a member, which its nodes do not cover, in words.
     """
     doubts = list(_doubts(density, found, inner, noise, other, tolerance))
+    if hidden:
+        doubts.insert(0, _Doubt(f"{hidden}, which the nodes around the first miss", "use NUTS"))
     error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
     bound = Bound.APPROXIMATION if density.is_laplace else Bound.ESTIMATE
     if not found.khat < _limit(density, found):
@@ -144,7 +149,7 @@ def _doubts(
     if worst > tolerance:
         advice = "raise max_points, or tolerance"
         if inner is not None and inner.moved > tolerance:
-            advice = "leave num_nodes at 'auto', or use NUTS"
+            advice = more_nodes(inner)
         elif density.is_noisy:
             advice = "raise tolerance, or use NUTS"
         yield _Doubt(
@@ -157,7 +162,7 @@ def _doubts(
             "use NUTS",
         )
     if inner is not None and INNER < inner.harm(density.dim) < np.inf:
-        yield _Doubt(str(inner), "leave num_nodes at 'auto', or use NUTS")
+        yield _Doubt(str(inner), more_nodes(inner))
     if inner is not None and inner.lost:
         yield _Doubt(inner.what_is_lost, "use NUTS")
     if isinstance(noise, Corrected) and not noise.khat < khat_limit(noise.num_points):
@@ -177,6 +182,12 @@ def _doubts(
             "members are integrated over by Laplace's approximation, of unknown error",
             "leave num_nodes at 'auto'",
         )
+
+
+def more_nodes(inner: InnerError) -> str:
+    """Return what to do where members' integrals are not known: ``"auto"`` has gone as far."""
+    may_be_had = inner.others > inner.num_nodes and not inner.lost
+    return "leave num_nodes at 'auto', or use NUTS" if may_be_had else "use NUTS"
 
 
 def _beyond_numbers(density: ThetaDensity, found: Integral) -> tuple[float, str]:

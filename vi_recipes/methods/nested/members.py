@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing
 from vi_recipes.importance import around, scrambled_sobol
@@ -17,9 +18,10 @@ from vi_recipes.latent import (
     without_latents,
 )
 from vi_recipes.methods.nested.density import ThetaDensity
-from vi_recipes.methods.nested.integrate import HEAVIEST, LADDER
+from vi_recipes.methods.nested.integrate import HEAVIEST
 from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
-from vi_recipes.methods.nested.nodes import make_nodes
+from vi_recipes.methods.nested.nodes import MOST_NODES, member_nodes, next_nodes
+from vi_recipes.methods.nested.several_modes import hidden_modes
 from vi_recipes.methods.nested.wide_density import as_noisy, density_of, is_weighed
 from vi_recipes.model import Target
 
@@ -95,6 +97,13 @@ def members_of(
             f"{', '.join(split.latents)} is one member of {split.width} scalars, integrated out by "
             f"weighed points: num_nodes can be 'auto' or 1, and is {num_nodes}"
         )
+    if marginal.rule == "quadrature" and num_nodes != "auto":
+        most = MOST_NODES[min(split.width, len(MOST_NODES)) - 1]
+        if num_nodes > most:
+            of = f"{split.width} coordinates" if split.width > 1 else "one coordinate"
+            raise refusal(
+                f"members of {of} have at most {most} nodes a coordinate, not {num_nodes}"
+            )
     if split.weights is not None:
         names = ", ".join(marginal.split.latents)
         raise refusal(f"rows of {names} are weighted (handlers.scale, masks)")
@@ -157,21 +166,26 @@ def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
         wide.quiet_at(rows[: wide.num_looked])
         return
     while others := nodes_to_check(density):
-        more = make_nodes(others, density.split.width, False)
+        more = member_nodes(others, density.split.width)
         values = density.sweep(rows).log_p
         near = values > values.max() - NEAR
         change = density.sweep(rows[near], more).log_p - values[near]
         if others < density.nodes.num_nodes or not change.std() > INNER:
-            return
+            break
         density.nodes = more
+    looked = np.concatenate([mode.theta[None], rows[:NUM_LOOKED]])
+    while hidden_modes(density, looked):
+        others = next_nodes(density.nodes.num_nodes, density.split.width)
+        if others < density.nodes.num_nodes:
+            return
+        density.nodes = member_nodes(others, density.split.width)
 
 
 def nodes_to_check(density: ThetaDensity) -> int | None:
     """Return the nodes a dimension that check those in use; ``None`` where there is no error."""
     if not density.has_members or density.is_normal or as_noisy(density):
         return None
-    nodes = density.nodes.num_nodes
-    return next((n for n in LADDER[1:] if n > nodes), nodes - 4)
+    return next_nodes(density.nodes.num_nodes, density.split.width)
 
 
 def refusal(message: str) -> MethodFailure:

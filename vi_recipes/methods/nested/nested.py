@@ -26,7 +26,6 @@ from vi_recipes.methods.nested.crossed_density import CrossedDensity
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     HEAVIEST,
-    LADDER,
     integrate,
     with_inner_error,
     without_theta,
@@ -47,10 +46,11 @@ from vi_recipes.methods.nested.mode import (
     distant_starts,
     find_other_mode,
 )
-from vi_recipes.methods.nested.nodes import MOST_NODES, make_nodes
+from vi_recipes.methods.nested.nodes import LADDER, MOST_NODES, member_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.records import InnerError, Swept
 from vi_recipes.methods.nested.rounds import Integral
+from vi_recipes.methods.nested.several_modes import hidden_modes
 from vi_recipes.methods.nested.wide_density import as_noisy
 from vi_recipes.model import Target
 
@@ -87,8 +87,9 @@ class NestedQuadrature(Method):
         of more than 128 scalars they are to be named.
     num_nodes
         Nodes a dimension of a member's integral; 1 is Laplace's approximation, whose error is not
-        known. ``"auto"`` takes 9, 15 or 25, until more change log p(y, theta) by the same number of
-        nats everywhere, to 0.02. One member that is not normal knows 1 and ``"auto"`` alone.
+        known. ``"auto"`` takes 9, 15, 25, 39, 79 or 159 (of two coordinates at most 39, of three
+        25), until more change log p(y, theta) by the same number of nats everywhere, to 0.02. One
+        member that is not normal knows 1 and ``"auto"`` alone.
     tolerance
         Posterior sds: points double until the estimated error of every mean is below it, and the
         relative error of every sd.
@@ -123,12 +124,12 @@ class NestedQuadrature(Method):
         require_number("tolerance", self.tolerance, above=0.0, most=1.0)
         require_count("max_points", self.max_points)
         nodes = self.num_nodes
-        known = nodes == "auto" or (isinstance(nodes, int) and 1 <= nodes <= MOST_NODES)
+        known = nodes == "auto" or (isinstance(nodes, int) and 1 <= nodes <= MOST_NODES[0])
         require(
             known and not isinstance(nodes, bool),
             "num_nodes",
             self.num_nodes,
-            f"'auto', or 1 to {MOST_NODES}",
+            f"'auto', or 1 to {MOST_NODES[0]}",
         )
 
     @property
@@ -227,7 +228,8 @@ class NestedQuadrature(Method):
                 found, inner = with_inner_error(
                     found, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
                 )
-        return judged(density, found, inner, noise, other, self.tolerance)
+        hidden = hidden_modes(density, found.theta[found.some(NUM_LOOKED)])
+        return judged(density, found, inner, noise, other, self.tolerance, hidden)
 
     def _integrated(
         self,
@@ -254,7 +256,7 @@ class NestedQuadrature(Method):
             return found, None
         heaviest = np.argsort(-found.weights)[:HEAVIEST]
         here = Swept(*(v[heaviest] for v in found.swept))
-        there = density.sweep(found.theta[heaviest], make_nodes(others, density.split.width, False))
+        there = density.sweep(found.theta[heaviest], member_nodes(others, density.split.width))
         return with_inner_error(
             found,
             found.weights[heaviest],
@@ -271,7 +273,7 @@ class NestedQuadrature(Method):
             return False
         if inner.others <= inner.num_nodes or inner.lost:
             return False
-        density.nodes = make_nodes(inner.others, density.split.width, False)
+        density.nodes = member_nodes(inner.others, density.split.width)
         return True
 
     def _other_mode(

@@ -11,8 +11,14 @@ from jaxtyping import Float, Int
 
 from vi_recipes.latent import HALF_LOG_2PI, hermite
 
-MOST_NODES = 25
-"""Nodes a dimension that there is room for."""
+ROOM = 25
+"""Nodes a dimension that there is room for, where a block has its own within weighed points."""
+
+MOST_NODES = (159, 39, 25)
+"""The same of members of one, two and three coordinates: several modes, and kinks, need many."""
+
+LADDER = (9, 15, 25, 39, 79, 159)
+"""Nodes a dimension; each number is checked by the next that there is room for."""
 
 POWERS = 3
 """Degree up to which the members' moments are taken, where they are not normal."""
@@ -56,7 +62,21 @@ class Nodes:
         return self.points, self.log_weights, self.powers, *self.inner.tables, self.inner.count
 
 
-def make_nodes(num_nodes: int, d: int, normal: bool) -> Nodes:
+def next_nodes(num_nodes: int, d: int) -> int:
+    """Return the nodes a dimension that check so many of members of d coordinates.
+
+    Those after them, or a few less where there is no room for more.
+    """
+    most = MOST_NODES[d - 1]
+    return next((n for n in LADDER if num_nodes < n <= most), num_nodes - 4)
+
+
+def member_nodes(num_nodes: int, d: int) -> Nodes:
+    """Return the nodes of members of d coordinates that are not normal, at most `MOST_NODES`."""
+    return make_nodes(num_nodes, d, False, MOST_NODES[d - 1])
+
+
+def make_nodes(num_nodes: int, d: int, normal: bool, room: int = ROOM) -> Nodes:
     """Return the nodes of a member's integral.
 
     Parameters
@@ -66,6 +86,8 @@ def make_nodes(num_nodes: int, d: int, normal: bool) -> Nodes:
     normal
         Whether members are normal given theta: the nodes are then one for all of a member's
         coordinates, each of which has its own marginal law.
+    room
+        Nodes a dimension to which all are padded.
     """
     axes = 1 if normal else d
     points, log_weights = hermite(num_nodes, axes)
@@ -75,12 +97,11 @@ def make_nodes(num_nodes: int, d: int, normal: bool) -> Nodes:
         monomials = np.zeros((len(points), 0))
     else:
         monomials = np.prod(points[:, None, :] ** powers(d), axis=2)
-    most = MOST_NODES**axes
-    room = ((0, most - len(points)), (0, 0))
+    padding = ((0, room**axes - len(points)), (0, 0))
     return Nodes(
         num_nodes,
-        np.pad(points, room),
-        np.pad(log_weights, room[0]),
-        np.pad(monomials, room),
+        np.pad(points, padding),
+        np.pad(log_weights, padding[0]),
+        np.pad(monomials, padding),
         len(points),
     )

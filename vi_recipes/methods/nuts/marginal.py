@@ -26,6 +26,7 @@ from vi_recipes.methods.nested.members import (
 )
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.posterior import joined, members_at
+from vi_recipes.methods.nested.several_modes import hidden_modes
 from vi_recipes.methods.nuts.running import around_zero
 from vi_recipes.methods.nuts.sampling import Space
 from vi_recipes.model import Target
@@ -106,7 +107,10 @@ class MarginalSpace:
         error = inner_error(density, theta, density.sweep(theta).log_p, others)
         if error.lost:
             return error.what_is_lost
-        return "" if error.sd <= INNER else str(error)
+        if error.sd > INNER:
+            return str(error)
+        hidden = hidden_modes(density, theta[:: HEAVIEST // NUM_LOOKED])
+        return f"{hidden}, which nodes around the first miss" if hidden else ""
 
 
 def members_integrated(target: Target, timing: Timing) -> Marginal:
