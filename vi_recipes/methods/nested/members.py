@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing
 from vi_recipes.importance import around, scrambled_sobol
@@ -173,8 +172,7 @@ def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
         if others < density.nodes.num_nodes or not change.std() > INNER:
             break
         density.nodes = more
-    looked = np.concatenate([mode.theta[None], rows[:NUM_LOOKED]])
-    while hidden_modes(density, looked):
+    while hidden_modes(density, mode.theta[None]):
         others = next_nodes(density.nodes.num_nodes, density.split.width)
         if others < density.nodes.num_nodes:
             return

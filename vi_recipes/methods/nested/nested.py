@@ -228,7 +228,7 @@ class NestedQuadrature(Method):
                 found, inner = with_inner_error(
                     found, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
                 )
-        hidden = hidden_modes(density, found.theta[found.some(NUM_LOOKED)])
+        hidden = hidden_modes(density, found.theta[found.some(2)])
         return judged(density, found, inner, noise, other, self.tolerance, hidden)
 
     def _integrated(
