@@ -35,6 +35,7 @@ from vi_recipes.formula.parse import Parsed, check_apart, check_columns, parse
 from vi_recipes.formula.plain import one_form
 from vi_recipes.formula.priors import Given, Priors
 from vi_recipes.formula.source import Generated, Units, Writer
+from vi_recipes.formula.starts import starts_of
 from vi_recipes.model import Model
 
 PLACE = "row="
@@ -342,6 +343,7 @@ class _Maker:
             function=Generated(source, self.priors.objects),
             name=y,
             data=Rows(values),
+            init=starts_of(writer),
             parameters=tuple(
                 n for n in parameters if n in self.priors.sites.keys() - self.priors.known
             ),

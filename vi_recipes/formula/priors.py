@@ -99,6 +99,8 @@ class Priors:
     """Distributions that no source stands for."""
     known: set[str] = field(default_factory=set)
     """Sites that are none, because their values are given."""
+    chosen: set[str] = field(default_factory=set)
+    """Sites of which a prior is given that is not flat, or one of an element."""
     elements: set[str] = field(default_factory=set)
     """What single elements of sites go by."""
 
@@ -144,7 +146,10 @@ class Priors:
 
     def line(self, site: Site) -> str:
         """Return the right-hand side of a site's line in the source, and note it."""
-        text = self._by_element(site) or self._source(site)
+        by_element = self._by_element(site)
+        if by_element or self._by_name.get(site.name, "flat") != "flat":
+            self.chosen.add(site.name)
+        text = by_element or self._source(site)
         self.sites[site.name] = text
         if text.startswith("jnp.full") or reads_as_number(text):
             self.known.add(site.name)

@@ -233,7 +233,7 @@ class Writer:
         means = counts @ matrix / counts.sum()
         scale = 1.0 if predictor.parameter else self.units.scale
         if predictor.intercept:
-            level = number(self._level(predictor) - self._mean_offset(predictor, counts))
+            level = number(self.middle(predictor))
             width = number(float(np.sqrt((WIDTH * scale) ** 2 + ((widths * means) ** 2).sum())))
             line = self.priors.line(Site(predictor.intercept, f"dist.Normal({level}, {width})"))
             lines.append(f"{predictor.intercept} = {line}")
@@ -244,6 +244,12 @@ class Writer:
             }
             site = Site(predictor.beta, normals(widths), size=len(widths), each=each)
             lines.append(f"{predictor.beta} = {self.priors.line(site)}")
+
+    def middle(self, predictor: Predictor) -> float:
+        """Return where the prior of an intercept has its middle."""
+        matrix = predictor.design.matrix
+        counts = np.ones(len(matrix)) if self.weights is None else self.weights
+        return self._level(predictor) - self._mean_offset(predictor, counts)
 
     def _mean_offset(self, predictor: Predictor, counts: np.ndarray) -> float:
         """Return what an offset adds on average: of logarithms, to the mean that they are of."""

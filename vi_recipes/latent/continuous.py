@@ -30,11 +30,12 @@ from vi_recipes.model import (
 )
 
 SPREADS = (0.3, 0.3, 2.0)
-"""Distances from the start at which it is verified which member an element belongs to."""
+"""Distances from the start, in units of the coordinates, at which it is verified which member an
+element belongs to."""
 
 NEAR_ZERO = (1.0, 0.03, 1e-3, 1e-5)
-"""Distances of theta from 0, unconstrained, at which a model is looked at too: where covariates are
-in the thousands a link saturates everywhere else."""
+"""Distances of theta from 0, in its units, at which a model is looked at too: where covariates
+lie far from 0 a link saturates everywhere else."""
 
 FAR = (10.0, 100.0, 1000.0)
 """Units to both sides of the start at which it is looked for what elements answer to that have no
@@ -221,12 +222,14 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
         lambda: jax.jit(probe, compiler_options=COMPILED_QUICKLY),
     )
     thetas, places = [], []
+    of_theta, of_z = target.units[this.border], target.units[this.local]
     for spread in SPREADS:
-        thetas.append(start[this.border] + min(spread, 0.5) * rng.standard_normal(this.border.size))
-        places.append(start[this.local] + spread * rng.standard_normal(this.local.shape))
+        theta = of_theta * rng.standard_normal(this.border.size)
+        thetas.append(start[this.border] + min(spread, 0.5) * theta)
+        places.append(start[this.local] + spread * of_z * rng.standard_normal(of_z.shape))
     for spread in NEAR_ZERO:
-        thetas.append(spread * rng.standard_normal(this.border.size))
-        places.append(0.5 * rng.standard_normal(this.local.shape))
+        thetas.append(spread * of_theta * rng.standard_normal(this.border.size))
+        places.append(0.5 * of_z * rng.standard_normal(of_z.shape))
     slopes: dict[str, list[np.ndarray]] = {}
     moved: dict[str, Any] = {}
 
@@ -240,13 +243,14 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
     for k, (theta, z) in enumerate(zip(thetas, places, strict=True)):
         values = look(theta, z)
         if k in (0, len(SPREADS)):  # a kink, a step or a saturated link has no slope, and moves
-            others = compiled(jnp.asarray(theta), jnp.asarray(z[::-1] + 3.0), tangents, arrays)[0]
+            other = z[::-1] + 3.0 * of_z
+            others = compiled(jnp.asarray(theta), jnp.asarray(other), tangents, arrays)[0]
             for name, value in values.items():
                 moved[name] = moved.get(name, False) | _differ(value, others[name])
     if silent := {name for name, rows in slopes.items() if _is_silent(this, name, rows)}:
         for spread in (sign * far for far in FAR for sign in (-1, 1)):
             away = spread * rng.uniform(0.5, 1.5, this.local.shape)
-            look(thetas[0], start[this.local] + target.units[this.local] * away, silent)
+            look(thetas[0], start[this.local] + of_z * away, silent)
     index = {}
     for name, rows in slopes.items():
         if not moved[name].any() and not any((r != 0).any() for r in rows):

@@ -25,6 +25,10 @@ MODE = 1e-12
 """Squared Newton decrement of a member's mode at which it is found."""
 
 
+LEAST = 1e-8
+"""Curvature in units, beside a member's own, that it is damped by at least."""
+
+
 class MemberTerms(NamedTuple):
     """log p(y_t, z_t | theta) of every member, to second order in z_t."""
 
@@ -118,15 +122,20 @@ def search_modes(
     tolerance
         Squared Newton decrement of a member at which its mode is found.
     """
+    # what damps all of a member's coordinates alike must be told of them in units
+    unit = jnp.asarray(split.target.units[split.local])
 
     def propose(terms: MemberTerms, damping: jax.Array) -> jax.Array:
-        gradient, precision = terms.gradient, terms.precision
+        gradient, precision = unit * terms.gradient, in_units(terms.precision)
         if gradient.shape[-1] == 1:
-            return gradient / (jnp.abs(precision[..., 0]) + damping[:, None] + 1e-300)
+            return unit * gradient / (jnp.abs(precision[..., 0]) + damping[:, None] + 1e-300)
         values, vectors = jnp.linalg.eigh(precision)
         turned = jnp.einsum("tij,ti->tj", vectors, gradient)
         turned = turned / (jnp.abs(values) + damping[:, None] + 1e-300)
-        return jnp.einsum("tij,tj->ti", vectors, turned)
+        return unit * jnp.einsum("tij,tj->ti", vectors, turned)
+
+    def in_units(precision: jax.Array) -> jax.Array:
+        return precision * unit[:, :, None] * unit[:, None, :]
 
     def decrement(terms: MemberTerms) -> jax.Array:
         free = propose(terms, jnp.zeros(terms.gradient.shape[0]))
@@ -142,7 +151,7 @@ def search_modes(
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all(-1)
         noise = 1e-13 * (1.0 + jnp.abs(terms.value))
         better = first | (finite & (new.value >= terms.value - noise))
-        size = jnp.abs(jnp.trace(terms.precision, axis1=-2, axis2=-1)) + least
+        size = jnp.abs(jnp.trace(in_units(terms.precision), axis1=-2, axis2=-1)) + LEAST
         damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 0.3 * size))
         damping = jnp.where(damping < 1e-3 * size, 0.0, damping)
 
@@ -157,7 +166,6 @@ def search_modes(
     members, d = z.shape
     none = jnp.zeros(members)
     nothing = MemberTerms(none, jnp.zeros((members, d)), jnp.zeros((members, d, d)))
-    least = 1e-8 * jnp.sum(jnp.asarray(split.target.units[split.local]) ** -2.0, axis=-1)
     start = Search(z, nothing, none, jnp.full(members, jnp.inf), -1)
     end: Search = jax.lax.while_loop(unfinished, step, start)
     return end

@@ -130,6 +130,20 @@ def observed_names(trace: Mapping[str, Any]) -> list[str]:
     return [n for n, site in trace.items() if site["type"] == "sample" and site["is_observed"]]
 
 
+def flat_names(trace: Mapping[str, Any]) -> frozenset[str]:
+    """Return the latent sites of a trace whose priors are ``dist.ImproperUniform``: no medians."""
+    wrappers = dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution
+    found = set()
+    for name, site in trace.items():
+        if site["type"] == "sample" and not site["is_observed"]:
+            fn = site["fn"]
+            while isinstance(fn, wrappers):
+                fn = fn.base_dist
+            if isinstance(fn, dist.ImproperUniform):
+                found.add(name)
+    return frozenset(found)
+
+
 def plate_depth(trace: Mapping[str, Any]) -> int:
     """Return how many dimensions, counted from the right, the plates of a trace take."""
     stacks = [site["cond_indep_stack"] for site in trace.values() if site["type"] == "sample"]

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import checkify
 from jaxtyping import Array, Float
 from numpyro import handlers
+from numpyro.distributions.transforms import biject_to
 from numpyro.infer import init_to_median, init_to_uniform
 
 from vi_recipes.core import (
@@ -117,6 +118,14 @@ class DensityWithStart(FlatDensity):
             return z
         return self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
 
+    def _find_units(self) -> Float[np.ndarray, " dim"]:
+        placed = not self.flat or self.model.init is not None
+        if self.form_of is not None:
+            return find_units(self, self.anywhere(), placed=placed)
+        with jax.enable_x64(True):
+            z = self._propose(fold_key(jax.random.key(0), 0), 0.0, 0, np.ones(self.dim))
+        return find_units(self, z, placed=placed)
+
     @property
     def units(self) -> Float[np.ndarray, " dim"]:
         """The unit of every coordinate, shape (dim,); see :mod:`vi_recipes.model.units`.
@@ -124,7 +133,7 @@ class DensityWithStart(FlatDensity):
         Searches start, go and stop by it, so that a fit is the same in metres and in millimetres.
         """
         with concrete():
-            return self.compiled_once("units", lambda: find_units(self, self.anywhere()))
+            return self.compiled_once("units", self._find_units)
 
     def density_in_units(self, x: Float[Array, " dim"], arrays: Arrays) -> Float[Array, ""]:
         """Return the log density where every coordinate is ``x`` of its :attr:`units`.
@@ -133,7 +142,13 @@ class DensityWithStart(FlatDensity):
         """
         return self.log_density_fn(x * self.units, arrays)
 
-    def _propose(self, key: jax.Array, scatter: float, attempt: int) -> Float[np.ndarray, " dim"]:
+    def _propose(
+        self,
+        key: jax.Array,
+        scatter: float,
+        attempt: int,
+        widths: Float[np.ndarray, " dim"] | None = None,
+    ) -> Float[np.ndarray, " dim"]:
         centre_key, noise_key = split_key(key)
         given = self._given_start(centre_key)
         if scatter and not given:
@@ -141,10 +156,10 @@ class DensityWithStart(FlatDensity):
             centre = np.where(self.edged & (np.abs(medians) > DISTANT), medians, 0.0)
         elif given:
             known = len(given) == len(self.latents)
-            others = {} if known else self._initial_values(centre_key, attempt)[0]
+            others = {} if known else self._initial_values(centre_key, attempt, widths)[0]
             centre = self.unconstrain(others | dict(given))
         else:
-            values, centre = self._initial_values(centre_key, attempt)
+            values, centre = self._initial_values(centre_key, attempt, widths)
             if not np.isfinite(centre).all():
                 centre = self.unconstrain(values)  # which says what is wrong
         if scatter:
@@ -170,16 +185,20 @@ class DensityWithStart(FlatDensity):
         return given
 
     def _initial_values(
-        self, key: jax.Array, attempt: int
+        self, key: jax.Array, attempt: int, widths: Float[np.ndarray, " dim"] | None
     ) -> tuple[dict[str, Array], Float[np.ndarray, " dim"]]:
         """Return values of the latent sites, and the flat vector of them.
 
-        Prior medians, where they are somewhere; else, and at later attempts, uniform near 0.
+        Prior medians, where they are somewhere; else, as under flat priors, and at later attempts,
+        uniform near 0: within two of ``widths``, which are the :attr:`units` where none are given.
         """
         names = {s.name for s in self.latents}
-        uniform = frozenset(names) if attempt >= NUM_ATTEMPTS // 2 else frozenset()
+        uniform = frozenset(names) if attempt >= NUM_ATTEMPTS // 2 else self.flat
         while True:
-            values, unconstrained = self._drawn(uniform)(key, self.arrays())
+            wide = np.ones(self.dim) if widths is None else widths
+            if uniform and widths is None:
+                wide = self.units
+            values, unconstrained = self._drawn(uniform)(key, wide, self.arrays())
             z = np.asarray(unconstrained)
             lost = ~np.isfinite(z)
             # first what others may be lost for, being drawn given it
@@ -191,13 +210,23 @@ class DensityWithStart(FlatDensity):
             uniform |= found
 
     def _drawn(self, uniform: frozenset[str]) -> Callable[..., Any]:
-        """Return a compiled ``(key, arrays) -> values, z``: prior medians, or uniform near 0."""
-        near, median = init_to_uniform(), init_to_median(num_samples=15)
+        """Return a compiled ``(key, widths, arrays) -> values, z``: medians, or uniform near 0.
 
-        def strategy(site: dict[str, Any]) -> Any:
-            return (near if site["name"] in uniform else median)(site)
+        What has an edge has no width: it is uniform within 2 on its scale of logarithms or logits.
+        """
 
-        def draw(key: jax.Array, arrays: Arrays) -> tuple[dict[str, Array], Array]:
+        def draw(key: jax.Array, widths: Array, arrays: Arrays) -> tuple[dict[str, Array], Array]:
+            width = self.unravel(jnp.where(self.edged, 1.0, widths))
+
+            def strategy(site: dict[str, Any]) -> Any:
+                if site["name"] not in uniform:
+                    return init_to_median(site, num_samples=15)
+                value = init_to_uniform(site)
+                if value is None or self.edged[self.slices[site["name"]]].all():
+                    return value
+                places = biject_to(site["fn"].support)
+                return places(width[site["name"]] * places.inv(value))
+
             seeded = handlers.seed(self.model.function, key)
             model = handlers.substitute(seeded, substitute_fn=strategy)
             trace = handlers.trace(model).get_trace(**self.keywords(arrays))

@@ -22,6 +22,7 @@ from vi_recipes.model.sites import (
     ScanWatch,
     Site,
     WithoutEmpty,
+    flat_names,
     observed_names,
     plate_depth,
     read_trace,
@@ -278,6 +279,7 @@ class TracedModel(BoundModel):
             self.has_scan = watch.found
             sites.update(read_trace(trace))
             self._observed_names = observed_names(trace)
+            self.flat = flat_names(trace)
             self._seen_weights = any(
                 site["scale"] is not None or unmasked(site["fn"])[1] is not None
                 for site in trace.values()

@@ -19,7 +19,11 @@ from vi_recipes.model.density import FlatDensity
 from vi_recipes.model.terms import terms_of_sites
 
 ORDINARY = 30.0
-"""Units that are neither this much above 1 nor below it count as 1: nothing is gained by them."""
+"""Units that are not this much above 1 count as 1: nothing is gained by them."""
+
+NARROW = 5.0
+"""Nor are those that are not this much below it. It is less: what begins far too wide is lost where
+a link is an exponential, and what begins too close to 0 takes some steps more."""
 
 MOST_DIRECTIONS = 64
 """Coordinates of a site, members of its plates aside, that are looked at one by one."""
@@ -44,14 +48,16 @@ class _Bend(NamedTuple):
     """Rows that answer."""
 
 
-def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"]) -> Units:
+def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"], *, placed: bool = True) -> Units:
     """Return the unit of every coordinate of the flat vector, from the density near ``z``.
 
     What has an edge lives on a scale of logarithms or logits, whose unit is 1. Of the others it is
     the smallest of three: the sd that its own prior gives it; that which one member of a plate
     leaves of it; and how far a row of the data pulls it, which needs no scale of errors to be
     right. What is linear in rows far out counts by its sd instead. They are looked at where ``z``
-    is and with those coordinates at 0: far out likelihoods are flat.
+    is and with those coordinates at 0: far out likelihoods are flat. Where ``z`` was not
+    ``placed`` by priors an exponential may be anything there, and it is looked at for what nothing
+    is seen of at 0 alone, as of a product of two that are 0.
     """
     unit = np.ones(density.dim)
     groups = _directions(density)
@@ -108,7 +114,10 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"]) -> Units:
     total = sum(site.size for site in density.observed) or _longest(density)
     found = np.full(len(basis), np.inf)
     with jax.enable_x64(True), np.errstate(all="ignore"):
-        for point in (z, np.where(free, 0.0, z)):
+        for point in (np.where(free, 0.0, z), z):
+            if not placed and np.isfinite(found).all():
+                break
+            before = found
             prior, members, rows = at(point, np.zeros(len(basis)))
             for bend in (prior, members):
                 found = np.fmin(found, _positive(bend.curvature**-0.5))
@@ -121,8 +130,10 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"]) -> Units:
             alone = rows.rows <= 1
             least = np.where(alone, spread * np.sqrt(total), spread / np.sqrt(rows.rows))
             found = np.fmin(found, np.fmax(pull, least))
+            if not placed:
+                found = np.where(np.isfinite(before), before, found)
     for (place, _), size in zip(groups, found, strict=True):
-        if np.isfinite(size) and not 1 / ORDINARY <= size <= ORDINARY:
+        if np.isfinite(size) and not 1 / NARROW <= size <= ORDINARY:
             unit[place] = size
     return unit
 

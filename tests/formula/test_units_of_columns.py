@@ -1,0 +1,150 @@
+"""What a formula's model is fitted to does not depend on the unit and the zero of a column.
+
+The oracle is the fit where the column has mean 0 and sd 1.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+
+import vi_recipes as vr
+
+UNITS = {"ordinary": (1.0, 0.0), "thousandth": (1e3, 0.0), "thousands": (1e-3, 0.0),
+         "dozens": (28.0, 0.0), "year": (3.0, 2_000.0)}  # fmt: skip
+FAMILIES: dict[str, dict[str, Any]] = {
+    "poisson": {}, "bernoulli": {}, "negbinomial": {}, "gamma": {"link": "log"}
+}  # fmt: skip
+
+
+@cache
+def frame(family: str, unit: str) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    n, (scale, shift) = 200, UNITS[unit]
+    x, g = rng.normal(size=n), rng.integers(0, 20, n)
+    x = (x - x.mean()) / x.std(ddof=1)
+    mean = np.exp(0.3 + 0.5 * x + rng.normal(0.0, 0.5, 20)[g])
+    y = {
+        "poisson": rng.poisson(mean),
+        "bernoulli": (rng.uniform(size=n) < mean / (1 + mean)).astype(int),
+        "negbinomial": rng.negative_binomial(3, 3 / (3 + mean)),
+        "gamma": rng.gamma(3.0, mean / 3),
+    }[family]
+    return pd.DataFrame({"y": y, "x": shift + scale * x, "g": g})
+
+
+def target(family: str, unit: str, priors: str | None, formula: str) -> vr.Target:
+    made = vr.glmm(formula, frame(family, unit), family, priors=priors, **FAMILIES[family])
+    return vr.Target(made)
+
+
+@pytest.mark.parametrize("priors", ["flat", None])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_methods_begin_at_the_same_means_in_every_unit(family: str, priors: str | None) -> None:
+    found = {}
+    for unit in UNITS:
+        made = target(family, unit, priors, "y ~ x + (1 + x | g)")
+        for scatter in (0.0, 1.0):
+            z = made.start(jax.random.key(3), scatter=scatter)
+            sites, x = made.constrain(z), frame(family, unit)["x"].to_numpy()
+            g = frame(family, unit)["g"].to_numpy()
+            slope = sites["beta"][0] + sites["u_g_x"][g]
+            eta = sites["Intercept"] + sites["u_g_Intercept"][g] + slope * x
+            assert np.abs(eta).max() < 12  # not e^100
+            found[unit, scatter] = eta
+        np.testing.assert_allclose(found[unit, 0.0], found["ordinary", 0.0], atol=2e-3)
+
+
+def flat_line(y: Any, x: Any, g: Any) -> None:
+    """Intercepts of groups and a slope whose priors know no unit."""
+    a = numpyro.sample("a", dist.ImproperUniform(dist.constraints.real, (), ()))
+    b = numpyro.sample("b", dist.ImproperUniform(dist.constraints.real, (), (1,)))
+    s = numpyro.sample("s", dist.ImproperUniform(dist.constraints.positive, (), ()))
+    with numpyro.plate("G", 20):
+        u = numpyro.sample("u", dist.Normal(0.0, s))
+    with numpyro.plate("N", len(y)):
+        numpyro.sample("y", dist.Poisson(jax.numpy.exp(a + b[0] * x + u[g])), obs=y)
+
+
+def test_what_has_a_flat_prior_begins_within_two_of_its_units() -> None:
+    for unit, (scale, _) in UNITS.items():
+        data = {name: column.to_numpy() for name, column in frame("poisson", unit).items()}
+        made = vr.Target(flat_line, **data)
+        size = made.units[made.slices["b"]] * max(scale, np.abs(data["x"]).max() / 3)
+        assert 0.1 < size < 30 if scale == 1 else 0.05 < size < 3, unit
+        z = made.start(jax.random.key(0))
+        assert np.abs(z[made.slices["b"]]) <= 2 * made.units[made.slices["b"]]
+        # what is drawn is drawn whatever the unit
+        assert z[made.slices["a"]] / made.units[made.slices["a"]] == pytest.approx(-0.593, abs=1e-3)
+
+
+@cache
+def fitted(method: vr.Method, family: str, unit: str, priors: str | None, formula: str) -> vr.Fit:
+    return method.fit(target(family, unit, priors, formula), key=0)
+
+
+def compare(
+    method: vr.Method,
+    family: str,
+    unit: str,
+    priors: str | None,
+    formula: str = "y ~ x + (1 | g)",
+    tolerance: float = 1e-3,
+) -> None:
+    right = fitted(method, family, "ordinary", priors, formula)
+    made = fitted(method, family, unit, priors, formula)
+    assert made.status is right.status is vr.Status.OK
+    scale = UNITS[unit][0]
+    mean, sd = right.mean()["beta"][0], right.sd()["beta"][0]
+    assert made.mean()["beta"][0] * scale == pytest.approx(mean, abs=tolerance * sd)
+    if not (isinstance(method, vr.MeanField) and UNITS[unit][1]):  # its sds are of one coordinate
+        assert made.sd()["beta"][0] * scale == pytest.approx(sd, rel=tolerance)
+    first = np.ravel(right.mean()["sd_g"])[0], np.ravel(right.sd()["sd_g"])[0]
+    assert np.ravel(made.mean()["sd_g"])[0] == pytest.approx(first[0], abs=tolerance * first[1])
+
+
+NOISE = 0.1
+"""Sds by which the means of two fits by weighted points of theta, or by draws, may differ."""
+
+
+@pytest.mark.parametrize("unit", ["dozens", "year"])
+def test_nested_quadrature_finds_the_same_in_every_unit(unit: str) -> None:
+    compare(vr.NestedQuadrature(), "poisson", unit, "flat", tolerance=NOISE)
+
+
+EXACT = [vr.EM(), vr.MarginalMLE(), vr.MeanField(), vr.LinearResponse()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["thousandth", "thousands", "dozens", "year"])
+@pytest.mark.parametrize("method", EXACT, ids=lambda m: m.name)
+def test_optima_are_the_same_in_every_unit_of_a_column(method: vr.Method, unit: str) -> None:
+    compare(method, "poisson", unit, "flat", tolerance=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bernoulli", "negbinomial", "gamma"])
+@pytest.mark.parametrize("unit", ["dozens", "year"])
+def test_other_families_are_the_same_in_every_unit_of_a_column(family: str, unit: str) -> None:
+    compare(vr.NestedQuadrature(), family, unit, "flat", tolerance=NOISE)
+    compare(vr.LinearResponse(), family, unit, "flat", tolerance=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("priors", ["flat", None])
+def test_slopes_by_group_are_the_same_in_every_unit(priors: str | None) -> None:
+    formula = "y ~ x + (1 + x | g)"
+    compare(vr.NestedQuadrature(), "poisson", "thousandth", priors, formula, NOISE)
+
+
+@pytest.mark.slow
+def test_chains_are_the_same_in_every_unit_of_a_column() -> None:
+    method = vr.NUTS(num_chains=2, num_warmup=500, num_samples=1_000)
+    compare(method, "poisson", "dozens", "flat", tolerance=0.3)
