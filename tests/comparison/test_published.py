@@ -213,3 +213,15 @@ def test_rows_of_a_csv_have_names_and_numbers_that_a_spreadsheet_does_not_turn(t
     assert float(made.loc["mu: sd", "pymc"]) > 0
     assert made.loc["mu: interval", "pymc"] == table.body[2][1]
     assert made.index.is_unique
+
+
+def test_log_evidence_under_flat_priors_is_said_to_compare_methods_alone() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"y": rng.normal(size=20), "x": rng.normal(size=20)})
+    said = "defined up to a constant alone"
+    # of the second the description does not say it, which is for all of them
+    for priors, with_target, without in (("flat", 1, 1), ({"beta": "flat"}, 1, 0), (None, 0, 0)):
+        this = vr.Target(vr.glmm("y ~ x", frame, priors=priors))
+        c = vr.compare(this, {"laplace": vr.Laplace()})
+        assert str(c.table(target=this)).count(said) == with_target
+        assert str(c.table()).count(said) == without

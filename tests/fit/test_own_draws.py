@@ -282,7 +282,11 @@ def _stacked() -> xr.Dataset:
         ({"beta": regression_draws()}, {"bta": "beta"}, "unknown name 'bta'; did you mean 'beta'"),
         ({"b": regression_draws()}, {"b": "beat"}, "unknown site or scalar 'beat'; did you mean"),
         ({"b": regression_draws()[..., 0]}, {"b": "beta[0]"}, r"beta\[1\] of site 'beta' is not"),
-        ({"beta": np.where(regression_draws() > 3, 0, np.nan)}, {}, "not finite in chain 0, draw"),
+        (
+            {"beta": np.where(regression_draws() > 3, 0, np.nan)},
+            {},
+            "not finite in chain 1, draw 1$",
+        ),
         ({"beta": regression_draws()[:, :3]}, {}, "got 3 draws a chain, expected at least 4"),
         (3, {}, "got int, expected an ArviZ tree"),
         ("nowhere.nc", {}, "nowhere.nc"),
@@ -299,7 +303,7 @@ def test_bad_draws_are_refused(draws: Any, names: dict[str, str], said: str) -> 
 def test_values_outside_the_support_are_refused(tmp_path: Path) -> None:
     draws = normal_gamma_draws()
     draws["tau"][1, 7] = -0.5
-    said = r"1 of 1600 draws of site 'tau' are outside .* the first -0.5 in chain 1, draw 7"
+    said = r"1 of 1600 draws of site 'tau' are outside .* the first -0.5 in chain 2, draw 8"
     with pytest.raises(ValueError, match=said):
         vr.from_draws(draws, target("normal_precision"))
     path = stan_csv(tmp_path / "opt.csv", regression_draws()[0])

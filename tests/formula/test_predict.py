@@ -373,7 +373,7 @@ def test_a_level_that_the_data_did_not_have_is_named():
         target = vr.Target(vr.glmm(f"y ~ {term}", frame))
         fit = vr.MAP().fit(target, throw=True)
         had = "p, q, r" if column == "kind" else "1, 2, 3"
-        says = f"newdata: '{term}' has {bad}, which the data did not have; it had {had}"
+        says = f"newdata: '{term}' has {bad}, which no row that was fitted has; they have {had}"
         with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
             vr.predict(fit, target, {column: [frame[column][0], bad]})
 
@@ -463,3 +463,28 @@ def test_keys_change_draws(fitted):
         for k in (1, 2)
     )
     assert (one != two).all()
+
+
+def test_a_level_of_rows_left_out_is_not_said_to_be_none_of_the_data():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"y": rng.normal(size=9), "kind": list("pqr") * 3})
+    frame.loc[frame["kind"] == "r", "y"] = np.nan
+    target = vr.Target(vr.glmm("y ~ kind", frame, missing="drop"))
+    fit = vr.MAP().fit(target, throw=True)
+    says = "newdata: 'kind' has r, which no row that was fitted has; they have p, q"
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        vr.predict(fit, target, frame)
+
+
+def test_an_offset_may_be_one_number_for_all_new_rows_and_is_known_by_name():
+    rng = np.random.default_rng(0)
+    columns = {"x": rng.normal(size=30), "t": rng.normal(size=30)}
+    frame = pd.DataFrame({"y": rng.poisson(3, 30), **columns})
+    target = vr.Target(vr.glmm("y ~ x", frame, "poisson", offset="t"))
+    fit = vr.MAP().fit(target, throw=True)
+    new = frame[["x"]].head(3)
+    one = vr.predict(fit, target, new, offset=0.5).mean
+    np.testing.assert_allclose(one, vr.predict(fit, target, new, offset=[0.5] * 3).mean)
+    for made in (vr.slopes, vr.comparisons):
+        own = made(fit, target, variables="x", offset="t")
+        np.testing.assert_allclose(own["estimate"], made(fit, target, variables="x")["estimate"])

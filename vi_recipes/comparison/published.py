@@ -19,6 +19,11 @@ from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
 MOST_SAID = 5
 """Scalars of which a note says why they have a dash."""
 
+FLAT = (
+    "Priors are flat, so that log evidence is defined up to a constant alone: it compares methods, "
+    "not models."
+)
+
 TIDY = (
     "method",
     "term",
@@ -218,6 +223,9 @@ def _foot(
     if any(text != DASH for text in evidence):
         rows.append(["Log evidence", *evidence])
         notes.append("Log evidence: an estimate with its error, or a lower bound (≥).")
+        # what a formula's model is said to be has it too, where there is no target
+        if "flat priors" in comparison.description or (target is not None and target.flat):
+            notes.append(FLAT)
     if target is not None:
         table = cross_validated(comparison, target)
         known = table[["elpd_loo", "se"]].astype(float).T.to_dict()

@@ -266,7 +266,8 @@ def _shaped(values: np.ndarray, site: Site, source: Source) -> np.ndarray:
     if not np.isfinite(values).all():
         chain, draw, *_ = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(
-            f"{source.called}: site '{site.name}' is not finite in chain {chain}, draw {draw}"
+            f"{source.called}: site '{site.name}' is not finite in chain {chain + 1}, "
+            f"draw {draw + 1}"
         )
     return values
 
@@ -362,8 +363,8 @@ def _outside(site: Site, values: np.ndarray, bad: np.ndarray, source: Source, dr
     chain, draw = divmod(int(bad[0]), draws)
     return (
         f"{source.called}: {bad.size} of {len(values)} draws of site '{site.name}' are outside "
-        f"its support ({site.support}) or at its edge, the first {shown} in chain {chain}, "
-        f"draw {draw}. "
+        f"its support ({site.support}) or at its edge, the first {shown} in chain {chain + 1}, "
+        f"draw {draw + 1}. "
         "Draws are expected on the constrained scale; look at the names too"
     )
 

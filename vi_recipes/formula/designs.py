@@ -207,8 +207,8 @@ class Design:
         if len(named) == 1:
             levels = list(map(str, sorted(pd.unique(self.data[named[0]]))))
             more = ", ..." if len(levels) > MOST_LEVELS else ""
-            said = f"; it had {', '.join(levels[:MOST_LEVELS])}{more}"
-        return ValueError(f"newdata: '{term}' has {new}, which the data did not have{said}")
+            said = f"; they have {', '.join(levels[:MOST_LEVELS])}{more}"
+        return ValueError(f"newdata: '{term}' has {new}, which no row that was fitted has{said}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"terms": self.terms, "data": self.data}  # formulae's own objects hold modules

@@ -15,6 +15,7 @@ from vi_recipes.formula.frame import as_frame, complete, row_numbers, trials_of
 from vi_recipes.formula.glmm import GLMM
 from vi_recipes.formula.groups import MISSING
 from vi_recipes.formula.layout import Group
+from vi_recipes.formula.plain import one_form
 from vi_recipes.model import Target
 
 Groups = Literal["known", "new", "population"]
@@ -63,9 +64,13 @@ def formula_of(target: Target) -> GLMM:
 
 
 def fitted_rows(model: GLMM, offset: Any = None) -> tuple[pd.DataFrame, Any]:
-    """Return the rows that a model was made of, without those left out, and their offset."""
+    """Return the rows that a model was made of, without those left out, and their offset.
+
+    The column that it was given by is known by name too, though no formula has it.
+    """
     own = model.rows.get("offset=")
-    return model.rows, own if offset is None else offset
+    named = isinstance(offset, str) and one_form(offset) == model.offset
+    return model.rows, own if offset is None or named else offset
 
 
 def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
@@ -139,6 +144,8 @@ def _offset(model: GLMM, frame: pd.DataFrame, given: Any) -> np.ndarray | None:
         )
     if given is None and isinstance(model.offset, str):
         _check_there(frame, [model.offset], "the offset")
+    if not isinstance(given, str | None) and np.ndim(given) == 0:
+        given = np.full(len(frame), given)
     values = row_numbers("offset", model.offset if given is None else given, frame)
     if values is not None and not (finite := np.isfinite(values)).all():
         row = int((~finite).argmax())
