@@ -329,7 +329,7 @@ def _bounded(judged: Verdict, bounds: LowerBounds, *, sampled: bool) -> Verdict:
     text = f"{judged.text} {said[0].upper()}{said[1:]}, which does not vouch for the rest."
     if not sampled:
         seconds = float(f"{max(bounds.nuts_seconds, 1.0):.2g}")
-        text += f" NUTS would tell, in {seconds:,.0f} s or so."
+        text += f" NUTS may tell, in {seconds:,.0f} s or so beside its compilation."
     return replace(judged, text=text)
 
 
