@@ -124,7 +124,10 @@ def filled(
         some = np.argpartition(np.square(steps @ whiten).sum(1), near - 1)[:near]
         v = w[some] + 1 / count
         spread = (steps[some] * v[:, None]).T @ steps[some] / v.sum()
-        parts.append(around(x[top], spread + 1e-8 * np.diag(np.diag(spread)), leads))
+        try:
+            parts.append(around(x[top], spread + 1e-8 * np.diag(np.diag(spread)), leads))
+        except np.linalg.LinAlgError:  # they all lie in one place, to double precision
+            break
     left = 1 - A_PART * len(parts)
     shares = *(left * s for s in proposal.shares), *[A_PART] * len(parts)
     return Mixture((*proposal.parts, *parts), shares)

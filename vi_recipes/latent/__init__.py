@@ -22,7 +22,7 @@ from vi_recipes.latent.closed_form import (
 )
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
-from vi_recipes.latent.continuous import fields
+from vi_recipes.latent.continuous import fields, hierarchical
 from vi_recipes.latent.curvature import MAX_WIDE, examine, is_bent, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
@@ -115,6 +115,7 @@ __all__ = [
     "general_start",
     "general_step",
     "hermite",
+    "hierarchical",
     "is_at_maximum",
     "is_bent",
     "judge_best",

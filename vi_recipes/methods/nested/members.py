@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import jax
 
@@ -12,6 +13,7 @@ from vi_recipes.latent import (
     Marginal,
     NumNodes,
     fields,
+    hierarchical,
     marginal_of,
     starting_point,
     without_latents,
@@ -107,6 +109,34 @@ def members_of(
         names = ", ".join(marginal.split.latents)
         raise refusal(f"rows of {names} are weighted (handlers.scale, masks)")
     return marginal
+
+
+def coupled_of(
+    target: Target, num_nodes: NumNodes, timing: Timing, most: int | None = None
+) -> Marginal:
+    """Return coupled variables as members, for where they have a funnel as part of theta.
+
+    The joint density of effects and their scale has no maximum where all are zero; that of the
+    scale alone may have one. Variables under a law of others count, however few, in no plate too.
+
+    Parameters
+    ----------
+    target, num_nodes, timing, most
+        As for :func:`members_of`.
+
+    Raises
+    ------
+    MethodFailure
+        ``NOT_APPLICABLE`` where there are none, or they cannot be integrated out.
+    """
+    free = [s.name for s in target.latents if not target.edged[target.slices[s.name]].any()]
+    under = hierarchical(target, free)
+    for names in None, tuple(n for n in free if n in under) or None:
+        with suppress(MethodFailure):
+            found = members_of(target, names, num_nodes, timing, weighed=True, most=most)
+            if found.split.num_members:
+                return found
+    raise refusal("there are no coupled latent variables that can be integrated out")
 
 
 def _with_coefficients(marginal: Marginal, num_nodes: NumNodes, timing: Timing) -> Marginal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, override
@@ -36,12 +38,14 @@ from vi_recipes.methods.nested.members import (
     INNER,
     NUM_LOOKED,
     choose_nodes,
+    coupled_of,
     members_of,
     nodes_to_check,
     placed,
     refusal,
 )
 from vi_recipes.methods.nested.mode import (
+    CLOSE,
     ThetaMode,
     distant_starts,
     find_other_mode,
@@ -77,7 +81,8 @@ class NestedQuadrature(Method):
     p(y, theta) of up to 15 parameters, is integrated by quasi-Monte Carlo importance sampling:
     scrambled Sobol points of proposals fitted round after round. Every figure has an error, from
     independent scrambles. Without members, or where they are coupled and few, all coordinates are
-    theta's.
+    theta's; if these have no one mode, as in a funnel, or end otherwise than OK, the coupled are
+    integrated out.
 
     Parameters
     ----------
@@ -191,21 +196,90 @@ class NestedQuadrature(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
+        made, failure = None, None
         with timing.running_compiled():
-            while (made := self._fitted(target, key, timing, progress)) is None:
+            try:
+                choose = partial(self._marginal, target, timing)
+                made = self._settled(choose, target, key, timing, progress)
+            except MethodFailure as found:
+                failure = found
+            if made is None or made.status is not Status.OK:
+                with suppress(MethodFailure):
+                    choose = partial(self._coupled, target, timing)
+                    return self._settled(choose, target, key, timing, progress)
+        if made is None:
+            raise failure or refusal("there is no result")
+        return made
+
+    def _coupled(self, target: Target, timing: Timing) -> Marginal:
+        """Return the few coupled variables that are theta's at first as members.
+
+        Raises
+        ------
+        MethodFailure
+            ``NOT_APPLICABLE`` where there are none.
+        """
+        if self.latent is not None or self._marginal(target, timing).split.num_members:
+            raise refusal("all coupled latent variables are integrated out")
+        return coupled_of(target, self.num_nodes, timing, MAX_GLOBALS)
+
+    def _leave_to_coupled(self, target: Target, timing: Timing) -> None:
+        """Raise ``DIVERGED`` if coupled variables may be members: theta's points miss a funnel."""
+        try:
+            self._coupled(target, timing)
+        except MethodFailure:
+            return
+        raise MethodFailure(
+            Status.DIVERGED,
+            "the joint density of all latent variables has several modes, or no maximum",
+            "use NUTS",
+        )
+
+    def _settled(
+        self,
+        choose: Callable[[], Marginal],
+        target: Target,
+        key: jax.Array,
+        timing: Timing,
+        progress: Progress,
+    ) -> Result:
+        """Return the result with the members that are chosen.
+
+        Raises
+        ------
+        MethodFailure
+            ``DIVERGED`` where double precision does not hold how theta spreads, and as
+            :func:`~vi_recipes.methods.nested.members.placed`.
+        """
+        try:
+            while (made := self._fitted(choose, target, key, timing, progress)) is None:
                 pass  # once more at most: it is remembered what was seen
-            return made
+        except np.linalg.LinAlgError:
+            raise MethodFailure(
+                Status.DIVERGED,
+                "double precision does not hold how the parameters spread: log p(y, theta) may "
+                "have no maximum",
+                "start elsewhere with Model(init=...), or use NUTS",
+            ) from None
+        return made
 
     def _fitted(
-        self, target: Target, key: jax.Array, timing: Timing, progress: Progress
+        self,
+        choose: Callable[[], Marginal],
+        target: Target,
+        key: jax.Array,
+        timing: Timing,
+        progress: Progress,
     ) -> Result | None:
         """Return the result; ``None`` where members are not normal that have counted as such."""
-        density, mode = placed(partial(self._marginal, target, timing), timing, key, progress)
+        density, mode = placed(choose, timing, key, progress)
         other, added = None, None
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
         if mode is not None:
             density.count_from(mode.theta)
             other = self._other_mode(density, mode, key, progress)
+            if (other or mode.decrement > CLOSE) and not density.has_members:
+                self._leave_to_coupled(target, timing)
             if self.num_nodes == "auto":
                 choose_nodes(density, mode, seed)
         if isinstance(density, CrossedDensity) and not density.is_laplace:
