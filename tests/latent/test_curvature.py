@@ -33,6 +33,11 @@ def hinge(z: Any) -> Any:
     return jnp.maximum(z, KNOT)
 
 
+def turned(z: Any) -> Any:
+    """Return the same as ``broken`` with a smooth turn, which no program tells."""
+    return z + (1.0 - jnp.tanh(50.0 * (z - KNOT))) * (z - KNOT)
+
+
 def model_of(mean: Callable[[Any], Any]) -> Callable[..., None]:
     """Return a hierarchy whose members are seen through a function."""
 
@@ -65,18 +70,23 @@ def best(mean: Callable[[Any], Any]) -> tuple[float, float, float]:
     return -float(end.fun), float(end.x[0]), float(np.exp(end.x[1]))
 
 
-def test_a_knot_far_from_the_start_is_seen_at_the_estimate() -> None:
+@pytest.mark.parametrize("mean", [broken, turned])
+def test_a_knot_far_from_the_start_is_known_or_seen_at_the_estimate(
+    mean: Callable[[Any], Any],
+) -> None:
     """It was OK at a log-likelihood 1 nat off, with a tau 0.6 standard errors off."""
-    fit = vr.MarginalMLE().fit(vr.Target(model_of(broken), y=BENT), key=0)
-    value, mu, tau = best(broken)
+    fit = vr.MarginalMLE().fit(vr.Target(model_of(mean), y=BENT), key=0)
+    value, mu, tau = best(mean)
     assert fit.status.ok
     assert "exact" not in fit.message
+    kinks = "the log density of y has kinks in z (abs, max, where): a higher maximum may lie past"
+    assert (kinks in fit.message) == (mean is broken)
     assert fit.log_likelihood == pytest.approx(value, abs=0.3)  # the nodes' share is told
     assert fit.mean()["mu"] == pytest.approx(mu, abs=0.2 * fit.sd()["mu"])
     assert fit.mean()["tau"] == pytest.approx(tau, abs=0.2 * fit.sd()["tau"] + 0.03)
 
 
-@pytest.mark.parametrize("mean", [broken, pytest.param(hinge, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mean", [broken, turned, pytest.param(hinge, marks=pytest.mark.slow)])
 def test_em_and_nested_are_not_ok_with_a_wrong_integral(mean: Callable[[Any], Any]) -> None:
     """EM was OK two nats off, nested quadrature 1.1 of its sds off."""
     target = vr.Target(model_of(mean), y=BENT)
@@ -90,7 +100,7 @@ def test_em_and_nested_are_not_ok_with_a_wrong_integral(mean: Callable[[Any], An
         assert "report this" not in fit.explanation
 
 
-@pytest.mark.parametrize("mean", [broken, hinge])
+@pytest.mark.parametrize("mean", [broken, turned, hinge])
 def test_a_free_energy_with_a_knot_is_refused_where_it_lies(mean: Callable[[Any], Any]) -> None:
     """Its log-likelihood was tens of nats off there, as one that is exact."""
     target = vr.Target(model_of(mean), y=BENT)
@@ -110,6 +120,12 @@ def test_a_free_energy_with_a_knot_is_refused_where_it_lies(mean: Callable[[Any]
             wrong()
     with pytest.raises(vr.MethodFailure, match="neither a table"):
         vr.FreeEnergy(target)  # it is remembered what was seen
+
+
+def test_a_joint_ascent_is_refused_where_the_program_has_kinks() -> None:
+    """It climbs to where no one can tell beforehand, by E-steps that would not be exact."""
+    target = vr.Target(model_of(broken), y=BENT)
+    assert "neither a table" in str(vr.MarginalMLE(ascent="joint").applies(target))
 
 
 def test_what_depends_on_members_far_from_the_start_is_theirs() -> None:
@@ -177,3 +193,138 @@ def test_quadrature_sees_the_knot_too() -> None:
     except MethodFailure:
         return  # nodes do not integrate a kink to the digits that it asks for
     assert found.value == pytest.approx(truth, abs=3 * found.se + 0.01)
+
+
+GROUP = np.repeat(np.arange(4), 3)
+ROWS = RNG.normal(size=12)
+
+KINKED: dict[str, Callable[[Any], Any]] = {
+    "absolute value": lambda z: jnp.abs(z - 500.0)[GROUP],
+    "maximum": lambda z: jnp.maximum(z, -500.0)[GROUP],
+    "clip": lambda z: jnp.clip(z, -500.0, 500.0)[GROUP],
+    "relu": lambda z: jax.nn.relu(z + 500.0)[GROUP],
+    "leaky relu": lambda z: jax.nn.leaky_relu(z + 500.0)[GROUP],
+    "where": lambda z: jnp.where(z > 500.0, 2 * z, z)[GROUP],
+    "largest": lambda z: jnp.stack([z, z - 500.0]).max(axis=0)[GROUP],
+    "sorted": lambda z: jnp.sort(jnp.stack([z, z - 500.0, z + 500.0]), axis=0)[1][GROUP],
+    "median": lambda z: jnp.median(jnp.stack([z, z - 500.0, z + 500.0]), axis=0)[GROUP],
+    "branch": lambda z: jax.vmap(
+        lambda z: jax.lax.cond(z > 500.0, lambda: z * 2, lambda: z)
+    )(z)[GROUP],
+}  # fmt: skip
+
+SMOOTH: dict[str, Callable[[Any], Any]] = {
+    "data": lambda z: z[GROUP] + jnp.maximum(jnp.sort(ROWS), 0.0),
+    "where of the data": lambda z: jnp.where(ROWS > 0, z[GROUP], 0.0),
+    "an even power": lambda z: (z + (jnp.abs(z) ** 2 - z**2))[GROUP],
+    "a log of a sum": lambda z: (z + jax.nn.logsumexp(jnp.stack([z, z]), axis=0) - z)[GROUP],
+    "rows by position": lambda z: jnp.take(z, GROUP, mode="clip"),
+}
+
+
+def of_groups(y: Any, mean: Callable[[Any], Any]) -> None:
+    """Members of three rows, with kinks in parameters at any rate."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+    with numpyro.plate("members", 4):
+        z = numpyro.sample("z", dist.Normal(jnp.abs(mu), jnp.maximum(tau, 1e-3)))
+    with numpyro.plate("rows", 12):
+        numpyro.sample("y", dist.Normal(mean(z) + jax.nn.relu(mu), 1.0), obs=y)
+
+
+def members_of(model: Callable[..., None], latent: str = "z") -> tuple[curvature.Curvature, str]:
+    """Return what the members' precision is like, and what is said of their kinks."""
+    with jax.enable_x64(True):
+        target = vr.Target(model, y=ROWS)
+        split = split_target(target, (latent,))
+        start = target.start(jax.random.key(0), scatter=0.0)
+        seen = curvature.examine(split, lambda: start, Timing().compile)
+        return seen, curvature.kinks_of(split)
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_a_kink_that_no_place_comes_near_is_known_by_the_program(name: str) -> None:
+    """It is 500 away: members were normal, by what was seen of them."""
+    seen, told = members_of(lambda y: of_groups(y, KINKED[name]))
+    assert not seen.quadratic
+    assert told == "the log density of y has kinks in z (abs, max, where)"
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_kinks_in_the_data_or_in_parameters_are_none_of_the_members(name: str) -> None:
+    seen, told = members_of(lambda y: of_groups(y, SMOOTH[name]))
+    assert seen.quadratic
+    assert not told
+
+
+def test_functions_that_are_smooth_by_way_of_others_have_the_curvature_that_was_seen() -> None:
+    """NumPyro makes a logistic log density of an absolute value and a maximum."""
+
+    def model(y: Any) -> None:
+        walk = numpyro.sample("x", dist.GaussianRandomWalk(1.0, num_steps=12))
+        tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+        numpyro.sample("y", dist.Bernoulli(logits=tau * walk).to_event(1), obs=(y > 0).astype(int))
+
+    seen, told = members_of(model, "x")
+    assert seen.concave
+    assert not seen.quadratic
+    assert not told
+
+
+@pytest.mark.parametrize("where", ["prior", "likelihood"])
+def test_a_laplace_law_names_the_site_that_has_the_kink(where: str) -> None:
+    def model(y: Any) -> None:
+        tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+        laws = {"prior": (dist.Laplace, dist.Normal), "likelihood": (dist.Normal, dist.Laplace)}
+        first, second = laws[where]
+        with numpyro.plate("members", 4):
+            z = numpyro.sample("z", first(0.0, tau))
+        with numpyro.plate("rows", 12):
+            numpyro.sample("y", second(z[GROUP], 1.0), obs=y)
+
+    seen, told = members_of(model)
+    site = "z" if where == "prior" else "y"
+    assert not seen.quadratic
+    assert told == f"the log density of {site} has kinks in z (abs, max, where)"
+
+
+def test_coupled_members_with_kinks_are_refused_with_what_has_them() -> None:
+    """Laplace's approximation around one mode was called an exact Gaussian integral."""
+    target = vr.Target(lambda y: walk(y, lambda x: jnp.abs(x - 500.0)), y=ROWS + 500.0)
+    why = str(vr.MarginalMLE(latent=("x",)).applies(target))
+    assert "the log density of y has kinks in x" in why
+    assert "NUTS" in why
+
+
+def quantiles(y: Any) -> None:
+    """Quantile regression with intercepts by group, 6 rows each."""
+    a = numpyro.sample("a", dist.Normal(0.0, 3.0))
+    tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    with numpyro.plate("members", 12):
+        z = numpyro.sample("z", dist.Normal(0.0, tau))
+    with numpyro.plate("rows", 72):
+        mean = a + z[np.repeat(np.arange(12), 6)]
+        numpyro.sample("y", dist.AsymmetricLaplaceQuantile(mean, s, 0.75), obs=y)
+
+
+@pytest.mark.parametrize("method", [vr.MarginalMLE(), vr.EM(), vr.NestedQuadrature()])
+def test_quantile_regression_that_fails_says_which_density_has_kinks(method: vr.Method) -> None:
+    """Another start was the advice, and other scales of the data, which cannot help."""
+    rng = np.random.default_rng(419)
+    y = 1.0 + np.repeat(0.6 * rng.normal(size=12), 6) + 0.7 * rng.standard_t(3, 72)
+    fit = method.fit(vr.Target(quantiles, y=y), key=0)
+    assert not fit.status.ok
+    assert "he log density of y has kinks in z (abs, max, where)" in fit.explanation
+    assert "NUTS" in fit.explanation
+    assert "elsewhere" not in fit.explanation
+    assert "escale" not in fit.explanation
+
+
+def test_both_modes_of_a_member_that_is_seen_by_its_distance_are_told() -> None:
+    """Members were normal around one of them, and nested quadrature was OK."""
+    centres = np.array([2.9, 4.4, 3.1, 5.6, 4.8, 5.3])
+    target = vr.Target(model_of(lambda z: jnp.abs(z - KNOT)), y=centres)
+    fit = vr.NestedQuadrature().fit(target, key=0)
+    assert not fit.status.ok
+    assert "another mode" in fit.message

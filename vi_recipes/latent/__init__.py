@@ -23,7 +23,7 @@ from vi_recipes.latent.closed_form import (
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.continuous import fields, hierarchical
-from vi_recipes.latent.curvature import MAX_WIDE, examine, is_bent, layout_of
+from vi_recipes.latent.curvature import BY_NUTS, MAX_WIDE, examine, is_bent, kinks_of, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
@@ -68,6 +68,7 @@ from vi_recipes.latent.split import (
 from vi_recipes.latent.steps import general_step, squarem
 
 __all__ = [
+    "BY_NUTS",
     "CLOSE",
     "HALF_LOG_2PI",
     "MAX_DENSE",
@@ -120,6 +121,7 @@ __all__ = [
     "is_bent",
     "judge_best",
     "judge_estimate",
+    "kinks_of",
     "latent_moments",
     "law_from_vector",
     "layout_of",

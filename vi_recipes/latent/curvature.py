@@ -47,6 +47,10 @@ ZERO = 1e-11
 """Entry of a precision, beside the roots of its diagonal's two, that counts as none."""
 
 
+BY_NUTS = "use NUTS, which needs no mode and no curvature"
+"""What to do where a density with kinks has none."""
+
+
 class Curvature(NamedTuple):
     """What the members' precision is like, wherever it was looked at.
 
@@ -60,19 +64,27 @@ class Curvature(NamedTuple):
         looked at: there is one mode then.
     pattern
         Which of its entries are not zero, of any member; empty where there are too many.
+    level
+        Whether it is the same wherever it was looked at, whatever the slopes are.
     """
 
     quadratic: bool
     concave: bool
     pattern: Bool[np.ndarray, "d d"]
+    level: bool = False
 
 
 def examine(
     split: Split,
     start: Callable[[], np.ndarray],
     compiler: Callable[..., Callable[..., Any]],
+    *,
+    near: bool = False,
 ) -> Curvature:
     """Return what the members' precision is like, looked at once for a target.
+
+    A log joint that looks quadratic and has kinks (:func:`kinks_of`) counts as neither quadratic
+    nor concave: they lie far from where it was looked.
 
     Parameters
     ----------
@@ -82,6 +94,8 @@ def examine(
         Gives a point of the target's flat vector, near which it is looked.
     compiler
         Compiles a function for given arguments.
+    near
+        Whether what is seen is what is asked for, whatever kinks lie elsewhere.
     """
 
     def look() -> Curvature:
@@ -92,8 +106,33 @@ def examine(
         return _examine(split, start(), compiler)
 
     made: Curvature = split.target.compiled_once(("curvature", *key_of(split)), look)
+    if made.quadratic and not near and kinks_of(split):
+        return made._replace(quadratic=False, concave=False)
     bent = split.target.compiled_once.get(("bent", *key_of(split)))
     return made if bent is None else made._replace(quadratic=False, concave=bool(bent))
+
+
+def kinks_of(split: Split) -> str:
+    """Say which log densities have kinks in the latent variables; empty where none is known to.
+
+    Programs tell which may have some. Those of many smooth functions do, such as the logarithm of a
+    sum of exponentials: that a function has the same curvature wherever it was looked at
+    (:func:`examine`), none of these does.
+    """
+    seen = split.target.compiled_once.get(("curvature", *key_of(split)))
+    if seen is None or not seen.level:
+        return ""
+    flows = split.target.flows.densities.items()
+    found = {name: flow.whole.kinked.intersection(split.latents) for name, flow in flows}
+    sites = [name for name, latents in found.items() if latents]
+    latents = frozenset().union(*found.values())
+    if not sites:
+        return ""
+    one = len(sites) == 1
+    return (
+        f"the log densit{'y' if one else 'ies'} of {', '.join(sites)} ha{'s' if one else 've'} "
+        f"kinks in {', '.join(n for n in split.latents if n in latents)} (abs, max, where)"
+    )
 
 
 def is_bent(
@@ -232,7 +271,7 @@ def _examine_columns(
     at = jnp.asarray(thetas[0]), jnp.asarray(places[0, 0])
     compiled = compiler(columns.bends, *at, arrays, calls=1)
     slopes = compiler(columns.slopes, *at, arrays, calls=1)
-    quadratic = concave = True
+    quadratic = concave = level = True
     for k, theta in enumerate(thetas):
         kept, first = None, None
         for place, more in zip(places, _mores(k, len(places)), strict=True):
@@ -240,12 +279,12 @@ def _examine_columns(
             entries = np.asarray(compiled(*at, arrays))
             if not np.isfinite(entries).all():
                 quadratic = quadratic and k >= NUM_THETAS
+                level = level and k >= NUM_THETAS
                 break
             kept = entries if kept is None else kept
             concave = concave and arrow.factorise(entries, scale=more) is not None
-            quadratic = quadratic and not (
-                np.abs(entries - kept).max() > QUADRATIC * np.abs(kept).max()
-            )
+            level = level and not (np.abs(entries - kept).max() > QUADRATIC * np.abs(kept).max())
+            quadratic = quadratic and level
             if quadratic and k < NUM_THETAS:
                 here = np.asarray(slopes(*at, arrays))
                 first = here if first is None else first
@@ -255,9 +294,8 @@ def _examine_columns(
         if k + 1 == NUM_THETAS and not quadratic and not concave:
             break
     known = split.width <= MAX_WIDE
-    return Curvature(
-        quadratic and concave, concave, columns.pattern() if known else np.zeros((0, 0), bool)
-    )
+    pattern = columns.pattern() if known else np.zeros((0, 0), bool)
+    return Curvature(quadratic and concave, concave, pattern, level)
 
 
 def _examine(
@@ -265,14 +303,15 @@ def _examine(
 ) -> Curvature:
     thetas, places = _places(split, start)
     look = look_at(split, thetas[0], places, compiler)
-    quadratic = concave = True
+    quadratic = concave = level = True
     pattern = np.eye(split.width, dtype=bool)
     for k, point in enumerate(thetas):
         seen = look(point, places)
         if not seen.finite:
             quadratic = quadratic and k >= NUM_THETAS
+            level = level and k >= NUM_THETAS
             continue
-        quadratic = quadratic and not seen.bent
+        quadratic, level = quadratic and not seen.bent, level and seen.level
         at_places = seen.precisions
         more = _mores(k, len(at_places))[:, None, None, None] * np.eye(split.width)
         concave = concave and _is_positive(at_places * (1 + more))
@@ -283,7 +322,7 @@ def _examine(
         pattern |= (np.abs(at_places) > ZERO * outer).any(axis=(0, 1))
         if not quadratic and split.num_members > 1:
             break
-    return Curvature(quadratic, concave, pattern | pattern.T)
+    return Curvature(quadratic, concave, pattern | pattern.T, level)
 
 
 def _is_positive(matrices: np.ndarray) -> bool:

@@ -76,8 +76,8 @@ class FreeEnergy:
     ``theta`` is a vector of the unconstrained parameters, shape (G,): :meth:`unconstrain` makes it.
 
     A log joint that is quadratic in z where it was looked at, near ``start``, may have a kink
-    elsewhere. Methods look again at every theta, and around the means of q, and raise a
-    :class:`MethodFailure`, ``NOT_APPLICABLE``, where it has.
+    elsewhere, and be far enough from it to count as one. Methods look again at every theta, and
+    around the means of q, and raise a :class:`MethodFailure`, ``NOT_APPLICABLE``, where it has.
 
     References
     ----------
@@ -99,7 +99,7 @@ class FreeEnergy:
         timing = Timing()
         names = (latent,) if isinstance(latent, str) else latent
         with jax.enable_x64(True):
-            marginal = marginal_of(target, names, "auto", 1, objective == "map", timing)
+            marginal = marginal_of(target, names, "auto", 1, objective == "map", timing, near=True)
             require_exact(marginal)
             flat = starting_point(target, jax.random.key(0), 0)
             modes = flat[marginal.split.local]

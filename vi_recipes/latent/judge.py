@@ -17,6 +17,7 @@ from vi_recipes.algebra import (
 from vi_recipes.algebra.outward import FLAT as LEVEL
 from vi_recipes.algebra.outward import SAME
 from vi_recipes.core import MethodFailure, Status
+from vi_recipes.latent.curvature import BY_NUTS, kinks_of
 from vi_recipes.latent.edges import Edge, find_edge
 from vi_recipes.latent.node_error import NodeError, find_node_error
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective, MomentsOfLatents
@@ -134,10 +135,12 @@ def judge_estimate(objective: MarginalObjective, theta: Float[np.ndarray, " G"])
     """
     value, gradient = objective.value_and_grad(theta)
     if not (np.isfinite(value) and np.isfinite(gradient).all()):
+        kinks = kinks_of(objective.marginal.split)
         raise MethodFailure(
             Status.DIVERGED,
-            f"log-likelihood {-value} with a gradient of {np.abs(gradient).max():.3g}",
-            "rescale the data, or start elsewhere with Model(init=...)",
+            f"log-likelihood {-value} with a gradient of {np.abs(gradient).max():.3g}"
+            + f"; {kinks}" * bool(kinks),
+            BY_NUTS if kinks else "rescale the data, or start elsewhere with Model(init=...)",
         )
     log_likelihood = -value - objective.log_prior(theta)
     moments, latents = integrate(objective, theta)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from vi_recipes.core import SEVERAL, MethodFailure, Status, Timing
 from vi_recipes.latent.columns import MAX_CORNER, MAX_SCATTERED, columns_of
-from vi_recipes.latent.curvature import MAX_WIDE, examine
+from vi_recipes.latent.curvature import MAX_WIDE, examine, kinks_of
 from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
@@ -64,6 +64,7 @@ def choose(
     start: Callable[[], np.ndarray],
     compiler: Callable[..., Callable[..., Any]],
     wide: bool = False,
+    near: bool = False,
 ) -> Marginal:
     """Return the marginal likelihood by the rule that is asked for, or by the best that applies.
 
@@ -83,6 +84,9 @@ def choose(
         Whether a single member may have up to :data:`MAX_WIDE` scalars, by a sparse precision, and
         be other than normal, with a log joint that is concave in it; and several members that are
         too wide for quadrature count as one.
+    near
+        Whether what is quadratic where it was looked at counts as that, whatever kinks lie
+        elsewhere: of what looks again wherever it is asked.
 
     Raises
     ------
@@ -109,7 +113,7 @@ def choose(
     d, members = split.width, split.num_members
     single = wide and members == 1
     widest = MAX_WIDE if single else MAX_GAUSSIAN
-    quadratic = d <= widest and examine(split, start, compiler).quadratic
+    quadratic = d <= widest and examine(split, start, compiler, near=near).quadratic
     of = f"each of {members} members has" if members > 1 else "it has"
     if quadratic and e_step != "quadrature":
         return Marginal(split, "gaussian", with_prior=with_prior)
@@ -124,6 +128,8 @@ def choose(
     if MAX_QUADRATURE < d <= most:
         if examine(split, start, compiler).concave:
             return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
+        if kinks := kinks_of(split):
+            raise _refusal(f"{kinks}: points around one mode miss what lies past them")
         raise _refusal(
             f"the log joint is not concave in {what}, or flat along it, as where nothing holds a "
             "sum: there may be several modes or none, and points around one miss the others"
@@ -175,6 +181,7 @@ def marginal_of(
     timing: Timing,
     *,
     wide: bool = False,
+    near: bool = False,
 ) -> Marginal:
     """Return the marginal likelihood of a target; see :func:`choose`.
 
@@ -198,7 +205,7 @@ def marginal_of(
     split = split_target(target, latent)
     if split.kind == "continuous":
         _ = split.target.units  # now: what is asked while something is traced takes many programs
-    return choose(split, rule, num_nodes, with_prior, start, timing.compile, wide)
+    return choose(split, rule, num_nodes, with_prior, start, timing.compile, wide, near)
 
 
 def num_starts_of(marginal: Marginal) -> int:

@@ -68,7 +68,12 @@ class Seen(NamedTuple):
     @property
     def bent(self) -> bool:
         """Whether the log joints are no quadratics."""
-        return self.change > QUADRATIC or self.astray > 1.0
+        return not self.level or self.astray > 1.0
+
+    @property
+    def level(self) -> bool:
+        """Whether their curvature is the same in all of the places."""
+        return self.change <= QUADRATIC
 
 
 Look = Callable[[np.ndarray, np.ndarray], Seen]

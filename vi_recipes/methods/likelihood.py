@@ -11,11 +11,13 @@ from jaxtyping import Float
 
 from vi_recipes.core import MethodFailure, Status, Timing, require, require_count
 from vi_recipes.latent import (
+    BY_NUTS,
     Estimate,
     Marginal,
     MarginalObjective,
     NumNodes,
     Split,
+    kinks_of,
     marginal_of,
     require_exact,
 )
@@ -115,12 +117,13 @@ def _no_function_of(split: Split) -> str | None:
 
 def no_likelihood(objective: MarginalObjective) -> MethodFailure:
     """Return the failure of a likelihood that is not finite where the search begins."""
+    kinks = kinks_of(objective.marginal.split)
     return MethodFailure(
         Status.DIVERGED,
         f"the marginal likelihood is not finite at the start ({objective.marginal.describe()}): "
-        "a member's log joint has no mode there with a positive-definite curvature, as where it "
-        "has a kink (abs, max, where)",
-        "start elsewhere with Model(init=...), or use NUTS",
+        "a member's log joint has no mode there with a positive-definite curvature"
+        + (f"; {kinks}" if kinks else ", as where it has a kink (abs, max, where)"),
+        BY_NUTS if kinks else "start elsewhere with Model(init=...), or use NUTS",
     )
 
 
@@ -143,11 +146,13 @@ def result(
     """Return a method's result from a judged maximum and the path to it."""
     name = "log_posterior" if marginal.with_prior else "log_likelihood"
     name = "free_energy" if free_energy else name
+    kinks = kinks_of(marginal.split)
+    past = "; {}: a higher maximum may lie past one, where none is looked for"
     return Result(
         estimate.posterior,
         estimate.status,
         f"{marginal.describe()}; log-likelihood {estimate.log_likelihood:.6f} after {how}; "
-        f"{estimate.message}",
+        f"{estimate.message}{kinks and past.format(kinks)}",
         estimate.advice,
         trace={name: path, f"{name}_step": np.arange(path.shape[1])},
         diagnostics={

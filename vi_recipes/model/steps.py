@@ -20,6 +20,12 @@ from vi_recipes.core import programs_in
 ROUNDING = ("floor", "ceil", "round", "sign", "rem", "nextafter")
 """Operations from numbers to numbers whose outcome jumps."""
 
+KINKED = (
+    *("abs", "max", "min", "clamp", "sort", "top_k"),
+    *("reduce_max", "reduce_min", "cummax", "cummin", "reduce_window_max", "reduce_window_min"),
+)
+"""Operations from numbers to numbers whose slope jumps."""
+
 SHAPING = ("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy")
 """Operations that leave a constant what it is."""
 
@@ -38,15 +44,23 @@ class Flow(NamedTuple):
         Those of them that it may depend on by steps.
     infinite
         Whether it is a constant that is not finite: the log density outside a support.
+    kinked
+        Those of the latent sites in which it may have kinks, or steps. It need not: some smooth
+        functions are made by way of others.
     """
 
     latents: frozenset[str] = frozenset()
     stepped: frozenset[str] = frozenset()
     infinite: bool = False
+    kinked: frozenset[str] = frozenset()
 
     def jumping(self) -> Flow:
         """Return what is left of it by an operation whose outcome jumps."""
-        return Flow(self.latents, self.latents)
+        return Flow(self.latents, self.latents, kinked=self.latents)
+
+    def bending(self) -> Flow:
+        """Return what is left of it by an operation whose slope jumps."""
+        return self._replace(kinked=self.latents)
 
 
 class Joint(NamedTuple):
@@ -69,8 +83,9 @@ NOTHING = Flow()
 
 def join(flows: Sequence[Flow]) -> Flow:
     """Return the flow of what depends on several arrays."""
-    latents, stepped = [f.latents for f in flows], [f.stepped for f in flows]
-    return Flow(frozenset().union(*latents), frozenset().union(*stepped))
+    parts = ([getattr(f, part) for f in flows] for part in ("latents", "stepped", "kinked"))
+    latents, stepped, kinked = (frozenset().union(*part) for part in parts)
+    return Flow(latents, stepped, kinked=kinked)
 
 
 def trace_flows(function: Callable[..., Any], latents: dict[str, Any], *rest: Any) -> Any:
@@ -100,6 +115,7 @@ def _through(program: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
     """Return the flows of what a program returns from those of what it is given."""
     known = dict(zip(program.invars, given, strict=True))
     joints: dict[Any, Joint] = {}
+    magnitudes: dict[Any, Flow] = {}
 
     def flow(var: Any) -> Flow:
         if isinstance(var, Literal):
@@ -110,11 +126,24 @@ def _through(program: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
         inputs = [flow(var) for var in eqn.invars]
         if eqn.primitive.name == "concatenate":
             joints[eqn.outvars[0]] = _joint(eqn, inputs)
+        if eqn.primitive.name == "abs":
+            magnitudes[eqn.outvars[0]] = inputs[0]
+        if _is_even(eqn) and not isinstance(eqn.invars[0], Literal):
+            inputs = [magnitudes.get(eqn.invars[0], inputs[0]), *inputs[1:]]
         cut = eqn.primitive.name == "slice" and not isinstance(eqn.invars[0], Literal)
         whole = joints.get(eqn.invars[0]) if cut else None
         outputs = _step(eqn, inputs) if whole is None else [_cut(eqn, whole)]
         known.update(zip(eqn.outvars, outputs, strict=True))
     return [flow(var) for var in program.outvars]
+
+
+def _is_even(eqn: Any) -> bool:
+    """Whether an operation has no kink where what it is given is an absolute value.
+
+    That of log |x| is where it is infinite.
+    """
+    name = eqn.primitive.name
+    return name in ("log", "square") or (name == "integer_pow" and eqn.params["y"] % 2 == 0)
 
 
 def _joint(eqn: Any, inputs: list[Flow]) -> Joint:
@@ -140,6 +169,8 @@ def _step(eqn: Any, inputs: list[Flow]) -> list[Flow]:
     if not joined.latents and not programs:
         infinite = name in SHAPING and inputs[0].infinite
         return [Flow(infinite=infinite)] * len(eqn.outvars)
+    if name == "stop_gradient":  # the rest is made so that it does not matter which number this is
+        return [joined._replace(kinked=frozenset())]
     if programs:
         return _call(name, eqn, inputs, programs)
     if name == "is_finite" or (name in ("eq", "ne") and eqn.invars[0] is eqn.invars[1]):
@@ -152,6 +183,8 @@ def _step(eqn: Any, inputs: list[Flow]) -> list[Flow]:
         if name in ROUNDING
         or (from_numbers and not _is_float(out))  # comparisons, whole numbers, indices
         or (name == "sort" and place > 0)  # what is put into the order of something else
+        else joined.bending()
+        if name in KINKED
         else joined
         for place, out in enumerate(eqn.outvars)
     ]

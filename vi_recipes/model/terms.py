@@ -22,6 +22,9 @@ from numpyro.infer.util import constrain_fn
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity, log_det_name
 
+KINKED = (dist.Laplace, dist.AsymmetricLaplace, dist.AsymmetricLaplaceQuantile)
+"""Distributions whose log density has a kink where a value is at their location."""
+
 
 @dataclass
 class SiteTerm:
@@ -87,7 +90,8 @@ class SiteInputs(NamedTuple):
     weights
         Masks and scale.
     within
-        The log density itself of a distribution that is not NumPyro's own.
+        The log density itself of a distribution that is not NumPyro's own; of one of those that
+        have a kink (:data:`KINKED`), absolute values of what it is made of.
 
     Notes
     -----
@@ -117,7 +121,8 @@ def site_inputs(
                 continue
             own = type(fn).__module__.startswith("numpyro.")
             within = [] if own else [fn.log_prob(site["value"])]
-            out[name] = SiteInputs(leaves, weights, within)
+            kinks = [jnp.abs(leaf) for leaf in leaves] if _has_kink(fn) else []
+            out[name] = SiteInputs(leaves, weights, within + kinks)
     return out
 
 
@@ -189,6 +194,12 @@ def _has_names(law: Any) -> bool:
         isinstance(law, dist.Distribution)
         and type(law).tree_flatten is dist.Distribution.tree_flatten
     )
+
+
+def _has_kink(law: Any) -> bool:
+    """Whether a distribution, or one within it, is of those whose log densities have a kink."""
+    inner = _fields(law).values() if _has_names(law) else ()
+    return isinstance(law, KINKED) or any(map(_has_kink, inner))
 
 
 def _fields(law: dist.Distribution) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from vi_recipes.core import SEVERAL, Status, Timing, split_key
 from vi_recipes.latent import (
+    BY_NUTS,
     MAX_DENSE,
     Ascent,
     Compressed,
@@ -30,6 +31,7 @@ from vi_recipes.latent import (
     general_step,
     is_at_maximum,
     judge_estimate,
+    kinks_of,
     marginal_of,
     no_start_left,
     reached_by,
@@ -131,9 +133,12 @@ class GeneralRoute:
             advice = "the model's density is not what its sites say it is: report this"
             if marginal.rule == "quadrature":
                 who, status = "EM with nodes enough", Status.UNCONVERGED
+                kinks = kinks_of(marginal.split)
                 advice = (
-                    "raise num_nodes, or use MarginalMLE; or NUTS, where the density has kinks in "
-                    "the latent variables (abs, max, where), which nodes integrate badly"
+                    f"{kinks}, which nodes integrate badly: {BY_NUTS}"
+                    if kinks
+                    else "raise num_nodes, or use MarginalMLE; or NUTS, where the density has "
+                    "kinks in the latent variables (abs, max, where), which nodes integrate badly"
                 )
             if partly is not None:
                 check_monotone(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import OptimizeResult, minimize
 
 from vi_recipes.core import MethodFailure, Progress, Status
+from vi_recipes.latent import BY_NUTS, kinks_of
 from vi_recipes.methods.nested.density import ThetaDensity
 
 MAX_STEPS = 300
@@ -193,12 +194,13 @@ def _climb(density: ThetaDensity, progress: Progress) -> tuple[np.ndarray, np.nd
         return -float(value[0]), -slope
 
     if not np.isfinite(fall(start / units)[0]):
+        kinks = kinks_of(density.split)
+        why = f"; {kinks}" if kinks else ", as where its density has a kink (abs, max, where)"
         raise MethodFailure(
             Status.DIVERGED,
             "log p(y, theta) is not finite at the start"
-            + ": a member has no mode there that a search finds, as where its density has a kink "
-            "(abs, max, where)" * density.has_members,
-            "start elsewhere with Model(init=...)",
+            + f": a member has no mode there that a search finds{why}" * density.has_members,
+            BY_NUTS if kinks else "start elsewhere with Model(init=...)",
         )
 
     def look(intermediate_result: OptimizeResult) -> None:
