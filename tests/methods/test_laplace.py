@@ -118,6 +118,22 @@ def test_no_mode_is_singular_with_the_eigenvalues_where_it_stopped() -> None:
     assert fit.log_evidence is None
 
 
+@pytest.mark.parametrize("method", [vr.Laplace(), vr.MAP()], ids=["laplace", "map"])
+def test_a_hessian_that_is_not_finite_is_said_to_be_none(method: vr.Method) -> None:
+    """Value and gradient of a power below 2 are finite at its tip, where the search begins."""
+
+    def tip() -> None:
+        z = numpyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), (2,)))
+        numpyro.factor("tip", -(jnp.abs(z) ** 1.5).sum())
+
+    target = vr.Target(
+        vr.Model(function=tip, name="tip", init=lambda key: {"z": np.zeros(2)})
+    )
+    fit = method.fit(target, key=0)
+    assert fit.status is vr.Status.DIVERGED
+    assert "the Hessian is not finite where the search stopped, after 0 steps" in fit.message
+
+
 @pytest.mark.slow
 def test_units_are_not_singularity() -> None:
     def model() -> None:

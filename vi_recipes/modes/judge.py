@@ -72,7 +72,7 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
     NoMode
         ``DEGENERATE`` where coordinates run to an edge of their support, or the density levels out.
     MethodFailure
-        ``DIVERGED`` where the objective is not finite.
+        ``DIVERGED`` where the objective or its Hessian is not finite.
     """
     z, steps = stop.z, len(stop.trace)
     value, gradient = objective.value_and_grad(z)
@@ -100,7 +100,14 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
     curvature = None
     if stop.solver == "newton":
         curvature = objective.curvature(z)
-        assert curvature is not None
+        if curvature is None:
+            raise MethodFailure(
+                Status.DIVERGED,
+                f"the Hessian is not finite where the search stopped, after {steps} steps: log "
+                f"density {-value:.6g}, largest entry of its gradient {gradient_max:.3g}",
+                "rescale the data, start elsewhere with Model(init=...), or take a density that "
+                "has second derivatives",
+            )
         decrement = curvature.decrement(gradient)
         converged = decrement <= tolerance
         measure = f"Newton decrement {decrement:.2g}"
@@ -151,7 +158,8 @@ def collapsed_plates(objective: JointObjective, z: Float[np.ndarray, " dim"]) ->
     """
     target = objective.target
     curvature = objective.curvature(z)
-    assert curvature is not None
+    if curvature is None:  # what was found to be finite is so again
+        return ""
     diagonal = curvature.diagonal()
     sentences = []
     for site in target.latents:
