@@ -279,6 +279,63 @@ def test_two_hosts_of_their_own_members_find_what_one_host_finds(tmp_path: Path)
     assert first["product"]["sums"] == [1]
 
 
+FORMULA = """
+import json, sys, warnings
+import jax, numpy as np, pandas as pd
+import vi_recipes as vr
+from dataclasses import replace
+from jax.sharding import Mesh
+
+hosts = vr.join_hosts(sys.argv[1], 2, int(sys.argv[2]), timeout=60)
+rng = np.random.default_rng(3)
+frame = pd.DataFrame({"x": 2_000 + 3 * rng.normal(size=160), "g": np.arange(160) // 8})
+frame["y"] = rng.poisson(np.exp(0.2 * (frame["x"] - 2_000) + rng.normal(size=20)[frame["g"]]))
+model = vr.glmm("y ~ x + (1 | g)", frame, "poisson")
+here = np.array_split(np.arange(len(frame)), hosts.count)[hosts.index]
+mesh, method = Mesh(jax.devices(), ("rows",)), vr.LinearResponse()
+
+def divided(model):
+    own = {name: v[here] if np.ndim(v) else v for name, v in model.data().items()}
+    return vr.shard(vr.Target(model, **own), mesh)
+
+target, found = divided(model), {}
+fit = method.fit(target, key=0, throw=True)
+found["moments"] = [fit.flat(fit.mean()).tolist(), fit.flat(fit.sd()).tolist()]
+found["members"] = target.members is not None
+of_rows = replace(model, init=lambda key, **data: {"Intercept": data["y"].mean()})
+own = vr.glmm("y ~ x + (1 | g)", frame.iloc[here], "poisson")
+for name, made in (
+    ("init", lambda: divided(of_rows)), ("own", lambda: vr.shard(vr.Target(own), mesh))
+):
+    try:
+        made()
+    except ValueError as error:
+        found[name] = str(error)
+if hosts.writes:
+    alone = method.fit(vr.Target(model), key=0, throw=True)
+    found["alone"] = [alone.flat(alone.mean()).tolist(), alone.flat(alone.sd()).tolist()]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts_fit_a_model_by_formula_from_one_start() -> None:
+    """Made of all rows: of its own a host has other members and priors, which nobody sees."""
+    address = f"127.0.0.1:{free_port()}"
+    ended = run(*([FORMULA, address, str(host)] for host in range(2)))
+    for code, _, err in ended:
+        assert code == 0, err[-3000:]
+    first, second = (json.loads(out.splitlines()[-1]) for _, out, _ in ended)
+    assert first["moments"] == second["moments"]
+    (mean, sd), (right, spread) = (np.array(first[key]) for key in ("moments", "alone"))
+    np.testing.assert_allclose(mean / spread, right / spread, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(sd / spread, 1, rtol=0, atol=1e-9)
+    assert first["members"]
+    for found in (first, second):
+        assert "differ in where Model(init=...) of model 'y' has methods start" in found["init"]
+        assert "differ in the formula's model ('y' here), whose members and" in found["own"]
+
+
 JOIN = """
 import sys
 import vi_recipes as vr

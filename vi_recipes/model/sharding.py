@@ -208,8 +208,6 @@ def _check_hosts(target: Target, rows: int) -> None:
     reason = ""
     if of_rows:
         reason = f"site '{of_rows[0]}' has an element for each row, and no host has them all"
-    elif target.model.init is not None:
-        reason = "Model(init=...) is given the rows of one host, and starts must be those of all"
     elif len(_of_rows(jax.tree.leaves(target.data), rows)) > sum(
         shape[:1] == (rows,) for shape in target.traced_shapes
     ):
@@ -219,11 +217,42 @@ def _check_hosts(target: Target, rows: int) -> None:
     agree(
         f"the model ('{target.name}' here) or its data other than rows; start the same program "
         "with the same arguments on each, numbers of groups among them",
-        f"{target.name} {fixed} {fingerprint({'data': others})}",
+        f"{target.name} {fixed} {target.model.init is None} {fingerprint({'data': others})}",
     )
     agree("what they can fit: " + (reason or "see the other hosts"), reason and "cannot")
     if reason:
         raise ModelError(f"model '{target.name}' cannot be fitted by several hosts: {reason}")
+    agree(
+        f"the formula's model ('{target.name}' here), whose members and default priors are those "
+        "of the rows that it was made of; make it of all rows on each, then give Target one host's",
+        _made_of(target),
+    )
+    agree(
+        f"where Model(init=...) of model '{target.name}' has methods start: it is given the rows "
+        "of one host; let it depend on sizes alone",
+        _starts(target),
+    )
+
+
+def _made_of(target: Target) -> str:
+    """Return what the rows that a formula's model was made of have decided; empty without one."""
+    model = target.complete_model
+    source = getattr(model, "source", "")
+    return f"{source} {model.coords}" if source else ""
+
+
+def _starts(target: Target) -> str:
+    """Return where a model's own ``init`` begins, at two keys; an error is what it says."""
+    try:
+        given = [target.given_start(jax.random.key(k)) for k in range(2)]
+    except ModelError as error:
+        return str(error)
+    starts = {
+        f"{name} {k}": np.asarray(value, float)
+        for k, one in enumerate(given)
+        for name, value in one.items()
+    }
+    return fingerprint(starts)
 
 
 def _of_rows(leaves: list[Any], rows: int) -> list[np.ndarray]:

@@ -150,7 +150,7 @@ class DensityWithStart(FlatDensity):
         widths: Float[np.ndarray, " dim"] | None = None,
     ) -> Float[np.ndarray, " dim"]:
         centre_key, noise_key = split_key(key)
-        given = self._given_start(centre_key)
+        given = self.given_start(centre_key)
         if scatter and not given:
             medians = self.compiled_once("medians", self.anywhere)
             centre = np.where(self.edged & (np.abs(medians) > DISTANT), medians, 0.0)
@@ -167,7 +167,7 @@ class DensityWithStart(FlatDensity):
             centre = centre + self.units * noise
         return np.asarray(centre)
 
-    def _given_start(self, key: jax.Array) -> Mapping[str, Any]:
+    def given_start(self, key: jax.Array) -> Mapping[str, Any]:
         """Return where the model says that methods start; nothing where it does not say."""
         if self.model.init is None:
             return {}
