@@ -269,8 +269,10 @@ def weigh(rounds: Rounds) -> Integral:
     mean, sd = moments(smoothed.values, swept)
     parts, evidence = [], []
     for rows in rounds.scrambles():
-        w = raw[rows]
-        evidence.append(np.log(w.mean()) + top)
+        # by its own largest: one far below the others would have no weight at all
+        own = log_ratios[rows].max()
+        w = np.exp(log_ratios[rows] - own)
+        evidence.append(np.log(w.mean()) + own)
         few = Swept(*(v[rows] for v in swept))
         parts.append(moments(w / w.sum(), few))
     shapes = _shapes(log_ratios, smoothed.values, swept, mean)
