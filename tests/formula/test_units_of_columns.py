@@ -40,11 +40,15 @@ def frame(family: str, unit: str) -> pd.DataFrame:
     return pd.DataFrame({"y": y, "x": shift + scale * x, "g": g})
 
 
-def target(family: str, unit: str, priors: str | None, formula: str) -> vr.Target:
+def target(family: str, unit: str, flat: str | None, formula: str) -> vr.Target:
+    priors: Any = flat
+    if flat and family == "negbinomial":  # at a flat one of its shape it is a Poisson for ever
+        priors = {"Intercept": "flat", "beta": "flat", "sd_g": "flat"}
     made = vr.glmm(formula, frame(family, unit), family, priors=priors, **FAMILIES[family])
     return vr.Target(made)
 
 
+@pytest.mark.filterwarnings("ignore:column x has its mean 667 sds from 0")
 @pytest.mark.parametrize("priors", ["flat", None])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_methods_begin_at_the_same_means_in_every_unit(family: str, priors: str | None) -> None:
@@ -85,9 +89,14 @@ def test_what_has_a_flat_prior_begins_within_two_of_its_units() -> None:
         assert z[made.slices["a"]] / made.units[made.slices["a"]] == pytest.approx(-0.593, abs=1e-3)
 
 
-@cache
+FITS: dict[tuple[str, ...], vr.Fit] = {}
+
+
 def fitted(method: vr.Method, family: str, unit: str, priors: str | None, formula: str) -> vr.Fit:
-    return method.fit(target(family, unit, priors, formula), key=0)
+    what = (repr(method), family, unit, str(priors), formula)
+    if what not in FITS:
+        FITS[what] = method.fit(target(family, unit, priors, formula), key=0)
+    return FITS[what]
 
 
 def compare(
@@ -103,6 +112,8 @@ def compare(
     assert made.status is right.status is vr.Status.OK
     scale = UNITS[unit][0]
     mean, sd = right.mean()["beta"][0], right.sd()["beta"][0]
+    if isinstance(method, vr.MeanField) and UNITS[unit][1]:
+        tolerance = 0.1  # an intercept far off is another coordinate to be independent of
     assert made.mean()["beta"][0] * scale == pytest.approx(mean, abs=tolerance * sd)
     if not (isinstance(method, vr.MeanField) and UNITS[unit][1]):  # its sds are of one coordinate
         assert made.sd()["beta"][0] * scale == pytest.approx(sd, rel=tolerance)
@@ -123,7 +134,7 @@ EXACT = [vr.EM(), vr.MarginalMLE(), vr.MeanField(), vr.LinearResponse()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", ["thousandth", "thousands", "dozens", "year"])
+@pytest.mark.parametrize("unit", ["thousandth", "dozens", "year"])
 @pytest.mark.parametrize("method", EXACT, ids=lambda m: m.name)
 def test_optima_are_the_same_in_every_unit_of_a_column(method: vr.Method, unit: str) -> None:
     compare(method, "poisson", unit, "flat", tolerance=0.02)
@@ -141,10 +152,60 @@ def test_other_families_are_the_same_in_every_unit_of_a_column(family: str, unit
 @pytest.mark.parametrize("priors", ["flat", None])
 def test_slopes_by_group_are_the_same_in_every_unit(priors: str | None) -> None:
     formula = "y ~ x + (1 + x | g)"
-    compare(vr.NestedQuadrature(), "poisson", "thousandth", priors, formula, NOISE)
+    compare(vr.MarginalMLE(), "poisson", "thousandth", priors, formula, 0.02)
 
 
 @pytest.mark.slow
 def test_chains_are_the_same_in_every_unit_of_a_column() -> None:
     method = vr.NUTS(num_chains=2, num_warmup=500, num_samples=1_000)
     compare(method, "poisson", "dozens", "flat", tolerance=0.3)
+
+
+@pytest.mark.parametrize("link", ["logit", "probit"])
+def test_thresholds_move_with_a_column_that_is_far_from_0(link: str) -> None:
+    """As an intercept does, so that the default prior of the slope is what it is at 0."""
+    x, found = frame("poisson", "ordinary")["x"], {}
+    level = np.digitize(x + np.random.default_rng(1).logistic(size=len(x)), [-1.0, 1.0, 3.0])
+    for shift, scale in ((0.0, 1.0), (2_000.0, 3.0)):
+        data = {"level": level, "x": shift + scale * x}
+        made = vr.glmm("level ~ x", data, "cumulative", link=link)
+        fit = vr.Laplace().fit(vr.Target(made), key=0, throw=True)
+        slope, sd = fit.mean()["beta"][0] * scale, fit.sd()["beta"][0] * scale
+        found[shift] = slope, sd, *(fit.mean()["cut"] - slope * shift / scale)
+    assert "Normal(jnp.array([0.0, 0.0, 0.0]), jnp.array([1667.0, 2.5, 2.5]))" in str(made)
+    close, far = found.values()
+    # the prior of the first threshold at the mean of x is 2.5 wide, and no longer alone
+    np.testing.assert_allclose(far, close, atol=0.05 * close[1])
+
+
+def test_thresholds_begin_where_levels_have_their_shares() -> None:
+    level, extra = np.repeat([0, 1, 2], [10, 30, 60]), np.full(100, 12.0)
+    made = vr.glmm("level ~ x", {"level": level, "x": np.arange(100.0) % 7}, "cumulative",
+                   offset=extra, priors={"beta": "flat"})  # fmt: skip
+    assert "Normal(jnp.array([12.0, 0.0])" in made.priors["cut"]
+    target = vr.Target(made)
+    cut = target.constrain(target.start(jax.random.key(0)))["cut"]
+    shares = np.diff(1 / (1 + np.exp(12.0 - np.array([-np.inf, *cut, np.inf]))))
+    np.testing.assert_allclose(shares, [0.1, 0.3, 0.6], atol=0.01)
+
+
+def test_slopes_of_groups_along_a_column_far_from_0_are_told_of() -> None:
+    data = frame("poisson", "year").assign(z=lambda f: f["x"] - 1_990)
+    together = "column x has its mean 667 sds from 0, where the intercepts of g are, which the"
+    apart = "column x has its mean 667 sds from 0, where the intercepts of g are, and are taken"
+    flat = {"sd_g": "flat"}
+    for formula, priors, says in (
+        ("y ~ x + (1 + x | g)", None, together),
+        ("y ~ x + (1 + x || g)", "flat", apart),
+    ):
+        with pytest.warns(UserWarning, match=says):
+            made = vr.glmm(formula, data, "poisson", priors=priors)
+        assert f"note      {says}" in str(made)
+    for formula, priors in (
+        ("y ~ x + (1 + x | g)", flat),
+        ("y ~ x + (1 + x | g)", {"sd_g[Intercept]": "HalfNormal(900)"}),
+        ("y ~ x + (1 + center(x) | g)", None),
+        ("y ~ x + (0 + x | g)", None),
+        ("y ~ z + (1 + z | g)", None),
+    ):
+        assert not vr.glmm(formula, data, "poisson", priors=priors).notes

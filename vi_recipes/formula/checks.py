@@ -26,6 +26,11 @@ from which it is too."""
 GROUPED = re.compile(r"[\s\u202f',%$€£]+")
 """What stands within numbers that are read as text: commas, signs of thousands, units."""
 
+FAR = 10.0
+"""Sds of a column from 0 to its mean from which intercepts of groups, which are at 0, are another
+thing than what groups differ by where the data are: slopes that differ by a quarter make them 2.5,
+the scale of their sd's default prior."""
+
 DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}(?:[ T]\d{1,2}:.*)?")
 """A date as text, with a time or without."""
 
@@ -70,7 +75,7 @@ def check_predictors(
     priors: Priors,
     weights: np.ndarray | None,
 ) -> list[str]:
-    """Return a sentence on what only the priors bound; refuse what nothing does.
+    """Return sentences on what only priors bound, and where they mislead; refuse what nothing does.
 
     Rows that do not count, of weight 0 or among no trials, are rows that are not there.
 
@@ -126,7 +131,7 @@ def check_predictors(
                 f"{what}: {says}, and {flat}; leave the column out, or give its coefficient a prior"
             )
         notes += [says] if says else []
-    return notes
+    return notes + far_columns(predictors, priors, weights)
 
 
 def _called(predictor: Predictor, label: str) -> str:
@@ -190,6 +195,55 @@ def check_groups(group: Group, times: np.ndarray, *, own_scale: bool) -> None:
             f"group '{factor.name}' has {members} members in {rows} rows: its sd cannot be told "
             "from that of the rows; leave the term out"
         )
+
+
+def far_columns(
+    predictors: Sequence[Predictor], priors: Priors, weights: np.ndarray | None
+) -> list[str]:
+    """Return a sentence on each column far from 0 that has slopes beside intercepts of groups.
+
+    Parameters
+    ----------
+    predictors
+        Whose group terms are looked at.
+    priors
+        Those given: correlated intercepts and slopes have a model that knows no zero where the
+        prior of their sds is flat, or chosen.
+    weights
+        How often each row counts.
+    """
+    said = []
+    for predictor in predictors:
+        at_zero = {
+            term.group.name: (term, effect)
+            for term in predictor.terms
+            for effect in term.effects
+            if effect.column is None
+        }
+        for term in predictor.terms:
+            own, intercept = at_zero.get(term.group.name, (None, None))
+            if own is None or intercept is None:
+                continue
+            together = own is term
+            if together and (priors.is_given(own.sd, intercept.label) or priors.flat):
+                continue
+            for effect in term.effects:
+                if effect.column is None:
+                    continue
+                column = predictor.designs[term.matrix].matrix[:, effect.column]
+                away = abs(np.average(column, weights=weights)) / effect.spread
+                if away >= FAR:
+                    group = term.group.factor.name
+                    what = (
+                        "which the default prior of their sd does not foresee"
+                        if together
+                        else "and are taken to be independent of the slopes there"
+                    )
+                    said.append(
+                        f"column {effect.label} has its mean {away:.3g} sds from 0, where the "
+                        f"intercepts of {group} are, {what}; center the column"
+                    )
+    return said
 
 
 def odd_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> list[str]:

@@ -343,7 +343,7 @@ class _Maker:
             function=Generated(source, self.priors.objects),
             name=y,
             data=Rows(values),
-            init=starts_of(writer),
+            init=starts_of(writer, response.y),
             parameters=tuple(
                 n for n in parameters if n in self.priors.sites.keys() - self.priors.known
             ),

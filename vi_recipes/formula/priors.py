@@ -123,6 +123,10 @@ class Priors:
         given = self.given.get((self._own(self._element(site, label)) if label else "") or site)
         return isinstance(given, str) and given == "flat"
 
+    def is_given(self, site: str, label: str) -> bool:
+        """Return whether a prior is given for a site, or for an element of it."""
+        return site in self._by_name or bool(self._own(self._element(site, label)))
+
     def _element(self, site: str, label: str) -> list[str]:
         """Return what an element of a site goes by.
 

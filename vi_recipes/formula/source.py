@@ -211,8 +211,15 @@ class Writer:
 
     def _own(self, own: Own) -> Site:
         if own.support == "ordered":
-            width = number(WIDTH)
-            law = f"dist.Normal(0.0, {width}).expand([{self.num_levels - 1}]).to_event(1)"
+            steps = self.num_levels - 2
+            middle, width = self.first_threshold()
+            law = f"dist.Normal(0.0, {width}).expand([{steps + 1}])"
+            if (middle, width) != (0.0, WIDTH) and steps:
+                locs, sds = [middle, *[0.0] * steps], [width, *[WIDTH] * steps]
+                law = f"dist.Normal(jnp.array({locs}), jnp.array({sds}))"
+            elif middle:
+                law = f"dist.Normal({middle}, {width}).expand([1])"
+            law = f"{law}.to_event(1)"
             default = f"dist.TransformedDistribution({law}, dist.transforms.OrderedTransform())"
             return Site(own.name, default, "ordered", self.num_levels - 1, whole=True)
         default = own.prior.format(rate=number(1.0 / self.units.sd))
@@ -226,15 +233,26 @@ class Writer:
             [number(WIDTH * scale / spread_of(column, self.weights)) for column in matrix.T]
         )
 
-    def _parameters(self, predictor: Predictor, lines: list[str]) -> None:
-        widths = self._widths(predictor)
+    def _width(self, predictor: Predictor) -> float:
+        """Return an intercept's default sd, for what the columns may add at their means."""
         matrix = predictor.design.matrix
         counts = np.ones(len(matrix)) if self.weights is None else self.weights
-        means = counts @ matrix / counts.sum()
+        added = self._widths(predictor) * (counts @ matrix / counts.sum())
         scale = 1.0 if predictor.parameter else self.units.scale
+        return number(float(np.sqrt((WIDTH * scale) ** 2 + (added**2).sum())))
+
+    def first_threshold(self) -> tuple[float, float]:
+        """Return the middle and the sd of the default prior of an ordinal family's first threshold.
+
+        Thresholds stand on the other side of an intercept: columns and offsets move both alike.
+        """
+        predictor = self.predictors[0]
+        return number(0.0 - self.middle(predictor)), self._width(predictor)
+
+    def _parameters(self, predictor: Predictor, lines: list[str]) -> None:
+        widths = self._widths(predictor)
         if predictor.intercept:
-            level = number(self.middle(predictor))
-            width = number(float(np.sqrt((WIDTH * scale) ** 2 + ((widths * means) ** 2).sum())))
+            level, width = number(self.middle(predictor)), self._width(predictor)
             line = self.priors.line(Site(predictor.intercept, f"dist.Normal({level}, {width})"))
             lines.append(f"{predictor.intercept} = {line}")
         if predictor.beta:

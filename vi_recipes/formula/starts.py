@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vi_recipes.formula.links import LINKS
 from vi_recipes.formula.source import Writer
 
 
@@ -38,8 +39,8 @@ class Starts:
         return {**self.values, **members}
 
 
-def starts_of(writer: Writer) -> Starts:
-    """Return where methods begin with a model that was written."""
+def starts_of(writer: Writer, y: np.ndarray) -> Starts:
+    """Return where methods begin with a model that was written, and its response."""
     values: dict[str, Any] = {}
     effects: dict[str, str] = {}
     for predictor in writer.predictors:
@@ -55,5 +56,15 @@ def starts_of(writer: Writer) -> Starts:
             values[term.sd] = sds if k > 1 else sds[0]
             if term.correlation:
                 values[term.correlation] = 0.0 if k == 2 else np.eye(k)
+    for own in writer.family.own:
+        if own.support == "ordered":
+            values[own.name] = _thresholds(writer, y)
     left = writer.priors.chosen | writer.priors.known
     return Starts({name: value for name, value in values.items() if name not in left}, effects)
+
+
+def _thresholds(writer: Writer, y: np.ndarray) -> np.ndarray:
+    """Return thresholds that give levels the shares that they have, half a row more in each."""
+    counts = np.bincount(y.astype(int), writer.weights, minlength=writer.num_levels) + 0.5
+    below = np.cumsum(counts)[:-1] / counts.sum()
+    return LINKS[writer.link].forward(below) - writer.middle(writer.predictors[0])
