@@ -24,6 +24,7 @@ from densities_for_tests import (
     off_and_told,
 )
 from scipy import stats
+from scipy.special import logsumexp
 
 import vi_recipes as vr
 from vi_recipes.methods.nested.mode import ThetaMode
@@ -243,3 +244,35 @@ def test_a_precision_whose_prior_median_is_1e_300() -> None:
         found, spread = np.ravel(fit.mean()[name])[0], np.ravel(fit.sd()[name])[0]
         assert abs(found - right) < 0.03 * sd, name
         assert spread == pytest.approx(sd, rel=0.03), name
+
+
+def litters(y: jax.Array, n: jax.Array) -> None:
+    m = numpyro.sample("m", dist.Uniform(0.0, 1.0))
+    kappa = numpyro.sample("kappa", dist.Pareto(1.0, 1.5))
+    with numpyro.plate("litter", len(y)):
+        p = numpyro.sample("p", dist.Beta(m * kappa, (1 - m) * kappa))
+        numpyro.sample("y", dist.Binomial(n, p), obs=y)
+
+
+def test_what_rounding_leaves_far_out_is_no_density() -> None:
+    # the normalising constant of a beta law of concentration 1e29 was any number, as 4e15 nats
+    y = np.array([2, 3, 1, 3, 0, 6, 2, 6, 3, 2, 5, 0, 2, 7])
+    n = np.array([14, 6, 7, 8, 7, 14, 14, 11, 6, 6, 9, 10, 12, 10])
+    fit = vr.NestedQuadrature().fit(vr.Target(litters, y=y, n=n), key=1)
+    log_kappa, m = np.linspace(0, 16, 1601), np.linspace(2e-3, 1 - 2e-3, 250)[:, None]
+    kappa = np.exp(log_kappa)
+    log_p = np.log(1.5) - 1.5 * log_kappa
+    log_p = log_p + sum(
+        stats.betabinom.logpmf(a, b, m * kappa, (1 - m) * kappa) for a, b in zip(y, n, strict=True)
+    )
+    log_z = logsumexp(log_p)
+    each = np.exp(log_p - log_z).sum(0)
+    shares = each.cumsum() - each / 2
+    assert fit.status is vr.Status.OK, fit.explanation
+    assert "take medians and intervals there, not means and sds" in fit.message
+    assert fit.log_evidence is not None
+    assert fit.log_evidence.value == pytest.approx(log_z + np.log(4e-3 * 0.01), abs=0.01)
+    row = fit.summary().loc["kappa"]
+    assert np.isnan(row["sd"])
+    for at, name in ((0.05, "q5"), (0.5, "median"), (0.95, "q95")):
+        assert row[name] == pytest.approx(np.interp(at, shares, kappa), rel=0.04)

@@ -56,6 +56,16 @@ HEAVIEST = 16
 """Points of theta at which the members' integrals are taken again with more nodes."""
 
 
+OUTWEIGHS = 30.0
+"""Times the weight of a point at the mode from which one is looked at for rounding."""
+
+NEIGHBOUR, ROUNDING = 1e-6, 0.3
+"""Sds to its neighbours on both sides, and the nats by which it may lie off their line."""
+
+AT_ONCE = 128
+"""Points that are looked at together, the heaviest first, until none of them is rounding."""
+
+
 def integrate(
     density: ThetaDensity,
     mode: ThetaMode,
@@ -104,7 +114,8 @@ def integrate(
     rounds, weighed = Rounds(density.dim), None
     while True:
         theta, _ = rounds.points(proposal, size, seed)
-        rounds.add(proposal, theta, density.sweep(theta))
+        swept = without_rounding(density, mode, proposal, theta, density.sweep(theta))
+        rounds.add(proposal, theta, swept)
         total = len(rounds.theta)
         earlier, weighed = weighed, weigh(rounds)
         found = weighed.settled_since(earlier)
@@ -123,6 +134,39 @@ def integrate(
             size = power_of_two(total)
         reach = not density.is_noisy
         proposal = next_proposal(rounds, wide, leads, weighed.counted(known), reach=reach)
+
+
+def without_rounding(
+    density: ThetaDensity,
+    mode: ThetaMode,
+    proposal: Proposed,
+    theta: Float[np.ndarray, "rows G"],
+    swept: Swept,
+) -> Swept:
+    """Return what is known at points of a proposal, less log p(y, theta) where it is rounding.
+
+    Far out a sum of huge terms may leave any number, as the normalising constant of a beta law of
+    concentration 1e25 does. Points that outweigh the mode are looked at by their neighbours: of
+    some thousand in a smooth density's tail none is, and one that is would have all the weight.
+    """
+    if density.is_noisy:
+        return swept
+    top = density.given(mode.theta[None])[0] - proposal.log_prob(mode.theta[None])
+    ratios = swept.log_p - proposal.log_prob(theta)
+    heavy = np.flatnonzero(ratios > top + np.log(OUTWEIGHS))
+    heavy = heavy[np.argsort(-ratios[heavy])]
+    step = NEIGHBOUR * np.sqrt(np.diag(mode.cov))
+    log_p = swept.log_p.copy()
+    for first in range(0, heavy.size, AT_ONCE):
+        rows = heavy[first : first + AT_ONCE]
+        beside = density.sweep(np.concatenate([theta[rows] - step, theta[rows] + step])).log_p
+        with np.errstate(invalid="ignore"):  # it may not be found there
+            bend = beside.reshape(2, -1).sum(0) - 2 * swept.log_p[rows]
+        rounding = ~(np.abs(bend) < ROUNDING)
+        log_p[rows[rounding]] = -np.inf
+        if not rounding.any():
+            break
+    return swept._replace(log_p=log_p)
 
 
 def most_points(density: ThetaDensity, max_points: int) -> int:
