@@ -328,3 +328,44 @@ def test_both_modes_of_a_member_that_is_seen_by_its_distance_are_told() -> None:
     fit = vr.NestedQuadrature().fit(target, key=0)
     assert not fit.status.ok
     assert "another mode" in fit.message
+
+
+def beyond(mu: float | None) -> vr.Fit:
+    """Return the fit of six members of five rows that are flat below 20, started at a mean."""
+    member = np.repeat(np.arange(6), 5)
+    noise = np.random.default_rng(3).normal(size=30)
+    y = np.array([23.4, 24.1, 22.2, 25.3, 21.8, 24.6])[member] + noise
+
+    def model(y: Any) -> None:
+        mean = numpyro.sample("mu", dist.Normal(0.0, 50.0))
+        tau = numpyro.sample("tau", dist.HalfNormal(5.0))
+        with numpyro.plate("members", 6):
+            z = numpyro.sample("z", dist.Normal(mean, tau))
+        with numpyro.plate("rows", 30):
+            numpyro.sample("y", dist.Normal(hinge(z[member]), 1.0), obs=y)
+
+    def start(key: jax.Array, y: Any) -> dict[str, Any]:
+        return {"mu": mu, "tau": 1.0, "z": np.full(6, mu)}
+
+    given = vr.Model(
+        function=model, name="beyond", data=lambda: {"y": y}, init=None if mu is None else start
+    )
+    return vr.MarginalMLE().fit(vr.Target(given), key=0)
+
+
+def test_a_start_past_the_kinks_is_the_advice_and_finds_the_higher_maximum() -> None:
+    """More steps were, or priors that settle what is flat."""
+    flat, past = beyond(None), beyond(25.0)
+    assert not flat.status.ok
+    assert "the log density of y has kinks in z" in flat.message
+    assert "start past it with Model(init=...)" in flat.explanation
+    assert past.status.ok
+    assert past.log_likelihood is not None
+    assert flat.log_likelihood is not None
+    assert past.log_likelihood > flat.log_likelihood + 1.0
+
+
+def test_kinks_are_named_where_the_start_has_some_members_on_either_side() -> None:
+    """Curvatures differ there, by two values, and another scale of the data was the advice."""
+    _, told = members_of(lambda y: of_groups(y, lambda z: 5.0 * jnp.maximum(z, 0.05)[GROUP]))
+    assert told == "the log density of y has kinks in z (abs, max, where)"

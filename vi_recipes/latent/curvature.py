@@ -64,14 +64,14 @@ class Curvature(NamedTuple):
         looked at: there is one mode then.
     pattern
         Which of its entries are not zero, of any member; empty where there are too many.
-    level
-        Whether it is the same wherever it was looked at, whatever the slopes are.
+    in_pieces
+        Whether every entry was the same in two places at least, whatever the slopes are.
     """
 
     quadratic: bool
     concave: bool
     pattern: Bool[np.ndarray, "d d"]
-    level: bool = False
+    in_pieces: bool = False
 
 
 def examine(
@@ -116,11 +116,11 @@ def kinks_of(split: Split) -> str:
     """Say which log densities have kinks in the latent variables; empty where none is known to.
 
     Programs tell which may have some. Those of many smooth functions do, such as the logarithm of a
-    sum of exponentials: that a function has the same curvature wherever it was looked at
-    (:func:`examine`), none of these does.
+    sum of exponentials: that of three places two have the same curvature, as where kinks part
+    quadratics, none of these does.
     """
     seen = split.target.compiled_once.get(("curvature", *key_of(split)))
-    if seen is None or not seen.level:
+    if seen is None or not seen.in_pieces:
         return ""
     flows = split.target.flows.densities.items()
     found = {name: flow.whole.kinked.intersection(split.latents) for name, flow in flows}
@@ -271,7 +271,7 @@ def _examine_columns(
     at = jnp.asarray(thetas[0]), jnp.asarray(places[0, 0])
     compiled = compiler(columns.bends, *at, arrays, calls=1)
     slopes = compiler(columns.slopes, *at, arrays, calls=1)
-    quadratic = concave = level = True
+    quadratic = concave = in_pieces = True
     for k, theta in enumerate(thetas):
         kept, first = None, None
         for place, more in zip(places, _mores(k, len(places)), strict=True):
@@ -279,12 +279,12 @@ def _examine_columns(
             entries = np.asarray(compiled(*at, arrays))
             if not np.isfinite(entries).all():
                 quadratic = quadratic and k >= NUM_THETAS
-                level = level and k >= NUM_THETAS
+                in_pieces = in_pieces and k >= NUM_THETAS
                 break
             kept = entries if kept is None else kept
             concave = concave and arrow.factorise(entries, scale=more) is not None
-            level = level and not (np.abs(entries - kept).max() > QUADRATIC * np.abs(kept).max())
-            quadratic = quadratic and level
+            moved = np.abs(entries - kept).max() > QUADRATIC * np.abs(kept).max()
+            quadratic, in_pieces = quadratic and not moved, in_pieces and not moved
             if quadratic and k < NUM_THETAS:
                 here = np.asarray(slopes(*at, arrays))
                 first = here if first is None else first
@@ -295,7 +295,7 @@ def _examine_columns(
             break
     known = split.width <= MAX_WIDE
     pattern = columns.pattern() if known else np.zeros((0, 0), bool)
-    return Curvature(quadratic and concave, concave, pattern, level)
+    return Curvature(quadratic and concave, concave, pattern, bool(in_pieces))
 
 
 def _examine(
@@ -303,15 +303,15 @@ def _examine(
 ) -> Curvature:
     thetas, places = _places(split, start)
     look = look_at(split, thetas[0], places, compiler)
-    quadratic = concave = level = True
+    quadratic = concave = in_pieces = True
     pattern = np.eye(split.width, dtype=bool)
     for k, point in enumerate(thetas):
         seen = look(point, places)
         if not seen.finite:
             quadratic = quadratic and k >= NUM_THETAS
-            level = level and k >= NUM_THETAS
+            in_pieces = in_pieces and k >= NUM_THETAS
             continue
-        quadratic, level = quadratic and not seen.bent, level and seen.level
+        quadratic, in_pieces = quadratic and not seen.bent, in_pieces and seen.in_pieces
         at_places = seen.precisions
         more = _mores(k, len(at_places))[:, None, None, None] * np.eye(split.width)
         concave = concave and _is_positive(at_places * (1 + more))
@@ -322,7 +322,7 @@ def _examine(
         pattern |= (np.abs(at_places) > ZERO * outer).any(axis=(0, 1))
         if not quadratic and split.num_members > 1:
             break
-    return Curvature(quadratic, concave, pattern | pattern.T, level)
+    return Curvature(quadratic, concave, pattern | pattern.T, in_pieces)
 
 
 def _is_positive(matrices: np.ndarray) -> bool:

@@ -68,12 +68,16 @@ class Seen(NamedTuple):
     @property
     def bent(self) -> bool:
         """Whether the log joints are no quadratics."""
-        return not self.level or self.astray > 1.0
+        return self.change > QUADRATIC or self.astray > 1.0
 
     @property
-    def level(self) -> bool:
-        """Whether their curvature is the same in all of the places."""
-        return self.change <= QUADRATIC
+    def in_pieces(self) -> bool:
+        """Whether every entry is the same in two of the places, as where kinks part quadratics."""
+        if len(self.precisions) == 1:
+            return self.change <= QUADRATIC
+        same = QUADRATIC * np.abs(self.precisions).max()
+        nearest = np.diff(np.sort(self.precisions, axis=0), axis=0).min(axis=0)
+        return bool(nearest.max() <= same)
 
 
 Look = Callable[[np.ndarray, np.ndarray], Seen]

@@ -25,6 +25,9 @@ from vi_recipes.methods.base import Result
 from vi_recipes.methods.coupled_likelihood import coupled_of
 from vi_recipes.model import Target
 
+PAST_KINKS = "use NUTS; or, from the flat side of a kink, start past it with Model(init=...)"
+"""What to do where an ascent did not converge on a density with kinks."""
+
 
 def check_options(method: object) -> None:
     """Check the options that EM and MarginalMLE have in common."""
@@ -148,12 +151,13 @@ def result(
     name = "free_energy" if free_energy else name
     kinks = kinks_of(marginal.split)
     past = "; {}: a higher maximum may lie past one, where none is looked for"
+    stuck = kinks and estimate.status is Status.UNCONVERGED
     return Result(
         estimate.posterior,
         estimate.status,
         f"{marginal.describe()}; log-likelihood {estimate.log_likelihood:.6f} after {how}; "
         f"{estimate.message}{kinks and past.format(kinks)}",
-        estimate.advice,
+        PAST_KINKS if stuck else estimate.advice,
         trace={name: path, f"{name}_step": np.arange(path.shape[1])},
         diagnostics={
             "log_likelihood": estimate.log_likelihood,
