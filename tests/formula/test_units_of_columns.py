@@ -25,12 +25,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @cache
-def frame(family: str, unit: str) -> pd.DataFrame:
+def frame(family: str, unit: str, slopes: float = 0.0) -> pd.DataFrame:
+    """Return data whose groups differ in level, and by ``slopes`` in what x does."""
     rng = np.random.default_rng(0)
     n, (scale, shift) = 200, UNITS[unit]
     x, g = rng.normal(size=n), rng.integers(0, 20, n)
     x = (x - x.mean()) / x.std(ddof=1)
     mean = np.exp(0.3 + 0.5 * x + rng.normal(0.0, 0.5, 20)[g])
+    mean *= np.exp(np.random.default_rng(5).normal(0.0, slopes, 20)[g] * x)
     y = {
         "poisson": rng.poisson(mean),
         "bernoulli": (rng.uniform(size=n) < mean / (1 + mean)).astype(int),
@@ -44,7 +46,8 @@ def target(family: str, unit: str, flat: str | None, formula: str) -> vr.Target:
     priors: Any = flat
     if flat and family == "negbinomial":  # at a flat one of its shape it is a Poisson for ever
         priors = {"Intercept": "flat", "beta": "flat", "sd_g": "flat"}
-    made = vr.glmm(formula, frame(family, unit), family, priors=priors, **FAMILIES[family])
+    data = frame(family, unit, 0.5 if "x | g" in formula else 0.0)
+    made = vr.glmm(formula, data, family, priors=priors, **FAMILIES[family])
     return vr.Target(made)
 
 
@@ -112,7 +115,7 @@ def compare(
     assert made.status is right.status is vr.Status.OK
     scale = UNITS[unit][0]
     mean, sd = right.mean()["beta"][0], right.sd()["beta"][0]
-    if isinstance(method, vr.MeanField) and UNITS[unit][1]:
+    if isinstance(method, vr.MeanField | vr.LinearResponse) and UNITS[unit][1]:
         tolerance = 0.1  # an intercept far off is another coordinate to be independent of
     assert made.mean()["beta"][0] * scale == pytest.approx(mean, abs=tolerance * sd)
     if not (isinstance(method, vr.MeanField) and UNITS[unit][1]):  # its sds are of one coordinate
