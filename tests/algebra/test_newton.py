@@ -104,3 +104,19 @@ def test_steps_around_values_that_are_not_finite(bad: float) -> None:
     )
     assert why == "converged"
     np.testing.assert_allclose(z, [1.0], atol=1e-8)
+
+
+def test_a_hessian_of_coordinates_in_far_units_keeps_the_digits_of_the_least() -> None:
+    """The oracle is the matrix in units: eigenvalues of this one are 18 orders apart."""
+    unit = np.array([1e-6, 1.0, 1e4])
+    plain = np.array([[2.0, 0.5, 0.3], [0.5, 1.0, 0.2], [0.3, 0.2, 3.0]])
+    hessian = Dense(plain / np.outer(unit, unit), unit)
+    cov = hessian.root() @ hessian.root().T
+    np.testing.assert_allclose(cov / np.outer(unit, unit), np.linalg.inv(plain), rtol=1e-12)
+    vector = np.array([1.0, -2.0, 0.5])
+    np.testing.assert_allclose(unit * hessian.dot(unit * vector), plain @ vector, rtol=1e-12)
+    right = np.linalg.solve(plain, vector)
+    np.testing.assert_allclose(hessian.solve(vector / unit) / unit, right, rtol=1e-12)
+    assert hessian.log_det == pytest.approx(np.linalg.slogdet(plain)[1] - 2 * np.log(unit).sum())
+    assert hessian.positive
+    assert not Dense(np.diag([1.0, -1e-12]) / np.outer(unit, unit)[:2, :2], unit[:2]).positive

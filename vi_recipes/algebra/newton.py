@@ -80,12 +80,11 @@ class Dense:
     def __init__(
         self, hessian: Float[np.ndarray, "dim dim"], unit: Float[np.ndarray, " dim"] | None = None
     ) -> None:
-        self.values, self.vectors = np.linalg.eigh(hessian)
+        self.matrix = hessian
         self._unit = None if unit is None or (unit == 1).all() else unit
-        self._scaled = (self.values, self.vectors)
-        if self._unit is not None:
-            values, vectors = np.linalg.eigh(hessian * np.outer(self._unit, self._unit))
-            self._scaled = (values, vectors)
+        # in units: where those of coordinates are far apart, H itself has no digits for the least
+        scaled = hessian if self._unit is None else hessian * np.outer(self._unit, self._unit)
+        self._scaled = np.linalg.eigh(scaled)
 
     def step(self, gradient: Float[np.ndarray, " dim"], radius: float) -> Float[np.ndarray, " dim"]:
         """Return the minimiser of the quadratic model in the ball."""
@@ -95,7 +94,7 @@ class Dense:
 
     def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a vector."""
-        return np.asarray(self.vectors @ (self.values * (self.vectors.T @ vector)))
+        return np.asarray(self.matrix @ vector)
 
     def inner(self, x: Float[np.ndarray, " dim"], y: Float[np.ndarray, " dim"]) -> float:
         """Return x'y."""
@@ -114,17 +113,36 @@ class Dense:
         return float(np.sqrt((slope**2 / values).sum()))
 
     @property
-    def matrix(self) -> Float[np.ndarray, "dim dim"]:
-        """H itself."""
-        return np.asarray((self.vectors * self.values) @ self.vectors.T)
+    def positive(self) -> bool:
+        """Whether H is positive definite."""
+        return bool(self._scaled[0][0] > 0)
+
+    def solve(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+        """Return H^-1 times a vector."""
+        values, vectors = self._scaled
+        unit = 1.0 if self._unit is None else self._unit
+        return np.asarray(unit * (vectors @ (vectors.T @ (unit * vector) / values)))
+
+    def root(self) -> Float[np.ndarray, "dim dim"]:
+        """Return a matrix R with R R' = H^-1, where H is positive definite."""
+        values, vectors = self._scaled
+        unit = np.ones(values.size) if self._unit is None else self._unit
+        return np.asarray(unit[:, None] * vectors / np.sqrt(values))
+
+    @property
+    def log_det(self) -> float:
+        """The logarithm of the determinant, where H is positive definite."""
+        of_units = 0.0 if self._unit is None else 2 * np.log(self._unit).sum()
+        return float(np.log(self._scaled[0]).sum() - of_units)
 
     def diagonal(self) -> Float[np.ndarray, " dim"]:
         """Return the diagonal of H."""
-        return np.asarray((self.vectors**2 * self.values).sum(axis=1))
+        return np.diag(self.matrix).copy()
 
     def extreme_eigenvalues(self) -> tuple[float, float, Float[np.ndarray, " dim"]]:
         """Return the smallest and largest eigenvalue, and the vector of the smallest."""
-        return float(self.values[0]), float(self.values[-1]), self.vectors[:, 0]
+        values, vectors = self._scaled if self._unit is None else np.linalg.eigh(self.matrix)
+        return float(values[0]), float(values[-1]), vectors[:, 0]
 
 
 def trust_region_newton[C: Curvature | None](

@@ -297,7 +297,7 @@ def _require_maximum(
     if min(away, left) > NEAR or not (flat.any() or smallest < LEVEL):
         return
     with np.errstate(divide="ignore", invalid="ignore"):
-        newton = -curvature.vectors @ ((curvature.vectors.T @ gradient) / curvature.values)
+        newton = -curvature.solve(gradient)
     directions = [newton, theta, vector, -vector]
     directions = [np.where(flat, d, 0.0) for d in directions] + directions
     directions = [np.where(objective.bounded, 0.0, d) for d in directions] + directions
@@ -328,7 +328,7 @@ def _rest(objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: Ed
     if curvature is None:
         return float("inf")
     free = np.setdiff1d(np.arange(theta.size), edge.places)
-    information = (curvature.vectors * curvature.values) @ curvature.vectors.T
+    information = curvature.matrix
     scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-300))[free]
     values, vectors = np.linalg.eigh(information[np.ix_(free, free)] * np.outer(scale, scale))
     slope = vectors.T @ (objective.value_and_grad(theta)[1][free] * scale)
@@ -366,7 +366,7 @@ def _posterior(
     target, split = objective.target, objective.marginal.split
     information = curvature.matrix
     if moments is None:
-        root = curvature.vectors / np.sqrt(curvature.values)
+        root = curvature.root()
         return EstimatePosterior(target, flat, root, np.zeros(target.dim))
     arrow = moments.precision(split, information)
     return EstimatePosterior(target, flat, None, np.zeros(target.dim), precision=arrow)

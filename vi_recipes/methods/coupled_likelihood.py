@@ -77,7 +77,7 @@ class _Bend:
         if self.reach == np.inf or not away.any():
             return True
         square = float(away @ self.matrix.dot(away))
-        return bool(self.matrix.values.min() > 0) and square <= self.reach**2
+        return self.matrix.positive and square <= self.reach**2
 
     def moved_to(
         self, theta: Float[np.ndarray, " G"], gradient: Float[np.ndarray, " G"], units: np.ndarray

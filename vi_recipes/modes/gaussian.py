@@ -43,9 +43,9 @@ def gaussian_at(
             )
         smallest, largest, vector = bend.extreme_eigenvalues()
         condition = np.inf
-        if smallest > 0:
+        if bend.positive:
             condition = _condition(bend)
-        if smallest <= 0 or condition > condition_limit:
+        if not bend.positive or condition > condition_limit:
             along = ", ".join(target.sites_along(vector))
             kind = "indefinite" if smallest < -1e-10 * largest else "singular"
             raise MethodFailure(
@@ -57,10 +57,8 @@ def gaussian_at(
     if isinstance(bend, BlockArrow):
         posterior = GaussianPosterior(target, z, None, np.zeros(target.dim), precision=bend)
         return GaussianAtMode(posterior, bend.log_det, smallest, largest)
-    # H = V diag(e) V', so V e^(-1/2) is a root of the covariance.
-    root = bend.vectors / np.sqrt(bend.values)
-    posterior = GaussianPosterior(target, z, root, np.zeros(target.dim))
-    return GaussianAtMode(posterior, float(np.log(bend.values).sum()), smallest, largest)
+    posterior = GaussianPosterior(target, z, bend.root(), np.zeros(target.dim))
+    return GaussianAtMode(posterior, bend.log_det, smallest, largest)
 
 
 def _condition(bend: Dense | BlockArrow) -> float:
@@ -71,5 +69,4 @@ def _condition(bend: Dense | BlockArrow) -> float:
     if isinstance(bend, BlockArrow):
         return bend.condition()
     scale = 1 / np.sqrt(bend.diagonal())
-    hessian = (bend.vectors * bend.values) @ bend.vectors.T
-    return float(np.linalg.cond(hessian * np.outer(scale, scale)))
+    return float(np.linalg.cond(bend.matrix * np.outer(scale, scale)))

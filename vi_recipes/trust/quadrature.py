@@ -163,9 +163,9 @@ def _integrate(integrand: _Integrand) -> tuple[LogEvidence, Float[np.ndarray, " 
             callback=lambda _: False,
         )
     bend = objective.curvature(centre) if bend is None else bend
-    if bend is None or not bend.values[0] > 0:
+    if bend is None or not bend.positive:
         raise _refusal(f"the search for a mode of the density over {integrand.about} ended: {why}")
-    root = bend.vectors / np.sqrt(bend.values)
+    root = bend.root()
     for _ in range(NUM_ADAPTED):
         centre, cov = _sum(densities, centre, root, ADAPT).moments()
         try:
