@@ -164,6 +164,27 @@ def test_chains_are_the_same_in_every_unit_of_a_column() -> None:
     compare(method, "poisson", "dozens", "flat", tolerance=0.3)
 
 
+def test_columns_of_units_18_orders_apart_have_the_fit_of_columns_without() -> None:
+    """Standard errors by MarginalMLE were off by a factor of 23, and mean field found no start."""
+    rng = np.random.default_rng(2)
+    plain = frame("poisson", "ordinary").assign(t=rng.normal(size=200), b=rng.normal(size=200))
+    data = plain.assign(t=1e-4 * plain["t"], b=4e5 + 1e5 * plain["b"])
+    scales = np.array([1.0, 1e-4, 1e5])
+    for method in (vr.MarginalMLE(), vr.LinearResponse()):
+        right, made = (
+            method.fit(
+                vr.Target(vr.glmm("y ~ x + t + b + (1 | g)", rows, "poisson", priors="flat")),
+                key=0,
+                throw=True,
+            )
+            for rows in (plain, data)
+        )
+        sd = right.sd()["beta"]
+        away = (made.mean()["beta"] * scales - right.mean()["beta"]) / sd
+        np.testing.assert_allclose(away, 0, atol=0.05)
+        np.testing.assert_allclose(made.sd()["beta"] * scales / sd, 1, rtol=0.02)
+
+
 @pytest.mark.parametrize("link", ["logit", "probit"])
 def test_thresholds_move_with_a_column_that_is_far_from_0(link: str) -> None:
     """As an intercept does, so that the default prior of the slope is what it is at 0."""

@@ -53,7 +53,8 @@ MAX_BYTES = 6_000_000_000
 WIDTHS = (0.1, 0.01, 0.001)
 """Sds of the laws at a start: the first that leaves curvatures below :data:`HUGE`.
 
-A slope on a column of hundreds moves what is in an exponential by hundreds of them.
+A slope on a column of hundreds moves what is in an exponential by hundreds of them. So all but the
+first are in units of the coordinates, which are looked for where they are needed.
 """
 
 HUGE = 1e50
@@ -76,12 +77,12 @@ class CurvedKL(KL):
     families
         The crossed families in its place, where no structure has a border that is affordable.
     width
-        The sd of every law at a start.
+        The sd of every law at a start, or of each.
     """
 
     structure: LocalStructure | None = None
     families: Families | None = None
-    width: float = WIDTHS[0]
+    width: float | Float[np.ndarray, " dim"] = WIDTHS[0]
     _whole: tuple[bytes, tuple[int, int], BlockArrow] | None = None
 
     # -- in the optimiser's form -----------------------------------------------------------------
@@ -242,8 +243,8 @@ class CurvedKL(KL):
         dense = 2 * self.target.dim <= MAX_DENSE_PARAMETERS
         for number in range(SEVERAL if dense else 1):
             again = fold_key(key, number) if number else key
-            for width in WIDTHS:
-                self.width, self._overflows = width, False
+            for attempt in range(len(WIDTHS)):
+                self.narrow(attempt)
                 found = self._find_form(again, 1.0 if number else 0.0)
                 if isinstance(found, np.ndarray):
                     return found
@@ -285,7 +286,7 @@ class CurvedKL(KL):
                 if begin is not None:
                     return begin
         except ModelError:  # no point has a finite value, of laws as wide as these
-            self._overflows = True
+            self._overflows, self.structure, self.families = True, None, None
             self.target.start(key, scatter=scatter)  # raises where the density itself has none
         return reasons
 
@@ -378,12 +379,24 @@ class CurvedKL(KL):
         z = self.target.start(key, scatter=scatter, value_and_grad=evaluate)
         return self.factors.start(z, self.width).ravel()
 
+    def narrow(self, attempt: int) -> None:
+        """Begin with laws as wide as an attempt has them, of which nothing is known to overflow."""
+        self._overflows = False
+        self.width = WIDTHS[attempt] * self.own_units() if attempt else WIDTHS[0]
+
+    def own_units(self) -> Float[np.ndarray, " dim"]:
+        """Return the units of the coordinates of the factors."""
+        return self.target.units
+
     def _moved_products(
         self, start: Float[np.ndarray, " params"]
     ) -> Float[np.ndarray, "directions params"]:
         """Return the products along the basis a little way off a start; note if they overflow."""
-        noise = np.random.default_rng(5).standard_normal(start.size)
-        products = self.products(start + self.width * noise, self._basis)
+        noise = np.random.default_rng(5).standard_normal(start.size).reshape(-1, 2)
+        width = np.broadcast_to(self.width, len(noise))
+        # locations by as much as the laws are wide, logarithms of sds by no more than a tenth
+        moved = start + (noise * np.stack([width, np.minimum(width, WIDTHS[0])], axis=1)).ravel()
+        products = self.products(moved, self._basis)
         largest = np.abs(products).max(initial=0.0)
         self._overflows = self._overflows or not largest <= HUGE
         return products

@@ -90,16 +90,19 @@ class Factors:
         """Which coordinates are m + s x with x standard normal, be s zero, shape (dim,)."""
         return np.asarray((self.code == NORMAL) | (self.code == POINT))
 
-    def start(self, z: Float[np.ndarray, " dim"], sd: float) -> Float[np.ndarray, "dim 2"]:
-        """Return parameters, shape (dim, 2), whose laws are centred at ``z`` with a given sd."""
-        eta = np.stack([z, np.full(z.size, np.log(sd))], axis=1)
+    def start(
+        self, z: Float[np.ndarray, " dim"], sd: float | Float[np.ndarray, " dim"]
+    ) -> Float[np.ndarray, "dim 2"]:
+        """Return parameters, shape (dim, 2), whose laws are centred at ``z`` with given sds."""
+        sd = np.broadcast_to(sd, z.shape)
+        eta = np.stack([z, np.log(sd)], axis=1)
         eta[self.points, 1] = 0.0
         gamma, beta = self.code == GAMMA, self.code == BETA
-        eta[gamma, 0] = -2 * np.log(sd)
-        eta[gamma, 1] = -2 * np.log(sd) - z[gamma]
+        eta[gamma, 0] = -2 * np.log(sd[gamma])
+        eta[gamma, 1] = -2 * np.log(sd[gamma]) - z[gamma]
         share = 1 / (1 + np.exp(-np.clip(z[beta] - self.offset[beta], -4, 4)))
         # the variance of a logit-beta is about 1 / (n share (1 - share))
-        size = 1 / (sd**2 * share * (1 - share))
+        size = 1 / (sd[beta] ** 2 * share * (1 - share))
         eta[beta] = np.log(np.stack([size * share, size * (1 - share)], axis=1))
         return eta
 

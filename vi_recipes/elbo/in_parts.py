@@ -159,8 +159,8 @@ class KLInParts(CurvedKL):
             structure = self.division.structure(self.target).widened(2)
             if structure.border.size > MAX_BORDER:
                 raise NotInParts(f"{structure.border.size} parameters belong to no member")
-            for width in WIDTHS:
-                self.width, self._overflows = width, False
+            for attempt in range(len(WIDTHS)):
+                self.narrow(attempt)
                 self._use(structure)
                 errors = recovery_error(structure, self._moved_products(self.start(key)))
                 if not self.any(self._overflows):
@@ -170,6 +170,10 @@ class KLInParts(CurvedKL):
                 raise NotInParts(f"members of plate {structure.plate} are coupled, or it overflows")
         self._use(structure)
         return self.start(key)
+
+    @override
+    def own_units(self) -> Float[np.ndarray, " dim"]:
+        return self.division.own(self.division.whole.units)
 
     @override
     def start(self, key: jax.Array, *, scatter: float = 0.0) -> Float[np.ndarray, " params"]:
