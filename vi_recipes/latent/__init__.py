@@ -56,6 +56,7 @@ from vi_recipes.latent.objective import (
     MomentsInTheta,
     MomentsOfLatents,
 )
+from vi_recipes.latent.other_modes import CHEAP, AtModes, other_mode
 from vi_recipes.latent.partial_steps import PartialSteps
 from vi_recipes.latent.rules import RULES, marginal_of, num_starts_of, starting_point
 from vi_recipes.latent.seen import MAX_WEIGHED
@@ -69,6 +70,7 @@ from vi_recipes.latent.steps import general_step, squarem
 
 __all__ = [
     "BY_NUTS",
+    "CHEAP",
     "CLOSE",
     "HALF_LOG_2PI",
     "MAX_DENSE",
@@ -79,6 +81,7 @@ __all__ = [
     "RULES",
     "STOP",
     "Ascent",
+    "AtModes",
     "ClosedForm",
     "Columns",
     "Compressed",
@@ -132,6 +135,7 @@ __all__ = [
     "newton_move",
     "no_start_left",
     "num_starts_of",
+    "other_mode",
     "parameter_densities",
     "reached_by",
     "require_exact",

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from vi_recipes.algebra import Dense
 from vi_recipes.latent.marginal import MAX_QUADRATURE
 from vi_recipes.latent.objective import MarginalObjective
+from vi_recipes.latent.other_modes import CHEAP, AtModes, other_mode
 
 NumNodes = int | Literal["auto"]
 """Nodes a dimension, or as many as it takes."""
@@ -18,7 +19,7 @@ NumNodes = int | Literal["auto"]
 FIRST_NODES = 9
 """Nodes a dimension that ``"auto"`` begins with; with fewer these are the check."""
 
-MOST_NODES = (79, 39, 15)
+MOST_NODES = (159, 39, 15)
 """Nodes a dimension that ``"auto"`` goes up to, for one dimension, two and three."""
 
 LIMIT = 0.1
@@ -44,11 +45,13 @@ class NodeError:
     others: int
     difference: float
     moved: float
+    hidden: str = ""
+    """Another mode of a member, which nodes around the first miss, in words."""
 
     @property
     def small(self) -> bool:
         """Whether the nodes are enough, as far as it is known."""
-        return np.isnan(self.moved) or self.moved <= LIMIT
+        return not self.hidden and bool(np.isnan(self.moved) or self.moved <= LIMIT)
 
     @property
     def sentence(self) -> str:
@@ -58,8 +61,9 @@ class NodeError:
             if np.isnan(self.moved)
             else f" and the estimates by {self.moved:.2g} standard errors"
         )
+        missed = f"{self.hidden}, which the nodes around the first miss; " if self.hidden else ""
         return (
-            f"{self.others} nodes instead of {self.num_nodes} change it by "
+            f"{missed}{self.others} nodes instead of {self.num_nodes} change it by "
             f"{self.difference:+.2g}{by}"
         )
 
@@ -99,4 +103,33 @@ def find_node_error(
     moved = float("nan")
     if curvature is not None:
         moved = curvature.decrement(other_gradient - gradient)
-    return NodeError(nodes, others, value - other_value, moved)
+    hidden = _hidden_mode(objective, theta)
+    return NodeError(nodes, others, value - other_value, moved, hidden)
+
+
+class _Members:
+    """The members' densities given a theta."""
+
+    def __init__(self, objective: MarginalObjective, theta: Float[np.ndarray, " G"]) -> None:
+        self._objective, self._theta = objective, theta
+
+    def sought(self, begun: Float[np.ndarray, "members d"]) -> Float[np.ndarray, "members d"]:
+        """Return where a search for their modes ends that begins so."""
+        seek = self._objective.marginal.seek
+        return np.asarray(self._objective.call("seek", seek, self._theta, begun)[0])
+
+    def around(self, modes: Float[np.ndarray, "members d"]) -> AtModes:
+        """Return what nodes around the modes next to these come to."""
+        objective = self._objective
+        made = MarginalObjective(objective.marginal, objective.timing, modes)
+        value = made.value_and_grad(self._theta)[0]
+        moments = made.moments(self._theta)
+        return AtModes(-value, made.modes, moments.mean, moments.spread)
+
+
+def _hidden_mode(objective: MarginalObjective, theta: Float[np.ndarray, " G"]) -> str:
+    """Say which mode of a member no nodes cover at a maximum; empty where none is found."""
+    members = objective.marginal.split.num_members
+    if sum(s.size for s in objective.target.observed) + members > CHEAP:
+        return ""
+    return other_mode(_Members(objective, theta), objective.modes)

@@ -105,7 +105,7 @@ class MarginalMLE(Method):
     num_nodes
         Nodes a dimension of quadrature; 1 is Laplace's approximation, as ``nAGQ=1`` in lme4.
         ``"auto"`` begins with 9 and takes more until that moves the estimates by less than 0.1
-        standard errors, up to 79 for one scalar a member and 39 for two. What twice as many nodes
+        standard errors, up to 159 for one scalar a member and 39 for two. What twice as many nodes
         would change is in the message, and beyond 0.1 standard errors the fit has not converged.
         Where latent variables are coupled, as crossed effects, ``"auto"`` is Laplace's
         approximation and what weighed points add to it; what they add is in the message.

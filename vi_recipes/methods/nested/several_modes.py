@@ -1,42 +1,41 @@
-"""Members whose density given theta has another mode, which nodes around the one found miss."""
+"""Members whose density given theta has another mode, at rows of theta."""
 
 from __future__ import annotations
-
-from itertools import product
 
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.latent import MAX_QUADRATURE
+from vi_recipes.latent import CHEAP, MAX_QUADRATURE, AtModes, other_mode
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.nodes import powers
 from vi_recipes.methods.nested.records import Conditional
 
-FAR = (6.0, 24.0, 96.0)
-"""Sds from the members' modes, to both sides, from which others are sought."""
 
-APART = 3.0
-"""Sds between two modes from which they are two."""
+class _Members:
+    """The members' densities given a theta."""
 
-MOVED = 0.1
-"""Sds by which the nodes around two modes may disagree on a member's mean."""
+    def __init__(self, density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> None:
+        self._density, self._theta = density, theta
 
-DEPTH = 7.0
-"""Nats by which a mode has less mass than the one found, from which it counts for nothing."""
+    def _from(
+        self, begun: Float[np.ndarray, "members d"]
+    ) -> tuple[Float[np.ndarray, " one"], Conditional]:
+        self._density.move_to(self._theta, begun, None)
+        return self._density.given(self._theta[None])
 
-MOST = 8
-"""Members that are looked at one by one, at most."""
+    def sought(self, begun: Float[np.ndarray, "members d"]) -> Float[np.ndarray, "members d"]:
+        """Return where a search for their modes ends that begins so."""
+        return np.asarray(self._from(begun)[1].modes[0])
 
-CHEAP = 2e4
-"""Numbers of the data and the members up to which it is looked."""
+    def around(self, modes: Float[np.ndarray, "members d"]) -> AtModes:
+        """Return what nodes around the modes next to these come to."""
+        log_p, given = self._from(modes)
+        sds = np.sqrt((given.axes[0] ** 2).sum(axis=-1))
+        return AtModes(float(log_p[0]), np.asarray(given.modes[0]), _means(given), sds)
 
 
 def hidden_mode(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> str:
-    """Say which mode of a member its nodes do not cover, given theta; empty where none is found.
-
-    Modes are sought from afar. A member that has another is integrated over from there: nodes that
-    reach over both give the same mean from either.
-    """
+    """Say which mode of a member its nodes do not cover, given theta; empty where none is found."""
     by_nodes = (
         density.has_members and not density.is_normal and density.split.width <= MAX_QUADRATURE
     )
@@ -45,7 +44,8 @@ def hidden_mode(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> str:
     kept = density.place
     density.place = kept._replace(theta=theta)
     try:
-        return _hidden(density, theta)
+        found = np.asarray(density.given(theta[None])[1].modes[0])
+        return other_mode(_Members(density, theta), found)
     finally:
         density.place = kept
 
@@ -53,37 +53,6 @@ def hidden_mode(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> str:
 def hidden_modes(density: ThetaDensity, rows: Float[np.ndarray, "rows G"]) -> str:
     """Say the first that is found at rows of theta; empty where none is."""
     return next(filter(None, (hidden_mode(density, theta) for theta in rows)), "")
-
-
-def _hidden(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> str:
-    log_p, given = density.given(theta[None])
-    if not np.isfinite(log_p[0]):
-        return ""
-    modes, axes = given.modes[0], given.axes[0]
-    sd = np.sqrt((axes**2).sum(axis=-1))
-    means, looked = _means(given), 0
-    for far, axis in product(FAR, np.concatenate([np.eye(sd.shape[1]), -np.eye(sd.shape[1])])):
-        begun = modes + far * sd * axis
-        ends = _from(density, theta, begun)[1].modes[0]
-        other = (np.abs(ends - modes) > APART * sd).any(axis=1) & (ends != begun).any(axis=1)
-        for member in np.flatnonzero(other)[: MOST - looked]:
-            looked += 1
-            alone = modes.copy()
-            alone[member] = ends[member]
-            value, there = _from(density, theta, alone)
-            moved = np.abs(_means(there) - means)[member] > MOVED * sd[member]
-            if value[0] > log_p[0] - DEPTH and moved.any():
-                where = ", ".join(f"{z:.3g}" for z in alone[member])
-                return f"member {member} has another mode, at {where}"
-    return ""
-
-
-def _from(
-    density: ThetaDensity, theta: Float[np.ndarray, " G"], modes: Float[np.ndarray, "members d"]
-) -> tuple[Float[np.ndarray, " one"], Conditional]:
-    """Return what is found at theta where the members' modes are sought from some place."""
-    density.move_to(theta, modes, None)
-    return density.given(theta[None])
 
 
 def _means(given: Conditional) -> Float[np.ndarray, "members d"]:
