@@ -37,11 +37,24 @@ def test_the_unit_of_an_input_changes_nothing(method: Any) -> None:
             )
 
 
-def test_what_overflows_everywhere_is_said() -> None:
+def test_an_input_of_any_size_has_laws_at_a_start_in_units() -> None:
+    """No law of the slope as wide as a thousandth leaves the exponential a number."""
     at = dict.fromkeys(("mu", "level", "slope"), 0.0)
     model = vr.Model(function=spread, name="spread", init=lambda *_, **__: at)
-    target = vr.Target(model, y=Y, x=1e8 * X, unit=1.0)
-    fit = vr.MeanField().fit(target)
+    scaled = vr.MeanField().fit(vr.Target(model, y=Y, x=X, unit=4e3), throw=True)
+    raw = vr.MeanField().fit(vr.Target(model, y=Y, x=1e8 * X, unit=1.0), throw=True)
+    sd = scaled.sd()["slope"]
+    assert 4e11 * raw.mean()["slope"] == pytest.approx(scaled.mean()["slope"], abs=0.05 * sd)
+    assert 4e11 * raw.sd()["slope"] == pytest.approx(sd, rel=0.02)
+
+
+def test_what_overflows_everywhere_is_said() -> None:
+    def steep(y: np.ndarray) -> None:  # a factor has no rows that tell a unit
+        a = numpyro.sample("a", dist.Normal(0.0, 10.0))
+        numpyro.factor("steep", -1e60 * a**2 * len(y))
+
+    model = vr.Model(function=steep, name="steep", init=lambda *_, **__: {"a": 0.0})
+    fit = vr.MeanField().fit(vr.Target(model, y=Y))
     assert fit.status is vr.Status.DIVERGED
     assert "have no digits left" in fit.message
 
