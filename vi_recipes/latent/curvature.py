@@ -84,7 +84,9 @@ def examine(
     """Return what the members' precision is like, looked at once for a target.
 
     A log joint that looks quadratic and has kinks (:func:`kinks_of`) counts as neither quadratic
-    nor concave: they lie far from where it was looked.
+    nor concave: they lie far from where it was looked. Where there are too many latent variables
+    for quadrature, a kink counts that lies within 96 of their units: a clip may be there for safety
+    alone.
 
     Parameters
     ----------
@@ -106,10 +108,30 @@ def examine(
         return _examine(split, start(), compiler)
 
     made: Curvature = split.target.compiled_once(("curvature", *key_of(split)), look)
-    if made.quadratic and not near and kinks_of(split):
+    kinked = made.quadratic and not near and bool(kinks_of(split))
+    # nodes of a few scalars are exact where a kink is out of reach; many have no other rule
+    if kinked and (split.width <= MAX_QUADRATURE or _bends_far(split, start, compiler)):
         return made._replace(quadratic=False, concave=False)
     bent = split.target.compiled_once.get(("bent", *key_of(split)))
     return made if bent is None else made._replace(quadratic=False, concave=bool(bent))
+
+
+def _bends_far(
+    split: Split, start: Callable[[], np.ndarray], compiler: Callable[..., Callable[..., Any]]
+) -> bool:
+    """Whether a log joint that looks quadratic is none within many units of the start."""
+
+    def look() -> bool:
+        [theta, *_], places = _places(split, start())
+        seek = look_at(split, theta, places, compiler)
+        away = places[1] - places[0]
+        away = away / np.abs(away).max() * split.target.units[split.local]
+        far = (np.stack([places[0], places[0] + k * away, places[0] - k * away]) for k in FAR)
+        seen = (seek(theta, there) for there in far)
+        return any(found.bent or not found.finite for found in seen)
+
+    bends: bool = split.target.compiled_once(("bends far", *key_of(split)), look)
+    return bends
 
 
 def kinks_of(split: Split) -> str:
