@@ -276,3 +276,18 @@ def test_what_rounding_leaves_far_out_is_no_density() -> None:
     assert np.isnan(row["sd"])
     for at, name in ((0.05, "q5"), (0.5, "median"), (0.95, "q95")):
         assert row[name] == pytest.approx(np.interp(at, shares, kappa), rel=0.04)
+
+
+def unbounded(y: jax.Array) -> None:
+    scale = numpyro.sample("scale", dist.ImproperUniform(dist.constraints.positive, (), ()))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_posterior_without_end_is_told_in_words_alone() -> None:
+    # NumPy told of overflows and invalid numbers, too
+    target = vr.Target(unbounded, y=np.array([0.3]))
+    fit = vr.NestedQuadrature().fit(target, key=1, throw=False)
+    assert fit.status is vr.Status.DIVERGED, fit.explanation
+    assert "the mean or sd of scale is not finite" in fit.message

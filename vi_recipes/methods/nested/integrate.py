@@ -231,7 +231,7 @@ def next_proposal(
     log_p = swept.log_p
     aim = None
     if counted is not None:
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             aim = _aim(theta, log_p - log_mixture + np.log(counted), leads)
     # noise is no part of the density
     known = np.where(np.isneginf(log_p), -np.inf, swept.smooth)
@@ -276,6 +276,7 @@ def _floor(theta: Float[np.ndarray, "points G"]) -> float:
     return max(EFFECTIVE * len(theta), 6.0 * theta.shape[1])
 
 
+@np.errstate(over="ignore", invalid="ignore")  # log ratios may be infinite
 def _tempered(log_ratios: np.ndarray, floor: float) -> np.ndarray:
     """Return weights of the largest power up to 1 that leaves so many of them effective."""
 

@@ -144,6 +144,7 @@ class Integral:
         """
         return float(np.max(self._errors(known), initial=self.beside))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _errors(self, known: np.ndarray) -> Float[np.ndarray, "two scalars"]:
         """Return errors of means in sds, and relative ones of sds, 0 of those that do not count."""
         if self.tails is not None:
@@ -152,6 +153,7 @@ class Integral:
         errors = np.where(known, np.stack([self.mean_error, self.sd_error]) / sd, 0.0)
         return np.nan_to_num(errors, nan=0.0, posinf=np.inf)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def counted(self, known: np.ndarray) -> Float[np.ndarray, " points"] | None:
         """Return how much a posterior's worth of each point counts for the figure known least.
 
@@ -170,6 +172,7 @@ class Integral:
         effective = part.sum() ** 2 / np.square(part).sum() * np.square(w).sum()
         return counted if effective < FEW else None
 
+    @np.errstate(over="ignore", invalid="ignore")
     def settled_since(self, earlier: Integral | None) -> Integral:
         """Return it with errors that are no less than what its last round changed allows for.
 
@@ -260,6 +263,7 @@ class Rounds:
         return [np.concatenate([p[s] for p in parts]) for s in range(NUM_SCRAMBLES)]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what has no sd has squares without end
 def weigh(rounds: Rounds) -> Integral:
     """Return what all points of some rounds come to."""
     log_ratios, theta, swept = rounds.log_ratios(), rounds.theta, rounds.swept
