@@ -39,7 +39,8 @@ lie far from 0 a link saturates everywhere else."""
 
 FAR = (10.0, 100.0, 1000.0)
 """Units to both sides of the start at which it is looked for what elements answer to that have no
-slope near it: their knots may lie far away."""
+slope to speak of near it: their knots may lie far away, or a prior be so stiff that a unit is
+no distance."""
 
 MIN_FIELD, MAX_FIELD = 8, 128
 """Scalars from which a vector in no plate may be a field, and of all such vectors up to which they
@@ -247,7 +248,7 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
             others = compiled(jnp.asarray(theta), jnp.asarray(other), tangents, arrays)[0]
             for name, value in values.items():
                 moved[name] = moved.get(name, False) | _differ(value, others[name])
-    if silent := {name for name, rows in slopes.items() if _is_silent(this, name, rows)}:
+    if silent := {name for name, rows in slopes.items() if _is_silent(this, name, rows, random)}:
         for spread in (sign * far for far in FAR for sign in (-1, 1)):
             away = spread * rng.uniform(0.5, 1.5, this.local.shape)
             look(thetas[0], start[this.local] + of_z * away, silent)
@@ -279,12 +280,13 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
     return _weighted(found, {n: np.asarray(w) for n, w in weights.items()})
 
 
-def _is_silent(this: Split, name: str, slopes: Sequence[np.ndarray]) -> bool:
-    """Whether elements of a site have no slopes in latent variables that it is made of."""
+def _is_silent(this: Split, name: str, slopes: Sequence[np.ndarray], random: np.ndarray) -> bool:
+    """Whether elements of a site have no slopes to speak of in latent variables it is made of."""
     flows = this.target.flows.densities.get(name)
     if name in this.latents or flows is None or flows.whole.latents.isdisjoint(this.latents):
         return False
-    return not np.any([(s != 0).any(axis=0) for s in slopes], axis=0).all()
+    place = one_coordinate(slopes, random, this.num_members)
+    return place is not None and bool((place < 0).any())
 
 
 def _weighted(this: Split, weights: Weights) -> Split | str:
