@@ -22,8 +22,9 @@ ORDINARY = 30.0
 """Units that are not this much above 1 count as 1: nothing is gained by them."""
 
 NARROW = 5.0
-"""Nor are those that are not this much below it. It is less: what begins far too wide is lost where
-a link is an exponential, and what begins too close to 0 takes some steps more."""
+"""Nor are those of rows that are not this much below it. It is less: what begins far too wide is
+lost where a link is an exponential, and what begins too close to 0 takes some steps more. One
+number for all rows may be of several modes, of which what begins close to 0 always finds one."""
 
 MOST_DIRECTIONS = 64
 """Coordinates of a site, members of its plates aside, that are looked at one by one."""
@@ -132,8 +133,9 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"], *, placed: bo
             found = np.fmin(found, np.fmax(pull, least))
             if not placed:
                 found = np.where(np.isfinite(before), before, found)
-    for (place, _), size in zip(groups, found, strict=True):
-        if np.isfinite(size) and not 1 / NARROW <= size <= ORDINARY:
+    narrow = np.where(alone, 1 / ORDINARY, 1 / NARROW)
+    for (place, _), size, least in zip(groups, found, narrow, strict=True):
+        if np.isfinite(size) and not least <= size <= ORDINARY:
             unit[place] = size
     return unit
 
