@@ -58,6 +58,7 @@ def test_what_is_wrong_with_a_start_is_told_where_it_is_needed() -> None:
         target.start(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_what_is_imported_ahead_is_what_weighs_and_keeps_a_fit(tmp_path: Path) -> None:
     """In a process of its own: this one has imported it all."""
     script = """

@@ -215,6 +215,7 @@ def test_rows_of_a_csv_have_names_and_numbers_that_a_spreadsheet_does_not_turn(t
     assert made.index.is_unique
 
 
+@pytest.mark.slow
 def test_log_evidence_under_flat_priors_is_said_to_compare_methods_alone() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"y": rng.normal(size=20), "x": rng.normal(size=20)})

@@ -92,6 +92,7 @@ def test_a_nested_fit_measures_the_others_where_there_is_no_sampler() -> None:
     assert verdicts["lrvb"].trust in (vr.Trust.UNTRUSTED, vr.Trust.CARE)
 
 
+@pytest.mark.slow
 def test_one_that_misses_its_own_errors_measures_nobody() -> None:
     few = vr.NestedQuadrature(max_points=256, tolerance=1e-6)
     comparison = vr.compare(target(), [vr.LinearResponse(), few], assessed=False)

@@ -64,7 +64,7 @@ def mixed(y: np.ndarray, summed: bool) -> None:
             numpyro.sample("y", dist.Normal(mu[z] + shift[0], sigma[z]), obs=y)
 
 
-@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize("summed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_components_of_a_mixture_are_no_members(summed: bool, tmp_path: Path) -> None:
     target = vr.Target(mixed, y=np.arange(9.0), summed=summed)
     expected = ["weights", "mu", "sigma", "variance"]
@@ -94,6 +94,7 @@ def few_groups() -> vr.Comparison:
     return vr.compare(model, [vr.MeanField(), vr.LinearResponse()])
 
 
+@pytest.mark.slow
 def test_effects_of_three_groups_are_members_and_twelve_coefficients_are_not(
     few_groups: vr.Comparison,
 ) -> None:
@@ -112,6 +113,7 @@ def test_effects_of_three_groups_are_members_and_twelve_coefficients_are_not(
     assert sorted(summary.index) == sorted(first)
 
 
+@pytest.mark.slow
 def test_page_terminal_and_notebook_put_the_population_first(few_groups: vr.Comparison) -> None:
     from vi_recipes.comparison import overview
     from vi_recipes.comparison.json import to_json

@@ -64,6 +64,7 @@ def test_contrasts_are_averages_of_predictions(fitted: tuple[vr.Target, vr.Fit])
     assert narrow["conf_low"][0] == pytest.approx(np.quantile(of_x, 0.25), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_all_variables_are_taken_where_none_is_named(fitted: tuple[vr.Target, vr.Fit]) -> None:
     target, fit = fitted
     named = vr.comparisons(fit, target, None, ["x", "arm"])

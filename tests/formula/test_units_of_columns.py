@@ -53,7 +53,10 @@ def target(family: str, unit: str, flat: str | None, formula: str) -> vr.Target:
 
 @pytest.mark.filterwarnings("ignore:column x has its mean 667 sds from 0")
 @pytest.mark.parametrize("priors", ["flat", None])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    ["poisson", *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES if f != "poisson")],
+)
 def test_methods_begin_at_the_same_means_in_every_unit(family: str, priors: str | None) -> None:
     found = {}
     for unit in UNITS:
@@ -128,6 +131,7 @@ NOISE = 0.1
 """Sds by which the means of two fits by weighted points of theta, or by draws, may differ."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["dozens", "year"])
 def test_nested_quadrature_finds_the_same_in_every_unit(unit: str) -> None:
     compare(vr.NestedQuadrature(), "poisson", unit, "flat", tolerance=NOISE)
@@ -164,6 +168,7 @@ def test_chains_are_the_same_in_every_unit_of_a_column() -> None:
     compare(method, "poisson", "dozens", "flat", tolerance=0.3)
 
 
+@pytest.mark.slow
 def test_columns_of_units_18_orders_apart_have_the_fit_of_columns_without() -> None:
     """Standard errors by MarginalMLE were off by a factor of 23, and mean field found no start."""
     rng = np.random.default_rng(2)
@@ -185,7 +190,7 @@ def test_columns_of_units_18_orders_apart_have_the_fit_of_columns_without() -> N
         np.testing.assert_allclose(made.sd()["beta"] * scales / sd, 1, rtol=0.02)
 
 
-@pytest.mark.parametrize("link", ["logit", "probit"])
+@pytest.mark.parametrize("link", ["logit", pytest.param("probit", marks=pytest.mark.slow)])
 def test_thresholds_move_with_a_column_that_is_far_from_0(link: str) -> None:
     """As an intercept does, so that the default prior of the slope is what it is at 0."""
     x, found = frame("poisson", "ordinary")["x"], {}

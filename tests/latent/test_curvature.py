@@ -296,6 +296,7 @@ def test_coupled_members_with_kinks_are_refused_with_what_has_them() -> None:
     assert "NUTS" in why
 
 
+@pytest.mark.slow
 def test_a_clip_for_safety_leaves_coupled_members_normal() -> None:
     target = vr.Target(lambda y: walk(y, lambda x: jnp.clip(x, -1e4, 1e4)), y=ROWS)
     fit = vr.MarginalMLE(latent=("x",)).fit(target, key=0)
@@ -315,7 +316,10 @@ def quantiles(y: Any) -> None:
         numpyro.sample("y", dist.AsymmetricLaplaceQuantile(mean, s, 0.75), obs=y)
 
 
-@pytest.mark.parametrize("method", [vr.MarginalMLE(), vr.EM(), vr.NestedQuadrature()])
+@pytest.mark.parametrize(
+    "method",
+    [vr.MarginalMLE(), vr.EM(), pytest.param(vr.NestedQuadrature(), marks=pytest.mark.slow)],
+)
 def test_quantile_regression_that_fails_says_which_density_has_kinks(method: vr.Method) -> None:
     """Another start was the advice, and other scales of the data, which cannot help."""
     rng = np.random.default_rng(419)
@@ -360,6 +364,7 @@ def beyond(mu: float | None) -> vr.Fit:
     return vr.MarginalMLE().fit(vr.Target(given), key=0)
 
 
+@pytest.mark.slow
 def test_a_start_past_the_kinks_is_the_advice_and_finds_the_higher_maximum() -> None:
     """More steps were, or priors that settle what is flat."""
     flat, past = beyond(None), beyond(25.0)

@@ -99,7 +99,7 @@ def test_q_and_the_entropy_by_hand() -> None:
         F.entropy(normals)
 
 
-@pytest.mark.parametrize("name", ["radon", "times_deaths"])
+@pytest.mark.parametrize("name", [pytest.param("radon", marks=pytest.mark.slow), "times_deaths"])
 def test_em_is_coordinate_ascent_on_the_free_energy(name: str) -> None:
     """Each E-step closes the gap, each M-step raises F at the q there is."""
     F = energy(name)
@@ -163,6 +163,7 @@ def test_what_has_no_exact_e_step_is_refused() -> None:
         vr.MarginalMLE(ascent="sideways")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_is_no_theta_no_law_and_no_choice_of_latents_is_refused() -> None:
     f = energy("linear_mixed")
     q, theta = f.posterior(f.start), f.start

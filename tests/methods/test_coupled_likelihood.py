@@ -142,6 +142,7 @@ def test_one_node_is_laplace_by_dense_matrices(by_one_node: vr.Fit) -> None:
     assert "Laplace approximation (1 node) over u, v (d = 19)" in fit.message
 
 
+@pytest.mark.slow
 def test_what_laplace_misses_is_measured_and_taken(by_one_node: vr.Fit) -> None:
     y, data = binary_data()
     fit = MarginalMLE().fit(of(binary, y, data), key=0, throw=True)
@@ -222,6 +223,7 @@ def steps(y: Any) -> None:
     numpyro.sample("y", dist.Poisson(jnp.exp(z)).to_event(1), obs=y)
 
 
+@pytest.mark.slow
 def test_counts_along_a_walk_are_by_laplace_with_its_error() -> None:
     rng = np.random.default_rng(2)
     y = rng.poisson(np.exp(np.cumsum(0.3 * rng.standard_normal(60))))

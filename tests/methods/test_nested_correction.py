@@ -203,6 +203,7 @@ def test_effects_have_moments_of_their_own_at_every_theta() -> None:
         assert (bent < 0.02).all()
 
 
+@pytest.mark.slow
 def test_rounds_begin_at_the_mode_of_what_is_corrected() -> None:
     density = density_of(design(9, 4, 40), ("mu", "u", "v"))
     mode = find_theta_mode(density, silent)

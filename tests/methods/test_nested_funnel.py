@@ -46,9 +46,8 @@ def times(y: Any, centred: bool) -> None:
     numpyro.sample("y", rates.expand([3, 5]).to_event(2), obs=y)
 
 
-@pytest.mark.parametrize(
-    ("model", "y"), [pytest.param(teams, WON, marks=pytest.mark.slow), (times, SEEN)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "y"), [(teams, WON), (times, SEEN)])
 def test_few_coupled_effects_are_integrated_out_of_a_funnel(
     model: Callable[..., None], y: np.ndarray
 ) -> None:

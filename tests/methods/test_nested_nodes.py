@@ -57,6 +57,7 @@ def test_members_of_two_modes_have_as_many_nodes_as_they_need(spread: float) -> 
     assert abs(fit.log_evidence.value - log_p) < 4 * fit.log_evidence.se
 
 
+@pytest.mark.slow
 def test_a_mode_of_a_member_that_no_nodes_reach_is_told() -> None:
     # around one component all is normal, to the last bit: means were 2.7 sds off, and OK
     fit = NestedQuadrature().fit(vr.Target(two_kinds, y=Y, spread=0.1), key=1)

@@ -254,6 +254,7 @@ def litters(y: jax.Array, n: jax.Array) -> None:
         numpyro.sample("y", dist.Binomial(n, p), obs=y)
 
 
+@pytest.mark.slow
 def test_what_rounding_leaves_far_out_is_no_density() -> None:
     # the normalising constant of a beta law of concentration 1e29 was any number, as 4e15 nats
     y = np.array([2, 3, 1, 3, 0, 6, 2, 6, 3, 2, 5, 0, 2, 7])

@@ -34,6 +34,7 @@ def log_likelihood(m: float, spread: float) -> float:
     return float(logsumexp(each, axis=1).sum())
 
 
+@pytest.mark.slow
 def test_members_of_two_modes_have_as_many_nodes_as_they_need() -> None:
     # 9 nodes and 19 were blind alike: OK, 1.6 standard errors off
     fit = vr.MarginalMLE().fit(vr.Target(two_kinds, y=Y, spread=0.25), key=1)
