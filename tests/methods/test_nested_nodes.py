@@ -9,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from kinds_for_tests import KINDS, NOISE, SHARES, Y, two_kinds
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -17,28 +18,16 @@ from vi_recipes import NestedQuadrature
 from vi_recipes.methods.nested.judge import more_nodes
 from vi_recipes.methods.nested.records import InnerError
 
-Y = np.array([0.3, -1.9, 2.2, 0.8, -0.5, 1.1, 3.0, -2.4])
-SHARES, APART, NOISE = np.array([0.4, 0.6]), np.array([-1.5, 1.5]), 1.5
-
-
-def two_kinds(y: Any, spread: float) -> None:
-    m = numpyro.sample("m", dist.Normal(0.0, 1.0))
-    kinds = dist.Normal(m + jnp.asarray(APART), spread)
-    with numpyro.plate("member", len(y)):
-        law = dist.MixtureSameFamily(dist.Categorical(probs=jnp.asarray(SHARES)), kinds)
-        t = numpyro.sample("t", law)
-        numpyro.sample("y", dist.Normal(t, NOISE), obs=y)
-
 
 def answer(spread: float) -> tuple[float, np.ndarray, np.ndarray]:
     """Return log p(y), and the means and sds of m and t: given m and the kinds all is normal."""
     m = np.linspace(-5.0, 5.0, 2001)[:, None, None]
     v = spread**2 + NOISE**2
-    each = np.log(SHARES) + stats.norm.logpdf(Y[:, None], m + APART, np.sqrt(v))
+    each = np.log(SHARES) + stats.norm.logpdf(Y[:, None], m + KINDS, np.sqrt(v))
     log_p = stats.norm.logpdf(m[:, 0, 0]) + logsumexp(each, axis=2).sum(1)
     w = np.exp(log_p - logsumexp(log_p))
     share = np.exp(each - logsumexp(each, axis=2, keepdims=True)) * w[:, None, None]
-    centre = m + APART + spread**2 / v * (Y[:, None] - m - APART)
+    centre = m + KINDS + spread**2 / v * (Y[:, None] - m - KINDS)
     t = (share * centre).sum((0, 2))
     square = (share * (centre**2 + spread**2 * NOISE**2 / v)).sum((0, 2))
     mean = w @ m[:, 0, 0]

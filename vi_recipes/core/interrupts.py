@@ -4,6 +4,9 @@ Python raises :class:`KeyboardInterrupt` at any step of the thread that it began
 amid what undoes a setting, the setting stays: the program that JAX writes down, to which whatever
 the process calculates from then on is added in place of being done; double precision; a handler of
 NumPyro's, under which all later models run.
+
+A command waits for imports likewise from its first moments (:mod:`vi_recipes.cli.interrupts`), when
+this room, which takes four times as long to import, is not there yet.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ class Writer:
     def _width(self, predictor: Predictor) -> float:
         """Return an intercept's default sd, for what the columns may add at their means."""
         matrix = predictor.design.matrix
-        counts = np.ones(len(matrix)) if self.weights is None else self.weights
+        counts = self._counts(len(matrix))
         added = self._widths(predictor) * (counts @ matrix / counts.sum())
         scale = 1.0 if predictor.parameter else self.units.scale
         return number(float(np.sqrt((WIDTH * scale) ** 2 + (added**2).sum())))
@@ -265,17 +265,20 @@ class Writer:
 
     def middle(self, predictor: Predictor) -> float:
         """Return where the prior of an intercept has its middle."""
-        matrix = predictor.design.matrix
-        counts = np.ones(len(matrix)) if self.weights is None else self.weights
-        return self._level(predictor) - self._mean_offset(predictor, counts)
+        return self._level(predictor) - self._mean_offset(predictor)
 
-    def _mean_offset(self, predictor: Predictor, counts: np.ndarray) -> float:
+    def _counts(self, rows: int) -> np.ndarray:
+        """Return how often each row counts."""
+        return np.ones(rows) if self.weights is None else self.weights
+
+    def _mean_offset(self, predictor: Predictor) -> float:
         """Return what an offset adds on average: of logarithms, to the mean that they are of."""
         extra = None if predictor.parameter else self.offset
         parts = [part for part in (predictor.design.offset, extra) if part is not None]
         if not parts:
             return 0.0
         total = np.sum(parts, axis=0)
+        counts = self._counts(len(total))
         if self.link == "log" and not predictor.parameter:
             return float(logsumexp(total, b=counts / counts.sum()))
         return float(np.average(total, weights=counts))

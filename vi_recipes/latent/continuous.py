@@ -248,17 +248,19 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
             others = compiled(jnp.asarray(theta), jnp.asarray(other), tangents, arrays)[0]
             for name, value in values.items():
                 moved[name] = moved.get(name, False) | _differ(value, others[name])
-    if silent := {name for name, rows in slopes.items() if _is_silent(this, name, rows, random)}:
+    found_at = {name: one_coordinate(rows, random, members) for name, rows in slopes.items()}
+    if silent := {name for name, place in found_at.items() if _is_silent(this, name, place)}:
         for spread in (sign * far for far in FAR for sign in (-1, 1)):
             away = spread * rng.uniform(0.5, 1.5, this.local.shape)
             look(thetas[0], start[this.local] + of_z * away, silent)
+        found_at |= {name: one_coordinate(slopes[name], random, members) for name in silent}
     index = {}
     for name, rows in slopes.items():
         if not moved[name].any() and not any((r != 0).any() for r in rows):
             continue
         if name in this.parameters and not of_parameters:
             return f"the density of {name} depends on {', '.join(this.latents)}"
-        place = one_coordinate(rows, random, members)
+        place = found_at[name]
         if place is None:
             return f"members of {this.plate or 'one axis'} are coupled through {name}"
         lost = (place == TINY_SLOPES) | ((place == NO_SLOPE) & moved[name])
@@ -280,12 +282,11 @@ def _verify_continuous(this: Split, *, of_parameters: bool = False) -> Split | s
     return _weighted(found, {n: np.asarray(w) for n, w in weights.items()})
 
 
-def _is_silent(this: Split, name: str, slopes: Sequence[np.ndarray], random: np.ndarray) -> bool:
+def _is_silent(this: Split, name: str, place: Int[np.ndarray, "*elements"] | None) -> bool:
     """Whether elements of a site have no slopes to speak of in latent variables it is made of."""
     flows = this.target.flows.densities.get(name)
     if name in this.latents or flows is None or flows.whole.latents.isdisjoint(this.latents):
         return False
-    place = one_coordinate(slopes, random, this.num_members)
     return place is not None and bool((place < 0).any())
 
 

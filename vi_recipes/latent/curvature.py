@@ -15,6 +15,7 @@ from vi_recipes.algebra import Arrow, Layout, find_layout
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.continuous import NEAR_ZERO
 from vi_recipes.latent.marginal import MAX_GAUSSIAN, MAX_QUADRATURE
+from vi_recipes.latent.other_modes import APART, FAR
 from vi_recipes.latent.seen import QUADRATIC, Look, key_of, look_at, stray_of
 from vi_recipes.latent.split import Split
 
@@ -24,11 +25,8 @@ MAX_WIDE = 2_000
 NUM_AROUND = 2
 """Pairs of places, to both sides of the members' modes, where it is looked once more."""
 
-FAR = (6.0, 24.0, 96.0)
-"""Sds from the members' modes, to both sides, from which it is looked for other modes."""
-
-APART, DEPTH = 3.0, 30.0
-"""Sds between two modes from which they are two, and nats below at which the other is none."""
+DEPTH = 30.0
+"""Nats by which a mode is lower than the one found, from which it is none."""
 
 NUM_PLACES = 3
 """Places of the latent variables where it is looked, given theta."""

@@ -32,7 +32,7 @@ from vi_recipes.latent import (
 from vi_recipes.methods.nested.corrected import Added
 from vi_recipes.methods.nested.crossed_density import CrossedDensity, Found
 from vi_recipes.methods.nested.density import ThetaDensity
-from vi_recipes.methods.nested.members import refusal
+from vi_recipes.methods.nested.members import check_weighed, refusal
 from vi_recipes.methods.nested.wide_density import WideDensity, is_weighed
 from vi_recipes.model import Arrays, Target
 
@@ -324,11 +324,7 @@ def coupled_of(
             f"rows of {', '.join(split.latents)}, which are one member of {split.width} scalars, "
             "are weighted (handlers.scale, masks)"
         )
-    if is_weighed(marginal) and num_nodes not in ("auto", 1):
-        raise refusal(
-            f"{', '.join(split.latents)} is one member of {split.width} scalars, integrated out by "
-            f"Laplace's approximation: num_nodes can be 'auto' or 1, and is {num_nodes}"
-        )
+    check_weighed(marginal, num_nodes, "Laplace's approximation")
     return marginal
 
 

@@ -83,6 +83,24 @@ class _Run(Ended):
     objective: MarginalObjective
     """What was climbed."""
 
+    @classmethod
+    def of(
+        cls,
+        objective: MarginalObjective,
+        theta: Float[np.ndarray, " G"],
+        path: list[float],
+        why: str,
+    ) -> _Run:
+        """Return the end at theta, where the objective was looked at last."""
+        return cls(
+            value=path[-1],
+            theta=theta,
+            modes=objective.modes,
+            path=path,
+            why=why,
+            objective=objective,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MarginalMLE(Method):
@@ -299,14 +317,7 @@ class MarginalMLE(Method):
         else:
             with np.errstate(all="ignore"):
                 theta, why = self._quasi_newton(objective.value_and_grad, start, unit, callback)
-        return _Run(
-            value=path[-1],
-            theta=theta,
-            modes=objective.modes,
-            path=path,
-            why=why,
-            objective=objective,
-        )
+        return _Run.of(objective, theta, path, why)
 
     def _ascend_jointly(
         self, objective: MarginalObjective, start: Float[np.ndarray, " G"], progress: Progress
@@ -345,14 +356,7 @@ class MarginalMLE(Method):
             unit[: start.size] = objective.units
             both, why = self._quasi_newton(evaluate, both, unit, callback)
         theta = both[: start.size]
-        return _Run(
-            value=path[-1],
-            theta=theta,
-            modes=objective.modes,
-            path=path,
-            why=why,
-            objective=objective,
-        )
+        return _Run.of(objective, theta, path, why)
 
     def _quasi_newton(
         self,

@@ -52,8 +52,7 @@ class TracedModel(BoundModel):
         super().__init__(model, data)
         self.state_sum: StateSum | None = None
         """How discrete latent variables are summed out member by member, where that was found."""
-        self.seeded = handlers.seed(RestatedCorrelations(self.model.function), jax.random.key(0))
-        """The model function, with a key for what it draws."""
+        self._seed()
         self.sites = self._trace_with_least_constants()
         """Site name -> site, in model order."""
         self.empty = tuple(n for n, s in self.sites.items() if not s.size and s.kind != "observed")
@@ -102,13 +101,18 @@ class TracedModel(BoundModel):
                     raise ModelError(_no_number(self.name, error)) from error
         raise AssertionError("the last try returns or raises")
 
+    def _seed(self) -> None:
+        """Make :attr:`seeded` of the model as it is now."""
+        self.seeded = handlers.seed(RestatedCorrelations(self.model.function), jax.random.key(0))
+        """The model function, with a key for what it draws."""
+
     def _leave_out_empty(self) -> None:
         """Put the model without sites of no elements in its place."""
         self.complete_model = replace(
             self.model, function=WithoutEmpty(self.model.function), **self._named_without_empty()
         )
         self.model = self.complete_model
-        self.seeded = handlers.seed(self.model.function, jax.random.key(0))
+        self._seed()
         self.sites = {n: s for n, s in self._trace().items() if s.size or s.kind == "observed"}
 
     def _named_without_empty(self) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class TracedModel(BoundModel):
         log_joint = self._summed(discrete)
         marginal = marginalise(self.model.function, hidden, log_joint)
         self.model = replace(self.model, function=marginal)
-        self.seeded = handlers.seed(RestatedCorrelations(marginal), jax.random.key(0))
+        self._seed()
         known, sites = self.sites, self._trace()
         # the marginal has no discrete variable that would tell what plates count its values
         sites = {n: replace(s, components=known[n].components) for n, s in sites.items()}

@@ -93,11 +93,7 @@ def members_of(
             f"{', '.join(split.latents)} is one member of {split.width} scalars that is not normal "
             "given the parameters: NestedQuadrature integrates it out, with noise"
         )
-    if is_weighed(marginal) and num_nodes not in ("auto", 1):
-        raise refusal(
-            f"{', '.join(split.latents)} is one member of {split.width} scalars, integrated out by "
-            f"weighed points: num_nodes can be 'auto' or 1, and is {num_nodes}"
-        )
+    check_weighed(marginal, num_nodes, "weighed points")
     if marginal.rule == "quadrature" and num_nodes != "auto":
         most = MOST_NODES[min(split.width, len(MOST_NODES)) - 1]
         if num_nodes > most:
@@ -111,7 +107,23 @@ def members_of(
     return marginal
 
 
-def coupled_of(
+def check_weighed(marginal: Marginal, num_nodes: NumNodes, by: str) -> None:
+    """Refuse a number of nodes for a member that has none, and is integrated out by something else.
+
+    Raises
+    ------
+    MethodFailure
+        ``NOT_APPLICABLE``.
+    """
+    split = marginal.split
+    if is_weighed(marginal) and num_nodes not in ("auto", 1):
+        raise refusal(
+            f"{', '.join(split.latents)} is one member of {split.width} scalars, integrated out by "
+            f"{by}: num_nodes can be 'auto' or 1, and is {num_nodes}"
+        )
+
+
+def coupled_members(
     target: Target, num_nodes: NumNodes, timing: Timing, most: int | None = None
 ) -> Marginal:
     """Return coupled variables as members, for where they have a funnel as part of theta.

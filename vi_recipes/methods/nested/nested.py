@@ -38,7 +38,7 @@ from vi_recipes.methods.nested.members import (
     INNER,
     NUM_LOOKED,
     choose_nodes,
-    coupled_of,
+    coupled_members,
     members_of,
     nodes_to_check,
     placed,
@@ -196,19 +196,19 @@ class NestedQuadrature(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        made, failure = None, None
+        made: Result | MethodFailure
         with timing.running_compiled():
             try:
                 choose = partial(self._marginal, target, timing)
                 made = self._settled(choose, target, key, timing, progress)
-            except MethodFailure as found:
-                failure = found
-            if made is None or made.status is not Status.OK:
+            except MethodFailure as failure:
+                made = failure
+            if made.status is not Status.OK:
                 with suppress(MethodFailure):
                     choose = partial(self._coupled, target, timing)
                     return self._settled(choose, target, key, timing, progress)
-        if made is None:
-            raise failure or refusal("there is no result")
+        if isinstance(made, MethodFailure):
+            raise made
         return made
 
     def _coupled(self, target: Target, timing: Timing) -> Marginal:
@@ -221,7 +221,7 @@ class NestedQuadrature(Method):
         """
         if self.latent is not None or self._marginal(target, timing).split.num_members:
             raise refusal("all coupled latent variables are integrated out")
-        return coupled_of(target, self.num_nodes, timing, MAX_GLOBALS)
+        return coupled_members(target, self.num_nodes, timing, MAX_GLOBALS)
 
     def _leave_to_coupled(self, target: Target, timing: Timing) -> None:
         """Raise ``DIVERGED`` if coupled variables may be members: theta's points miss a funnel."""
