@@ -98,6 +98,18 @@ def test_units_of_slopes_are_those_of_their_covariates_however_wide_the_priors()
     assert 1 / 200_000 < d < 1 / 10_000
 
 
+def test_non_centred_members_have_unit_one_beside_a_scale_that_is_far_too_wide() -> None:
+    def model(y: Any, group: Any, size: Any) -> None:
+        t = numpyro.sample("t", dist.Uniform(0.0, 40.0))  # at whose median rows pull by 1/20
+        with numpyro.plate("G", 6):
+            u = numpyro.sample("u", dist.Normal(0.0, size))
+        numpyro.sample("y", dist.Normal(t * u[group], 1.0), obs=y)
+
+    for size in (1.0, 0.01):  # of which the second is said by the prior
+        made = vr.Target(model, y=Y - Y.mean(), group=GROUP, size=np.array(size))
+        np.testing.assert_allclose(made.units, [1.0] + [size] * 6, rtol=0.3)
+
+
 EXACT = [vr.MAP(), vr.Laplace(), vr.MeanField(), vr.LinearResponse(), vr.MarginalMLE(), vr.EM(),
          vr.MarginalMLE(solver="l-bfgs"), vr.VariationalEM(), vr.EM(m_step="l-bfgs")]  # fmt: skip
 

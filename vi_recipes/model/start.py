@@ -119,9 +119,14 @@ class DensityWithStart(FlatDensity):
         return self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
 
     def _find_units(self) -> Float[np.ndarray, " dim"]:
-        placed = not self.flat or self.model.init is not None
         if self.form_of is not None:
-            return find_units(self, self.anywhere(), placed=placed)
+            # what is standardised is near 1, however wide the scales are that wait to be found
+            units = np.ones(self.dim)
+            for name, place in self.slices.items():
+                if name in self.form_of.slices:
+                    units[place] = self.form_of.units[self.form_of.slices[name]]
+            return units
+        placed = not self.flat or self.model.init is not None
         with jax.enable_x64(True):
             z = self._propose(fold_key(jax.random.key(0), 0), 0.0, 0, np.ones(self.dim))
         return find_units(self, z, placed=placed)

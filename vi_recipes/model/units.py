@@ -22,9 +22,10 @@ ORDINARY = 30.0
 """Units that are not this much above 1 count as 1: nothing is gained by them."""
 
 NARROW = 5.0
-"""Nor are those of rows that are not this much below it. It is less: what begins far too wide is
-lost where a link is an exponential, and what begins too close to 0 takes some steps more. One
-number for all rows may be of several modes, of which what begins close to 0 always finds one."""
+"""Nor are those that are not this much below it, where no prior says that 1 is ordinary. It is
+less: what begins far too wide is lost where a link is an exponential, and what begins too close to
+0 takes some steps more. Where a prior does, rows may pull as they do because a scale that waits to
+be found is far too wide yet, as beside members in non-centred form."""
 
 MOST_DIRECTIONS = 64
 """Coordinates of a site, members of its plates aside, that are looked at one by one."""
@@ -113,7 +114,7 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"], *, placed: bo
         return [_Bend(*map(np.asarray, bend)) for bend in bends]
 
     total = sum(site.size for site in density.observed) or _longest(density)
-    found = np.full(len(basis), np.inf)
+    found, own = np.full(len(basis), np.inf), np.full(len(basis), np.inf)
     with jax.enable_x64(True), np.errstate(all="ignore"):
         for point in (np.where(free, 0.0, z), z):
             if not placed and np.isfinite(found).all():
@@ -121,7 +122,8 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"], *, placed: bo
             before = found
             prior, members, rows = at(point, np.zeros(len(basis)))
             for bend in (prior, members):
-                found = np.fmin(found, _positive(bend.curvature**-0.5))
+                own = np.fmin(own, _positive(bend.curvature**-0.5))
+            found = np.fmin(found, own)
             spread = _positive(rows.curvature**-0.5)
             pull = _positive(rows.slope / rows.curvature)
             moved = at(point, np.where(np.isfinite(pull), pull, 0.0))[2].curvature
@@ -133,7 +135,8 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"], *, placed: bo
             found = np.fmin(found, np.fmax(pull, least))
             if not placed:
                 found = np.where(np.isfinite(before), before, found)
-    narrow = np.where(alone, 1 / ORDINARY, 1 / NARROW)
+    ordinary = (own >= 1 / NARROW) & (own <= ORDINARY)
+    narrow = np.where(ordinary, 1 / ORDINARY, 1 / NARROW)
     for (place, _), size, least in zip(groups, found, narrow, strict=True):
         if np.isfinite(size) and not least <= size <= ORDINARY:
             unit[place] = size
