@@ -22,6 +22,7 @@ from vi_recipes.algebra import block_arrow, edges
 from vi_recipes.algebra.block_arrow import VERIFIED, BlockArrow, recovery_error
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import trust_region_newton
+from vi_recipes.algebra.pair_law import PairLaw
 from vi_recipes.core.timing import Timing
 from vi_recipes.model.plates import candidates
 from vi_recipes.modes.objective import MAX_BORDER, JointObjective
@@ -162,7 +163,9 @@ def test_colour_is_a_root_of_the_inverse(shape: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", [False, True])
-@pytest.mark.parametrize(("num_border", "members", "width"), [(3, 5, 2), (1, 4, 1), (6, 0, 0)])
+@pytest.mark.parametrize(
+    ("num_border", "members", "width"), [(3, 5, 2), (1, 4, 1), (6, 0, 0), (0, 4, 1)]
+)
 def test_pairs_of_the_inverse_with_two_parameters_per_coordinate(
     num_border: int, members: int, width: int, metric: bool
 ) -> None:
@@ -187,8 +190,35 @@ def test_pairs_of_the_inverse_with_two_parameters_per_coordinate(
     weights = np.exp(rng.standard_normal(dim)) if metric else None
     bend = BlockArrow.recover(wide, wide.basis() @ dense, weights)
     pairs = np.arange(dim).reshape(-1, 2)
-    expected = np.linalg.inv(dense)[pairs[:, :, None], pairs[:, None, :]]
+    inverse = np.linalg.inv(dense)
+    expected = inverse[pairs[:, :, None], pairs[:, None, :]]
     np.testing.assert_allclose(bend.pair_covariances(), expected, rtol=1e-8, atol=1e-10)
+    assert_law_of_pairs(bend, inverse, rng.standard_normal((plain.dim, 2)))
+    assert_law_of_pairs(bend, inverse, np.outer(np.arange(plain.dim) % 3 == 0, [1.0, 0.0]))
+
+
+class UnitNoise:
+    """In place of a generator: its draws are the unit vectors, taken apart."""
+
+    def __init__(self, size: int) -> None:
+        self.left = np.eye(size)
+
+    def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the next numbers of every unit vector."""
+        size = shape[0] if len(shape) == 2 else shape[1] * shape[2]
+        taken, self.left = self.left[:, :size], self.left[:, size:]
+        return taken.T if len(shape) == 2 else taken.reshape(shape)
+
+
+def assert_law_of_pairs(bend: BlockArrow, inverse: np.ndarray, slopes: np.ndarray) -> None:
+    """Compare the covariance of one number a pair with that by the dense inverse."""
+    law = PairLaw.of(bend, slopes)
+    size = bend.structure.border.size + law.local.size
+    root = law.draws(size, UnitNoise(size))  # type: ignore[arg-type]
+    combined = np.zeros((len(slopes), 2 * len(slopes)))
+    combined[np.repeat(np.arange(len(slopes)), 2), np.arange(2 * len(slopes))] = slopes.ravel()
+    expected = combined @ inverse @ combined.T
+    np.testing.assert_allclose(root.T @ root, expected, rtol=1e-8, atol=1e-10)
 
 
 def assert_all_of_it_is_of(dense: np.ndarray, bend: BlockArrow) -> None:
@@ -257,9 +287,10 @@ def test_covariances_of_members_that_touch_little_of_a_wide_border(
     weights = np.exp(rng.standard_normal(wide.dim)) if metric else None
     bend = BlockArrow.recover(wide, wide.basis() @ doubled, weights)
     assert isinstance(bend.edge, bsr_array)
-    pairs = np.arange(wide.dim).reshape(-1, 2)
-    expected = np.linalg.inv(doubled)[pairs[:, :, None], pairs[:, None, :]]
+    pairs, inverse = np.arange(wide.dim).reshape(-1, 2), np.linalg.inv(doubled)
+    expected = inverse[pairs[:, :, None], pairs[:, None, :]]
     np.testing.assert_allclose(bend.pair_covariances(), expected, rtol=1e-9, atol=1e-12)
+    assert_law_of_pairs(bend, inverse, rng.standard_normal((plain.structure.dim, 2)))
 
 
 @pytest.mark.parametrize("shape", [*shapes(), (*LARGE, False)])

@@ -43,6 +43,7 @@ from vi_recipes.algebra.normals import (
     log_normal,
 )
 from vi_recipes.algebra.outward import SAME, as_good_outward, flattest, looks_flat, moves_to_edges
+from vi_recipes.algebra.pair_law import PairLaw
 from vi_recipes.algebra.sinkhorn import transport
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "InverseParts",
     "Layout",
     "LocalStructure",
+    "PairLaw",
     "Parts",
     "Processes",
     "Push",

@@ -147,6 +147,15 @@ class BlockArrow(Factorised):
         """The gain as a matrix."""
         return flattened(self._gain)
 
+    def gain_of(
+        self, combined: Float[np.ndarray, "members width k"]
+    ) -> Float[np.ndarray, "border columns"] | csr_array:
+        """Return the gain of combinations of each member's coordinates, all in the metric.
+
+        Their mean, given the border, is minus the border times it; shape (G, T k).
+        """
+        return flattened(turned(self._gain, np.ones(self.structure.border.size), combined))
+
     @cached_property
     def _border_cov(self) -> np.ndarray:
         """Covariance of the border in the metric: the inverse Schur complement."""

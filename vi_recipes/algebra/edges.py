@@ -44,17 +44,18 @@ def filled(edge: Edge) -> Float[np.ndarray, "border members width"]:
 
 
 def turned(
-    edge: Edge, scale: Float[np.ndarray, " border"], turn: Float[np.ndarray, "members width width"]
+    edge: Edge, scale: Float[np.ndarray, " border"], turn: Float[np.ndarray, "members width k"]
 ) -> Edge:
     """Return the edge with every row times its scale, and every member's part times its matrix."""
     if isinstance(edge, np.ndarray):
-        out = np.empty_like(edge)
+        out = np.empty((*edge.shape[:2], turn.shape[2]))
         for row, by, its in zip(edge, scale, out, strict=True):  # in a processor's cache
             np.einsum("ti,tij->tj", by * row, turn, out=its)
         return out
     rows = np.repeat(scale, np.diff(edge.indptr))
     data = np.einsum("pi,pij->pj", rows[:, None] * edge.data[:, 0], turn[edge.indices])
-    return bsr_array((data[:, None], edge.indices, edge.indptr), shape=edge.shape)
+    shape = edge.shape[0], turn.shape[0] * turn.shape[2]
+    return bsr_array((data[:, None], edge.indices, edge.indptr), shape=shape)
 
 
 def by_member(

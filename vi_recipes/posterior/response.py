@@ -14,6 +14,7 @@ import numpy as np
 from vi_recipes.algebra import (
     MAX_DENSE,
     BlockArrow,
+    PairLaw,
     block_normal,
     dense_normal,
     filled,
@@ -270,9 +271,12 @@ class ResponsePosterior(FactorPosterior):
     @override
     def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
         m, _ = self.location_scale
-        noise = generator(key).standard_normal((num_draws, 2 * m.size))
-        moved = self.hessian.colour(noise).reshape(num_draws, m.size, 2)
-        return np.asarray(m + np.einsum("ndk,dk->nd", moved, self.location_slopes))
+        return np.asarray(m + self._location_law.draws(num_draws, generator(key)))
+
+    @cached_property
+    def _location_law(self) -> PairLaw:
+        """How coordinates lie around their means."""
+        return PairLaw.of(self.hessian, self.location_slopes)
 
     @override
     def _log_prob(self, z: np.ndarray) -> np.ndarray | None:
