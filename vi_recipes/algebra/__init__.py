@@ -42,11 +42,19 @@ from vi_recipes.algebra.normals import (
     log_dense_normal,
     log_normal,
 )
-from vi_recipes.algebra.outward import SAME, as_good_outward, flattest, looks_flat, moves_to_edges
+from vi_recipes.algebra.outward import (
+    LEVEL,
+    SAME,
+    as_good_outward,
+    flattest,
+    looks_flat,
+    moves_to_edges,
+)
 from vi_recipes.algebra.pair_law import PairLaw
 from vi_recipes.algebra.sinkhorn import transport
 
 __all__ = [
+    "LEVEL",
     "MAX_DENSE",
     "MIN_FAMILY",
     "MULTIPLE",

@@ -33,7 +33,7 @@ REACHED = 8.0
 SUSPECT = 2.0
 """Sd of a logarithm or logit from which it is looked whether an edge is better."""
 
-FLAT = 1e-4
+LEVEL = 1e-4
 """Smallest eigenvalue at unit diagonal from which on down it is looked further out."""
 
 LONE = 10.0

@@ -8,6 +8,7 @@ or shifted.
 
 from __future__ import annotations
 
+from vi_recipes.calibration import page
 from vi_recipes.calibration.calibrate import calibrate
 from vi_recipes.calibration.calibration import Calibration
 from vi_recipes.calibration.page import dumps
@@ -18,4 +19,5 @@ __all__ = [
     "PriorPredictive",
     "calibrate",
     "dumps",
+    "page",
 ]

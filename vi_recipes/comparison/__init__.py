@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vi_recipes.comparison import verification_page
 from vi_recipes.comparison.against import against_reference, reference_exhibits, seconds_beside
 from vi_recipes.comparison.beside import holds_comparison, unfinished
 from vi_recipes.comparison.compare import compare
@@ -49,6 +50,7 @@ __all__ = [
     "seconds_beside",
     "taken_up",
     "unfinished",
+    "verification_page",
     "verify",
     "write_all",
 ]

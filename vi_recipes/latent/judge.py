@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.algebra import (
+    LEVEL,
+    SAME,
     Dense,
     as_good_outward,
     flattest,
     looks_flat,
 )
-from vi_recipes.algebra.outward import FLAT as LEVEL
-from vi_recipes.algebra.outward import SAME
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.curvature import BY_NUTS, kinks_of
 from vi_recipes.latent.edges import Edge, find_edge

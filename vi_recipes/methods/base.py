@@ -148,7 +148,7 @@ class Method(ABC):
             return (
                 f"{self.key} does not fit rows that lie on {target.num_hosts} hosts: it reads some "
                 f"outside compiled code, or has not been tried. Use one that does "
-                f"({_those_over_hosts()}), or shard over the devices of one host"
+                f"({', '.join(sorted(_those_over_hosts()))}), or shard over the devices of one host"
             )
         return self.applies(target) or (target.weighted_latents if not self.integrates else None)
 
@@ -303,10 +303,10 @@ def _fits_over_hosts(kind: type[Method]) -> bool:
     return bool(vars(kind).get("over_hosts", False))
 
 
-def _those_over_hosts() -> str:
-    from vi_recipes.methods import METHODS  # made of the classes that are made of this one
-
-    return ", ".join(key for key, kind in METHODS.items() if _fits_over_hosts(kind))
+def _those_over_hosts(kind: type[Method] = Method) -> set[str]:
+    """Return the keys of the classes made of ``kind`` that say so, at any remove."""
+    keys = {made.key for made in kind.__subclasses__() if _fits_over_hosts(made)}
+    return keys.union(*map(_those_over_hosts, kind.__subclasses__()))
 
 
 def _without_infinities(result: Result, target: Target, kind: str) -> Result:

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vi_recipes.algebra import (
+    LEVEL,
+    SAME,
     BlockArrow,
     Dense,
     as_good_outward,
@@ -13,7 +15,6 @@ from vi_recipes.algebra import (
     looks_flat,
     moves_to_edges,
 )
-from vi_recipes.algebra.outward import FLAT, SAME
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.modes.objective import JointObjective
 
@@ -99,7 +100,7 @@ def require_mode(
         directions = [np.where(flat, d, 0.0) for d in directions] + directions
         if isinstance(curvature, Dense):
             smallest, vector = flattest(curvature.matrix)
-            leaning = smallest < FLAT
+            leaning = smallest < LEVEL
             directions += [vector, -vector]
         else:
             leaning = not curvature.positive or curvature.condition() > STEEP_CONDITION

@@ -6,6 +6,7 @@ parameters that are given or drawn from the prior, or to the same data each time
 
 from __future__ import annotations
 
+from vi_recipes.sweeps import page
 from vi_recipes.sweeps.grid_file import Grid, read_grid
 from vi_recipes.sweeps.outcome import Sweep
 from vi_recipes.sweeps.sweep import sweep
@@ -13,6 +14,7 @@ from vi_recipes.sweeps.sweep import sweep
 __all__ = [
     "Grid",
     "Sweep",
+    "page",
     "read_grid",
     "sweep",
 ]
