@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import vi_recipes as vr
-from vi_recipes.comparison.notes import Kind
+from vi_recipes.comparison.notes import NoteKind
 from vi_recipes.core import find, list_studies
 from vi_recipes.report import Exhibit, read_exhibit
 
@@ -69,7 +69,7 @@ def keep(name: str, folder: Path, to: Path = KEPT, **known: Any) -> Path:
     """Keep what the manual shows of a study's folder, with what is known of the run."""
     header = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    if lost := [n["text"] for n in header["notes"] if n["kind"] == Kind.LOST_EXHIBITS]:
+    if lost := [n["text"] for n in header["notes"] if n["kind"] == NoteKind.LOST_EXHIBITS]:
         raise ValueError(f"{name}: nothing is kept of a run that lost exhibits. {lost[0]}")
     here = to / name
     shutil.rmtree(here, ignore_errors=True)

@@ -19,7 +19,7 @@ from scipy.special import digamma, log_expit, log_ndtr, polygamma
 from vi_recipes.importance import khat_limit
 from vi_recipes.methods.nested.integrate import integrate
 from vi_recipes.methods.nested.mode import ThetaMode
-from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.records import ThetaRows
 from vi_recipes.methods.nested.rounds import Integral
 
 CHEAP, DEAR = 1_000, 1_000_000
@@ -327,11 +327,11 @@ class Density:
             value = self.of.log_p(theta)
         return np.where(np.isfinite(value), value, -np.inf)
 
-    def sweep(self, theta: np.ndarray) -> Swept:
+    def sweep(self, theta: np.ndarray) -> ThetaRows:
         log_p = self.log_p(theta)
         scales = np.exp(np.clip(theta[:, list(self.of.scales)], -300.0, 300.0))
         values = np.column_stack([theta, scales])
-        return Swept(log_p, values, 0 * values, log_p)
+        return ThetaRows(log_p, values, 0 * values, log_p)
 
     def given(self, theta: np.ndarray, *, gradient: bool = False) -> tuple[np.ndarray, Any]:
         slopes = np.zeros(theta.shape)

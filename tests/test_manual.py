@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from worlds_for_tests import World, comparison
 
 import vi_recipes as vr
-from vi_recipes.comparison.notes import Kind, Note
+from vi_recipes.comparison.notes import Note, NoteKind
 from vi_recipes.core import list_models, list_studies
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,7 @@ def test_a_run_is_kept_as_it_was_written(gallery: ModuleType, tmp_path: Path) ->
     assert record["seconds"] == 2.0
     assert record["answer"] == str(c.recommend())
     assert [one["caption"] for one in record["exhibits"]] == ["Three points.", ""]
-    c.notes.append(Note("The study's exhibits end after 2.", Kind.LOST_EXHIBITS))
+    c.notes.append(Note("The study's exhibits end after 2.", NoteKind.LOST_EXHIBITS))
     c.save(tmp_path / "run")
     with pytest.raises(ValueError, match="radon: nothing is kept of a run that lost exhibits"):
         gallery.keep("radon", tmp_path / "run", tmp_path)

@@ -16,8 +16,8 @@ from models_for_tests import case, target
 
 import vi_recipes as vr
 from vi_recipes.comparison.folder import write_header
-from vi_recipes.comparison.left import Left
-from vi_recipes.comparison.notes import Kind, Note, of_kind
+from vi_recipes.comparison.left import MethodsLeft
+from vi_recipes.comparison.notes import Note, NoteKind, of_kind
 from vi_recipes.comparison.page import compose
 from vi_recipes.core import silent
 from vi_recipes.trust.verdict import Trust, judge
@@ -182,12 +182,12 @@ def test_saved_comparisons_come_back(tmp_path: Path) -> None:
     assert list(back) == list(c)
     assert back.reference_name == "nuts"
     assert back.notes == c.notes
-    c.notes.append(Note("Fitted by workers: all.", Kind.SIDE_BY_SIDE))
+    c.notes.append(Note("Fitted by workers: all.", NoteKind.SIDE_BY_SIDE))
     write_header(c, tmp_path)
     told = vr.Comparison.load(tmp_path).notes
-    assert of_kind(told, Kind.SIDE_BY_SIDE) == ["Fitted by workers: all."]
-    assert of_kind(told, Kind.OTHER) == back.notes
-    assert of_kind(pickle.loads(pickle.dumps(c.notes)), Kind.SIDE_BY_SIDE) == told[-1:]
+    assert of_kind(told, NoteKind.SIDE_BY_SIDE) == ["Fitted by workers: all."]
+    assert of_kind(told, NoteKind.OTHER) == back.notes
+    assert of_kind(pickle.loads(pickle.dumps(c.notes)), NoteKind.SIDE_BY_SIDE) == told[-1:]
     for table in ("means", "sds"):
         np.testing.assert_allclose(getattr(back, table)(), getattr(c, table)(), equal_nan=True)
     np.testing.assert_allclose(
@@ -218,8 +218,8 @@ def test_an_interrupt_keeps_what_is_done_also_on_disk(tmp_path: Path) -> None:
     back = vr.Comparison.load(tmp_path)
     assert back.interrupted
     assert left in back.remarks
-    assert back.left == c.left == Left(("nuts",), sure=True)
-    assert back.add(c["laplace"], "nuts").left == Left()  # there is one now
+    assert back.left == c.left == MethodsLeft(("nuts",), sure=True)
+    assert back.add(c["laplace"], "nuts").left == MethodsLeft()  # there is one now
     np.testing.assert_array_equal(back["laplace"].mean()["beta"], c["laplace"].mean()["beta"])
 
 

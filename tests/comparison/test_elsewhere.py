@@ -27,8 +27,8 @@ from vi_recipes.cells.processes import LostError
 from vi_recipes.cli.commands import app
 from vi_recipes.cli.output import output_folder
 from vi_recipes.comparison import overview, tables
-from vi_recipes.comparison.elsewhere import Fitting
-from vi_recipes.comparison.notes import Kind, Note, of_kind
+from vi_recipes.comparison.elsewhere import CompareArguments
+from vi_recipes.comparison.notes import Note, NoteKind, of_kind
 from vi_recipes.core import CheckpointError, Progress, Timing, held
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.model import Target
@@ -136,7 +136,7 @@ def test_a_comparison_is_the_same_whoever_fits(here: vr.Comparison, tmp_path: Pa
     again = vr.compare(MODEL, METHODS, path=tmp_path, executor=executor)
     assert not executor.cells
     pd.testing.assert_frame_equal(again.means(), here.means())
-    (told,) = of_kind(again.notes, Kind.BY_WORKERS)
+    (told,) = of_kind(again.notes, NoteKind.BY_WORKERS)
     assert told in there.notes  # the seconds are still those
 
 
@@ -151,11 +151,11 @@ def test_seconds_say_who_else_was_on_the_machine() -> None:
     places += [Place("b", 9, 0.0, 1.0), Place("b", 9, 1.0, 2.0), Place("", 0), Place("c", 1)]
     assert most_at_once(places) == {"a": 2, "b": 1}
     c = vr.compare(MODEL, "map", executor=Here(), assessed=False)
-    (told,) = of_kind(c.notes, Kind.BY_WORKERS)
+    (told,) = of_kind(c.notes, NoteKind.BY_WORKERS)
     assert told.startswith("Fitted by workers: map on ")
     assert "one at a time" in told
-    assert not of_kind(c.notes, Kind.SIDE_BY_SIDE)
-    shared = Note(told.replace("one at a time", "up to 2 at once"), Kind.SIDE_BY_SIDE)
+    assert not of_kind(c.notes, NoteKind.SIDE_BY_SIDE)
+    shared = Note(told.replace("one at a time", "up to 2 at once"), NoteKind.SIDE_BY_SIDE)
     aside = vr.Comparison(c.fits, target_name="normal", notes=[shared])
     assert "side by side" in overview.methods(aside).note
     assert "up to 2 at once" in tables.timings(aside).note
@@ -230,7 +230,7 @@ def test_an_interrupt_keeps_the_methods_that_are_done(tmp_path: Path) -> None:
 
 def test_an_interrupted_fit_comes_back_with_what_it_has() -> None:
     target = vr.Target(MODEL)
-    made = Fitting(target, {"mine": Patient()}, 0, assessed=True)("mine", InterruptAt(0.5))
+    made = CompareArguments(target, {"mine": Patient()}, 0, assessed=True)("mine", InterruptAt(0.5))
     assert made.interrupted
     fit = unfold(made.content, target)
     assert fit.status is vr.Status.INTERRUPTED

@@ -17,7 +17,7 @@ import optax
 import pytest
 
 import vi_recipes as vr
-from vi_recipes.comparison.left import Left
+from vi_recipes.comparison.left import MethodsLeft
 from vi_recipes.comparison.resume import taken_up
 from vi_recipes.core import load_object, silent
 from vi_recipes.model import model_mark
@@ -92,12 +92,12 @@ def cut_off(*_: object, **__: object) -> None:
 
 def test_what_an_interrupt_kept_away_is_fitted_now(tmp_path: Path) -> None:
     first = fit(target(), "map,laplace", tmp_path, progress=stopped_at("laplace", within=False))
-    assert first.left == Left(("laplace",), sure=True)
+    assert first.left == MethodsLeft(("laplace",), sure=True)
     c = fit(target(), "map,laplace,meanfield", tmp_path)  # meanfield nobody has asked for before
     assert taken_up(c)[1:] == [
         "Fitted now: laplace (not begun when the earlier run was interrupted)."
     ]
-    assert c.left == vr.Comparison.load(tmp_path).left == Left()
+    assert c.left == vr.Comparison.load(tmp_path).left == MethodsLeft()
 
 
 def test_a_fit_that_was_cut_off_is_fitted_now(

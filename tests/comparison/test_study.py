@@ -18,7 +18,7 @@ from scipy.integrate import quad
 from studies_for_tests import made
 
 import vi_recipes as vr
-from vi_recipes.comparison.notes import Kind, of_kind
+from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.core.progress import Progress, silent
 
 
@@ -154,7 +154,7 @@ def test_an_exhibit_that_fails_is_a_note_and_the_rest_stands(tmp_path: Path) -> 
         c = lines(exhibits=broken).run(tmp_path)
     assert c["gauss"].has_result
     assert len(c.exhibits) == 2
-    (told,) = of_kind(vr.Comparison.load(tmp_path).notes, Kind.LOST_EXHIBITS)
+    (told,) = of_kind(vr.Comparison.load(tmp_path).notes, NoteKind.LOST_EXHIBITS)
     assert "KeyError" in told
     with pytest.warns(UserWarning, match="two exhibits are named 'noise'"):
         lines(exhibits=lambda *a: [*shown(*a), *shown(*a)]).run()

@@ -19,7 +19,7 @@ import vi_recipes as vr
 from vi_recipes.data import read_frame
 from vi_recipes.formula import FAMILIES, glmm
 from vi_recipes.formula.designs import Design
-from vi_recipes.formula.groups import MISSING, Factor
+from vi_recipes.formula.groups import MISSING, GroupingFactor
 from vi_recipes.formula.laws import Cumulative, Hurdle
 from vi_recipes.latent.members import split_target
 
@@ -515,13 +515,13 @@ def test_contrasts_are_those_of_r(contrast, matrix):
 
 
 def test_members_at_new_data_are_known_missing_or_new():
-    factor = Factor.of(("a", "b"), FRAME)
+    factor = GroupingFactor.of(("a", "b"), FRAME)
     new = pd.DataFrame({"a": [3, 9, None, 9, 1], "b": ["l", "k", "k", "k", "m"]})
     codes, labels = factor.at(new)
     assert codes.tolist() == [5, 6, MISSING, 6, 7]
     assert labels == ["9.0:k", "1.0:m"]
     # a combination of known values may be new too
-    factor = Factor.of(("a", "b"), pd.DataFrame({"a": [1, 1, 2], "b": ["k", "l", "l"]}))
+    factor = GroupingFactor.of(("a", "b"), pd.DataFrame({"a": [1, 1, 2], "b": ["k", "l", "l"]}))
     codes, labels = factor.at(pd.DataFrame({"a": [2, 2, 1], "b": ["k", "l", "k"]}))
     assert codes.tolist() == [3, 2, 0]
     assert labels == ["2:k"]

@@ -94,7 +94,7 @@ def test_a_flat_prior_leaves_a_log_joint_concave(
     monkeypatch.setattr(curvature, "MAX_GAUSSIAN", most)
     y = np.random.default_rng(0).integers(0, 2, 38)
 
-    def looked_at(x: np.ndarray) -> curvature.Curvature:
+    def looked_at(x: np.ndarray) -> curvature.MembersCurvature:
         target = vr.Target(flat, y=y, x=x)
         with jax.enable_x64(True):
             split = split_target(target, ("beta", "u", "v"))

@@ -20,7 +20,7 @@ from vi_recipes import NestedQuadrature
 from vi_recipes.fit import unsettled
 from vi_recipes.methods.nested import nested
 from vi_recipes.methods.nested.density import ThetaDensity
-from vi_recipes.methods.nested.records import InnerError, Swept
+from vi_recipes.methods.nested.records import InnerError, ThetaRows
 from vi_recipes.methods.nested.rounds import Integral
 
 NOISE, SPREAD = 0.7, 1.3
@@ -370,7 +370,7 @@ def test_points_that_were_not_found_are_weighed_by_their_neighbours() -> None:
     def lost(theta: np.ndarray, weights: np.ndarray, smooth: float = 0.0) -> float:
         log_p = np.where(failed, -np.inf, 0.0)
         scalar, nothing = np.zeros((400, 1)), np.zeros(1)
-        swept = Swept(log_p, scalar, scalar, np.where(failed, smooth, 0.0))
+        swept = ThetaRows(log_p, scalar, scalar, np.where(failed, smooth, 0.0))
         return Integral(theta, weights, swept, 0.0, 1.0, *4 * [nothing], 0.0, 0.0).lost
 
     assert lost(theta, even) == pytest.approx(0.1)
@@ -387,7 +387,7 @@ def test_a_posterior_of_which_a_part_was_not_found_is_not_called_one(
 ) -> None:
     whole = ThetaDensity.sweep
 
-    def sweep(self: ThetaDensity, rows: np.ndarray, *nodes: Any) -> Swept:
+    def sweep(self: ThetaDensity, rows: np.ndarray, *nodes: Any) -> ThetaRows:
         swept = whole(self, rows, *nodes)
         return swept._replace(log_p=np.where(rows[:, 0] > 2.0, -np.inf, swept.log_p))
 
@@ -406,7 +406,7 @@ def test_heavy_points_that_other_nodes_do_not_find_are_told(
 ) -> None:
     whole = ThetaDensity.sweep
 
-    def sweep(self: ThetaDensity, rows: np.ndarray, *nodes: Any) -> Swept:
+    def sweep(self: ThetaDensity, rows: np.ndarray, *nodes: Any) -> ThetaRows:
         swept = whole(self, rows, *nodes)
         failed = (np.arange(len(rows)) < failing) & bool(nodes)
         return swept._replace(log_p=np.where(failed, -np.inf, swept.log_p))

@@ -20,9 +20,9 @@ from vi_recipes.core import Timing
 from vi_recipes.core.progress import silent
 from vi_recipes.latent import columns_of, curvature, marginal_of
 from vi_recipes.methods.nested import corrected, wide_density
-from vi_recipes.methods.nested.correction import Correction, places_of
+from vi_recipes.methods.nested.correction import WeighedPoints, places_of
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
-from vi_recipes.methods.nested.effects import Effects, Moments, Sums, effects_of
+from vi_recipes.methods.nested.effects import Effects, MemberMoments, Sums, effects_of
 from vi_recipes.methods.nested.mode import find_theta_mode
 from vi_recipes.methods.nested.nodes import make_nodes
 from vi_recipes.methods.nested.records import InnerError
@@ -140,7 +140,7 @@ def test_what_is_added_has_no_bias() -> None:
     target = design(9, 2, 24)
     density = density_of(target, ("u", "v"))
     theta, cov = np.array([0.1, -0.2, 0.3]), 1e-4 * np.eye(3)
-    made = Correction(density, theta, cov)
+    made = WeighedPoints(density, theta, cov)
     made.lean()
     inner = made.choose_inner()
     assert inner.num_nodes == 4
@@ -182,7 +182,7 @@ def test_effects_have_moments_of_their_own_at_every_theta() -> None:
     target = design(9, 2, 24)
     density = density_of(target, ("u", "v"))
     centre = np.array([0.1, -0.2, 0.3])
-    made = Correction(density, centre, np.diag([0.1, 0.2, 0.3]) ** 2 * 4)
+    made = WeighedPoints(density, centre, np.diag([0.1, 0.2, 0.3]) ** 2 * 4)
     made.lean()
     made.choose_inner()
     effects = effects_of(made, 1e-5, 1e-3)
@@ -207,13 +207,13 @@ def test_effects_have_moments_of_their_own_at_every_theta() -> None:
 def test_rounds_begin_at_the_mode_of_what_is_corrected() -> None:
     density = density_of(design(9, 4, 40), ("mu", "u", "v"))
     mode = find_theta_mode(density, silent)
-    made = Correction(density, mode.theta, mode.cov)
+    made = WeighedPoints(density, mode.theta, mode.cov)
 
     def added(*quadratic: float) -> corrected.Added:
         nats = corrected.terms(made.places) @ np.array(quadratic)
         table = np.repeat(nats[:, None], 8, axis=1)
         d = density.arrow.dim
-        moments = Moments(np.zeros((8, d)), np.ones((8, d)))
+        moments = MemberMoments(np.zeros((8, d)), np.ones((8, d)))
         none = Effects(made, moments, np.zeros((8, 4, 2, d)), np.zeros((2, d)))
         return corrected.Added(made, table, np.zeros(16), none, InnerError(4, 6, 0.0, 0.0, 0, 9))
 

@@ -12,7 +12,7 @@ from scipy import stats
 from vi_recipes.methods.nested import lots
 from vi_recipes.methods.nested.lots import integrate_in_lots
 from vi_recipes.methods.nested.mode import ThetaMode
-from vi_recipes.methods.nested.records import Noise, Swept
+from vi_recipes.methods.nested.records import Noise, ThetaRows
 from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.wide_density import WideDensity
 
@@ -54,7 +54,7 @@ class Known:
         log_p = np.atleast_1d(stats.multivariate_normal(MEAN, COV).logpdf(rows))
         return log_p, SimpleNamespace(gradient=slopes)
 
-    def sweep_in_lots(self, rows: np.ndarray, seeds: list[int]) -> Swept:
+    def sweep_in_lots(self, rows: np.ndarray, seeds: list[int]) -> ThetaRows:
         self.rounds.append(self.pairs)
         size = len(rows) // len(seeds)
         sd = self.noise * np.sqrt(16 / self.pairs)
@@ -63,7 +63,7 @@ class Known:
         log_p = smooth + np.repeat(shift - sd**2 / 2, size)
         mean = np.column_stack([rows, rows[:, 0] + np.repeat(off, size)])
         variance = np.tile([0.0, 0.0, 0.5], (len(rows), 1))
-        return Swept(log_p, mean, variance, smooth)
+        return ThetaRows(log_p, mean, variance, smooth)
 
 
 def integral(density: Known, monkeypatch: pytest.MonkeyPatch, tolerance: float = 0.01) -> Integral:
@@ -136,13 +136,13 @@ def test_noise_is_that_of_points_which_both_lattices_find() -> None:
         def _pairs(self, count: int, seed: int) -> tuple[int, int]:
             return count, seed
 
-        def sweep(self, rows: np.ndarray, nodes: tuple[int, int]) -> Swept:
+        def sweep(self, rows: np.ndarray, nodes: tuple[int, int]) -> ThetaRows:
             assert nodes == (16, 1)
-            return Swept(self.other, rows, rows, smooth)
+            return ThetaRows(self.other, rows, rows, smooth)
 
     def noise(*other: float) -> Noise:
         scalar = np.zeros((4, 1))
-        swept = Swept(first, scalar, scalar, smooth)
+        swept = ThetaRows(first, scalar, scalar, smooth)
         density: Any = Again(list(other))
         return WideDensity.noise_at(density, scalar, swept)
 
@@ -158,7 +158,7 @@ def test_what_a_polynomial_covers_and_was_not_found_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Partly(Known):
-        def sweep_in_lots(self, rows: np.ndarray, seeds: list[int]) -> Swept:
+        def sweep_in_lots(self, rows: np.ndarray, seeds: list[int]) -> ThetaRows:
             swept = super().sweep_in_lots(rows, seeds)
             failed = rows[:, 0] > MEAN[0] + 2 * np.sqrt(COV[0, 0])
             log_p = np.where(failed, -np.inf, swept.log_p)

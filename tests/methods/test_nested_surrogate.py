@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from vi_recipes.importance import around
 from vi_recipes.methods.nested.polynomial import QUIET_RESIDUAL, by_polynomial
-from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.records import ThetaRows
 from vi_recipes.methods.nested.rounds import Integral, Rounds, weigh
 from vi_recipes.methods.nested.surrogate import fit_surrogate
 
@@ -52,7 +52,7 @@ def rounds_of(more: float, seed: int, shift: Any = 0.0) -> Rounds:
     for _ in range(2):
         theta, _ = rounds.points(wide, 128, seed)
         log_p, values = bent(theta, more), scalars(theta)
-        rounds.add(wide, theta, Swept(log_p + shift, values, 0 * values, log_p))
+        rounds.add(wide, theta, ThetaRows(log_p + shift, values, 0 * values, log_p))
     return rounds
 
 
@@ -115,7 +115,7 @@ def test_what_no_polynomial_comes_near_has_none() -> None:
     flat = Rounds(2)
     wide = around(np.zeros(2), ROOT @ ROOT.T, np.ones(2, bool))
     theta = np.zeros((128, 2))
-    flat.add(wide, theta, Swept(bent(theta), theta, theta, bent(theta)))
+    flat.add(wide, theta, ThetaRows(bent(theta), theta, theta, bent(theta)))
     assert by_polynomial(flat, weigh(flat)) is None
 
 

@@ -29,7 +29,7 @@ from scipy.special import logsumexp
 import vi_recipes as vr
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.profile import first_proposals
-from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.records import ThetaRows
 from vi_recipes.methods.nested.rounds import _shapes
 
 
@@ -117,7 +117,7 @@ def test_what_points_count_is_for_the_figure_that_is_known_least() -> None:
         integrated("skewed", CHEAP, 3),
         theta=values,
         weights=np.full(1_024, 1 / 1_024),
-        swept=Swept(0 * z, values, 0 * values, 0 * z),
+        swept=ThetaRows(0 * z, values, 0 * values, 0 * z),
         mean=values.mean(axis=0),
         sd=sd,
         mean_error=0 * sd,
@@ -200,7 +200,7 @@ def test_points_without_a_density_are_no_points_too_few() -> None:
     weights = np.exp(log_ratios) / np.exp(log_ratios).sum()
     values = rng.normal(size=(128, 1))
     values[7] = 50.0  # one that holds most of the variance
-    swept = Swept(log_ratios, values, np.zeros((128, 1)), log_ratios)
+    swept = ThetaRows(log_ratios, values, np.zeros((128, 1)), log_ratios)
     shapes = _shapes(log_ratios, weights, swept, weights @ values)
     assert not np.isnan(shapes).any()
     assert (shapes > -np.inf).all()

@@ -21,7 +21,7 @@ from strikes_for_tests import is_struck
 import vi_recipes as vr
 from vi_recipes.core import Timing, silent
 from vi_recipes.methods.nuts.nuts import _decentred
-from vi_recipes.methods.nuts.running import Watch, run_chains
+from vi_recipes.methods.nuts.running import ChainWatch, run_chains
 
 
 @cache
@@ -230,7 +230,7 @@ def test_an_interrupt_ends_chains_wherever_it_strikes() -> None:
         return state, {"z": np.full((1, 1), state)}
 
     def run() -> None:
-        watch = Watch(lambda *_, **__: None, 2 * iterations)
+        watch = ChainWatch(lambda *_, **__: None, 2 * iterations)
         drawn.append(run_chains(step, [0, 1], 0, iterations, 1, watch, x64=True))
 
     iterations = 2_000
@@ -365,7 +365,7 @@ def test_chains_without_room_for_a_thread_are_no_interrupted_ones(
     def full(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
 
-    watch = Watch(silent, 4)
+    watch = ChainWatch(silent, 4)
     with monkeypatch.context() as patched:
         patched.setattr(where, full)
         with pytest.raises(RuntimeError, match="new thread"):

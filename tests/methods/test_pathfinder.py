@@ -15,7 +15,7 @@ from scipy import stats
 
 import vi_recipes as vr
 from vi_recipes.methods import pathfinder
-from vi_recipes.methods.pathfinder import Mixture, PathNormal, resample
+from vi_recipes.methods.pathfinder import NormalMixture, PathNormal, resample
 
 pytest.importorskip("blackjax")
 
@@ -95,7 +95,7 @@ def normals() -> list[PathNormal]:
 
 def test_the_mixture_is_that_of_dense_normals() -> None:
     """The second is 12 nats below the best: 2 below those that take part alike."""
-    mixture = Mixture(normals())
+    mixture = NormalMixture(normals())
     x, log_q = mixture.draws(50_000, np.random.default_rng(0))
     parts = np.array([1.0, np.exp(-2.0)]) / (1 + np.exp(-2.0))
     dense = [

@@ -28,9 +28,9 @@ from vi_recipes.algebra.derivatives import (
 )
 from vi_recipes.algebra.edges import filled
 from vi_recipes.algebra.factorised import InverseParts
-from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Entries, Families, pad, verified
+from vi_recipes.algebra.families import MIN_FAMILY, MULTIPLE, Families, SparseEntries, pad, verified
 from vi_recipes.algebra.forward_backward import smooth
-from vi_recipes.algebra.in_parts import BlockArrowInParts, Processes
+from vi_recipes.algebra.in_parts import BlockArrowInParts, MemberProcesses
 from vi_recipes.algebra.layout import Layout, find_layout
 from vi_recipes.algebra.local_structure import LocalStructure, dense_structure
 from vi_recipes.algebra.newton import SHRANK, Dense, trust_region_newton
@@ -68,17 +68,17 @@ __all__ = [
     "Bordered",
     "Crossed",
     "Dense",
-    "Entries",
     "Factor",
     "Families",
     "InverseParts",
     "Layout",
     "LocalStructure",
+    "MemberProcesses",
     "PairLaw",
     "Parts",
-    "Processes",
     "Push",
     "SecondOrder",
+    "SparseEntries",
     "TruncatedStep",
     "as_good_outward",
     "backward",

@@ -24,7 +24,7 @@ MULTIPLE = 16
 """Directions are padded to a multiple of this, so that one compilation serves any number."""
 
 
-class Entries(NamedTuple):
+class SparseEntries(NamedTuple):
     """Entries of a sparse matrix, in arrays of one shape.
 
     Parameters
@@ -103,7 +103,7 @@ class Families:
         return matrix, error
 
     def full(
-        self, products: Float[np.ndarray, "directions dim"], couplings: Sequence[Entries]
+        self, products: Float[np.ndarray, "directions dim"], couplings: Sequence[SparseEntries]
     ) -> csr_array:
         """Return the whole matrix, sparse.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from vi_recipes.algebra.block_arrow import BlockArrow
 
 
-class Processes(Protocol):
+class MemberProcesses(Protocol):
     """The processes that have members each; what is asked of one is asked of all at once."""
 
     @property
@@ -37,7 +37,7 @@ class BlockArrowInParts(BlockArrow):
         All of them.
     """
 
-    def __init__(self, own: BlockArrow, processes: Processes) -> None:
+    def __init__(self, own: BlockArrow, processes: MemberProcesses) -> None:
         super().__init__(own.structure, own.corner, own.edge, own.blocks, own.metric)
         self._processes = processes
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
-from vi_recipes.calibration.ranked import Judgement, Ranked
+from vi_recipes.calibration.ranked import Ranked, RankJudgement
 from vi_recipes.calibration.ranks import LOG_LIKELIHOOD
 from vi_recipes.calibration.uniformity import LEVEL, centres
 from vi_recipes.report import COLOURS, GREY, Exhibit, shorten, style
@@ -86,7 +86,7 @@ def ecdf_differences(calibration: Ranked, shown: list[int]) -> Figure:
     lower, upper = (np.concatenate([[0.0], edge, [0.0]]) for edge in band.limits)
     points = np.concatenate([[0.0], band.points, [1.0]])
 
-    def panel(axes: Axes, judged: Judgement, ranks: np.ndarray) -> None:
+    def panel(axes: Axes, judged: RankJudgement, ranks: np.ndarray) -> None:
         difference = np.concatenate([[0.0], band.difference(ranks), [0.0]])
         axes.fill_between(points, lower, upper, color=GREY, alpha=0.2, lw=0)
         axes.axhline(0, color=GREY, lw=0.6)
@@ -104,7 +104,7 @@ def rank_histograms(calibration: Ranked, shown: list[int]) -> Figure:
     low, high = binom.interval(LEVEL, n, shares)
     places = np.linspace(0, 1, num_bins + 1)
 
-    def panel(axes: Axes, judged: Judgement, ranks: np.ndarray) -> None:
+    def panel(axes: Axes, judged: RankJudgement, ranks: np.ndarray) -> None:
         counts, _ = np.histogram(ranks, edges)
         axes.stairs(high, places, baseline=low, fill=True, color=GREY, alpha=0.2)
         axes.stairs(counts, places, fill=True, color=_colour(judged), alpha=0.55)
@@ -117,7 +117,7 @@ def symmetry(calibration: Ranked, shown: list[int]) -> Figure:
     num_bins, _ = _bins(calibration)
     places = np.linspace(0, 1, num_bins + 1)
 
-    def panel(axes: Axes, judged: Judgement, ranks: np.ndarray) -> None:
+    def panel(axes: Axes, judged: RankJudgement, ranks: np.ndarray) -> None:
         p = centres(ranks, calibration.num_draws)
         colour = COLOURS[1] if judged.symmetry < 1 - LEVEL else COLOURS[0]
         axes.stairs(np.histogram(p, places)[0], places, fill=True, color=colour, alpha=0.55)
@@ -130,7 +130,7 @@ def symmetry(calibration: Ranked, shown: list[int]) -> Figure:
 def _panels(
     calibration: Ranked,
     shown: list[int],
-    panel: Callable[[Axes, Judgement, np.ndarray], None],
+    panel: Callable[[Axes, RankJudgement, np.ndarray], None],
     xlabel: str,
     *,
     share_y: bool,
@@ -160,5 +160,5 @@ def _bins(calibration: Ranked) -> tuple[int, np.ndarray]:
     return num_bins, np.round(np.linspace(0, ranks, num_bins + 1)) - 0.5
 
 
-def _colour(judged: Judgement) -> str:
+def _colour(judged: RankJudgement) -> str:
     return COLOURS[1] if judged.outside else COLOURS[0]

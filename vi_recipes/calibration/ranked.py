@@ -50,7 +50,7 @@ class Fault(Enum):
 
 
 @dataclass(frozen=True)
-class Judgement:
+class RankJudgement:
     """How even the ranks of one quantity are.
 
     Parameters
@@ -131,7 +131,7 @@ class Ranked:
         return ecdf_band(len(self.ranks), self.num_draws)
 
     @cached_property
-    def judgements(self) -> tuple[Judgement, ...]:
+    def judgements(self) -> tuple[RankJudgement, ...]:
         """One for each quantity; none where no fit has a result."""
         if not len(self.ranks):
             return ()
@@ -273,7 +273,7 @@ class Ranked:
 
 def _judge(
     label: str, ranks: np.ndarray, num_draws: int, p_value: float, adjusted: float
-) -> Judgement:
+) -> RankJudgement:
     moved, wide = shift(ranks, num_draws), spread(ranks, num_draws)
     symmetry = symmetry_p_value(ranks, num_draws)
     faults = []
@@ -285,7 +285,7 @@ def _judge(
     if symmetry < 1 - LEVEL:
         faults.append(Fault.TOO_LOW if moved > 0 else Fault.TOO_HIGH)
     uneven = tuple(faults) or (Fault.UNEVEN,)
-    return Judgement(
+    return RankJudgement(
         label=label,
         p_value=float(p_value),
         holm=float(adjusted),
@@ -296,7 +296,7 @@ def _judge(
     )
 
 
-def _listed(judgements: Sequence[Judgement], most: int = 6) -> str:
+def _listed(judgements: Sequence[RankJudgement], most: int = 6) -> str:
     """Return labels, the worst first."""
     worst = sorted(judgements, key=lambda j: (j.p_value, -max(abs(j.shift), abs(j.spread))))
     more = f" and {len(worst) - most} more" if len(worst) > most else ""

@@ -38,7 +38,7 @@ class NotSentError(ValueError):
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A file of the user's own with those beside it that it imports.
 
     Parameters
@@ -58,7 +58,7 @@ class Source:
         return hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()
 
     @classmethod
-    def of(cls, path: Path) -> Source:
+    def of(cls, path: Path) -> SourceFile:
         """Read a file, and the neighbours that it imports, and theirs."""
         path = path.resolve()
         files: dict[str, str] = {}
@@ -126,7 +126,7 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, SourceFile] = {}
 
     def reducer_override(self, thing: Any) -> Any:
         if isinstance(thing, Target):
@@ -193,7 +193,7 @@ class _Pickler(pickle.Pickler):
             return False
         if "." in module or not is_own(file) or not Path(file).is_file():
             return False  # it is imported by its name
-        self.sources[name] = Source.of(Path(file))
+        self.sources[name] = SourceFile.of(Path(file))
         return True
 
 
@@ -274,7 +274,7 @@ def unpack(content: bytes) -> Any:
         ) from None
 
 
-def _load(name: str, source: Source) -> None:
+def _load(name: str, source: SourceFile) -> None:
     """Have a module that was made from ``source`` under its name."""
     if _loaded.get(name) == source.mark:
         return
@@ -294,9 +294,9 @@ def _load(name: str, source: Source) -> None:
     _loaded[name] = source.mark
 
 
-def _is_as_sent(path: Path, source: Source) -> bool:
+def _is_as_sent(path: Path, source: SourceFile) -> bool:
     try:
-        return path.is_file() and Source.of(path).mark == source.mark
+        return path.is_file() and SourceFile.of(path).mark == source.mark
     except (OSError, ValueError, SyntaxError):
         return False
 

@@ -11,10 +11,10 @@ import typer
 
 from vi_recipes.cli import calibrate, compare, docs, lists, new, report, run, sweep, verify
 from vi_recipes.cli.arguments import VersionOption
-from vi_recipes.cli.group import Group, open_closed_streams, tell_warning
+from vi_recipes.cli.group import CommandGroup, open_closed_streams, tell_warning
 
 app = typer.Typer(
-    cls=Group,
+    cls=CommandGroup,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -28,7 +28,7 @@ _OF_TYPER: tuple[type[BaseException], ...] = (
 """What typer ends a command with by itself: exits and bad usage."""
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """Commands whose errors are sentences, not tracebacks."""
 
     def invoke(self, ctx: Any) -> Any:

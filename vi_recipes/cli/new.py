@@ -19,7 +19,7 @@ Examples:
 """
 
 
-class Kind(StrEnum):
+class StartKind(StrEnum):
     """What there is a start of."""
 
     MODEL = "model"
@@ -27,7 +27,7 @@ class Kind(StrEnum):
 
 
 def command(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="model or study.")],
+    kind: Annotated[StartKind, typer.Argument(metavar="KIND", help="model or study.")],
     name: Annotated[
         str,
         typer.Argument(metavar="NAME", help="Its name; the file is NAME.py, in this folder."),
@@ -50,5 +50,5 @@ def command(
         write_whole(path, start.replace("NAME", name))
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error.strerror or error})") from None
-    does = "compare" if kind is Kind.MODEL else "run"
+    does = "compare" if kind is StartKind.MODEL else "run"
     typer.echo(f"{path} is there: edit it, and run  vi-recipes {does} {path}")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vi_recipes.comparison.notes import Kind as NoteKind
+from vi_recipes.comparison.notes import NoteKind
 from vi_recipes.core import (
-    Kind,
+    Check,
     check_content,
     is_flag,
     is_list,
@@ -44,7 +44,7 @@ def _is_order(value: Any) -> bool:
     return is_list(is_whole)(value) and sorted(value) == list(range(len(value)))
 
 
-FIELDS: Mapping[str, Kind] = {
+FIELDS: Mapping[str, Check] = {
     "fits": lambda v: is_list(is_fit_name)(v) and 0 < len(v) == len(set(v)),
     "reference": is_one_of(is_nothing, is_fit_name),
     "target_name": is_text,
@@ -53,7 +53,7 @@ FIELDS: Mapping[str, Kind] = {
     "description": is_text,
 }
 
-MORE: Mapping[str, Kind] = {
+MORE: Mapping[str, Check] = {
     "model_mark": is_text,
     "rows_left_out": is_whole,
     "left": is_record({"names": is_list(is_fit_name), "sure": is_flag}),

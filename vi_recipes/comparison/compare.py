@@ -11,12 +11,12 @@ from pathlib import Path
 from vi_recipes.cells import Engine
 from vi_recipes.comparison.beside import FOLDERS, HEADER, discard, place_for, put_in_place
 from vi_recipes.comparison.comparison import Comparison, assemble, choose_reference
-from vi_recipes.comparison.elsewhere import Elsewhere, Fitting, check_sent, fit_elsewhere
+from vi_recipes.comparison.elsewhere import CompareArguments, Elsewhere, check_sent, fit_elsewhere
 from vi_recipes.comparison.folder import fit_path, save_fit, write_header
 from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import label_notes, relabellings
-from vi_recipes.comparison.left import Left
+from vi_recipes.comparison.left import MethodsLeft
 from vi_recipes.comparison.one_fit import fit_one, with_evidence
 from vi_recipes.comparison.request import (
     Methods,
@@ -292,7 +292,7 @@ class _Run:
             if isinstance(given, Fit):
                 self._take(name, given, asked.assessed)
         methods = {n: m for n, m in asked.named.items() if isinstance(m, Method)}
-        fitting = Fitting(self.target, methods, asked.key, asked.assessed)
+        fitting = CompareArguments(self.target, methods, asked.key, asked.assessed)
         try:
             return fit_elsewhere(
                 fitting,
@@ -315,10 +315,10 @@ class _Run:
                 self.add(name, given.renamed(name))
         self._in_order()
 
-    def left(self) -> Left:
+    def left(self) -> MethodsLeft:
         """Return what has no fit."""
         names = tuple(name for name in self.names if name not in self.fits)
-        return Left(names, self.sure and self.under_way not in names)
+        return MethodsLeft(names, self.sure and self.under_way not in names)
 
     def _in_order(self) -> None:
         self.fits = {name: self.fits[name] for name in self.names if name in self.fits}

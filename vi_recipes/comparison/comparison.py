@@ -15,7 +15,7 @@ from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.glance import as_html, as_text
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
-from vi_recipes.comparison.left import Left
+from vi_recipes.comparison.left import MethodsLeft
 from vi_recipes.comparison.notes import notes_from_json
 from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
@@ -252,7 +252,7 @@ class Comparison(Fits):
             target_name=header["target_name"],
             notes=notes_from_json(header["notes"]),
             interrupted=header["interrupted"],
-            left=Left.from_dict(header["left"]) if "left" in header else None,
+            left=MethodsLeft.from_dict(header["left"]) if "left" in header else None,
             description=header["description"],
             rows_left_out=header.get("rows_left_out", 0),
             quadrature=LogEvidence.from_dict(known)
@@ -293,7 +293,7 @@ def assemble(
     *,
     kept: Mapping[str, KeptFit],
     interrupted: bool,
-    left: Left,
+    left: MethodsLeft,
     description: str,
     notes: Sequence[str] = (),
     quadrature: LogEvidence | None = None,

@@ -16,7 +16,7 @@ from vi_recipes.cells import (
     run_cells,
     unfold,
 )
-from vi_recipes.comparison.notes import Kind, Note
+from vi_recipes.comparison.notes import Note, NoteKind
 from vi_recipes.comparison.one_fit import fit_one, without_result
 from vi_recipes.core import Progress, ProgressFactory, Status, programs_read, silent
 from vi_recipes.fit import Fit
@@ -44,7 +44,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Fitting:
+class CompareArguments:
     """What all cells of a comparison share: the arguments of :func:`vi_recipes.compare`."""
 
     target: Target
@@ -112,7 +112,7 @@ def check_sent(methods: Mapping[str, Method]) -> None:
 
 
 def fit_elsewhere(
-    fitting: Fitting,
+    fitting: CompareArguments,
     executor: Engine,
     *,
     exclusive: bool,
@@ -167,5 +167,5 @@ def _note(places: Mapping[str, Place]) -> str:
     return Note(
         f"Fitted by workers: {'; '.join(parts)}. {honest}A worker has one thread, unless its "
         "environment says otherwise.",
-        Kind.SIDE_BY_SIDE if shared else Kind.BY_WORKERS,
+        NoteKind.SIDE_BY_SIDE if shared else NoteKind.BY_WORKERS,
     )

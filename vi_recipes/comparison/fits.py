@@ -13,7 +13,7 @@ import pandas as pd
 from vi_recipes.comparison.constants import constants_in
 from vi_recipes.comparison.found import Found
 from vi_recipes.comparison.kept import KeptFit
-from vi_recipes.comparison.left import Left
+from vi_recipes.comparison.left import MethodsLeft
 from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, with_medians
 from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.comparison.speed import timings
@@ -78,7 +78,7 @@ class Fits(Mapping[str, Fit]):
         target_name: str = "",
         notes: Sequence[str] = (),
         interrupted: bool = False,
-        left: Left | None = None,
+        left: MethodsLeft | None = None,
         description: str = "",
         rows_left_out: int = 0,
         exhibits: Sequence[Exhibit] = (),
@@ -97,7 +97,7 @@ class Fits(Mapping[str, Fit]):
         self.losses: list[str] = []
         """What an error left out of the tables, reports or files so far, a sentence each."""
         self.interrupted = interrupted
-        self.left = (left or Left()).without(fits)
+        self.left = (left or MethodsLeft()).without(fits)
         self.description = description
         self.rows_left_out = rows_left_out
         self.exhibits = list(exhibits)

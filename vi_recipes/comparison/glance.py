@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.notes import Kind, of_kind
+from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.recommend import recommend
 from vi_recipes.comparison.view import select
@@ -26,7 +26,7 @@ def as_text(comparison: Fits) -> str:
     """
     reference = f", reference {comparison.reference_name}" if comparison.reference_name else ""
     lead = f"{type(comparison).__name__}({comparison.target_name!r}{reference})"
-    replaced = of_kind(comparison.notes, Kind.REPLACED)
+    replaced = of_kind(comparison.notes, NoteKind.REPLACED)
     return "\n".join([lead, *_answer(comparison), *replaced])
 
 
@@ -34,7 +34,7 @@ def as_html(comparison: Fits) -> str:
     """Return the answer, the verdicts, and means with sds of a dozen parameters at most."""
     first, *rest = _answer(comparison)
     lines = [f"<p><b>{_shown(first)}</b></p>", *(f"<p>{_shown(line)}</p>" for line in rest)]
-    replaced = of_kind(comparison.notes, Kind.REPLACED)
+    replaced = of_kind(comparison.notes, NoteKind.REPLACED)
     lines += [f"<p>{_shown(note)}</p>" for note in replaced]
     lines += [f"<p>Warning: {_shown(text)}</p>" for text in comparison.warnings]
     lines.append(comparison.verdicts()._repr_html_())

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Left:
+class MethodsLeft:
     """Methods that an interrupted comparison has no fit of.
 
     Parameters
@@ -35,15 +35,15 @@ class Left:
         what = self.what[0].upper() + self.what[1:]
         return [f"{what} when the run was interrupted: {', '.join(self.names)}."]
 
-    def without(self, names: Collection[str]) -> Left:
+    def without(self, names: Collection[str]) -> MethodsLeft:
         """Return those that have other names than these, of which there are fits."""
-        return Left(tuple(name for name in self.names if name not in names), self.sure)
+        return MethodsLeft(tuple(name for name in self.names if name not in names), self.sure)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a file holds it."""
         return {"names": list(self.names), "sure": self.sure}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Left:
+    def from_dict(cls, content: Mapping[str, Any]) -> MethodsLeft:
         """Return what :meth:`to_dict` has written."""
         return cls(tuple(content["names"]), content["sure"])

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Self
 
 
-class Kind(StrEnum):
+class NoteKind(StrEnum):
     """What a note is about, where that matters."""
 
     OTHER = "other"
@@ -34,16 +34,16 @@ class Note(str):
         What it is about.
     """
 
-    kind: Kind
+    kind: NoteKind
 
-    def __new__(cls, text: str, kind: Kind | str = Kind.OTHER) -> Self:
+    def __new__(cls, text: str, kind: NoteKind | str = NoteKind.OTHER) -> Self:
         """Return the sentence, of a kind."""
         made = super().__new__(cls, text)
-        made.kind = Kind(kind)
+        made.kind = NoteKind(kind)
         return made
 
 
-def of_kind(notes: Sequence[str], *kinds: Kind) -> list[str]:
+def of_kind(notes: Sequence[str], *kinds: NoteKind) -> list[str]:
     """Return the notes of some kinds."""
     return [note for note in notes if _kind(note) in kinds]
 
@@ -58,5 +58,5 @@ def notes_from_json(entries: Sequence[dict[str, str]]) -> list[Note]:
     return [Note(entry["text"], entry["kind"]) for entry in entries]
 
 
-def _kind(note: str) -> Kind:
-    return note.kind if isinstance(note, Note) else Kind.OTHER
+def _kind(note: str) -> NoteKind:
+    return note.kind if isinstance(note, Note) else NoteKind.OTHER

@@ -16,7 +16,7 @@ MEAN_FIELD = ("meanfield", "lrvb")
 
 
 @dataclass(frozen=True)
-class Objective:
+class Maximised:
     """What a fit has maximised.
 
     Parameters
@@ -35,7 +35,7 @@ class Objective:
     error: float
 
 
-def objective_of(fit: Fit) -> Objective | None:
+def objective_of(fit: Fit) -> Maximised | None:
     """Return what a fit has maximised; ``None`` where other methods have nothing like it."""
     if not fit.has_result:
         return None
@@ -43,13 +43,13 @@ def objective_of(fit: Fit) -> Objective | None:
     if fit.kind in ("map", "laplace") and "log_density" in told:
         space = config.get("space", "unconstrained")  # Laplace's
         quantity = f"log density over the {space} scale"
-        return Objective(("joint", space), quantity, told["log_density"], NEGLIGIBLE)
+        return Maximised(("joint", space), quantity, told["log_density"], NEGLIGIBLE)
     if fit.log_likelihood is not None and config.get("objective", "mle") == "mle":
         # of other latent variables it is another function; of an approximate likelihood, the
         # difference may be the approximation's
         latent = tuple(sorted(config.get("latent") or ()))
         kind = "likelihood", latent, told.get("num_nodes", 0.0)
-        return Objective(kind, "log-likelihood", fit.log_likelihood, NEGLIGIBLE)
+        return Maximised(kind, "log-likelihood", fit.log_likelihood, NEGLIGIBLE)
     evidence = fit.log_evidence
     if evidence is None or evidence.bound is not Bound.LOWER:
         return None
@@ -60,9 +60,9 @@ def objective_of(fit: Fit) -> Objective | None:
             "mean field",
             base if "factors" in base else repr(config.get("factors") or {}),
         )
-        return Objective(family, evidence.how, evidence.value, error + NEGLIGIBLE)
+        return Maximised(family, evidence.how, evidence.value, error + NEGLIGIBLE)
     if fit.kind == "cavi":
-        return Objective("cavi", evidence.how, evidence.value, error + NEGLIGIBLE)
+        return Maximised("cavi", evidence.how, evidence.value, error + NEGLIGIBLE)
     if fit.kind == "svi":
         guide = config.get("guide")
         parts = guide.values() if isinstance(guide, Mapping) else [guide]
@@ -71,7 +71,7 @@ def objective_of(fit: Fit) -> Objective | None:
         family = ("svi", evidence.how, *(repr(config.get(n)) for n in ("guide", "num_particles")))
         # a run that has converged is known to as much in every coordinate
         width = sum(site.size for site in fit.sites if site.kind == "latent")
-        return Objective(family, evidence.how, evidence.value, error + NEGLIGIBLE * width)
+        return Maximised(family, evidence.how, evidence.value, error + NEGLIGIBLE * width)
     return None
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vi_recipes.comparison import tables
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.notes import Kind, of_kind
+from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.comparison.recommend import ranked
 from vi_recipes.comparison.view import (
     MEAN_OFF,
@@ -72,7 +72,7 @@ def methods(comparison: Fits, *, places: bool = True) -> Table:
         else ["method", "verdict", "worst mean\nerror, sds", "worst\nsd ratio", "seconds"]
     )
     left = (0, 1, 3, 5) if places else (0, 1)
-    together = of_kind(comparison.notes, Kind.SIDE_BY_SIDE)
+    together = of_kind(comparison.notes, NoteKind.SIDE_BY_SIDE)
     shared = ["Seconds: some methods ran side by side"] if together else []
     return Table("Methods", columns, rows, sentences(*_units(comparison), *shared), left)
 

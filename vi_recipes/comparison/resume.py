@@ -12,7 +12,7 @@ from vi_recipes.cells import mark_of_objects
 from vi_recipes.comparison.beside import holds_comparison
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import read_header
-from vi_recipes.comparison.notes import Kind, Note, of_kind
+from vi_recipes.comparison.notes import Note, NoteKind, of_kind
 from vi_recipes.core import Status
 from vi_recipes.fit import Fit, provenance
 from vi_recipes.methods import Method
@@ -32,7 +32,7 @@ CAME_TO_NOTHING = {
 
 def taken_up(comparison: Comparison) -> list[str]:
     """Return what a comparison's notes say of an earlier one in its folder."""
-    return of_kind(comparison.notes, Kind.RESUMED, Kind.REPLACED)
+    return of_kind(comparison.notes, NoteKind.RESUMED, NoteKind.REPLACED)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Resumed:
             *(
                 Note(
                     f"{lead}: {', '.join(f'{name} ({why})' for name, why in names.items())}.",
-                    Kind.RESUMED,
+                    NoteKind.RESUMED,
                 )
                 for lead, names in told.items()
                 if names
@@ -131,7 +131,7 @@ def reuse(
                 Note(
                     f"Nothing was taken up from the earlier comparison: {why}. Its fits are "
                     f"replaced: {', '.join(earlier.fits)}.",
-                    Kind.REPLACED,
+                    NoteKind.REPLACED,
                 )
             ]
         )
@@ -154,13 +154,13 @@ def reuse(
             taken[name] = fit
     result: dict[str, Method | Fit] = {n: fit for n, fit in taken.items() if n not in named}
     result |= {name: taken.get(name, given) for name, given in named.items()}
-    notes = of_kind(earlier.notes, Kind.BY_WORKERS, Kind.SIDE_BY_SIDE) if taken else []
+    notes = of_kind(earlier.notes, NoteKind.BY_WORKERS, NoteKind.SIDE_BY_SIDE) if taken else []
     if taken:
         notes.append(
             Note(
                 "Taken up from the earlier comparison, with the seconds of that time: "
                 f"{', '.join(taken)}.",
-                Kind.RESUMED,
+                NoteKind.RESUMED,
             )
         )
     return result, Resumed(notes, again, now, lost)

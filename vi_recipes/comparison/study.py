@@ -14,7 +14,7 @@ from vi_recipes.cells import Engine
 from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import save_exhibits
-from vi_recipes.comparison.notes import Kind, Note
+from vi_recipes.comparison.notes import Note, NoteKind
 from vi_recipes.core import Progress, check_arguments, instances, load_file, member, only, silent
 from vi_recipes.fit import Fit, load_reference
 from vi_recipes.methods import Method
@@ -135,7 +135,7 @@ def _make_exhibits(
         note = Note(
             f"The study's exhibits end after {len(made)}: {type(error).__name__}: {error} "
             f"(in {last.name}, line {last.lineno}).",
-            Kind.LOST_EXHIBITS,
+            NoteKind.LOST_EXHIBITS,
         )
         comparison.notes.append(note)
         warnings.warn(note, stacklevel=3)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vi_recipes.comparison.fits import Fits
-from vi_recipes.comparison.notes import Kind, of_kind
+from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.comparison.view import (
     NO_JUDGEMENT,
     all_fits,
@@ -280,7 +280,7 @@ def timings(comparison: Fits) -> Table:
         )
         if comparison.outside:
             note += f". {comparison.outside} was stored: its seconds may be of another machine"
-    for told in of_kind(comparison.notes, Kind.BY_WORKERS, Kind.SIDE_BY_SIDE):
+    for told in of_kind(comparison.notes, NoteKind.BY_WORKERS, NoteKind.SIDE_BY_SIDE):
         note += f". {told.rstrip('.')}"
     return Table("Timings", columns, rows, sentences(note), left=(0, 1))
 

@@ -31,7 +31,7 @@ from vi_recipes.methods import SVI, Method, default_methods, make_method
 from vi_recipes.model import Target, load_model
 from vi_recipes.trust import GOOD_MEAN, GOOD_SD, POOR_MEAN, POOR_SD, Trust, Verdict, judge
 
-Problem = Callable[[], tuple[Target, Fit]]
+MakeProblem = Callable[[], tuple[Target, Fit]]
 """Makes a target and the answers for it, when its turn has come."""
 
 TRUTHS = ["right", "between", "wrong"]
@@ -100,7 +100,7 @@ class Row:
         return "right" if right else "between"
 
 
-def problems(references: Path | None = None) -> dict[str, Problem]:
+def problems(references: Path | None = None) -> dict[str, MakeProblem]:
     """Return the shipped models with reference answers for a posterior, by name.
 
     Parameters
@@ -117,7 +117,7 @@ def problems(references: Path | None = None) -> dict[str, Problem]:
     """
     if references is not None and not references.is_dir():
         raise ValueError(f"references: {references} is not a folder")
-    answered: dict[str, Problem] = {}
+    answered: dict[str, MakeProblem] = {}
     for name, path in find("models").items():
         answers = path.with_name("reference.json")
         if answers.is_file():
@@ -197,7 +197,7 @@ def methods_for(target: Target) -> dict[str, Method]:
 
 
 def verify(
-    chosen: Mapping[str, Problem],
+    chosen: Mapping[str, MakeProblem],
     *,
     methods: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -274,7 +274,7 @@ def verify(
 class Verifying:
     """What all models of a verification share: the arguments of :func:`verify`."""
 
-    chosen: Mapping[str, Problem]
+    chosen: Mapping[str, MakeProblem]
     methods: Mapping[str, str] | None
     seed: int
     progress: ProgressFactory | None
@@ -303,7 +303,7 @@ def _kept(file: KeptFile) -> list[Row] | None:
 
 def _verify_one(
     name: str,
-    problem: Problem,
+    problem: MakeProblem,
     methods: Mapping[str, str] | None,
     seed: int,
     progress: ProgressFactory | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from vi_recipes.core.beside import Beside
 from vi_recipes.core.blas import on_one_core
 from vi_recipes.core.checked import (
-    Kind,
+    Check,
     check_content,
     inside,
     is_flag,
@@ -106,12 +106,12 @@ __all__ = [
     "WIDEST_SCATTER",
     "Beside",
     "ByIdentity",
+    "Check",
     "CheckpointError",
     "FitError",
     "Hosts",
     "KeptFile",
     "KeptWords",
-    "Kind",
     "MadeOnce",
     "MethodFailure",
     "ModelError",

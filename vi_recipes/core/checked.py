@@ -10,7 +10,7 @@ from typing import Any
 
 from vi_recipes.core.text import visible
 
-Kind = Callable[[Any], bool]
+Check = Callable[[Any], bool]
 """Whether a value, as JSON gives it, is of a kind."""
 
 
@@ -34,17 +34,17 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def is_list(of: Kind) -> Kind:
+def is_list(of: Check) -> Check:
     """Return the kind of lists whose entries are all of a kind."""
     return lambda value: isinstance(value, list) and all(map(of, value))
 
 
-def is_table(of: Kind) -> Kind:
+def is_table(of: Check) -> Check:
     """Return the kind of mappings from text to what is of a kind."""
     return lambda value: isinstance(value, Mapping) and all(map(of, value.values()))
 
 
-def is_record(kinds: Mapping[str, Kind]) -> Kind:
+def is_record(kinds: Mapping[str, Check]) -> Check:
     """Return the kind of mappings that have these fields, and no other."""
     return lambda value: (
         isinstance(value, Mapping)
@@ -54,7 +54,7 @@ def is_record(kinds: Mapping[str, Kind]) -> Kind:
     )
 
 
-def is_one_of(*kinds: Kind) -> Kind:
+def is_one_of(*kinds: Check) -> Check:
     """Return the kind of what is of one of several."""
     return lambda value: any(kind(value) for kind in kinds)
 
@@ -64,7 +64,9 @@ def is_nothing(value: Any) -> bool:
     return value is None
 
 
-def check_content(content: Any, kinds: Mapping[str, Kind], *, optional: Mapping[str, Kind]) -> None:
+def check_content(
+    content: Any, kinds: Mapping[str, Check], *, optional: Mapping[str, Check]
+) -> None:
     """Raise a :class:`ValueError` that names the first field that is missing or of no such kind.
 
     Fields that no one asks for are let alone.

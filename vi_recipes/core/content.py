@@ -19,7 +19,7 @@ from vi_recipes.core.checked import unreadable
 from vi_recipes.core.complaints import unknown
 from vi_recipes.core.errors import told
 
-Kind = Literal["models", "comparisons"]
+ContentKind = Literal["models", "comparisons"]
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ class ContentError(ValueError):
 # -- finding ---------------------------------------------------------------------------------
 
 
-def folder(kind: Kind | Literal["docs"]) -> Path:
+def folder(kind: ContentKind | Literal["docs"]) -> Path:
     """Return the folder that holds the shipped models or comparisons, or the manual.
 
     In a checkout it is the checkout's own, so that an edit takes effect at once; else the copy
@@ -76,7 +76,7 @@ def _is_checkout(root: Path) -> bool:
         return False
 
 
-def find(kind: Kind) -> dict[str, Path]:
+def find(kind: ContentKind) -> dict[str, Path]:
     """Return the shipped models or comparisons: name -> file, in alphabetical order."""
     root = folder(kind)
     if kind == "models":
@@ -122,7 +122,7 @@ def split_reference(text: str) -> tuple[Path, str | None]:
     return (Path(path), name) if colon and path.endswith(".py") else (Path(text), None)
 
 
-def load_file(kind: Kind, name_or_path: str | Path) -> tuple[ModuleType, str, str | None]:
+def load_file(kind: ContentKind, name_or_path: str | Path) -> tuple[ModuleType, str, str | None]:
     """Return the module, what to call it in messages, and the name asked for within it."""
     text = str(name_or_path)
     path, name = split_reference(text)

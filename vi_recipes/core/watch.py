@@ -34,7 +34,7 @@ LONG = 10.0
 
 
 @dataclass(frozen=True)
-class Left:
+class HostLeft:
     """What another host has left, or that it has ended, and since when this is known."""
 
     number: int
@@ -72,7 +72,7 @@ class Watch:
         """What this host is at together with the others; empty where it is at nothing of that."""
         self.done: Counter[int] = Counter()
         """Of every host, how much of what all do together it has come out of."""
-        self.left: dict[int, Left] = {}
+        self.left: dict[int, HostLeft] = {}
         self.last_word: tuple[str, float] | None = None
         """Why all end, as another host has it, and when it said so."""
         self.over = self._deaf = False
@@ -246,12 +246,12 @@ class Watch:
                 return
             host = message["host"]
             if message["kind"] == "end":
-                self.left[host] = Left(0, "has ended", now)
+                self.left[host] = HostLeft(0, "has ended", now)
                 return
             self.done[host] = message["number"]
             self.left.pop(host, None)
             if message["text"]:
-                self.left[host] = Left(message["number"], message["text"], now)
+                self.left[host] = HostLeft(message["number"], message["text"], now)
 
     def _gone(self, host: int) -> None:
         """Take the end of a connection for that of a host, unless it had said that it ends."""

@@ -23,7 +23,7 @@ BLOCK_ROWS = 500_000
 CSV_PIECE = 2**22
 """Bytes of a CSV file that are read at once."""
 
-Columns = Mapping[str, str | Sequence[str]]
+ColumnNames = Mapping[str, str | Sequence[str]]
 """Argument of the model -> the column that it is, or the columns that make its matrix."""
 
 
@@ -73,7 +73,7 @@ class FileBatches:
     """
 
     pieces: tuple[Piece, ...]
-    columns: Columns
+    columns: ColumnNames
     types: Mapping[str, np.dtype[Any]]
     batch_size: int
     block_rows: int
@@ -187,7 +187,7 @@ def _is_number(value: Any) -> bool:
 @check_arguments("paths", "columns", "batch_size", "block_rows", "whole")
 def batches_from_parquet(
     paths: str | Path | Sequence[str | Path],
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
     *,
     batch_size: int,
     block_rows: int = BLOCK_ROWS,
@@ -266,7 +266,7 @@ def _read_parquet(piece: Piece, names: list[str]) -> dict[str, np.ndarray]:
 @check_arguments("paths", "columns", "batch_size", "block_rows", "whole")
 def batches_from_csv(
     paths: str | Path | Sequence[str | Path],
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
     *,
     batch_size: int,
     block_rows: int = BLOCK_ROWS,
@@ -379,7 +379,7 @@ def _files(paths: str | Path | Sequence[str | Path], suffix: str) -> list[Path]:
 def _make(
     pieces: Sequence[Piece],
     schemas: Mapping[Path, Mapping[str, np.dtype[Any]]],
-    columns: Columns | None,
+    columns: ColumnNames | None,
     batch_size: int,
     block_rows: int,
     read: Reader,

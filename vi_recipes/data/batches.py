@@ -13,7 +13,7 @@ import numpy as np
 
 from vi_recipes.core import Beside, ModelError
 
-Block = Mapping[str, np.ndarray]
+RowBlock = Mapping[str, np.ndarray]
 """Argument of the model -> its rows, the row leading."""
 
 
@@ -35,7 +35,7 @@ class Batches(Protocol):
         """Rows of a minibatch."""
         ...
 
-    def blocks(self, rng: np.random.Generator) -> Iterator[Block]:
+    def blocks(self, rng: np.random.Generator) -> Iterator[RowBlock]:
         """Yield every row once, in blocks of any number of rows, shuffled as far as it can.
 
         Parameters
@@ -58,16 +58,16 @@ class ArrayBatches:
         Number of rows, and of those in a minibatch.
     """
 
-    arrays: Block
+    arrays: RowBlock
     num_rows: int
     batch_size: int
 
-    def blocks(self, rng: np.random.Generator) -> Iterator[Block]:
+    def blocks(self, rng: np.random.Generator) -> Iterator[RowBlock]:
         """Yield the arrays."""
         yield self.arrays
 
 
-def draw(batches: Batches, rng: np.random.Generator) -> Iterator[Block]:
+def draw(batches: Batches, rng: np.random.Generator) -> Iterator[RowBlock]:
     """Yield minibatches for ever, of ``batch_size`` rows each, every row once an epoch.
 
     The rows of a block come in random order. Where the size does not divide the number of rows, a
@@ -84,7 +84,7 @@ def draw(batches: Batches, rng: np.random.Generator) -> Iterator[Block]:
         yield from own(rng)
     size = batches.batch_size
     schema: Schema | None = None
-    rest: Block = {}
+    rest: RowBlock = {}
     while True:
         count = 0
         for number, block in enumerate(batches.blocks(rng)):
@@ -108,7 +108,7 @@ def draw(batches: Batches, rng: np.random.Generator) -> Iterator[Block]:
             )
 
 
-def num_rows(block: Block) -> int:
+def num_rows(block: RowBlock) -> int:
     """Return the rows of a block; none where it has no arguments."""
     return len(next(iter(block.values()))) if block else 0
 
@@ -126,7 +126,7 @@ class Schema:
     columns: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
     @classmethod
-    def of(cls, block: Block) -> Schema:
+    def of(cls, block: RowBlock) -> Schema:
         """Return the schema of a block."""
         if not isinstance(block, Mapping) or not block:
             raise ModelError(
@@ -142,7 +142,7 @@ class Schema:
                 )
         return cls({name: (array.shape[1:], array.dtype) for name, array in arrays.items()})
 
-    def check(self, block: Block, where: str) -> int:
+    def check(self, block: RowBlock, where: str) -> int:
         """Return the rows of ``block``; raise a :class:`ModelError` unless it agrees."""
         if set(block) != set(self.columns):
             raise ModelError(
@@ -190,14 +190,14 @@ class Prefetch:
         drawn = draw(batches, np.random.default_rng(seed))
         # not by futures: an interrupt in the midst of them leaves their locks taken
         self._wanted: SimpleQueue[bool] = SimpleQueue()
-        self._made: SimpleQueue[Block | BaseException] = SimpleQueue()
+        self._made: SimpleQueue[RowBlock | BaseException] = SimpleQueue()
         finalize(self, self._wanted.put, False)  # where nobody closes it
         make = partial(_make, drawn, count, self._wanted, self._made)
         self._making = Beside(make, "batches")
         self._making.start()
         self._wanted.put(True)
 
-    def __next__(self) -> Block:
+    def __next__(self) -> RowBlock:
         """Return argument -> array of shape (count, batch_size, ...)."""
         self._wanted.put(True)  # the next one; an interrupt after it leaves one more to come
         made = self._making.handed(self._made)
@@ -212,10 +212,10 @@ class Prefetch:
 
 
 def _make(
-    drawn: Iterator[Block],
+    drawn: Iterator[RowBlock],
     count: int,
     wanted: SimpleQueue[bool],
-    made: SimpleQueue[Block | BaseException],
+    made: SimpleQueue[RowBlock | BaseException],
 ) -> None:
     """Make a stack of minibatches whenever one is wanted."""
     failed: BaseException | None = None
@@ -226,7 +226,7 @@ def _make(
             made.put(failed := error)
 
 
-def _stack(drawn: Iterator[Block], count: int) -> Block:
+def _stack(drawn: Iterator[RowBlock], count: int) -> RowBlock:
     first = next(drawn)
     stack = {n: np.empty((count, *a.shape), a.dtype) for n, a in first.items()}
     for k in range(count):

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from vi_recipes.core import ModelError
-from vi_recipes.data.batches import Batches, Block, Schema
+from vi_recipes.data.batches import Batches, RowBlock, Schema
 
 MEMBERS = "members of the plate"
 """Key of a minibatch under which the numbers of its members are."""
@@ -83,7 +83,7 @@ class MemberBatches:
             counts += np.pad(of_block, (0, size - len(of_block)))
         return counts
 
-    def _codes(self, block: Block) -> np.ndarray:
+    def _codes(self, block: RowBlock) -> np.ndarray:
         codes = np.asarray(block[self.argument])
         if codes.dtype.kind not in "iu" or codes.ndim != 1 or (codes.size and codes.min() < 0):
             raise ModelError(
@@ -105,7 +105,7 @@ class MemberBatches:
         size = num_rows or max(self.batch_size, 2)
         return {name: np.asarray(value)[:size] for name, value in block.items()}
 
-    def blocks(self, rng: np.random.Generator) -> Iterator[Block]:
+    def blocks(self, rng: np.random.Generator) -> Iterator[RowBlock]:
         """Yield every row once, in blocks."""
         return self.source.blocks(rng)
 
@@ -161,7 +161,7 @@ class _Held:
 
     @classmethod
     def of(
-        cls, block: Block, codes: np.ndarray, bare: np.ndarray, rng: np.random.Generator
+        cls, block: RowBlock, codes: np.ndarray, bare: np.ndarray, rng: np.random.Generator
     ) -> _Held:
         """Return the members of a block in random order, and some that have no rows."""
         order = np.argsort(codes, kind="stable")

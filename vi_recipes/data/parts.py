@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from vi_recipes.core import Hosts, ModelError, agree, check_arguments, unknown
-from vi_recipes.data.batch_files import Columns, FileBatches, batches_from_parquet
+from vi_recipes.data.batch_files import ColumnNames, FileBatches, batches_from_parquet
 
 
 @check_arguments("paths", "columns")
 def read_part(
     paths: str | Path | Sequence[str | Path],
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
     *,
     hosts: Hosts | None = None,
     whole: str | None = None,

@@ -14,11 +14,11 @@ from vi_recipes.algebra import (
     VERIFIED,
     BlockArrow,
     Crossed,
-    Entries,
     Families,
     InverseParts,
     LocalStructure,
     Push,
+    SparseEntries,
     TruncatedStep,
     dense_structure,
     pad,
@@ -213,7 +213,7 @@ class CurvedKL(KL):
             step = np.arange(2)
             rows = np.broadcast_to(2 * i[:, None, None] + step[:, None], block.shape)
             columns = np.broadcast_to(2 * j[:, None, None] + step, block.shape)
-            couplings.append(Entries(rows, columns, -np.asarray(block)))
+            couplings.append(SparseEntries(rows, columns, -np.asarray(block)))
         whole = self.families.full(self.products(flat, self._basis), couplings)
         direction = np.random.default_rng(4).standard_normal(structure.dim)
         product = self.products(flat, pad(direction[None]))[0]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from vi_recipes.elbo.factors import Factors
 from vi_recipes.elbo.held import AffineArrays, Held, SingleArrays
-from vi_recipes.elbo.integral import Outside, Source, integrate
+from vi_recipes.elbo.integral import Outside, RandomSource, integrate
 from vi_recipes.elbo.plan import Affine, Gather, Plan, Single
 from vi_recipes.model import Arrays, Target, site_terms
 
@@ -40,7 +40,7 @@ class GatherPlace(NamedTuple):
     gather: int
 
 
-class Move(NamedTuple):
+class Shift(NamedTuple):
     """What is added to the parameters of the coordinate that every element gathers.
 
     Parameters
@@ -77,7 +77,7 @@ class ElementIntegral:
         held: Held,
         *,
         live: bool = False,
-        moves: Mapping[GatherPlace, Move] | None = None,
+        moves: Mapping[GatherPlace, Shift] | None = None,
     ) -> Float[Array, "*shape"]:
         """Integrate over the sources.
 
@@ -94,7 +94,7 @@ class ElementIntegral:
             Added to the parameters of what elements gather.
         """
         site, nodes = held.sites[self.plan.name], held.nodes[self.plan.name]
-        sources: list[Source] = []
+        sources: list[RandomSource] = []
         for k, (source, arrays) in enumerate(zip(self.plan.sources, site.sources, strict=True)):
             if isinstance(source, Affine):
                 assert isinstance(arrays, AffineArrays)
@@ -102,7 +102,7 @@ class ElementIntegral:
                     arrays = self._read_again(source, placed, held.arrays)
                 moved = {place.gather: m for place, m in (moves or {}).items() if place.source == k}
                 mean, sd = affine_moments(source, arrays, placed, self.shape, moved)
-                sources.append(Source(mean, sd, None, moved=True))
+                sources.append(RandomSource(mean, sd, None, moved=True))
             else:
                 assert isinstance(arrays, SingleArrays)
                 sources.append(self._law(source, placed, arrays.coordinate))
@@ -116,12 +116,12 @@ class ElementIntegral:
         values = jax.lax.map(jax.checkpoint(at), nodes.x)
         return site.weight * jnp.tensordot(nodes.w, values, axes=1)
 
-    def _law(self, source: Single, placed: Placed, coordinate: jax.Array) -> Source:
+    def _law(self, source: Single, placed: Placed, coordinate: jax.Array) -> RandomSource:
         """Return a scalar latent per element by its law; if that is normal, by its value alone."""
         place = self.target.slices[source.site]
         if self.factors.gaussian[place].all():
-            return Source(placed.centre[place], placed.spread[place], coordinate, moved=True)
-        return Source(placed.eta[place, 0], placed.eta[place, 1], coordinate, moved=False)
+            return RandomSource(placed.centre[place], placed.spread[place], coordinate, moved=True)
+        return RandomSource(placed.eta[place, 0], placed.eta[place, 1], coordinate, moved=False)
 
     def _read_again(self, source: Affine, placed: Placed, arrays: Arrays) -> AffineArrays:
         """Return the arrays of an affine source as a function of the data."""
@@ -213,7 +213,7 @@ def affine_moments(
     arrays: AffineArrays,
     placed: Placed,
     shape: tuple[int, ...],
-    moves: Mapping[int, Move] | None = None,
+    moves: Mapping[int, Shift] | None = None,
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """Return mean and sd of a source that is affine in normal factors, for every element."""
     m, s = placed.centre, placed.spread

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vi_recipes.algebra import SecondOrder, parabola, second_order_beside
-from vi_recipes.elbo.elements import ElementIntegral, GatherPlace, Move, Placed
+from vi_recipes.elbo.elements import ElementIntegral, GatherPlace, Placed, Shift
 from vi_recipes.elbo.factors import Factors
-from vi_recipes.elbo.held import AffineArrays, Held, Nodes, SingleArrays, SiteArrays
+from vi_recipes.elbo.held import AffineArrays, Held, HeldNodes, SingleArrays, SiteArrays
 from vi_recipes.elbo.plan import Affine, Gather, Plan, Single
 from vi_recipes.model import Arrays, Target, site_terms
 
@@ -73,7 +73,7 @@ class Expectation:
             if not plan.draws
         }
 
-    def nodes(self, num_nodes: int, room: int, exact_nodes: int = 2) -> dict[str, Nodes]:
+    def nodes(self, num_nodes: int, room: int, exact_nodes: int = 2) -> dict[str, HeldNodes]:
         """Return the nodes of every site that is integrated by quadrature.
 
         ``num_nodes`` per source that needs them, two for one in which the density is quadratic,
@@ -98,7 +98,7 @@ class Expectation:
             x, w = np.zeros((most, len(counts))), np.zeros(most)
             x[:used] = np.stack([g.ravel() for g in grids], axis=1) if counts else 0.0
             w[:used] = np.prod([g.ravel() for g in weights], axis=0) if counts else 1.0
-            out[plan.name] = Nodes(*jax.device_put((x, w, np.asarray(used))))
+            out[plan.name] = HeldNodes(*jax.device_put((x, w, np.asarray(used))))
         return out
 
     def _counts(
@@ -256,8 +256,8 @@ class Expectation:
         shape = self._elementwise[plan.name].shape
         zero, ones = jnp.zeros(shape), jnp.ones(shape)
 
-        def move(parameter: int, by: jax.Array) -> Move:
-            return Move(by, zero) if parameter == 0 else Move(zero, by)
+        def move(parameter: int, by: jax.Array) -> Shift:
+            return Shift(by, zero) if parameter == 0 else Shift(zero, by)
 
         def bend(c: int, d: int) -> jax.Array:
             def by_second(a: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vi_recipes.model import Site, Target
 
-Family = Literal["normal", "gamma", "beta", "dirichlet", "point"]
+FactorFamily = Literal["normal", "gamma", "beta", "dirichlet", "point"]
 SUPPORTS: dict[str, tuple[str, ...]] = {
     "gamma": ("Positive",),
     "beta": ("UnitInterval", "Interval", "OpenInterval"),

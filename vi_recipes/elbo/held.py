@@ -66,7 +66,7 @@ class SiteArrays(NamedTuple):
     start: jax.Array
 
 
-class Nodes(NamedTuple):
+class HeldNodes(NamedTuple):
     """The nodes of one site's quadrature, with room for more than are used.
 
     Parameters
@@ -84,7 +84,7 @@ class Nodes(NamedTuple):
     used: jax.Array
 
 
-class Chunk(NamedTuple):
+class SomeDraws(NamedTuple):
     """Some of the antithetic pairs of draws, always as many, so that one program takes any number.
 
     Parameters
@@ -100,13 +100,13 @@ class Chunk(NamedTuple):
     weight: jax.Array
 
 
-def chunks_of(noise: Float[np.ndarray, "pairs dim"]) -> list[Chunk]:
+def chunks_of(noise: Float[np.ndarray, "pairs dim"]) -> list[SomeDraws]:
     """Return the draws in chunks; the last draw fills up the last one, without weight."""
     out = []
     for first in range(0, len(noise), CHUNK):
         rows = np.minimum(np.arange(first, first + CHUNK), len(noise) - 1)
         used = np.arange(first, first + CHUNK) < len(noise)
-        out.append(Chunk(*jax.device_put((noise[rows], used / len(noise)))))
+        out.append(SomeDraws(*jax.device_put((noise[rows], used / len(noise)))))
     return out
 
 
@@ -127,6 +127,6 @@ class Held(NamedTuple):
     """
 
     sites: dict[str, SiteArrays]
-    nodes: dict[str, Nodes]
+    nodes: dict[str, HeldNodes]
     noise: jax.Array
     arrays: Arrays

@@ -13,7 +13,7 @@ from vi_recipes.algebra import VERIFIED, BlockArrow, BlockArrowInParts, Crossed,
 from vi_recipes.core import Timing, said_by_hosts
 from vi_recipes.elbo.curvature import MAX_BORDER, WIDTHS, CurvedKL
 from vi_recipes.elbo.factors import Factors
-from vi_recipes.elbo.held import Held, Nodes
+from vi_recipes.elbo.held import Held, HeldNodes
 from vi_recipes.elbo.plan import Plan
 from vi_recipes.model import Division, Target
 
@@ -101,7 +101,7 @@ class KLInParts(CurvedKL):
 
     @override
     def evaluate(
-        self, flat: Float[np.ndarray, " params"], nodes: dict[str, Nodes] | None = None
+        self, flat: Float[np.ndarray, " params"], nodes: dict[str, HeldNodes] | None = None
     ) -> tuple[float, Float[np.ndarray, " params"]]:
         if nodes is None and self._summed is not None and self._summed[0] is flat:
             return self._summed[1]

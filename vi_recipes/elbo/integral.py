@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi_recipes.elbo.held import Nodes
+from vi_recipes.elbo.held import HeldNodes
 from vi_recipes.model import Arrays
 
 
-class Source(NamedTuple):
+class RandomSource(NamedTuple):
     """One source of randomness of a site's elements.
 
     Parameters
@@ -83,9 +83,9 @@ class _Look(NamedTuple):
 
 def integrate(
     at_node: AtNode,
-    sources: list[Source],
+    sources: list[RandomSource],
     outside: Outside,
-    nodes: Nodes,
+    nodes: HeldNodes,
     shape: tuple[int, ...],
 ) -> Float[Array, "*shape"]:
     """Return the elementwise Gauss-Hermite sum of ``at_node`` with its first two derivatives.
@@ -140,7 +140,7 @@ def integrate(
         return [value, *slopes, *bends]
 
     def summed(parts: Callable[..., list[jax.Array]], number: int) -> Callable[..., Any]:
-        def total(flat: list[jax.Array], held: tuple[Outside, Nodes]) -> list[jax.Array]:
+        def total(flat: list[jax.Array], held: tuple[Outside, HeldNodes]) -> list[jax.Array]:
             outside, nodes = held
 
             def body(i: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:

@@ -15,7 +15,7 @@ from vi_recipes.algebra import Push, SecondOrder, forward_is_quick
 from vi_recipes.core import CALLS_OF_A_SEARCH, ByIdentity, Timing, shapes_of
 from vi_recipes.elbo.expectation import Expectation
 from vi_recipes.elbo.factors import Factors
-from vi_recipes.elbo.held import CHUNK, Chunk, Held, Nodes, chunks_of
+from vi_recipes.elbo.held import CHUNK, Held, HeldNodes, SomeDraws, chunks_of
 from vi_recipes.elbo.inspect import make_plans
 from vi_recipes.model import Arrays, Target
 
@@ -113,7 +113,7 @@ class KL:
         self._nodes = self.nodes(num_nodes)
         self._forget()
 
-    def nodes(self, num_nodes: int, exact_nodes: int = 2) -> dict[str, Nodes]:
+    def nodes(self, num_nodes: int, exact_nodes: int = 2) -> dict[str, HeldNodes]:
         """Return nodes for :meth:`evaluate`, which compile nothing up to twice those in use.
 
         ``num_nodes`` and ``exact_nodes`` are those of :meth:`Expectation.nodes`.
@@ -195,7 +195,7 @@ class KL:
         return jnp.zeros(())
 
     def evaluate(
-        self, flat: Float[np.ndarray, " params"], nodes: dict[str, Nodes] | None = None
+        self, flat: Float[np.ndarray, " params"], nodes: dict[str, HeldNodes] | None = None
     ) -> tuple[float, Float[np.ndarray, " params"]]:
         """Return value and gradient, with other nodes than those in use if some are given.
 
@@ -258,7 +258,7 @@ class KL:
             self._drawn = key, parts
         return self._drawn[1]
 
-    def _at_chunk(self, flat: Float[Array, " params"], chunk: Chunk, arrays: Arrays) -> _Drawn:
+    def _at_chunk(self, flat: Float[Array, " params"], chunk: SomeDraws, arrays: Arrays) -> _Drawn:
         known = None
         if forward_is_quick(self.target.dim, self.target.size):
             known = self.expectation.expand(flat.reshape(-1, 2), chunk.noise, arrays)
@@ -279,7 +279,7 @@ class KL:
     def _at_chunk_along(
         self,
         flat: Float[Array, " params"],
-        chunk: Chunk,
+        chunk: SomeDraws,
         arrays: Arrays,
         basis: Float[Array, "directions params"],
     ) -> _Drawn:

@@ -12,7 +12,7 @@ import numpy as np
 from vi_recipes.core import as_key, one_at_a_time
 from vi_recipes.fit.draws import FitDraws, check_num_draws, fit_draws, plain_draws
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.fit.names import Layout, lay_out
+from vi_recipes.fit.names import TreeLayout, lay_out
 from vi_recipes.model import (
     Site,
     Sites,
@@ -91,7 +91,7 @@ def to_tree(
     return tree
 
 
-def site_layout(sites: Iterable[Site], coords: Mapping[str, np.ndarray]) -> Layout:
+def site_layout(sites: Iterable[Site], coords: Mapping[str, np.ndarray]) -> TreeLayout:
     """Return how the values of sites are laid out in a tree."""
     listed = list(sites)
     dims = {site.name: site.dims for site in listed}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vi_recipes.core import (
-    Kind,
+    Check,
     Status,
     Timing,
     check_content,
@@ -63,7 +63,7 @@ SITE = is_record(
     }
 )
 
-HEADER: Mapping[str, Kind] = {
+HEADER: Mapping[str, Check] = {
     "method": is_text,
     "kind": is_text,
     "status": lambda v: v in Status.__members__,
@@ -93,13 +93,13 @@ HEADER: Mapping[str, Kind] = {
 }
 
 
-def _of(record: type) -> Kind:
+def _of(record: type) -> Check:
     """Return the kind of what holds the fields of a dataclass of numbers with a reason."""
     names = {f.name: is_text if f.name == "reason" else is_number for f in fields(record)}
     return is_one_of(is_nothing, is_record(names))
 
 
-ASSESSMENT: Mapping[str, Kind] = {
+ASSESSMENT: Mapping[str, Check] = {
     "num_draws": is_whole,
     "khat": is_number,
     "kl_surrogate": is_number,
@@ -112,7 +112,7 @@ ASSESSMENT: Mapping[str, Kind] = {
     "seconds": is_number,
 }
 
-CORRECTION: Mapping[str, Kind] = {
+CORRECTION: Mapping[str, Check] = {
     "correction": is_record(
         {"khat": is_number, "ess": is_number, "num_draws": is_whole, "rounds": is_whole}
     ),

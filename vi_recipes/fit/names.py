@@ -49,7 +49,7 @@ def _holds(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TreeLayout:
     """How variables are laid out in a tree.
 
     Parameters
@@ -80,7 +80,7 @@ def lay_out(
     dims: Mapping[str, Sequence[str]],
     shapes: Mapping[str, tuple[int, ...]],
     coords: Mapping[str, np.ndarray] | None = None,
-) -> Layout:
+) -> TreeLayout:
     """Return names for variables, and for their dimensions, that a tree can hold.
 
     A dimension has a name of its own, other than any variable's, chain and draw, and no variable
@@ -111,9 +111,9 @@ def lay_out(
         for (dim, size, _), name in laid.items()
         if coords is not None and dim in coords and len(coords[dim]) == size
     }
-    return Layout(variables, result, labels)
+    return TreeLayout(variables, result, labels)
 
 
 def true_names(attributes: Mapping[Any, Any]) -> dict[str, str]:
-    """Return what :meth:`Layout.attributes` says: name in the tree -> true name."""
+    """Return what :meth:`TreeLayout.attributes` says: name in the tree -> true name."""
     return dict(json.loads(str(attributes.get(NAMES, "{}"))))

@@ -13,7 +13,7 @@ from vi_recipes.fit.chains import complain, healthy, heavy_tails, measure
 from vi_recipes.fit.draws import check_same
 from vi_recipes.fit.fit import Fit
 from vi_recipes.fit.records import provenance
-from vi_recipes.fit.sources import Source, read_source
+from vi_recipes.fit.sources import DrawsSource, read_source
 from vi_recipes.fit.stationary import balances, say_tipped
 from vi_recipes.fit.stored import is_fit
 from vi_recipes.model import Model, Site, Sites, Target, as_target, labels_by_site
@@ -111,7 +111,7 @@ def from_draws(
 # -- names -----------------------------------------------------------------------------------
 
 
-def _elsewhere(source: Source, target: Target, names: Mapping[str, str]) -> dict[str, str]:
+def _elsewhere(source: DrawsSource, target: Target, names: Mapping[str, str]) -> dict[str, str]:
     """Return what other names the draws have scalars under: our labels, and those of brms.
 
     Sites that the draws have under their own names, or that are named, are left alone. But beside
@@ -134,7 +134,7 @@ def _elsewhere(source: Source, target: Target, names: Mapping[str, str]) -> dict
     return found
 
 
-def _factors(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
+def _factors(source: DrawsSource, target: Target, names: Mapping[str, str]) -> Sites:
     """Return the Cholesky factors of which the draws have the correlations one by one.
 
     Sites that the draws have, or that are named, are left alone.
@@ -162,7 +162,7 @@ def _factors(source: Source, target: Target, names: Mapping[str, str]) -> Sites:
 
 
 def _sites(
-    source: Source, target: Target, names: Mapping[str, str], factors: Mapping[str, np.ndarray]
+    source: DrawsSource, target: Target, names: Mapping[str, str], factors: Mapping[str, np.ndarray]
 ) -> Sites:
     """Return the draws by site: all latent ones, and those derived ones that there are.
 
@@ -221,7 +221,7 @@ def _scalars(target: Target, *, coords: bool) -> dict[str, tuple[str, int]]:
     }
 
 
-def _scalar(values: np.ndarray, theirs: str, source: Source) -> np.ndarray:
+def _scalar(values: np.ndarray, theirs: str, source: DrawsSource) -> np.ndarray:
     if values[0, 0].size != 1:
         raise ValueError(
             f"names: {source.called}: '{theirs}' has shape {values.shape[2:]}, expected one "
@@ -230,7 +230,7 @@ def _scalar(values: np.ndarray, theirs: str, source: Source) -> np.ndarray:
     return values.reshape(values.shape[:2])
 
 
-def _together(parts: Mapping[int, np.ndarray], site: Site, source: Source) -> np.ndarray:
+def _together(parts: Mapping[int, np.ndarray], site: Site, source: DrawsSource) -> np.ndarray:
     """Return the scalars of a site as one array."""
     labels = labels_by_site([site])[site.name]
     if lost := [labels[k] for k in range(site.size) if k not in parts]:
@@ -242,7 +242,7 @@ def _together(parts: Mapping[int, np.ndarray], site: Site, source: Source) -> np
     return stacked.reshape(*stacked.shape[:2], *site.shape)
 
 
-def _shaped(values: np.ndarray, site: Site, source: Source) -> np.ndarray:
+def _shaped(values: np.ndarray, site: Site, source: DrawsSource) -> np.ndarray:
     shape = values.shape[2:]
     if shape != site.shape and not (values[0, 0].size == site.size == 1):
         together = values.shape[1:] == site.shape
@@ -275,7 +275,7 @@ def _shaped(values: np.ndarray, site: Site, source: Source) -> np.ndarray:
 # -- the fit ---------------------------------------------------------------------------------
 
 
-def _fit(source: Source, given: Sites, target: Target, method: str | None) -> Fit:
+def _fit(source: DrawsSource, given: Sites, target: Target, method: str | None) -> Fit:
     chains, draws = source.shape
     if draws < 4:
         raise ValueError(f"{source.called}: got {draws} draws a chain, expected at least 4")
@@ -340,7 +340,9 @@ def _name(library: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in library.lower()) or OWN
 
 
-def _check_support(z: np.ndarray, flat: Sites, target: Target, source: Source, draws: int) -> None:
+def _check_support(
+    z: np.ndarray, flat: Sites, target: Target, source: DrawsSource, draws: int
+) -> None:
     """Raise a :class:`ValueError` that names the first value outside its support."""
     for site in target.latents:
         bad = np.flatnonzero(~np.isfinite(z[:, target.slices[site.name]]).all(axis=1))
@@ -349,7 +351,7 @@ def _check_support(z: np.ndarray, flat: Sites, target: Target, source: Source, d
 
 
 def _check_round_trip(
-    given: np.ndarray, back: np.ndarray, site: Site, source: Source, draws: int
+    given: np.ndarray, back: np.ndarray, site: Site, source: DrawsSource, draws: int
 ) -> None:
     off = np.abs(back - given) > ROUNDED * (np.abs(given) + ROUNDED)
     bad = np.flatnonzero(off.reshape(len(off), -1).any(axis=1))
@@ -357,7 +359,9 @@ def _check_round_trip(
         raise ValueError(_outside(site, given, bad, source, draws))
 
 
-def _outside(site: Site, values: np.ndarray, bad: np.ndarray, source: Source, draws: int) -> str:
+def _outside(
+    site: Site, values: np.ndarray, bad: np.ndarray, source: DrawsSource, draws: int
+) -> str:
     first = np.ravel(values[bad[0]])
     shown = ", ".join(f"{v:.4g}" for v in first[:4]) + (", ..." if first.size > 4 else "")
     chain, draw = divmod(int(bad[0]), draws)

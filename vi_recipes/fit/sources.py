@@ -46,7 +46,7 @@ FILES_OF_DRAWS = (*TREE_SUFFIXES, ".csv", *FRAMES)
 
 
 @dataclass(frozen=True)
-class Source:
+class DrawsSource:
     """Draws as they came.
 
     Parameters
@@ -139,7 +139,7 @@ class Source:
         return values.reshape(*values.shape[:2], -1)[:, :, at]
 
 
-def read_source(given: Any) -> Source:
+def read_source(given: Any) -> DrawsSource:
     """Return draws as they came (see :func:`vi_recipes.from_arviz` for what there may be).
 
     Raises
@@ -162,7 +162,7 @@ def read_source(given: Any) -> Source:
     if hasattr(given, "data_vars"):
         return _of_datasets(given, None, "dataset")
     if isinstance(given, Mapping):
-        return Source("draws", {str(n): _array(str(n), v) for n, v in given.items()})
+        return DrawsSource("draws", {str(n): _array(str(n), v) for n, v in given.items()})
     if isinstance(given, Sequence) and given and all(isinstance(g, str | Path) for g in given):
         return _of_files([Path(g) for g in given], f"{given[0]} and {len(given) - 1} more")
     raise ValueError(
@@ -184,7 +184,7 @@ def _array(name: str, values: Any) -> np.ndarray:
 # -- trees -----------------------------------------------------------------------------------
 
 
-def _of_path(path: str | Path) -> Source:
+def _of_path(path: str | Path) -> DrawsSource:
     import xarray as xr
 
     called = str(path)
@@ -212,7 +212,7 @@ def _called(pattern: str) -> list[Path]:
     return [Path(file) for file in found]
 
 
-def _of_tree(tree: Any, called: str) -> Source:
+def _of_tree(tree: Any, called: str) -> DrawsSource:
     groups = [str(n) for n in getattr(tree, "children", None) or _groups(tree)]
     if "posterior" not in groups and getattr(tree, "data_vars", None):  # that group itself
         return _of_datasets(tree, None, called)
@@ -228,7 +228,7 @@ def _groups(tree: Any) -> Iterable[str]:
     return found() if callable(found) else found
 
 
-def _of_datasets(posterior: xr.Dataset, stats: xr.Dataset | None, called: str) -> Source:
+def _of_datasets(posterior: xr.Dataset, stats: xr.Dataset | None, called: str) -> DrawsSource:
     names = true_names(posterior.attrs)
     variables = {}
     for name, value in posterior.data_vars.items():
@@ -248,7 +248,7 @@ def _of_datasets(posterior: xr.Dataset, stats: xr.Dataset | None, called: str) -
     depth = None
     if deepest is not None and "tree_depth" in told and deepest.any():
         depth = int(told["tree_depth"][deepest.astype(bool)].min())
-    return Source(
+    return DrawsSource(
         called,
         variables,
         stats=told,
@@ -261,7 +261,7 @@ def _of_datasets(posterior: xr.Dataset, stats: xr.Dataset | None, called: str) -
 # -- frames ----------------------------------------------------------------------------------
 
 
-def _of_files(paths: Sequence[Path], called: str) -> Source:
+def _of_files(paths: Sequence[Path], called: str) -> DrawsSource:
     import pandas as pd
 
     frames, heads = [], []
@@ -310,7 +310,7 @@ def _stan_head(path: Path) -> dict[str, str]:
     return head
 
 
-def _of_frames(frames: Sequence[pd.DataFrame], called: str, **told: Any) -> Source:
+def _of_frames(frames: Sequence[pd.DataFrame], called: str, **told: Any) -> DrawsSource:
     chains: list[pd.DataFrame] = []
     for frame in frames:
         if any(name in CHAIN for name in frame.index.names):
@@ -340,7 +340,7 @@ def _of_frames(frames: Sequence[pd.DataFrame], called: str, **told: Any) -> Sour
             table[str(name)] = values
     stats = {ours: table.pop(theirs) for theirs, ours in STATISTICS.items() if theirs in table}
     columns = {n: v for n, v in table.items() if not n.endswith("__")}
-    return Source(called, _arrays(columns), columns, stats, **told)
+    return DrawsSource(called, _arrays(columns), columns, stats, **told)
 
 
 def _is_row_number(column: object) -> bool:

@@ -22,7 +22,7 @@ from vi_recipes.fit.checked import (
 )
 from vi_recipes.fit.draws import NUM_DRAWS, fresh_draws, has_long_draws
 from vi_recipes.fit.fitted import Fitted
-from vi_recipes.fit.names import Layout, lay_out, true_names
+from vi_recipes.fit.names import TreeLayout, lay_out, true_names
 from vi_recipes.fit.records import MAX_STORED_COV, Assessment, Correction, OtherOptimum, Provenance
 from vi_recipes.importance import KernelStein, LogEvidence, WassersteinBounds
 from vi_recipes.model import Site
@@ -125,7 +125,7 @@ def _without_draws(posterior: xr.Dataset, num_draws: int) -> xr.DataTree:
     return xr.DataTree(kept.assign_coords(draw=np.arange(num_draws)))
 
 
-def _append_draws(fit: Fitted, layout: Layout, path: Path, num_draws: int) -> None:
+def _append_draws(fit: Fitted, layout: TreeLayout, path: Path, num_draws: int) -> None:
     """Add the draws to a file that has room for them, a piece at a time."""
     import h5netcdf
 
@@ -365,7 +365,7 @@ def write_group(tree: xr.DataTree, group: str, arrays: Mapping[str, np.ndarray])
         tree[group] = _group(arrays, layout)
 
 
-def _group(arrays: Mapping[str, np.ndarray], layout: Layout) -> xr.DataTree:
+def _group(arrays: Mapping[str, np.ndarray], layout: TreeLayout) -> xr.DataTree:
     import xarray as xr
 
     data = {layout.variables[n]: (layout.dims[n], np.asarray(v)) for n, v in arrays.items()}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vi_recipes.formula.layout import INTERCEPT, Group, Predictor, Term
+from vi_recipes.formula.layout import INTERCEPT, Group, Predictor, TermEffects
 
 SIGNS = str.maketrans(
     {
@@ -86,7 +86,7 @@ def _coefficients(predictor: Predictor, part: str) -> dict[str, str]:
     return names
 
 
-def _effects(term: Term, part: str, coords: Mapping[str, Any]) -> dict[str, str]:
+def _effects(term: TermEffects, part: str, coords: Mapping[str, Any]) -> dict[str, str]:
     group, several = term.group.factor.name, len(term.effects) > 1
     called = _called_all(term, part)
     names = {}
@@ -101,7 +101,7 @@ def _effects(term: Term, part: str, coords: Mapping[str, Any]) -> dict[str, str]
     return names
 
 
-def _called_all(term: Term, part: str) -> list[str]:
+def _called_all(term: TermEffects, part: str) -> list[str]:
     return [f"{part}{_called(effect.label)}" for effect in term.effects]
 
 

@@ -20,7 +20,7 @@ from vi_recipes.formula.glmm import GLMM
 from vi_recipes.formula.newdata import Groups, columns_of, fitted_rows, formula_of
 from vi_recipes.formula.parse import tokens_of
 from vi_recipes.formula.plain import one_form
-from vi_recipes.formula.predict import Kind, Prediction, predict
+from vi_recipes.formula.predict import Prediction, PredictionKind, predict
 from vi_recipes.model import Model, Target, as_target
 from vi_recipes.posterior import per_scalar
 
@@ -45,7 +45,7 @@ def comparisons(
     data: Any = None,
     variables: Variables | None = None,
     *,
-    kind: Kind = "mean",
+    kind: PredictionKind = "mean",
     groups: Groups = "known",
     comparison: Comparing = "difference",
     average: bool = True,
@@ -122,7 +122,7 @@ def slopes(
     data: Any = None,
     variables: Variables | None = None,
     *,
-    kind: Kind = "mean",
+    kind: PredictionKind = "mean",
     groups: Groups = "known",
     average: bool = True,
     conf_level: float | None = None,
@@ -190,7 +190,7 @@ def levels_in(model: GLMM) -> dict[str, Sequence[Any]]:
     return levels_alone([found, *uses])
 
 
-def _check_odds(model: GLMM, kind: Kind) -> None:
+def _check_odds(model: GLMM, kind: PredictionKind) -> None:
     family = family_of(model.family)
     chances = model.link in PROBABILITY or family.is_ordinal or family.of_levels
     if kind != "mean" or not chances:
@@ -199,7 +199,7 @@ def _check_odds(model: GLMM, kind: Kind) -> None:
 
 
 def _named(
-    variables: Variables | None, frame: pd.DataFrame, model: GLMM, kind: Kind
+    variables: Variables | None, frame: pd.DataFrame, model: GLMM, kind: PredictionKind
 ) -> dict[str, Any]:
     """Return name -> what is compared, ``None`` for the default."""
     if variables is None:

@@ -30,11 +30,11 @@ from vi_recipes.formula.frame import (
     response_of,
     row_numbers,
 )
-from vi_recipes.formula.layout import Group, Layout, Names, Predictor, spread_of
+from vi_recipes.formula.layout import Group, Names, Predictor, PredictorLayout, spread_of
 from vi_recipes.formula.parse import Parsed, check_apart, check_columns, parse
 from vi_recipes.formula.plain import one_form
 from vi_recipes.formula.priors import Given, Priors
-from vi_recipes.formula.source import Generated, Units, Writer
+from vi_recipes.formula.source import DataUnits, Generated, Writer
 from vi_recipes.formula.starts import starts_of
 from vi_recipes.model import Model
 
@@ -43,7 +43,7 @@ PLACE = "row="
 
 
 @dataclass(frozen=True)
-class Rows:
+class KeptArguments:
     """The arguments of a model function; called, it returns them."""
 
     values: Mapping[str, Any]
@@ -294,7 +294,7 @@ class _Maker:
             names.of(own.name)
             names.of(f"eta_{own.name}")
         y = names.of(response.name)
-        layout = Layout(self.frame, names, self.weights)
+        layout = PredictorLayout(self.frame, names, self.weights)
         ordinal = self.family.is_ordinal
         if self.family.of_levels:
             predictors = self._of_levels(layout, response)
@@ -342,7 +342,7 @@ class _Maker:
         return GLMM(
             function=Generated(source, self.priors.objects),
             name=y,
-            data=Rows(values),
+            data=KeptArguments(values),
             init=starts_of(writer, response.y),
             parameters=tuple(
                 n for n in parameters if n in self.priors.sites.keys() - self.priors.known
@@ -375,7 +375,7 @@ class _Maker:
         said = [levels_said(response, self.family), flat]
         return [self.family.name, self.link, *filter(None, said)]
 
-    def _of_levels(self, layout: Layout, response: Response) -> list[Predictor]:
+    def _of_levels(self, layout: PredictorLayout, response: Response) -> list[Predictor]:
         """Return a predictor for every level but the first."""
         if self.offset is not None:
             raise ValueError(
@@ -385,12 +385,12 @@ class _Maker:
         plain = Names()
         return [layout.predictor(self.parsed[0], plain.of(level)) for level in response.levels[1:]]
 
-    def _units(self, response: Response) -> Units:
+    def _units(self, response: Response) -> DataUnits:
         sd = spread_of(response.y, self.weights)
         level = starting_level(self.family, self.link, response.y, self.weights)
         # of an inverse the spread is what it changes by with the response, at its mean
         scale = {"identity": sd, "inverse": sd * level**2}.get(self.link, 1.0)
-        return Units(level, scale, sd)
+        return DataUnits(level, scale, sd)
 
     def _values(
         self,

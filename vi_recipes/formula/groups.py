@@ -16,7 +16,7 @@ MISSING = -1
 
 
 @dataclass(frozen=True)
-class Factor:
+class GroupingFactor:
     """A grouping factor: the combinations of values of some columns that the data have.
 
     Parameters
@@ -34,7 +34,7 @@ class Factor:
     members: np.ndarray
 
     @classmethod
-    def of(cls, columns: tuple[str, ...], data: pd.DataFrame) -> Factor:
+    def of(cls, columns: tuple[str, ...], data: pd.DataFrame) -> GroupingFactor:
         """Return the factor that columns make, its members in sorted order."""
         levels = tuple(tuple(levels_of(data[name])) for name in columns)
         places = _places(columns, levels, data)

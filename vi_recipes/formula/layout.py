@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.formula.designs import Design
-from vi_recipes.formula.groups import Factor
+from vi_recipes.formula.groups import GroupingFactor
 from vi_recipes.formula.parse import Bar, Parsed, factors_of
 
 INTERCEPT = "Intercept"
@@ -54,7 +54,7 @@ class Group:
         That argument, shape (rows,).
     """
 
-    factor: Factor
+    factor: GroupingFactor
     name: str
     codes: np.ndarray
 
@@ -87,7 +87,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Term:
+class TermEffects:
     """The effects of a group term that are correlated with one another.
 
     Parameters
@@ -135,7 +135,7 @@ class Predictor:
     beta: str
     matrix: str
     offset: str
-    terms: tuple[Term, ...]
+    terms: tuple[TermEffects, ...]
     designs: Mapping[str, Design] = field(default_factory=dict)
 
     @property
@@ -144,7 +144,7 @@ class Predictor:
         return [self.design, *self.designs.values()]
 
 
-class Layout:
+class PredictorLayout:
     """Builds predictors; grouping factors are shared among them.
 
     Parameters
@@ -202,7 +202,7 @@ class Layout:
 
     def _group(self, columns: tuple[str, ...]) -> Group:
         if columns not in self.groups:
-            factor = Factor.of(columns, self.data)
+            factor = GroupingFactor.of(columns, self.data)
             name = self.names.of("_".join(columns))
             self.names.of(f"num_{name}")
             self.groups[columns] = Group(factor, name, factor.at(self.data)[0])
@@ -215,7 +215,7 @@ class Layout:
         ending: str,
         made: dict[str, Design],
         text: str,
-    ) -> list[Term]:
+    ) -> list[TermEffects]:
         group, design = self._group(columns), Design(bar.effects, self.data)
         labels: list[tuple[str, int | None]] = [(INTERCEPT, None)] if design.intercept else []
         labels += [(label, k) for k, label in enumerate(design.labels)]
@@ -242,13 +242,13 @@ class Layout:
             effects.append(Effect(label, site, column, spread))
         if alone:
             return [
-                Term(
+                TermEffects(
                     group, (effect,), self.names.of(effect.site.replace("u_", "sd_", 1)), "", matrix
                 )
                 for effect in effects
             ]
         sd, correlation = self.names.of(f"sd_{base}"), self.names.of(f"cor_{base}")
-        return [Term(group, tuple(effects), sd, correlation, matrix)]
+        return [TermEffects(group, tuple(effects), sd, correlation, matrix)]
 
 
 def spread_of(column: np.ndarray, weights: np.ndarray | None = None) -> float:

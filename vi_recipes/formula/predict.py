@@ -22,7 +22,7 @@ from vi_recipes.formula.glmm import GLMM
 from vi_recipes.formula.newdata import Groups, NewRows, fitted_rows, formula_of, new_rows
 from vi_recipes.model import Model, Target, as_target
 
-Kind = Literal["mean", "response", "linear"]
+PredictionKind = Literal["mean", "response", "linear"]
 
 AT_ONCE = 2**21
 """Numbers that are formed at once."""
@@ -51,7 +51,7 @@ class Prediction:
     """
 
     draws: np.ndarray
-    kind: Kind
+    kind: PredictionKind
     groups: Groups
     levels: tuple[str, ...] = ()
     rows: pd.Index | None = None
@@ -127,7 +127,7 @@ def predict(
     fit: Fit,
     target: Target | Model,
     newdata: Any = None,
-    kind: Kind = "mean",
+    kind: PredictionKind = "mean",
     groups: Groups = "known",
     *,
     offset: Any = None,
@@ -166,7 +166,7 @@ def predict(
         For a fit without a result.
     """
     target = as_target(target)
-    require(kind in get_args(Kind), "kind", kind, "'mean', 'response' or 'linear'")
+    require(kind in get_args(PredictionKind), "kind", kind, "'mean', 'response' or 'linear'")
     require(groups in get_args(Groups), "groups", groups, "'known', 'new' or 'population'")
     model = formula_of(target)
     if newdata is None:
@@ -229,7 +229,7 @@ def _extended(
 
 
 def _run(
-    model: GLMM, flat: dict[str, np.ndarray], at: NewRows, kind: Kind, key: jax.Array
+    model: GLMM, flat: dict[str, np.ndarray], at: NewRows, kind: PredictionKind, key: jax.Array
 ) -> np.ndarray:
     """Run the model at every draw."""
     family = family_of(model.family)

@@ -53,7 +53,7 @@ NumPyro distribution."""
 
 
 @dataclass(frozen=True)
-class Site:
+class PriorSite:
     """A parameter's site before its prior is settled.
 
     Parameters
@@ -148,7 +148,7 @@ class Priors:
     def _by_name(self) -> Mapping[str, Given]:
         return self.given if isinstance(self.given, Mapping) else {}
 
-    def line(self, site: Site) -> str:
+    def line(self, site: PriorSite) -> str:
         """Return the right-hand side of a site's line in the source, and note it."""
         by_element = self._by_element(site)
         if by_element or self._by_name.get(site.name, "flat") != "flat":
@@ -160,7 +160,7 @@ class Priors:
             return text
         return f'numpyro.sample("{site.name}", {text})'
 
-    def _source(self, site: Site) -> str:
+    def _source(self, site: PriorSite) -> str:
         given = self.given.get(site.name) if isinstance(self.given, Mapping) else self.given
         if given is None:
             return _sized(site.default, site, whole=site.whole)
@@ -178,7 +178,7 @@ class Priors:
             self.objects[name] = law
         return text or f'priors["{name}"]'
 
-    def _by_element(self, site: Site) -> str:
+    def _by_element(self, site: PriorSite) -> str:
         """Return the source of a site of which elements have priors of their own, else nothing."""
         if not isinstance(self.given, Mapping):
             return ""
@@ -205,7 +205,7 @@ class Priors:
                     f"priors['{name}']: got {given!r}, expected a distribution or 'flat': a "
                     "coefficient that is known goes into offset="
                 )
-            one = Site(name, default, site.support)
+            one = PriorSite(name, default, site.support)
             if given == "flat" or given is default:
                 sources.append(_flat(one) if given == "flat" else default)
                 laws[label] = eval(sources[-1], {"dist": dist, "jnp": jnp})
@@ -246,21 +246,21 @@ def normals(widths: np.ndarray) -> str:
     return f"dist.Normal(0.0, jnp.array({[float(w) for w in widths]}))"
 
 
-def _sized(text: str, site: Site, *, whole: bool, batch: tuple[int, ...] | None = None) -> str:
+def _sized(text: str, site: PriorSite, *, whole: bool, batch: tuple[int, ...] | None = None) -> str:
     if site.size is None or whole:
         return text
     sized = batch == (site.size,) or (batch is None and "jnp.array" in text)
     return f"{text}.to_event(1)" if sized else f"{text}.expand([{site.size}]).to_event(1)"
 
 
-def _flat(site: Site) -> str:
+def _flat(site: PriorSite) -> str:
     if site.support == "correlation":
         return "dist.Uniform(-1.0, 1.0)" if site.size is None else site.default
     event = () if site.size is None else (site.size,)
     return f"dist.ImproperUniform(dist.{SUPPORTS[site.support]}, (), {event})"
 
 
-def _law(site: Site, given: Given) -> tuple[dist.Distribution, bool]:
+def _law(site: PriorSite, given: Given) -> tuple[dist.Distribution, bool]:
     """Return the distribution that is given for a site, and whether it is that of all of it."""
     if isinstance(given, str):
         given = _from_text(site.name, given)
@@ -292,7 +292,7 @@ def _joined(laws: Sequence[dist.Distribution], sources: Sequence[str]) -> str:
     return f"Each({', '.join(sources)})"
 
 
-def _check_shape(site: Site, given: dist.Distribution) -> bool:
+def _check_shape(site: PriorSite, given: dist.Distribution) -> bool:
     """Return whether a distribution is that of the whole site; refuse other shapes."""
     shape = () if site.size is None else (site.size,)
     if site.support == "correlation" and site.size is not None:
@@ -305,7 +305,7 @@ def _check_shape(site: Site, given: dist.Distribution) -> bool:
     )
 
 
-def _check_support(site: Site, given: dist.Distribution) -> None:
+def _check_support(site: PriorSite, given: dist.Distribution) -> None:
     outside = {"positive": [-1.0], "unit": [-0.1, 1.1], "correlation": [-1.5, 1.5]}
     if given.event_shape:
         return

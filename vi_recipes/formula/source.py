@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from vi_recipes.formula.families import Family, Own
-from vi_recipes.formula.layout import Group, Predictor, Term, spread_of
+from vi_recipes.formula.layout import Group, Predictor, TermEffects, spread_of
 from vi_recipes.formula.links import LINKS
-from vi_recipes.formula.priors import WIDTH, Priors, Site, normals, number
+from vi_recipes.formula.priors import WIDTH, Priors, PriorSite, normals, number
 
 TEMPLATE = """\
 def {{ name }}({{ arguments | join(", ") }}):
@@ -40,7 +40,7 @@ MEAN = re.compile(r"\bmu\b")
 
 
 @dataclass(frozen=True)
-class Units:
+class DataUnits:
     """The data's units, which default priors follow.
 
     Parameters
@@ -145,7 +145,7 @@ class Writer:
     link: str
     predictors: Sequence[Predictor]
     groups: Sequence[Group]
-    units: Units
+    units: DataUnits
     priors: Priors
     num_levels: int = 0
     weights: np.ndarray | None = None
@@ -209,7 +209,7 @@ class Writer:
             names += [group.name, group.size]
         return [*names, *(["weights"] if self.weights is not None else [])]
 
-    def _own(self, own: Own) -> Site:
+    def _own(self, own: Own) -> PriorSite:
         if own.support == "ordered":
             steps = self.num_levels - 2
             middle, width = self.first_threshold()
@@ -221,9 +221,9 @@ class Writer:
                 law = f"dist.Normal({middle}, {width}).expand([1])"
             law = f"{law}.to_event(1)"
             default = f"dist.TransformedDistribution({law}, dist.transforms.OrderedTransform())"
-            return Site(own.name, default, "ordered", self.num_levels - 1, whole=True)
+            return PriorSite(own.name, default, "ordered", self.num_levels - 1, whole=True)
         default = own.prior.format(rate=number(1.0 / self.units.sd))
-        return Site(own.name, default, own.support)
+        return PriorSite(own.name, default, own.support)
 
     def _widths(self, predictor: Predictor) -> np.ndarray:
         """Return the sds of the coefficients' default priors."""
@@ -253,14 +253,16 @@ class Writer:
         widths = self._widths(predictor)
         if predictor.intercept:
             level, width = number(self.middle(predictor)), self._width(predictor)
-            line = self.priors.line(Site(predictor.intercept, f"dist.Normal({level}, {width})"))
+            line = self.priors.line(
+                PriorSite(predictor.intercept, f"dist.Normal({level}, {width})")
+            )
             lines.append(f"{predictor.intercept} = {line}")
         if predictor.beta:
             each = {
                 label: f"dist.Normal(0.0, {width})"
                 for label, width in zip(predictor.design.labels, widths, strict=True)
             }
-            site = Site(predictor.beta, normals(widths), size=len(widths), each=each)
+            site = PriorSite(predictor.beta, normals(widths), size=len(widths), each=each)
             lines.append(f"{predictor.beta} = {self.priors.line(site)}")
 
     def middle(self, predictor: Predictor) -> float:
@@ -289,7 +291,9 @@ class Writer:
         is_sigma = predictor.parameter == "sigma" and not self.family.of_levels
         return float(np.log(self.units.sd)) if is_sigma else 0.0
 
-    def _term(self, predictor: Predictor, term: Term, lines: list[str], effects: list[str]) -> None:
+    def _term(
+        self, predictor: Predictor, term: TermEffects, lines: list[str], effects: list[str]
+    ) -> None:
         """Write a group term: normals one after another, each given those before it."""
         scale = 1.0 if predictor.parameter else self.units.scale
         widths = np.array([number(WIDTH * scale / e.spread) for e in term.effects])
@@ -300,14 +304,14 @@ class Writer:
             effect.label: f"dist.HalfNormal({width})"
             for effect, width in zip(term.effects, widths, strict=True)
         }
-        site_of_sds = Site(term.sd, half, "positive", size, each=each if size else {})
+        site_of_sds = PriorSite(term.sd, half, "positive", size, each=each if size else {})
         lines.append(f"{term.sd} = {self.priors.line(site_of_sds)}")
         if k == 1:
             site = term.effects[0].site
             effects.append(f'{site} = numpyro.sample("{site}", dist.Normal(0.0, {term.sd}))')
             return
         if k == 2:  # LKJ(1) of two is uniform
-            both = Site(term.correlation, "dist.Uniform(-1.0, 1.0)", "correlation")
+            both = PriorSite(term.correlation, "dist.Uniform(-1.0, 1.0)", "correlation")
             lines.append(f"{term.correlation} = {self.priors.line(both)}")
             first, second = (e.site for e in term.effects)
             effects += [
@@ -318,7 +322,7 @@ class Writer:
             ]
             return
         default = f"dist.LKJCholesky({k}, 1.0)"
-        line = self.priors.line(Site(term.correlation, default, "correlation", k, whole=True))
+        line = self.priors.line(PriorSite(term.correlation, default, "correlation", k, whole=True))
         lines.append(f"{term.correlation} = {line}")
         for j, effect in enumerate(term.effects):
             site, unit = effect.site, f"e_{j}_{term.group.name}"

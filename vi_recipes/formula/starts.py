@@ -18,7 +18,7 @@ from vi_recipes.formula.source import Writer
 
 
 @dataclass(frozen=True)
-class Starts:
+class FormulaStarts:
     """Called as :class:`~vi_recipes.Model`'s ``init`` is; can be sent.
 
     Parameters
@@ -39,7 +39,7 @@ class Starts:
         return {**self.values, **members}
 
 
-def starts_of(writer: Writer, y: np.ndarray) -> Starts:
+def starts_of(writer: Writer, y: np.ndarray) -> FormulaStarts:
     """Return where methods begin with a model that was written, and its response."""
     values: dict[str, Any] = {}
     effects: dict[str, str] = {}
@@ -60,7 +60,9 @@ def starts_of(writer: Writer, y: np.ndarray) -> Starts:
         if own.support == "ordered":
             values[own.name] = _thresholds(writer, y)
     left = writer.priors.chosen | writer.priors.known
-    return Starts({name: value for name, value in values.items() if name not in left}, effects)
+    return FormulaStarts(
+        {name: value for name, value in values.items() if name not in left}, effects
+    )
 
 
 def _thresholds(writer: Writer, y: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def read_tail(log_p: LogDensity, side: int) -> Tail:
     return Tail(side, -2 * square, -linear / (2 * square), -power)
 
 
-class Values:
+class GridValues:
     """A density at the points of a grid, for the trapezoid rule.
 
     Parameters
@@ -151,8 +151,8 @@ class ScalarDensity:
     """
 
     def __init__(self, log_p: LogDensity) -> None:
-        self.at = Values(log_p, REACH, NUM_POINTS)
-        self.check = Values(log_p, 2 * REACH, 4 * NUM_POINTS - 3)
+        self.at = GridValues(log_p, REACH, NUM_POINTS)
+        self.check = GridValues(log_p, 2 * REACH, 4 * NUM_POINTS - 3)
         off = abs(self.check.log_total - self.at.log_total)
         if not off < MAX_ERROR:
             raise ValueError(

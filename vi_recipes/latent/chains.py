@@ -18,7 +18,7 @@ from vi_recipes.latent.split import LogJoint, Split
 from vi_recipes.model import Arrays, floored
 
 
-class Chains(NamedTuple):
+class Transitions(NamedTuple):
     """A number for every pair of states that follow one another: potentials, or probabilities."""
 
     first: Float[Array, "K chains"]
@@ -36,7 +36,9 @@ def swinging(
     return np.repeat(path, chains, axis=1)
 
 
-def pairs(members: Float[Array, "{num_states**2} members"], num_states: int, chains: int) -> Chains:
+def pairs(
+    members: Float[Array, "{num_states**2} members"], num_states: int, chains: int
+) -> Transitions:
     """Return what the swinging paths say of every pair; pure.
 
     ``members`` has a term for every path, and every time of every chain.
@@ -46,10 +48,12 @@ def pairs(members: Float[Array, "{num_states**2} members"], num_states: int, cha
     # at even times the path's first state follows its second, at odd times the reverse
     even = (np.arange(1, table.shape[2]) % 2 == 0)[:, None]
     moves = jnp.where(even, jnp.swapaxes(table, 0, 1)[:, :, 1:], table[:, :, 1:])
-    return Chains(table[:, 0, 0], moves)
+    return Transitions(table[:, 0, 0], moves)
 
 
-def potentials(split: Split, theta: Float[Array, " G"], arrays: Arrays) -> tuple[Chains, LogJoint]:
+def potentials(
+    split: Split, theta: Float[Array, " G"], arrays: Arrays
+) -> tuple[Transitions, LogJoint]:
     """Return the log potentials, and the terms of the log joint that no state touches; pure."""
     K = len(split.states)
     paths = jnp.asarray(swinging(K, split.num_members // split.chains, split.chains))
@@ -60,11 +64,11 @@ def potentials(split: Split, theta: Float[Array, " G"], arrays: Arrays) -> tuple
 
     joint = jax.vmap(terms)(paths)
     unbounded = pairs(joint.members, K, split.chains)
-    bounded = Chains(*(floored(v) for v in unbounded))
+    bounded = Transitions(*(floored(v) for v in unbounded))
     return bounded, jax.tree.map(lambda v: v[0], joint)
 
 
-def log_partition(chains: Chains) -> Float[Array, " chains"]:
+def log_partition(chains: Transitions) -> Float[Array, " chains"]:
     """Return the logarithm of the sum over all paths; pure.
 
     Its derivatives in the potentials are the probabilities of the pairs.
@@ -83,12 +87,12 @@ def log_partition(chains: Chains) -> Float[Array, " chains"]:
     return jax.nn.logsumexp(last, axis=0)
 
 
-def probabilities(chains: Chains) -> Chains:
+def probabilities(chains: Transitions) -> Transitions:
     """Return the posterior probabilities of the pairs of states; pure."""
     return jax.grad(lambda c: log_partition(c).sum())(chains)
 
 
-def marginals(chains: Chains) -> Float[Array, "K members"]:
+def marginals(chains: Transitions) -> Float[Array, "K members"]:
     """Return the probabilities of the states, time before chain, from those of pairs."""
     later = chains.moves.sum(axis=0)
     return jnp.concatenate([chains.first[:, None], later], axis=1).reshape(len(later), -1)

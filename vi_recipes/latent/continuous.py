@@ -21,8 +21,8 @@ from vi_recipes.model import (
     NO_SLOPE,
     TINY_SLOPES,
     Arrays,
+    SiteWeights,
     Target,
-    Weights,
     candidates,
     one_coordinate,
     shared_members,
@@ -290,7 +290,7 @@ def _is_silent(this: Split, name: str, place: Int[np.ndarray, "*elements"] | Non
     return place is not None and bool((place < 0).any())
 
 
-def _weighted(this: Split, weights: Weights) -> Split | str:
+def _weighted(this: Split, weights: SiteWeights) -> Split | str:
     """Return the split with the weights of its members, or why they are none."""
     target = this.target
     member = np.full(target.dim, NO_SLOPE)

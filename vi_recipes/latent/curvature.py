@@ -16,7 +16,7 @@ from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.continuous import NEAR_ZERO
 from vi_recipes.latent.marginal import MAX_GAUSSIAN, MAX_QUADRATURE
 from vi_recipes.latent.other_modes import APART, FAR
-from vi_recipes.latent.seen import QUADRATIC, Look, key_of, look_at, stray_of
+from vi_recipes.latent.seen import QUADRATIC, LookAtMembers, key_of, look_at, stray_of
 from vi_recipes.latent.split import Split
 
 MAX_WIDE = 2_000
@@ -49,7 +49,7 @@ BY_NUTS = "use NUTS, which needs no mode and no curvature"
 """What to do where a density with kinks has none."""
 
 
-class Curvature(NamedTuple):
+class MembersCurvature(NamedTuple):
     """What the members' precision is like, wherever it was looked at.
 
     Parameters
@@ -78,7 +78,7 @@ def examine(
     compiler: Callable[..., Callable[..., Any]],
     *,
     near: bool = False,
-) -> Curvature:
+) -> MembersCurvature:
     """Return what the members' precision is like, looked at once for a target.
 
     A log joint that looks quadratic and has kinks (:func:`kinks_of`) counts as neither quadratic
@@ -98,14 +98,14 @@ def examine(
         Whether what is seen is what is asked for, whatever kinks lie elsewhere.
     """
 
-    def look() -> Curvature:
+    def look() -> MembersCurvature:
         if split.num_members == 1 and split.width > MAX_GAUSSIAN:
             columns = columns_of(split)
             if columns is not None and columns.arrow is not None:
                 return _examine_columns(columns, columns.arrow, start(), compiler)
         return _examine(split, start(), compiler)
 
-    made: Curvature = split.target.compiled_once(("curvature", *key_of(split)), look)
+    made: MembersCurvature = split.target.compiled_once(("curvature", *key_of(split)), look)
     kinked = made.quadratic and not near and bool(kinks_of(split))
     # nodes of a few scalars are exact where a kink is out of reach; many have no other rule
     if kinked and (split.width <= MAX_QUADRATURE or _bends_far(split, start, compiler)):
@@ -196,7 +196,7 @@ def is_bent(
 
 
 def _has_another(
-    look: Look,
+    look: LookAtMembers,
     theta: Float[np.ndarray, " G"],
     modes: Float[np.ndarray, "members d"],
     sd: Float[np.ndarray, "members d"],
@@ -283,7 +283,7 @@ def _mores(k: int, count: int) -> Float[np.ndarray, " {count}"]:
 
 def _examine_columns(
     columns: Columns, arrow: Arrow, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
-) -> Curvature:
+) -> MembersCurvature:
     """Return the same by elements; a curvature is looked at where it is finite."""
     split = columns.split
     thetas, places = _places(split, start)
@@ -315,12 +315,12 @@ def _examine_columns(
             break
     known = split.width <= MAX_WIDE
     pattern = columns.pattern() if known else np.zeros((0, 0), bool)
-    return Curvature(quadratic and concave, concave, pattern, bool(in_pieces))
+    return MembersCurvature(quadratic and concave, concave, pattern, bool(in_pieces))
 
 
 def _examine(
     split: Split, start: np.ndarray, compiler: Callable[..., Callable[..., Any]]
-) -> Curvature:
+) -> MembersCurvature:
     thetas, places = _places(split, start)
     look = look_at(split, thetas[0], places, compiler)
     quadratic = concave = in_pieces = True
@@ -342,7 +342,7 @@ def _examine(
         pattern |= (np.abs(at_places) > ZERO * outer).any(axis=(0, 1))
         if not quadratic and split.num_members > 1:
             break
-    return Curvature(quadratic, concave, pattern | pattern.T, in_pieces)
+    return MembersCurvature(quadratic, concave, pattern | pattern.T, in_pieces)
 
 
 def _is_positive(matrices: np.ndarray) -> bool:

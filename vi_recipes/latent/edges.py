@@ -11,7 +11,7 @@ from vi_recipes.algebra import Dense, moves_to_edges
 from vi_recipes.latent.objective import MarginalObjective
 
 
-class Edge(NamedTuple):
+class BestAtEdge(NamedTuple):
     """Parameters that are best at the edge of their support."""
 
     where: str
@@ -26,7 +26,7 @@ class Edge(NamedTuple):
 
 def find_edge(
     objective: MarginalObjective, theta: Float[np.ndarray, " G"], curvature: Dense
-) -> Edge | None:
+) -> BestAtEdge | None:
     """Return the parameters that are best at the edge of their support, if there are any."""
     target, split = objective.target, objective.marginal.split
     moves = moves_to_edges(
@@ -47,4 +47,4 @@ def find_edge(
         words.append(f"{label} runs to {number}")
     best = max(moves, key=lambda move: move.gain)
     places = np.array(list(dict.fromkeys(move.place for move in moves)))
-    return Edge(", ".join(dict.fromkeys(words)), places, float(best.gain), -float(best.value))
+    return BestAtEdge(", ".join(dict.fromkeys(words)), places, float(best.gain), -float(best.value))

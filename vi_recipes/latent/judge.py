@@ -18,7 +18,7 @@ from vi_recipes.algebra import (
 )
 from vi_recipes.core import MethodFailure, Status
 from vi_recipes.latent.curvature import BY_NUTS, kinks_of
-from vi_recipes.latent.edges import Edge, find_edge
+from vi_recipes.latent.edges import BestAtEdge, find_edge
 from vi_recipes.latent.node_error import NodeError, find_node_error
 from vi_recipes.latent.objective import CLOSE, MAX_DENSE, MarginalObjective, MomentsOfLatents
 from vi_recipes.latent.split import latent_moments
@@ -217,7 +217,7 @@ def _without_information(
 
 
 def _at_edge(
-    objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: Edge, bare: Estimate
+    objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: BestAtEdge, bare: Estimate
 ) -> Estimate:
     """Return the estimate that lies at an edge of the support, where that says something.
 
@@ -318,7 +318,7 @@ def _require_maximum(
     )
 
 
-def _rest(objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: Edge) -> float:
+def _rest(objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: BestAtEdge) -> float:
     """Return how far the parameters that run to no edge are from their maximum, at least.
 
     In standard errors. What the likelihood does not depend on there, such as the correlation with

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vi_recipes.latent.chains import Chains, log_partition, marginals, potentials, probabilities
+from vi_recipes.latent.chains import (
+    Transitions,
+    log_partition,
+    marginals,
+    potentials,
+    probabilities,
+)
 from vi_recipes.latent.member_modes import (
     Modes,
     member_terms,
@@ -35,7 +41,7 @@ The one list: what users may ask for is read off it.
 """
 
 
-Rule = Literal["none", EStepRule]
+RuleOrNone = Literal["none", EStepRule]
 """How z is integrated over, where there may be none."""
 
 
@@ -66,11 +72,11 @@ class EStep(NamedTuple):
     """For discrete z the numbers of the states."""
     weights: Float[Array, "nodes members"]
     """They add up to one over the nodes."""
-    chains: Chains | None = None
+    chains: Transitions | None = None
     """Of chains of states also the probabilities of pairs."""
 
 
-class Nodes(NamedTuple):
+class HermiteNodes(NamedTuple):
     """Gauss-Hermite nodes, as :func:`vi_recipes.latent.nodes.hermite` has them.
 
     Minus infinity as a log weight leaves one out.
@@ -80,7 +86,7 @@ class Nodes(NamedTuple):
     log_weights: Float[Array | np.ndarray, " nodes"]
 
 
-class Moments(NamedTuple):
+class MomentsGivenTheta(NamedTuple):
     """Mean and covariance of continuous z given theta, member by member, unconstrained."""
 
     mean: Float[Array, "members d"]
@@ -112,10 +118,10 @@ class Marginal:
     """
 
     split: Split
-    rule: Rule
+    rule: RuleOrNone
     num_nodes: int = 9
     with_prior: bool = False
-    given: Nodes | None = field(default=None, compare=False, repr=False)
+    given: HermiteNodes | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -253,7 +259,7 @@ class Marginal:
             by_member = value + log_scale + d * HALF_LOG_2PI
             spread = jnp.broadcast_to(weights[:, None], (len(weights), split.num_members))
             return split.weighted(by_member).sum() + rest, EStep(place(z, root, points), spread)
-        rule = self.given or Nodes(*hermite(self.num_nodes, d))
+        rule = self.given or HermiteNodes(*hermite(self.num_nodes, d))
         nodes = place(z, root, rule.points)
         joint = at_nodes(split, theta, nodes, arrays)
         logs = joint.members + rule.log_weights[:, None]
@@ -304,7 +310,7 @@ class Marginal:
 
     def moments(
         self, theta: Float[Array, " G"], z: Float[Array, "members d"], arrays: Arrays
-    ) -> Moments:
+    ) -> MomentsGivenTheta:
         """Return mean and covariance of continuous z given theta, unconstrained.
 
         The mean may be differentiated once in theta.
@@ -312,11 +318,11 @@ class Marginal:
         return moments_of(self.value_and_posterior(theta, z, arrays, order=1)[1])
 
 
-def moments_of(q: EStep) -> Moments:
+def moments_of(q: EStep) -> MomentsGivenTheta:
     """Return mean and covariance of continuous z by member; pure."""
     mean = (q.weights[:, :, None] * q.nodes).sum(0)
     away = q.nodes - mean
-    return Moments(mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away))
+    return MomentsGivenTheta(mean, jnp.einsum("qt,qti,qtj->tij", q.weights, away, away))
 
 
 def at_nodes(

@@ -21,7 +21,7 @@ from vi_recipes.algebra import (
 )
 from vi_recipes.core import CALLS_OF_A_SEARCH, Timing, shapes_of
 from vi_recipes.latent.curvature import is_bent
-from vi_recipes.latent.marginal import Marginal, Moments, Nodes, moments_of
+from vi_recipes.latent.marginal import HermiteNodes, Marginal, MomentsGivenTheta, moments_of
 from vi_recipes.latent.nodes import hermite
 from vi_recipes.latent.split import Split
 from vi_recipes.model import Arrays, Target
@@ -103,7 +103,7 @@ class _Traced(NamedTuple):
     modes: Float[Array, "members d"]
     missed: Float[Array, ""]
     """The largest squared decrement of a member's mode."""
-    moments: Moments | None = None
+    moments: MomentsGivenTheta | None = None
     slopes: Float[Array, "G members d"] | None = None
     """Of the means, in theta."""
 
@@ -176,7 +176,7 @@ class MarginalObjective:
         return _Traced(value, gradient, None, modes, missed)
 
     def _second_order(
-        self, theta: jax.Array, z: jax.Array, nodes: Nodes | None, arrays: Arrays
+        self, theta: jax.Array, z: jax.Array, nodes: HermiteNodes | None, arrays: Arrays
     ) -> _Traced:
         marginal = replace(self._roomy, given=nodes)
         modes, missed = marginal.seek(theta, z, arrays)
@@ -184,7 +184,7 @@ class MarginalObjective:
         def value(theta: jax.Array) -> jax.Array:
             return marginal.value(theta, modes, arrays, order=2)
 
-        def with_moments(theta: jax.Array) -> tuple[jax.Array, Moments]:
+        def with_moments(theta: jax.Array) -> tuple[jax.Array, MomentsGivenTheta]:
             value, q = marginal.value_and_posterior(theta, modes, arrays, order=2)
             return value, moments_of(q)
 
@@ -223,13 +223,13 @@ class MarginalObjective:
         return replace(marginal, num_nodes=room)
 
     @cached_property
-    def _nodes(self) -> Nodes | None:
+    def _nodes(self) -> HermiteNodes | None:
         """The nodes in use with room for more; ``None`` where they are constants of the code."""
         if self._roomy is self.marginal:
             return None
         points, log_weights = hermite(self.marginal.num_nodes, self.marginal.split.width)
         more = self._roomy.num_nodes**self.marginal.split.width - len(points)
-        return Nodes(
+        return HermiteNodes(
             jnp.asarray(np.pad(points, ((0, more), (0, 0)))),
             jnp.asarray(np.pad(log_weights, (0, more), constant_values=-np.inf)),
         )
@@ -352,7 +352,9 @@ class MarginalObjective:
         return float(self.call("prior", prior, theta, self.modes))
 
 
-def _moments_in_theta(moments: Moments | None, slopes: jax.Array | None) -> MomentsInTheta | None:
+def _moments_in_theta(
+    moments: MomentsGivenTheta | None, slopes: jax.Array | None
+) -> MomentsInTheta | None:
     if moments is None or slopes is None:
         return None
     return MomentsInTheta(*map(np.asarray, (*moments, np.moveaxis(np.asarray(slopes), 0, -1))))

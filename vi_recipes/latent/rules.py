@@ -16,7 +16,7 @@ from vi_recipes.latent.marginal import (
     MAX_GAUSSIAN,
     MAX_QUADRATURE,
     Marginal,
-    Rule,
+    RuleOrNone,
 )
 from vi_recipes.latent.members import split_target
 from vi_recipes.latent.node_error import NumNodes, first_nodes
@@ -98,7 +98,7 @@ def choose(
     if split.kind == "none":
         return Marginal(split, "none", with_prior=with_prior)
     if split.kind == "discrete":
-        rule: Rule = "forward_backward" if split.chains else "enumerate"
+        rule: RuleOrNone = "forward_backward" if split.chains else "enumerate"
         if e_step not in ("auto", rule):
             if e_step in ("gaussian", "quadrature"):
                 why = f"{what} is discrete: e_step='{e_step}' integrates over continuous ones"

@@ -80,16 +80,16 @@ class Seen(NamedTuple):
         return bool(nearest.max() <= same)
 
 
-Look = Callable[[np.ndarray, np.ndarray], Seen]
+LookAtMembers = Callable[[np.ndarray, np.ndarray], Seen]
 """Looks at theta and places of the latent variables."""
 
 
 def look_at(
     split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
-) -> Look:
+) -> LookAtMembers:
     """Return what looks at the members, compiled once for a target."""
     make = _of_one if split.num_members == 1 else _of_members
-    made: Look = split.target.compiled_once(
+    made: LookAtMembers = split.target.compiled_once(
         ("look at curvature", *key_of(split)), lambda: make(split, theta, places, compiler)
     )
     return made
@@ -106,7 +106,7 @@ def stray_of(moved: np.ndarray, made: np.ndarray, parts: np.ndarray, slopes: np.
 
 def _of_members(
     split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
-) -> Look:
+) -> LookAtMembers:
     arrays = split.target.arrays()
 
     def terms(theta: jax.Array, z: jax.Array, arrays: Arrays) -> MemberTerms:
@@ -130,7 +130,7 @@ def _of_members(
 
 def _of_one(
     split: Split, theta: np.ndarray, places: np.ndarray, compiler: Callable[..., Any]
-) -> Look:
+) -> LookAtMembers:
     """Look at a single member, some products with the Hessian at a time.
 
     Of a large one the precision is made at the first place, and at others it is looked whether

@@ -30,7 +30,7 @@ from vi_recipes.latent import (
     marginal_of,
 )
 from vi_recipes.methods.nested.corrected import Added
-from vi_recipes.methods.nested.crossed_density import CrossedDensity, Found
+from vi_recipes.methods.nested.crossed_density import CrossedDensity, LaplaceAtTheta
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.members import check_weighed, refusal
 from vi_recipes.methods.nested.wide_density import WideDensity, is_weighed
@@ -275,7 +275,7 @@ class CoupledObjective(MarginalObjective):
 class _CrossedMoments:
     """Crossed effects given theta: their mode and curvature, and how the mode moves with theta."""
 
-    found: Found
+    found: LaplaceAtTheta
     slopes: Float[np.ndarray, "d G"]
 
     @property

@@ -16,7 +16,7 @@ _LEFT = "optimum left by mean field"
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftOptimum:
     """An optimum, how it was asked for, and what it took.
 
     Parameters
@@ -50,7 +50,7 @@ def leave(
     """Let the next fit of the same target by the same options and key have an optimum."""
     if optimum.hessian is not None and optimum.kl.families is None:  # the fit is judged by it too
         optimum.kl.full_hessian(optimum.eta.ravel(), optimum.hessian)
-    left = Left(options, _numbers(key), optimum, timing, timing.run_seconds)
+    left = LeftOptimum(options, _numbers(key), optimum, timing, timing.run_seconds)
     target.compiled_once.keep(_LEFT, left)
 
 
@@ -62,7 +62,7 @@ def take(
     A fit is charged as if it had found it: with its seconds of running, its evaluations, and the
     code that it needed.
     """
-    left: Left | None = target.compiled_once.get(_LEFT)
+    left: LeftOptimum | None = target.compiled_once.get(_LEFT)
     target.compiled_once.keep(_LEFT, None)
     if left is None or (left.options, left.key) != (options, _numbers(key)):
         return None

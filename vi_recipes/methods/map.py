@@ -14,7 +14,7 @@ from vi_recipes.model import Target
 from vi_recipes.modes import JointObjective, Solver, check_search, find_mode
 from vi_recipes.posterior import PointPosterior
 
-Space = Literal["constrained", "unconstrained"]
+ModeSpace = Literal["constrained", "unconstrained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class MAP(Method):
         "joint mode: fast; no spread, and biased or absent where scales can collapse"
     )
 
-    space: Space = "constrained"
+    space: ModeSpace = "constrained"
     solver: Solver = "auto"
     max_steps: int = 2_000
     tolerance: float = 1e-4

@@ -61,7 +61,7 @@ from vi_recipes.methods.likelihood import (
 )
 from vi_recipes.model import Arrays, Target
 
-Rule = Literal["auto", EStepRule]
+IntegralRule = Literal["auto", EStepRule]
 
 FLAT = 0.02
 """Nats that two steps of L-BFGS gain below which Newton's method goes on, where its Hessians are
@@ -167,7 +167,7 @@ class MarginalMLE(Method):
     integrates: ClassVar[bool] = True
 
     latent: tuple[str, ...] | None = None
-    e_step: Rule = "auto"
+    e_step: IntegralRule = "auto"
     num_nodes: NumNodes = "auto"
     objective: Literal["mle", "map"] = "mle"
     ascent: Literal["theta", "joint"] = "theta"
@@ -179,7 +179,7 @@ class MarginalMLE(Method):
         super().__post_init__()
         check_options(self)
         require(self.ascent in ("theta", "joint"), "ascent", self.ascent, "'theta' or 'joint'")
-        rules = get_args(Rule)
+        rules = get_args(IntegralRule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         solvers = ("auto", "newton", "l-bfgs")
         require(self.solver in solvers, "solver", self.solver, f"one of {', '.join(solvers)}")

@@ -23,8 +23,8 @@ from vi_recipes.core import (
 from vi_recipes.elbo import (
     MAX_NODES,
     CurvedKL,
+    FactorFamily,
     Factors,
-    Family,
     KLInParts,
     Limits,
     NotInParts,
@@ -91,7 +91,7 @@ class MeanField(Method):
         "coordinates correlate"
     )
 
-    factors: Mapping[str, Family] = field(default_factory=dict)
+    factors: Mapping[str, FactorFamily] = field(default_factory=dict)
     expectations: Mapping[str, Literal["quadrature", "draws"]] = field(default_factory=dict)
     num_nodes: int = 8
     num_pairs: int = 16
@@ -129,7 +129,7 @@ class MeanField(Method):
         super().check(target)
         self._factors(target, self.factors)
 
-    def _factors(self, target: Target, families: Mapping[str, Family]) -> Factors:
+    def _factors(self, target: Target, families: Mapping[str, FactorFamily]) -> Factors:
         """Return the factors; raise a :class:`ValueError` for sites that the model does not have.
 
         So too for sites whose expectations are asked for.
@@ -236,7 +236,7 @@ class MeanField(Method):
         timing: Timing,
         progress: Progress,
         kind: type[CurvedKL],
-        families: Mapping[str, Family],
+        families: Mapping[str, FactorFamily],
     ) -> Optimum:
         """Minimise an objective of a kind, made anew where it misjudges the model at the optimum.
 
@@ -278,7 +278,7 @@ class MeanField(Method):
         key: jax.Array,
         timing: Timing,
         kind: type[T],
-        families: Mapping[str, Family],
+        families: Mapping[str, FactorFamily],
     ) -> T:
         """Return the objective, which the target keeps for the next fit of the same kind."""
         settings = (

@@ -163,7 +163,7 @@ class Pathfinder(Method):
                 "use NUTS, or tighter priors that keep the sites from where they run to",
             )
         with timing.running():
-            result = self._answer(target, Mixture(found), draw_key)
+            result = self._answer(target, NormalMixture(found), draw_key)
         timing.density_evaluations += self.num_draws
         result.diagnostics = {
             **result.diagnostics,
@@ -234,7 +234,7 @@ class Pathfinder(Method):
 
         return follow
 
-    def _answer(self, target: Target, mixture: Mixture, key: jax.Array) -> Result:
+    def _answer(self, target: Target, mixture: NormalMixture, key: jax.Array) -> Result:
         x, log_q = mixture.draws(self.num_draws, generator(key))
         z = x * target.units
         log_q = log_q - float(np.sum(np.log(np.abs(target.units))))
@@ -291,7 +291,7 @@ class PathNormal(NamedTuple):
     """Shape (2 history, 2 history)."""
 
 
-class Mixture:
+class NormalMixture:
     """A mixture of normals: alike but for those whose ELBO is far below the best.
 
     A covariance is D (I + Q (L L' - I) Q') D with D = diag(alpha)^(1/2) and orthonormal columns Q,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Source:
+class Citation:
     """What a paper says of a method.
 
     Parameters
@@ -22,38 +22,38 @@ class Source:
     cited: tuple[str, ...]
 
 
-SOURCES: dict[str, Source] = {
-    "map": Source("the joint mode (MAP)", ("gelman2013bda",)),
-    "laplace": Source("Laplace's approximation at the joint mode", ("tierney1986accurate",)),
-    "em": Source("EM", ("dempster1977maximum",)),
-    "marginal_mle": Source(
+SOURCES: dict[str, Citation] = {
+    "map": Citation("the joint mode (MAP)", ("gelman2013bda",)),
+    "laplace": Citation("Laplace's approximation at the joint mode", ("tierney1986accurate",)),
+    "em": Citation("EM", ("dempster1977maximum",)),
+    "marginal_mle": Citation(
         "maximum marginal likelihood by direct ascent", ("pinheiro1995approximations",)
     ),
-    "variational_em": Source("variational EM", ("neal1998view",)),
-    "cavi": Source("coordinate-ascent variational inference", ("blei2017variational",)),
-    "meanfield": Source(
+    "variational_em": Citation("variational EM", ("neal1998view",)),
+    "cavi": Citation("coordinate-ascent variational inference", ("blei2017variational",)),
+    "meanfield": Citation(
         "mean-field variational inference with a deterministic objective", ("giordano2024black",)
     ),
-    "lrvb": Source(
+    "lrvb": Citation(
         "mean-field variational inference with linear-response covariances",
         ("giordano2018covariances",),
     ),
-    "structured": Source(
+    "structured": Citation(
         "Gaussian variational inference with a sparse precision and a deterministic objective",
         ("tan2018gaussian", "giordano2024black"),
     ),
-    "nested": Source(
+    "nested": Citation(
         "nested quadrature over the population parameters",
         ("rue2009approximate", "pinheiro1995approximations"),
     ),
-    "svi": Source("stochastic variational inference", ("kucukelbir2017automatic",)),
-    "forward_kl": Source(
+    "svi": Citation("stochastic variational inference", ("kucukelbir2017automatic",)),
+    "forward_kl": Citation(
         "minimisation of the forward Kullback-Leibler divergence by adaptive importance sampling",
         ("cappe2008adaptive",),
     ),
-    "svgd": Source("Stein variational gradient descent", ("liu2016stein",)),
-    "pathfinder": Source("Pathfinder", ("zhang2022pathfinder",)),
-    "nuts": Source("the No-U-Turn sampler", ("hoffman2014nuts",)),
+    "svgd": Citation("Stein variational gradient descent", ("liu2016stein",)),
+    "pathfinder": Citation("Pathfinder", ("zhang2022pathfinder",)),
+    "nuts": Citation("the No-U-Turn sampler", ("hoffman2014nuts",)),
 }
 """Key of a method -> its source."""
 

@@ -43,7 +43,7 @@ FRESH, NUM_FRESH = 256, 8
 """Least pairs of fresh draws for the ELBO in the end, and how many independent sets of them."""
 
 
-class Shape(NamedTuple):
+class ScaledNormal(NamedTuple):
     """The normal, in units of mean field's sds and counted from its means."""
 
     shared: Any
@@ -181,12 +181,12 @@ class StructuredVB(Method):
     def _climb(
         self,
         family: _Family,
-        elbo: Callable[[Shape, np.ndarray], tuple[float, Shape]],
-        shape: Shape,
+        elbo: Callable[[ScaledNormal, np.ndarray], tuple[float, ScaledNormal]],
+        shape: ScaledNormal,
         draws: tuple[int, int],
         trace: list[float],
         progress: Progress,
-    ) -> tuple[Shape, bool]:
+    ) -> tuple[ScaledNormal, bool]:
         """Return where L-BFGS ends over fixed draws, and whether that is a maximum."""
         noise = family.matched(family.noise(*draws))
 
@@ -248,19 +248,19 @@ class _Family:
             "coordinates"
         )
 
-    def start(self) -> Shape:
+    def start(self) -> ScaledNormal:
         g = self.structure.border.size
         t, d = self.structure.local.shape
-        return Shape(
+        return ScaledNormal(
             np.zeros(g), np.zeros((t, d)), np.zeros((g, g)), np.zeros((t, d, g)),
             np.zeros((t, d, d)),
         )  # fmt: skip
 
-    def unravel(self, flat: np.ndarray) -> Shape:
+    def unravel(self, flat: np.ndarray) -> ScaledNormal:
         like = self.start()
         ends = np.cumsum([v.size for v in like])[:-1]
         parts = np.split(flat, ends)
-        return Shape(*(p.reshape(v.shape) for p, v in zip(parts, like, strict=True)))
+        return ScaledNormal(*(p.reshape(v.shape) for p, v in zip(parts, like, strict=True)))
 
     def noise(self, pairs: int, seed: int) -> Float[np.ndarray, "draws dim"]:
         """Return standard normals in antithetic pairs."""
@@ -292,7 +292,7 @@ class _Family:
 
     def objective(
         self, timing: Timing, num_draws: int
-    ) -> Callable[[Shape, np.ndarray], tuple[float, Shape]]:
+    ) -> Callable[[ScaledNormal, np.ndarray], tuple[float, ScaledNormal]]:
         """Return the ELBO over given draws, any multiple of so many, with its gradient."""
         target, arrays = self.target, self.target.arrays()
         border, local = self.structure.border, self.structure.local
@@ -303,7 +303,7 @@ class _Family:
             at_once -= 1
 
         def total(
-            shape: Shape, x: jax.Array, centre: jax.Array, unit: jax.Array, arrays: Arrays
+            shape: ScaledNormal, x: jax.Array, centre: jax.Array, unit: jax.Array, arrays: Arrays
         ) -> jax.Array:
             root, own = _triangular(shape.root, jnp), _triangular(shape.own, jnp)
 
@@ -324,7 +324,7 @@ class _Family:
         )
         constant = np.log(self.unit).sum() + target.dim * (1 + np.log(2 * np.pi)) / 2
 
-        def elbo(shape: Shape, noise: np.ndarray) -> tuple[float, Shape]:
+        def elbo(shape: ScaledNormal, noise: np.ndarray) -> tuple[float, ScaledNormal]:
             value, slope = 0.0, self.start()
             for first in range(0, len(noise), at_once):
                 part = compiled(shape, noise[first : first + at_once], centre, unit, arrays)
@@ -339,14 +339,14 @@ class _Family:
 
         return elbo
 
-    def location(self, shape: Shape) -> Float[np.ndarray, " dim"]:
+    def location(self, shape: ScaledNormal) -> Float[np.ndarray, " dim"]:
         """Return the normal's mean."""
         z = np.zeros(self.target.dim)
         z[self.structure.border] = shape.shared
         z[self.structure.local] = shape.local
         return np.asarray(self.centre + self.unit * z)
 
-    def sds(self, shape: Shape) -> Float[np.ndarray, " dim"]:
+    def sds(self, shape: ScaledNormal) -> Float[np.ndarray, " dim"]:
         """Return the normal's sds."""
         z = np.zeros(self.target.dim)
         z[self.structure.border] = np.sqrt((_triangular(shape.root, np) ** 2).sum(-1))
@@ -354,7 +354,7 @@ class _Family:
         z[self.structure.local] = np.sqrt(own + (shape.slopes**2).sum(-1))
         return np.asarray(self.unit * z)
 
-    def posterior(self, shape: Shape, mcse: np.ndarray) -> GaussianPosterior:
+    def posterior(self, shape: ScaledNormal, mcse: np.ndarray) -> GaussianPosterior:
         """Return the normal: by its root, or where there are members by its precision."""
         structure, loc, unit = self.structure, self.location(shape), self.unit
         root = _triangular(shape.root, np)

@@ -228,7 +228,7 @@ class SVGD(Method):
         )
 
 
-class Seen(NamedTuple):
+class ChunkSeen(NamedTuple):
     """What is seen of particles after some steps."""
 
     rest: Any
@@ -250,7 +250,7 @@ class _Run:
     log_p: np.ndarray = field(default_factory=lambda: np.empty(0))
     interrupted: bool = False
 
-    def note(self, step: int, particles: np.ndarray, seen: Seen) -> None:
+    def note(self, step: int, particles: np.ndarray, seen: ChunkSeen) -> None:
         self.particles, self.identity, self.log_p = particles, seen.identity, seen.log_p
         self.steps.append(step)
         self.rest.append(float(seen.rest))
@@ -293,7 +293,7 @@ def make_steps(target: Target, optimizer: optax.GradientTransformation) -> Calla
 
     def steps(
         particles: jax.Array, state: Any, n: jax.Array, arrays: Any
-    ) -> tuple[jax.Array, Any, Seen]:
+    ) -> tuple[jax.Array, Any, ChunkSeen]:
         def body(_: jax.Array, carry: Any) -> Any:
             particles, state = carry
             force, _ = stein_force(particles, density(particles, arrays)[1])
@@ -306,7 +306,7 @@ def make_steps(target: Target, optimizer: optax.GradientTransformation) -> Calla
         # per unit of mass the force is the gradient of log p less that of the particles' density
         left = force / mass[:, None] * particles.std(axis=0)
         identity = -jnp.mean((particles - particles.mean(axis=0)) * gradients, axis=0)
-        return particles, state, Seen(jnp.sqrt(jnp.mean(left**2)), identity, log_p)
+        return particles, state, ChunkSeen(jnp.sqrt(jnp.mean(left**2)), identity, log_p)
 
     return steps
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi_recipes.core import MethodFailure, Progress, Status, Timing, require
-from vi_recipes.elbo import CurvedKL, Family, Optimum
+from vi_recipes.elbo import CurvedKL, FactorFamily, Optimum
 from vi_recipes.latent import latent_moments, local_sites, parameter_densities
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
@@ -115,7 +115,10 @@ class VariationalEM(Method):
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         names, theta = self._split(target)
-        families: Mapping[str, Family] = {**self.base.factors, **dict.fromkeys(theta, "point")}
+        families: Mapping[str, FactorFamily] = {
+            **self.base.factors,
+            **dict.fromkeys(theta, "point"),
+        }
         kind = LogLikelihoodBound if self.objective == "mle" else LogPosteriorBound
         optimum = self.base.optimum_of(target, key, timing, progress, kind, families)
         if optimum.hessian is None:

@@ -34,7 +34,7 @@ from vi_recipes.model.states import (
 )
 from vi_recipes.model.target import Target, as_target, check_target
 from vi_recipes.model.terms import SiteTerm, site_terms
-from vi_recipes.model.weights import Weights, unmasked, weights_of, weights_of_members
+from vi_recipes.model.weights import SiteWeights, unmasked, weights_of, weights_of_members
 from vi_recipes.model.zeros import IMPOSSIBLE, floored, or_infinite, with_finite_logs
 
 __all__ = [
@@ -56,10 +56,10 @@ __all__ = [
     "PartialEStep",
     "Site",
     "SiteTerm",
+    "SiteWeights",
     "Sites",
     "Target",
     "VBSteps",
-    "Weights",
     "as_target",
     "bytes_by_device",
     "candidates",

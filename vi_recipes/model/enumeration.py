@@ -27,12 +27,12 @@ class _Silent(Messenger):  # type: ignore[misc]
             msg["fn"] = msg["fn"].mask(False)
 
 
-LogJoint = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
+LogJointFunction = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 """``(values of the continuous sites, data) -> log joint density``, discrete sites summed out."""
 
 
 def marginalise(
-    function: Callable[..., Any], hidden: Collection[str], log_joint: LogJoint
+    function: Callable[..., Any], hidden: Collection[str], log_joint: LogJointFunction
 ) -> Callable[..., Any]:
     """Return a NumPyro model with the same continuous sites and the discrete ones summed out.
 

@@ -38,7 +38,7 @@ CUTS = 8
 """Pieces cut in a round: so many that miss most, and as many of the narrowest that miss some."""
 
 
-Look = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+LookAlong = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(lines, places on them) -> log densities of the sites there, and slopes along the lines."""
 
 
@@ -162,7 +162,7 @@ def find_jumps(
     ]
 
 
-def _search(num_lines: int, num_sites: int, at: Look) -> Float[np.ndarray, " sites"]:
+def _search(num_lines: int, num_sites: int, at: LookAlong) -> Float[np.ndarray, " sites"]:
     """Return the largest jump of each log density; 0 where there is none that counts."""
     pieces = _begin(num_lines, at)
     sizes = np.zeros(num_sites)
@@ -184,7 +184,7 @@ def _search(num_lines: int, num_sites: int, at: Look) -> Float[np.ndarray, " sit
     return sizes
 
 
-def _begin(num_lines: int, at: Look) -> Pieces:
+def _begin(num_lines: int, at: LookAlong) -> Pieces:
     ends = np.linspace(*REACH, PIECES + 1)
     values, slopes = at(np.repeat(np.arange(num_lines), ends.size), np.tile(ends, num_lines))
     values, slopes = (v.reshape(num_lines, ends.size, -1) for v in (values, slopes))
@@ -196,7 +196,7 @@ def _begin(num_lines: int, at: Look) -> Pieces:
     return Pieces(np.repeat(np.arange(num_lines), PIECES), both, pairs(values), pairs(slopes))
 
 
-def _cut(pieces: Pieces, chosen: Int[np.ndarray, " chosen"], at: Look) -> Pieces:
+def _cut(pieces: Pieces, chosen: Int[np.ndarray, " chosen"], at: LookAlong) -> Pieces:
     """Cut some pieces in two."""
     middle = pieces.ends[chosen].mean(axis=1)
     values, slopes = at(pieces.line[chosen], middle)

@@ -10,10 +10,10 @@ from numpyro.infer import init_to_uniform
 from vi_recipes.core import COMPILED_QUICKLY
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.density import FlatDensity
-from vi_recipes.model.weights import Weights, weights_of
+from vi_recipes.model.weights import SiteWeights, weights_of
 
 
-def weights_of_observations(target: FlatDensity) -> Weights:
+def weights_of_observations(target: FlatDensity) -> SiteWeights:
     """Return the weight of every observation, by site; one of many numbers is one."""
 
     def look(arrays: Arrays) -> dict[str, jax.Array]:

@@ -15,7 +15,7 @@ from numpyro.primitives import Messenger
 
 from vi_recipes.core import ModelError
 
-Kind = Literal["latent", "deterministic", "observed", "discrete"]
+SiteKind = Literal["latent", "deterministic", "observed", "discrete"]
 
 Sites = dict[str, np.ndarray]
 """Site name -> array on the constrained scale."""
@@ -48,7 +48,7 @@ class Site:
     """
 
     name: str
-    kind: Kind
+    kind: SiteKind
     shape: tuple[int, ...]
     unconstrained_shape: tuple[int, ...]
     plates: tuple[tuple[str, int, int], ...]
@@ -278,7 +278,7 @@ def _event_dim(shape: tuple[int, ...], stack: Sequence[Any]) -> int:
 
 def _make_site(
     name: str,
-    kind: Kind,
+    kind: SiteKind,
     shape: tuple[int, ...],
     stack: Sequence[Any],
     event_dim: int = 0,

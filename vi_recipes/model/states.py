@@ -22,7 +22,7 @@ from numpyro import handlers
 from vi_recipes.core import COMPILED_QUICKLY
 from vi_recipes.model.bound import Arrays
 from vi_recipes.model.sites import Site
-from vi_recipes.model.weights import Weights, unmasked, weights_of_members
+from vi_recipes.model.weights import SiteWeights, unmasked, weights_of_members
 from vi_recipes.model.zeros import IMPOSSIBLE, floored, with_finite_logs
 
 MAX_STATES = 1_024
@@ -31,7 +31,7 @@ MAX_STATES = 1_024
 SAME_DENSITY = 1e-9
 """Relative difference of log densities that counts as none."""
 
-Look = Callable[[np.ndarray], dict[str, np.ndarray]]
+ValuesAt = Callable[[np.ndarray], dict[str, np.ndarray]]
 """States of the members, by their number -> log densities of all sites, element by element."""
 
 
@@ -39,7 +39,7 @@ class CoupledError(Exception):
     """Members touch one another; its argument is why."""
 
 
-def members_of(look: Look, count: int, members: int) -> dict[str, np.ndarray]:
+def members_of(look: ValuesAt, count: int, members: int) -> dict[str, np.ndarray]:
     """Return, site by site, the member that each element of its log density belongs to.
 
     The members are given the digits of their index as states. An element of member t then equals,
@@ -214,7 +214,7 @@ def state_sum(
     values: Mapping[str, Any],
     keywords: Callable[[Arrays], dict[str, Any]],
     arrays: Arrays,
-    weights: Weights,
+    weights: SiteWeights,
     plates: Mapping[str, Sequence[str]],
 ) -> StateSum:
     """Return the sum over the states of every member, verified.

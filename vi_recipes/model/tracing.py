@@ -16,7 +16,7 @@ from numpyro.infer.util import constrain_fn
 from vi_recipes.core import COMPILED_QUICKLY, ModelError, place_of, told, unknown
 from vi_recipes.model.bound import Arrays, BoundModel
 from vi_recipes.model.correlations import RestatedCorrelations
-from vi_recipes.model.enumeration import LogJoint, NumPyroSum, marginalise
+from vi_recipes.model.enumeration import LogJointFunction, NumPyroSum, marginalise
 from vi_recipes.model.model import Model
 from vi_recipes.model.sites import (
     ScanWatch,
@@ -28,7 +28,7 @@ from vi_recipes.model.sites import (
     read_trace,
 )
 from vi_recipes.model.states import CoupledError, StateSum, Summand, state_sum
-from vi_recipes.model.weights import Weights, unmasked, weights_of
+from vi_recipes.model.weights import SiteWeights, unmasked, weights_of
 
 _NEEDS_CONCRETE = (
     jax.errors.ConcretizationTypeError,
@@ -160,7 +160,7 @@ class TracedModel(BoundModel):
                     "out of the model"
                 )
 
-    def _summed(self, discrete: dict[str, Site]) -> LogJoint:
+    def _summed(self, discrete: dict[str, Site]) -> LogJointFunction:
         """Return the log joint density with the discrete latent variables summed out.
 
         By NumPyro's enumeration where that gives every site the density which the model gives it,
@@ -210,7 +210,7 @@ class TracedModel(BoundModel):
             )
         return by_numpyro.log_joint
 
-    def _look_at(self, discrete: dict[str, Site]) -> tuple[Summand, dict[str, Any], Weights]:
+    def _look_at(self, discrete: dict[str, Site]) -> tuple[Summand, dict[str, Any], SiteWeights]:
         """Return the model to sum over, values of its continuous sites, and all sites' weights."""
 
         def run(arrays: Arrays) -> tuple[dict[str, jax.Array], ...]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from vi_recipes.core import ModelError
 
-Weights = dict[str, np.ndarray]
+SiteWeights = dict[str, np.ndarray]
 """Site -> the weight of every element of its log density, from scales and masks."""
 
 SAME = 1e-9
@@ -51,7 +51,7 @@ def weights_of(trace: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def weights_of_members(
-    weights: Weights,
+    weights: SiteWeights,
     index: Mapping[str, np.ndarray],
     latents: Collection[str],
     num_members: int,

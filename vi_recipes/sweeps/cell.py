@@ -21,7 +21,7 @@ NUM_DRAWS = 4_000
 """Draws of an approximation that its intervals are read off."""
 
 
-class Cell(NamedTuple):
+class SweepCell(NamedTuple):
     """Which fit of a sweep: names of the model, of its data and of the method, and the seed."""
 
     model: str
@@ -128,9 +128,9 @@ class Fitting:
     label = "the sweep"
     shares_code = True
 
-    def __call__(self, cell: Cell, progress: Progress = silent) -> CellResult:
+    def __call__(self, cell: SweepCell, progress: Progress = silent) -> CellResult:
         """Fit one cell; an error is a result that says so."""
-        cell = Cell(*cell)
+        cell = SweepCell(*cell)
         problem = self.problems[cell.model, cell.data]
         method = problem.methods[cell.method]
         stream = seed_of(cell.method, cell.seed)  # as in a comparison
@@ -148,7 +148,7 @@ class Fitting:
         except Exception as error:  # the other cells stand without it
             return CellResult(Status.FAILED.name, told(error))
 
-    def lost(self, cell: Cell, why: str) -> CellResult:
+    def lost(self, cell: SweepCell, why: str) -> CellResult:
         """Return a fit that nobody could do."""
         return CellResult(Status.FAILED.name, why)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vi_recipes.core import CheckpointError, KeptFile, KeptWords
-from vi_recipes.sweeps.cell import Cell, CellResult
+from vi_recipes.sweeps.cell import CellResult, SweepCell
 
 FILE = "sweep.json"
 CELLS = "cells"
@@ -47,7 +47,7 @@ class Store:
     def __init__(
         self, path: Path | None, shared: Mapping[str, Any], parts: Mapping[str, str]
     ) -> None:
-        self.results: dict[Cell, CellResult] = {}
+        self.results: dict[SweepCell, CellResult] = {}
         self._folder: Path | None = None
         if path is None:
             return
@@ -71,7 +71,7 @@ class Store:
         content = {"format": FORMAT, **shared, "parts": {**known, **parts}}
         header.write(json.dumps(content, indent=1) + "\n")
 
-    def read(self, cell: Cell) -> bool:
+    def read(self, cell: SweepCell) -> bool:
         """Take a cell from the folder; return whether it is there."""
         file = self._file(cell)
         if file is None or not file.path.exists():
@@ -83,7 +83,7 @@ class Store:
         self.results[cell] = result
         return True
 
-    def add(self, cell: Cell, result: CellResult) -> None:
+    def add(self, cell: SweepCell, result: CellResult) -> None:
         """Keep a cell."""
         self.results[cell] = result
         file = self._file(cell)
@@ -91,7 +91,7 @@ class Store:
             content = {**file.identity, "result": result.to_json()}
             file.write(json.dumps(content, allow_nan=False) + "\n")
 
-    def _file(self, cell: Cell) -> KeptFile | None:
+    def _file(self, cell: SweepCell) -> KeptFile | None:
         if self._folder is None:
             return None
         name = hashlib.sha256(json.dumps(list(cell)).encode()).hexdigest()[:20]

@@ -15,7 +15,7 @@ from vi_recipes.comparison import named_methods
 from vi_recipes.core import ProgressFactory, as_seed, check_arguments, held, require, silent
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target, model_mark
-from vi_recipes.sweeps.cell import Cell, CellResult, Fitting
+from vi_recipes.sweeps.cell import CellResult, Fitting, SweepCell
 from vi_recipes.sweeps.outcome import Sweep
 from vi_recipes.sweeps.problem import PRIOR, Problem, Truth, problem, targets
 from vi_recipes.sweeps.store import FILE, FOLDERS, Store
@@ -106,7 +106,7 @@ def sweep(
                 raise ValueError(f"method '{label}': {error}") from error
         problems[name] = problem(target, chosen, truth, file, shipped)
     cells = [
-        Cell(*name, label, seed)
+        SweepCell(*name, label, seed)
         for name, one in problems.items()
         for seed in numbers
         for label in one.methods
@@ -121,7 +121,7 @@ def sweep(
         interrupted = False
         with progress("sweep") if progress else nullcontext(silent) as report:
 
-            def keep(cell: Cell, result: CellResult, place: Place) -> None:
+            def keep(cell: SweepCell, result: CellResult, place: Place) -> None:
                 store.add(cell, replace(result, **asdict(place)))
                 report(len(store.results), len(cells), str(cell))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vi_recipes.cells import Place, most_at_once
 from vi_recipes.core import Status
-from vi_recipes.sweeps.cell import Cell, CellResult
+from vi_recipes.sweeps.cell import CellResult, SweepCell
 from vi_recipes.sweeps.measures import COLUMNS, measures
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Swept:
         Whether the run was stopped before all were done.
     """
 
-    results: Mapping[Cell, CellResult]
+    results: Mapping[SweepCell, CellResult]
     level: float
     truth: Any
     num_cells: int
@@ -162,7 +162,7 @@ class Swept:
         return pd.DataFrame(rows)
 
     @cached_property
-    def failures(self) -> dict[Cell, str]:
+    def failures(self) -> dict[SweepCell, str]:
         """Fits without a result, and why."""
         return {
             cell: f"{Status[found.status].value}: {found.message}"

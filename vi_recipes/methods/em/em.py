@@ -26,7 +26,7 @@ from vi_recipes.methods.em.loop import Loop
 from vi_recipes.methods.likelihood import check_options, why_not
 from vi_recipes.model import EMSteps, Target
 
-Rule = Literal["auto", "closed_form", EStepRule]
+EMRule = Literal["auto", "closed_form", EStepRule]
 
 MStep = Literal["auto", "newton", "l-bfgs"]
 
@@ -127,7 +127,7 @@ class EM(Method):
     integrates: ClassVar[bool] = True
 
     latent: tuple[str, ...] | None = None
-    e_step: Rule = "auto"
+    e_step: EMRule = "auto"
     num_nodes: NumNodes = "auto"
     objective: Literal["mle", "map"] = "mle"
     max_steps: int = 2_000
@@ -143,7 +143,7 @@ class EM(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self)
-        rules = get_args(Rule)
+        rules = get_args(EMRule)
         require(self.e_step in rules, "e_step", self.e_step, f"one of {', '.join(rules)}")
         require_number("tolerance", self.tolerance, most=LOOSEST_RISE)
         ways = get_args(MStep)

@@ -23,27 +23,27 @@ from vi_recipes.methods.guides.optimal import AutoOptimalNormal
 from vi_recipes.methods.guides.sites import guided_function
 from vi_recipes.model import Site, Target
 
-Families = Mapping[str, str | Amortised]
+FamilyBySite = Mapping[str, str | Amortised]
 """Pattern of sites -> family of a block."""
 
 
-type Block = tuple[str | Amortised, list[str]]
+type SiteBlock = tuple[str | Amortised, list[str]]
 """A family, and the sites that it is for."""
 
 
-def encoded_sites(guide: Families, target: Target) -> list[str]:
+def encoded_sites(guide: FamilyBySite, target: Target) -> list[str]:
     """Return the sites of a target that have an encoder."""
     blocks = split_sites(guide, target)
     return [name for family, names in blocks if family_of(family).encodes for name in names]
 
 
-def optimal_sites(guide: Families, target: Target) -> list[str]:
+def optimal_sites(guide: FamilyBySite, target: Target) -> list[str]:
     """Return the sites of a target whose law is its optimum given the others."""
     blocks = split_sites(guide, target)
     return [name for family, names in blocks if family_of(family).averages for name in names]
 
 
-def check_families(guide: Families) -> None:
+def check_families(guide: FamilyBySite) -> None:
     """Raise a :class:`ValueError` unless ``guide`` maps patterns of sites to known families."""
     if not guide:
         raise ValueError(
@@ -56,7 +56,7 @@ def check_families(guide: Families) -> None:
             raise ValueError(f"guide: {wrong} (for '{pattern}')")
 
 
-def split_sites(guide: Families, target: Target) -> list[Block]:
+def split_sites(guide: FamilyBySite, target: Target) -> list[SiteBlock]:
     """Return the blocks of a target: family, and the sites that it is for.
 
     Every pattern makes a block, and the sites that no pattern matches make one of normals.
@@ -70,7 +70,7 @@ def split_sites(guide: Families, target: Target) -> list[Block]:
     """
     by_name = {site.name: site for site in target.latents}
     owner: dict[str, str] = {}
-    blocks: list[Block] = []
+    blocks: list[SiteBlock] = []
     for pattern, family in guide.items():
         names = [name for name in by_name if fnmatchcase(name, pattern)]
         if not names:
@@ -97,7 +97,7 @@ def split_sites(guide: Families, target: Target) -> list[Block]:
 
 
 def _check_conditional(
-    conditional: str, names: list[str], blocks: list[Block], by_name: Mapping[str, Site]
+    conditional: str, names: list[str], blocks: list[SiteBlock], by_name: Mapping[str, Site]
 ) -> None:
     """Raise a :class:`ValueError` unless the sites are local and depend on something."""
     plates = {name: {plate for plate, _, _ in site.plates} for name, site in by_name.items()}
@@ -120,7 +120,7 @@ def _check_conditional(
 
 
 def _check_optimal(
-    optimal: str, names: list[str], blocks: list[Block], by_name: Mapping[str, Site]
+    optimal: str, names: list[str], blocks: list[SiteBlock], by_name: Mapping[str, Site]
 ) -> None:
     """Raise a :class:`ValueError` unless the sites are local, and the others normal or points."""
     if alone := [name for name in names if not by_name[name].plates]:
@@ -144,7 +144,7 @@ def _check_optimal(
 
 
 def make_blocks(
-    guide: Families, target: Target, values: Mapping[str, Any], whole: Target | None = None
+    guide: FamilyBySite, target: Target, values: Mapping[str, Any], whole: Target | None = None
 ) -> autoguide.AutoGuideList:
     """Return NumPyro's guide of the blocks of ``guide``.
 

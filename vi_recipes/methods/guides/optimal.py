@@ -65,7 +65,7 @@ SETTLED = 0.01
 Flat = Float[Array, " local"]
 """One coordinate a member, of all sites of the block."""
 
-LogDensity = Callable[[Flat], Array]
+FlatLogDensity = Callable[[Flat], Array]
 """The log density of a model at some values of the block's coordinates, all others fixed."""
 
 
@@ -73,7 +73,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Site -> its shape on the unconstrained scale."""
 
 
-class Members(NamedTuple):
+class MemberNormals(NamedTuple):
     """Normals of the members, one coordinate each, and how far a further step would move them.
 
     Parameters
@@ -95,7 +95,7 @@ def quadrature() -> tuple[np.ndarray, np.ndarray]:
     return x, w / w.sum()
 
 
-def slope_and_curvature(density: LogDensity, loc: Flat, sd: Flat) -> tuple[Flat, Flat]:
+def slope_and_curvature(density: FlatLogDensity, loc: Flat, sd: Flat) -> tuple[Flat, Flat]:
     """Return the expectations of the first and of minus the second derivatives, by member."""
     x, w = quadrature()
 
@@ -109,7 +109,7 @@ def slope_and_curvature(density: LogDensity, loc: Flat, sd: Flat) -> tuple[Flat,
     return weights @ slopes, -(weights @ curvatures)
 
 
-def find_members(density: LogDensity, start: Flat) -> Members:
+def find_members(density: FlatLogDensity, start: Flat) -> MemberNormals:
     """Return the normals nearest to the members' laws, in Kullback and Leibler's sense.
 
     Parameters
@@ -136,7 +136,7 @@ def find_members(density: LogDensity, start: Flat) -> Members:
     ones = jnp.ones_like(start)
     begin = start, ones, jnp.full_like(start, jnp.inf), jnp.int32(0)
     loc, precision, size, _ = jax.lax.while_loop(goes_on, step, begin)
-    return Members(loc, precision**-0.5, size)
+    return MemberNormals(loc, precision**-0.5, size)
 
 
 def _flatten(values: Mapping[str, Any]) -> Flat:
@@ -190,7 +190,7 @@ class AutoOptimalNormal(DrawnWithOthers):
         self,
         drawn: Mapping[str, Any],
         others: Mapping[str, Any],
-        members: Members,
+        members: MemberNormals,
         args: Any,
         kwargs: Any,
     ) -> None:
@@ -218,7 +218,7 @@ class AutoOptimalNormal(DrawnWithOthers):
 
     def density(
         self, others: Mapping[str, Any], shapes: Shapes, args: Any, kwargs: Any
-    ) -> LogDensity:
+    ) -> FlatLogDensity:
         """Return the log density at coordinates of the block, those of minibatches not scaled up.
 
         Of the whole model, Jacobians of the block included.
@@ -237,7 +237,9 @@ class AutoOptimalNormal(DrawnWithOthers):
 
         return value
 
-    def find(self, others: Mapping[str, Any], shapes: Shapes, args: Any, kwargs: Any) -> Members:
+    def find(
+        self, others: Mapping[str, Any], shapes: Shapes, args: Any, kwargs: Any
+    ) -> MemberNormals:
         """Return the normals given ``others``, constrained."""
         return find_members(
             self.density(others, shapes, args, kwargs), self._start(others, shapes, args, kwargs)
@@ -292,7 +294,7 @@ def place_optimal(part: AutoOptimalNormal, at: Coordinates) -> None:
         def read(loc: Array, root: Array, arrays: Any, weights: Any) -> Any:
             data = target.keywords(arrays)
 
-            def density(eps: Array) -> LogDensity:
+            def density(eps: Array) -> FlatLogDensity:
                 return part.density(values(loc + root @ eps), shapes, (), data)
 
             with ScaleUp(1.0, dict(zip(plates, weights, strict=True))):
@@ -342,7 +344,7 @@ def _spots(target: Target, name: str, members: np.ndarray | None) -> np.ndarray:
 
 
 def moves(
-    density: Callable[[Array], LogDensity], members: Members, num: int
+    density: Callable[[Array], FlatLogDensity], members: MemberNormals, num: int
 ) -> Float[Array, "local num"]:
     """Return the derivatives of the optimal means in what the others depend on, at zero.
 

@@ -14,7 +14,7 @@ from vi_recipes.core import ModelError
 from vi_recipes.data import MEMBERS, WEIGHTS, ArrayBatches, MemberBatches, draw
 from vi_recipes.methods.guides.coordinates import Shown
 from vi_recipes.methods.guides.scaling import ScaleUp
-from vi_recipes.methods.minibatch.row_densities import Densities, Probe, agree
+from vi_recipes.methods.minibatch.row_densities import Probe, RowDensities, agree
 from vi_recipes.methods.minibatch.rows import Rows, axis_of
 from vi_recipes.methods.minibatch.view import SPREAD, BatchView, View, key_of
 from vi_recipes.model import Target
@@ -134,7 +134,7 @@ class MemberView(BatchView):
         z = z + SPREAD * np.random.default_rng(0).standard_normal(z.size)
         probe = Probe(self.shown, list(self._plates(None)), self.factor)
 
-        def at(batch: Mapping[str, np.ndarray]) -> Densities:
+        def at(batch: Mapping[str, np.ndarray]) -> RowDensities:
             return probe(self._at(z, batch[MEMBERS]), {**self.shown.data, **self._of(batch)})
 
         drawn = self._drawn(2)

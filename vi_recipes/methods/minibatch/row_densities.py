@@ -17,7 +17,7 @@ TOLERANCE = 1e-8
 """Relative difference of log densities that counts as rounding."""
 
 
-class Densities(NamedTuple):
+class RowDensities(NamedTuple):
     """Log densities of all sites, element by element, and the values of the latent ones."""
 
     elements: dict[str, np.ndarray]
@@ -35,7 +35,7 @@ class Densities(NamedTuple):
         assert dim is not None
         return np.take(self.elements[name], rows, axis=dim)
 
-    def moved(self, other: Densities) -> list[str]:
+    def moved(self, other: RowDensities) -> list[str]:
         """Return the sites outside the plate that have another density there."""
         return [
             name
@@ -75,7 +75,7 @@ class Probe:
 
         self._run = jax.jit(run)
 
-    def __call__(self, z: np.ndarray, data: Mapping[str, Any]) -> Densities:
+    def __call__(self, z: np.ndarray, data: Mapping[str, Any]) -> RowDensities:
         """Return the densities at ``z``, unconstrained, given ``data``."""
         with jax.enable_x64(True):
             arrays = tuple(
@@ -86,4 +86,4 @@ class Probe:
             )
             of_jax = self._run(jnp.asarray(z, float), arrays)
         elements, values = jax.tree.map(np.asarray, of_jax)
-        return Densities(elements, values, dict(self._dims))
+        return RowDensities(elements, values, dict(self._dims))

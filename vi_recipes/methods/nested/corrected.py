@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from vi_recipes.core import MethodFailure, Progress, Status
 from vi_recipes.importance import khat
-from vi_recipes.methods.nested.correction import FEWEST, NUM_LOTS, Correction, enough, level
+from vi_recipes.methods.nested.correction import FEWEST, NUM_LOTS, WeighedPoints, enough, level
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
 from vi_recipes.methods.nested.effects import Effects, effects_of
 from vi_recipes.methods.nested.integrate import without_theta
@@ -97,7 +97,7 @@ class Added:
         What more nodes over the largest family change.
     """
 
-    of: Correction
+    of: WeighedPoints
     table: Float[np.ndarray, "places lots"]
     logs: Float[np.ndarray, " points"]
     effects: Effects
@@ -193,7 +193,7 @@ def correct(
     """
     none = np.zeros(0)
     centre, cov = (mode.theta, mode.cov) if mode is not None else (none, np.zeros((0, 0)))
-    made = Correction(density, centre, cov)
+    made = WeighedPoints(density, centre, cov)
     if made.failed:
         raise MethodFailure(
             Status.DIVERGED,

@@ -22,9 +22,9 @@ from vi_recipes.algebra import ArrowFactor, Factor, Parts
 from vi_recipes.core import Progress
 from vi_recipes.importance import sobol_normals
 from vi_recipes.latent import HALF_LOG_2PI
-from vi_recipes.methods.nested.crossed_density import CrossedDensity, Found
+from vi_recipes.methods.nested.crossed_density import CrossedDensity, LaplaceAtTheta
 from vi_recipes.methods.nested.lattice import WIDER
-from vi_recipes.methods.nested.nodes import Nodes, make_nodes
+from vi_recipes.methods.nested.nodes import MemberNodes, make_nodes
 from vi_recipes.methods.nested.over_border import InnerNodes, OverBorder
 from vi_recipes.methods.nested.records import InnerError
 from vi_recipes.model import Arrays
@@ -66,7 +66,7 @@ NUM_STEPS = 3
 """Steps to the mean of the border, each by the average gradient over some points."""
 
 
-class Correction:
+class WeighedPoints:
     """Weighed points at a few thetas.
 
     Parameters
@@ -93,7 +93,7 @@ class Correction:
         """Over the largest family, for weights; and more of them, for its moments."""
         self.finer = make_nodes(INNER_NODES[1], family.width, False)
         self.places = places_of(density.dim)
-        self.found: list[Found] = []
+        self.found: list[LaplaceAtTheta] = []
         for x in self.places:
             self.found.append(density.at(self.centre + self.root @ x))
         self.top = np.zeros(self.dim)
@@ -116,7 +116,9 @@ class Correction:
 
     # -- points of the border ----------------------------------------------------------------------
 
-    def _placed(self, found: Found, x: Float[np.ndarray, "points border"]) -> tuple[Any, ...]:
+    def _placed(
+        self, found: LaplaceAtTheta, x: Float[np.ndarray, "points border"]
+    ) -> tuple[Any, ...]:
         """Return points of the border by their units, with the blocks where they then are."""
         assert found.factor is not None
         arrow = self.density.arrow
@@ -126,7 +128,7 @@ class Correction:
         local = (centre[:size] + local).reshape(len(x), *arrow.local.shape)
         return local, centre[size:] + border
 
-    def _tables(self, nodes: Nodes) -> InnerNodes:
+    def _tables(self, nodes: MemberNodes) -> InnerNodes:
         return InnerNodes(*map(jnp.asarray, (nodes.points, nodes.log_weights, nodes.count)))
 
     def _traced(
@@ -159,7 +161,7 @@ class Correction:
         return made
 
     def _at(
-        self, place: int, x: Float[np.ndarray, "points border"], inner: Nodes, *, wanted: bool
+        self, place: int, x: Float[np.ndarray, "points border"], inner: MemberNodes, *, wanted: bool
     ) -> tuple[Any, ...]:
         """Return log p(y, theta, border) at points in their units; that and what is known there.
 
@@ -189,13 +191,13 @@ class Correction:
         self.top = top
 
     def log_weights(
-        self, place: int, normal: Float[np.ndarray, "pairs border"], inner: Nodes
+        self, place: int, normal: Float[np.ndarray, "pairs border"], inner: MemberNodes
     ) -> Float[np.ndarray, " points"]:
         """Return log weights of pairs of points, less Laplace's log p(y, theta)."""
         return np.concatenate([v[0] for v in self.weighed(place, normal, inner, wanted=False)])
 
     def weighed(
-        self, place: int, normal: np.ndarray, inner: Nodes, *, wanted: bool
+        self, place: int, normal: np.ndarray, inner: MemberNodes, *, wanted: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[Any, ...]]]:
         """Yield log weights of points, the points in their units, and what is known there."""
         found = self.found[place]
@@ -227,7 +229,7 @@ class Correction:
         few = range(min(len(self.places), 1 + 2 * self.density.dim))
         w = self.density.arrow.local.shape[1]
 
-        def log_means(nodes: Nodes) -> np.ndarray:
+        def log_means(nodes: MemberNodes) -> np.ndarray:
             return logsumexp([self.log_weights(k, normal, nodes) for k in few], axis=1)
 
         here = log_means(self.inner)

@@ -21,8 +21,8 @@ from vi_recipes.algebra import Arrow, ArrowFactor
 from vi_recipes.core import Timing
 from vi_recipes.latent import HALF_LOG_2PI, Columns, Marginal
 from vi_recipes.methods.nested.density import FEW_NODES, ThetaDensity
-from vi_recipes.methods.nested.nodes import Nodes, make_nodes
-from vi_recipes.methods.nested.records import Conditional, Swept
+from vi_recipes.methods.nested.nodes import MemberNodes, make_nodes
+from vi_recipes.methods.nested.records import Conditional, ThetaRows
 from vi_recipes.methods.nested.wide import LOST, MODE, SURE, averaged
 from vi_recipes.model import Arrays
 
@@ -36,7 +36,7 @@ MOST_DRAWN = 2**23
 """Numbers that draws of the member given points of theta have, at most."""
 
 
-class Look(NamedTuple):
+class LogJointAt(NamedTuple):
     """The log joint at a place."""
 
     value: float
@@ -50,7 +50,7 @@ class Look(NamedTuple):
     """Minus the Hessian times :attr:`CrossedDensity.probe`."""
 
 
-class Found(NamedTuple):
+class LaplaceAtTheta(NamedTuple):
     """Laplace's approximation at a point of theta."""
 
     log_p: float
@@ -141,20 +141,20 @@ class CrossedDensity(ThetaDensity):
         entries = self.columns.bends(theta, z, arrays)
         return value, self._rest(theta, z, arrays), gradient, entries, -bent
 
-    def look(self, theta: np.ndarray, z: np.ndarray) -> Look:
+    def look(self, theta: np.ndarray, z: np.ndarray) -> LogJointAt:
         """Return the log joint at a place."""
         with jax.enable_x64(True):
             given = jnp.asarray(theta), jnp.asarray(z), self.target.arrays()
             found = self.compiled("look", self._look_traced, *given)(*given)
         value, rest, *others = found
-        return Look(float(value), float(rest), *(np.asarray(v) for v in others))
+        return LogJointAt(float(value), float(rest), *(np.asarray(v) for v in others))
 
-    def find(self, theta: Float[np.ndarray, " G"], z: Float[np.ndarray, " d"]) -> Found:
+    def find(self, theta: Float[np.ndarray, " G"], z: Float[np.ndarray, " d"]) -> LaplaceAtTheta:
         """Return Laplace's approximation at theta, the mode sought from z.
 
         By Newton's method, damped where a step goes down or the precision is not positive definite.
         """
-        nothing = Found(-np.inf, z, None)
+        nothing = LaplaceAtTheta(-np.inf, z, None)
         at = self.look(theta, z)
         self.timing.hvp_evaluations += len(self.columns.numbers)
         damping = 0.0
@@ -181,16 +181,18 @@ class CrossedDensity(ThetaDensity):
                 damping = max(10 * damping, size / 30)
         return nothing
 
-    def _at_mode(self, at: Look, z: np.ndarray, missed: float, factor: ArrowFactor) -> Found:
+    def _at_mode(
+        self, at: LogJointAt, z: np.ndarray, missed: float, factor: ArrowFactor
+    ) -> LaplaceAtTheta:
         known = factor.times(self.probe)
         if not np.abs(at.bent - known).max() <= LOST * max(np.abs(at.bent).max(), 1e-300):
-            return Found(-np.inf, z, None)
+            return LaplaceAtTheta(-np.inf, z, None)
         log_p = (
             at.value + missed / 2 + at.rest - factor.half_log_det + self.arrow.dim * HALF_LOG_2PI
         )
-        return Found(log_p, z, factor)
+        return LaplaceAtTheta(log_p, z, factor)
 
-    def at(self, theta: Float[np.ndarray, " G"]) -> Found:
+    def at(self, theta: Float[np.ndarray, " G"]) -> LaplaceAtTheta:
         """Return Laplace's approximation at theta, the mode sought from the tangent."""
         place = self.place
         return self.find(theta, place.modes[0] + place.slopes[0] @ (theta - place.theta))
@@ -214,7 +216,7 @@ class CrossedDensity(ThetaDensity):
         return jax.grad(log_joint)(theta) - of_theta, of_z, crossed
 
     def turn(
-        self, theta: Float[np.ndarray, " G"], found: Found
+        self, theta: Float[np.ndarray, " G"], found: LaplaceAtTheta
     ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, "d G"]]:
         """Return the gradient of log p(y, theta), and the slopes of the mode in theta."""
         if found.factor is None:
@@ -255,7 +257,9 @@ class CrossedDensity(ThetaDensity):
         super().move_to(theta, modes, slopes)
 
     @override
-    def sweep(self, rows: Float[np.ndarray, "rows G"], nodes: Nodes | None = None) -> Swept:
+    def sweep(
+        self, rows: Float[np.ndarray, "rows G"], nodes: MemberNodes | None = None
+    ) -> ThetaRows:
         parts = []
         for theta in rows:
             found = self.at(theta)
@@ -268,7 +272,7 @@ class CrossedDensity(ThetaDensity):
             z, spread = found.z + shift * spread, scale * spread
             parts.append((found.log_p, *self._moments(theta, z, spread), found.log_p))
         self.timing.density_evaluations += len(rows)
-        swept = Swept(*(np.stack(v) for v in zip(*parts, strict=True)))
+        swept = ThetaRows(*(np.stack(v) for v in zip(*parts, strict=True)))
         if self._added is None:
             return swept
         return swept._replace(log_p=swept.log_p + self._added(rows))

@@ -29,9 +29,9 @@ from vi_recipes.latent import (
     newton_move,
     search_modes,
 )
-from vi_recipes.methods.nested.nodes import Nodes, make_nodes, member_nodes
+from vi_recipes.methods.nested.nodes import MemberNodes, make_nodes, member_nodes
 from vi_recipes.methods.nested.owners import owners
-from vi_recipes.methods.nested.records import Conditional, Place, Swept
+from vi_recipes.methods.nested.records import Conditional, SearchStart, ThetaRows
 from vi_recipes.model import Arrays, Target
 
 MODE = 1e-6
@@ -85,7 +85,7 @@ class ThetaDensity:
         theta = flat[self.split.border]
         local = flat[self.split.local] if self.has_members else np.zeros((0, 1))
         slopes = np.zeros((*local.shape, theta.size))
-        self.place = Place(theta, local, slopes, np.zeros(self.owner.size))
+        self.place = SearchStart(theta, local, slopes, np.zeros(self.owner.size))
         self.size = sum(s.size for s in self.target.observed) + self.split.num_members + 1
         """Numbers of the data and the members, about what one density reads."""
         self.size += self._kept
@@ -93,7 +93,7 @@ class ThetaDensity:
         self.block = self.at_once * max(1, BLOCK // (2 * self.owner.size + 1) // self.at_once)
         self.block = min(self.block, 32 * MOST_AT_ONCE)
 
-    def _first_nodes(self, num_nodes: int) -> Nodes:
+    def _first_nodes(self, num_nodes: int) -> MemberNodes:
         d = max(self.split.width, 1)
         return make_nodes(FEW_NODES, d, True) if self.is_normal else member_nodes(num_nodes, d)
 
@@ -138,7 +138,9 @@ class ThetaDensity:
 
     # -- what users call ---------------------------------------------------------------------------
 
-    def sweep(self, rows: Float[np.ndarray, "rows G"], nodes: Nodes | None = None) -> Swept:
+    def sweep(
+        self, rows: Float[np.ndarray, "rows G"], nodes: MemberNodes | None = None
+    ) -> ThetaRows:
         """Return the density and the moments of everything reported at rows of theta."""
         parts = []
         for first in range(0, len(rows), self.block):
@@ -149,7 +151,7 @@ class ThetaDensity:
             log_p = np.where(np.isnan(log_p) | np.isposinf(log_p), -np.inf, log_p)
             parts.append(found._replace(log_p=log_p))
         self.timing.density_evaluations += len(rows)
-        return Swept(*(np.concatenate(v) for v in zip(*parts, strict=True)))
+        return ThetaRows(*(np.concatenate(v) for v in zip(*parts, strict=True)))
 
     def given(
         self, rows: Float[np.ndarray, "rows G"], *, gradient: bool = False
@@ -178,7 +180,9 @@ class ThetaDensity:
     def move_to(self, theta: np.ndarray, modes: np.ndarray, slopes: np.ndarray | None) -> None:
         """Seek modes from those at theta from now on, and scalars from their means there."""
         zero = np.zeros_like(self.place.slopes)
-        self.place = Place(theta, modes, zero if slopes is None else slopes, self.place.reference)
+        self.place = SearchStart(
+            theta, modes, zero if slopes is None else slopes, self.place.reference
+        )
 
     def count_from(self, theta: np.ndarray) -> None:
         """Count reported scalars from their means at theta from now on."""
@@ -200,8 +204,8 @@ class ThetaDensity:
         return np.concatenate(values), conditional
 
     def _call(
-        self, rows: np.ndarray, nodes: Nodes, *, moments: bool, gradient: bool = False
-    ) -> tuple[Swept, np.ndarray, Conditional]:
+        self, rows: np.ndarray, nodes: MemberNodes, *, moments: bool, gradient: bool = False
+    ) -> tuple[ThetaRows, np.ndarray, Conditional]:
         count = -(-len(rows) // self.at_once)
         padded = np.concatenate([rows, np.repeat(rows[-1:], self.block - len(rows), axis=0)])
         wanted = (np.array(moments), np.array(gradient))
@@ -215,7 +219,7 @@ class ThetaDensity:
                 lambda: self.timing.compile(self._traced, *given, arrays),
             )
             swept, missed, last = jax.tree.map(np.asarray, compiled(*given, arrays))
-        return Swept(*(v[: len(rows)] for v in swept)), missed[: len(rows)], last
+        return ThetaRows(*(v[: len(rows)] for v in swept)), missed[: len(rows)], last
 
     def _traced(
         self,
@@ -224,10 +228,10 @@ class ThetaDensity:
         tables: tuple[jax.Array, ...],
         num_nodes: jax.Array,
         wanted: tuple[jax.Array, jax.Array],
-        place: Place,
+        place: SearchStart,
         arrays: Arrays,
-    ) -> tuple[Swept, jax.Array, Conditional]:
-        def some(rows: jax.Array) -> tuple[Swept, jax.Array, Conditional]:
+    ) -> tuple[ThetaRows, jax.Array, Conditional]:
+        def some(rows: jax.Array) -> tuple[ThetaRows, jax.Array, Conditional]:
             return self.side_by_side(rows, tables, num_nodes, wanted, place, arrays)
 
         def step(i: jax.Array, filled: Any) -> Any:
@@ -243,7 +247,7 @@ class ThetaDensity:
             lambda v: jnp.zeros((self.block, *v.shape[1:]), v.dtype), shapes[:2]
         )
         last = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes[2])
-        made: tuple[Swept, jax.Array, Conditional] = jax.lax.fori_loop(
+        made: tuple[ThetaRows, jax.Array, Conditional] = jax.lax.fori_loop(
             0, count, step, (swept, missed, last)
         )
         return made
@@ -259,9 +263,9 @@ class ThetaDensity:
         tables: tuple[jax.Array, ...],
         num_nodes: jax.Array,
         wanted: tuple[jax.Array, jax.Array],
-        place: Place,
+        place: SearchStart,
         arrays: Arrays,
-    ) -> tuple[Swept, jax.Array, Conditional]:
+    ) -> tuple[ThetaRows, jax.Array, Conditional]:
         """Return everything at some rows of theta, and what is missed of the modes; pure."""
         if not self.has_members:
             return self._without_members(thetas, wanted, place, arrays)
@@ -370,7 +374,7 @@ class ThetaDensity:
 
         gradient = jax.lax.cond(wanted[1], slope, lambda _: jnp.zeros(thetas.shape), None)
         last = Conditional(gradient, z, axes, moments)
-        return Swept(log_p, mean, variance, log_p), missed, last
+        return ThetaRows(log_p, mean, variance, log_p), missed, last
 
     def _gradient(
         self,
@@ -415,9 +419,9 @@ class ThetaDensity:
         self,
         thetas: jax.Array,
         wanted: tuple[jax.Array, jax.Array],
-        place: Place,
+        place: SearchStart,
         arrays: Arrays,
-    ) -> tuple[Swept, jax.Array, Conditional]:
+    ) -> tuple[ThetaRows, jax.Array, Conditional]:
         """Return the same of a model whose coordinates are all theta's."""
         nobody = jnp.zeros((0, 1))
         rows = thetas.shape[0]
@@ -433,5 +437,5 @@ class ThetaDensity:
         empty = jnp.zeros((rows, 0, 1))
         last = Conditional(gradient, empty, jnp.zeros((rows, 0, 1, 1)), jnp.zeros((rows, 0, 0)))
         log_p = jax.vmap(density)(thetas)
-        swept = Swept(log_p, mean, jnp.zeros(mean.shape), log_p)
+        swept = ThetaRows(log_p, mean, jnp.zeros(mean.shape), log_p)
         return swept, jnp.zeros(rows), last

@@ -19,11 +19,11 @@ from vi_recipes.methods.nested.correction import (
     FEWEST,
     INNER_NODES,
     NUM_LOTS,
-    Correction,
+    WeighedPoints,
     enough,
     level,
 )
-from vi_recipes.methods.nested.nodes import Nodes, make_nodes
+from vi_recipes.methods.nested.nodes import MemberNodes, make_nodes
 from vi_recipes.methods.nested.rounds import Integral
 
 GRADIENT = 4
@@ -39,7 +39,7 @@ RATIO = 5.0
 """Times by which a variance is made larger or smaller, at most."""
 
 
-class Moments(NamedTuple):
+class MemberMoments(NamedTuple):
     """Means and variances of the member's coordinates at a point of theta, by each lattice."""
 
     mean: Float[np.ndarray, "lots d"]
@@ -74,14 +74,14 @@ class Sums:
     integration. JRSS B 79(3). doi:10.1111/rssb.12185
     """
 
-    def __init__(self, of: Correction, place: int, nodes: Nodes, lots: int) -> None:
+    def __init__(self, of: WeighedPoints, place: int, nodes: MemberNodes, lots: int) -> None:
         self.of, self.place, self.nodes = of, place, nodes
         dim = of.density.arrow.dim
         self._sums = np.zeros((lots, 6, dim))
         self._squares = np.zeros((dim, 4, 6))
         self._taken = 0
 
-    def moments(self, num_pairs: int) -> Moments:
+    def moments(self, num_pairs: int) -> MemberMoments:
         """Return the moments by so many pairs of each lattice, or more."""
         of, arrow = self.of, self.of.density.arrow
         factor = of.found[self.place].factor
@@ -126,7 +126,7 @@ class Sums:
         back = np.empty(arrow.dim, int)
         back[order] = np.arange(arrow.dim)
         variances = 1 + (square - mean**2) / variance
-        return Moments(((middle + mean) / np.sqrt(variance))[:, back], variances[:, back])
+        return MemberMoments(((middle + mean) / np.sqrt(variance))[:, back], variances[:, back])
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class Effects:
         What more nodes over the largest family change of both at the centre.
     """
 
-    of: Correction
-    moments: Moments
+    of: WeighedPoints
+    moments: MemberMoments
     bends: Float[np.ndarray, "lots terms 2 d"]
     by_nodes: Float[np.ndarray, "2 d"]
 
@@ -202,7 +202,7 @@ class Effects:
         return np.asarray(np.sqrt(noise**2 + nodes**2 + centre**2))
 
 
-def effects_of(made: Correction, variance: float, moved: float) -> Effects:
+def effects_of(made: WeighedPoints, variance: float, moved: float) -> Effects:
     """Find what means and variances of the member have beside Laplace's.
 
     Parameters
@@ -233,7 +233,7 @@ def effects_of(made: Correction, variance: float, moved: float) -> Effects:
     return Effects(made, moments, _bends(made, pairs, work), change)
 
 
-def _bends(made: Correction, pairs: int, work: float) -> Float[np.ndarray, "lots terms 2 d"]:
+def _bends(made: WeighedPoints, pairs: int, work: float) -> Float[np.ndarray, "lots terms 2 d"]:
     """Return how both bend along the axes of theta, by fewer nodes: differences need no more."""
     dim = made.density.dim
     lots, work = NUM_LOTS, work * (2 * dim + 1)
@@ -256,7 +256,7 @@ def _moved(change: Float[np.ndarray, "2 d"]) -> float:
     return float(max(np.abs(change[0]).max(), np.abs(change[1]).max() / 2))
 
 
-def _departure(moments: Moments) -> Float[np.ndarray, "lots 2 d"]:
+def _departure(moments: MemberMoments) -> Float[np.ndarray, "lots 2 d"]:
     return np.stack([moments.mean, _log_ratio(moments.variance)], axis=1)
 
 

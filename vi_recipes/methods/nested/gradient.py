@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi_recipes.methods.nested.density import FOUND, ThetaDensity
-from vi_recipes.methods.nested.records import Place
+from vi_recipes.methods.nested.records import SearchStart
 from vi_recipes.methods.nested.wide_density import WideDensity
 from vi_recipes.model import Arrays
 
@@ -20,7 +20,7 @@ class MarginalInputs(NamedTuple):
     tables: tuple[jax.Array, ...]
     """Nodes, logarithms of their weights, and monomials."""
     num_nodes: jax.Array
-    place: Place
+    place: SearchStart
     data: Arrays
     """The target's."""
 

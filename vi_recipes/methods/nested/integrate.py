@@ -24,7 +24,7 @@ from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import member_nodes
 from vi_recipes.methods.nested.polynomial import by_polynomial
 from vi_recipes.methods.nested.profile import first_proposals
-from vi_recipes.methods.nested.records import InnerError, Swept
+from vi_recipes.methods.nested.records import InnerError, ThetaRows
 from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
 from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
 
@@ -141,8 +141,8 @@ def without_rounding(
     mode: ThetaMode,
     proposal: Proposed,
     theta: Float[np.ndarray, "rows G"],
-    swept: Swept,
-) -> Swept:
+    swept: ThetaRows,
+) -> ThetaRows:
     """Return what is known at points of a proposal, less log p(y, theta) where it is rounding.
 
     Far out a sum of huge terms may leave any number, as the normalising constant of a beta law of
@@ -177,7 +177,7 @@ def most_points(density: ThetaDensity, max_points: int) -> int:
     return min(max_points, MOST_KEPT // density.owner.size, by_work)
 
 
-def without_theta(density: ThetaDensity, swept: Swept | None = None) -> Integral:
+def without_theta(density: ThetaDensity, swept: ThetaRows | None = None) -> Integral:
     """Return the integral where all latent variables are members': one point of no coordinate."""
     swept = swept or density.sweep(np.zeros((1, 0)))
     nothing = np.zeros(swept.mean.shape[1])
@@ -295,7 +295,7 @@ def with_inner_error(
     found: Integral,
     weights: Float[np.ndarray, " rows"],
     nodes: tuple[int, int],
-    swept: tuple[Swept, Swept],
+    swept: tuple[ThetaRows, ThetaRows],
     known: np.ndarray,
 ) -> tuple[Integral, InnerError]:
     """Return an integral with what other nodes change given theta in its errors, and that change.

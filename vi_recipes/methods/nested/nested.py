@@ -52,7 +52,7 @@ from vi_recipes.methods.nested.mode import (
 )
 from vi_recipes.methods.nested.nodes import LADDER, MOST_NODES, member_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
-from vi_recipes.methods.nested.records import InnerError, Swept
+from vi_recipes.methods.nested.records import InnerError, ThetaRows
 from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.several_modes import hidden_modes
 from vi_recipes.methods.nested.wide_density import as_noisy
@@ -296,7 +296,7 @@ class NestedQuadrature(Method):
         noise = None
         if wide := as_noisy(density):
             rows = found.some(wide.num_looked)
-            swept = Swept(*(v[rows] for v in found.swept))
+            swept = ThetaRows(*(v[rows] for v in found.swept))
             noise = wide.noise_at(found.theta[rows], swept)
             if (checked := wide.checked(found.theta[rows])) is not None:
                 found, inner = with_inner_error(
@@ -329,7 +329,7 @@ class NestedQuadrature(Method):
         if others is None:
             return found, None
         heaviest = np.argsort(-found.weights)[:HEAVIEST]
-        here = Swept(*(v[heaviest] for v in found.swept))
+        here = ThetaRows(*(v[heaviest] for v in found.swept))
         there = density.sweep(found.theta[heaviest], member_nodes(others, density.split.width))
         return with_inner_error(
             found,

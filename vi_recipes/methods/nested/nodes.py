@@ -31,7 +31,7 @@ def powers(d: int) -> Int[np.ndarray, "powers {d}"]:
 
 
 @dataclass(frozen=True)
-class Nodes:
+class MemberNodes:
     """Nodes of the members' integrals, padded to a fixed number.
 
     Parameters
@@ -52,7 +52,7 @@ class Nodes:
     log_weights: Float[np.ndarray, " most"]
     powers: Float[np.ndarray, "most powers"]
     count: int
-    inner: Nodes | None = None
+    inner: MemberNodes | None = None
 
     @property
     def tables(self) -> tuple[Any, ...]:
@@ -71,12 +71,12 @@ def next_nodes(num_nodes: int, d: int) -> int:
     return next((n for n in LADDER if num_nodes < n <= most), num_nodes - 4)
 
 
-def member_nodes(num_nodes: int, d: int) -> Nodes:
+def member_nodes(num_nodes: int, d: int) -> MemberNodes:
     """Return the nodes of members of d coordinates that are not normal, at most `MOST_NODES`."""
     return make_nodes(num_nodes, d, False, MOST_NODES[d - 1])
 
 
-def make_nodes(num_nodes: int, d: int, normal: bool, room: int = ROOM) -> Nodes:
+def make_nodes(num_nodes: int, d: int, normal: bool, room: int = ROOM) -> MemberNodes:
     """Return the nodes of a member's integral.
 
     Parameters
@@ -98,7 +98,7 @@ def make_nodes(num_nodes: int, d: int, normal: bool, room: int = ROOM) -> Nodes:
     else:
         monomials = np.prod(points[:, None, :] ** powers(d), axis=2)
     padding = ((0, room**axes - len(points)), (0, 0))
-    return Nodes(
+    return MemberNodes(
         num_nodes,
         np.pad(points, padding),
         np.pad(log_weights, padding[0]),

@@ -39,7 +39,7 @@ MOST_SKEW = 2.0
 """Skewness of a member's law given theta up to which draws have it."""
 
 
-class Members(NamedTuple):
+class DrawnMembers(NamedTuple):
     """Members given some points of theta, as draws are made of them; see :func:`members_at`."""
 
     given: Conditional
@@ -49,7 +49,7 @@ class Members(NamedTuple):
     root: Float[np.ndarray, "rows members d d"] | None
     """A root of their covariances; ``None`` for a wide member."""
     bend: Float[np.ndarray, "rows members d"] | None
-    """See :class:`Shape`; ``None`` where they are normal."""
+    """See :class:`DrawShape`; ``None`` where they are normal."""
 
 
 class _Known(NamedTuple):
@@ -59,7 +59,7 @@ class _Known(NamedTuple):
     """Which points."""
     place: Int[np.ndarray, " rows"]
     """Where they are among the distinct ones."""
-    members: Members | None
+    members: DrawnMembers | None
     """Members given each distinct point; ``None`` where there are none."""
 
 
@@ -187,7 +187,7 @@ class NestedPosterior(Posterior):
         return np.concatenate([values[s.name].reshape(count, -1) for s in sites], axis=1)
 
 
-def members_at(density: ThetaDensity, theta: Float[np.ndarray, "rows G"]) -> Members | None:
+def members_at(density: ThetaDensity, theta: Float[np.ndarray, "rows G"]) -> DrawnMembers | None:
     """Return what draws of members are made of, given rows of theta; ``None`` without members.
 
     It is made once a row, of which there may be far fewer than draws.
@@ -196,19 +196,19 @@ def members_at(density: ThetaDensity, theta: Float[np.ndarray, "rows G"]) -> Mem
         return None
     given = density.known(theta)
     if isinstance(density, WideDensity | CrossedDensity):
-        return Members(given, given.modes, None, None)
+        return DrawnMembers(given, given.modes, None, None)
     axes = np.asarray(given.axes)
     if density.is_normal:
-        return Members(given, given.modes, axes, None)
+        return DrawnMembers(given, given.modes, axes, None)
     shape = shape_of(np.asarray(given.moments), density.split.width)
     centre = given.modes + np.einsum("btij,btj->bti", axes, shape.mean)
-    return Members(given, centre, axes @ shape.root, shape.bend)
+    return DrawnMembers(given, centre, axes @ shape.root, shape.bend)
 
 
 def joined(
     density: ThetaDensity,
     theta: Float[np.ndarray, "draws G"],
-    members: Members | None,
+    members: DrawnMembers | None,
     place: Int[np.ndarray, " draws"],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draws dim"]:
@@ -253,7 +253,7 @@ def joined(
     return flat
 
 
-class Shape(NamedTuple):
+class DrawShape(NamedTuple):
     """What makes numbers with given moments of standard normals n: mean + root b(n)."""
 
     mean: Float[np.ndarray, "rows members d"]
@@ -265,11 +265,11 @@ class Shape(NamedTuple):
 def bent(
     noise: Float[np.ndarray, "draws members d"], bend: Float[np.ndarray, "draws members d"]
 ) -> Float[np.ndarray, "draws members d"]:
-    """Return standard normals with a skewness, mean 0 and sd 1; see :class:`Shape`."""
+    """Return standard normals with a skewness, mean 0 and sd 1; see :class:`DrawShape`."""
     return np.asarray((noise * (1 + bend * noise) - bend) / np.sqrt(1 + 2 * bend**2))
 
 
-def shape_of(moments: Float[np.ndarray, "rows members powers"], d: int) -> Shape:
+def shape_of(moments: Float[np.ndarray, "rows members powers"], d: int) -> DrawShape:
     """Return the shape that has some means, covariances, and skewness along whitened axes.
 
     Parameters
@@ -283,7 +283,7 @@ def shape_of(moments: Float[np.ndarray, "rows members powers"], d: int) -> Shape
         first, second, third = (moments[..., i, None] for i in range(3))
         sd = np.sqrt(second - first**2)
         skew = (third - 3 * first * second + 2 * first**3) / sd**3
-        return Shape(first, sd[..., None], _bend(skew))
+        return DrawShape(first, sd[..., None], _bend(skew))
     place = {tuple(p): i for i, p in enumerate(powers(d).tolist())}
 
     def moment(*axes: int) -> np.ndarray:
@@ -303,7 +303,7 @@ def shape_of(moments: Float[np.ndarray, "rows members powers"], d: int) -> Shape
     root = np.linalg.cholesky(cov)
     whiten = np.linalg.inv(root)
     skew = np.einsum("...ai,...aj,...ak,...ijk->...a", whiten, whiten, whiten, third)
-    return Shape(mean, root, _bend(skew))
+    return DrawShape(mean, root, _bend(skew))
 
 
 def _bend(skew: np.ndarray) -> np.ndarray:

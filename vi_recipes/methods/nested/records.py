@@ -11,7 +11,7 @@ from jaxtyping import Float
 from vi_recipes.algebra import Factor
 
 
-class Place(NamedTuple):
+class SearchStart(NamedTuple):
     """Where the search for the members' modes begins: a point of theta and the tangent there."""
 
     theta: Float[Any, " G"]
@@ -37,7 +37,7 @@ class Conditional(NamedTuple):
     mode."""
 
 
-class Swept(NamedTuple):
+class ThetaRows(NamedTuple):
     """log p(y, theta) at rows of theta, and moments given theta."""
 
     log_p: Float[Any, " rows"]

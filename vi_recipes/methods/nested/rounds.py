@@ -20,7 +20,7 @@ from vi_recipes.importance import (
     scrambled_sobol,
     smooth,
 )
-from vi_recipes.methods.nested.records import Swept
+from vi_recipes.methods.nested.records import ThetaRows
 
 NUM_SCRAMBLES = 8
 """Independent scrambles of every round: how much they differ is the error."""
@@ -81,7 +81,7 @@ class Integral:
 
     theta: Float[np.ndarray, "points G"]
     weights: Float[np.ndarray, " points"]
-    swept: Swept
+    swept: ThetaRows
     khat: float
     share: float
     mean: Float[np.ndarray, " scalars"]
@@ -205,7 +205,7 @@ class Rounds:
         self.dim = dim
         self.proposals: list[Proposed] = []
         self.sizes: list[int] = []
-        self._swept: list[Swept] = []
+        self._swept: list[ThetaRows] = []
         self.theta = np.zeros((0, 0))
         self._log_q: list[np.ndarray] = []  # of every proposal, at all points
 
@@ -217,7 +217,7 @@ class Rounds:
         u = scrambled_sobol(self.dim + 1, size // NUM_SCRAMBLES, seeds)
         return proposal.points(u), seeds
 
-    def add(self, proposal: Proposed, theta: np.ndarray, swept: Swept) -> None:
+    def add(self, proposal: Proposed, theta: np.ndarray, swept: ThetaRows) -> None:
         """Take a round of points."""
         for k, earlier in enumerate(self.proposals):
             self._log_q[k] = np.concatenate([self._log_q[k], earlier.log_prob(theta)])
@@ -228,12 +228,12 @@ class Rounds:
         self._swept.append(swept)
 
     @property
-    def swept(self) -> Swept:
+    def swept(self) -> ThetaRows:
         """What is known at all points."""
-        self._swept = [Swept(*(np.concatenate(v) for v in zip(*self._swept, strict=True)))]
+        self._swept = [ThetaRows(*(np.concatenate(v) for v in zip(*self._swept, strict=True)))]
         return self._swept[0]
 
-    def having(self, swept: Swept) -> Rounds:
+    def having(self, swept: ThetaRows) -> Rounds:
         """Return the same points with something else known at them."""
         made = copy(self)
         made._swept = [swept]
@@ -277,7 +277,7 @@ def weigh(rounds: Rounds) -> Integral:
         own = log_ratios[rows].max()
         w = np.exp(log_ratios[rows] - own)
         evidence.append(np.log(w.mean()) + own)
-        few = Swept(*(v[rows] for v in swept))
+        few = ThetaRows(*(v[rows] for v in swept))
         parts.append(moments(w / w.sum(), few))
     shapes = _shapes(log_ratios, smoothed.values, swept, mean)
     unsure = np.maximum(shapes, smoothed.khat) >= FINITE_VARIANCE
@@ -314,7 +314,7 @@ def _untold(
 def _shapes(
     log_ratios: Float[np.ndarray, " points"],
     weights: Float[np.ndarray, " points"],
-    swept: Swept,
+    swept: ThetaRows,
     mean: Float[np.ndarray, " scalars"],
 ) -> Float[np.ndarray, "two scalars"]:
     """Return khat of what means, and variances, of scalars add up, minus infinity for light tails.
@@ -342,7 +342,7 @@ def _shapes(
     return shapes
 
 
-def moments(weights: np.ndarray, swept: Swept) -> tuple[np.ndarray, np.ndarray]:
+def moments(weights: np.ndarray, swept: ThetaRows) -> tuple[np.ndarray, np.ndarray]:
     """Return means and sds of every scalar."""
     used = weights != 0  # a point without density has no moments either
     w, mean, variance = weights[used], swept.mean[used], swept.variance[used]

@@ -22,10 +22,10 @@ from vi_recipes.methods.nested.density import FEW_NODES, ThetaDensity
 from vi_recipes.methods.nested.field import FieldMember, field_of
 from vi_recipes.methods.nested.lattice import Lattice, corrected
 from vi_recipes.methods.nested.linear import Linear
-from vi_recipes.methods.nested.nodes import Nodes, make_nodes
+from vi_recipes.methods.nested.nodes import MemberNodes, make_nodes
 from vi_recipes.methods.nested.over_border import InnerNodes, OverBorder
 from vi_recipes.methods.nested.owners import OF_SEVERAL, owners
-from vi_recipes.methods.nested.records import Conditional, Noise, Place, Swept
+from vi_recipes.methods.nested.records import Conditional, Noise, SearchStart, ThetaRows
 from vi_recipes.methods.nested.wide import WIDE, WideMember, averaged
 from vi_recipes.model import Arrays
 
@@ -84,8 +84,8 @@ def is_weighed(marginal: Marginal) -> bool:
 
 
 def pairs_of(
-    num_pairs: int, d: int, seed: int, inner: Nodes | None = None, *, moved: bool = True
-) -> Nodes:
+    num_pairs: int, d: int, seed: int, inner: MemberNodes | None = None, *, moved: bool = True
+) -> MemberNodes:
     """Return the lattice around a mode in d dimensions, and how many pairs of it are taken.
 
     Parameters
@@ -99,7 +99,7 @@ def pairs_of(
     """
     points = scrambled_sobol(d, PAIRS[-1], [seed])
     far = np.full(len(points), float(moved))
-    return Nodes(num_pairs, points, far, np.zeros((len(points), 0)), num_pairs, inner)
+    return MemberNodes(num_pairs, points, far, np.zeros((len(points), 0)), num_pairs, inner)
 
 
 def as_noisy(density: ThetaDensity) -> WideDensity | None:
@@ -143,7 +143,7 @@ class WideDensity(ThetaDensity):
             several = (self.over.owner == OF_SEVERAL) & (self.owner >= 0)
             self.owner = np.where(several, OF_SEVERAL, self.owner)
 
-    def _pairs(self, count: int, seed: int, *, moved: bool = True) -> Nodes:
+    def _pairs(self, count: int, seed: int, *, moved: bool = True) -> MemberNodes:
         d = self.split.width if self.over is None else self.over.dim
         return pairs_of(count, d, seed, self._inner, moved=moved)
 
@@ -152,7 +152,7 @@ class WideDensity(ThetaDensity):
         return PAIRS if self.over is None else PAIRS_OF_BORDER
 
     @override
-    def _first_nodes(self, num_nodes: int) -> Nodes:
+    def _first_nodes(self, num_nodes: int) -> MemberNodes:
         if self.is_normal:
             return super()._first_nodes(num_nodes)
         return self._pairs(self._most_pairs[0], 0)
@@ -183,7 +183,7 @@ class WideDensity(ThetaDensity):
         """Points of theta at which noise is found."""
         return int(np.clip(LOOKED // self.work, FEWEST_LOOKED, NUM_LOOKED))
 
-    def sweep_in_lots(self, rows: Float[np.ndarray, "rows G"], seeds: Sequence[int]) -> Swept:
+    def sweep_in_lots(self, rows: Float[np.ndarray, "rows G"], seeds: Sequence[int]) -> ThetaRows:
         """Return :meth:`sweep` with one noise for each lot of rows.
 
         Parameters
@@ -198,7 +198,7 @@ class WideDensity(ThetaDensity):
             self.sweep(lot, self._pairs(count, seed, moved=False))
             for lot, seed in zip(lots, seeds, strict=True)
         ]
-        return Swept(*(np.concatenate(v) for v in zip(*parts, strict=True)))
+        return ThetaRows(*(np.concatenate(v) for v in zip(*parts, strict=True)))
 
     @property
     @override
@@ -290,7 +290,9 @@ class WideDensity(ThetaDensity):
         self._inner = make_nodes(num_nodes, self.over.inner.width, False)
         self.nodes = self._pairs(self.nodes.count, 0)
 
-    def with_inner(self, rows: Float[np.ndarray, "rows G"], more: int) -> tuple[Swept, Swept]:
+    def with_inner(
+        self, rows: Float[np.ndarray, "rows G"], more: int
+    ) -> tuple[ThetaRows, ThetaRows]:
         """Return what is known at rows of theta by the inner nodes in use, and by so many."""
         assert self.over is not None
         few = self._pairs(self._most_pairs[0], 0)
@@ -299,7 +301,7 @@ class WideDensity(ThetaDensity):
 
     def checked(
         self, rows: Float[np.ndarray, "rows G"]
-    ) -> tuple[tuple[int, int], tuple[Swept, Swept]] | None:
+    ) -> tuple[tuple[int, int], tuple[ThetaRows, ThetaRows]] | None:
         """Return inner nodes and those that check them, and what both find; ``None`` if none.
 
         More of them, or fewer where there are none.
@@ -310,7 +312,7 @@ class WideDensity(ThetaDensity):
         other = next((n for n in INNER_NODES if n > now), INNER_NODES[-2])
         return (now, other), self.with_inner(rows, other)
 
-    def noise_at(self, rows: Float[np.ndarray, "rows G"], swept: Swept) -> Noise:
+    def noise_at(self, rows: Float[np.ndarray, "rows G"], swept: ThetaRows) -> Noise:
         """Return the noise of what a sweep of rows of theta found, from another lattice."""
         other = self.sweep(rows, self._pairs(self.nodes.count, 1)).log_p
         found = np.isfinite(other) & np.isfinite(swept.log_p)
@@ -358,9 +360,9 @@ class WideDensity(ThetaDensity):
         tables: tuple[jax.Array, ...],
         num_nodes: jax.Array,
         wanted: tuple[jax.Array, jax.Array],
-        place: Place,
+        place: SearchStart,
         arrays: Arrays,
-    ) -> tuple[Swept, jax.Array, Conditional]:
+    ) -> tuple[ThetaRows, jax.Array, Conditional]:
         wide, over, (points, log_weights) = self.wide, self.over, tables[:2]
         starts = place.modes + jnp.einsum("tdg,bg->btd", place.slopes, thetas - place.theta)
         find: Any = wide.at
@@ -429,7 +431,7 @@ class WideDensity(ThetaDensity):
         value, mean, variance, picked = jax.lax.cond(wanted[0], make, lambda _: none, None)
         variance = jnp.where(self.owner >= 0, variance, 0.0)
         last = Conditional(jnp.zeros(thetas.shape), z[:, None], wide.kept(factor), picked)
-        return Swept(value, mean, variance, log_p), missed, last
+        return ThetaRows(value, mean, variance, log_p), missed, last
 
     def _by_row(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of one row of theta as one of several; pure.

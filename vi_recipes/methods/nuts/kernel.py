@@ -15,7 +15,7 @@ from vi_recipes.methods.nuts.whitening import unwhiten
 from vi_recipes.model import Arrays, Target
 
 
-class Settings(NamedTuple):
+class KernelSettings(NamedTuple):
     """What the kernel adapts and stops by."""
 
     num_warmup: int
@@ -66,7 +66,7 @@ class Chains:
 
     log_density: Callable[[jax.Array, Any], jax.Array]
     dim: int
-    settings: Settings
+    settings: KernelSettings
 
     def kernel(self, z: jax.Array, inputs: Any) -> tuple[Kernel, Any]:
         """Return NumPyro's kernel, and its state at ``z``; to be traced.

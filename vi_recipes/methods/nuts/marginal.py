@@ -28,7 +28,7 @@ from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.posterior import joined, members_at
 from vi_recipes.methods.nested.several_modes import hidden_modes
 from vi_recipes.methods.nuts.running import around_zero
-from vi_recipes.methods.nuts.sampling import Space
+from vi_recipes.methods.nuts.sampling import ChainSpace
 from vi_recipes.model import Target
 
 AT_ONCE = 2**22
@@ -55,7 +55,7 @@ class MarginalSpace:
         """Lower factor of the inverse curvature at the mode."""
         return np.linalg.cholesky(self.mode.cov)
 
-    def space(self, scatter: float) -> Space:
+    def space(self, scatter: float) -> ChainSpace:
         """Return the space that chains move in, started within ``scatter`` of the mode."""
         density = self.density
 
@@ -74,7 +74,7 @@ class MarginalSpace:
         )
         inputs = jnp.asarray(self.mode.theta), jnp.asarray(self.root), marginal_inputs(density)
         code = "marginal", density.split.latents, density.describe()
-        return Space(log_density, inputs, density.dim, code, search)
+        return ChainSpace(log_density, inputs, density.dim, code, search)
 
     def flat_draws(
         self, x: Float[np.ndarray, "draws G"], key: jax.Array

@@ -25,10 +25,10 @@ from vi_recipes.core import (
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
 from vi_recipes.methods.nuts.audit import audit
-from vi_recipes.methods.nuts.kernel import Inputs, Settings, joint_density
+from vi_recipes.methods.nuts.kernel import Inputs, KernelSettings, joint_density
 from vi_recipes.methods.nuts.marginal import marginal_space, members_integrated
 from vi_recipes.methods.nuts.running import Draws, Evaluate, around_zero
-from vi_recipes.methods.nuts.sampling import Plan, Sampled, Space, sample
+from vi_recipes.methods.nuts.sampling import ChainPlan, ChainSpace, Sampled, sample
 from vi_recipes.methods.nuts.whitening import Whitening, whiten
 from vi_recipes.model import Model, Target, candidates
 from vi_recipes.posterior import ResponsePosterior, relabel_draws
@@ -240,20 +240,20 @@ class NUTS(Method):
         )
 
     @property
-    def _plan(self) -> Plan:
-        settings = Settings(
+    def _plan(self) -> ChainPlan:
+        settings = KernelSettings(
             self.num_warmup, self.target_accept_prob, self.max_tree_depth, self.dense_mass
         )
-        return Plan(settings, self.num_samples, self.num_chains, self._vectorized, self.dtype)
+        return ChainPlan(settings, self.num_samples, self.num_chains, self._vectorized, self.dtype)
 
-    def _space(self, target: Target, white: Whitening | None) -> Space:
+    def _space(self, target: Target, white: Whitening | None) -> ChainSpace:
         """Return the flat vector in its units, or whitened, as what chains move in."""
         inputs = Inputs(target.arrays(), white.arrays() if white else ())
         structure = white.structure if white else None
         log_density = joint_density(target, structure)
         if structure is None:
             search = partial(_start_target, target, self.scatter)
-            return Space(log_density, inputs, target.dim, None, search, target.units)
+            return ChainSpace(log_density, inputs, target.dim, None, search, target.units)
         code = structure.border.tobytes(), structure.local.shape, structure.local.tobytes()
         around = partial(
             around_zero,
@@ -262,7 +262,7 @@ class NUTS(Method):
             near="the mean-field optimum",
             advice="use precondition='none'",
         )
-        return Space(log_density, inputs, target.dim, code, around)
+        return ChainSpace(log_density, inputs, target.dim, code, around)
 
     @property
     def _vectorized(self) -> bool:

@@ -80,7 +80,7 @@ def around_zero(
     raise MethodFailure(Status.DIVERGED, f"no finite density near {near}", advice)
 
 
-class Watch:
+class ChainWatch:
     """Counts iterations over all chains, reports them, and carries the order to stop."""
 
     def __init__(self, progress: Progress, total: int) -> None:
@@ -115,7 +115,7 @@ def run_chains(
     num_warmup: int,
     num_samples: int,
     capacity: int,
-    watch: Watch,
+    watch: ChainWatch,
     *,
     x64: bool,
 ) -> list[list[Draws]]:

@@ -12,8 +12,15 @@ import numpy as np
 from jaxtyping import Float
 
 from vi_recipes.core import Progress, Timing, shapes_of
-from vi_recipes.methods.nuts.kernel import Chains, Settings
-from vi_recipes.methods.nuts.running import Draws, Evaluate, Watch, merge, run_chains, start_chains
+from vi_recipes.methods.nuts.kernel import Chains, KernelSettings
+from vi_recipes.methods.nuts.running import (
+    ChainWatch,
+    Draws,
+    Evaluate,
+    merge,
+    run_chains,
+    start_chains,
+)
 from vi_recipes.model import Target
 
 MAX_CHUNK = 500
@@ -24,7 +31,7 @@ MIN_KEPT = 50
 
 
 @dataclass(frozen=True)
-class Space:
+class ChainSpace:
     """What chains move in.
 
     Parameters
@@ -52,7 +59,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChainPlan:
     """How many chains of which length, and how they are run.
 
     Parameters
@@ -67,7 +74,7 @@ class Plan:
         ``"float64"`` or ``"float32"``.
     """
 
-    settings: Settings
+    settings: KernelSettings
     num_samples: int
     num_chains: int
     vectorized: bool
@@ -84,7 +91,12 @@ class Sampled(NamedTuple):
 
 
 def sample(
-    target: Target, space: Space, plan: Plan, key: jax.Array, timing: Timing, progress: Progress
+    target: Target,
+    space: ChainSpace,
+    plan: ChainPlan,
+    key: jax.Array,
+    timing: Timing,
+    progress: Progress,
 ) -> Sampled:
     """Return the draws of all chains.
 
@@ -97,7 +109,7 @@ def sample(
     total = num_warmup + plan.num_samples
     capacity = min(MAX_CHUNK, max(1, -(-total // 40)))
     states, run = _compile(target, space, plan, key, capacity, timing)
-    watch = Watch(progress, total * len(states))
+    watch = ChainWatch(progress, total * len(states))
     with timing.running():
         parts = run_chains(
             lambda state, n: run(state, n, space.inputs),
@@ -118,7 +130,12 @@ def sample(
 
 
 def _compile(
-    target: Target, space: Space, plan: Plan, key: jax.Array, capacity: int, timing: Timing
+    target: Target,
+    space: ChainSpace,
+    plan: ChainPlan,
+    key: jax.Array,
+    capacity: int,
+    timing: Timing,
 ) -> tuple[list[Any], Callable[..., Any]]:
     """Return the initial states of the chains, and the code that takes them on.
 

@@ -32,7 +32,7 @@ AVERAGE, LAST = (
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Ending:
     """How a run ended: status, what happened, and what to try."""
 
     status: Status
@@ -178,7 +178,7 @@ def judge_run(
     limit: float,
     tolerance: float | None,
     interrupted: bool,
-) -> Verdict:
+) -> Ending:
     """Return the verdict on a run that has not diverged.
 
     Parameters
@@ -203,7 +203,7 @@ def judge_run(
     gain += f"the {title} {plateau}"
     seen = f"{run.iterates}; {gain}" if run.iterates else gain
     if interrupted:
-        return Verdict(Status.INTERRUPTED, f"{steps} steps; {seen}")
+        return Ending(Status.INTERRUPTED, f"{steps} steps; {seen}")
     message = f"stopped by its rule after {steps} steps: {seen}"
     if not run.stopped:
         message = f"all {steps} steps were taken; {seen}"
@@ -212,15 +212,15 @@ def judge_run(
             f"the {title} swings too much to tell whether it still gains {limit:g}: raise "
             "num_particles, or lower step_size"
         )
-        return Verdict(Status.UNCONVERGED, message, advice)
+        return Ending(Status.UNCONVERGED, message, advice)
     if steps < 40 or not plateau.flat(limit):
         advice = "lower tolerance" if run.stopped else "raise num_steps, or step_size"
-        return Verdict(Status.UNCONVERGED, message, advice)
+        return Ending(Status.UNCONVERGED, message, advice)
     if run.stopped:
-        return Verdict(Status.OK, message)
+        return Ending(Status.OK, message)
     if run.iterates and tolerance is not None and not run.iterates.within(tolerance):
-        return Verdict(Status.UNCONVERGED, message, "raise num_steps, or tolerance")
-    return Verdict(Status.OK, message)
+        return Ending(Status.UNCONVERGED, message, "raise num_steps, or tolerance")
+    return Ending(Status.OK, message)
 
 
 def explain_divergence(run: Run, title: str) -> str:
