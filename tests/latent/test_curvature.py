@@ -232,7 +232,9 @@ def of_groups(y: Any, mean: Callable[[Any], Any]) -> None:
         numpyro.sample("y", dist.Normal(mean(z) + jax.nn.relu(mu), 1.0), obs=y)
 
 
-def members_of(model: Callable[..., None], latent: str = "z") -> tuple[curvature.MembersCurvature, str]:
+def members_of(
+    model: Callable[..., None], latent: str = "z"
+) -> tuple[curvature.MembersCurvature, str]:
     """Return what the members' precision is like, and what is said of their kinks."""
     with jax.enable_x64(True):
         target = vr.Target(model, y=ROWS)

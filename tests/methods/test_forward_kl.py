@@ -187,7 +187,7 @@ def test_it_runs_only_if_named() -> None:
         ({"reference": "nuts"}, "reference: got 'str', expected a Fit"),
         ({"num_draws": 99}, "num_draws: got 99"),
         ({"num_rounds": 0}, "num_rounds: got 0"),
-        ({"scatter": 0.0}, "scatter: got 0.0"),
+        ({"proposal_sd": 0.0}, "proposal_sd: got 0.0"),
     ],
 )
 def test_bad_options(options: dict[str, Any], match: str) -> None:

@@ -20,7 +20,7 @@ from vi_recipes.methods.pathfinder import NormalMixture, PathNormal, resample
 pytest.importorskip("blackjax")
 
 DIM = 6
-SETTINGS: dict[str, Any] = {"num_paths": 4, "num_steps": 60}
+SETTINGS: dict[str, Any] = {"num_paths": 4, "max_steps": 60}
 
 
 @cache
@@ -203,7 +203,7 @@ def test_when_all_paths_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("num_paths", 0), ("num_draws", 50), ("history", 0), ("scatter", -1.0), ("num_steps", "x")],
+    [("num_paths", 0), ("num_draws", 50), ("history", 0), ("scatter", -1.0), ("max_steps", "x")],
 )
 def test_options_are_checked(option: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=option):
@@ -211,9 +211,9 @@ def test_options_are_checked(option: str, value: Any) -> None:
 
 
 def test_a_path_too_large_to_hold_is_refused() -> None:
-    fit = vr.Pathfinder(num_steps=10**9).fit(vr.Target(skewed))
+    fit = vr.Pathfinder(max_steps=10**9).fit(vr.Target(skewed))
     assert fit.status is vr.Status.NOT_APPLICABLE
-    assert "lower num_steps" in fit.explanation
+    assert "lower max_steps" in fit.explanation
 
 
 def test_the_same_key_gives_the_same_numbers() -> None:

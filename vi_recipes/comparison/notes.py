@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Self
 
+from vi_recipes.model import Target
+
 
 class NoteKind(StrEnum):
     """What a note is about, where that matters."""
@@ -21,6 +23,8 @@ class NoteKind(StrEnum):
     """That they were of another target, and are gone."""
     LOST_EXHIBITS = "lost exhibits"
     """Why a study's exhibits end before the last."""
+    FLAT_PRIORS = "flat priors"
+    """That priors are flat, and what log evidence is then."""
 
 
 class Note(str):
@@ -41,6 +45,15 @@ class Note(str):
         made = super().__new__(cls, text)
         made.kind = NoteKind(kind)
         return made
+
+
+def priors_notes(target: Target) -> list[Note]:
+    """Return what is to be said of a model's priors: a sentence where some are flat."""
+    said = (
+        "Priors are flat, so that log evidence is defined up to a constant alone: it compares "
+        "methods, not models."
+    )
+    return [Note(said, NoteKind.FLAT_PRIORS)] if target.flat else []
 
 
 def of_kind(notes: Sequence[str], *kinds: NoteKind) -> list[str]:

@@ -19,13 +19,16 @@ NUM_SETS = 400
 LEAST_SETS = 20
 """Sets from which quantiles of them are shown."""
 
+ZEROS = "share of zeros"
+"""The statistic that is left out where nothing is zero."""
+
 STATISTICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda rows: rows.mean(axis=1),
     "sd": lambda rows: rows.std(axis=1),
     "smallest": lambda rows: rows.min(axis=1),
     "median": lambda rows: np.median(rows, axis=1),
     "largest": lambda rows: rows.max(axis=1),
-    "share of zeros": lambda rows: (rows == 0).mean(axis=1),
+    ZEROS: lambda rows: (rows == 0).mean(axis=1),
 }
 """Of a set of data, shape (sets, numbers)."""
 
@@ -92,7 +95,7 @@ def _table(site: str, place: int, seen: np.ndarray, sets: np.ndarray) -> Exhibit
     rows = []
     for name, statistic in STATISTICS.items():
         own, theirs = float(statistic(seen[None])[0]), statistic(sets)
-        if name == "share of zeros" and not (own or theirs.any()):
+        if name == ZEROS and not (own or theirs.any()):
             continue
         ends = np.quantile(theirs, [0.05, 0.5, 0.95])
         below = float((theirs < own).mean() + (theirs == own).mean() / 2)

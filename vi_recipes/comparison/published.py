@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.comparison.validated import cross_validated
 from vi_recipes.comparison.view import heading, numbers
 from vi_recipes.core import as_names, attempt
@@ -18,11 +19,6 @@ from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
 
 MOST_SAID = 5
 """Scalars of which a note says why they have a dash."""
-
-FLAT = (
-    "Priors are flat, so that log evidence is defined up to a constant alone: it compares methods, "
-    "not models."
-)
 
 TIDY = (
     "method",
@@ -223,9 +219,7 @@ def _foot(
     if any(text != DASH for text in evidence):
         rows.append(["Log evidence", *evidence])
         notes.append("Log evidence: an estimate with its error, or a lower bound (≥).")
-        # what a formula's model is said to be has it too, where there is no target
-        if "flat priors" in comparison.description or (target is not None and target.flat):
-            notes.append(FLAT)
+        notes += of_kind(comparison.notes, NoteKind.FLAT_PRIORS)
     if target is not None:
         table = cross_validated(comparison, target)
         known = table[["elpd_loo", "se"]].astype(float).T.to_dict()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from vi_recipes.core.beside import Beside
 from vi_recipes.core.blas import on_one_core
 from vi_recipes.core.checked import (
+    NO_FILE,
     Check,
     check_content,
     inside,
@@ -102,6 +103,7 @@ __all__ = [
     "LOOSEST_RISE",
     "LOOSEST_STEP",
     "MOST",
+    "NO_FILE",
     "SEVERAL",
     "WIDEST_SCATTER",
     "Beside",

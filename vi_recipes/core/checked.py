@@ -86,6 +86,10 @@ def check_content(
 # -- files -----------------------------------------------------------------------------------
 
 
+NO_FILE = "does not exist"
+"""What :func:`unreadable` says of a path where nothing is."""
+
+
 def unreadable(path: Path, expected: str = "a file") -> str:
     """Return what keeps a path from being a file that can be read, as a sentence; or nothing.
 
@@ -94,7 +98,7 @@ def unreadable(path: Path, expected: str = "a file") -> str:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        return "does not exist" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        return NO_FILE if isinstance(error, FileNotFoundError) else str(error.strerror)
     if stat.S_ISDIR(mode):
         return f"is a directory; expected {expected}"
     if not stat.S_ISREG(mode):

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vi_recipes.core import check_arguments, unreadable
+from vi_recipes.core import NO_FILE, check_arguments, unreadable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,7 +232,7 @@ def check_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if reason := unreadable(path, "a data file"):
-        cure = "; check the name of the data file" if reason == "does not exist" else ""
+        cure = "; check the name of the data file" if reason == NO_FILE else ""
         raise ValueError(f"{path} {reason}{cure}")
     try:
         with path.open("rb") as file:

@@ -65,7 +65,7 @@ class ForwardKL(Method):
         Draws of a round of importance sampling, or of a reference that can give any number.
     num_rounds
         Rounds, at most.
-    scatter
+    proposal_sd
         Sd of the first proposal on the unconstrained scale, in units of the coordinates
         (:mod:`vi_recipes.model.units`), around the model's own ``init`` where
         it has one, else around prior medians. Modes that it does not reach are not found.
@@ -90,7 +90,7 @@ class ForwardKL(Method):
     reference: Fit | None = field(default=None, repr=False)
     num_draws: int = 10_000
     num_rounds: int = 40
-    scatter: float = 3.0
+    proposal_sd: float = 3.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,7 +108,7 @@ class ForwardKL(Method):
         )
         require_count("num_draws", self.num_draws, least=100)
         require_count("num_rounds", self.num_rounds)
-        require_number("scatter", self.scatter, most=WIDEST_SCATTER)
+        require_number("proposal_sd", self.proposal_sd, most=WIDEST_SCATTER)
 
     @property
     @override
@@ -193,7 +193,7 @@ class ForwardKL(Method):
         with timing.running():
             centre = target.start(start_key)
         arrays = target.arrays()
-        proposal = Proposal(centre, self.scatter * np.diag(target.units))
+        proposal = Proposal(centre, self.proposal_sd * np.diag(target.units))
         first = round_key, jnp.asarray(proposal.loc), jnp.asarray(proposal.root), arrays
         weigh = target.compiled_once(
             ("round of importance sampling", self.num_draws, shapes_of(*first)),

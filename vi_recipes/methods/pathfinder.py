@@ -72,7 +72,7 @@ class Pathfinder(Method):
     ----------
     num_paths
         Paths. The first begins at the model's own ``init``, or prior medians; the others scattered.
-    num_steps
+    max_steps
         Steps of L-BFGS, at most.
     history
         Steps of which the inverse Hessian is made: it is diagonal but for twice as many directions.
@@ -99,7 +99,7 @@ class Pathfinder(Method):
     by_default: ClassVar[bool] = False
 
     num_paths: int = 8
-    num_steps: int = 100
+    max_steps: int = 100
     history: int = 10
     num_elbo_draws: int = 25
     num_draws: int = 4_000
@@ -108,7 +108,7 @@ class Pathfinder(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count("num_paths", self.num_paths)
-        require_count("num_steps", self.num_steps)
+        require_count("max_steps", self.max_steps)
         require_count("history", self.history)
         require_count("num_elbo_draws", self.num_elbo_draws, least=2)
         require_count("num_draws", self.num_draws, least=MIN_DRAWS)
@@ -126,10 +126,10 @@ class Pathfinder(Method):
                 "it needs the package blackjax, which is not installed: "
                 "python -m pip install blackjax"
             )
-        if (self.num_steps + 1) * 2 * self.history * target.dim > MAX_NUMBERS:
+        if (self.max_steps + 1) * 2 * self.history * target.dim > MAX_NUMBERS:
             return (
-                f"the normals along a path of {self.num_steps} steps with a history of "
-                f"{self.history} in {target.dim} coordinates take more than 4 GB: lower num_steps, "
+                f"the normals along a path of {self.max_steps} steps with a history of "
+                f"{self.history} in {target.dim} coordinates take more than 4 GB: lower max_steps, "
                 "or history"
             )
         return super().applies(target)
@@ -175,7 +175,7 @@ class Pathfinder(Method):
     def _compiled(
         self, target: Target, timing: Timing, example: tuple[Any, ...]
     ) -> Callable[..., Any]:
-        sizes = self.num_steps, self.history, self.num_elbo_draws
+        sizes = self.max_steps, self.history, self.num_elbo_draws
         return target.compiled_once(
             ("path of Pathfinder", *sizes, shapes_of(*example)),
             lambda: timing.compile(self._make_path(target), *example),
@@ -197,7 +197,7 @@ class Pathfinder(Method):
                 density,
                 start,
                 1,
-                maxiter=self.num_steps,
+                maxiter=self.max_steps,
                 maxcor=self.history,
                 maxls=MAX_LINE_SEARCH,
                 ftol=TOLERANCE,
@@ -225,7 +225,7 @@ class Pathfinder(Method):
                 mean, elbo = jax.lax.cond(visited, weigh, lambda _: none, None)
                 return PathNormal(elbo, mean, alpha, beta, gamma)
 
-            places = jnp.arange(self.num_steps + 1)
+            places = jnp.arange(self.max_steps + 1)
             points = (path.position, path.alpha, path.beta, path.gamma, on_path, places)
             elbos = jax.lax.map(lambda point: normal(point)[:2], points)
             best = jnp.argmax(elbos[0])
