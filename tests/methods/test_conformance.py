@@ -30,6 +30,7 @@ METHODS_TESTED: dict[str, tuple[str, dict[str, Any]]] = {
     "em_map": ("em", {"objective": "map"}),
     "marginal_mle": ("marginal_mle", {}),
     "variational_em": ("variational_em", {}),
+    "cavi": ("cavi", {}),
     "meanfield": ("meanfield", {}),
     "lrvb": ("lrvb", {}),
     "structured": ("structured", {}),
@@ -54,7 +55,7 @@ how good they are is for the tests of each method."""
 
 QUICK = (
     "map", "map_unconstrained", "laplace", "em", "em_map", "marginal_mle", "variational_em",
-    "meanfield", "lrvb", "nested", "forward_kl", "nuts",
+    "cavi", "meanfield", "lrvb", "nested", "forward_kl", "nuts",
 )  # fmt: skip
 
 LONG = ("correlation", "covariance")
@@ -103,6 +104,8 @@ def refusals(method: str, model: str) -> tuple[vr.Status, str] | None:
     kind = METHODS_TESTED[method][0]
     if kind in ("em", "marginal_mle", "variational_em") and model == "eight_schools":
         return REFUSES_EIGHT_SCHOOLS[method]
+    if kind == "cavi":
+        return vr.Status.NOT_APPLICABLE, "no closed-form updates"
     if kind == "variational_em" and model != "nested_plates":
         return vr.Status.NOT_APPLICABLE, "no continuous latent variables"
     if kind == "em" and model == "state_space":
@@ -130,6 +133,10 @@ def refusals(method: str, model: str) -> tuple[vr.Status, str] | None:
     if method == "laplace" and not case(model).has_mode:
         return vr.Status.SINGULAR, "tau runs to"
     return None
+
+
+def test_every_method_is_in_the_table() -> None:
+    assert {kind for kind, _ in METHODS_TESTED.values()} == set(METHODS)
 
 
 @pytest.mark.parametrize(("method", "model"), TABLE)
