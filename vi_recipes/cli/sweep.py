@@ -66,7 +66,7 @@ def command(
     keep_code(no_cache)
     folder = report_folder(out, f"{grid.stem}-sweep", no_report)
     with output_folder(folder), executor_for(workers, scheduler) as executor:
-        found = sweep(
+        swept = sweep(
             asked.models,
             asked.methods,
             executor=executor,
@@ -74,24 +74,24 @@ def command(
             progress=progress_bar,
             **asked.arguments,
         )
-    if found.interrupted and not found.results:
+    if swept.interrupted and not swept.results:
         raise KeyboardInterrupt("nothing was done yet")
     report, refused = "", list[str]()
-    if folder is not None and found.results:
+    if folder is not None and swept.results:
         kept = f"{folder} has what was done, and the same command goes on there"
-        report, refused = write_report(folder, found.report, kept)
+        report, refused = write_report(folder, swept.report, kept)
     with printing(f"; {report}" if report else ""), interrupts.keeping(report):
         console = show.make_console()
-        for warning in page.warnings(found):
+        for warning in page.warnings(swept):
             console.print(f"warning: {warning}")
-        for table in page.tables(found):
+        for table in page.tables(swept):
             if table.rows:
                 show.show_table(console, table)
-        for note in page.notes(found):
+        for note in page.notes(swept):
             console.print(f"Note: {note}")
         if report:
             console.print(f"\n{report}")
-    end_of_many(refused, interrupted=found.interrupted)
-    if not any(one.labels for one in found.results.values()):
+    end_of_many(refused, interrupted=swept.interrupted)
+    if not any(one.labels for one in swept.results.values()):
         tell("error: no fit gave a result; the reasons are above")
         raise typer.Exit(ALL_FAILED)

@@ -76,7 +76,7 @@ def _of[T: Fits](
 ) -> T:
     """Return a comparison of other fits, with what was found out of those that stay."""
     same = same_reference or reference is comparison.reference
-    made = type(comparison)(
+    edited = type(comparison)(
         fits,
         reference=reference,
         reference_name=name,
@@ -90,9 +90,9 @@ def _of[T: Fits](
         quadrature=comparison.quadrature,
         found=comparison.found.among(fits, same_reference=same),
     )
-    made.kept.update({n: k for n, k in comparison.kept.items() if n in made.columns})
-    made.model_mark = comparison.model_mark
-    return made
+    edited.kept.update({n: k for n, k in comparison.kept.items() if n in edited.columns})
+    edited.model_mark = comparison.model_mark
+    return edited
 
 
 def with_fits[T: Fits](comparison: T, fits: Mapping[str, Fit], reference: Fit | None) -> T:

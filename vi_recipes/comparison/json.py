@@ -103,7 +103,7 @@ def _part[T](comparison: Fits, what: str, make: Callable[[], T], instead: T) -> 
 
 
 def _recommendation(comparison: Fits) -> dict[str, Any]:
-    found = recommend(comparison)
+    recommended = recommend(comparison)
     zero_based = _zero_based(comparison)
 
     def entry(one: Standing) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def _recommendation(comparison: Fits) -> dict[str, Any]:
         }
 
     return {
-        "text": found.text,
-        "best": entry(found.best) if found.best is not None else None,
-        "others": [entry(one) for one in found.others],
+        "text": recommended.text,
+        "best": entry(recommended.best) if recommended.best is not None else None,
+        "others": [entry(one) for one in recommended.others],
     }
 
 

@@ -233,13 +233,13 @@ def verify(
         For a folder with rows of another seed or of other methods, and one that cannot be written.
     """
     identity = {"format": FORMAT, "seed": seed, "methods": dict(methods) if methods else None}
-    found: dict[str, list[Row]] = {}
+    rows_of: dict[str, list[Row]] = {}
 
     def file_of(name: str) -> KeptFile | None:
         return None if path is None else KeptFile(path / f"{name}.json", identity, WORDS)
 
     def tell(name: str, rows: list[Row]) -> None:
-        found[name] = rows
+        rows_of[name] = rows
         if done is not None:
             done(name, rows)
 
@@ -264,10 +264,10 @@ def verify(
             def count(name: str, rows: list[Row], place: Place) -> None:
                 keep(name, rows, place)
                 if report is not None:
-                    report(len(found), len(chosen), name)
+                    report(len(rows_of), len(chosen), name)
 
             run_cells(job, todo, count, executor)
-    return [row for name in chosen for row in found[name]]
+    return [row for name in chosen for row in rows_of[name]]
 
 
 @dataclass(frozen=True)

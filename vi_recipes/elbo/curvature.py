@@ -245,9 +245,9 @@ class CurvedKL(KL):
             again = fold_key(key, number) if number else key
             for attempt in range(len(WIDTHS)):
                 self.narrow(attempt)
-                found = self._find_form(again, 1.0 if number else 0.0)
-                if isinstance(found, np.ndarray):
-                    return found
+                form_or_reasons = self._find_form(again, 1.0 if number else 0.0)
+                if isinstance(form_or_reasons, np.ndarray):
+                    return form_or_reasons
                 if not self._overflows:
                     break
         if dense or self._overflows:
@@ -262,7 +262,7 @@ class CurvedKL(KL):
         raise MethodFailure(
             Status.NOT_APPLICABLE,
             f"the Hessian in {2 * self.target.dim} parameters has no form that is affordable: "
-            + "; ".join(found),
+            + "; ".join(form_or_reasons),
             "use SVI with guide='normal'",
         )
 

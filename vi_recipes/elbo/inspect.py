@@ -331,11 +331,13 @@ def _leaf_is_as_seen(
     if not np.isfinite(slopes).all():
         return True  # a slope that overflows says nothing
     for name, rows in probes.units.items():
-        place, own = probes.target.slices[name], slopes[rows]
+        place, slopes_here = probes.target.slices[name], slopes[rows]
         size = place.stop - place.start
         if leaf.affine:
             off = scale = 0.0
-            for slope, direction in zip(own, probes.directions[rows], strict=True):  # one by one
+            for slope, direction in zip(
+                slopes_here, probes.directions[rows], strict=True
+            ):  # one by one
                 expected = _affine_slope(leaf, place, direction, slopes.shape[1:])
                 off = max(off, float(np.abs(slope - expected).max(initial=0.0)))
                 for one in (slope, expected):
@@ -346,14 +348,14 @@ def _leaf_is_as_seen(
         assert leaf.single is not None
         of, index = leaf.single
         if of != name:
-            if own.any():
+            if slopes_here.any():
                 return False
         elif size <= MAX_UNITS:
             elsewhere = np.arange(size).reshape(-1, *(1,) * index.ndim) != index
-            if own[elsewhere].any():
+            if slopes_here[elsewhere].any():
                 return False
         else:
-            found = one_coordinate([own], probes.directions[rows][2, place], size)
+            found = one_coordinate([slopes_here], probes.directions[rows][2, place], size)
             if found is None or ((found >= 0) & (found != index)).any():
                 return False
     return True

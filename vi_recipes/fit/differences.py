@@ -44,7 +44,7 @@ def moments_of(fit: Fitted, tails: Mapping[str, float] | None = None) -> Moments
         return plain
     labels = fit.labels()
     places = np.array([k for k, label in enumerate(labels) if label in named], int)
-    found = quantiles(fit, places)
+    by_quantiles = quantiles(fit, places)
 
     def placed(values: Sites, some: np.ndarray) -> Sites:
         flat = np.array(fit.flat(values), float)
@@ -57,10 +57,10 @@ def moments_of(fit: Fitted, tails: Mapping[str, float] | None = None) -> Moments
 
     none = {site.name: np.full(site.shape, np.nan) for site in fit.sites}
     return Moments(
-        placed(plain.mean, found.median),
-        placed(plain.sd, found.width),
-        placed(plain.mcse_mean, found.median_error),
-        placed(plain.mcse_sd, found.width_error),
+        placed(plain.mean, by_quantiles.median),
+        placed(plain.sd, by_quantiles.width),
+        placed(plain.mcse_mean, by_quantiles.median_error),
+        placed(plain.mcse_sd, by_quantiles.width_error),
         placed(none, np.array([named[labels[k]] for k in places])),
     )
 

@@ -87,7 +87,7 @@ def balances(
     if len(target.slices) > 1:
         blocks |= target.slices
     generator = np.random.default_rng(seed)
-    found = {}
+    by_label = {}
     for name, place in blocks.items():
         first = generator.integers(1, number, number)
         second = 1 + (first - 1 + generator.integers(1, number - 1, number)) % (number - 1)
@@ -106,10 +106,10 @@ def balances(
         ess = float(per_scalar("ess", {"": signed}, method="mean")[""])
         ess = min(ess, number) if np.isfinite(ess) else number
         scale = np.sqrt(np.mean(signed**2) / ess)
-        found[name] = Balance(
+        by_label[name] = Balance(
             float(signed.mean() / accepted.mean()), float(scale / accepted.mean())
         )
-    return found
+    return by_label
 
 
 def say_tipped(found: Mapping[str, Balance]) -> str:

@@ -98,12 +98,12 @@ def check_predictors(
     notes = []
     several = predictors if family.of_levels else predictors[:1]
     for predictor, text in zip([*several[:1], *predictors[len(several) :]], texts, strict=True):
-        what, mean = f"formula '{text}'", not predictor.parameter or family.of_levels
+        subject, mean = f"formula '{text}'", not predictor.parameter or family.of_levels
         matrix, labels = predictor.design.matrix, predictor.design.labels
         if predictor.design.intercept or (family.is_ordinal and mean):
             matrix = np.column_stack([np.ones(len(matrix)), matrix])
             labels = [INTERCEPT, *labels]
-        check_rank(matrix[there], labels, what, which)
+        check_rank(matrix[there], labels, subject, which)
         rows, says = there, ""
         if family.has_hurdle and mean:  # zeros tell nothing of the mean of the others
             rows = there & (response.y > 0)
@@ -128,7 +128,8 @@ def check_predictors(
         if says and (priors.flat or any(_is_flat(priors, *one) for one in found)):
             flat = "priors='flat' bounds nothing" if priors.flat else "its prior is flat"
             raise ValueError(
-                f"{what}: {says}, and {flat}; leave the column out, or give its coefficient a prior"
+                f"{subject}: {says}, and {flat}; leave the column out, or give its coefficient a "
+                "prior"
             )
         notes += [says] if says else []
     return notes + far_columns(predictors, priors, weights)

@@ -221,21 +221,21 @@ def response_of(
     """
     pair = TRIALS.fullmatch(text)
     if pair is not None and family.of_levels:
-        made = _counts(text, _parts(pair[2]), frame)
+        response = _counts(text, _parts(pair[2]), frame)
     elif pair is not None:
-        made = _successes(text, pair[1], _parts(pair[2]), frame)
+        response = _successes(text, pair[1], _parts(pair[2]), frame)
     else:
-        made = _plain(text, frame, family)
-    if family.takes_trials != (made.trials is not None):
+        response = _plain(text, frame, family)
+    if family.takes_trials != (response.trials is not None):
         raise ValueError(
             f"response: got '{text}' for family '{family.name}', expected "
             f"{SUPPORTS[family.response]}"
         )
-    if made.trials is not None:
-        _check_whole("trials", made.trials)
-    y = made.y if weights is None else made.y[weights > 0]
+    if response.trials is not None:
+        _check_whole("trials", response.trials)
+    y = response.y if weights is None else response.y[weights > 0]
     if family.response in ("real", "positive", "unit") and np.ptp(y) == 0:
-        which = "" if len(y) == len(made.y) else " of weight above 0"
+        which = "" if len(y) == len(response.y) else " of weight above 0"
         if len(y) == 1:
             raise ValueError(f"response '{text}': got one row{which}, expected several")
         raise ValueError(
@@ -246,19 +246,19 @@ def response_of(
             f"response '{text}': got 0 in every row, expected some counts above 0 (family "
             f"'{family.name}'), of which alone the mean is told"
         )
-    bad = outside(family, made.y, made.trials)
+    bad = outside(family, response.y, response.trials)
     if bad.any():
         row = int(bad.argmax())
         among = ""
-        if made.trials is not None and not family.of_levels:
-            among = f" among {made.trials[row]:g} trials"
-        got = ", ".join(f"{v:g}" for v in np.atleast_1d(made.y[row]))
+        if response.trials is not None and not family.of_levels:
+            among = f" among {response.trials[row]:g} trials"
+        got = ", ".join(f"{v:g}" for v in np.atleast_1d(response.y[row]))
         raise ValueError(
             f"response '{text}', row {row + 1}: got {got}{among}, expected "
             f"{SUPPORTS[family.response]} (family '{family.name}'); {bad.sum()} of {len(bad)} rows "
             "are outside"
         )
-    return made
+    return response
 
 
 def trials_of(formula: str, frame: pd.DataFrame) -> np.ndarray | None:

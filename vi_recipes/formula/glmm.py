@@ -305,7 +305,7 @@ class _Maker:
                 *(layout.predictor(p, p.response) for p in self.parsed[1:]),
             ]
         groups = list(layout.groups.values())
-        found = check_predictors(
+        remarks = check_predictors(
             predictors,
             [p.text for p in self.parsed],
             self.family,
@@ -319,7 +319,7 @@ class _Maker:
             check_groups(group, times, own_scale=self.family.name == "gaussian")
         used = dict.fromkeys(name for p in predictors for d in p.all_designs for name in d.columns)
         text = "; ".join(p.text for p in self.parsed)
-        for says in [*found, *odd_text(self.frame, list(used), text)]:
+        for says in [*remarks, *odd_text(self.frame, list(used), text)]:
             self.notes.append(says)
             warnings.warn(says, stacklevel=3)
         writer = Writer(

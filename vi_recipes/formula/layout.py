@@ -182,12 +182,12 @@ class PredictorLayout:
         self._seen: dict[tuple[frozenset[str], str], Bar] = {}
         has_offset = offset or design.offset is not None
         has_columns = bool(design.labels)
-        made: dict[str, Design] = {}
+        designs: dict[str, Design] = {}
         terms = [
             term
             for bar in parsed.bars
             for columns in factors_of(bar)
-            for term in self._terms(bar, columns, ending, made, parsed.text)
+            for term in self._terms(bar, columns, ending, designs, parsed.text)
         ]
         return Predictor(
             parameter,
@@ -197,7 +197,7 @@ class PredictorLayout:
             self.names.of(f"X{ending}") if has_columns else "",
             self.names.of(f"offset{ending}") if has_offset else "",
             tuple(terms),
-            made,
+            designs,
         )
 
     def _group(self, columns: tuple[str, ...]) -> Group:

@@ -187,12 +187,12 @@ def predict(
         values = _run(model, extended, at, kind, keys[1])
     shaped = values.reshape(chains, number, *values.shape[1:])
     index = newdata.index if isinstance(newdata, pd.DataFrame) else None
-    made = Prediction(shaped, kind, groups, model.response.levels, index)
+    prediction = Prediction(shaped, kind, groups, model.response.levels, index)
     family = family_of(model.family)
     link = "identity" if kind == "linear" else model.link
     known = {"linear": not family.of_levels, "mean": family.mean_follows and link != "inverse"}
     if not known.get(kind, False):
-        return made
+        return prediction
 
     def constant(names: Sequence[str]) -> np.ndarray:
         one = {n: np.zeros_like(v[0]) if n in names else v[0] for n, v in extended.items()}
@@ -201,7 +201,7 @@ def predict(
             function = handlers.seed(handlers.substitute(model.function, latents), keys[1])
             return np.broadcast_to(np.asarray(function(**at.arguments)[0]), at.rows)
 
-    return replace(made, normal=normal_predictor(fit, target, model, at, constant), link=link)
+    return replace(prediction, normal=normal_predictor(fit, target, model, at, constant), link=link)
 
 
 def _extended(

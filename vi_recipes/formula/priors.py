@@ -182,25 +182,25 @@ class Priors:
         """Return the source of a site of which elements have priors of their own, else nothing."""
         if not isinstance(self.given, Mapping):
             return ""
-        own: dict[str, str] = {}
+        by_effect: dict[str, str] = {}
         for label in site.each:
             names = self._element(site.name, label)
             self.elements.update(names)
             if name := self._own(names):
-                own[label] = name
-        if not own:
+                by_effect[label] = name
+        if not by_effect:
             return ""
         rest = self.given.get(site.name)
-        if rest is not None and len(own) == len(site.each):
+        if rest is not None and len(by_effect) == len(site.each):
             raise ValueError(
                 f"priors: '{site.name}' is of no coefficient that is left, because each has a "
-                f"prior of its own ({', '.join(own.values())}); leave '{site.name}' out"
+                f"prior of its own ({', '.join(by_effect.values())}); leave '{site.name}' out"
             )
         laws, sources = {}, []
         for label, default in site.each.items():
-            name = own.get(label, site.name)
-            given = self.given[name] if label in own else default if rest is None else rest
-            if label in own and isinstance(given, int | float):
+            name = by_effect.get(label, site.name)
+            given = self.given[name] if label in by_effect else default if rest is None else rest
+            if label in by_effect and isinstance(given, int | float):
                 raise ValueError(
                     f"priors['{name}']: got {given!r}, expected a distribution or 'flat': a "
                     "coefficient that is known goes into offset="

@@ -177,9 +177,9 @@ def same_likelihood(
 
 
 def _find(marginal: Marginal, start: Float[np.ndarray, " dim"], timing: Timing) -> Marginal | None:
-    this = marginal.split
-    members, states = this.num_members, len(this.states)
-    if marginal.rule != "enumerate" or members < MIN_MEMBERS or this.weights is not None:
+    split = marginal.split
+    members, states = split.num_members, len(split.states)
+    if marginal.rule != "enumerate" or members < MIN_MEMBERS or split.weights is not None:
         return None
     rng = np.random.default_rng(17)
     some = rng.choice(members, min(members, SAMPLED), replace=False)
@@ -189,7 +189,7 @@ def _find(marginal: Marginal, start: Float[np.ndarray, " dim"], timing: Timing) 
     for columns in COLUMNS:
         new = _around(start, -(-columns // states) - len(thetas), rng)
         thetas = np.concatenate([thetas, new])
-        known = np.concatenate([known, _table(this, new, timing)])
+        known = np.concatenate([known, _table(split, new, timing)])
         if not np.isfinite(known).all():
             return None
         _, upper, order = qr(known[:, some], mode="economic", pivoting=True)
@@ -202,16 +202,16 @@ def _find(marginal: Marginal, start: Float[np.ndarray, " dim"], timing: Timing) 
     chosen = np.sort(some[order[:rank]])
     coefficients = lstsq(known[:, chosen], known, lapack_driver="gelsy")[0].T
     thetas = np.concatenate([_around(start, 2, rng), start + rng.standard_normal((2, start.size))])
-    fresh = _table(this, thetas, timing)
+    fresh = _table(split, thetas, timing)
     if not _alike(fresh[:, chosen] @ coefficients.T, fresh):
         return None
-    kept = _model_of(this, chosen)
+    kept = _model_of(split, chosen)
     if kept is None:
         return None
     if not _alike(_table(kept, thetas, timing), fresh[:, chosen]):
         return None
     return Compressed(
-        split=this,
+        split=split,
         rule="enumerate",
         num_nodes=marginal.num_nodes,
         with_prior=marginal.with_prior,

@@ -94,22 +94,22 @@ def choose(
         ``NOT_APPLICABLE`` where no rule, or not the one asked for, is tractable, with the latent
         variables to blame and what to use instead.
     """
-    what = ", ".join(split.latents)
+    names = ", ".join(split.latents)
     if split.kind == "none":
         return Marginal(split, "none", with_prior=with_prior)
     if split.kind == "discrete":
         rule: RuleOrNone = "forward_backward" if split.chains else "enumerate"
         if e_step not in ("auto", rule):
             if e_step in ("gaussian", "quadrature"):
-                why = f"{what} is discrete: e_step='{e_step}' integrates over continuous ones"
+                why = f"{names} is discrete: e_step='{e_step}' integrates over continuous ones"
             elif split.chains:
-                why = f"the states of {what} depend on those of the time before: they are a chain"
+                why = f"the states of {names} depend on those of the time before: they are a chain"
             else:
-                why = f"the members of {what} are independent given the rest: they are no chain"
+                why = f"the members of {names} are independent given the rest: they are no chain"
             raise _refusal(f"{why}; e_step='{rule}' applies")
         return Marginal(split, rule, with_prior=with_prior)
     if e_step in ("enumerate", "forward_backward"):
-        raise _refusal(f"{what} is continuous: there are no states to enumerate")
+        raise _refusal(f"{names} is continuous: there are no states to enumerate")
     d, members = split.width, split.num_members
     single = wide and members == 1
     widest = MAX_WIDE if single else MAX_GAUSSIAN
@@ -119,7 +119,7 @@ def choose(
         return Marginal(split, "gaussian", with_prior=with_prior)
     if e_step == "gaussian":
         raise _refusal(
-            f"the log joint is not quadratic in {what} with a negative curvature, so its integral "
+            f"the log joint is not quadratic in {names} with a negative curvature, so its integral "
             "is not Gaussian"
         )
     if wide and d > MAX_QUADRATURE and members > 1 and _may_be_joined(split):
@@ -131,7 +131,7 @@ def choose(
         if kinks := kinks_of(split):
             raise _refusal(f"{kinks}: points around one mode miss what lies past them")
         raise _refusal(
-            f"the log joint is not concave in {what}, or flat along it, as where nothing holds a "
+            f"the log joint is not concave in {names}, or flat along it, as where nothing holds a "
             "sum: there may be several modes or none, and points around one miss the others"
         )
     if d > MAX_QUADRATURE:
@@ -146,8 +146,8 @@ def choose(
                 f"{MAX_CORNER:,} are effects of one family that few others touch"
             )
         raise _refusal(
-            f"no E-step is tractable for latent {what}: {of} {d} latent scalars, quadrature takes "
-            f"at most {MAX_QUADRATURE}, and {what} {reason}"
+            f"no E-step is tractable for latent {names}: {of} {d} latent scalars, quadrature takes "
+            f"at most {MAX_QUADRATURE}, and {names} {reason}"
         )
     return Marginal(split, "quadrature", first_nodes(num_nodes), with_prior)
 

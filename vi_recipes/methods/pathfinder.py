@@ -138,7 +138,7 @@ class Pathfinder(Method):
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
         start_key, path_key, draw_key = split_key(key, 3)
         arrays = target.arrays()
-        found: list[PathNormal] = []
+        normals: list[PathNormal] = []
         steps = 0
         for k in range(self.num_paths):
             with timing.running():
@@ -154,21 +154,21 @@ class Pathfinder(Method):
             timing.density_evaluations += int(length) * self.num_elbo_draws
             steps += int(length) - 1
             if np.isfinite(best.elbo):
-                found.append(best)
-            progress(k + 1, self.num_paths, f"{len(found)} paths with a normal")
-        if not found:
+                normals.append(best)
+            progress(k + 1, self.num_paths, f"{len(normals)} paths with a normal")
+        if not normals:
             raise MethodFailure(
                 Status.DIVERGED,
                 f"none of {self.num_paths} paths came by a normal with a finite ELBO",
                 "use NUTS, or tighter priors that keep the sites from where they run to",
             )
         with timing.running():
-            result = self._answer(target, NormalMixture(found), draw_key)
+            result = self._answer(target, NormalMixture(normals), draw_key)
         timing.density_evaluations += self.num_draws
         result.diagnostics = {
             **result.diagnostics,
             "num_steps": float(steps),
-            "num_paths": float(len(found)),
+            "num_paths": float(len(normals)),
         }
         return result
 

@@ -139,7 +139,7 @@ class NumPyroSum:
             for name, site in trace.items()
             if site["type"] == "sample"
         }
-        found = {}
+        values_at = {}
         for name, inside in plates.items():
             site = trace[name]
             table = jnp.asarray(site["fn"].log_prob(site["value"]))
@@ -155,5 +155,5 @@ class NumPyroSum:
                 else:  # a plate, or nothing
                     back = (1,) * (-dim - 1)
                     places.append(np.arange(table.shape[dim]).reshape(-1, *back))
-            found[name] = table[tuple(places)] if places else table
-        return found
+            values_at[name] = table[tuple(places)] if places else table
+        return values_at

@@ -114,16 +114,16 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"], *, placed: bo
         return [_Bend(*map(np.asarray, bend)) for bend in bends]
 
     total = sum(site.size for site in density.observed) or _longest(density)
-    found, own = np.full(len(basis), np.inf), np.full(len(basis), np.inf)
+    units_found, own = np.full(len(basis), np.inf), np.full(len(basis), np.inf)
     with jax.enable_x64(True), np.errstate(all="ignore"):
         for point in (np.where(free, 0.0, z), z):
-            if not placed and np.isfinite(found).all():
+            if not placed and np.isfinite(units_found).all():
                 break
-            before = found
+            before = units_found
             prior, members, rows = at(point, np.zeros(len(basis)))
             for bend in (prior, members):
                 own = np.fmin(own, _positive(bend.curvature**-0.5))
-            found = np.fmin(found, own)
+            units_found = np.fmin(units_found, own)
             spread = _positive(rows.curvature**-0.5)
             pull = _positive(rows.slope / rows.curvature)
             moved = at(point, np.where(np.isfinite(pull), pull, 0.0))[2].curvature
@@ -132,12 +132,12 @@ def find_units(density: FlatDensity, z: Float[np.ndarray, " dim"], *, placed: bo
             # sums over discrete variables come as one number for all rows
             alone = rows.rows <= 1
             least = np.where(alone, spread * np.sqrt(total), spread / np.sqrt(rows.rows))
-            found = np.fmin(found, np.fmax(pull, least))
+            units_found = np.fmin(units_found, np.fmax(pull, least))
             if not placed:
-                found = np.where(np.isfinite(before), before, found)
+                units_found = np.where(np.isfinite(before), before, units_found)
     ordinary = (own >= 1 / NARROW) & (own <= ORDINARY)
     narrow = np.where(ordinary, 1 / ORDINARY, 1 / NARROW)
-    for (place, _), size, least in zip(groups, found, narrow, strict=True):
+    for (place, _), size, least in zip(groups, units_found, narrow, strict=True):
         if np.isfinite(size) and not least <= size <= ORDINARY:
             unit[place] = size
     return unit

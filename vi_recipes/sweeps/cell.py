@@ -161,7 +161,7 @@ class Fitting:
         stream: int,
     ) -> CellResult:
         said = judge(fit)
-        found = CellResult(
+        result = CellResult(
             status=fit.status.name,
             message=fit.message,
             trust=said.trust.value,
@@ -171,12 +171,12 @@ class Fitting:
             assess_seconds=fit.assessment.seconds if fit.assessment else float("nan"),
         )
         if not fit.has_result:
-            return found
+            return result
         labels = fit.labels()
         none = (float("nan"), float("nan"))
         low, high = self._interval(fit, stream)
         return replace(
-            found,
+            result,
             labels=tuple(labels),
             mean=_floats(fit.flat(fit.mean())),
             sd=_floats(fit.flat(fit.sd())),

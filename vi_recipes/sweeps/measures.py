@@ -46,36 +46,36 @@ def measures(
     """
     n = len(mean)
     error = mean - known
-    found = dict.fromkeys(COLUMNS, float("nan"))
-    found["n"] = float(n)
+    measured = dict.fromkeys(COLUMNS, float("nan"))
+    measured["n"] = float(n)
     if n == 0 or np.isnan(error).any():
-        return found
-    found["bias"] = float(error.mean())
+        return measured
+    measured["bias"] = float(error.mean())
     mse = float((error**2).mean())
-    found["rmse"] = mse**0.5
+    measured["rmse"] = mse**0.5
     spread = float(error.std(ddof=1)) if n > 1 else float("nan")
-    found["error_sd"] = spread
+    measured["error_sd"] = spread
     if n > 1:
-        found["bias_mcse"] = spread / n**0.5
-        found["error_sd_mcse"] = spread / (2 * (n - 1)) ** 0.5
+        measured["bias_mcse"] = spread / n**0.5
+        measured["error_sd_mcse"] = spread / (2 * (n - 1)) ** 0.5
         if mse > 0:
-            found["rmse_mcse"] = float((error**2).std(ddof=1)) / n**0.5 / (2 * mse**0.5)
+            measured["rmse_mcse"] = float((error**2).std(ddof=1)) / n**0.5 / (2 * mse**0.5)
     if not simulated or np.isnan(sd).any():
-        return found
+        return measured
     variance = float((sd**2).mean())
-    found["model_sd"] = variance**0.5
+    measured["model_sd"] = variance**0.5
     if n > 1 and variance > 0 and spread > 0:
         scatter = float((sd**2).var(ddof=1)) / (4 * n * variance)
-        found["model_sd_mcse"] = scatter**0.5
+        measured["model_sd_mcse"] = scatter**0.5
         ratio = variance**0.5 / spread
-        found["sd_ratio"] = ratio
-        found["sd_ratio_mcse"] = ratio * (scatter / variance + 1 / (2 * (n - 1))) ** 0.5
+        measured["sd_ratio"] = ratio
+        measured["sd_ratio_mcse"] = ratio * (scatter / variance + 1 / (2 * (n - 1))) ** 0.5
     if not np.isnan(low).any():
         within = int(((low <= known) & (known <= high)).sum())
-        found["coverage"] = within / n
+        measured["coverage"] = within / n
         share = (within + 1) / (n + 2) if within in (0, n) else within / n
-        found["coverage_mcse"] = (share * (1 - share) / n) ** 0.5
-    return found
+        measured["coverage_mcse"] = (share * (1 - share) / n) ** 0.5
+    return measured
 
 
 COLUMNS = (

@@ -145,7 +145,7 @@ def verdicts(sweep: Swept) -> Table:
 
 def _performance(sweep: Swept) -> list[Table]:
     frame = sweep.performance()
-    found = []
+    made_tables = []
     for (model, data), several in frame[frame["bias"].notna()].groupby(
         ["model", "data"], sort=False
     ):
@@ -177,8 +177,8 @@ def _performance(sweep: Swept) -> list[Table]:
             "parameter", "method", "fits", "bias", "sd of errors", "sd of fits", "RMSE", "coverage",
         ]  # fmt: skip
         title = f"{model} ({data}): performance over seeds"
-        found.append(Table(title, columns, rows, note, left=(0, 1)))
-    return found
+        made_tables.append(Table(title, columns, rows, note, left=(0, 1)))
+    return made_tables
 
 
 def times(sweep: Swept) -> Table:

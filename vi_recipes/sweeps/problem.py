@@ -176,12 +176,12 @@ def targets(
     ValueError
         For models that are none, and two of one name.
     """
-    found: dict[tuple[str, str], tuple[Target, Path | None, str]] = {}
+    by_model: dict[tuple[str, str], tuple[Target, Path | None, str]] = {}
     for name, one in _by_name(models):
         if isinstance(one, Target):
             if data is not None:
                 raise ValueError(f"data: got {data!r} for '{name}', a target that has data already")
-            _add(found, (name or one.name, OWN), (one, None, ""))
+            _add(by_model, (name or one.name, OWN), (one, None, ""))
             continue
         model = one
         if isinstance(one, str | Path):
@@ -200,10 +200,10 @@ def targets(
             own = shipped if given is None else ""
             # workers may have begun in another folder
             file = None if path is None else path.absolute()
-            _add(found, (name or model.name, label), (target, file, own))
-    if not found:
+            _add(by_model, (name or model.name, label), (target, file, own))
+    if not by_model:
         raise ValueError("models: got none, expected at least one, such as 'eight_schools'")
-    return found
+    return by_model
 
 
 def _add(found: dict[Any, Any], key: tuple[str, str], what: Any) -> None:

@@ -189,7 +189,7 @@ def _tails(
     weighed draws span. Draws that hold much and do not are uneven weights, which have a khat of
     their own; draws that lie far out and hold nothing are the tails of the proposal alone.
     """
-    found = {}
+    tails = {}
     for name, draws in values.items():
         flat = draws.reshape(len(draws), -1).astype(float)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -206,8 +206,8 @@ def _tails(
             if shape >= KHAT_LIMIT:
                 shapes[k] = shape
         if not np.isnan(shapes).all():
-            found[name] = shapes.reshape(draws.shape[1:])
-    return found
+            tails[name] = shapes.reshape(draws.shape[1:])
+    return tails
 
 
 def _by_quantiles(

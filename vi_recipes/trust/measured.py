@@ -237,7 +237,7 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
         else ""
     )
     close = bool(excess.max() <= GOOD_MEAN)
-    found = Errors(
+    off_by = Errors(
         yardstick,
         float(difference[worst]),
         worst,
@@ -251,7 +251,7 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
     )
     if ratio.empty:
         trust = Trust.UNTRUSTED if excess.max() > POOR_MEAN else Trust.CARE
-        return Measured(trust, found, (mean_part,), aside)
+        return Measured(trust, off_by, (mean_part,), aside)
     low, high = ratio.idxmin(), ratio.idxmax()
     sd_part = (
         f"sds are {ratio.min():.2g} ({low}) to {ratio.max():.2g} ({high}) times the {yardstick}'s"
@@ -269,17 +269,17 @@ def measure(rows: pd.DataFrame, yardstick: str, medians: Collection[str] = ()) -
     plain = np.maximum(ratio, 1 / ratio.clip(lower=1e-300))
     label = str(ratio.index[int(np.argmax(off if off.max() > 1 else plain))])
     small = bool((ratio < 1 / (1 + GOOD_SD) - 2 * of_theirs).any())
-    found = replace(
-        found,
+    off_by = replace(
+        off_by,
         sd_ratio=float(ratio[label]),
         sd_at=label,
         known_to=float(max(errors.max(), noise.max())),
         sds_right=alike,
-        within_error=found.within_error and bool(off.max() <= 1),
+        within_error=off_by.within_error and bool(off.max() <= 1),
     )
     return Measured(
         trust,
-        found,
+        off_by,
         (mean_part, sd_part),
         aside,
         understates=small and trust is not Trust.TRUSTWORTHY,

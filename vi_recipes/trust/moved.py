@@ -198,10 +198,10 @@ def _bounds(fit: Fit, looks: list[np.ndarray], *, nuts_seconds: float) -> LowerB
     """
     start, ends = looks[0], looks[2:]
     count, labels = len(start), fit.labels()
-    own = np.asarray(fit.flat(fit.sd()), float)
+    sds = np.asarray(fit.flat(fit.sd()), float)
     size = np.abs(np.asarray(fit.flat(fit.mean()), float))
     gone = unsettled(fit) | doubted(fit)
-    known = ~is_constant(own, size, fit.provenance.dtype) & np.isfinite(own)
+    known = ~is_constant(sds, size, fit.provenance.dtype) & np.isfinite(sds)
     known &= np.array([label not in gone for label in labels])
     # by both moments of every scalar, either way
     quantile = -float(stdtrit(count - 1, LEVEL / (4 * max(int(known.sum()), 1))))
@@ -221,10 +221,10 @@ def _bounds(fit: Fit, looks: list[np.ndarray], *, nuts_seconds: float) -> LowerB
     with np.errstate(divide="ignore", invalid="ignore"):
         last = looks[-1].std(axis=0)
         growth = np.maximum(last / looks[-2].std(axis=0), 1.0)
-        largest = np.maximum(own, last * (1 + 2 / np.sqrt(2 * count)) * growth**2)
+        largest = np.maximum(sds, last * (1 + 2 / np.sqrt(2 * count)) * growth**2)
         means = np.where(known, np.abs(moved_by([x - start for x in ends])) / largest, 0.0)
         changes = [squared(x) - squared(start) for x in ends]
-        variance = 1 + moved_by(changes) / np.square(own)
+        variance = 1 + moved_by(changes) / np.square(sds)
         ratios = np.where(known, np.sqrt(np.maximum(variance, 1e-6)), 1.0)
     k, j = int(np.nanargmax(means)), int(np.nanargmax(np.abs(np.log(ratios))))
     return LowerBounds(float(means[k]), labels[k], float(ratios[j]), labels[j], count, nuts_seconds)

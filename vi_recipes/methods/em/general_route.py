@@ -163,22 +163,22 @@ class GeneralRoute:
             how += f", and {steps} steps of Newton's method from there"
         if partly is not None:
             how = f"{partly.passes[-1, best]:.4g} {partly.what}, then {how}"
-        made = result(estimate, marginal, path.T, how)
+        outcome = result(estimate, marginal, path.T, how)
         if partly is not None:
             own = [best] if self.num_sparse else slice(None)  # whose passes are its own
-            made.trace = {
-                **made.trace,
+            outcome.trace = {
+                **outcome.trace,
                 "free_energy": partly.energy[:, own].T,
                 "free_energy_step": partly.passes[:, best],
             }
-        made.diagnostics = {
-            **made.diagnostics,
+        outcome.diagnostics = {
+            **outcome.diagnostics,
             "iterations": float(iterations),
             "starts": float(count),
         }
         if partly is not None:
-            made.diagnostics["passes"] = float(partly.passes[-1, best] + iterations)
-        return made
+            outcome.diagnostics["passes"] = float(partly.passes[-1, best] + iterations)
+        return outcome
 
     def _ascended(
         self, marginal: Marginal, key: jax.Array

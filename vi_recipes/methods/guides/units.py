@@ -34,9 +34,9 @@ def guide_units(guide: Any, target: Target) -> GuideUnits:
     Of NumPyro's normals, points and blocks of them; empty for other guides, and where all units
     are 1.
     """
-    found = GuideUnits({}, {})
+    units = GuideUnits({}, {})
     if (target.units == 1).all():
-        return found
+        return units
     parts = list(guide) if isinstance(guide, autoguide.AutoGuideList) else [guide]
     for part in parts:
         if isinstance(part, autoguide.AutoNormal | autoguide.AutoDelta):
@@ -46,8 +46,8 @@ def guide_units(guide: Any, target: Target) -> GuideUnits:
                 key = f"{name}_{part.prefix}"
                 # a point is a parameter on its own support: what has an edge has unit 1
                 if not target.edged[target.slices[name]].any():
-                    found.locations[f"{key}_loc"] = unit
-                    found.spreads[f"{key}_scale"] = unit
+                    units.locations[f"{key}_loc"] = unit
+                    units.spreads[f"{key}_scale"] = unit
         elif isinstance(
             part,
             autoguide.AutoDiagonalNormal
@@ -56,12 +56,12 @@ def guide_units(guide: Any, target: Target) -> GuideUnits:
             | autoguide.AutoLaplaceApproximation,
         ):
             unit = target.units[places_of(part, target)]
-            found.locations[f"{part.prefix}_loc"] = unit
-            found.spreads[f"{part.prefix}_scale"] = unit
+            units.locations[f"{part.prefix}_loc"] = unit
+            units.spreads[f"{part.prefix}_scale"] = unit
             # a root of the covariance: rows of what is below the diagonal, then the sds
             below = np.ones(unit.size * (unit.size - 1) // 2)
-            found.spreads[f"{part.prefix}_scale_tril"] = np.concatenate([below, unit])
-    return found
+            units.spreads[f"{part.prefix}_scale_tril"] = np.concatenate([below, unit])
+    return units
 
 
 def first_in_units(params: dict[str, Any], units: GuideUnits) -> dict[str, Any]:
@@ -84,12 +84,12 @@ def steps_in_units(
     def update(grads: Any, state: Any, params: Any = None) -> Any:
         units = find()
         spreads = _spreads(params, units)
-        own = {name: _to_own(params[name], unit) for name, unit in spreads.items()}
+        in_units = {name: _to_own(params[name], unit) for name, unit in spreads.items()}
         slopes = {
-            name: grads[name] * _slope(own[name], params[name], unit)
+            name: grads[name] * _slope(in_units[name], params[name], unit)
             for name, unit in spreads.items()
         }
-        steps, state = optimizer.update(grads | slopes, state, params | own)
+        steps, state = optimizer.update(grads | slopes, state, params | in_units)
         scaled = {
             name: step * jnp.asarray(units.locations[name], step.dtype)
             if name in units.locations and units.locations[name].shape == step.shape
@@ -97,7 +97,7 @@ def steps_in_units(
             for name, step in steps.items()
         }
         moved = {
-            name: _from_own(own[name] + steps[name], unit) - params[name]
+            name: _from_own(in_units[name] + steps[name], unit) - params[name]
             for name, unit in spreads.items()
         }
         return scaled | moved, state

@@ -193,22 +193,22 @@ def correct(
     """
     none = np.zeros(0)
     centre, cov = (mode.theta, mode.cov) if mode is not None else (none, np.zeros((0, 0)))
-    made = WeighedPoints(density, centre, cov)
-    if made.failed:
+    weighed = WeighedPoints(density, centre, cov)
+    if weighed.failed:
         raise MethodFailure(
             Status.DIVERGED,
             "no mode of the latent variables was found at a point of the parameters near theirs",
             "use NUTS",
         )
-    made.lean()
-    inner = made.choose_inner()
-    effects = effects_of(made, (1 - SHARE) * tolerance**2, MOVED * tolerance)
+    weighed.lean()
+    inner = weighed.choose_inner()
+    effects = effects_of(weighed, (1 - SHARE) * tolerance**2, MOVED * tolerance)
     inner = replace(inner, moved=effects.moved)
     pairs = FEWEST
     while True:
-        added = Added(made, *made.lots(pairs, progress), effects, inner)
+        added = Added(weighed, *weighed.lots(pairs, progress), effects, inner)
         more = enough(
-            pairs, added.tilting**2 / (SHARE * tolerance**2), 2 * made.work * len(made.places)
+            pairs, added.tilting**2 / (SHARE * tolerance**2), 2 * weighed.work * len(weighed.places)
         )
         if more == pairs:
             break
@@ -259,7 +259,7 @@ def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integ
     moved = np.abs(found.mean - by_laplace.mean) / sd
     lean = np.abs(added.effects.moments.mean.mean(0))[density.coordinate]
     moved = np.maximum(moved, np.where(single, lean, 0.0))
-    made = Corrected(
+    corrected = Corrected(
         inner=added.inner,
         shift=shift,
         tilt=tilt,
@@ -277,7 +277,7 @@ def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integ
         sd_error=np.hypot(found.sd_error, noise[1]),
         log_evidence_error=float(np.hypot(found.log_evidence_error, noise[2])),
     )
-    return with_noise, made
+    return with_noise, corrected
 
 
 def terms(x: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points terms"]:

@@ -118,19 +118,19 @@ def integrate(
         rounds.add(proposal, theta, swept)
         total = len(rounds.theta)
         earlier, weighed = weighed, weigh(rounds)
-        found = weighed.settled_since(earlier)
-        worst, fitted = found.worst_error(known), None
+        integral = weighed.settled_since(earlier)
+        worst, fitted = integral.worst_error(known), None
         if total * dear > DEAR and total <= MOST_FITS * fewest:
-            fitted = by_polynomial(rounds, found)
+            fitted = by_polynomial(rounds, integral)
         if fitted is not None and fitted.worst_error(known) < worst:
-            found, worst = fitted, fitted.worst_error(known)
+            integral, worst = fitted, fitted.worst_error(known)
         progress(total, max_points, f"largest error {worst:.2g} sds")
         several = len(rounds.sizes) > 1
-        if worst <= tolerance and (several or found is fitted):
-            return found
+        if worst <= tolerance and (several or integral is fitted):
+            return integral
         if several:
             if 2 * total > max_points:
-                return found
+                return integral
             size = power_of_two(total)
         reach = not density.is_noisy
         proposal = next_proposal(rounds, wide, leads, weighed.counted(known), reach=reach)

@@ -285,25 +285,25 @@ class NestedQuadrature(Method):
         if isinstance(density, CrossedDensity) and not density.is_laplace:
             added = correct(density, mode, self.tolerance, progress)
             mode = added.mode(mode) if mode is not None else None
-        found, inner = self._integrated(density, mode, seed, progress, added is not None)
+        integral, inner = self._integrated(density, mode, seed, progress, added is not None)
         while self._more(density, inner):
-            found, inner = self._integrated(density, mode, seed, progress)
-        if density.misjudges(found.theta[found.some(NUM_LOOKED)]):
+            integral, inner = self._integrated(density, mode, seed, progress)
+        if density.misjudges(integral.theta[integral.some(NUM_LOOKED)]):
             return None
         if added is not None:
-            found, corrected = with_errors(added, found, density.owner != OF_SEVERAL)
-            return judged(density, found, added.inner, corrected, other, self.tolerance)
+            integral, corrected = with_errors(added, integral, density.owner != OF_SEVERAL)
+            return judged(density, integral, added.inner, corrected, other, self.tolerance)
         noise = None
         if wide := as_noisy(density):
-            rows = found.some(wide.num_looked)
-            swept = ThetaRows(*(v[rows] for v in found.swept))
-            noise = wide.noise_at(found.theta[rows], swept)
-            if (checked := wide.checked(found.theta[rows])) is not None:
-                found, inner = with_inner_error(
-                    found, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
+            rows = integral.some(wide.num_looked)
+            swept = ThetaRows(*(v[rows] for v in integral.swept))
+            noise = wide.noise_at(integral.theta[rows], swept)
+            if (checked := wide.checked(integral.theta[rows])) is not None:
+                integral, inner = with_inner_error(
+                    integral, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
                 )
-        hidden = hidden_modes(density, found.theta[found.some(2)])
-        return judged(density, found, inner, noise, other, self.tolerance, hidden)
+        hidden = hidden_modes(density, integral.theta[integral.some(2)])
+        return judged(density, integral, inner, noise, other, self.tolerance, hidden)
 
     def _integrated(
         self,
@@ -314,9 +314,9 @@ class NestedQuadrature(Method):
         shared: bool = False,
     ) -> tuple[Integral, InnerError | None]:
         if mode is None:
-            found = without_theta(density)
+            integral = without_theta(density)
         else:
-            found = (integrate_in_lots if is_dear(density) else integrate)(
+            integral = (integrate_in_lots if is_dear(density) else integrate)(
                 density,
                 mode,
                 tolerance=self.tolerance * (np.sqrt(1 - SHARE) if shared else 1.0),
@@ -327,13 +327,13 @@ class NestedQuadrature(Method):
             )
         others = nodes_to_check(density)
         if others is None:
-            return found, None
-        heaviest = np.argsort(-found.weights)[:HEAVIEST]
-        here = ThetaRows(*(v[heaviest] for v in found.swept))
-        there = density.sweep(found.theta[heaviest], member_nodes(others, density.split.width))
+            return integral, None
+        heaviest = np.argsort(-integral.weights)[:HEAVIEST]
+        here = ThetaRows(*(v[heaviest] for v in integral.swept))
+        there = density.sweep(integral.theta[heaviest], member_nodes(others, density.split.width))
         return with_inner_error(
-            found,
-            found.weights[heaviest],
+            integral,
+            integral.weights[heaviest],
             (density.nodes.num_nodes, others),
             (here, there),
             density.owner != OF_SEVERAL,

@@ -145,29 +145,29 @@ def by_polynomial(rounds: Rounds, found: Integral, *, lots: bool = False) -> Int
     except np.linalg.LinAlgError:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        made = _in_place(points) if lots else _corrected(points)
-        inside = made.whole - made.beyond if made is not None else None
-    if made is None or inside is None:
+        sampled = _in_place(points) if lots else _corrected(points)
+        inside = sampled.whole - sampled.beyond if sampled is not None else None
+    if sampled is None or inside is None:
         return None
-    every = [made.whole, inside, *made.parts]
+    every = [sampled.whole, inside, *sampled.parts]
     if not (np.isfinite(every).all() and min(v[0] for v in every) > 0):
         return None
     swept = points.swept
-    weights = points.calibrated(np.arange(len(points.theta)), made.whole)
+    weights = points.calibrated(np.arange(len(points.theta)), sampled.whole)
     if not np.minimum(weights, 0.0).sum() >= -MOST_BELOW:
         return None
     mean, sd = moments(weights, swept)
     parts = [
         (*moments(points.calibrated(rows, part), swept), points.log_evidence(part))
-        for rows, part in zip(points.others, made.parts, strict=True)
+        for rows, part in zip(points.others, sampled.parts, strict=True)
     ]
     scale = np.sqrt((NUM_SCRAMBLES - 1) ** 2 / NUM_SCRAMBLES)
     errors = [np.std([p[i] for p in parts], axis=0, ddof=1) * scale for i in range(3)]
     within = moments(points.calibrated(np.arange(len(points.theta)), inside), swept)
     errors[0] = np.hypot(errors[0], within[0] - mean)
     errors[1] = np.hypot(errors[1], within[1] - sd)
-    errors[2] = np.hypot(errors[2], np.log(inside[0] / made.whole[0]))
-    beside = made.residual if lots else 0.0
+    errors[2] = np.hypot(errors[2], np.log(inside[0] / sampled.whole[0]))
+    beside = sampled.residual if lots else 0.0
     return replace(
         found,
         weights=weights,
@@ -175,9 +175,9 @@ def by_polynomial(rounds: Rounds, found: Integral, *, lots: bool = False) -> Int
         sd=sd,
         mean_error=errors[0],
         sd_error=errors[1],
-        log_evidence=points.log_evidence(made.whole),
+        log_evidence=points.log_evidence(sampled.whole),
         log_evidence_error=float(np.hypot(errors[2], beside)),
-        residual=made.residual,
+        residual=sampled.residual,
         beside=beside,
     )
 

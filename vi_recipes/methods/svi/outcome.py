@@ -129,9 +129,9 @@ def plateau_of(best: Candidate, fresh: Fresh | None, limit: float) -> Plateau:
     is small, or too many are asked for.
     """
     level = best.run.level
-    found = judge_series(series(level), apart=2)
-    if fresh is None or found.known(limit) or len(level) < 4:
-        return found
+    plateau = judge_series(series(level), apart=2)
+    if fresh is None or plateau.known(limit) or len(level) < 4:
+        return plateau
     quarters = np.array_split(np.arange(len(level)), 4)[1::2]
     some = [[part[-1]] for part in quarters] if best.which == LAST else quarters
     points = [
@@ -142,11 +142,11 @@ def plateau_of(best: Candidate, fresh: Fresh | None, limit: float) -> Plateau:
     while gains.size < most_draws(best.run):
         before, after = fresh.draw(points, more)
         gains = np.concatenate([gains, after - before])
-        found = Plateau(float(gains.mean()), standard_error(gains), gains.size)
-        if found.known(limit) or found.climbs(limit) or not np.isfinite(found.error):
+        plateau = Plateau(float(gains.mean()), standard_error(gains), gains.size)
+        if plateau.known(limit) or plateau.climbs(limit) or not np.isfinite(plateau.error):
             break
         more = gains.size
-    return found
+    return plateau
 
 
 def sharpen(best: Candidate, fresh: Fresh, limit: float) -> Candidate:
