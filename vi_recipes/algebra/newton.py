@@ -22,44 +22,46 @@ SHRANK = "the trust region shrank to nothing"
 class Curvature(Protocol):
     """A Hessian H in the form that the method needs it, with a metric M for its steps."""
 
-    def step(self, gradient: np.ndarray, radius: float) -> np.ndarray:
+    def step(self, gradient: Float[np.ndarray, " dim"], radius: float) -> Float[np.ndarray, " dim"]:
         """Return the minimiser of g'x + x'Hx / 2 in the ball x'Mx <= radius^2."""
 
-    def dot(self, vector: np.ndarray) -> np.ndarray:
+    def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a vector."""
 
-    def inner(self, x: np.ndarray, y: np.ndarray) -> float:
+    def inner(self, x: Float[np.ndarray, " dim"], y: Float[np.ndarray, " dim"]) -> float:
         """Return x'y."""
 
-    def norm(self, vector: np.ndarray) -> float:
+    def norm(self, vector: Float[np.ndarray, " dim"]) -> float:
         """Return sqrt(x'Mx)."""
 
-    def decrement(self, gradient: np.ndarray) -> float:
+    def decrement(self, gradient: Float[np.ndarray, " dim"]) -> float:
         """Return sqrt(g' H^-1 g); infinite unless H is positive definite."""
 
 
 class Shiftable(Protocol):
     """A Hessian H that can be factorised with a multiple of a diagonal metric M added."""
 
-    metric: np.ndarray
+    metric: Float[np.ndarray, " dim"]
 
     @property
     def positive(self) -> bool:
         """Whether H is positive definite."""
 
-    def dot(self, vector: np.ndarray) -> np.ndarray:
+    def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a vector."""
 
-    def inner(self, x: np.ndarray, y: np.ndarray) -> float:
+    def inner(self, x: Float[np.ndarray, " dim"], y: Float[np.ndarray, " dim"]) -> float:
         """Return x'y."""
 
-    def noise(self) -> np.ndarray:
+    def noise(self) -> Float[np.ndarray, " dim"]:
         """Return a vector of standard normals, the same each time."""
 
     def shifted_factor(self, shift: float) -> np.ndarray | None:
         """Return what :meth:`shifted_solve` needs; ``None`` if H + shift M is not positive."""
 
-    def shifted_solve(self, shift: float, factor: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    def shifted_solve(
+        self, shift: float, factor: np.ndarray, vector: Float[np.ndarray, " dim"]
+    ) -> Float[np.ndarray, " dim"]:
         """Return (H + shift M)^-1 times a vector, in the metric: M^(1/2) times it."""
 
 

@@ -46,7 +46,7 @@ Value = Callable[[np.ndarray], float]
 class Product(Protocol):
     """A Hessian."""
 
-    def dot(self, vector: np.ndarray) -> np.ndarray:
+    def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return the Hessian times a vector."""
 
 
