@@ -22,7 +22,7 @@ from vi_recipes.latent.closed_form import (
 )
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
-from vi_recipes.latent.continuous import fields, hierarchical
+from vi_recipes.latent.continuous import MAX_FIELD, coupled_sites, fields, hierarchical
 from vi_recipes.latent.curvature import BY_NUTS, MAX_WIDE, examine, is_bent, kinks_of, layout_of
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
@@ -74,6 +74,7 @@ __all__ = [
     "CLOSE",
     "HALF_LOG_2PI",
     "MAX_DENSE",
+    "MAX_FIELD",
     "MAX_GAUSSIAN",
     "MAX_QUADRATURE",
     "MAX_WEIGHED",
@@ -111,6 +112,7 @@ __all__ = [
     "climb",
     "columns_of",
     "compress",
+    "coupled_sites",
     "cubature",
     "exact_posterior",
     "examine",

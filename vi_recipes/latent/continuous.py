@@ -122,6 +122,17 @@ def fields(target: Target, most: int = MAX_FIELD) -> tuple[str, ...]:
     return found if sum(target.sites[n].size for n in found) <= most else ()
 
 
+def coupled_sites(target: Target) -> tuple[str, ...]:
+    """Return latent sites that may be anything and are many: in plates, else long vectors.
+
+    Innovations of a random walk, and a field or effects by what they are multiples of, have a law
+    that depends on nothing; that they belong together is said by none.
+    """
+    free = [s for s in target.latents if not target.edged[target.slices[s.name]].any()]
+    in_plates = tuple(s.name for s in free if s.plates)
+    return in_plates or tuple(s.name for s in free if s.size >= MIN_FIELD)
+
+
 def hierarchical(target: Target, names: Sequence[str]) -> frozenset[str]:
     """Return the sites, among those named, whose own log density depends on other latent sites."""
     if not names:

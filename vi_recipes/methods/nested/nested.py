@@ -21,7 +21,7 @@ from vi_recipes.core import (
     require_number,
     split_key,
 )
-from vi_recipes.latent import Marginal, NumNodes, fields
+from vi_recipes.latent import MAX_FIELD, Marginal, NumNodes, coupled_sites, fields
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.corrected import MOVED, SHARE, correct, with_errors
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
@@ -88,8 +88,9 @@ class NestedQuadrature(Method):
     ----------
     latent
         Sites to integrate out member by member; see :class:`MarginalMLE`. Where there are none in
-        plates, vectors whose law depends on other sites, as Gaussian processes, are one member;
-        of more than 128 scalars they are to be named.
+        plates, vectors whose law depends on other sites, as Gaussian processes, are one member, and
+        where too many parameters would be left, so are coupled ones in plates, as innovations of a
+        random walk; of more than 128 scalars they are to be named.
     num_nodes
         Nodes a dimension of a member's integral; 1 is Laplace's approximation, whose error is not
         known. ``"auto"`` takes 9, 15, 25, 39, 79 or 159 (of two coordinates at most 39, of three
@@ -183,11 +184,15 @@ class NestedQuadrature(Method):
             most=MAX_GLOBALS,
         )
         if (count := marginal.split.border.size) > MAX_GLOBALS:
-            long = fields(target, target.dim) or tuple(s.name for s in target.latents if s.plates)
+            long = fields(target, target.dim) or coupled_sites(target)
             rest = ", and any number by NUTS(marginal=True)"
-            left = target.dim - sum(target.sites[n].size for n in long)
-            if self.latent is None and long and left <= MAX_GLOBALS:
-                rest = f": to integrate {', '.join(long)} out too give latent={long}"
+            size = sum(target.sites[n].size for n in long)
+            if self.latent is None and long and target.dim - size <= MAX_GLOBALS:
+                if size <= MAX_FIELD:
+                    with suppress(MethodFailure):
+                        return members_of(target, long, self.num_nodes, timing, weighed=True)
+                else:
+                    rest = f": to integrate {', '.join(long)} out too give latent={long}"
             raise refusal(
                 f"{count} parameters are left when members are integrated out; at most "
                 f"{MAX_GLOBALS} can be{rest}"
