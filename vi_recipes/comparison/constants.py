@@ -1,4 +1,4 @@
-"""Scalars that vary in no fit."""
+"""Scalars that vary in no fit, and those that repeat another."""
 
 from __future__ import annotations
 
@@ -27,3 +27,14 @@ def constants_in(fits: Mapping[str, Fit]) -> list[str]:
         return []
     labels = next(iter(fits.values())).labels()
     return [label for label, is_one in zip(labels, found, strict=True) if is_one]
+
+
+def repeated_in(fit: Fit) -> list[str]:
+    """Return the labels of correlations that stand above the diagonal of their matrix too."""
+    found: list[str] = []
+    for site in fit.sites:
+        if site.support == "CorrMatrix()":
+            labels = np.array(fit.labels([site.name])).reshape(site.shape)
+            below = np.tri(site.shape[-1], k=-1, dtype=bool)
+            found += labels[..., below].ravel().tolist()
+    return found

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from vi_recipes.comparison.constants import repeated_in
 from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.comparison.validated import cross_validated
@@ -73,7 +74,15 @@ def tidy(
         return WideFrame(columns=list(TIDY))
     whole = WideFrame(pd.concat(frames))
     whole["mcse"] = whole["mcse"].where(whole["estimate"].notna())
-    return whole[~whole.index.isin(comparison.constants())].reset_index(drop=True)
+    return whole[~whole.index.isin(_left_out(comparison))].reset_index(drop=True)
+
+
+def _left_out(comparison: Fits) -> set[str]:
+    """Return the labels that tables to publish have no rows of."""
+    return {
+        *comparison.constants(),
+        *(label for fit in comparison.columns.values() for label in repeated_in(fit)),
+    }
 
 
 def publish(
@@ -90,8 +99,8 @@ def publish(
         raise ValueError("table: no method has a result, so there is nothing to publish")
     first = next(iter(fits.values()))
     chosen = _chosen(first, sites, members=members)
-    constants, setting = set(comparison.constants()), interval_setting(conf_level)
-    labels = [label for label in first.labels(chosen) if label not in constants]
+    left_out, setting = _left_out(comparison), interval_setting(conf_level)
+    labels = [label for label in first.labels(chosen) if label not in left_out]
     means, sds = numbers(comparison, Fits.centres), numbers(comparison, Fits.spreads)
     errors = numbers(comparison, Fits.mcses)
     intervals_of = {

@@ -76,8 +76,8 @@ def from_arviz(
         return fit if method is None else fit.renamed(method)
     source = read_source(draws)
     names = dict(names or {})
-    factors = _factors(source, target, names)
-    given = _sites(source, target, _elsewhere(source, target, names) | names, factors)
+    correlations = _correlations(source, target, names)
+    given = _sites(source, target, _elsewhere(source, target, names) | names, correlations)
     return _fit(source, given, target, method)
 
 
@@ -134,8 +134,8 @@ def _elsewhere(source: DrawsSource, target: Target, names: Mapping[str, str]) ->
     return found
 
 
-def _factors(source: DrawsSource, target: Target, names: Mapping[str, str]) -> Sites:
-    """Return the Cholesky factors of which the draws have the correlations one by one.
+def _correlations(source: DrawsSource, target: Target, names: Mapping[str, str]) -> Sites:
+    """Return the matrices of which the draws have the correlations one by one.
 
     Sites that the draws have, or that are named, are left alone.
     """
@@ -151,22 +151,24 @@ def _factors(source: DrawsSource, target: Target, names: Mapping[str, str]) -> S
         matrices = np.tile(np.eye(size), (*source.shape, 1, 1))
         for (row, column), values in columns.items():
             matrices[..., row, column] = _scalar(values, called[row, column], source)
+            matrices[..., column, row] = matrices[..., row, column]
         try:
-            made[site] = np.linalg.cholesky(matrices)
+            np.linalg.cholesky(matrices)
         except np.linalg.LinAlgError:
             raise ValueError(
                 f"{source.called}: {', '.join(called.values())} are in some draws no correlations "
                 "of one law: the matrix that they make is not positive definite"
             ) from None
+        made[site] = matrices
     return made
 
 
 def _sites(
-    source: DrawsSource, target: Target, names: Mapping[str, str], factors: Mapping[str, np.ndarray]
+    source: DrawsSource, target: Target, names: Mapping[str, str], made: Mapping[str, np.ndarray]
 ) -> Sites:
     """Return the draws by site: all latent ones, and those derived ones that there are.
 
-    ``factors`` are those made of what the draws have.
+    ``made`` are those made of what the draws have.
     """
     wanted = {site.name: site for site in target.quantities}
     labels, indices = (_scalars(target, coords=coords) for coords in (True, False))
@@ -188,8 +190,8 @@ def _sites(
             raise ValueError(f"names: {unknown('site or scalar', ours, known)}")
     result: Sites = {}
     for name, site in wanted.items():
-        if name in factors:
-            result[name] = _shaped(factors[name], site, source)
+        if name in made:
+            result[name] = _shaped(made[name], site, source)
         if name in parts:
             # members that are called by numbers: those, where all are, and else their places
             read = next((r for r in (labels, indices) if r.keys() >= parts[name].keys()), None)

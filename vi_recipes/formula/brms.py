@@ -59,7 +59,7 @@ def names_in_brms(
 def correlations_in_brms(
     predictors: Sequence[Predictor], *, of_levels: bool = False
 ) -> dict[str, dict[tuple[int, int], str]]:
-    """Return site of a Cholesky factor -> (row, column) -> brms's name of that correlation."""
+    """Return site of correlations -> (row, column) -> brms's name of that correlation."""
     return {
         term.correlation: {
             (j, i): f"cor_{term.group.factor.name}__{called[i]}__{called[j]}"

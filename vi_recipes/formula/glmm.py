@@ -142,7 +142,7 @@ class GLMM(Model):
 
     @property
     def correlations_elsewhere(self) -> dict[str, dict[tuple[int, int], str]]:
-        """Site of a Cholesky factor -> (row, column) -> brms's name of that correlation."""
+        """Site of correlations -> (row, column) -> brms's name of that correlation."""
         of_levels = family_of(self.family).of_levels
         return correlations_in_brms(self.predictors, of_levels=of_levels)
 

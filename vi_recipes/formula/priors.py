@@ -296,6 +296,7 @@ def _check_shape(site: PriorSite, given: dist.Distribution) -> bool:
     """Return whether a distribution is that of the whole site; refuse other shapes."""
     shape = () if site.size is None else (site.size,)
     if site.support == "correlation" and site.size is not None:
+        _check_correlations(site, given)
         return True
     if given.batch_shape + given.event_shape in ((), shape):
         return bool(given.event_shape)
@@ -303,6 +304,16 @@ def _check_shape(site: PriorSite, given: dist.Distribution) -> bool:
         f"priors['{site.name}']: got a distribution of shape "
         f"{given.batch_shape + given.event_shape}, expected () or {shape}"
     )
+
+
+def _check_correlations(site: PriorSite, given: dist.Distribution) -> None:
+    k = site.size
+    if given.support is not constraints.corr_matrix or given.event_shape != (k, k):
+        raise ValueError(
+            f"priors['{site.name}']: got a {type(given).__name__} of shape "
+            f"{given.batch_shape + given.event_shape}, expected a law of the correlation matrix of "
+            f"{k} effects: such as LKJ({k}, 2)"
+        )
 
 
 def _check_support(site: PriorSite, given: dist.Distribution) -> None:
@@ -367,6 +378,8 @@ def _closest(name: str, known: Sequence[str]) -> str:
 def source_of(given: dist.Distribution) -> str | None:
     """Return source that makes a distribution, if its arguments are all that it is."""
     kind = type(given)
+    if kind is dist.LKJ:
+        return f"dist.LKJ({int(given.dimension)}, {float(given.concentration)!r})"
     if getattr(dist, kind.__name__, None) is not kind or given.event_shape:
         return None
     parts = []

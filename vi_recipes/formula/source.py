@@ -321,16 +321,15 @@ class Writer:
                 f'{second} = numpyro.sample("{second}", dist.Normal(given, rest))',
             ]
             return
-        default = f"dist.LKJCholesky({k}, 1.0)"
+        default = f"dist.LKJ({k}, 1.0)"
         line = self.priors.line(PriorSite(term.correlation, default, "correlation", k, whole=True))
         lines.append(f"{term.correlation} = {line}")
+        effects.append(f"chol = jnp.linalg.cholesky({term.correlation})")
         for j, effect in enumerate(term.effects):
             site, unit = effect.site, f"e_{j}_{term.group.name}"
-            loc = " + ".join(
-                f"{term.correlation}[{j}, {i}] * e_{i}_{term.group.name}" for i in range(j)
-            )
+            loc = " + ".join(f"chol[{j}, {i}] * e_{i}_{term.group.name}" for i in range(j))
             mean = f"{term.sd}[{j}] * ({loc})" if j else "0.0"
-            width = f"{term.sd}[{j}] * {term.correlation}[{j}, {j}]" if j else f"{term.sd}[0]"
+            width = f"{term.sd}[{j}] * chol[{j}, {j}]" if j else f"{term.sd}[0]"
             effects.append(f'{site} = numpyro.sample("{site}", dist.Normal({mean}, {width}))')
             if j < k - 1:
                 less = f"({site} - {mean})" if j else site
