@@ -147,6 +147,21 @@ def test_columns_are_called_anything(kind):
     assert vr.Target(model).dim == vr.Target(here).dim
 
 
+@pytest.mark.parametrize("name", ["Treatment", "Sum", "Helmert", "Polynomial", "np"])
+def test_columns_are_called_as_contrasts(name):
+    frame, other = FRAME.rename(columns={"k": name}), "Sum" if name == "Helmert" else "Helmert"
+    for formula in (
+        "y ~ x * {k} + C(arm, {other})",
+        "y ~ x + ({k} | g) + (C({k}, {other}) | arm)",
+    ):
+        one, two = (
+            glmm(formula.format(k=k, other=other), f) for k, f in ((name, frame), ("k", FRAME))
+        )
+        for made, expected in zip(one.data().values(), two.data().values(), strict=True):
+            np.testing.assert_array_equal(made, expected)
+        assert vr.Target(one).dim == vr.Target(two).dim
+
+
 def test_a_column_called_as_the_intercept_is_refused():
     with pytest.raises(ValueError, match=r"column 'Intercept'.* rename it"):
         glmm("y ~ Intercept + x", FRAME.rename(columns={"t": "Intercept"}))

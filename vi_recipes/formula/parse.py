@@ -17,10 +17,11 @@ _TOKEN = re.compile(
 
 BETWEEN = frozenset({"+", "-", "*", "/", ":", "**", "//", "%", "==", "!=", "<=", ">=", "<", ">"})
 
-WORDS = frozenset(
-    {"Treatment", "Sum", "Helmert", "Polynomial", "True", "False", "None", "pi", "np"}
-)
+WORDS = frozenset({"True", "False", "None", "pi"})
 """Names that stand for no column."""
+
+CONTRASTS = frozenset({"Treatment", "Sum", "Helmert", "Polynomial"})
+"""Names that stand for none behind the column of ``C``; elsewhere a column may have them."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class _Reader(TokenReader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.names: dict[str, None] = {}
+        self.words = WORDS
 
     def wrong(self, expected: str) -> ValueError:
         got = "the end" if self.now.kind == "end" else f"'{self.now.text}'"
@@ -255,9 +257,9 @@ class _Reader(TokenReader):
             if not self.take(closing):
                 raise self.wrong(f"'{closing}'")
         elif token.kind == "name" and self.now.text == "(":
-            self.arguments()
+            self.arguments(coded=token.text == "C")
         elif token.named:
-            if token.kind == "quoted" or token.named not in WORDS:
+            if token.kind == "quoted" or token.named not in self.words:
                 self.names[token.named] = None
             if self.take("["):
                 if self.now.kind not in ("name", "text"):
@@ -266,15 +268,19 @@ class _Reader(TokenReader):
                 if not self.take("]"):
                     raise self.wrong("']'")
 
-    def arguments(self) -> None:
+    def arguments(self, *, coded: bool) -> None:
         self.take("(")
         if self.take(")"):
             return
+        before = self.words
         while True:
             if self.now.kind == "name" and self.tokens[self.at + 1].text == "=":
                 self.at += 2
             self.expression()
+            if coded:
+                self.words = WORDS | CONTRASTS
             if self.take(")"):
+                self.words = before
                 return
             if not self.take(","):
                 raise self.wrong("',' or ')'")
