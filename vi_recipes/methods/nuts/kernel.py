@@ -84,7 +84,9 @@ class Chains:
 
     def begin(self, key: jax.Array, z: jax.Array, inputs: Any) -> Any:
         """Return the initial state of a chain at ``z``, whose stream of numbers is ``key``'s."""
-        return self.kernel(z, inputs)[1]._replace(rng_key=key)
+        state = self.kernel(z, inputs)[1]
+        # nobody reads the energy before the first step draws a momentum: without it, none is drawn
+        return state._replace(rng_key=key, energy=state.potential_energy)
 
     def make_chunk(self, capacity: int, vectorized: bool) -> Callable[..., Any]:
         """Return ``(state, n, inputs) -> (state, n draws in buffers of length capacity)``.
