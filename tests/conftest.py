@@ -28,8 +28,8 @@ os.environ.pop("COLUMNS", None)
 # takes a quarter off. Set before JAX starts; whoever sets the variable has it otherwise. Of no use:
 # xla_cpu_parallel_codegen_split_count=1 and xla_cpu_opt_preset=FAST_COMPILE take nothing off that
 # can be measured, and without fusion compilation takes three times as long. It goes by the length
-# of the program, about 0.6 ms a line, and loops, about 0.1 s each; JAX's random numbers, which are a
-# loop each, gain nothing unrolled into one kernel. Without the passes for while loops it takes a
+# of the program, about 0.6 ms a line, and loops, about 0.1 s each; JAX's random numbers, each a
+# loop, gain nothing unrolled into one kernel. Without the passes for while loops it takes a
 # tenth less, and long loops take twice as long.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
