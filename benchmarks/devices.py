@@ -104,7 +104,7 @@ def _as_it_is() -> list[list[Any]]:
     eta = jnp.asarray(kl.factors.start(whole.anywhere(), 0.1).ravel())
 
     def both(eta: jax.Array, v: jax.Array, held: Any) -> Any:
-        gradient, push, value = kl._linearised(eta, held)
+        gradient, push, value = kl._expanded(eta, held)
         return value, gradient, push(v)
 
     joint = jax.jit(product).lower(z, z, target.arrays()).compile()

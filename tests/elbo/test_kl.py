@@ -122,3 +122,19 @@ def test_crossed_families_take_their_steps_with_draws_too(monkeypatch: pytest.Mo
         assert kl.expectation.drawn == ["y"]
         found.append(optimum.eta)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def test_what_is_kept_of_a_row_is_what_a_product_needs() -> None:
+    """Three second derivatives and the weight, squares of slopes, and whose the row is, twice."""
+    model = vr.load_model("criteo")
+    assert model.simulate is not None
+    rows = 4_001
+    target = vr.Target(model, **model.simulate(num_rows=rows, num_groups=300))
+    with jax.enable_x64(True):
+        kl = vr.MeanField().objective(target, jax.random.key(0), Timing(), CurvedKL, {})
+        kl.use_nodes(8)
+        kl.use_pairs(16)
+        eta = jnp.asarray(kl.factors.start(target.anywhere(), 0.1).ravel())
+        kept = jax.tree.leaves(jax.eval_shape(kl._linearised, eta, kl.held))
+    of_rows = sum(leaf.size * leaf.dtype.itemsize for leaf in kept if rows in leaf.shape)
+    assert of_rows <= rows * (4 * 8 + 5 * 8 + 2 * 4)

@@ -101,8 +101,8 @@ class ElementIntegral:
                 if live:
                     arrays = self._read_again(source, placed, held.arrays)
                 moved = {place.gather: m for place, m in (moves or {}).items() if place.source == k}
-                mean, sd = affine_moments(source, arrays, placed, self.shape, moved)
-                sources.append(RandomSource(mean, sd, None, moved=True))
+                mean, variance = affine_moments(source, arrays, placed, self.shape, moved)
+                sources.append(RandomSource(mean, variance, None, moved=True))
             else:
                 assert isinstance(arrays, SingleArrays)
                 sources.append(self._law(source, placed, arrays.coordinate))
@@ -110,8 +110,10 @@ class ElementIntegral:
         if not live:  # derivatives in what is seen of the sources alone
             return site.weight * integrate(self._traced, sources, outside, nodes, self.shape)
 
+        rooted = [source.rooted() for source in sources]
+
         def at(x: jax.Array) -> jax.Array:
-            return self._traced([s.seen(x[k]) for k, s in enumerate(sources)], x, outside)
+            return self._traced([s.seen(x[k]) for k, s in enumerate(rooted)], x, outside)
 
         values = jax.lax.map(jax.checkpoint(at), nodes.x)
         return site.weight * jnp.tensordot(nodes.w, values, axes=1)
@@ -215,7 +217,7 @@ def affine_moments(
     shape: tuple[int, ...],
     moves: Mapping[int, Shift] | None = None,
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Return mean and sd of a source that is affine in normal factors, for every element."""
+    """Return mean and variance of a source that is affine in normal factors, of every element."""
     m, s = placed.centre, placed.spread
     mean = jnp.broadcast_to(arrays.offset, shape)
     variance = jnp.zeros(shape)
@@ -224,10 +226,10 @@ def affine_moments(
         mean = mean + jnp.tensordot(m[columns], arrays.slopes, axes=1)
         variance = variance + jnp.tensordot(s[columns] ** 2, arrays.slopes**2, axes=1)
     for k, (slope, coordinate) in enumerate(arrays.gathers):
-        here, spread = m[coordinate], s[coordinate]
+        here, its_variance = m[coordinate], (s**2)[coordinate]
         if moves and k in moves:
-            here, spread = here + moves[k].location, spread * jnp.exp(moves[k].log_scale)
+            here = here + moves[k].location
+            its_variance = its_variance * jnp.exp(2 * moves[k].log_scale)
         mean = mean + slope * here
-        variance = variance + slope**2 * spread**2
-    positive = variance > 0
-    return mean, jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+        variance = variance + slope**2 * its_variance
+    return mean, variance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -130,3 +131,40 @@ class Held(NamedTuple):
     nodes: dict[str, HeldNodes]
     noise: jax.Array
     arrays: Arrays
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _Given:
+    """An array that a program was given, in place of a copy of it that it would return.
+
+    Parameters
+    ----------
+    place
+        Among the arrays of what was given.
+    """
+
+    place: int
+
+
+def without_given[T](tree: T, given: Held) -> T:
+    """Return a tree, within compiled code, without those of its arrays that are among ``given``.
+
+    XLA copies what a program takes and returns: the slopes of every row, for one.
+    """
+    places = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves(given))}
+    found: T = jax.tree.map(
+        lambda leaf: _Given(places[id(leaf)]) if id(leaf) in places else leaf, tree
+    )
+    return found
+
+
+def with_given[T](tree: T, given: Held) -> T:
+    """Return what :func:`without_given` was given."""
+    leaves = jax.tree.leaves(given)
+    found: T = jax.tree.map(
+        lambda leaf: leaves[leaf.place] if isinstance(leaf, _Given) else leaf,
+        tree,
+        is_leaf=lambda node: isinstance(node, _Given),
+    )
+    return found

@@ -20,12 +20,12 @@ class RandomSource(NamedTuple):
     Parameters
     ----------
     first, second
-        The two parameters of its law: mean and sd of every element, in the site's shape, or those
-        of all coordinates of a latent site, shape (size,).
+        The two parameters of its law: mean and variance of every element, in the site's shape, or
+        those of all coordinates of a latent site, shape (size,), which has an sd in its place.
     coordinate
         Which of those is every element's; ``None`` where the parameters are its own.
     moved
-        Whether elements see ``first + second * node`` alone, and no parameter by itself.
+        Whether elements see ``first + sd * node`` alone, and no parameter by itself.
     """
 
     first: jax.Array
@@ -33,8 +33,17 @@ class RandomSource(NamedTuple):
     coordinate: jax.Array | None
     moved: bool
 
+    @property
+    def squared(self) -> bool:
+        """Whether ``second`` is a variance."""
+        return self.coordinate is None
+
+    def rooted(self) -> RandomSource:
+        """Return the source with an sd in place of a variance."""
+        return self._replace(second=_root(self.second)) if self.squared else self
+
     def seen(self, x: jax.Array) -> list[jax.Array]:
-        """Return what elements see of it at its node: one value, or both parameters."""
+        """Return what elements see of it, once it is rooted: one value, or both parameters."""
         return [self.first + self.second * x] if self.moved else [self.first, self.second]
 
 
@@ -94,10 +103,12 @@ def integrate(
     are summed over the nodes along with the value. Automatic differentiation then never holds the
     nodes of all elements, and a Hessian-vector product costs no more than a few multiplications.
     The model is differentiated in what is seen of a source: of a value m + s x, the slopes in m and
-    s are once and x times the slope in it.
+    s are once and x times the slope in it. Of a variance s^2 they are then those in it: where it is
+    a sum of squares, its own derivatives are not needed for every element.
     """
     flat = [value for source in sources for value in (source.first, source.second)]
     lift = [source.coordinate for source in sources for _ in range(2)]
+    squared = [part for source in sources for part in (False, source.squared)]
     size = len(flat)
     pairs = list(combinations_with_replacement(range(size), 2))
 
@@ -142,15 +153,33 @@ def integrate(
     def summed(parts: Callable[..., list[jax.Array]], number: int) -> Callable[..., Any]:
         def total(flat: list[jax.Array], held: tuple[Outside, HeldNodes]) -> list[jax.Array]:
             outside, nodes = held
+            sds = [_root(v) if root else v for v, root in zip(flat, squared, strict=True)]
 
             def body(i: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-                here = parts(flat, nodes.x[i], outside)
+                here = parts(sds, nodes.x[i], outside)
                 return [a + nodes.w[i] * v for a, v in zip(sums, here, strict=True)]
 
             zeros = [jnp.zeros(shape) for _ in range(number)]
-            return jax.lax.fori_loop(0, nodes.used, body, zeros)
+            return by_parameters(flat, jax.lax.fori_loop(0, nodes.used, body, zeros))
 
         return total
+
+    def by_parameters(flat: list[jax.Array], sums: list[jax.Array]) -> list[jax.Array]:
+        # value, slopes and bends, of which those in an sd become those in its square
+        rates = [_rate(v) if root else 1.0 for v, root in zip(flat, squared, strict=True)]
+        slopes, bends = sums[1 : 1 + size], sums[1 + size :]
+        own = [
+            -2 * rates[a] ** 3 * slopes[a] if a == b and squared[a] else 0.0
+            for a, b in pairs[: len(bends)]
+        ]
+        return [
+            sums[0],
+            *(g * by for g, by in zip(slopes, rates, strict=False)),
+            *(
+                rates[a] * rates[b] * bend + more
+                for (a, b), bend, more in zip(pairs, bends, own, strict=False)
+            ),
+        ]
 
     # whatever is asked for comes from one loop over the nodes
     sum_of_zeroth, sum_of_first = summed(zeroth, 1), summed(first, 1 + size)
@@ -181,6 +210,18 @@ def integrate(
         return here, moved(gradient, tangents[0])
 
     return jnp.asarray(value(flat, (outside, nodes)))
+
+
+def _root(variance: jax.Array) -> jax.Array:
+    """Return the sd, without a slope where it is zero."""
+    positive = variance > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+
+
+def _rate(variance: jax.Array) -> jax.Array:
+    """Return how fast the sd moves with the variance; zero where both are."""
+    positive = variance > 0
+    return jnp.where(positive, 0.5 / jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
 
 
 def _along(k: int, function: Callable[[list[jax.Array]], Any]) -> Callable[[list[jax.Array]], Any]:

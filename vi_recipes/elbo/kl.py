@@ -15,7 +15,15 @@ from vi_recipes.algebra import Push, SecondOrder, forward_is_quick
 from vi_recipes.core import CALLS_OF_A_SEARCH, ByIdentity, Timing, shapes_of
 from vi_recipes.elbo.expectation import Expectation
 from vi_recipes.elbo.factors import Factors
-from vi_recipes.elbo.held import CHUNK, Held, HeldNodes, SomeDraws, chunks_of
+from vi_recipes.elbo.held import (
+    CHUNK,
+    Held,
+    HeldNodes,
+    SomeDraws,
+    chunks_of,
+    with_given,
+    without_given,
+)
 from vi_recipes.elbo.inspect import make_plans
 from vi_recipes.model import Arrays, Target
 
@@ -210,6 +218,7 @@ class KL:
         gradient, bend, value = self._second_order(
             self._linearised, self._linearised_along, x, held
         )
+        bend = with_given(bend, held)
         drawn = self._at_draws(flat)
         self.timing.gradient_evaluations += 1
         self.timing.hvp_evaluations += 0 if self._ahead is None else len(self._ahead[0])
@@ -221,16 +230,24 @@ class KL:
             self._last = key, first_order, [bend, *(chunk.bend for chunk in drawn)]
         return first_order
 
-    def _linearised(
+    def _expanded(
         self, flat: Float[Array, " params"], held: Held
     ) -> tuple[Float[Array, " params"], Push, Float[Array, ""]]:
         """Return gradient, the Hessian as a function of a direction, and value: without draws."""
+        gradient, push, value = self._linearised(flat, held)
+        return gradient, with_given(push, held), value
+
+    def _linearised(
+        self, flat: Float[Array, " params"], held: Held
+    ) -> tuple[Float[Array, " params"], Push, Float[Array, ""]]:
+        """Return the same, of which the Hessian is without what it has of ``held``."""
 
         def gradient(f: jax.Array) -> tuple[jax.Array, jax.Array]:
             value, slope = jax.value_and_grad(self._undrawn)(f, held)
             return slope, value
 
-        made = jax.linearize(gradient, flat, has_aux=True)
+        slope, push, value = jax.linearize(gradient, flat, has_aux=True)
+        made = slope, without_given(push, held), value
         return made if self.target.spread is None else self.target.spread.divide(made)
 
     def _linearised_along(
@@ -240,7 +257,7 @@ class KL:
 
         All rows side by side, which is quicker to compile than one after the other.
         """
-        gradient, push, value = self._linearised(flat, held)
+        gradient, push, value = self._expanded(flat, held)
         return gradient, jax.vmap(push)(basis), value
 
     def _at_draws(self, flat: Float[np.ndarray, " params"]) -> list[_Drawn]:
