@@ -458,8 +458,9 @@ def areas(y: Any) -> None:
         numpyro.sample("y", dist.Poisson(jnp.exp(scale * field + noise)), obs=y)
 
 
-def test_a_field_by_differences_is_refused_with_what_to_name() -> None:
-    target = vr.Target(areas, y=np.arange(12))
+def test_a_field_by_differences_of_many_areas_is_refused_with_what_to_name() -> None:
+    assert NestedQuadrature().applies(vr.Target(areas, y=np.arange(12))) is None
+    target = vr.Target(areas, y=np.arange(70))
     reason = NestedQuadrature().applies(target)
     assert reason is not None
     assert "give latent=('field', 'noise')" in reason

@@ -23,7 +23,15 @@ from vi_recipes.latent.closed_form import (
 from vi_recipes.latent.columns import Columns, columns_of
 from vi_recipes.latent.compression import Compressed, compress, same_likelihood
 from vi_recipes.latent.continuous import MAX_FIELD, coupled_sites, fields, hierarchical
-from vi_recipes.latent.curvature import BY_NUTS, MAX_WIDE, examine, is_bent, kinks_of, layout_of
+from vi_recipes.latent.curvature import (
+    BY_NUTS,
+    MAX_WIDE,
+    examine,
+    is_bent,
+    kinks_of,
+    layout_of,
+    may_have_kinks,
+)
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
     LatentLaw,
@@ -44,7 +52,13 @@ from vi_recipes.latent.marginal import (
     EStepRule,
     Marginal,
 )
-from vi_recipes.latent.member_modes import MemberTerms, member_terms, newton_move, search_modes
+from vi_recipes.latent.member_modes import (
+    MemberTerms,
+    Search,
+    member_terms,
+    newton_move,
+    search_modes,
+)
 from vi_recipes.latent.members import local_sites, split_target
 from vi_recipes.latent.model_likelihood import ModelLikelihood
 from vi_recipes.latent.node_error import NumNodes
@@ -102,6 +116,7 @@ __all__ = [
     "Normals",
     "NumNodes",
     "PartialSteps",
+    "Search",
     "Split",
     "State",
     "StateProbabilities",
@@ -133,6 +148,7 @@ __all__ = [
     "local_sites",
     "log_likelihood_at",
     "marginal_of",
+    "may_have_kinks",
     "member_terms",
     "newton_move",
     "no_start_left",

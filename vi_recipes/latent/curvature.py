@@ -132,6 +132,18 @@ def _bends_far(
     return bends
 
 
+def _kinked(split: Split) -> dict[str, frozenset[str]]:
+    """Return sites whose programs may have kinks in latent variables, with those."""
+    flows = split.target.flows.densities.items()
+    found = {name: flow.whole.kinked.intersection(split.latents) for name, flow in flows}
+    return {name: latents for name, latents in found.items() if latents}
+
+
+def may_have_kinks(split: Split) -> bool:
+    """Whether some log density may have kinks in the latent variables, by its program."""
+    return bool(_kinked(split))
+
+
 def kinks_of(split: Split) -> str:
     """Say which log densities have kinks in the latent variables; empty where none is known to.
 
@@ -142,10 +154,8 @@ def kinks_of(split: Split) -> str:
     seen = split.target.compiled_once.get(("curvature", *key_of(split)))
     if seen is None or not seen.in_pieces:
         return ""
-    flows = split.target.flows.densities.items()
-    found = {name: flow.whole.kinked.intersection(split.latents) for name, flow in flows}
-    sites = [name for name, latents in found.items() if latents]
-    latents = frozenset().union(*found.values())
+    found = _kinked(split)
+    sites, latents = list(found), frozenset().union(*found.values())
     if not sites:
         return ""
     one = len(sites) == 1

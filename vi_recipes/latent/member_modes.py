@@ -55,6 +55,8 @@ class Search(NamedTuple):
     """What is added to the precision's eigenvalues."""
     missed: Float[Array, " members"]
     """Squared Newton decrements."""
+    blocked: Float[Array, " members"]
+    """The least that a step was to gain, twice over, which lowered the log joint instead."""
     taken: Int[Array, ""] | int
     """Steps."""
 
@@ -109,11 +111,17 @@ def search_modes(
     z: Float[Array, "members d"],
     arrays: Arrays,
     tolerance: float = MODE,
+    *,
+    at_kinks: bool = False,
 ) -> Search:
     """Return every member's mode from a starting point, with its terms there; pure.
 
     Newton's method, damped for each member by itself: a step that lowers its log joint is taken
     back and shortened. Not to be differentiated; see :func:`terms_at_modes`.
+
+    At a mode that is a kink slopes are no smaller than anywhere near. But there a step lowers the
+    log joint that was to gain next to nothing, which it does of no smooth function: the slope turns
+    within it, and the mode is no farther than that.
 
     Parameters
     ----------
@@ -121,6 +129,9 @@ def search_modes(
         The members, the parameters, the starting point and the data.
     tolerance
         Squared Newton decrement of a member at which its mode is found.
+    at_kinks
+        Whether a mode that is a kink is found too. What is ``missed`` there is what the last step
+        was to gain; the curvature is that of one side.
     """
     # what damps all of a member's coordinates alike must be told of them in units
     unit = jnp.asarray(split.target.units[split.local])
@@ -146,7 +157,8 @@ def search_modes(
 
     def step(search: Search) -> Search:
         terms, damping, first = search.terms, search.damping, search.taken < 0
-        candidate = search.z + jnp.where(first, 0.0, propose(terms, damping))
+        move = jnp.where(first, 0.0, propose(terms, damping))
+        candidate = search.z + move
         new = member_terms(split, theta, candidate, arrays)
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all(-1)
         noise = 1e-13 * (1.0 + jnp.abs(terms.value))
@@ -160,13 +172,20 @@ def search_modes(
 
         kept = jax.tree.map(keep, new, terms)
         z = keep(candidate, search.z)
-        return Search(z, kept, damping, decrement(kept), search.taken + 1)
+        missed, blocked = decrement(kept), search.blocked
+        if at_kinks:
+            lowered = ~better & jnp.isfinite(new.value)
+            gain = (terms.gradient * move).sum(-1)
+            blocked = jnp.where(lowered, jnp.minimum(blocked, gain), blocked)
+            missed = jnp.minimum(missed, blocked)
+        return Search(z, kept, damping, missed, blocked, search.taken + 1)
 
     # the first step only looks where it stands, so that the model is in the loop and nowhere else
     members, d = z.shape
     none = jnp.zeros(members)
     nothing = MemberTerms(none, jnp.zeros((members, d)), jnp.zeros((members, d, d)))
-    start = Search(z, nothing, none, jnp.full(members, jnp.inf), -1)
+    far = jnp.full(members, jnp.inf)
+    start = Search(z, nothing, none, far, far, -1)
     end: Search = jax.lax.while_loop(unfinished, step, start)
     return end
 

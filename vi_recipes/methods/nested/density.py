@@ -23,6 +23,7 @@ from vi_recipes.latent import (
     HALF_LOG_2PI,
     Marginal,
     MemberTerms,
+    Search,
     cubature,
     is_bent,
     member_terms,
@@ -284,8 +285,15 @@ class ThetaDensity:
             z, terms = jax.lax.fori_loop(0, 2, step, (starts, flat))
             missed = jnp.zeros(len(thetas))
         else:
-            ends = jax.vmap(lambda th, z: search_modes(split, th, z, arrays, MODE))(thetas, starts)
-            z, missed, terms = ends.z, ends.missed.max(-1), ends.terms
+
+            def search(theta: jax.Array, z: jax.Array) -> Search:
+                return search_modes(split, theta, z, arrays, MODE, at_kinks=True)
+
+            ends = jax.vmap(search)(thetas, starts)
+            # a kink is narrower than the curvature on either side of it
+            steep = jnp.einsum("bti,btj->btij", ends.terms.gradient, ends.terms.gradient)
+            terms = ends.terms._replace(precision=ends.terms.precision + steep)
+            z, missed = ends.z, ends.missed.max(-1)
         if d == 1:
             axes = 1 / jnp.sqrt(terms.precision)
         else:

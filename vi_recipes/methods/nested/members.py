@@ -15,6 +15,7 @@ from vi_recipes.latent import (
     fields,
     hierarchical,
     marginal_of,
+    may_have_kinks,
     starting_point,
     without_latents,
 )
@@ -225,7 +226,11 @@ def nodes_to_check(density: ThetaDensity) -> int | None:
     """Return the nodes a dimension that check those in use; ``None`` where there is no error."""
     if not density.has_members or density.is_normal or as_noisy(density):
         return None
-    return next_nodes(density.nodes.num_nodes, density.split.width)
+    num_nodes = density.nodes.num_nodes
+    others = next_nodes(num_nodes, density.split.width)
+    if others < num_nodes and may_have_kinks(density.split):
+        return 2 * num_nodes // 3  # a few less change next to nothing of what falls as 1 / nodes
+    return others
 
 
 def refusal(message: str) -> MethodFailure:
