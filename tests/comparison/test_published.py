@@ -15,7 +15,7 @@ import pytest
 from models_for_tests import target as listed
 
 import vi_recipes as vr
-from vi_recipes.comparison import validated
+from vi_recipes.comparison import tables, validated
 from vi_recipes.core import Timing
 from vi_recipes.fit import loo_table
 from vi_recipes.report import published
@@ -227,3 +227,4 @@ def test_log_evidence_under_flat_priors_is_said_to_compare_methods_alone() -> No
         c = vr.compare(target, {"laplace": vr.Laplace()}, description=description)
         assert str(c.table(target=target)).count(said) == times
         assert str(c.table()).count(said) == times
+        assert tables.evidence(c).note.count(said) == times

@@ -318,6 +318,21 @@ def quantiles(y: Any) -> None:
         numpyro.sample("y", dist.AsymmetricLaplaceQuantile(mean, s, 0.75), obs=y)
 
 
+def test_members_whose_density_is_a_line_are_told_of_in_words_alone() -> None:
+    """NumPy told of 0 / 0, which pytest takes for an error, where curvatures are all 0."""
+
+    def model(y: Any) -> None:
+        m = numpyro.sample("m", dist.Normal())
+        with numpyro.plate("members", 5):
+            z = numpyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
+            numpyro.factor("line", m * z)
+        numpyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    fit = vr.NestedQuadrature().fit(vr.Target(model, y=np.zeros(3)), key=0)
+    assert not fit.status.ok
+    assert "no maximum" in fit.explanation
+
+
 def quantile_data() -> np.ndarray:
     rng = np.random.default_rng(419)
     return 1.0 + np.repeat(0.6 * rng.normal(size=12), 6) + 0.7 * rng.standard_t(3, 72)

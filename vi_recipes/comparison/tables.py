@@ -332,7 +332,8 @@ def evidence(comparison: Fits) -> Table:
         "highest bound"
     )
     columns = ["method", "what it is", "log evidence", "less the best"]
-    return Table("Log evidence", columns, rows, sentences(note), left=(0, 1))
+    flat = of_kind(comparison.notes, NoteKind.FLAT_PRIORS)
+    return Table("Log evidence", columns, rows, " ".join([sentences(note), *flat]), left=(0, 1))
 
 
 def _with_error(value: float, error: float) -> str:

@@ -80,6 +80,9 @@ class Seen(NamedTuple):
         return bool(nearest.max() <= same)
 
 
+UNJUDGED = np.errstate(divide="ignore", invalid="ignore", over="ignore")
+"""Whether what is seen is finite is judged by :attr:`Seen.finite`."""
+
 LookAtMembers = Callable[[np.ndarray, np.ndarray], Seen]
 """Looks at theta and places of the latent variables."""
 
@@ -116,6 +119,7 @@ def _of_members(
     given = jnp.asarray(theta), jnp.asarray(places), arrays
     compiled = compiler(terms, *given, calls=1)
 
+    @UNJUDGED
     def look(theta: np.ndarray, places: np.ndarray) -> Seen:
         seen = compiled(jnp.asarray(theta), jnp.asarray(places), arrays)
         values, slopes, found = map(np.asarray, seen)
@@ -154,6 +158,7 @@ def _of_one(
     given = jnp.asarray(theta), jnp.asarray(places[0]), jnp.asarray(some), arrays
     compiled = compiler(products, *given, calls=1)
 
+    @UNJUDGED
     def look(theta: np.ndarray, places: np.ndarray) -> Seen:
         def at(z: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             given = map(jnp.asarray, (theta, z, vectors))

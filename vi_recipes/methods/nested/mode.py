@@ -195,7 +195,11 @@ def _climb(density: ThetaDensity, progress: Progress) -> tuple[np.ndarray, np.nd
 
     if not np.isfinite(fall(start / units)[0]):
         kinks = kinks_of(density.split)
-        why = f"; {kinks}" if kinks else ", as where its density has a kink (abs, max, where)"
+        why = (
+            f"; {kinks}"
+            if kinks
+            else ", as where its density has no maximum, or kinks (abs, max, where)"
+        )
         raise MethodFailure(
             Status.DIVERGED,
             "log p(y, theta) is not finite at the start"
