@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Bordered(NamedTuple):
@@ -174,7 +174,7 @@ def shifted(matrix: Bordered, by: Float[Array, ""]) -> Bordered:
 
 
 def backward_many(
-    factor: Factor, rows: np.ndarray, noise: Float[np.ndarray, "draws dim"]
+    factor: Factor, rows: Int[np.ndarray, " draws"], noise: Float[np.ndarray, "draws dim"]
 ) -> Float[np.ndarray, "draws dim"]:
     """Return draws with inverses of several matrices as covariances, outside compiled code.
 

@@ -55,7 +55,9 @@ class _Blocks(NamedTuple):
         length = max(1, round(num_steps**0.5))
         return cls(num_steps, length, max(1, -(-num_steps // length)))
 
-    def steps(self, rows: Float[Array, "steps states"], nothing: float) -> jax.Array:
+    def steps(
+        self, rows: Float[Array, "steps states"], nothing: float
+    ) -> Float[Array, "length states blocks"]:
         """Return steps by their place in a block, shape (length, states, blocks).
 
         Blocks run along the last axis: every step is the product of a small matrix and a wide one.
@@ -65,7 +67,7 @@ class _Blocks(NamedTuple):
         filled = jnp.concatenate([rows, jnp.full((missing, rows.shape[1]), nothing, rows.dtype)])
         return filled.reshape(self.blocks, self.length, -1).transpose(1, 2, 0)
 
-    def in_order(self, x: jax.Array) -> jax.Array:
+    def in_order(self, x: Float[Array, "length ... blocks"]) -> Float[Array, "steps ..."]:
         """Return what a scan over a block's places has made, by step."""
         moved = jnp.moveaxis(x, -1, 0)
         return moved.reshape(self.blocks * self.length, *moved.shape[2:])[: self.num_steps]

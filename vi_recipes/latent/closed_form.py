@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from vi_recipes.core import MethodFailure, Status, compiler_options
 from vi_recipes.latent.ascent import State, Step, TargetCompiler, started
@@ -55,7 +55,7 @@ class ClosedForm:
         stats, value = self.steps.e_step(theta, **data)
         return self.steps.m_step(stats, self.objective, **data), value + self.log_prior(theta, data)
 
-    def log_prior(self, theta: State, data: dict[str, Any]) -> jax.Array:
+    def log_prior(self, theta: State, data: dict[str, Any]) -> Float[Array, ""]:
         """Return log p(theta) where the objective has it, else 0."""
         if self.objective == "mle":
             return jnp.zeros(())

@@ -292,11 +292,13 @@ class Marginal:
         states = jnp.arange(len(self.split.states))
         return at_states(self.split, theta, states, arrays).members.T[rows]
 
-    def part(self, q: Float[Array, "size states"], rows: Int[Array, " size"]) -> Array:
+    def part(
+        self, q: Float[Array, "size states"], rows: Int[Array, " size"]
+    ) -> Float[Array, "size states"]:
         """Return what the members of a block add to :meth:`whole` by their probabilities."""
         return q
 
-    def whole(self, parts: Array) -> EStep:
+    def whole(self, parts: Float[Array, "blocks size states"]) -> EStep:
         """Return q(z) of the parts of all blocks, stacked; see :func:`blocks.deal`."""
         states = jnp.arange(len(self.split.states))
         table = jnp.swapaxes(parts, 0, 1).reshape(-1, len(states))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vi_recipes.latent.ascent import State, Step
 from vi_recipes.latent.blocks import Blocks, deal
@@ -52,7 +52,10 @@ class PartialSteps:
     newton: bool
 
     def share(
-        self, q: Float[Array, "size states"], rows: Array, weights: Float[Array, " size"]
+        self,
+        q: Float[Array, "size states"],
+        rows: Int[Array, " size"],
+        weights: Float[Array, " size"],
     ) -> _Share:
         """Return what members add to Q by their probabilities, and their entropy."""
         some = q > 0
@@ -62,7 +65,9 @@ class PartialSteps:
             entropy = jnp.asarray(own)[rows] * entropy
         return _Share(self.marginal.part(weights[:, None] * q, rows), (weights * entropy).sum())
 
-    def maximised(self, theta: Array, shares: _Share, arrays: Arrays) -> tuple[Array, Array]:
+    def maximised(
+        self, theta: Float[Array, " G"], shares: _Share, arrays: Arrays
+    ) -> tuple[Float[Array, " G"], Float[Array, ""]]:
         """Return theta after an M-step, and F(q, theta) there; shares have a leading axis."""
         q = self.marginal.whole(shares.part)
 

@@ -98,7 +98,12 @@ def look_at(
     return made
 
 
-def stray_of(moved: np.ndarray, made: np.ndarray, parts: np.ndarray, slopes: np.ndarray) -> float:
+def stray_of(
+    moved: Float[np.ndarray, "*others d"],
+    made: Float[np.ndarray, "*others d"],
+    parts: Float[np.ndarray, "*others _"],
+    slopes: Float[np.ndarray, "places *members d"],
+) -> float:
     """Return how far slopes have moved otherwise than curvatures make them, by what counts as none.
 
     ``parts`` are the sizes of what these make, added up, and ``slopes`` are those at all places.

@@ -229,7 +229,9 @@ def per_scalar(function: str, samples: Mapping[str, np.ndarray], **options: Any)
     return result
 
 
-def drawn_constant(draws: np.ndarray) -> np.ndarray:
+def drawn_constant(
+    draws: Shaped[np.ndarray, "chains draws *site"],
+) -> Bool[np.ndarray, "*site"]:
     """Return which scalars of draws, shaped (chain, draw, *site shape), vary by rounding alone."""
     dtype = "float32" if draws.dtype == np.float32 else "float64"
     size = np.abs(draws).max((0, 1), initial=0.0)

@@ -9,6 +9,7 @@ from typing import override
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from vi_recipes.algebra import log_normal
 from vi_recipes.core import split_key
@@ -46,7 +47,7 @@ class BlockPosterior(FactorPosterior):
         return GaussianPosterior(self.target, m, self.root, np.where(normal, self.diagonal, s))
 
     @override
-    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
+    def unconstrained_cov(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows rows"]:
         return self._gaussian.unconstrained_cov(rows)
 
     @override
@@ -55,7 +56,7 @@ class BlockPosterior(FactorPosterior):
         return np.array(np.abs((slopes * self.eta_mcse[j]).sum(axis=-1)))
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         cov = super().cov(sites)
         j = np.concatenate([self.coordinate_of[n].ravel() for n in sites])
         normal = (j >= 0) & self.factors.gaussian[j]
@@ -91,8 +92,8 @@ class BlockPosterior(FactorPosterior):
 
     @override
     def marginal_draws(
-        self, rows: np.ndarray, num_draws: int, key: jax.Array
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+        self, rows: Int[np.ndarray, " rows"], num_draws: int, key: jax.Array
+    ) -> tuple[Float[np.ndarray, "draws rows"], Float[np.ndarray, " draws"]] | None:
         if self.factors.gaussian[rows].all() and not self.factors.points[rows].any():
             return self._gaussian.marginal_draws(rows, num_draws, key)
         return None

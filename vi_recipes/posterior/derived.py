@@ -10,6 +10,7 @@ from typing import Any, override
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from vi_recipes.core import as_key, told
 from vi_recipes.model import Sites
@@ -114,7 +115,9 @@ class DerivedPosterior(Posterior):
         return tuple({name: values[name] for name in self.functions} for values in several)
 
     @override
-    def gaussian(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def gaussian(
+        self, rows: Int[np.ndarray, " rows"]
+    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows rows"]] | None:
         return self.base.gaussian(rows)
 
     @override
@@ -134,7 +137,7 @@ class DerivedPosterior(Posterior):
         return {**self.base.mcse_sd(), **self._derived[3]}
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         own = [name for name in sites if name not in self.functions]
         if len(own) == len(sites):
             return self.base.cov(sites)

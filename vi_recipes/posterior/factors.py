@@ -10,6 +10,7 @@ from typing import override
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from vi_recipes.core import COMPILED_QUICKLY, generator, split_key
 from vi_recipes.elbo import GAMMA, CurvedKL, Factors
@@ -211,12 +212,14 @@ class FactorPosterior(Posterior):
         return self.target.slopes(self.eta[:, 0])
 
     @override
-    def gaussian(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def gaussian(
+        self, rows: Int[np.ndarray, " rows"]
+    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows rows"]] | None:
         if not self.factors.gaussian[rows].all():
             return None
         return self.location_scale[0][rows], self.unconstrained_cov(rows)
 
-    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
+    def unconstrained_cov(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows rows"]:
         """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
         return np.diag(self.location_scale[1][rows] ** 2)
 
@@ -237,7 +240,7 @@ class FactorPosterior(Posterior):
         return self._moments[3]
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         j = np.concatenate([self.coordinate_of[n].ravel() for n in sites])
         values, weights = self._nodes
         v = np.concatenate([values[n].reshape(NUM_NODES, -1) for n in sites], axis=1)
@@ -257,7 +260,7 @@ class FactorPosterior(Posterior):
             cov[several, :], cov[:, several] = sampled[several, :], sampled[:, several]
         return cov
 
-    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> Float[np.ndarray, "draws dim"]:
         """Return draws of the unconstrained vector, shape (num_draws, dim)."""
         return self._factor_draws(num_draws, key)
 
@@ -310,8 +313,8 @@ class FactorPosterior(Posterior):
 
     @override
     def marginal_draws(
-        self, rows: np.ndarray, num_draws: int, key: jax.Array
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+        self, rows: Int[np.ndarray, " rows"], num_draws: int, key: jax.Array
+    ) -> tuple[Float[np.ndarray, "draws rows"], Float[np.ndarray, " draws"]] | None:
         if self.factors.points[rows].any():
             return None
         z = self._without_mirror_images(num_draws, key)

@@ -10,6 +10,7 @@ from typing import override
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from vi_recipes.algebra import (
     MAX_DENSE,
@@ -211,7 +212,7 @@ class ResponsePosterior(FactorPosterior):
         return super().mcse_mean() | errors
 
     @property
-    def location_slopes(self) -> np.ndarray:
+    def location_slopes(self) -> Float[np.ndarray, "dim 2"]:
         """Derivative of each coordinate's mean in its two parameters, shape (dim, 2)."""
         return np.asarray(self._law_slopes[:, 0])
 
@@ -221,7 +222,7 @@ class ResponsePosterior(FactorPosterior):
         return self.factors.location_scale_slopes(np.asarray(self.eta, float))
 
     @override
-    def cov(self, sites: Sequence[str]) -> np.ndarray:
+    def cov(self, sites: Sequence[str]) -> Float[np.ndarray, "scalars scalars"]:
         cov = self.hessian.sandwich(self.slopes(sites))
         stepped = self.target.flows.stepped_values
         drawn = np.concatenate([np.full(self.mean()[n].size, n in stepped) for n in sites])
@@ -269,7 +270,7 @@ class ResponsePosterior(FactorPosterior):
         return errors
 
     @override
-    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> np.ndarray:
+    def unconstrained_draws(self, num_draws: int, key: jax.Array) -> Float[np.ndarray, "draws dim"]:
         m, _ = self.location_scale
         return np.asarray(m + self._location_law.draws(num_draws, generator(key)))
 
@@ -293,7 +294,7 @@ class ResponsePosterior(FactorPosterior):
         return self.unconstrained_cov(np.arange(len(self.eta)))
 
     @override
-    def unconstrained_cov(self, rows: np.ndarray) -> np.ndarray:
+    def unconstrained_cov(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows rows"]:
         """Return the covariance of the coordinates ``rows`` of the unconstrained vector."""
         slopes = self.location_slopes
         return self.hessian.sandwich([(np.array([2 * j, 2 * j + 1]), slopes[j]) for j in rows])
@@ -311,8 +312,8 @@ class ResponsePosterior(FactorPosterior):
 
     @override
     def marginal_draws(
-        self, rows: np.ndarray, num_draws: int, key: jax.Array
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+        self, rows: Int[np.ndarray, " rows"], num_draws: int, key: jax.Array
+    ) -> tuple[Float[np.ndarray, "draws rows"], Float[np.ndarray, " draws"]] | None:
         if self.factors.points[rows].any():
             return None
         cov = self.unconstrained_cov(rows)

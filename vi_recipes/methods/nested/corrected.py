@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from vi_recipes.core import MethodFailure, Progress, Status
@@ -217,7 +217,9 @@ def correct(
     return added
 
 
-def with_errors(added: Added, found: Integral, known: np.ndarray) -> tuple[Integral, Corrected]:
+def with_errors(
+    added: Added, found: Integral, known: Bool[np.ndarray, " scalars"]
+) -> tuple[Integral, Corrected]:
     """Return an integral with the errors that the correction leaves, and what it does there.
 
     Parameters

@@ -141,7 +141,7 @@ class CrossedDensity(ThetaDensity):
         entries = self.columns.bends(theta, z, arrays)
         return value, self._rest(theta, z, arrays), gradient, entries, -bent
 
-    def look(self, theta: np.ndarray, z: np.ndarray) -> LogJointAt:
+    def look(self, theta: Float[np.ndarray, " G"], z: Float[np.ndarray, " d"]) -> LogJointAt:
         """Return the log joint at a place."""
         with jax.enable_x64(True):
             given = jnp.asarray(theta), jnp.asarray(z), self.target.arrays()

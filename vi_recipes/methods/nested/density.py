@@ -185,7 +185,7 @@ class ThetaDensity:
             theta, modes, zero if slopes is None else slopes, self.place.reference
         )
 
-    def count_from(self, theta: np.ndarray) -> None:
+    def count_from(self, theta: Float[np.ndarray, " G"]) -> None:
         """Count reported scalars from their means at theta from now on."""
         mean = self.sweep(theta[None]).mean[0]
         self.place = self.place._replace(reference=self.place.reference + np.nan_to_num(mean))

@@ -77,15 +77,17 @@ class FieldMember:
         value = joint.members.sum()
         return value, (value, joint.shared + joint.prior)
 
-    def law(self, theta: jax.Array, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
+    def law(
+        self, theta: Float[Array, " G"], arrays: Arrays
+    ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         """Return the field's mean and covariance before the data."""
         law = self.split.normal_law(theta, jnp.zeros((1, self.dim)), arrays)
         assert law is not None
         return law
 
     def curvature(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays
-    ) -> tuple[jax.Array, jax.Array]:
+        self, theta: Float[Array, " G"], z: Float[Array, " d"], arrays: Arrays
+    ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """Return D, and the share of a product with its matrix that is off the diagonal."""
         slope = jax.grad(self._rest, 1, has_aux=True)
         _, push = jax.linearize(lambda z: slope(theta, z, arrays)[0], z)
@@ -95,8 +97,12 @@ class FieldMember:
         return own, lost
 
     def factor(
-        self, theta: jax.Array, loc: jax.Array, cov: jax.Array, arrays: Arrays
-    ) -> tuple[FieldFactor, jax.Array]:
+        self,
+        theta: Float[Array, " G"],
+        loc: Float[Array, " d"],
+        cov: Float[Array, "d d"],
+        arrays: Arrays,
+    ) -> tuple[FieldFactor, Float[Array, ""]]:
         """Return the factor, NaN where there is none, and what :meth:`curvature` says is lost."""
         own, lost = self.curvature(theta, loc, arrays)
         scale = jnp.sqrt(own)
@@ -104,8 +110,8 @@ class FieldMember:
         return FieldFactor(cov, scale, cholesky(inner, symmetrize_input=False)), lost
 
     def at(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays
-    ) -> tuple[jax.Array, jax.Array, jax.Array, FieldFactor]:
+        self, theta: Float[Array, " G"], z: Float[Array, " d"], arrays: Arrays
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " d"], FieldFactor]:
         """Return log p(y, theta), what is missed, the mode, and the factor.
 
         The mode is the mean plus K a. The second step to it loses no digits to distance.
@@ -137,12 +143,14 @@ class FieldMember:
         """Return S (I + S K S)^-1 S times a vector."""
         return factor.scale * cho_solve((factor.root, True), factor.scale * vector)
 
-    def variances(self, factor: FieldFactor) -> jax.Array:
+    def variances(self, factor: FieldFactor) -> Float[Array, " d"]:
         """Return the variances of all scalars given theta."""
         half = solve_triangular(factor.root, factor.scale[:, None] * factor.cov, lower=True)
         return jnp.maximum(jnp.diagonal(factor.cov) - (half**2).sum(0), 0.0)
 
-    def variances_of(self, factor: FieldFactor, slopes: jax.Array) -> jax.Array:
+    def variances_of(
+        self, factor: FieldFactor, slopes: Float[Array, "sums d"]
+    ) -> Float[Array, " sums"]:
         """Return the variances of sums of the scalars, whose slopes are in rows."""
         turned = slopes @ factor.cov
         half = solve_triangular(factor.root, factor.scale[:, None] * turned.T, lower=True)
@@ -152,7 +160,7 @@ class FieldMember:
         """Return nothing: factors of many points of theta are too large to be kept for draws."""
         return jnp.zeros((factor.scale.shape[0], 0))
 
-    def drawn(self, theta: jax.Array, noise: jax.Array, arrays: Arrays) -> jax.Array:
+    def drawn(self, theta: Float[Array, " G"], noise: jax.Array, arrays: Arrays) -> jax.Array:
         """Return draws of the field given theta.
 
         A draw from before the data, corrected by what data made from it would say of it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import brentq
 from scipy.special import softmax
 
@@ -73,7 +73,7 @@ def integrate(
     tolerance: float,
     max_points: int,
     seed: int,
-    known: np.ndarray,
+    known: Bool[np.ndarray, " scalars"],
     progress: Progress,
 ) -> Integral:
     """Return the integral over theta by rounds of points, until its errors are small.
@@ -296,7 +296,7 @@ def with_inner_error(
     weights: Float[np.ndarray, " rows"],
     nodes: tuple[int, int],
     swept: tuple[ThetaRows, ThetaRows],
-    known: np.ndarray,
+    known: Bool[np.ndarray, " scalars"],
 ) -> tuple[Integral, InnerError]:
     """Return an integral with what other nodes change given theta in its errors, and that change.
 

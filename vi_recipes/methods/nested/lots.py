@@ -8,6 +8,7 @@ noise leaves falls with the number of lattices, and with that of their points.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool
 
 from vi_recipes.core import Progress
 from vi_recipes.methods.nested.density import ThetaDensity
@@ -43,7 +44,7 @@ def integrate_in_lots(
     tolerance: float,
     max_points: int,
     seed: int,
-    known: np.ndarray,
+    known: Bool[np.ndarray, " scalars"],
     progress: Progress,
 ) -> Integral:
     """Return the integral over theta by rounds of points.

@@ -137,7 +137,7 @@ class Integral:
         share = w[near].sum() / w.sum()
         return float(share / (1 + share))
 
-    def worst_error(self, known: np.ndarray) -> float:
+    def worst_error(self, known: Bool[np.ndarray, " scalars"]) -> float:
         """Return the largest error, of means in sds or relative of sds, among known scalars.
 
         Those without an sd do not count.
@@ -145,7 +145,7 @@ class Integral:
         return float(np.max(self._errors(known), initial=self.beside))
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _errors(self, known: np.ndarray) -> Float[np.ndarray, "two scalars"]:
+    def _errors(self, known: Bool[np.ndarray, " scalars"]) -> Float[np.ndarray, "two scalars"]:
         """Return errors of means in sds, and relative ones of sds, 0 of those that do not count."""
         if self.tails is not None:
             known = known & np.isnan(self.tails)
@@ -154,7 +154,7 @@ class Integral:
         return np.nan_to_num(errors, nan=0.0, posinf=np.inf)
 
     @np.errstate(over="ignore", invalid="ignore")
-    def counted(self, known: np.ndarray) -> Float[np.ndarray, " points"] | None:
+    def counted(self, known: Bool[np.ndarray, " scalars"]) -> Float[np.ndarray, " points"] | None:
         """Return how much a posterior's worth of each point counts for the figure known least.
 
         That is its distance from the mean in sds, or where it is an sd that squared, less 1;
@@ -217,7 +217,9 @@ class Rounds:
         u = scrambled_sobol(self.dim + 1, size // NUM_SCRAMBLES, seeds)
         return proposal.points(u), seeds
 
-    def add(self, proposal: Proposed, theta: np.ndarray, swept: ThetaRows) -> None:
+    def add(
+        self, proposal: Proposed, theta: Float[np.ndarray, "points G"], swept: ThetaRows
+    ) -> None:
         """Take a round of points."""
         for k, earlier in enumerate(self.proposals):
             self._log_q[k] = np.concatenate([self._log_q[k], earlier.log_prob(theta)])

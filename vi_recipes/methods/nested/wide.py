@@ -109,14 +109,16 @@ class WideMember:
         return self.layout.entries
 
     def joint(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays
+        self, theta: Float[Array, " G"], z: Float[Array, " d"], arrays: Arrays
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Return the log density of the member; that and all other terms."""
         joint = self.split.log_joint(theta, z[None], arrays)
         value = joint.members.sum()
         return value, (value, joint.shared + joint.prior)
 
-    def precision(self, theta: jax.Array, z: jax.Array, arrays: Arrays) -> tuple[Bordered, Any]:
+    def precision(
+        self, theta: Float[Array, " G"], z: Float[Array, " d"], arrays: Arrays
+    ) -> tuple[Bordered, Any]:
         """Return minus the Hessian, and the share of a product with it that the pattern misses."""
         layout = self.layout
         slope = jax.grad(self.joint, 1, has_aux=True)
@@ -141,13 +143,13 @@ class WideMember:
         known = self.layout.join(product(matrix, self.layout.split(jnp.asarray(self._probe))))
         return jnp.abs(bent - known).max() / jnp.maximum(jnp.abs(bent).max(), 1e-300)
 
-    def step(self, factor: Factor, gradient: jax.Array) -> jax.Array:
+    def step(self, factor: Factor, gradient: Float[Array, " d"]) -> Float[Array, " d"]:
         """Return the Newton step."""
         return self.layout.join(solve(factor, self.layout.split(gradient)))
 
     def at(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays
-    ) -> tuple[jax.Array, jax.Array, jax.Array, Factor]:
+        self, theta: Float[Array, " G"], z: Float[Array, " d"], arrays: Arrays
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " d"], Factor]:
         """Return log p(y, theta), what is missed, the mode, and the factor of the precision.
 
         The precision is the same everywhere, so one serves for all steps; seen from afar a
@@ -170,8 +172,8 @@ class WideMember:
         return log_p, jnp.where(lost < LOST, short, jnp.inf), z, factor
 
     def at_mode(
-        self, theta: jax.Array, z: jax.Array, arrays: Arrays
-    ) -> tuple[jax.Array, jax.Array, jax.Array, Factor]:
+        self, theta: Float[Array, " G"], z: Float[Array, " d"], arrays: Arrays
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " d"], Factor]:
         """Return the same of a member that is not normal, by Laplace's approximation.
 
         Newton's method, damped where a step goes down or the precision is not positive definite.
@@ -211,7 +213,7 @@ class WideMember:
 
     def weighed(
         self,
-        theta: jax.Array,
+        theta: Float[Array, " G"],
         found: tuple[jax.Array, jax.Array, Factor],
         scalars: Callable[[jax.Array], jax.Array],
         lattice: Lattice,
@@ -250,11 +252,11 @@ class WideMember:
         end = averaged_over(pair, lattice.taken, key)
         return end._replace(log_p=by_laplace + end.log_p + d * np.log(scale))
 
-    def variances(self, factor: Factor) -> jax.Array:
+    def variances(self, factor: Factor) -> Float[Array, " d"]:
         """Return the variances of all scalars given theta."""
         return self.layout.join(inverse_diagonal(factor))
 
-    def variances_of(self, factor: Factor, slopes: jax.Array) -> jax.Array:
+    def variances_of(self, factor: Factor, slopes: Float[Array, "sums d"]) -> Float[Array, " sums"]:
         """Return the variances of sums of the scalars, whose slopes are in rows."""
 
         def of(row: jax.Array) -> jax.Array:
