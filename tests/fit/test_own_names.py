@@ -114,15 +114,15 @@ def test_names_of_brms_for_levels_and_polynomials() -> None:
     same(vr.from_draws(frame.rename(columns=theirs), target), drawn)
 
 
-def test_correlations_of_three_effects_are_those_of_their_factor() -> None:
-    """brms writes correlations one by one; the model has their Cholesky factor."""
+def test_correlations_of_three_effects_are_one_matrix() -> None:
+    """brms writes correlations one by one; the model has their matrix."""
     target = vr.Target(vr.glmm("y ~ x + z + (x + z | herd)", FRAME))
     frame, drawn = by_label(target)
     rows = RNG.normal(size=(*SHAPE, 3, 3))
     factor = np.tril(rows) / np.linalg.norm(np.tril(rows), axis=-1, keepdims=True)
     factor *= np.sign(np.diagonal(factor, axis1=-2, axis2=-1))[..., None]
-    drawn["cor_herd"] = factor
-    whole = (factor @ np.swapaxes(factor, -1, -2)).reshape(-1, 3, 3)
+    matrix = factor @ np.swapaxes(factor, -1, -2)
+    drawn["cor_herd"], whole = matrix, matrix.reshape(-1, 3, 3)
     names = ["Intercept", "x", "z"]
     theirs = {"Intercept": "b_Intercept", "beta[x]": "b_x", "beta[z]": "b_z"}
     for name in names:
@@ -132,7 +132,7 @@ def test_correlations_of_three_effects_are_those_of_their_factor() -> None:
     pairs = [(0, 1), (0, 2), (1, 2)]
     cors = {f"cor_herd__{names[i]}__{names[j]}": whole[:, i, j] for i, j in pairs}
     fit = vr.from_draws(frame.assign(**cors), target)
-    np.testing.assert_allclose(fit.posterior.samples["cor_herd"], factor, atol=1e-9)
+    np.testing.assert_allclose(fit.posterior.samples["cor_herd"], matrix, atol=1e-9)
     same(fit, {name: values for name, values in drawn.items() if name != "cor_herd"})
     with pytest.raises(ValueError, match=r"no draws of the latent site.* cor_herd"):
         vr.from_draws(frame.assign(**dict(list(cors.items())[:2])), target)
