@@ -266,8 +266,9 @@ def test_four_devices_find_what_one_finds(on_four_devices: dict[str, Any]) -> No
         assert status == "OK"
         assert mean < 1e-9
         assert sd < 1e-9
-    # what the ELBO holds of each row, and what its linearisation keeps of it, are divided too
-    assert len(found["of rows"]) > 20
+    # what the ELBO holds of each row, and what its linearisation keeps of it, are divided too: what
+    # it was given is not kept again, so that there are 14
+    assert len(found["of rows"]) > 10
     assert not any(found["of rows"])
 
 
