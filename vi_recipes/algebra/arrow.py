@@ -232,11 +232,7 @@ class ArrowFactor:
         border = solve_triangular(self.root, border, lower=True, check_finite=False)
         return self.join(*self.backward(local, border)).reshape(vectors.shape)
 
-    def join(
-        self,
-        local: Float[np.ndarray, "*lead members width"],
-        border: Float[np.ndarray, "*lead border"],
-    ) -> Float[np.ndarray, "*lead dim"]:
+    def join(self, local: np.ndarray, border: np.ndarray) -> np.ndarray:
         """Return vectors in the order of coordinates."""
         made = np.empty((self.arrow.dim, local.shape[1]))
         made[self.arrow.order] = np.concatenate([local, border])

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, override
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 from scipy.linalg import lstsq, qr
 
 from vi_recipes.core import MethodFailure, Timing
@@ -107,12 +107,7 @@ class Compressed(Marginal):
 
     @override
     def value_and_posterior(
-        self,
-        theta: Float[Array, " G"],
-        z: Shaped[Array, "members d"],
-        arrays: Arrays,
-        *,
-        order: int = 2,
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays, *, order: int = 2
     ) -> tuple[Float[Array, ""], EStep]:
         each = self._each(theta)
         states = jnp.arange(len(self.split.states))
@@ -126,18 +121,16 @@ class Compressed(Marginal):
         return jnp.asarray(self.coefficients)[rows] @ self._kept_joint(theta).T
 
     @override
-    def part(
-        self, q: Float[Array, "size states"], rows: Int[Array, " size"]
-    ) -> Float[Array, "states kept"]:
+    def part(self, q: Float[Array, "size states"], rows: Int[Array, " size"]) -> Array:
         return q.T @ jnp.asarray(self.coefficients)[rows]
 
     @override
-    def whole(self, parts: Float[Array, "blocks states kept"]) -> EStep:
+    def whole(self, parts: Array) -> EStep:
         return EStep(jnp.arange(len(self.split.states)), parts.sum(0))
 
     @override
     def probabilities(
-        self, theta: Float[Array, " G"], z: Shaped[Array, "members d"], arrays: Arrays
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
     ) -> Float[Array, "members states"]:
         return self._each(theta).probabilities
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 from numpyro import handlers
 from numpyro.distributions.transforms import biject_to
 
@@ -100,16 +100,14 @@ class Split:
         index = {name: np.minimum(place, 0) for name, place in self.index.items()}
         return replace(self, local=self.local.reshape(1, -1), num_members=1, plate="", index=index)
 
-    def flat(
-        self, theta: Float[Array, " G"], z: Shaped[Array, "members d"]
-    ) -> Float[Array, " dim"]:
+    def flat(self, theta: Float[Array, " G"], z: Array) -> Float[Array, " dim"]:
         """Return the target's flat vector of theta and continuous z, shape (members, d)."""
         if self.kind != "continuous":
             return theta
         order = np.argsort(np.concatenate([self.border, self.local.ravel()]), kind="stable")
         return jnp.concatenate([theta, z.ravel()])[order]
 
-    def sites(self, theta: Float[Array, " G"], z: Shaped[Array, "members d"]) -> dict[str, Array]:
+    def sites(self, theta: Float[Array, " G"], z: Array) -> dict[str, Array]:
         """Return the unconstrained values of the target's sites; see :meth:`flat`.
 
         Each is made of theta or of z alone, so that no derivative in z goes through what depends on
@@ -149,9 +147,7 @@ class Split:
                 found[site.name] = bool(theirs.all()), at
         return found
 
-    def log_joint(
-        self, theta: Float[Array, " G"], z: Shaped[Array, "members d"], arrays: Arrays
-    ) -> LogJoint:
+    def log_joint(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> LogJoint:
         """Return the log joint density by member; pure, to be transformed and compiled.
 
         Parameters
@@ -223,7 +219,7 @@ class Split:
     def elements(
         self,
         theta: Float[Array, " G"],
-        z: Shaped[Array, "members d"],
+        z: Array,
         arrays: Arrays,
         *,
         without: Sequence[str] = (),
@@ -253,9 +249,7 @@ class Split:
                 elements[name] = jnp.asarray(value)
         return elements
 
-    def log_jacobian(
-        self, theta: Float[Array, " G"], z: Shaped[Array, "members d"], arrays: Arrays
-    ) -> Float[Array, ""]:
+    def log_jacobian(self, theta: Float[Array, " G"], z: Array, arrays: Arrays) -> Float[Array, ""]:
         """Return log |d parameters / d theta|, which :meth:`log_joint` has not; pure.
 
         With it log p(y, theta) is a density over the unconstrained scale.
@@ -270,7 +264,7 @@ class Split:
         return total
 
     def normal_law(
-        self, theta: Float[Array, " G"], z: Shaped[Array, "members d"], arrays: Arrays
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
     ) -> tuple[Float[Array, " d"], Float[Array, "d d"]] | None:
         """Return mean and covariance of the latent site as the model names them; pure.
 
@@ -287,14 +281,14 @@ class Split:
             return jnp.broadcast_to(law.loc, law.event_shape), law.covariance_matrix
 
     def site_weights(
-        self, theta: Float[Array, " G"], z: Shaped[Array, "members d"], arrays: Arrays
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
     ) -> dict[str, jax.Array]:
         """Return the weight of every element of the sites' log densities, by scales and masks."""
         with jax.numpy_rank_promotion("allow"):
             return weights_of(self._trace(theta, z, arrays)[0])
 
     def _trace(
-        self, theta: Float[Array, " G"], z: Shaped[Array, "members d"], arrays: Arrays
+        self, theta: Float[Array, " G"], z: Array, arrays: Arrays
     ) -> tuple[dict[str, Any], dict[str, jax.Array], dict[str, jax.Array]]:
         """Return a trace of the model, the unconstrained sites, and Jacobians of latent ones."""
         target = self.target
