@@ -18,19 +18,8 @@ INTERCEPT = "Intercept"
 
 TAKEN = frozenset(
     {"numpyro", "dist", "jax", "jnp", "norm", "eta", "mu", "law", "logits", "trials", "priors"}
-    | {
-        "given",
-        "rest",
-        "chol",
-        "row",
-        "draw",
-        "chain",
-        "sample",
-        "weights",
-        "Hurdle",
-        "Cumulative",
-        "Each",
-    }
+    | {"given", "rest", "chol", "row", "draw", "chain", "sample", "weights"}
+    | {"Hurdle", "Cumulative", "Each"}
 )
 """Names of the generated source, and those that ArviZ keeps for itself."""
 

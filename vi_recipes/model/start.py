@@ -111,21 +111,21 @@ class DensityWithStart(FlatDensity):
     def anywhere(self) -> Float[np.ndarray, " dim"]:
         """Return a point to differentiate at, unconstrained: its density need not be finite."""
         if self.form_of is not None:
-            there, z = self.form_of.anywhere(), np.zeros(self.dim)
-            for name, place in self.slices.items():
-                if name in self.form_of.slices:
-                    z[place] = there[self.form_of.slices[name]]
-            return z
+            return self._shared_with(self.form_of, self.form_of.anywhere(), np.zeros(self.dim))
         return self.start(jax.random.key(0), value_and_grad=lambda z: (0.0, np.zeros(1)))
+
+    def _shared_with(
+        self, other: DensityWithStart, there: Float[np.ndarray, " other"], own: np.ndarray
+    ) -> Float[np.ndarray, " dim"]:
+        """Return a flat vector that has another density's numbers where both have a site."""
+        for name in self.slices.keys() & other.slices.keys():
+            own[self.slices[name]] = there[other.slices[name]]
+        return own
 
     def _find_units(self) -> Float[np.ndarray, " dim"]:
         if self.form_of is not None:
             # what is standardised is near 1, however wide the scales are that wait to be found
-            units = np.ones(self.dim)
-            for name, place in self.slices.items():
-                if name in self.form_of.slices:
-                    units[place] = self.form_of.units[self.form_of.slices[name]]
-            return units
+            return self._shared_with(self.form_of, self.form_of.units, np.ones(self.dim))
         placed = not self.flat or self.model.init is not None
         with jax.enable_x64(True):
             z = self._propose(fold_key(jax.random.key(0), 0), 0.0, 0, np.ones(self.dim))

@@ -19,6 +19,7 @@ from vi_recipes.importance import (
     num_parameters,
     reaching,
 )
+from vi_recipes.latent import kinks_of
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.nodes import member_nodes
@@ -333,14 +334,34 @@ def with_inner_error(
     return more, replace(inner, moved=float(np.nanmax(moved[known], initial=0.0)))
 
 
+def checked(
+    density: ThetaDensity, theta: Float[np.ndarray, "rows G"], here: ThetaRows, others: int
+) -> ThetaRows:
+    """Return rows as other nodes have them, as far from those in use as these may be off.
+
+    Where kinks part quadratics errors fall as 1 / nodes, and what other nodes change is a part of
+    them.
+
+    Parameters
+    ----------
+    density, theta, here
+        The density, rows of theta, and what the nodes in use find there.
+    others
+        Nodes a dimension of the check.
+    """
+    there = density.sweep(theta, member_nodes(others, density.split.width))
+    if not kinks_of(density.split):
+        return there
+    times = others / abs(density.nodes.num_nodes - others)
+    with np.errstate(invalid="ignore"):  # neither may be found
+        return ThetaRows(*(a + times * (b - a) for a, b in zip(here, there, strict=True)))
+
+
 def inner_error(
-    density: ThetaDensity,
-    theta: Float[np.ndarray, "rows G"],
-    log_p: Float[np.ndarray, " rows"],
-    others: int,
+    density: ThetaDensity, theta: Float[np.ndarray, "rows G"], here: ThetaRows, others: int
 ) -> InnerError:
     """Return what so many other nodes make of log p(y, theta) at rows of theta."""
-    nodes = member_nodes(others, density.split.width)
+    there = checked(density, theta, here, others)
     with np.errstate(invalid="ignore"):  # neither may be found
-        change = density.sweep(theta, nodes).log_p - log_p
+        change = there.log_p - here.log_p
     return InnerError.of(density.nodes.num_nodes, others, change)

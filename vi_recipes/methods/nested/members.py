@@ -20,9 +20,10 @@ from vi_recipes.latent import (
     without_latents,
 )
 from vi_recipes.methods.nested.density import ThetaDensity
-from vi_recipes.methods.nested.integrate import HEAVIEST
+from vi_recipes.methods.nested.integrate import HEAVIEST, checked
 from vi_recipes.methods.nested.mode import ThetaMode, find_theta_mode
 from vi_recipes.methods.nested.nodes import MOST_NODES, member_nodes, next_nodes
+from vi_recipes.methods.nested.records import ThetaRows
 from vi_recipes.methods.nested.several_modes import hidden_modes
 from vi_recipes.methods.nested.wide_density import as_noisy, density_of, is_weighed
 from vi_recipes.model import Target
@@ -208,13 +209,13 @@ def choose_nodes(density: ThetaDensity, mode: ThetaMode, seed: int) -> None:
         wide.quiet_at(rows[: wide.num_looked])
         return
     while others := nodes_to_check(density):
-        more = member_nodes(others, density.split.width)
-        values = density.sweep(rows).log_p
-        near = values > values.max() - NEAR
-        change = density.sweep(rows[near], more).log_p - values[near]
+        swept = density.sweep(rows)
+        near = swept.log_p > swept.log_p.max() - NEAR
+        here = ThetaRows(*(v[near] for v in swept))
+        change = checked(density, rows[near], here, others).log_p - here.log_p
         if others < density.nodes.num_nodes or not change.std() > INNER:
             break
-        density.nodes = more
+        density.nodes = member_nodes(others, density.split.width)
     while hidden_modes(density, mode.theta[None]):
         others = next_nodes(density.nodes.num_nodes, density.split.width)
         if others < density.nodes.num_nodes:

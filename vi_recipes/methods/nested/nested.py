@@ -21,13 +21,14 @@ from vi_recipes.core import (
     require_number,
     split_key,
 )
-from vi_recipes.latent import MAX_FIELD, Marginal, NumNodes, coupled_sites, fields, kinks_of
+from vi_recipes.latent import MAX_FIELD, Marginal, NumNodes, coupled_sites, fields
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.corrected import MOVED, SHARE, correct, with_errors
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.integrate import (
     HEAVIEST,
+    checked,
     integrate,
     with_inner_error,
     without_theta,
@@ -335,12 +336,7 @@ class NestedQuadrature(Method):
             return integral, None
         heaviest = np.argsort(-integral.weights)[:HEAVIEST]
         here = ThetaRows(*(v[heaviest] for v in integral.swept))
-        there = density.sweep(integral.theta[heaviest], member_nodes(others, density.split.width))
-        if kinks_of(density.split):
-            # errors fall as 1 / nodes there, of which the change is a part
-            times = others / abs(density.nodes.num_nodes - others)
-            with np.errstate(invalid="ignore"):  # neither may be found
-                there = ThetaRows(*(a + times * (b - a) for a, b in zip(here, there, strict=True)))
+        there = checked(density, integral.theta[heaviest], here, others)
         return with_inner_error(
             integral,
             integral.weights[heaviest],

@@ -104,7 +104,7 @@ class InnerError:
 
     def __str__(self) -> str:
         return (
-            f"{self.others} nodes instead of {self.num_nodes} tilt log p(y, theta) by "
+            f"{self.others} nodes instead of {self.num_nodes} tell of errors of log p(y, theta) by "
             f"{self.sd:.2g} nats"
         )
 

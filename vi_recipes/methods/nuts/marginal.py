@@ -104,7 +104,7 @@ class MarginalSpace:
         others = nodes_to_check(density)
         if others is None:
             return ""
-        error = inner_error(density, theta, density.sweep(theta).log_p, others)
+        error = inner_error(density, theta, density.sweep(theta), others)
         if error.lost:
             return error.what_is_lost
         if error.sd > INNER:
