@@ -124,6 +124,16 @@ def test_where_they_do_not_apply_they_say_why() -> None:
     assert found.d2 == pytest.approx(np.log(2), abs=4 * found.d2_se)
 
 
+def test_a_bound_that_no_number_holds_is_infinite() -> None:
+    """One draw where the posterior is all but 0 takes the ELBO, and all bounds with it, far off."""
+    z, ratios = normals(*PAIRS["shifted"])
+    found = wasserstein_bounds(z, np.append(ratios[:-1], -1e7))
+    assert found.d2 > np.log(np.finfo(float).max)
+    assert not found.reason
+    bounds = [found.w1, found.w2, found.mean_error, found.sd_error, found.cov_error]
+    assert np.isposinf(bounds).all()
+
+
 @pytest.mark.parametrize(
     ("z", "ratios", "match"),
     [

@@ -33,6 +33,7 @@ class WassersteinBounds:
         Bounds on the error of every mean and of every sd.
     cov_error
         Bound on the error of the covariance matrix in the spectral norm; q's is its correlation.
+        Infinite, as all others, where the divergence is beyond some 700 nats.
     khat
         Pareto shape of the weights. From 0.25 the error of ``d2`` is itself uncertain.
     reason
@@ -131,7 +132,8 @@ def wasserstein_bounds(
         )
     square, square_se = log_mean(2 * ratios)  # twice the CUBO
     d2, d2_se = square - 2 * lower, float(np.hypot(square_se, 2 * lower_se))
-    c = float(np.sqrt(np.expm1(max(0.0, d2 + NUM_SE * d2_se))))
+    with np.errstate(over="ignore"):  # a bound that no number holds is infinite
+        c = float(np.sqrt(np.expm1(max(0.0, d2 + NUM_SE * d2_se))))
     away = (points - points.mean(axis=0)) / scale
     length = (away**2).sum(axis=1)
     w1 = float(np.sqrt(length.mean())) * c
