@@ -81,6 +81,7 @@ CONTINUOUS: dict[str, Callable[[jax.Array], Any]] = {
     "equal branches": lambda c: jnp.where(c > 0, 2.0, 2.0),
     "Huber": lambda c: jnp.where(jnp.abs(c) < 1, c**2 / 2, jnp.abs(c) - 0.5),
     "branch": lambda c: jax.lax.cond(c > 0, lambda: c, lambda: -c),
+    "an edge of the support": lambda c: jnp.where(c > 1, jnp.where(c > 3, 3.0, c), -jnp.inf),
     "steep": lambda c: jnp.where(jnp.isnan(c), 0.0, jax.nn.sigmoid(1e5 * c)),
 }
 

@@ -87,9 +87,9 @@ class Pieces(NamedTuple):
     @property
     def missed(self) -> Float[np.ndarray, "pieces sites"]:
         """By how much the change of each log density differs from what its slopes say."""
-        by_slopes = self.slopes.mean(axis=1) * self.width[:, None]
-        missed = np.abs(self.values[:, 1] - self.values[:, 0] - by_slopes)
-        # outside the support there is nothing to see
+        with np.errstate(invalid="ignore"):  # outside the support there is nothing to see
+            by_slopes = self.slopes.mean(axis=1) * self.width[:, None]
+            missed = np.abs(self.values[:, 1] - self.values[:, 0] - by_slopes)
         return np.where(np.isfinite(missed), missed, 0.0)
 
     @property
