@@ -22,11 +22,13 @@ from densities_for_tests import (
     integrated,
     is_ok,
     off_and_told,
+    regression,
 )
 from scipy import stats
 from scipy.special import logsumexp
 
 import vi_recipes as vr
+from vi_recipes.importance import KHAT_LIMIT
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.profile import first_proposals
 from vi_recipes.methods.nested.records import ThetaRows
@@ -204,6 +206,28 @@ def test_points_without_a_density_are_no_points_too_few() -> None:
     shapes = _shapes(log_ratios, weights, swept, weights @ values)
     assert not np.isnan(shapes).any()
     assert (shapes > -np.inf).all()
+
+
+@pytest.mark.parametrize("degrees", [1.0, 1.5, 2.0, 2.5, 3.0])
+def test_a_variance_without_an_end_is_told_however_evenly_points_find_it(degrees: float) -> None:
+    """Points of a t's size that are as many at every power of e: weights alone show no tail."""
+    log_size = np.linspace(-6.0, 14.0, 8_192)
+    log_p = log_size + stats.t.logpdf(np.exp(log_size), degrees)
+    values = np.where(np.arange(8_192) % 2, 1.0, -1.0)[:, None] * np.exp(log_size)[:, None]
+    weights = np.exp(log_p) / np.exp(log_p).sum()
+    swept = ThetaRows(log_p, values, 0 * values, log_p)
+    for_mean, for_sd = _shapes(log_p, weights, swept, np.zeros(1))[:, 0]
+    assert (for_sd >= KHAT_LIMIT) == (degrees <= 2)
+    assert (for_mean >= KHAT_LIMIT) == (degrees <= 1)
+
+
+def test_a_regression_of_three_rows_has_no_sds() -> None:
+    # a t of 2 degrees, and a scale like it: points doubled to the end for sds of 1.3 to 1.4
+    density = Density(regression(3, 1, 1))
+    found = integral_of(density, 3, density.scalars)
+    assert is_ok(found)
+    assert found.tails is not None
+    assert np.isnan(found.tails).tolist() == [False, True, False]
 
 
 def test_a_precision_whose_prior_median_is_1e_300() -> None:

@@ -49,6 +49,21 @@ them; a half are for the sd of a normal law."""
 MAX_PART = 0.05
 """Of a variance, what a single point may hold for no tail to be looked at."""
 
+RARE = 5e-3
+"""Of the posterior: where less holds half of what a variance, or a mean, adds up, the tail there is
+looked at. It is an eighth for the variance of a normal law."""
+
+FAR_OUT = (0.5, 0.9, 0.99)
+"""Shares of what is added up, counted from the furthest, that less than :data:`RARE` holds."""
+
+ENDLESS = 0.9
+"""Pareto's shape of what is added up there, by Hill's estimate, from which the sum has no end to be
+seen: of 1 it is infinite, as the variance of a t of 2 degrees is; 0.9 is that of 2.2.
+
+Weights do not show it where points are put where the figure is made: they find as much of such a
+tail as they reach, all scrambles alike.
+"""
+
 ENOUGH = 8_192
 """Points from which a tail says that there is no sd to be had: more may tell what few do not."""
 
@@ -322,7 +337,8 @@ def _shapes(
     """Return khat of what means, and variances, of scalars add up, minus infinity for light tails.
 
     That is weights times distances from the mean, and times their squares. A scalar is looked at
-    where one point holds much of the variance and lies far out, as for corrected moments.
+    where one point holds much of the variance and lies far out, as for corrected moments. Of a sum
+    without an end (:data:`ENDLESS`) it is the limit at least.
     """
     shapes = np.full((2, mean.size), -np.inf)
     used = weights > 0  # a point without density has no moments either
@@ -341,7 +357,27 @@ def _shapes(
             for i, power in enumerate((0.5, 1.0)):
                 parts[used] = log_w + power * log_square
                 shapes[i, first + k] = khat(parts)
+        for i, sizes in enumerate((np.sqrt(square), square)):
+            least = np.where(_has_no_end(sizes, w), KHAT_LIMIT, -np.inf)
+            shapes[i, some] = np.maximum(shapes[i, some], least)
     return shapes
+
+
+def _has_no_end(
+    sizes: Float[np.ndarray, "points scalars"], w: Float[np.ndarray, " points"]
+) -> Bool[np.ndarray, " scalars"]:
+    """Whether what weighted sizes add up to is made ever further out, as the points reach."""
+    total = w @ sizes
+    # by Cauchy and Schwarz less than RARE holds half of no others, and sorting takes long
+    found = 4 * RARE * (w @ sizes**2) >= total**2
+    for k in np.flatnonzero(found):
+        order = np.argsort(-sizes[:, k])
+        with np.errstate(divide="ignore"):
+            mass, log_size = w[order], np.log(sizes[order, k])
+        counts = np.searchsorted(np.cumsum(mass * sizes[order, k]), total[k] * np.array(FAR_OUT))
+        far = [(mass[: n + 1], log_size[: n + 1] - log_size[n]) for n in counts]
+        found[k] = any(m.sum() < RARE and m @ size >= ENDLESS * m.sum() for m, size in far)
+    return found
 
 
 def moments(weights: np.ndarray, swept: ThetaRows) -> tuple[np.ndarray, np.ndarray]:
