@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from models_for_tests import target
 
@@ -67,6 +69,20 @@ def test_fits_that_share_code_say_what_fits_on_their_own_say(method: vr.Method) 
             assert not np.allclose(first.mean()[name], mean, rtol=1e-6)
             np.testing.assert_allclose(fit.sd()[name], alone.sd()[name], rtol=1e-12)
         assert fit.provenance.data_fingerprint == alone.provenance.data_fingerprint
+
+
+def test_code_of_guides_is_the_same_in_any_unit() -> None:
+    def model(y):
+        mu = numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.sample("y", dist.Normal(mu, 20.0), obs=y)
+
+    base, code = vr.Target(model, y=500.0 + np.arange(20.0)), SharedCode()
+    with code.used():
+        vr.SVI(num_steps=100).fit(base, key=0)
+        known, other = len(code), base.with_data(y=base.data["y"] * 3)
+        vr.SVI(num_steps=100).fit(other, key=0)
+    assert other.units != base.units
+    assert len(code) == known > 0
 
 
 # -- targets with other data -----------------------------------------------------------------------

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.nn import sigmoid, softplus
 from numpyro.infer import autoguide
@@ -22,9 +22,9 @@ from vi_recipes.model import Target
 class GuideUnits(NamedTuple):
     """What a guide's unconstrained parameters go by, name -> array; ones for those left out."""
 
-    locations: dict[str, np.ndarray]
+    locations: dict[str, jax.Array]
     """Units of locations, which steps are multiplied by."""
-    spreads: dict[str, np.ndarray]
+    spreads: dict[str, jax.Array]
     """Units of sds behind a softplus, which the first sds are multiplied by."""
 
 
@@ -37,11 +37,13 @@ def guide_units(guide: Any, target: Target) -> GuideUnits:
     units = GuideUnits({}, {})
     if (target.units == 1).all():
         return units
+    # of one array, which code that is compiled takes: a number by itself would be written in it
+    units_of_all = jnp.asarray(target.units)
     parts = list(guide) if isinstance(guide, autoguide.AutoGuideList) else [guide]
     for part in parts:
         if isinstance(part, autoguide.AutoNormal | autoguide.AutoDelta):
             for name in block_sites(part):
-                unit = target.units[target.slices[name]]
+                unit = units_of_all[target.slices[name]]
                 unit = unit.reshape(target.sites[name].unconstrained_shape)
                 key = f"{name}_{part.prefix}"
                 # a point is a parameter on its own support: what has an edge has unit 1
@@ -55,12 +57,12 @@ def guide_units(guide: Any, target: Target) -> GuideUnits:
             | autoguide.AutoLowRankMultivariateNormal
             | autoguide.AutoLaplaceApproximation,
         ):
-            unit = target.units[places_of(part, target)]
+            unit = units_of_all[places_of(part, target)]
             units.locations[f"{part.prefix}_loc"] = unit
             units.spreads[f"{part.prefix}_scale"] = unit
             # a root of the covariance: rows of what is below the diagonal, then the sds
-            below = np.ones(unit.size * (unit.size - 1) // 2)
-            units.spreads[f"{part.prefix}_scale_tril"] = np.concatenate([below, unit])
+            below = jnp.ones(unit.size * (unit.size - 1) // 2)
+            units.spreads[f"{part.prefix}_scale_tril"] = jnp.concatenate([below, unit])
     return units
 
 
@@ -105,7 +107,7 @@ def steps_in_units(
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def _spreads(params: Mapping[str, Any], units: GuideUnits) -> dict[str, np.ndarray]:
+def _spreads(params: Mapping[str, Any], units: GuideUnits) -> dict[str, jax.Array]:
     return {
         name: unit
         for name, unit in units.spreads.items()
@@ -117,17 +119,17 @@ def _inverse_softplus(sd: Any) -> Any:
     return sd + jnp.log(-jnp.expm1(-sd))
 
 
-def _from_own(own: Any, unit: np.ndarray) -> Any:
+def _from_own(own: Any, unit: jax.Array) -> Any:
     """Return the guide's parameters whose sds are units times the softplus of ``own``."""
     return jnp.where(unit == 1, own, _inverse_softplus(unit * softplus(own))).astype(own.dtype)
 
 
-def _to_own(param: Any, unit: np.ndarray) -> Any:
+def _to_own(param: Any, unit: jax.Array) -> Any:
     return jnp.where(unit == 1, param, _inverse_softplus(softplus(param) / unit)).astype(
         param.dtype
     )
 
 
-def _slope(own: Any, param: Any, unit: np.ndarray) -> Any:
+def _slope(own: Any, param: Any, unit: jax.Array) -> Any:
     """Return the derivative of the guide's parameters by ``own``."""
     return (unit * sigmoid(own) / sigmoid(param)).astype(param.dtype)
