@@ -464,6 +464,31 @@ def test_starts_are_not_where_vague_priors_have_their_medians(law: dist.Distribu
     )
 
 
+@pytest.mark.parametrize(
+    "law", [dist.Bernoulli, lambda logits: dist.Binomial(1, logits=logits)], ids=["0/1", "trials"]
+)
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_search_leaves_a_start_where_every_logit_is_0(law: Any, share: float) -> None:
+    """There NumPyro's derivatives are y, and not y - 1/2: those below a half went upwards."""
+
+    def model(y: np.ndarray, x: np.ndarray) -> None:
+        a = numpyro.sample("a", dist.Normal(0.0, 5.0))
+        b = numpyro.sample("b", dist.Normal(0.0, 5.0))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", law(logits=a + b * x), obs=y)
+
+    y, x = (np.arange(40) % 4 < 4 * share).astype(int), np.sin(np.arange(40.0))
+    own = vr.Model(function=model, name="m", init=lambda key, y, x: {"a": 0.0, "b": 0.0})
+    fit = vr.MAP().fit(vr.Target(own, y=y, x=x))
+
+    def up(ab: np.ndarray) -> np.ndarray:
+        left = y - 1 / (1 + np.exp(-(ab[0] + ab[1] * x)))
+        return np.array([left.sum(), (left * x).sum()]) - ab / 25
+
+    assert fit.status is vr.Status.OK, fit.message
+    np.testing.assert_allclose(up(np.array([fit.mean()["a"], fit.mean()["b"]])), 0, atol=1e-3)
+
+
 def test_scatter_is_seeded_and_bounded() -> None:
     this = target("normal_precision")
     a, b, c = (this.start(jax.random.key(k), scatter=2.0) for k in (0, 0, 1))

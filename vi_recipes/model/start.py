@@ -43,6 +43,13 @@ NOWHERE = 40.0
 """From 0 on that scale: a prior median beyond says nothing, as that of Gamma(0.001, 0.001), some
 1e-300, which draws round to 0 as often as not. Nor do medians of what is drawn given that."""
 
+OFF_ZERO = 1e-15
+"""Units from 0 at which a coordinate begins that a model's ``init`` puts there. At 0 itself slopes by
+JAX need not be those of the density: that of NumPyro's Bernoulli by logits is y, and not y - 1/2."""
+
+GOLDEN = 0.618
+"""Coordinates off 0 by multiples of this, modulo 1, do not cancel one another."""
+
 BY_INDEX = ("gather", "scatter", "dynamic_")
 """How the names of operations begin that read or write where an index says."""
 
@@ -163,6 +170,8 @@ class DensityWithStart(FlatDensity):
             known = len(given) == len(self.latents)
             others = {} if known else self._initial_values(centre_key, attempt, widths)[0]
             centre = self.unconstrain(others | dict(given))
+            off = OFF_ZERO * (1 + GOLDEN * np.arange(self.dim) % 1)
+            centre = np.where(centre == 0, off * (self.units if widths is None else widths), centre)
         else:
             values, centre = self._initial_values(centre_key, attempt, widths)
             if not np.isfinite(centre).all():
