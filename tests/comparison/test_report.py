@@ -298,6 +298,8 @@ def test_html_escapes_what_comes_from_outside(tmp_path: Path) -> None:
     printed = latex(tables.means(c), "means")
     assert r"a[\textless{}b\textgreater{}\textbar{}x]" in printed
     # TeX prints ?` as an inverted question mark, and | as a dash in its older fonts
+    greek = latex(Table("t", ["5 µg of β-blocker", "Λ"], []), "t")
+    assert "5 $\\mu$g of $\\beta$-blocker & $\\Lambda$" in greek  # pdflatex has no β in text
     formula = latex(Table("`Better?` ~ (1 | g)", ["x"], []), "t")
     assert (
         r"{\textasciigrave{}Better?\textasciigrave{} \textasciitilde{} (1 \textbar{} g)" in formula

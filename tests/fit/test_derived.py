@@ -215,6 +215,7 @@ def test_they_are_compared_and_judged(tmp_path: Path) -> None:
         ({"a": 3}, "'a': got 3, expected a function of sites"),
         ({"a": lambda beta, gamma: gamma}, "'a': the function takes beta, gamma, and gamma is no"),
         ({"a": lambda values: values["gamma"]}, "'a': KeyError"),
+        ({"a": lambda betta: 2 * betta}, "'betta' is no site, and so a mapping of them all"),
         ({"a": lambda beta: beta.reshape(3)}, "'a': "),
         ({"a": lambda: 1.0}, "'a': the function takes nothing"),
         ({"a": lambda beta: beta[:0]}, "'a': it returns no numbers"),

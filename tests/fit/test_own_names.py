@@ -141,6 +141,21 @@ def test_correlations_of_three_effects_are_one_matrix() -> None:
         vr.from_draws(frame.assign(**impossible), target)
 
 
+def test_columns_of_true_and_false_are_called_by_their_level() -> None:
+    """R's model.matrix calls a logical column's coefficient kTRUE, and brms does."""
+    data = FRAME.assign(k=FRAME["x"] > 0)
+    target = vr.Target(vr.glmm("y ~ k * z + (1 + k | herd)", data))
+    frame, drawn = by_label(target)
+    theirs = {
+        "Intercept": "b_Intercept", "beta[k]": "b_kTRUE", "beta[z]": "b_z",
+        "beta[k:z]": "b_kTRUE:z", "sd_herd[Intercept]": "sd_herd__Intercept",
+        "sd_herd[k]": "sd_herd__kTRUE", "cor_herd": "cor_herd__Intercept__kTRUE",
+    }  # fmt: skip
+    for ours, name in (("Intercept", "Intercept"), ("k", "kTRUE")):
+        theirs |= {f"u_herd_{ours}[{k}]": f"r_herd[{k},{name}]" for k in (1, 2, 3, 15)}
+    same(vr.from_draws(frame.rename(columns=theirs), target), drawn)
+
+
 def test_members_of_combined_groups_are_joined_by_an_underscore() -> None:
     target = vr.Target(vr.glmm("y ~ 1 + (1 | kind/herd)", FRAME))
     frame, drawn = by_label(target)

@@ -69,6 +69,8 @@ def test_a_formula_that_does_not_parse_is_marked(formula, place, says):
         ("y ~ x", "betabinomial", {}, "expected whole numbers of successes"),
         ("y ~ x + double", "bernoulli", {}, "column double is a combination of x"),
         ("y ~ g + C(g, Sum)", "bernoulli", {}, r"is a combination of Intercept"),
+        ("y ~ x + (x + double | g)", "bernoulli", {}, "double of g is a combination of x of g"),
+        ("y ~ x + (trials | g)", "bernoulli", {}, "trials of g is a combination of Intercept of g"),
         ("x ~ 1 + (1 | one)", "gaussian", {}, "group 'one' has one member"),
         ("x ~ 1 + (1 | row)", "gaussian", {}, "group 'row' has 8 members in 8 rows"),
         ("y ~ x", "bernoulli", {"weights": "x"}, "weights, row 1: got 0.3, expected whole"),
@@ -168,6 +170,10 @@ def test_numbers_that_were_read_as_text_are_told():
         model = glmm("y ~ x", frame)
     assert model.notes[0].startswith("column 'x' is text")
     assert not glmm("y ~ C(x)", frame).notes
+    with pytest.warns(UserWarning, match=r"'an x' .*, or write C\(`an x`\)") as told:
+        glmm("y ~ `an x`", frame.rename(columns={"x": "an x"}))
+    assert {one.filename for one in told} == {__file__}  # the user's line, not one of ours
+    assert not glmm("y ~ C(`an x`)", frame.rename(columns={"x": "an x"})).notes
     assert not glmm("y ~ x", frame.assign(x=["a", "b", "3"] * 20)).notes
     with pytest.warns(UserWarning, match=r"'x' is text with 30 levels"):
         glmm("y ~ (x | g)", frame.assign(g=np.arange(60) % 2))

@@ -134,6 +134,13 @@ def test_what_cannot_be_contrasted_is_said(
         vr.comparisons(fitted[1], fitted[0], frame, variables, **options)  # type: ignore[arg-type]
 
 
+def test_what_is_wrong_with_the_data_is_told_of_them(fitted: tuple[vr.Target, vr.Fit]) -> None:
+    frame = FRAME.assign(x=np.where(np.arange(len(FRAME)) == 2, np.nan, FRAME["x"]))
+    for effects in (vr.comparisons, vr.slopes):
+        with pytest.raises(ValueError, match=r"^data: 1 of .* rows have missing values"):
+            effects(fitted[1], fitted[0], frame, "x")
+
+
 def test_where_no_method_has_a_result_there_are_no_effects(
     fitted: tuple[vr.Target, vr.Fit],
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -46,6 +45,7 @@ from vi_recipes.core import (
     one_seed,
     programs_read,
     silent,
+    warn,
 )
 from vi_recipes.fit import Fit
 from vi_recipes.importance import LogEvidence
@@ -375,7 +375,7 @@ class _Run:
             sentence = f"{what} is not in the folder {folder}: {error}"
             if sentence not in self.losses:
                 self.losses.append(sentence)
-                warnings.warn(sentence, stacklevel=5)
+                warn(sentence)
 
         attempt(lambda: write(folder), lost)
 

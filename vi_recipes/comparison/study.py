@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,7 +14,16 @@ from vi_recipes.comparison.compare import compare
 from vi_recipes.comparison.comparison import Comparison
 from vi_recipes.comparison.folder import save_exhibits
 from vi_recipes.comparison.notes import Note, NoteKind
-from vi_recipes.core import Progress, check_arguments, instances, load_file, member, only, silent
+from vi_recipes.core import (
+    Progress,
+    check_arguments,
+    instances,
+    load_file,
+    member,
+    only,
+    silent,
+    warn,
+)
 from vi_recipes.fit import Fit, load_reference
 from vi_recipes.methods import Method
 from vi_recipes.model import Model, Target, load_model
@@ -138,7 +146,7 @@ def _make_exhibits(
             NoteKind.LOST_EXHIBITS,
         )
         comparison.notes.append(note)
-        warnings.warn(note, stacklevel=3)
+        warn(note)
 
 
 @check_arguments("name_or_path")

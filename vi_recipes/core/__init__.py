@@ -53,7 +53,7 @@ from vi_recipes.core.content import (
     only,
     public_functions,
 )
-from vi_recipes.core.errors import attempt, called, is_own, place_of, told
+from vi_recipes.core.errors import attempt, called, is_own, place_of, told, warn
 from vi_recipes.core.folders import check_folder, drop_others, held
 from vi_recipes.core.hosts import (
     Hosts,
@@ -201,6 +201,7 @@ __all__ = [
     "use_cache",
     "version_of",
     "visible",
+    "warn",
     "within",
     "write_whole",
 ]

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vi_recipes.core.errors import warn
 from vi_recipes.core.versions import version_of
 
 VARIABLE = "VI_RECIPES_CACHE"
@@ -39,7 +40,7 @@ _OF_JAX = r"Error (reading|writing) persistent compilation cache entry"
 
 
 def use_cache(
-    folder: Path | str | None = None, *, tell: Callable[[str], None] = warnings.warn
+    folder: Path | str | None = None, *, tell: Callable[[str], None] = warn
 ) -> Path | None:
     """Keep compiled code for later processes, and use what earlier ones kept.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,11 @@ MAX_LENGTH = 300
 
 MAX_SOURCE = 80
 """Characters of the user's line that a sentence takes."""
+
+
+def warn(sentence: str) -> None:
+    """Warn a user, at the line of theirs that called us, however deep in here it is said."""
+    warnings.warn(sentence, skip_file_prefixes=(f"{PACKAGE}{os.sep}",))
 
 
 def told(error: BaseException) -> str:

@@ -7,13 +7,12 @@ import hashlib
 import math
 import os
 import platform
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vi_recipes.core.complaints import require, require_count, require_number
-from vi_recipes.core.errors import told
+from vi_recipes.core.errors import told, warn
 from vi_recipes.core.meeting import go_in, let_in, meet, open_door, parse_address
 from vi_recipes.core.memory import hand_back_large
 from vi_recipes.core.status import ModelError
@@ -181,10 +180,9 @@ def _watch(hosts: Hosts, name: str | None, timeout: float) -> None:
     there = numbers_by_hosts([len(peers)])
     away = [str(host) for host, (number,) in enumerate(there) if host and not number]
     if away:
-        warnings.warn(
+        warn(
             f"host {', '.join(away)} cannot reach host 0 at a port of its choice (is there a "
-            "firewall?); if one of them fails, the others wait for it for minutes",
-            stacklevel=3,
+            "firewall?); if one of them fails, the others wait for it for minutes"
         )
     begin_watch(hosts.index, hosts.count, peers, whole=not away)
 

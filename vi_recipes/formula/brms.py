@@ -52,7 +52,8 @@ def names_in_brms(
         for part in _parts(predictor, of_levels=of_levels):
             names |= _coefficients(predictor, part)
             for term in predictor.terms:
-                names |= _effects(term, part, coords)
+                for labels in {_labels(term), _labels(term, predictor)}:
+                    names |= _effects(term, labels, part, coords)
     return names
 
 
@@ -68,7 +69,8 @@ def correlations_in_brms(
         }
         for predictor in predictors
         for term in predictor.terms
-        if len(called := _called_all(term, _parts(predictor, of_levels=of_levels)[0])) > 2
+        for part in _parts(predictor, of_levels=of_levels)[:1]
+        if len(called := _called_all(_labels(term, predictor), part)) > 2
     }
 
 
@@ -82,18 +84,29 @@ def _parts(predictor: Predictor, *, of_levels: bool) -> list[str]:
 def _coefficients(predictor: Predictor, part: str) -> dict[str, str]:
     names = {f"b_{part}{INTERCEPT}": predictor.intercept} if predictor.intercept else {}
     for label in predictor.design.labels:
-        names[f"b_{part}{_called(label)}"] = f"{predictor.beta}[{label}]"
+        for theirs in {label, _of_logicals(label, predictor)}:
+            names[f"b_{part}{_called(theirs)}"] = f"{predictor.beta}[{label}]"
     return names
 
 
-def _effects(term: TermEffects, part: str, coords: Mapping[str, Any]) -> dict[str, str]:
+def _of_logicals(label: str, predictor: Predictor) -> str:
+    """Return a column's label as R has it: a column of true and false is called by its level."""
+    data = predictor.design.data
+    for name in map(str, data.select_dtypes(bool)):
+        label = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.\[])", rf"{name}TRUE", label)
+    return label
+
+
+def _effects(
+    term: TermEffects, labels: Sequence[str], part: str, coords: Mapping[str, Any]
+) -> dict[str, str]:
     group, several = term.group.factor.name, len(term.effects) > 1
-    called = _called_all(term, part)
+    called = _called_all(labels, part)
     names = {}
-    for theirs, effect in zip(called, term.effects, strict=True):
+    for theirs, label, effect in zip(called, labels, term.effects, strict=True):
         names[f"sd_{group}__{theirs}"] = f"{term.sd}[{effect.label}]" if several else term.sd
         within = f"r_{group}__{part.rstrip('_')}" if part else f"r_{group}"
-        what = _called(effect.label)
+        what = _called(label)
         for theirs, member in _members(term.group, coords):
             names[f"{within}[{theirs},{what}]"] = f"{effect.site}[{member}]"
     if len(called) == 2:
@@ -101,8 +114,14 @@ def _effects(term: TermEffects, part: str, coords: Mapping[str, Any]) -> dict[st
     return names
 
 
-def _called_all(term: TermEffects, part: str) -> list[str]:
-    return [f"{part}{_called(effect.label)}" for effect in term.effects]
+def _labels(term: TermEffects, predictor: Predictor | None = None) -> tuple[str, ...]:
+    """Return what a term's effects are called; with a predictor logical columns as in R."""
+    labels = (effect.label for effect in term.effects)
+    return tuple(label if predictor is None else _of_logicals(label, predictor) for label in labels)
+
+
+def _called_all(labels: Sequence[str], part: str) -> list[str]:
+    return [f"{part}{_called(label)}" for label in labels]
 
 
 def _called(label: str) -> str:

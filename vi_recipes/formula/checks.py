@@ -11,7 +11,8 @@ import pandas as pd
 from vi_recipes.core import reads_as_number
 from vi_recipes.formula.families import Family
 from vi_recipes.formula.frame import Response
-from vi_recipes.formula.layout import INTERCEPT, Group, Predictor
+from vi_recipes.formula.layout import INTERCEPT, Group, Predictor, TermEffects
+from vi_recipes.formula.parse import column_as_written
 from vi_recipes.formula.priors import Priors
 from vi_recipes.formula.separation import NAMED, separated, zeros_separated
 
@@ -104,6 +105,8 @@ def check_predictors(
             matrix = np.column_stack([np.ones(len(matrix)), matrix])
             labels = [INTERCEPT, *labels]
         check_rank(matrix[there], labels, subject, which)
+        for term in predictor.terms:
+            check_rank(*_effects_of(term, predictor, there), subject, which)
         rows, says = there, ""
         if family.has_hurdle and mean:  # zeros tell nothing of the mean of the others
             rows = there & (response.y > 0)
@@ -133,6 +136,20 @@ def check_predictors(
             )
         notes += [says] if says else []
     return notes + far_columns(predictors, priors, weights)
+
+
+def _effects_of(
+    term: TermEffects, predictor: Predictor, rows: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Return the columns that a group term multiplies, and what they are called with its group."""
+    labels = [f"{effect.label} of {term.group.factor.name}" for effect in term.effects]
+    columns = [
+        np.ones(rows.sum())
+        if effect.column is None
+        else predictor.designs[term.matrix].matrix[rows, effect.column]
+        for effect in term.effects
+    ]
+    return np.column_stack(columns), labels
 
 
 def _called(predictor: Predictor, label: str) -> str:
@@ -273,7 +290,8 @@ def _numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> 
         levels = pd.Series(frame[name].unique())
         if levels.dtype.kind in "biuf" or isinstance(frame[name].dtype, pd.CategoricalDtype):
             continue
-        if len(levels) <= MOST_TEXT_LEVELS or f"C({name}" in text:
+        written = column_as_written(str(name))
+        if len(levels) <= MOST_TEXT_LEVELS or f"C({written}" in text:
             continue
         levels = levels.astype(str)
         numbers = levels.map(reads_as_number)
@@ -288,7 +306,8 @@ def _numbers_as_text(frame: pd.DataFrame, columns: Sequence[str], text: str) -> 
                 but = f" but {', '.join(words[:3])}" if len(words) else ""
                 said.append(
                     f"column '{name}' is text with {len(levels)} levels, all of them {kind}{but}, "
-                    f"and has a coefficient for each but one; make {cure} of it, or write C({name})"
+                    f"and has a coefficient for each but one; make {cure} of it, or write "
+                    f"C({written})"
                 )
                 break
     return said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from vi_recipes.core import check_arguments, numbered
+from vi_recipes.core import check_arguments, numbered, warn
 from vi_recipes.formula.brms import correlations_in_brms, names_in_brms
 from vi_recipes.formula.checks import check_groups, check_predictors, counting, odd_text
 from vi_recipes.formula.families import (
@@ -321,7 +320,7 @@ class _Maker:
         text = "; ".join(p.text for p in self.parsed)
         for says in [*remarks, *odd_text(self.frame, list(used), text)]:
             self.notes.append(says)
-            warnings.warn(says, stacklevel=3)
+            warn(says)
         writer = Writer(
             names.of("model"),
             y,

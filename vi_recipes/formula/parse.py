@@ -24,6 +24,18 @@ CONTRASTS = frozenset({"Treatment", "Sum", "Helmert", "Polynomial"})
 """Names that stand for none behind the column of ``C``; elsewhere a column may have them."""
 
 
+def column_as_written(name: str) -> str:
+    """Return a column's name as a formula has it: in backquotes where it is no word.
+
+    Examples
+    --------
+    >>> column_as_written("dose.mg"), column_as_written("visit date")
+    ('dose.mg', '`visit date`')
+    """
+    token = _TOKEN.fullmatch(name)
+    return name if token and token["name"] else f"`{name}`"
+
+
 @dataclass(frozen=True)
 class Token:
     """A word or sign of a formula, and where it begins."""

@@ -42,12 +42,20 @@ def takes(function: Callable[..., Any], sites: Mapping[str, Any]) -> Callable[..
     if names and all(name in sites for name in names):
         return lambda values: _whole(function(**{name: values[name] for name in names}))
     if len(names) == 1:
-        return lambda values: _whole(function(values))
+        return functools.partial(_of_all, function, names[0])
     lost = ", ".join(name for name in names if name not in sites)
     raise ValueError(
         f"the function takes {', '.join(names) or 'nothing'}, and {lost or 'that'} is no site; "
         f"expected sites: {', '.join(sites)}; or one argument, a mapping of all of them"
     )
+
+
+def _of_all(function: Callable[..., Any], argument: str, values: Mapping[str, Any]) -> Any:
+    try:
+        return _whole(function(values))
+    except TypeError as error:  # a site that is named wrongly is the mapping, which has no numbers
+        error.args = (f"{error}; '{argument}' is no site, and so a mapping of them all",)
+        raise
 
 
 def _whole(value: Any) -> Any:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vi_recipes.core import ModelError, agree, numbers_by_hosts
+from vi_recipes.core import ModelError, agree, numbers_by_hosts, warn
 from vi_recipes.data import fingerprint
 from vi_recipes.model.dividing import find_division
 from vi_recipes.model.padding import change_rows, padded, rows_of
@@ -97,14 +97,13 @@ def shard(target: Target, mesh: Mesh) -> Target:
     whole = target if set(of_hosts) == {own_rows} else _filled(target, own_rows, num_hosts)
     if added := own_rows * num_hosts - sum(of_hosts):
         equal = len(set(of_hosts)) == 1 and rows * num_hosts % mesh.size == 0
-        warnings.warn(
+        warn(
             f"model '{target.name}': {added:,} without weight are added to its {sum(of_hosts):,} "
             + (
                 "rows, which would else be as many as a latent site has elements"
                 if equal
                 else f"rows, so that each of the {mesh.size} devices has as many"
-            ),
-            stacklevel=2,
+            )
         )
     divided = whole.on(Spread(mesh, own_rows, num_hosts))
     divided.undivided = _undivided(target, divided)
@@ -113,9 +112,7 @@ def shard(target: Target, mesh: Mesh) -> Target:
         place = partial(_on_own_devices, mesh=mesh)
         divided.members, why = find_division(divided.undivided, divided, place)
         if why:
-            warnings.warn(
-                f"model '{target.name}': every host has all members, because {why}", stacklevel=2
-            )
+            warn(f"model '{target.name}': every host has all members, because {why}")
     return divided
 
 

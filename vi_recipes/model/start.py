@@ -44,8 +44,8 @@ NOWHERE = 40.0
 1e-300, which draws round to 0 as often as not. Nor do medians of what is drawn given that."""
 
 OFF_ZERO = 1e-15
-"""Units from 0 at which a coordinate begins that a model's ``init`` puts there. At 0 itself slopes by
-JAX need not be those of the density: that of NumPyro's Bernoulli by logits is y, and not y - 1/2."""
+"""Units from 0 at which a coordinate begins that a model's ``init`` puts there. At 0 itself slopes
+by JAX need not be the density's: that of NumPyro's Bernoulli by logits is y, and not y - 1/2."""
 
 GOLDEN = 0.618
 """Coordinates off 0 by multiples of this, modulo 1, do not cancel one another."""

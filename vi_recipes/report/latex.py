@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from vi_recipes.report.cells import Cell, Table
@@ -82,7 +83,19 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
+_GREEK = {
+    letter: unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")
+    for letter in "αβγδζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
+}
+"""Letters that pdflatex has in formulas alone. Those that look as Latin ones are not among them."""
+
 _SPECIAL = {
+    **{
+        letter: f"$\\{name.lower() if letter.islower() else name.title()}$"
+        for letter, name in _GREEK.items()
+    },
+    "ε": r"$\varepsilon$",
+    "µ": r"$\mu$",
     "\\": r"\textbackslash{}",
     "&": r"\&",
     "%": r"\%",
