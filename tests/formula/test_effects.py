@@ -134,6 +134,23 @@ def test_what_cannot_be_contrasted_is_said(
         vr.comparisons(fitted[1], fitted[0], frame, variables, **options)  # type: ignore[arg-type]
 
 
+def test_of_zeros_and_ones_one_is_compared_with_zero() -> None:
+    """As in R's marginaleffects; and never 2 with 1, whatever rows are asked for."""
+    treated = (np.arange(N) % 3 == 0).astype(int)
+    target = vr.Target(vr.glmm("s ~ x + treated", FRAME.assign(treated=treated), "bernoulli"))
+    fit = vr.Laplace().fit(target)
+    new = pd.DataFrame({"x": [0.5, -1.0], "treated": [1, 1]})
+    table = vr.comparisons(fit, target, new, "treated", kind="linear")
+    assert list(table["contrast"]) == ["1 - 0"]
+    assert table["estimate"][0] == pytest.approx(fit.mean()["beta"][1], abs=0.05)
+    pairs = {"treated": (0, 1)}
+    for comparison in ("ratio", "odds_ratio"):
+        own = vr.comparisons(fit, target, None, "treated", comparison=comparison)
+        asked = vr.comparisons(fit, target, None, pairs, comparison=comparison)
+        pd.testing.assert_frame_equal(own, asked)
+    assert list(vr.comparisons(fit, target, None, {"treated": 1})["contrast"]) == ["+1"]
+
+
 def test_what_is_wrong_with_the_data_is_told_of_them(fitted: tuple[vr.Target, vr.Fit]) -> None:
     frame = FRAME.assign(x=np.where(np.arange(len(FRAME)) == 2, np.nan, FRAME["x"]))
     for effects in (vr.comparisons, vr.slopes):

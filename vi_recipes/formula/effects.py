@@ -68,7 +68,8 @@ def comparisons(
         Rows to predict at, such as a grid of one's own; ``None`` for those that were fitted.
     variables
         Names; or name -> what is compared: two values, or one number, the step. By default a number
-        is compared with itself plus 1, and every level with the first, of what the formula takes
+        is compared with itself plus 1, where the data have others than 0 and 1, of which 1 is
+        compared with 0, and every level with the first, of what the formula takes
         for levels: text, ``C(x)``, the members of groups. ``Treatment("b")`` makes ``b`` the first.
         Where none are named, all columns of the terms, but those that are groups alone.
     kind, groups, offset, key
@@ -102,6 +103,8 @@ def comparisons(
         _check_odds(model, kind)
     levels, contrasts = levels_in(model), []
     for name, chosen in _named(variables, frame, model, kind).items():
+        if chosen is None and name not in levels and _is_indicator(model.rows.get(name)):
+            chosen = (0, 1)  # one more than 1 is nobody's
         low, highs = _contrasts(name, chosen, frame, levels.get(name))
         changed = [(label, frame.assign(**{name: high})) for label, high in highs]
         contrasts.append((name, frame.assign(**{name: low}), changed))
@@ -239,6 +242,10 @@ def _named(
 
 def _is_number(values: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _is_indicator(values: pd.Series | None) -> bool:
+    return values is not None and _is_number(values) and bool(values.isin((0, 1)).all())
 
 
 def _is_step(chosen: Any) -> bool:
