@@ -120,6 +120,37 @@ def test_random_intercepts_do_not_hide_it(method: vr.Method) -> None:
     assert "along b" in fit.message or "along a, b" in fit.message
 
 
+def test_a_variance_of_zero_does_not_hide_it() -> None:
+    """The sd of groups is best at 0, and the slope has no estimate: it was one, of 700."""
+
+    def model(x: Any, y: Any, group: Any) -> None:
+        a, b = numpyro.sample("a", FLAT), numpyro.sample("b", FLAT)
+        s = numpyro.sample("s", dist.HalfNormal(1.0))
+        with numpyro.plate("G", 3):
+            w = numpyro.sample("w", dist.Normal(0.0, s))
+        with numpyro.plate("i", len(y)):
+            numpyro.sample("y", dist.Bernoulli(logits=a + b * x + w[group]), obs=y)
+
+    x = np.linspace(-1.0, 1.0, 24)
+    data = {"x": x, "y": (x > 0.1).astype(int), "group": np.repeat([0, 1, 2], 8)}
+    fit = vr.MarginalMLE().fit(vr.Target(model, **data))
+    assert fit.status is vr.Status.DEGENERATE, fit.message
+    assert "gets no lower along" in fit.message
+    assert "as where outcomes are separated" in fit.message
+
+
+def test_what_grows_without_end_is_no_scale_to_keep_from_zero() -> None:
+    def model(y: Any) -> None:
+        m = numpyro.sample("m", dist.LogNormal(0.0, 2.0))
+        shape = numpyro.sample("shape", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        numpyro.sample("y", dist.NegativeBinomial2(m, shape), obs=y)
+
+    fit = vr.MAP().fit(vr.Target(model, y=np.array([2, 3, 2, 3, 3, 2])))
+    assert fit.status is vr.Status.DEGENERATE, fit.message
+    assert "shape runs to" in fit.message
+    assert fit.advice.startswith("give it a prior that falls as it grows")
+
+
 def test_a_prior_that_falls_makes_a_mode_however_wide_it_is() -> None:
     def model(x: Any, y: Any) -> None:
         a, b = (numpyro.sample(name, dist.Normal(0.0, 100.0)) for name in "ab")

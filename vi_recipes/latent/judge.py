@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vi_recipes.algebra import (
     LEVEL,
@@ -155,8 +155,8 @@ def judge_estimate(objective: MarginalObjective, theta: Float[np.ndarray, " G"])
         return _without_information(objective, theta, bare)
     away = curvature.decrement(gradient)
     if edge := find_edge(objective, theta, curvature):
-        return _at_edge(objective, theta, edge, replace(bare, decrement=away))
-    _require_maximum(objective, theta, curvature, away)
+        return _at_edge(objective, theta, edge, replace(bare, decrement=away), curvature)
+    _require_maximum(objective, theta, curvature, away, np.array([], int))
     smallest, vector = flattest(curvature.matrix)
     if smallest <= FLAT:
         along = ", ".join(objective.target.sites_along(objective.flat(vector)))
@@ -217,14 +217,19 @@ def _without_information(
 
 
 def _at_edge(
-    objective: MarginalObjective, theta: Float[np.ndarray, " G"], edge: BestAtEdge, bare: Estimate
+    objective: MarginalObjective,
+    theta: Float[np.ndarray, " G"],
+    edge: BestAtEdge,
+    bare: Estimate,
+    curvature: Dense,
 ) -> Estimate:
     """Return the estimate that lies at an edge of the support, where that says something.
 
     Raises
     ------
     MethodFailure
-        ``DEGENERATE`` where the likelihood has no maximum at that edge either.
+        ``DEGENERATE`` where the likelihood has no maximum at that edge either, or levels out along
+        others.
     """
     value = objective.value_and_grad(theta)[0]
     kind = objective.marginal.split.kind
@@ -269,12 +274,13 @@ def _at_edge(
             ),
             advice="raise max_steps, or start elsewhere with Model(init=...)",
         )
+    _require_maximum(objective, theta, curvature, rest, edge.places)
     return replace(
         bare,
         status=Status.COLLAPSED,
         message=(
-            f"{edge.where}: the likelihood {-value:.6g} is highest at the edge of the support "
-            "(zero variance, or a singular covariance), where standard errors mean nothing"
+            f"{edge.where}: the likelihood {-value:.6g} is highest at the edge of the support, "
+            "where standard errors mean nothing"
         ),
         advice=(
             "use objective='map' with a prior that keeps it inside, or integrate over the "
@@ -284,21 +290,30 @@ def _at_edge(
 
 
 def _require_maximum(
-    objective: MarginalObjective, theta: Float[np.ndarray, " G"], curvature: Dense, away: float
+    objective: MarginalObjective,
+    theta: Float[np.ndarray, " G"],
+    curvature: Dense,
+    away: float,
+    at_edges: Int[np.ndarray, " places"],
 ) -> None:
     """Raise ``DEGENERATE`` where a likelihood levels out on the way that an ascent has taken.
 
-    It then rises for ever, by less and less; an ascent comes to rest all the same.
+    It then rises for ever, by less and less; an ascent comes to rest all the same. Parameters that
+    are best at an edge stay where they are.
     """
+    free = np.setdiff1d(np.arange(theta.size), at_edges)
     gradient = objective.value_and_grad(theta)[1]
-    left = float(np.abs(gradient) @ (np.abs(theta) + objective.units))
-    smallest, vector = flattest(curvature.matrix)
+    left = float((np.abs(gradient) * (np.abs(theta) + objective.units))[free].sum())
+    within = Dense(curvature.matrix[np.ix_(free, free)])
+    smallest, flattest_way = flattest(within.matrix)
     flat = looks_flat(theta, np.zeros(theta.size), curvature.diagonal()) & ~objective.bounded
-    if min(away, left) > NEAR or not (flat.any() or smallest < LEVEL):
+    if min(away, left) > NEAR or not (flat[free].any() or smallest < LEVEL):
         return
+    newton, vector, moved = (np.zeros(theta.size) for _ in range(3))
     with np.errstate(divide="ignore", invalid="ignore"):
-        newton = -curvature.solve(gradient)
-    directions = [newton, theta, vector, -vector]
+        newton[free] = -within.solve(gradient[free])
+    vector[free], moved[free] = flattest_way, theta[free]
+    directions = [newton, moved, vector, -vector]
     directions = [np.where(flat, d, 0.0) for d in directions] + directions
     directions = [np.where(objective.bounded, 0.0, d) for d in directions] + directions
     value = objective.value_near(theta)

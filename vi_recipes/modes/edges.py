@@ -154,13 +154,34 @@ def no_mode(
             "there is no maximum inside, and the edge says nothing of typical values",
             "use space='unconstrained', a prior that keeps the site from its edge, or NUTS",
         )
+    message = (
+        f"{runs} while the log density still rises (now {-value:.6g}, gradient "
+        f"{np.abs(gradient).max():.2g}): the joint density has no maximum there"
+    )
+    if _grow(objective, z, far):
+        return _failure(
+            z,
+            message,
+            "give it a prior that falls as it grows, without which the posterior may be improper, "
+            "or leave it out, by the law that it tends to",
+        )
     return _failure(
         z,
-        f"{runs} while the log density still rises (now {-value:.6g}, gradient "
-        f"{np.abs(gradient).max():.2g}): the joint density has no maximum there",
+        message,
         "integrate the latent variables instead of maximising over them (EM, mean-field VB with "
         "linear response, NUTS), or use a prior that keeps the scale from zero",
     )
+
+
+def _grow(
+    objective: JointObjective, z: Float[np.ndarray, " dim"], far: Bool[np.ndarray, " dim"]
+) -> bool:
+    """Whether all that runs to an edge grows without end on the way."""
+    target = objective.target
+    here, further = target.constrain(z), target.constrain(z + np.where(far, np.sign(z), 0.0))
+    sites = [s.name for s in target.latents if far[target.slices[s.name]].any()]
+    ratios = [np.max(np.abs(further[name]) / np.abs(here[name]), initial=0.0) for name in sites]
+    return bool(min(ratios) > 2)
 
 
 def levels_out(
