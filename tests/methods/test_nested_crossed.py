@@ -108,6 +108,7 @@ def test_what_is_not_concave_is_refused() -> None:
     fit = NestedQuadrature(latent=("z",)).fit(target)
     assert fit.status is Status.NOT_APPLICABLE
     assert "not concave in z" in fit.message
+    assert fit.message.endswith("Laplace or NUTS; or name fewer sites as latent")
 
 
 def test_more_effects_than_are_factorised_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

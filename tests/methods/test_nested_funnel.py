@@ -72,3 +72,21 @@ def test_a_funnel_that_stays_ends_in_words() -> None:
     fit = NestedQuadrature(num_nodes=9).fit(vr.Target(times, y=SEEN, centred=True), key=1)
     assert fit.status in (vr.Status.DIVERGED, vr.Status.UNCONVERGED)
     assert "LinAlgError" not in fit.message
+
+
+def lasso(x: Any, y: Any) -> None:
+    width = numpyro.sample("width", dist.HalfNormal(1.0))
+    with numpyro.plate("column", x.shape[1]):
+        b = numpyro.sample("b", dist.Laplace(0.0, width))
+    numpyro.sample("y", dist.Normal(x @ b, 0.5).to_event(1), obs=y)
+
+
+@pytest.mark.slow
+def test_a_funnel_of_kinks_is_refused_for_what_it_is() -> None:
+    # "the objective, or an answer, became NaN or infinite", which is not so
+    x = np.random.default_rng(2).normal(size=(20, 4))
+    fit = NestedQuadrature().fit(vr.Target(lasso, x=x, y=x[:, 0]), key=1)
+    assert fit.status is vr.Status.NOT_APPLICABLE
+    assert "has several modes, or no maximum; and with the coupled ones integra" in fit.message
+    assert "kinks in b" in fit.message
+    assert fit.advice == "use NUTS"

@@ -66,6 +66,13 @@ class MethodFailure(Exception):
         self.message = message
         self.advice = advice
 
+    @property
+    def reason(self) -> str:
+        """Why, and what to try instead in a sentence of its own."""
+        if not self.advice:
+            return self.message
+        return f"{self.message}. {self.advice[:1].upper()}{self.advice[1:]}"
+
 
 class ModelError(ValueError):
     """A model that cannot be conditioned on the data as given."""

@@ -62,7 +62,7 @@ def why_not(
             if exact:
                 require_exact(marginal)
     except MethodFailure as failure:
-        return f"{failure.message}. {failure.advice[:1].upper()}{failure.advice[1:]}"
+        return failure.reason
     if not marginal.split.border.size:
         return (
             f"every latent site of model '{target.name}' is integrated out "

@@ -72,6 +72,19 @@ CHEAP_POINT = 2e5
 """Numbers read at all nodes of a point of theta up to which it is looked for."""
 
 
+class _NoOneMode(MethodFailure):
+    """The joint density of all latent variables has no one mode: some are to be integrated out."""
+
+    def __init__(self) -> None:
+        said = "the joint density of all latent variables has several modes, or no maximum"
+        super().__init__(Status.NOT_APPLICABLE, said, "use NUTS")
+
+    def nor_without(self, failure: MethodFailure) -> MethodFailure:
+        """Return the failure where those that are coupled are not integrated out either."""
+        said = f"{self.message}; and with the coupled ones integrated out {failure.message}"
+        return MethodFailure(self.status, said, self.advice)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NestedQuadrature(Method):
     """The posterior by integrals within integrals: members one by one, then what they share.
@@ -152,7 +165,7 @@ class NestedQuadrature(Method):
             with jax.enable_x64(True):
                 self._marginal(target, Timing())
         except MethodFailure as failure:
-            return failure.message
+            return failure.reason
         return None
 
     def is_cheap(self, target: Target) -> bool:
@@ -210,9 +223,12 @@ class NestedQuadrature(Method):
             except MethodFailure as failure:
                 made = failure
             if made.status is not Status.OK:
-                with suppress(MethodFailure):
-                    choose = partial(self._coupled, target, timing)
+                choose = partial(self._coupled, target, timing)
+                try:
                     return self._settled(choose, target, key, timing, progress)
+                except MethodFailure as failure:
+                    if isinstance(made, _NoOneMode):
+                        made = made.nor_without(failure)
         if isinstance(made, MethodFailure):
             raise made
         return made
@@ -230,16 +246,15 @@ class NestedQuadrature(Method):
         return coupled_members(target, self.num_nodes, timing, MAX_GLOBALS)
 
     def _leave_to_coupled(self, target: Target, timing: Timing) -> None:
-        """Raise ``DIVERGED`` if coupled variables may be members: theta's points miss a funnel."""
+        """Raise :class:`_NoOneMode` if coupled variables may be members.
+
+        Theta's points miss a part of a funnel.
+        """
         try:
             self._coupled(target, timing)
         except MethodFailure:
             return
-        raise MethodFailure(
-            Status.DIVERGED,
-            "the joint density of all latent variables has several modes, or no maximum",
-            "use NUTS",
-        )
+        raise _NoOneMode
 
     def _settled(
         self,

@@ -177,7 +177,7 @@ class NUTS(Method):
             with jax.enable_x64(True):
                 members_integrated(target, Timing())
         except MethodFailure as failure:
-            return failure.message
+            return failure.reason
         return None
 
     @override
