@@ -190,7 +190,7 @@ class SVGD(Method):
         steps, rest, identity = run.steps[-1], run.rest[-1], run.identity
         worst = int(np.argmax(np.abs(identity - 1)))
         away = abs(float(identity[worst]) - 1)
-        site = target.sites_along(np.eye(target.dim)[worst])[0]
+        site = target.sites_along(np.eye(1, target.dim, worst)[0])[0]
         left = f"the force left on the particles has root mean square {rest:.2g} of their sd"
         spread = (
             f"Stein's identity is {identity.min():.3g} to {identity.max():.3g} (1 under the "

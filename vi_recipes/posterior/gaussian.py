@@ -186,8 +186,8 @@ class GaussianPosterior(Posterior):
         if self.precision is None and self.root is None:
             precision = np.diag(self.diagonal[rows] ** -2.0)
         elif self.precision is not None:
-            basis = np.eye(self.loc.size)[rows]
-            precision = np.stack([self.precision.dot(row)[rows] for row in basis])
+            units = (np.eye(1, self.loc.size, row)[0] for row in rows)
+            precision = np.stack([self.precision.dot(unit)[rows] for unit in units])
         else:
             whole = self.unconstrained_cov(np.arange(self.loc.size))
             precision = np.linalg.inv(whole)[np.ix_(rows, rows)]
