@@ -180,8 +180,8 @@ def _grow(
     target = objective.target
     here, further = target.constrain(z), target.constrain(z + np.where(far, np.sign(z), 0.0))
     sites = [s.name for s in target.latents if far[target.slices[s.name]].any()]
-    ratios = [np.max(np.abs(further[name]) / np.abs(here[name]), initial=0.0) for name in sites]
-    return bool(min(ratios) > 2)
+    grown = [np.abs(further[name]) > 2 * np.abs(here[name]) for name in sites]
+    return bool(grown) and all(some.any() for some in grown)
 
 
 def levels_out(
