@@ -489,6 +489,18 @@ def test_a_search_leaves_a_start_where_every_logit_is_0(law: Any, share: float) 
     np.testing.assert_allclose(up(np.array([fit.mean()["a"], fit.mean()["b"]])), 0, atol=1e-3)
 
 
+def test_a_start_that_finds_no_density_around_its_centre_has_no_scatter() -> None:
+    """The largest of the data bounds the support: NUTS and all that starts anew ended there."""
+
+    def model(y: Any) -> None:
+        end = numpyro.sample("end", dist.HalfNormal(10.0))
+        numpyro.factor("likelihood", jnp.where(end > y, -jnp.log(end), -jnp.inf).sum())
+
+    this = vr.Target(model, y=np.array([0.5, 1.0, 3.0]))
+    z = this.start(jax.random.key(0), scatter=1.0)
+    assert this.constrain(z)["end"] > 3
+
+
 def test_scatter_is_seeded_and_bounded() -> None:
     this = target("normal_precision")
     a, b, c = (this.start(jax.random.key(k), scatter=2.0) for k in (0, 0, 1))

@@ -87,7 +87,8 @@ class DensityWithStart(FlatDensity):
         scatter
             Half-width of the uniform noise added to every coordinate, in its :attr:`units`. With
             scatter and without a model ``init`` the centre is 0, which is NumPyro's
-            ``init_to_uniform``, but for scales whose prior medians are far from 1.
+            ``init_to_uniform``, but for scales whose prior medians are far from 1. Where no
+            density is finite around there the point has none.
         mirrored
             Whether the noise is taken the other way: to the other side of the centre.
         value_and_grad
@@ -113,6 +114,8 @@ class DensityWithStart(FlatDensity):
                 value, gradient = evaluate(z)  # in the caller's precision
             if np.isfinite(value) and np.isfinite(gradient).all():
                 return z
+        if scatter:  # all around the centre lies outside the support, as of a limit of the data
+            return self.start(key, value_and_grad=value_and_grad)
         raise ModelError(self._explain_no_density(z))
 
     def anywhere(self) -> Float[np.ndarray, " dim"]:
