@@ -294,7 +294,7 @@ def test_what_rounding_leaves_far_out_is_no_density() -> None:
     each = np.exp(log_p - log_z).sum(0)
     shares = each.cumsum() - each / 2
     assert fit.status is vr.Status.OK, fit.explanation
-    assert "take medians and intervals there, not means and sds" in fit.message
+    assert fit.message.endswith("take medians and intervals there, not means and sds")
     assert fit.log_evidence is not None
     assert fit.log_evidence.value == pytest.approx(log_z + np.log(4e-3 * 0.01), abs=0.01)
     assert np.isnan(fit.summary().loc["kappa", "sd"])

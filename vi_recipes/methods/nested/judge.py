@@ -221,12 +221,6 @@ def _said(
         if found.residual is not None:
             what = {3: "a cubic", 4: "a quartic"}[degree_of(density.dim)]
             said += f"; {what} has log p(y, theta) to {found.residual:.1g} nats"
-    if found.tails is not None:
-        numbers = NestedPosterior(density, found).tails()
-        said += (
-            f"; Pareto khat of the points of {', '.join(numbers)} is up to "
-            f"{np.nanmax(found.tails):.2f}: take medians and intervals there, not means and sds"
-        )
     if isinstance(noise, Corrected):
         said += f", {noise}"
     if isinstance(noise, Noise) and np.isfinite(noise.sd):
@@ -237,4 +231,10 @@ def _said(
         )
     if inner is not None and inner.lost < inner.looked:
         said += f", known to {inner.harm(density.dim):.1g} nats"
+    if found.tails is not None:
+        numbers = NestedPosterior(density, found).tails()
+        said += (
+            f"; Pareto khat of the points of {', '.join(numbers)} is up to "
+            f"{np.nanmax(found.tails):.2f}: take medians and intervals there, not means and sds"
+        )
     return said
