@@ -53,16 +53,15 @@ def test_a_site_of_a_fit_is_its_draws() -> None:
 
 def test_the_verdict_is_seen_first() -> None:
     c = vr.compare(target("linear_regression"), "map,laplace", seed=1)
-    frame = c.verdicts().to_frame()
+    frame = c.verdicts()
     assert list(frame.index) == ["map", "laplace"]
     assert frame.loc["laplace", "verdict"] == "trustworthy"
-    assert frame.loc["laplace", "mean_error"] == abs(c.verdicts()["laplace"].errors.mean)
-    printed = repr(c.verdicts())
-    assert printed.splitlines()[0].split() == [
-        "verdict", "mean", "error", "(sds)", "mean", "error", "at",
-        "sd", "ratio", "sd", "ratio", "at",
+    assert frame.loc["laplace", "mean_error"] == abs(c.judgements()["laplace"].errors.mean)
+    assert list(frame.columns) == [
+        "verdict", "mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at",
     ]  # fmt: skip
-    assert "trustworthy" in printed
+    frame.loc["laplace", "verdict"] = "edited"
+    assert c.verdicts().loc["laplace", "verdict"] == "trustworthy"
     first, second, *_ = repr(c).splitlines()
     assert first == "Comparison('linear_regression')"
     assert second == str(c.recommend())

@@ -17,7 +17,7 @@ from vi_recipes.comparison.left import MethodsLeft
 from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, with_medians
 from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.comparison.speed import timings
-from vi_recipes.comparison.verdicts import Verdicts
+from vi_recipes.comparison.verdicts import diagnostics_table, verdict_table
 from vi_recipes.core import MadeOnce, as_names, attempt
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of, unsettled
 from vi_recipes.importance import LogEvidence
@@ -343,23 +343,7 @@ class Fits(Mapping[str, Fit]):
 
     def diagnostics(self) -> pd.DataFrame:
         """Return status, message, evidence and every diagnostic, a row a fit."""
-        return self._frame("diagnostics", self._make_diagnostics)
-
-    def _make_diagnostics(self) -> pd.DataFrame:
-        rows = {}
-        for name, fit in self._fits.items():
-            evidence = fit.log_evidence if fit.has_result else None
-            rows[name] = {
-                "status": fit.status.name,
-                "message": fit.message,
-                "advice": fit.advice,
-                "log_evidence": evidence.value if evidence else np.nan,
-                "log_evidence_se": evidence.se if evidence else np.nan,
-                "log_likelihood": np.nan if fit.log_likelihood is None else fit.log_likelihood,
-                **fit.diagnostics,
-                **(fit.assessment.numbers() if fit.assessment else {}),
-            }
-        return pd.DataFrame.from_dict(rows, orient="index")
+        return self._frame("diagnostics", lambda: diagnostics_table(self._fits))
 
     def accuracy(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the differences from the reference, a row a scalar and method.
@@ -408,8 +392,12 @@ class Fits(Mapping[str, Fit]):
             known["quadrature"] = [self.quadrature]
         return evidence_table(known)
 
-    def verdicts(self) -> Verdicts:
-        """Return name -> how far the fit can be trusted, with the evidence; it prints as a table.
+    def verdicts(self) -> pd.DataFrame:
+        """Return how far each fit can be trusted, as :func:`verdict_table` has it."""
+        return self._frame("verdicts", lambda: verdict_table(self.judgements()))
+
+    def judgements(self) -> dict[str, Verdict]:
+        """Return name -> how far the fit can be trusted, with the evidence and in words.
 
         By the reference where there is one that others can be measured by, else by the fit's own
         evidence.
@@ -437,7 +425,7 @@ class Fits(Mapping[str, Fit]):
             lost = "Fits are not compared with one another"
             return verdicts | (self._part(lost, partial(elsewhere, self._fits)) or {})
 
-        return Verdicts(self.once("verdicts", make))
+        return dict(self.once("judgements", make))
 
 
 _WORDS = {"means": "means", "sds": "sds", "mcses": "errors of means", "mcses_sd": "errors of sds"}

@@ -11,6 +11,7 @@ from vi_recipes.comparison.fits import Fits
 from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.comparison.page import answer
 from vi_recipes.comparison.recommend import recommend
+from vi_recipes.comparison.verdicts import displayed
 from vi_recipes.comparison.view import select
 from vi_recipes.core import attempt, numbered, visible
 from vi_recipes.report import format_number
@@ -37,7 +38,7 @@ def as_html(comparison: Fits) -> str:
     replaced = of_kind(comparison.notes, NoteKind.REPLACED)
     lines += [f"<p>{_shown(note)}</p>" for note in replaced]
     lines += [f"<p>Warning: {_shown(text)}</p>" for text in comparison.warnings]
-    lines.append(comparison.verdicts()._repr_html_())
+    lines.append(displayed(comparison.verdicts()).to_html())
     labels, left_out = select(comparison, MOST_ROWS)
     more = f"; {numbered(left_out, 'more parameter')} in means() and sds()" if left_out else ""
     lines.append(f"<p>Means, with sds in parentheses{more}</p>")

@@ -1,56 +1,73 @@
-"""The verdicts of a comparison, by method: a mapping that prints as a table."""
+"""What is known of each fit of a comparison, a row a fit: verdicts and diagnostics as frames."""
 
 from __future__ import annotations
 
-from typing import override
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from vi_recipes.core import visible
+from vi_recipes.fit import Fit
 from vi_recipes.report import format_number
 from vi_recipes.trust import Verdict
 
+VERDICT_COLUMNS = ["verdict", "mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at"]
 
-class Verdicts(dict[str, Verdict]):
-    """Name of a fit -> its :class:`Verdict`; printed, and in a notebook, a table."""
 
-    def to_frame(self) -> pd.DataFrame:
-        """Return the verdicts as a frame, a row a method.
+def verdict_table(judgements: Mapping[str, Verdict]) -> pd.DataFrame:
+    """Return verdicts as a frame, a row a method.
 
-        Returns
-        -------
-        pandas.DataFrame
-            ``verdict``; ``mean_error``, the worst difference of a mean in sds of what it is
-            measured by, and ``mean_error_at``, its parameter; ``sd_ratio`` and ``sd_ratio_at``, the
-            same of sds; NaN where nothing measures them; and ``text``, the verdict in words.
-        """
-        rows = {}
-        for name, verdict in self.items():
-            errors = verdict.errors
-            ratio = errors.sd_ratio if errors is not None else None
-            rows[name] = {
-                "verdict": verdict.trust.value,
-                "mean_error": abs(errors.mean) if errors is not None else np.nan,
-                "mean_error_at": errors.mean_at if errors is not None else "",
-                "sd_ratio": np.nan if ratio is None else ratio,
-                "sd_ratio_at": errors.sd_at if errors is not None else "",
-                "text": verdict.text,
-            }
-        frame = pd.DataFrame.from_dict(rows, orient="index")
-        return frame.rename_axis("method")
+    Parameters
+    ----------
+    judgements
+        Name of a fit -> its :class:`Verdict`, which has the words too.
 
-    def _shown(self) -> pd.DataFrame:
-        frame = self.to_frame()
-        for column in ("mean_error", "sd_ratio"):
-            frame[column] = [format_number(value, 3) for value in frame[column]]
-        frame = frame.map(visible).drop(columns="text")
-        frame = frame.rename(columns={"mean_error": "mean error (sds)"})
-        return frame.rename(columns=lambda name: str(name).replace("_", " "))
+    Returns
+    -------
+    pandas.DataFrame
+        ``verdict``; ``mean_error``, the worst difference of a mean in sds of what it is measured
+        by, and ``mean_error_at``, its parameter; ``sd_ratio`` and ``sd_ratio_at``, the same of sds;
+        NaN where nothing measures them.
+    """
+    rows = []
+    for judgement in judgements.values():
+        errors = judgement.errors
+        ratio = errors.sd_ratio if errors is not None else None
+        row = (
+            judgement.trust.value,
+            abs(errors.mean) if errors is not None else np.nan,
+            errors.mean_at if errors is not None else "",
+            np.nan if ratio is None else ratio,
+            errors.sd_at if errors is not None else "",
+        )
+        rows.append(row)
+    names = pd.Index(list(judgements), name="method")
+    return pd.DataFrame(rows, index=names, columns=VERDICT_COLUMNS)
 
-    @override
-    def __repr__(self) -> str:
-        return str(self._shown().to_string()) if self else "no verdicts"
 
-    def _repr_html_(self) -> str:
-        return str(self._shown().to_html())
+def displayed(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of verdicts with numbers and names as a page shows them."""
+    frame = verdicts.copy()
+    for column in ("mean_error", "sd_ratio"):
+        frame[column] = [format_number(value, 3) for value in frame[column]]
+    frame = frame.map(visible).rename(columns={"mean_error": "mean error (sds)"})
+    return frame.rename(columns=lambda name: str(name).replace("_", " "))
+
+
+def diagnostics_table(fits: Mapping[str, Fit]) -> pd.DataFrame:
+    """Return status, message, evidence and every diagnostic, a row a fit."""
+    rows = {}
+    for name, fit in fits.items():
+        evidence = fit.log_evidence if fit.has_result else None
+        rows[name] = {
+            "status": fit.status.name,
+            "message": fit.message,
+            "advice": fit.advice,
+            "log_evidence": evidence.value if evidence else np.nan,
+            "log_evidence_se": evidence.se if evidence else np.nan,
+            "log_likelihood": np.nan if fit.log_likelihood is None else fit.log_likelihood,
+            **fit.diagnostics,
+            **(fit.assessment.numbers() if fit.assessment else {}),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
