@@ -60,7 +60,7 @@ class Panel:
 
 def panel(name: str, comparison: vr.Comparison) -> Panel:
     """Return the largest errors of all methods of a comparison, beside their seconds."""
-    accuracy, verdicts = comparison.accuracy(), comparison.judgements()
+    accuracy, verdicts = comparison.accuracy(), comparison.verdict_of
     seconds = comparison.timings()["alone_seconds"]
     rows = {}
     for method in comparison:

@@ -56,7 +56,7 @@ def test_the_verdict_is_seen_first() -> None:
     frame = c.verdicts()
     assert list(frame.index) == ["map", "laplace"]
     assert frame.loc["laplace", "verdict"] == "trustworthy"
-    assert frame.loc["laplace", "mean_error"] == abs(c.judgements()["laplace"].errors.mean)
+    assert frame.loc["laplace", "mean_error"] == abs(c.verdict_of["laplace"].errors.mean)
     assert list(frame.columns) == [
         "verdict", "mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at",
     ]  # fmt: skip

@@ -104,8 +104,8 @@ def test_one_method_without_a_reference() -> None:
     assert c.timings().loc["laplace", "speed_up"] is np.nan or np.isnan(
         c.timings().loc["laplace", "speed_up"]
     )
-    assert c.judgements()["laplace"].trust is Trust.TRUSTWORTHY
-    assert "by its own evidence" in c.judgements()["laplace"].text
+    assert c.verdict_of["laplace"].trust is Trust.TRUSTWORTHY
+    assert "by its own evidence" in c.verdict_of["laplace"].text
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_a_failure_is_a_row_without_numbers() -> None:
     ]
     assert c.means()[["map", "em"]].isna().all(axis=None)
     assert c.means()["svi"].notna().all()
-    assert c.judgements()["map"].text.startswith("No result")
+    assert c.verdict_of["map"].text.startswith("No result")
     assert "map" not in c.covariances()
     with pytest.raises(vr.FitError, match="tau runs to"):
         c["map"].mean()
@@ -193,7 +193,7 @@ def test_saved_comparisons_come_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         back.covariances()["laplace"], c.covariances()["laplace"], rtol=1e-12
     )
-    assert back.judgements() == c.judgements()
+    assert back.verdict_of == c.verdict_of
     with pytest.raises(ValueError, match="no saved comparison"):
         vr.Comparison.load(tmp_path / "elsewhere")
 
@@ -293,12 +293,12 @@ def test_labels_are_matched_and_the_report_says_so() -> None:
 
 def test_verdicts_on_clear_cases() -> None:
     c = compared()
-    assert c.judgements()["laplace"].text.startswith("Trustworthy")
-    assert c.judgements()["nuts"].text.startswith("The reference: it met its own criteria")
-    assert c.judgements()["map"].text.startswith("A point, without spread: close to the means")
+    assert c.verdict_of["laplace"].text.startswith("Trustworthy")
+    assert c.verdict_of["nuts"].text.startswith("The reference: it met its own criteria")
+    assert c.verdict_of["map"].text.startswith("A point, without spread: close to the means")
     narrow = vr.compare(target("linear_regression"), [vr.SVI(num_steps=4_000), SAMPLER])
     # the two coefficients have correlation -0.87: mean field halves their sds
-    said = narrow.judgements()["svi"].text
+    said = narrow.verdict_of["svi"].text
     assert "understates uncertainty" in said
     assert not said.startswith("Trustworthy")
     alone = replace(c["laplace"], assessment=None)

@@ -70,7 +70,7 @@ def test_tables_say_constant(c: vr.Comparison) -> None:
     (row,) = tables.accuracy_summary(c).rows
     assert row[1].text == "2 of 2"  # the two that are no constants
     assert row[4].text in ("omega[0, 1]", "omega[1, 0]")
-    assert not any(label in c.judgements()["one"].text for label in CONSTANT)
+    assert not any(label in c.verdict_of["one"].text for label in CONSTANT)
 
 
 def test_figures_leave_constants_out(c: vr.Comparison) -> None:

@@ -110,7 +110,7 @@ def check_equal(there: vr.Comparison, here: vr.Comparison) -> None:
     assert list(there) == list(here)
     for frame in ("means", "sds", "mcses", "accuracy", "diagnostics"):
         pd.testing.assert_frame_equal(getattr(there, frame)(), getattr(here, frame)())
-    assert there.judgements() == here.judgements()
+    assert there.verdict_of == here.verdict_of
     assert there.found.theta_weights == here.found.theta_weights
     assert [fit.provenance for fit in there.values()] == [f.provenance for f in here.values()]
     for name, fit in there.items():

@@ -72,7 +72,7 @@ def test_a_report_asks_every_fit_for_its_moments_once(tmp_path: Path) -> None:
     c = counted()
     c.save(tmp_path)
     c.report(tmp_path / "again.html")
-    c.judgements(), c.accuracy(), c.correlations(["b"])
+    c.verdict_of, c.accuracy(), c.correlations(["b"])
     for fit in c.values():
         assert isinstance(fit.posterior, Counted)
         assert fit.posterior.asked == dict.fromkeys(
@@ -156,7 +156,7 @@ def assert_same(one: vr.Comparison, other: vr.Comparison) -> None:
         pd.testing.assert_frame_equal(getattr(one, table)(), getattr(other, table)(), rtol=1e-12)
     for name, cov in one.covariances().items():
         pd.testing.assert_frame_equal(other.covariances()[name], cov, rtol=1e-12)
-    assert one.judgements() == other.judgements()
+    assert one.verdict_of == other.verdict_of
     for name, fit in one.columns.items():
         assert (fit.assessment is None) == (other.columns[name].assessment is None)
         if fit.assessment is not None and fit.assessment.correction is not None:

@@ -166,7 +166,7 @@ def test_a_fit_that_cannot_tell_costs_its_own_column(what: str, tmp_path: Path) 
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Broken: it broke" in html
     assert np.isfinite(c.means()["map"]).all()
-    assert c.judgements()["map"].text.startswith("A point")
+    assert c.verdict_of["map"].text.startswith("A point")
     jsonschema.validate(json.loads((tmp_path / "result.json").read_text("utf-8")), schema())
 
 
@@ -208,7 +208,7 @@ def test_an_assessment_that_breaks_leaves_the_fit(
     monkeypatch.setattr(vr.NestedQuadrature, "is_cheap", lambda *_: False)  # or it would tell
     c = vr.compare(target("linear_regression"), [vr.MAP(), vr.Laplace()], path=tmp_path)
     assert [fit.status for fit in c.values()] == [Status.OK, Status.OK]
-    assert "Broken: it broke" in c.judgements()["laplace"].text
+    assert "Broken: it broke" in c.verdict_of["laplace"].text
     assert any(line.startswith("laplace: ") and "Broken" in line for line in c.remarks)
     back = vr.Comparison.load(tmp_path)
     assert back.remarks == c.remarks

@@ -67,7 +67,7 @@ def density(value: float, space: str | None = None) -> dict[str, Any]:
 def test_the_lower_of_two_of_a_kind_is_named_everywhere(low: vr.Fit, high: vr.Fit) -> None:
     c = vr.Comparison({"low": low, "high": high}, target_name="toy")
     assert list(shortfalls(c)) == ["low"]
-    verdicts = c.judgements()
+    verdicts = c.verdict_of
     assert "nats below that of high" in verdicts["low"].text
     assert "nats below" not in verdicts["high"].text
     assert [w for w in c.warnings if w.startswith("low: ") and "nats below" in w]

@@ -81,7 +81,7 @@ def test_methods_are_columns_over_a_foot() -> None:
     assert foot.loc["Groups: school", "pymc"] == "8"
     loo = c.loo(this).loc["pymc"]
     assert foot.loc["elpd (loo)", "pymc"] == f"{loo['elpd_loo']:.1f} ({loo['se']:.1f})"
-    assert foot.loc["Verdict", "pymc"] == c.judgements()["pymc"].trust.value
+    assert foot.loc["Verdict", "pymc"] == c.verdict_of["pymc"].trust.value
     assert "Observations" not in list(c.table(["mu"]).frame[heading])
     other = c.table(["mu"], conf_level=0.5)
     low, high = np.quantile(c["pymc"]["mu"], [0.25, 0.75])

@@ -48,7 +48,7 @@ def test_a_verdict_that_own_evidence_leaves_open_is_told(tmp_path: Path) -> None
     fit = fast.fit(target(), key=0)
     alone = vr.assess(fit, target())
     comparison = vr.compare(target(), [fast], path=tmp_path / "out")
-    verdict = comparison.judgements()["lrvb"]
+    verdict = comparison.verdict_of["lrvb"]
     assert vr.judge(replace(fit, assessment=alone)).trust is vr.Trust.UNKNOWN
     assert comparison.reference_name == "nested"
     assert comparison.reference is not None
@@ -61,7 +61,7 @@ def test_a_verdict_that_own_evidence_leaves_open_is_told(tmp_path: Path) -> None
     again = vr.Comparison.load(tmp_path / "out")
     assert again.found == comparison.found
     assert again.reference_name == "nested"
-    assert again.judgements()["lrvb"] == verdict
+    assert again.verdict_of["lrvb"] == verdict
 
 
 def pair(y: Any) -> None:
@@ -86,7 +86,7 @@ def test_one_is_made_where_weights_do_not_vouch_for_a_fit_that_is_right_by_them(
 def test_a_nested_fit_measures_the_others_where_there_is_no_sampler() -> None:
     methods = [vr.LinearResponse(), vr.NestedQuadrature()]
     comparison = vr.compare(target(), methods, assessed=False)
-    verdicts = comparison.judgements()
+    verdicts = comparison.verdict_of
     assert comparison.reference_name == "nested"
     assert verdicts["nested"].trust is vr.Trust.TRUSTWORTHY
     assert verdicts["lrvb"].trust in (vr.Trust.UNTRUSTED, vr.Trust.CARE)
@@ -130,8 +130,8 @@ def test_one_is_made_where_a_sampler_is_not_to_be_trusted() -> None:
     comparison = vr.compare(target(), {"nuts": few, "lrvb": vr.LinearResponse()})
     assert vr.judge(comparison["nuts"]).trust is vr.Trust.UNTRUSTED
     assert comparison.reference_name == "nested"
-    assert "by the reference, known to" in comparison.judgements()["lrvb"].text
-    assert comparison.judgements()["nuts"].trust in (vr.Trust.UNTRUSTED, vr.Trust.CARE)
+    assert "by the reference, known to" in comparison.verdict_of["lrvb"].text
+    assert comparison.verdict_of["nuts"].trust in (vr.Trust.UNTRUSTED, vr.Trust.CARE)
 
 
 SD = 2.0
@@ -175,7 +175,7 @@ def test_of_what_nothing_tells_short_chains_say_that_it_is_wrong_or_nothing(tmp_
     }
     comparison = vr.compare(wide(), methods, path=tmp_path / "out")
     assert comparison.reference is None
-    verdicts = comparison.judgements()
+    verdicts = comparison.verdict_of
     assert {vr.judge(fit).trust for fit in comparison.values()} == {vr.Trust.UNKNOWN}
     assert verdicts["right"].trust is verdicts["a_bit_off"].trust is vr.Trust.UNKNOWN
     assert "move nothing beyond Monte Carlo error" in verdicts["right"].text
@@ -191,7 +191,7 @@ def test_of_what_nothing_tells_short_chains_say_that_it_is_wrong_or_nothing(tmp_
     assert written["sd_at"].startswith("x[")
     again = vr.Comparison.load(tmp_path / "out")
     assert again.found == comparison.found
-    assert again.judgements() == verdicts
+    assert again.verdict_of == verdicts
 
 
 def test_a_draw_of_theta_at_which_a_constant_was_rounded_to_0_weighs_nothing(

@@ -197,14 +197,14 @@ def test_they_are_compared_and_judged(tmp_path: Path) -> None:
     assert accuracy["sd_ratio"] == pytest.approx(sd / reference.std(ddof=1), rel=1e-6)
     assert "ratio" in list(wider.tidy()["term"])
     assert wider.table(["ratio"]).body[0][0] == "ratio"
-    assert wider.judgements()["laplace"].trust is vr.Trust.TRUSTWORTHY
+    assert wider.verdict_of["laplace"].trust is vr.Trust.TRUSTWORTHY
     # a posterior mean of a square is no square of the mean: the point is off there
     assert "wrong" not in c.means().index
     wider.save(tmp_path / "c")
     again = vr.Comparison.load(tmp_path / "c")
     assert again.means().loc["ratio", "laplace"] == pytest.approx(mean, rel=1e-6)
     alone = vr.derive(vr.compare(this, "laplace"), ratio=lambda beta: jnp.exp(beta[1]))
-    assert alone.judgements()["laplace"].trust is vr.Trust.TRUSTWORTHY
+    assert alone.verdict_of["laplace"].trust is vr.Trust.TRUSTWORTHY
 
 
 @pytest.mark.parametrize(

@@ -321,13 +321,13 @@ def test_they_are_a_row_or_the_reference(tmp_path: Path) -> None:
     own = vr.from_draws({"beta": regression_draws()}, this, method="stan")
     c = vr.compare(this, [vr.Laplace(), own], path=tmp_path / "c", seed=3)
     assert (list(c), c.reference_name) == (["laplace", "stan"], "stan")
-    assert c.judgements()["laplace"].trust is vr.Trust.TRUSTWORTHY
+    assert c.verdict_of["laplace"].trust is vr.Trust.TRUSTWORTHY
     assert c["stan"].assessment is not None
     assert c.recommend().method == "laplace"  # nobody knows what the draws took
     assert np.isnan(c.timings().loc["stan", "total_seconds"])
     again = vr.Comparison.load(tmp_path / "c")
     assert again["stan"].kind == "draws"
-    assert again.judgements()["laplace"] == c.judgements()["laplace"]
+    assert again.verdict_of["laplace"] == c.verdict_of["laplace"]
     wrong = own.posterior.samples["beta"][..., ::-1]
     foreign = vr.from_draws({"beta": wrong}, this, method="stan")
     c = vr.compare(this, "laplace", reference=foreign)

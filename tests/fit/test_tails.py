@@ -150,7 +150,7 @@ def test_tables_show_quantiles_and_no_verdict_rests_on_a_mean(tmp_path: Path) ->
     assert cells[1].text.endswith("(median)")
     assert " to " in cells[2].text
     assert "The mean and the sd of kappa do not exist, or the draws do not tell them" in table.note
-    said = c.judgements()
+    said = c.verdict_of
     assert said["again"].trust is Trust.TRUSTWORTHY
     assert "of kappa medians and half-widths" in said["again"].text
     assert "the mean and the sd of kappa do not exist" in said["nuts"].text.lower()
@@ -164,7 +164,7 @@ def test_tables_show_quantiles_and_no_verdict_rests_on_a_mean(tmp_path: Path) ->
     assert result["methods"]["laplace"]["quantiles"] is None
     c.save(tmp_path)
     back = vr.Comparison.load(tmp_path)
-    assert back.judgements() == said
+    assert back.verdict_of == said
     assert (tmp_path / "tables" / "quantiles.csv").is_file()
     assert back.quantiles().equals(c.quantiles())
 

@@ -284,8 +284,8 @@ def test_where_nothing_has_moments_none_are_known() -> None:
     assert "largest error" not in c["nested"].message
     assert "there are no means and sds: take medians" in str(c.recommend())
     assert c.reference_name == "nested"
-    assert "by the reference" in c.judgements()["lrvb"].text
-    assert "known to" not in c.judgements()["lrvb"].text
+    assert "by the reference" in c.verdict_of["lrvb"].text
+    assert "known to" not in c.verdict_of["lrvb"].text
     assert "known to" not in vr.judge(replace(c["nested"], status=vr.Status.UNCONVERGED)).text
 
 

@@ -95,7 +95,7 @@ def test_saved_and_read_again(tmp_path: Any) -> None:
     assert c["svgd"].status is vr.Status.UNCONVERGED
     assert "all 10 steps were taken" in c["svgd"].message
     assert np.isnan(c.accuracy()["difference_mcse"].astype(float)).all()
-    assert "Provisional" in c.judgements()["svgd"].text
+    assert "Provisional" in c.verdict_of["svgd"].text
 
 
 def test_labels_are_matched_to_the_best_particle() -> None:

@@ -351,8 +351,8 @@ def test_the_better_fit_is_not_the_one_that_is_downgraded() -> None:
         assert fit.sd()["lam"] == pytest.approx(np.sqrt(total) / 401, rel=1e-3)
         assert fit.assessment is not None
         assert (fit.assessment.khat, *fit.assessment.block_khat.values()) == (-np.inf, -np.inf)
-        assert c.judgements()[name].trust is Trust.TRUSTWORTHY
-        assert "without a tail" in c.judgements()[name].text
+        assert c.verdict_of[name].trust is Trust.TRUSTWORTHY
+        assert "without a tail" in c.verdict_of[name].text
 
 
 def standard() -> None:

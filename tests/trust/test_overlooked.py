@@ -49,8 +49,8 @@ def one_side() -> vr.Fit:
 @pytest.mark.slow
 def test_a_mode_on_the_other_side_is_found_and_both_say_so(tmp_path: Path) -> None:
     alone = vr.Comparison({"nuts": one_side()}, reference=one_side(), reference_name="nuts")
-    assert alone.judgements()["nuts"].trust is Trust.TRUSTWORTHY
-    assert "no chain has been" in alone.judgements()["nuts"].text
+    assert alone.verdict_of["nuts"].trust is Trust.TRUSTWORTHY
+    assert "no chain has been" in alone.verdict_of["nuts"].text
     c = vr.compare(started(-1.0), [vr.Laplace(), vr.MAP()], reference=one_side(), path=tmp_path)
     assert c["laplace"].mean()["theta"] < 0
     found = c.overlooked["laplace"]
@@ -59,13 +59,13 @@ def test_a_mode_on_the_other_side_is_found_and_both_say_so(tmp_path: Path) -> No
     assert found.missed == pytest.approx(0.5, abs=0.05)  # by symmetry
     assert found.lost == pytest.approx(0.5, abs=0.05)
     assert not c.measures
-    said = c.judgements()
+    said = c.verdict_of
     assert said["laplace"].trust is Trust.UNTRUSTED
     assert "where nuts has draws, and it has hardly any mass there" in said["laplace"].text
     assert "laplace has found mass where none of its draws are" in c.warnings[0]
     back = vr.Comparison.load(tmp_path)
     assert back.overlooked == c.overlooked
-    assert back.judgements() == said
+    assert back.verdict_of == said
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_a_mode_that_nested_quadrature_has_no_point_near_is_found() -> None:
     fits = {"meanfield": there, "nested": nested}
     seen = {"meanfield": overlooked(there, nested, target)}
     c = vr.Comparison(fits, reference=nested, reference_name="nested", found=Found(seen))
-    said = c.judgements()
+    said = c.verdict_of
     assert said["nested"].trust is Trust.UNTRUSTED
     assert "meanfield has found mass where none of its draws are: 50%" in said["nested"].text
     assert said["meanfield"].trust is Trust.UNTRUSTED
@@ -103,7 +103,7 @@ def test_what_a_reference_says_of_it_and_what_follows_for_others() -> None:
     same = replace(same, assessment=vr.assess(same, started(1.0)), method="same")
     fits = {"same": same, "nuts": one_side()}
     c = vr.Comparison(fits, reference=one_side(), reference_name="nuts", found=Found(found))
-    said = c.judgements()
+    said = c.verdict_of
     assert said["nuts"].trust is Trust.UNTRUSTED
     assert (
         "Not to be trusted: laplace has found mass where none of its draws are" in said["nuts"].text
@@ -171,7 +171,7 @@ def test_another_optimum_of_mean_field_is_said_of_all_that_have_not_seen_it(
     found = overlooked(fit, one_side(), target)
     assert (found is None) == (other.value > 0)
     laplace = mode(side, "laplace")
-    said = vr.Comparison({"meanfield": fit, "laplace": laplace}).judgements()
+    said = vr.Comparison({"meanfield": fit, "laplace": laplace}).verdict_of
     for verdict in said.values():
         assert verdict.trust is Trust.UNTRUSTED
         assert "50% of what the two hold, about theta" in verdict.text
@@ -184,7 +184,7 @@ def test_another_optimum_of_mean_field_is_said_of_all_that_have_not_seen_it(
         found=Found(found),
     )
     text = "meanfield has found mass where none of its draws are: 50% of the posterior"
-    assert text in c.judgements()["nuts"].text
+    assert text in c.verdict_of["nuts"].text
 
     from_one_start = vr.MeanField(num_starts=1).fit(target)
     assert from_one_start.other_optimum is None
@@ -198,9 +198,9 @@ def mode(at: float, name: str) -> vr.Fit:
 def test_fits_of_two_sides_without_a_reference() -> None:
     """Each is right by its own evidence, and has half of the posterior."""
     sides = {"left": mode(-1.0, "left"), "right": mode(1.0, "right")}
-    alone = vr.Comparison({"left": sides["left"]}).judgements()["left"]
+    alone = vr.Comparison({"left": sides["left"]}).verdict_of["left"]
     assert alone.trust is Trust.TRUSTWORTHY
-    said = vr.Comparison(sides).judgements()
+    said = vr.Comparison(sides).verdict_of
     for name, other, value in (("left", "right", "1"), ("right", "left", "-1")):
         assert said[name].trust is Trust.UNTRUSTED
         assert said[name].text.startswith(
@@ -212,6 +212,6 @@ def test_fits_of_two_sides_without_a_reference() -> None:
     assert small is not None
     less = tuple(replace(e, value=e.value - 5) for e in small.evidence)
     sides["left"] = replace(sides["left"], assessment=replace(small, evidence=less))
-    said = vr.Comparison(sides).judgements()
+    said = vr.Comparison(sides).verdict_of
     assert said["right"].trust is Trust.TRUSTWORTHY
     assert said["left"].trust is Trust.UNTRUSTED

@@ -64,7 +64,7 @@ def test_a_broken_reference_measures_nobody() -> None:
     assert laplace().sd()["level"] == pytest.approx(np.sqrt(v), rel=1e-6)
     assert chains().diagnostics["r_hat_max"] > 1.1
     c = beside(chains(), laplace(), vr.MAP().fit(target()))
-    said = c.judgements()
+    said = c.verdict_of
     assert said["laplace"].trust is Trust.TRUSTWORTHY
     assert said["laplace"].text.startswith("Trustworthy by its own evidence: ")
     assert "Not held against it, as nuts measures nobody: means differ by" in said["laplace"].text
@@ -138,7 +138,7 @@ def test_a_point_is_no_reference() -> None:
     means = {"parameters": {"level": {"mean": 3e6}, "s": {"mean": 0.4}}}
     with pytest.raises(ValueError, match="'reference' is a point"):
         vr.compare(target(), [vr.Laplace()], reference=vr.load_reference(means, target()))
-    said = beside(point, laplace()).judgements()  # a point that is known for one when it is done
+    said = beside(point, laplace()).verdict_of  # a point that is known for one when it is done
     assert said["laplace"].trust is Trust.TRUSTWORTHY
     assert said["map"].text.startswith("The reference, which measures nobody. Cannot be told")
 
@@ -155,7 +155,7 @@ def answers(error: float) -> vr.Fit:
 
 @pytest.mark.parametrize(("error", "trust"), [(0.05, Trust.TRUSTWORTHY), (0.2, Trust.CARE)])
 def test_what_is_not_known_vouches_for_nobody(error: float, trust: Trust) -> None:
-    said = beside(answers(error), laplace()).judgements()["laplace"]
+    said = beside(answers(error), laplace()).verdict_of["laplace"]
     assert said.trust is trust
     assert said.text.startswith(f"{trust.lead} by the reference: ")
     assert ("known to 0.2 sds only" in said.text) == (trust is Trust.CARE)
@@ -231,7 +231,7 @@ def test_a_reference_that_is_wrong_by_its_own_evidence_measures_nobody() -> None
         method="narrow",
     )
     c = vr.compare(target(), [vr.Laplace()], reference=away)
-    assert c.judgements()["laplace"].trust is Trust.TRUSTWORTHY
+    assert c.verdict_of["laplace"].trust is Trust.TRUSTWORTHY
     assert not c.measures
     assert "measures nobody" in c.warnings[0]
 
@@ -313,7 +313,7 @@ def test_a_reference_to_be_used_with_care_makes_nobody_trustworthy() -> None:
     provisional = replace(
         with_diagnostics(**HEALTHY), posterior=laplace().posterior, message="R-hat up to 1.03"
     )
-    said = beside(provisional, laplace()).judgements()
+    said = beside(provisional, laplace()).verdict_of
     assert said["laplace"].trust is Trust.CARE
     assert "nuts is itself to be used with care" in said["laplace"].text
     assert said["nuts"].text == (

@@ -412,7 +412,7 @@ class _Run:
             return found
 
         def bounded() -> Found:
-            bounds = bound_errors(self.fits, so_far.judgements(), self.target, progress, key=key)
+            bounds = bound_errors(self.fits, so_far.verdict_of, self.target, progress, key=key)
             return replace(found, lower_bounds=bounds)
 
         def unbounded(error: str) -> Found:

@@ -394,10 +394,11 @@ class Fits(Mapping[str, Fit]):
 
     def verdicts(self) -> pd.DataFrame:
         """Return how far each fit can be trusted, as :func:`verdict_table` has it."""
-        return self._frame("verdicts", lambda: verdict_table(self.judgements()))
+        return self._frame("verdicts", lambda: verdict_table(self.verdict_of))
 
-    def judgements(self) -> dict[str, Verdict]:
-        """Return name -> how far the fit can be trusted, with the evidence and in words.
+    @property
+    def verdict_of(self) -> Mapping[str, Verdict]:
+        """Name -> how far the fit can be trusted, with the evidence and in words.
 
         By the reference where there is one that others can be measured by, else by the fit's own
         evidence.
@@ -425,7 +426,7 @@ class Fits(Mapping[str, Fit]):
             lost = "Fits are not compared with one another"
             return verdicts | (self._part(lost, partial(elsewhere, self._fits)) or {})
 
-        return dict(self.once("judgements", make))
+        return MappingProxyType(self.once("verdict of", make))
 
 
 _WORDS = {"means": "means", "sds": "sds", "mcses": "errors of means", "mcses_sd": "errors of sds"}

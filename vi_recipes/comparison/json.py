@@ -52,7 +52,7 @@ def to_json(comparison: Fits) -> dict[str, Any]:
     reference, name = comparison.reference, comparison.reference_name
     if reference is not None and name is not None:
         fits.setdefault(name, reference)
-    verdicts = comparison.judgements()
+    verdicts = comparison.verdict_of
     record = next((fit.provenance for fit in fits.values()), None)
     seeds = [fit.provenance.seed for fit in fits.values() if fit.provenance.seed is not None]
     methods = {n: _method(comparison, n, fit, verdicts.get(n)) for n, fit in fits.items()}

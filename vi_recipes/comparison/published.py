@@ -249,7 +249,7 @@ def _foot(
     seconds = comparison.timings()["alone_seconds"]
     taken = [format_seconds(float(seconds[n])) if n in seconds.dropna() else DASH for n in fits]
     rows.append(["Seconds", *taken])
-    verdicts = comparison.judgements()
+    verdicts = comparison.verdict_of
     said = [verdicts[n].trust.value if n in verdicts else "reference" for n in fits]
     rows.append(["Verdict", *said])
     return rows, notes

@@ -123,7 +123,7 @@ def _recommend(comparison: Fits) -> Recommendation:
     alone = comparison.timings()["alone_seconds"]
     ranked = [
         Standing(name, verdict, float(alone[name]), _wrong(comparison, name, verdict))
-        for name, verdict in comparison.judgements().items()
+        for name, verdict in comparison.verdict_of.items()
     ]
     ranked.sort(key=lambda one: (ORDER.index(one.trust), _cost(one)))
     usable = [one for one in ranked if one.trust in GOOD]

@@ -15,12 +15,12 @@ from vi_recipes.trust import Verdict
 VERDICT_COLUMNS = ["verdict", "mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at"]
 
 
-def verdict_table(judgements: Mapping[str, Verdict]) -> pd.DataFrame:
+def verdict_table(verdict_of: Mapping[str, Verdict]) -> pd.DataFrame:
     """Return verdicts as a frame, a row a method.
 
     Parameters
     ----------
-    judgements
+    verdict_of
         Name of a fit -> its :class:`Verdict`, which has the words too.
 
     Returns
@@ -31,18 +31,18 @@ def verdict_table(judgements: Mapping[str, Verdict]) -> pd.DataFrame:
         NaN where nothing measures them.
     """
     rows = []
-    for judgement in judgements.values():
-        errors = judgement.errors
+    for verdict in verdict_of.values():
+        errors = verdict.errors
         ratio = errors.sd_ratio if errors is not None else None
         row = (
-            judgement.trust.value,
+            verdict.trust.value,
             abs(errors.mean) if errors is not None else np.nan,
             errors.mean_at if errors is not None else "",
             np.nan if ratio is None else ratio,
             errors.sd_at if errors is not None else "",
         )
         rows.append(row)
-    names = pd.Index(list(judgements), name="method")
+    names = pd.Index(list(verdict_of), name="method")
     return pd.DataFrame(rows, index=names, columns=VERDICT_COLUMNS)
 
 

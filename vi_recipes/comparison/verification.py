@@ -330,7 +330,7 @@ def _said(fit: Fit, comparison: Comparison) -> Verdict:
     if not known or fit is known[0] or fit.is_sampler:
         return judge(fit)
     beside = Fits({fit.method: fit}, reference=known[0], reference_name=known[0].method)
-    return beside.judgements()[fit.method]
+    return beside.verdict_of[fit.method]
 
 
 def _row(name: str, dim: int, comparison: Comparison, method: str) -> Row:
