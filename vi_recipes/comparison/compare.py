@@ -108,8 +108,9 @@ def compare(
         stay. Notes say what was taken up and what was not, and why.
         ``False`` fits everything, and what the folder held goes once that is done.
     progress
-        ``True`` shows a bar on standard error, ``False`` none; ``None`` shows one in notebooks. Or
-        what makes a progress reporter from a title, such as ``vi_recipes.core.progress_bar``.
+        ``True`` shows a bar on standard error, ``False`` none; ``None`` shows one in notebooks that
+        have ``ipywidgets``. Or what makes a progress reporter from a title, such as
+        ``vi_recipes.core.progress_bar``.
     description
         Stands at the head of the report.
     assessed
