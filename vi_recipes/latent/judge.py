@@ -302,6 +302,8 @@ def _require_maximum(
     are best at an edge stay where they are.
     """
     free = np.setdiff1d(np.arange(theta.size), at_edges)
+    if not free.size:
+        return
     gradient = objective.value_and_grad(theta)[1]
     left = float((np.abs(gradient) * (np.abs(theta) + objective.units))[free].sum())
     within = Dense(curvature.matrix[np.ix_(free, free)])
