@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 SHRINK, GROW = 0.25, 2.0
 ACCEPT, GOOD = 1e-4, 0.75
@@ -93,6 +93,11 @@ class Dense:
         values, vectors = self._scaled
         unit = np.ones(gradient.size) if self._unit is None else self._unit
         return np.asarray(unit * (vectors @ _step(values, vectors.T @ (unit * gradient), radius)))
+
+    def within(self, places: Int[np.ndarray, " some"]) -> Dense:
+        """Return the Hessian of the coordinates at some places, the others left where they are."""
+        unit = None if self._unit is None else self._unit[places]
+        return Dense(self.matrix[np.ix_(places, places)], unit)
 
     def dot(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
         """Return H times a vector."""

@@ -11,7 +11,7 @@ import pandas as pd
 from vi_recipes.core import reads_as_number
 from vi_recipes.formula.families import Family
 from vi_recipes.formula.frame import Response
-from vi_recipes.formula.layout import INTERCEPT, Group, Predictor, TermEffects
+from vi_recipes.formula.layout import INTERCEPT, Group, Predictor
 from vi_recipes.formula.parse import column_as_written
 from vi_recipes.formula.priors import Priors
 from vi_recipes.formula.separation import NAMED, separated, zeros_separated
@@ -106,7 +106,8 @@ def check_predictors(
             labels = [INTERCEPT, *labels]
         check_rank(matrix[there], labels, subject, which)
         for term in predictor.terms:
-            check_rank(*_effects_of(term, predictor, there), subject, which)
+            effects = [f"{effect.label} of {term.group.factor.name}" for effect in term.effects]
+            check_rank(predictor.columns_of(term)[there], effects, subject, which)
         rows, says = there, ""
         if family.has_hurdle and mean:  # zeros tell nothing of the mean of the others
             rows = there & (response.y > 0)
@@ -136,20 +137,6 @@ def check_predictors(
             )
         notes += [says] if says else []
     return notes + far_columns(predictors, priors, weights)
-
-
-def _effects_of(
-    term: TermEffects, predictor: Predictor, rows: np.ndarray
-) -> tuple[np.ndarray, list[str]]:
-    """Return the columns that a group term multiplies, and what they are called with its group."""
-    labels = [f"{effect.label} of {term.group.factor.name}" for effect in term.effects]
-    columns = [
-        np.ones(rows.sum())
-        if effect.column is None
-        else predictor.designs[term.matrix].matrix[rows, effect.column]
-        for effect in term.effects
-    ]
-    return np.column_stack(columns), labels
 
 
 def _called(predictor: Predictor, label: str) -> str:
@@ -245,10 +232,9 @@ def far_columns(
             together = own is term
             if together and (priors.is_given(own.sd, intercept.label) or priors.flat):
                 continue
-            for effect in term.effects:
+            for effect, column in zip(term.effects, predictor.columns_of(term).T, strict=True):
                 if effect.column is None:
                     continue
-                column = predictor.designs[term.matrix].matrix[:, effect.column]
                 away = abs(np.average(column, weights=weights)) / effect.spread
                 if away >= FAR:
                     group = term.group.factor.name

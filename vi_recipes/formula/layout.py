@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from vi_recipes.formula.designs import Design
 from vi_recipes.formula.groups import GroupingFactor
@@ -138,6 +139,17 @@ class Predictor:
     offset: str
     terms: tuple[TermEffects, ...]
     designs: Mapping[str, Design] = field(default_factory=dict)
+
+    def columns_of(self, term: TermEffects) -> Float[np.ndarray, "rows effects"]:
+        """Return what the effects of a group term are multiplied by, ones for an intercept."""
+        return np.column_stack(
+            [
+                np.ones(len(self.design.matrix))
+                if effect.column is None
+                else self.designs[term.matrix].matrix[:, effect.column]
+                for effect in term.effects
+            ]
+        )
 
     @property
     def all_designs(self) -> list[Design]:

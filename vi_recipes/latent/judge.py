@@ -306,7 +306,7 @@ def _require_maximum(
         return
     gradient = objective.value_and_grad(theta)[1]
     left = float((np.abs(gradient) * (np.abs(theta) + objective.units))[free].sum())
-    within = Dense(curvature.matrix[np.ix_(free, free)])
+    within = curvature.within(free)
     smallest, flattest_way = flattest(within.matrix)
     flat = looks_flat(theta, np.zeros(theta.size), curvature.diagonal()) & ~objective.bounded
     if min(away, left) > NEAR or not (flat[free].any() or smallest < LEVEL):

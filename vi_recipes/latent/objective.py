@@ -336,8 +336,7 @@ class MarginalObjective:
         gradient = self.value_and_grad(theta)[1]
         if fixed is not None:
             free = np.setdiff1d(np.arange(theta.size), fixed)
-            inner = curvature.matrix[np.ix_(free, free)]
-            curvature, gradient = Dense(inner, self.units[free]), gradient[free]
+            curvature, gradient = curvature.within(free), gradient[free]
         return curvature.decrement(gradient)
 
     def log_prior(self, theta: Float[np.ndarray, " G"]) -> float:
