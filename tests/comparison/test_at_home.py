@@ -58,7 +58,7 @@ def test_the_verdict_is_seen_first() -> None:
     assert frame.loc["laplace", "verdict"] == "trustworthy"
     assert frame.loc["laplace", "mean_error"] == abs(c.verdict_of["laplace"].errors.mean)
     assert list(frame.columns) == [
-        "verdict", "mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at",
+        "verdict", "mean_error", "mean_at", "sd_ratio", "sd_at",
     ]  # fmt: skip
     frame.loc["laplace", "verdict"] = "edited"
     assert c.verdicts().loc["laplace", "verdict"] == "trustworthy"

@@ -236,7 +236,7 @@ def test_it_is_the_first_line_everywhere(tmp_path: Path) -> None:
     jsonschema.validate(result, schema(), cls=jsonschema.Draft202012Validator)
     assert result["recommendation"]["text"] == line
     assert result["recommendation"]["best"]["method"] == "lrvb"
-    assert result["recommendation"]["best"]["mean_error_at"] == "b[0]"
+    assert result["recommendation"]["best"]["mean_at"] == "b[0]"
     assert [one["method"] for one in result["recommendation"]["others"]] == ["nuts"]
     assert json.loads(dumps(c))["recommendation"] == result["recommendation"]
 

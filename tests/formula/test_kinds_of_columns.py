@@ -93,7 +93,7 @@ def test_new_members_beside_numbers_and_text():
 
 
 def test_numbers_that_new_data_have_as_text_are_told():
-    with pytest.raises(ValueError, match=r"newdata: column 'x' holds '0\.5', expected numbers"):
+    with pytest.raises(ValueError, match=r"data: column 'x' holds '0\.5', expected numbers"):
         new_rows(MODEL, FRAME.head(2).assign(x=["0.5", "1"]), "known", None)
 
 
@@ -101,7 +101,7 @@ def test_new_data_outside_a_function_are_told():
     frame = FRAME.assign(x=np.exp(FRAME["x"]))
     for formula, what in (("log(x)", "column log.x. is nan"), ("offset(log(x))", "offset is nan")):
         model = glmm(f"y ~ t + {formula}", frame)
-        with pytest.raises(ValueError, match=f"newdata: .*{what} in row 2, where a finite"):
+        with pytest.raises(ValueError, match=f"data: .*{what} in row 2, where a finite"):
             new_rows(model, {"x": [1.0, -1.0], "t": [1.0, 1.0]}, "known", None)
 
 

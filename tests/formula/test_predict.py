@@ -342,7 +342,7 @@ def test_it_is_said_which_of_two_levels_counts_as_one():
         ({"g": ["a"], **{f"c{k}": [0.0] for k in range(999)}}, {}, r"c0, .* and \d+ more$"),
         ({"X": [1.0], "g": ["a"]}, {}, "is 'x' called 'X' there"),
         ({"x": [1.0]}, {}, "lacks g, of the group 'g'.*groups='population'.* it has x$"),
-        ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"newdata: 1 of 2 rows .*\(x 1.*; leave these"),
+        ({"x": [1.0, None], "g": ["a", "b"]}, {}, r"data: 1 of 2 rows .*\(x 1.*; leave these"),
         ({"x": [1.0], "g": ["a"]}, {"kind": "men"}, "kind: got 'men'"),
         ({"x": [1.0], "g": ["a"]}, {"groups": "old"}, "groups: got 'old'"),
     ],
@@ -358,8 +358,8 @@ def test_offsets_of_new_rows_are_checked_as_those_of_the_data():
     target = vr.Target(vr.glmm("y ~ x", frame, offset="t"))
     fit = vr.MAP().fit(target, throw=True)
     for newdata, offset, says in (
-        ({"x": [0.0, 1.0], "t": [1.0, None]}, None, "newdata: the offset is nan in row 2"),
-        ({"x": [0.0, 1.0]}, [np.inf, 0.0], "newdata: the offset is inf in row 1"),
+        ({"x": [0.0, 1.0], "t": [1.0, None]}, None, "data: the offset is nan in row 2"),
+        ({"x": [0.0, 1.0]}, [np.inf, 0.0], "data: the offset is inf in row 1"),
         ({"x": [0.0], "tt": [1.0]}, None, "lacks t, of the offset; is 't' called 'tt'.* It has x"),
         ({"x": [0.0, 1.0]}, [1.0], r"offset: got shape \(1,\), expected \(2,\)"),
     ):
@@ -373,7 +373,7 @@ def test_a_level_that_the_data_did_not_have_is_named():
         target = vr.Target(vr.glmm(f"y ~ {term}", frame))
         fit = vr.MAP().fit(target, throw=True)
         had = "p, q, r" if column == "kind" else "1, 2, 3"
-        says = f"newdata: '{term}' has {bad}, which no row that was fitted has; they have {had}"
+        says = f"data: '{term}' has {bad}, which no row that was fitted has; they have {had}"
         with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
             vr.predict(fit, target, {column: [frame[column][0], bad]})
 
@@ -395,9 +395,9 @@ def test_a_row_is_a_mapping_to_values(fitted):
     assert one.mean[0] == several.mean[0]
     row = pd.DataFrame({"x": [9.0, 0.5], "g": ["b", "a"]}).iloc[1]
     assert vr.predict(fit, target, row, "linear").mean[0] == one.mean[0]
-    with pytest.raises(ValueError, match=r"^newdata: .* expected columns of one length"):
+    with pytest.raises(ValueError, match=r"^data: .* expected columns of one length"):
         vr.predict(fit, target, {"x": [0.5, 0.5], "g": ["a"]})
-    with pytest.raises(ValueError, match=r"^newdata: got list"):
+    with pytest.raises(ValueError, match=r"^data: got list"):
         vr.predict(fit, target, [0.5])
 
 
@@ -471,7 +471,7 @@ def test_a_level_of_rows_left_out_is_not_said_to_be_none_of_the_data():
     frame.loc[frame["kind"] == "r", "y"] = np.nan
     target = vr.Target(vr.glmm("y ~ kind", frame, missing="drop"))
     fit = vr.MAP().fit(target, throw=True)
-    says = "newdata: 'kind' has r, which no row that was fitted has; they have p, q"
+    says = "data: 'kind' has r, which no row that was fitted has; they have p, q"
     with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
         vr.predict(fit, target, frame)
 

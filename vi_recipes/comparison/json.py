@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 """Raised when a key is removed or changes its meaning; new keys may come without."""
 
 
-_WORST = ("mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at", "by")
+_WORST = ("mean_error", "mean_at", "sd_ratio", "sd_at", "by")
 _MOMENTS = ("mean", "sd", "mcse_mean", "mcse_sd", "cov", "cov_blocks", "quantiles")
 
 
@@ -111,9 +111,9 @@ def _recommendation(comparison: Fits) -> dict[str, Any]:
         known = (
             {
                 "mean_error": worst.mean,
-                "mean_error_at": zero_based.get(worst.mean_at, worst.mean_at),
+                "mean_at": zero_based.get(worst.mean_at, worst.mean_at),
                 "sd_ratio": worst.sd_ratio,
-                "sd_ratio_at": zero_based.get(worst.sd_at, worst.sd_at) or None,
+                "sd_at": zero_based.get(worst.sd_at, worst.sd_at) or None,
                 "by": worst.by,
             }
             if worst is not None

@@ -12,7 +12,7 @@ from vi_recipes.fit import Fit
 from vi_recipes.report import format_number
 from vi_recipes.trust import Verdict
 
-VERDICT_COLUMNS = ["verdict", "mean_error", "mean_error_at", "sd_ratio", "sd_ratio_at"]
+VERDICT_COLUMNS = ["verdict", "mean_error", "mean_at", "sd_ratio", "sd_at"]
 
 
 def verdict_table(verdict_of: Mapping[str, Verdict]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def verdict_table(verdict_of: Mapping[str, Verdict]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``verdict``; ``mean_error``, the worst difference of a mean in sds of what it is measured
-        by, and ``mean_error_at``, its parameter; ``sd_ratio`` and ``sd_ratio_at``, the same of sds;
+        by, and ``mean_at``, its parameter; ``sd_ratio`` and ``sd_at``, the same of sds;
         NaN where nothing measures them.
     """
     rows = []

@@ -176,7 +176,7 @@ class Design:
                 matrix = self._common.evaluate_new_data(data).design_matrix
         except ValueError as error:
             raise self._with_new_levels(error) from None
-        return self._parts(np.asarray(matrix, float), "newdata")
+        return self._parts(np.asarray(matrix, float), "data")
 
     def _as_before(self, column: pd.Series) -> pd.Series:
         """Return a column of new data with levels as the data had them."""
@@ -185,8 +185,8 @@ class Design:
             had = pd.api.types.is_numeric_dtype(self.data[name].dtype)
             if had and not pd.api.types.is_numeric_dtype(column.dtype):
                 raise ValueError(
-                    f"newdata: column '{name}' holds {column.iloc[0]!r}, expected numbers, as the "
-                    "data had"
+                    f"data: column '{name}' holds {column.iloc[0]!r}, expected numbers, as the "
+                    "rows that were fitted have"
                 )
             return column
         levels = self.levels[name]
@@ -208,7 +208,7 @@ class Design:
             levels = list(map(str, sorted(pd.unique(self.data[named[0]]))))
             more = ", ..." if len(levels) > MOST_LEVELS else ""
             said = f"; they have {', '.join(levels[:MOST_LEVELS])}{more}"
-        return ValueError(f"newdata: '{term}' has {new}, which no row that was fitted has{said}")
+        return ValueError(f"data: '{term}' has {new}, which no row that was fitted has{said}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"terms": self.terms, "data": self.data}  # formulae's own objects hold modules

@@ -114,7 +114,7 @@ def comparisons(
             high, low = (draws.mean(axis=2, keepdims=True) for draws in (high, low))
         return COMPARE[comparison](high, low)
 
-    predicted = partial(_predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
+    predicted = partial(predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
     return _table(fit, contrasts, predicted, change, setting, average=average)
 
 
@@ -169,18 +169,8 @@ def slopes(
         slope = (high - low) / (2 * steps[name])
         return slope.mean(axis=2, keepdims=True) if average else slope
 
-    predicted = partial(_predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
+    predicted = partial(predict, target=target, kind=kind, groups=groups, offset=offset, key=key)
     return _table(fit, contrasts, predicted, change, setting, average=average)
-
-
-def _predict(fit: Fit, data: pd.DataFrame, **options: Any) -> Prediction:
-    """Return predictions; what is wrong with their rows is told of ``data``, as they are here."""
-    try:
-        return predict(fit, newdata=data, **options)
-    except ValueError as error:
-        if not str(error).startswith("newdata:"):
-            raise
-        raise ValueError(str(error).removeprefix("new")) from None
 
 
 def _rows_asked(model: GLMM, data: Any, offset: Any) -> tuple[pd.DataFrame, Any]:
@@ -317,9 +307,9 @@ def _table(
         if not one.has_result and isinstance(fit, Mapping):
             continue
         for term, low, highs in contrasts:
-            before = predicted(one, low)
+            before = predicted(one, data=low)
             for label, high in highs:
-                after = predicted(one, high)
+                after = predicted(one, data=high)
                 draws = change(term, after.draws, before.draws)
                 rows.append(_rows(one, method, term, label, draws, after, setting, average=average))
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()

@@ -25,10 +25,15 @@ LARGEST = 1e100
 MOST_LEVELS = 12
 """Of an ordered response that are all listed."""
 
+DROP_OR_FILL = (
+    "missing='drop' (--missing drop) leaves these rows out and counts them, or fill them in"
+)
+"""What can be done about missing values of the rows that are to be fitted."""
+
 TRIALS = re.compile(r"\s*(p|prop|proportion|cbind)\s*\((.*)\)\s*", re.DOTALL)
 
 
-def as_frame(data: Any, what: str = "data") -> pd.DataFrame:
+def as_frame(data: Any) -> pd.DataFrame:
     """Return data as a frame with rows numbered from 0; a mapping to single values is one row.
 
     Raises
@@ -44,27 +49,27 @@ def as_frame(data: Any, what: str = "data") -> pd.DataFrame:
         try:
             data = pd.DataFrame([columns] if single else columns)
         except ValueError as error:
-            raise ValueError(f"{what}: {error}; expected columns of one length") from None
+            raise ValueError(f"data: {error}; expected columns of one length") from None
     elif hasattr(data, "to_pandas") and not isinstance(data, pd.DataFrame):
         data = data.to_pandas()  # polars, pyarrow
     elif isinstance(data, pd.Series):  # a row of a frame
         data = data.to_frame().T.infer_objects()
     if not isinstance(data, pd.DataFrame):
         raise ValueError(
-            f"{what}: got {type(data).__name__}, expected a data frame, a mapping of columns, or "
+            f"data: got {type(data).__name__}, expected a data frame, a mapping of columns, or "
             "the name of a file"
         )
     if data.columns.nlevels > 1:
         raise ValueError(
-            f"{what}: its columns have names of {data.columns.nlevels} levels (a MultiIndex), "
+            f"data: its columns have names of {data.columns.nlevels} levels (a MultiIndex), "
             "expected one name each"
         )
     # a file may have a space behind its commas
     names = pd.Index([one_form(str(name)).strip() for name in data.columns])
     if twice := list(names[names.duplicated()]):
-        raise ValueError(f"{what}: several columns are called '{twice[0]}', expected one of a name")
+        raise ValueError(f"data: several columns are called '{twice[0]}', expected one of a name")
     if data.empty:
-        raise ValueError(f"{what}: got a frame of shape {data.shape}, expected rows and columns")
+        raise ValueError(f"data: got a frame of shape {data.shape}, expected rows and columns")
     return plain(data.set_axis(names, axis=1).reset_index(drop=True))
 
 
@@ -81,7 +86,7 @@ def complete(
     frame: pd.DataFrame,
     columns: Sequence[str],
     missing: Literal["error", "drop"],
-    what: str = "data",
+    cure: str = DROP_OR_FILL,
 ) -> tuple[pd.DataFrame, str]:
     """Return the columns without missing values, and what was dropped, in words.
 
@@ -95,7 +100,7 @@ def complete(
     require(missing in ("error", "drop"), "missing", missing, "'error' or 'drop'")
     frame = frame[list(dict.fromkeys(columns))]
     numbers = frame.select_dtypes("number")
-    _check_kinds(frame, numbers, what)
+    _check_kinds(frame, numbers)
     holes, infinite = frame.isna(), np.isinf(numbers.astype(float))
     holes[numbers.columns] |= infinite
     rows = holes.any(axis=1)
@@ -106,17 +111,11 @@ def complete(
     by_column = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
     if missing == "error":
         raise ValueError(
-            f"{what}: {rows.sum()} of {len(rows)} rows have {kind} ({by_column}; the first "
-            f"is row {int(rows.argmax()) + 1}); "
-            + (
-                "missing='drop' (--missing drop) leaves these rows out and counts them, or fill "
-                "them in"
-                if what == "data"
-                else "leave these rows out, or fill them in"
-            )
+            f"data: {rows.sum()} of {len(rows)} rows have {kind} ({by_column}; the first "
+            f"is row {int(rows.argmax()) + 1}); {cure}"
         )
     if rows.all():
-        raise ValueError(f"{what}: all {len(rows)} rows have {kind} ({by_column})")
+        raise ValueError(f"data: all {len(rows)} rows have {kind} ({by_column})")
     kept = plain(frame[~rows].reset_index(drop=True))
     had_holes = {str(n): whole_again(kept[n]) for n in numbers.columns if holes[n].any()}
     return (
@@ -125,29 +124,29 @@ def complete(
     )
 
 
-def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame, what: str) -> None:
+def _check_kinds(frame: pd.DataFrame, numbers: pd.DataFrame) -> None:
     for name, column in frame.items():
         if column.dtype.kind in "mM":
             raise ValueError(
-                f"{what}: column '{name}' holds dates or times, expected numbers or text; make a "
+                f"data: column '{name}' holds dates or times, expected numbers or text; make a "
                 "number of it, such as days since the first, or text where its values are levels"
             )
         held = pd.api.types.infer_dtype(column) if column.dtype.kind == "O" else column.dtype.kind
         if held in ("c", "complex"):
             raise ValueError(
-                f"{what}: column '{name}' holds complex numbers, expected real ones; take np.real, "
+                f"data: column '{name}' holds complex numbers, expected real ones; take np.real, "
                 "np.imag or np.abs of it"
             )
         if held == "integer" and column.dropna().abs().max() >= WIDEST:
             raise ValueError(
-                f"{what}: column '{name}' holds whole numbers too large for a computer's integers, "
+                f"data: column '{name}' holds whole numbers too large for a computer's integers, "
                 f"such as {column.max()}; divide them, or make text of them where they are levels"
             )
     far = (numbers.astype(float).abs() > LARGEST) & np.isfinite(numbers.astype(float))
     if far.any(axis=None):
         name = far.columns[int(far.any().to_numpy().argmax())]
         raise ValueError(
-            f"{what}: column '{name}' has numbers beyond {LARGEST:g}; give it in another unit"
+            f"data: column '{name}' has numbers beyond {LARGEST:g}; give it in another unit"
         )
 
 

@@ -73,7 +73,7 @@ def fitted_rows(model: GLMM, offset: Any = None) -> tuple[pd.DataFrame, Any]:
     return model.rows, own if offset is None or named else offset
 
 
-def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
+def new_rows(model: GLMM, data: Any, groups: Groups, offset: Any) -> NewRows:
     """Return a model's arguments at new data.
 
     Raises
@@ -82,13 +82,15 @@ def new_rows(model: GLMM, newdata: Any, groups: Groups, offset: Any) -> NewRows:
         For a column that is not there, missing values in other columns than those of groups, a
         level that the data did not have, and an offset that is not known.
     """
-    full = as_frame(newdata, "newdata")
+    full = as_frame(data)
     grouping = {name for group in model.groups for name in group.factor.columns}
     used = sorted({name for predictor in model.predictors for name in columns_of(predictor)})
     _check_there(full, used, "the formula's columns")
     frame = full[list(dict.fromkeys([*used, *(n for n in grouping if n in full)]))]
     if used:
-        complete(frame[list(dict.fromkeys(used))], used, "error", "newdata")
+        complete(
+            frame[list(dict.fromkeys(used))], used, "error", "leave these rows out, or fill them in"
+        )
     rows = len(full)
     given = {} if model.data is None else model.data()
     arguments: dict[str, Any] = dict.fromkeys(given, 0)
@@ -129,7 +131,7 @@ def _check_there(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
         near = closest(lost[0], frame.columns)
         hint = f"is '{lost[0]}' called '{near}' there? It" if near else "it"
         raise ValueError(
-            f"newdata: it lacks {', '.join(lost)}, of {what}; {hint} has "
+            f"data: it lacks {', '.join(lost)}, of {what}; {hint} has "
             f"{enumerated(list(frame.columns))}"
         )
 
@@ -150,7 +152,7 @@ def _offset(model: GLMM, frame: pd.DataFrame, given: Any) -> np.ndarray | None:
     if values is not None and not (finite := np.isfinite(values)).all():
         row = int((~finite).argmax())
         raise ValueError(
-            f"newdata: the offset is {values[row]:g} in row {row + 1}, where a finite number is "
+            f"data: the offset is {values[row]:g} in row {row + 1}, where a finite number is "
             "expected"
         )
     return values

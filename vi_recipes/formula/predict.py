@@ -126,7 +126,7 @@ class Prediction:
 def predict(
     fit: Fit,
     target: Target | Model,
-    newdata: Any = None,
+    data: Any = None,
     kind: PredictionKind = "mean",
     groups: Groups = "known",
     *,
@@ -140,7 +140,7 @@ def predict(
     ----------
     fit, target
         A fit, and what it is a fit of: ``glmm(...)``, or the target made of it.
-    newdata
+    data
         A data frame, a mapping of columns or a file, with the columns of the terms; by default the
         rows that were fitted.
     kind
@@ -169,12 +169,12 @@ def predict(
     require(kind in get_args(PredictionKind), "kind", kind, "'mean', 'response' or 'linear'")
     require(groups in get_args(Groups), "groups", groups, "'known', 'new' or 'population'")
     model = formula_of(target)
-    if newdata is None:
-        newdata, offset = fitted_rows(model, offset)
-    at = new_rows(model, newdata, groups, offset)
+    if data is None:
+        data, offset = fitted_rows(model, offset)
+    at = new_rows(model, data, groups, offset)
     if kind == "response" and family_of(model.family).takes_trials and not at.has_trials:
         raise ValueError(
-            f"newdata: it lacks the trials of '{model.response.text}', which a response is among; "
+            f"data: it lacks the trials of '{model.response.text}', which a response is among; "
             "kind='mean' gives probabilities"
         )
     drawn = fit_draws(fit, target, num_draws, predictive=True).samples
@@ -186,7 +186,7 @@ def predict(
         extended = _extended(model, flat, at, keys[0])
         values = _run(model, extended, at, kind, keys[1])
     shaped = values.reshape(chains, number, *values.shape[1:])
-    index = newdata.index if isinstance(newdata, pd.DataFrame) else None
+    index = data.index if isinstance(data, pd.DataFrame) else None
     prediction = Prediction(shaped, kind, groups, model.response.levels, index)
     family = family_of(model.family)
     link = "identity" if kind == "linear" else model.link
