@@ -92,6 +92,15 @@ for rows, groups in ((600, 32), (600, 64)):
     four = vr.shard(vr.Target(model, **model.simulate(num_rows=rows, num_groups=groups)), mesh)
     assert response.fit(four, key=0).status is vr.Status.OK
     found["steps"].append(counted())
+given = vr.Target(model, **model.simulate(num_rows=402, num_groups=32))
+given.log_density(given.start(jax.random.key(0)))  # by code that holds the target
+filled = vr.shard(given, mesh)
+found["twice"] = [
+    name
+    for name in ("y", "X", "group")
+    for target in (given, filled.undivided)
+    if not np.shares_memory(filled.data[name], target.data[name])
+]
 print(json.dumps(found))
 """
 
@@ -270,6 +279,8 @@ def test_four_devices_find_what_one_finds(on_four_devices: dict[str, Any]) -> No
     # it was given is not kept again, so that there are 14
     assert len(found["of rows"]) > 10
     assert not any(found["of rows"])
+    # rows that were filled up are in memory once, whoever has the target that was given
+    assert found["twice"] == []
 
 
 @pytest.mark.slow

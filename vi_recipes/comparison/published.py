@@ -14,7 +14,7 @@ from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.comparison.validated import cross_validated
 from vi_recipes.comparison.view import heading, numbers
 from vi_recipes.core import as_names, attempt
-from vi_recipes.fit import Fit, WideFrame, interval_setting, intervals, population
+from vi_recipes.fit import Fit, interval_setting, intervals, population, wide_frame
 from vi_recipes.model import Site, Target, labels_by_site, weights_of_observations
 from vi_recipes.report import DASH, PublishedTable, format_seconds, format_value
 
@@ -71,8 +71,8 @@ def tidy(
             )
         )
     if not frames:
-        return WideFrame(columns=list(TIDY))
-    whole = WideFrame(pd.concat(frames))
+        return wide_frame(columns=list(TIDY))
+    whole = wide_frame(pd.concat(frames))
     whole["mcse"] = whole["mcse"].where(whole["estimate"].notna())
     return whole[~whole.index.isin(_left_out(comparison))].reset_index(drop=True)
 

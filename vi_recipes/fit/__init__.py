@@ -9,6 +9,7 @@ from vi_recipes.fit.derived import derived
 from vi_recipes.fit.differences import COLUMNS, differences, moments_of
 from vi_recipes.fit.draws import check_same, fit_draws
 from vi_recipes.fit.fit import Fit
+from vi_recipes.fit.frames import wide_frame
 from vi_recipes.fit.intervals import IntervalSetting, interval_setting, intervals
 from vi_recipes.fit.loo import compare_models, loo, loo_table
 from vi_recipes.fit.own_draws import OWN, from_arviz, from_draws
@@ -35,7 +36,6 @@ from vi_recipes.fit.tails import (
     unsettled,
     weighed_far_out,
 )
-from vi_recipes.fit.wide import WideFrame
 
 __all__ = [
     "COLUMNS",
@@ -51,7 +51,6 @@ __all__ = [
     "OtherOptimum",
     "Provenance",
     "Quantiles",
-    "WideFrame",
     "check_same",
     "compare_models",
     "complain",
@@ -82,4 +81,5 @@ __all__ = [
     "tail_shapes",
     "unsettled",
     "weighed_far_out",
+    "wide_frame",
 ]

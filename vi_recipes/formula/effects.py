@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vi_recipes.core import as_names, check_arguments, require, unknown
-from vi_recipes.fit import Fit, IntervalSetting, WideFrame, interval_setting
+from vi_recipes.fit import Fit, IntervalSetting, interval_setting, wide_frame
 from vi_recipes.formula.designs import levels_alone
 from vi_recipes.formula.families import PROBABILITY, family_of
 from vi_recipes.formula.frame import as_frame
@@ -313,7 +313,7 @@ def _table(
                 draws = change(term, after.draws, before.draws)
                 rows.append(_rows(one, method, term, label, draws, after, setting, average=average))
     table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-    return WideFrame(table.drop(columns="method") if isinstance(fit, Fit) else table)
+    return wide_frame(table.drop(columns="method") if isinstance(fit, Fit) else table)
 
 
 def _rows(

@@ -15,7 +15,7 @@ from numpyro import handlers
 from numpyro.infer import Predictive
 
 from vi_recipes.core import as_key, check_arguments, one_at_a_time, require
-from vi_recipes.fit import Fit, WideFrame, fit_draws, interval_setting
+from vi_recipes.fit import Fit, fit_draws, interval_setting, wide_frame
 from vi_recipes.formula.families import family_of
 from vi_recipes.formula.gaussian import NormalPredictor, normal_predictor
 from vi_recipes.formula.glmm import GLMM
@@ -111,7 +111,7 @@ class Prediction:
         """
         ends = self.interval(level)
         columns = {"mean": self.mean, "sd": self.sd, "low": ends[..., 0], "high": ends[..., 1]}
-        made = WideFrame({name: np.ravel(value) for name, value in columns.items()})
+        made = wide_frame({name: np.ravel(value) for name, value in columns.items()})
         made["interval"] = str(interval_setting(level))
         rows = pd.RangeIndex(self.mean.shape[0]) if self.rows is None else self.rows
         if self.mean.ndim == 1:

@@ -170,12 +170,13 @@ def _on_own_devices(part: Target, mesh: Mesh) -> Target:
 def _undivided(target: Target, divided: Target) -> Target:
     """Return the target as it was given, which fits of the divided one are fits of.
 
-    Of rows that were filled up it has the part that was there, so that they are in memory once.
+    Of rows that were filled up both have the part that was there, so that they are in memory once:
+    code that was compiled for the one holds it as long as there is the other.
     """
+    if divided.padded_rows:
+        target.share_rows(divided)
     other = copy.copy(target)
     other.fitted_as = divided
-    if divided.padded_rows:
-        other.share_rows(divided)
     return other
 
 

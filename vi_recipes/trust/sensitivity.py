@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from vi_recipes.core import as_names, check_arguments, one_at_a_time
 from vi_recipes.elbo import KL
 from vi_recipes.fit import Fit
 from vi_recipes.posterior import ResponsePosterior
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @check_arguments("fit", "sites", "observed")
@@ -54,6 +57,8 @@ def case_sensitivity(
     Giordano, R., Broderick, T. and Jordan, M. I. (2018). Covariances, robustness, and variational
     Bayes. JMLR 19(51), section 2. https://jmlr.org/papers/v19/17-670.html
     """
+    import pandas as pd
+
     posterior, kl = _response(fit)
     target = posterior.target
     names = [site.name for site in target.observed]
@@ -112,6 +117,8 @@ def data_sensitivity(fit: Fit, argument: str, sites: Sequence[str] | None = None
     ValueError
         For a fit without linear response, or an argument that is not such an array.
     """
+    import pandas as pd
+
     posterior, kl = _response(fit)
     target = posterior.target
     labels, directions = _directions(posterior, sites)
