@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -543,6 +543,23 @@ def test_a_cell_that_kills_every_process_is_a_row_that_says_so(tmp_path: Path) -
     assert np.isnan(kept.pop(1))
     assert kept == {0: SQUARES[0], 2: SQUARES[2]}
     assert attempts(tmp_path) == {0: 1, 1: 3, 2: 1}
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_as_it_begins_is_no_try_of_a_cell(tmp_path: Path) -> None:
+    def kill_the_first() -> int:
+        while not (begun := active_children()):
+            time.sleep(0.02)
+        os.kill(begun[0].pid or 0, signal.SIGKILL)
+        return len(begun)
+
+    kept, job = Kept(), Squares(str(tmp_path), deadly=(1,), deaths=2)
+    with ThreadPoolExecutor(1) as beside:
+        killed = beside.submit(kill_the_first)
+        run_cells(job, range(1, 3), kept.keep, 1)
+    assert killed.result() == 1
+    assert kept == {1: SQUARES[1], 2: SQUARES[2]}  # the other two deaths are what a cell may cost
+    assert attempts(tmp_path) == {1: 3, 2: 1}
 
 
 @pytest.mark.slow

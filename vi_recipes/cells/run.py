@@ -173,6 +173,8 @@ class _Run[C: Hashable, R]:
         self.ended: SimpleQueue[Future[Reply] | None] = SimpleQueue()
         """What the executor is done with."""
         self.begun: Counter[C] = Counter()
+        self.stillborn = 0
+        """Processes that ended before they had begun, since a cell was last done."""
         self.stop: Callable[[], None] | None = None
         """Has cells that run end early, with what they have; ``None`` for workers of others."""
         self.closed = False
@@ -314,11 +316,15 @@ class _Run[C: Hashable, R]:
         try:
             reply = future.result()
         except NotBegunError:
-            raise ValueError(
-                "executor: a process ended before it had begun. A script must call this below "
-                "`if __name__ == '__main__':`, because every process loads it; or the memory is "
-                "used up"
-            ) from None
+            self.stillborn += 1
+            if self.stillborn >= TRIES:
+                raise ValueError(
+                    "executor: a process ended before it had begun. A script must call this below "
+                    "`if __name__ == '__main__':`, because every process loads it; or the memory "
+                    "is used up"
+                ) from None
+            self.begun[cell] -= 1  # no try of it: the process never knew of it
+            self.waiting.appendleft(cell)
         except LostError:
             self.again(cell, "the process that was at it died")
         except BrokenExecutor as error:
@@ -341,6 +347,7 @@ class _Run[C: Hashable, R]:
             self.begun[cell] = TRIES
             self.again(cell, "the workers that were at it died")
         else:
+            self.stillborn = 0
             self.read(cell, reply)
         del self.pending[future]
 
