@@ -228,6 +228,26 @@ def test_an_interrupt_keeps_the_methods_that_are_done(tmp_path: Path) -> None:
     assert list(vr.Comparison.load(tmp_path)) == ["map"]
 
 
+def test_an_interrupt_before_the_first_fit_is_no_comparison(tmp_path: Path) -> None:
+    """It took the place of the one that was there, and could not be taken up."""
+
+    class Stopped(Here):
+        @override
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            raise KeyboardInterrupt
+
+    given: dict[str, Any] = {"methods": "map", "path": tmp_path, "assessed": False}
+    with pytest.raises(KeyboardInterrupt):
+        vr.compare(MODEL, executor=Stopped(), **given)
+    assert not list(tmp_path.iterdir())
+    vr.compare(MODEL, "cavi", path=tmp_path, assessed=False)
+    with pytest.raises(KeyboardInterrupt):
+        vr.compare(MODEL, executor=Stopped(), resume=False, **given)
+    assert list(vr.Comparison.load(tmp_path)) == ["cavi"]
+    assert list(vr.compare(MODEL, executor=Stopped(), **given)) == ["cavi"]  # taken up
+    assert list(vr.compare(MODEL, **given)) == ["cavi", "map"]
+
+
 def test_an_interrupted_fit_comes_back_with_what_it_has() -> None:
     target = vr.Target(MODEL)
     made = CompareArguments(target, {"mine": Patient()}, 0, assessed=True)("mine", InterruptAt(0.5))

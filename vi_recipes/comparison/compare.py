@@ -196,6 +196,8 @@ def _compare(asked: _Asked, run: _Run, resumed: Resumed, *, quadrature: bool) ->
         interrupted = True
     if interrupted:
         run.take_the_rest(asked)
+        if not run.fits:  # what is in the folder stays as it was
+            raise KeyboardInterrupt
     fits, failed = run.fits, []
     try:
         if assessed and reference is None and not interrupted and lacks_yardstick(fits, target):
