@@ -30,7 +30,9 @@ from vi_recipes.latent.curvature import (
     is_bent,
     kinks_of,
     layout_of,
+    level_member,
     may_have_kinks,
+    where_none,
 )
 from vi_recipes.latent.free_energy import (
     FreeEnergy,
@@ -145,6 +147,7 @@ __all__ = [
     "latent_moments",
     "law_from_vector",
     "layout_of",
+    "level_member",
     "local_sites",
     "log_likelihood_at",
     "marginal_of",
@@ -164,6 +167,7 @@ __all__ = [
     "stacked_starts",
     "starting_point",
     "vector_from_law",
+    "where_none",
     "why_collapsed",
     "without_latents",
 ]

@@ -205,6 +205,15 @@ def is_bent(
     return not (quadratic and concave)
 
 
+def where_none(split: Split) -> str:
+    """Return what to do where members have no mode at the start."""
+    if kinks_of(split):
+        return BY_NUTS
+    elsewhere = "start elsewhere with Model(init=...), or use NUTS"
+    flat = ", ".join(n for n in split.latents if n in split.target.flat)
+    return f"give {flat} a prior that falls to both sides; or {elsewhere}" if flat else elsewhere
+
+
 def _has_another(
     look: LookAtMembers,
     theta: Float[np.ndarray, " G"],
@@ -230,6 +239,40 @@ def _has_another(
         if ((apart > APART) & (height > seen.values[0] - DEPTH)).any():
             return True
     return False
+
+
+def level_member(
+    split: Split,
+    theta: Float[np.ndarray, " G"],
+    modes: Float[np.ndarray, "members d"],
+    sds: Float[np.ndarray, "members d"],
+    compiler: Callable[..., Callable[..., Any]],
+) -> str:
+    """Say of which member the density is level far from its mode; empty where none is found.
+
+    It has infinite mass there. A search takes for its mode where the last digit of the density is
+    gained, and what curvature is left there puts all nodes far out, however many.
+
+    Parameters
+    ----------
+    split, theta
+        Several members, and parameters.
+    modes, sds
+        Their modes, given these, and how wide they are.
+    compiler
+        Compiles a function for given arguments, where none was compiled yet.
+    """
+    look = look_at(split, theta, np.stack([modes] * NUM_PLACES), compiler)
+    for axis in np.eye(split.width):
+        away = FAR[-1] * sds * axis
+        seen = look(theta, np.stack([modes, modes + away, modes - away]))
+        if seen.values is None or seen.slopes is None:
+            return ""
+        level = (seen.slopes[1:] == 0).all(axis=-1) & (seen.values[1:] > seen.values[0] - DEPTH)
+        for member in np.flatnonzero(level.any(axis=0))[:1]:
+            names = ", ".join(split.latents)
+            return f"given the parameters the density of {names} levels out in member {member}"
+    return ""
 
 
 def _sds(precision: Float[np.ndarray, "members d d"]) -> Float[np.ndarray, "members d"]:

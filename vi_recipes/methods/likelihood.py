@@ -11,7 +11,6 @@ from jaxtyping import Float
 
 from vi_recipes.core import MethodFailure, Status, Timing, require, require_count
 from vi_recipes.latent import (
-    BY_NUTS,
     Estimate,
     Marginal,
     MarginalObjective,
@@ -20,6 +19,7 @@ from vi_recipes.latent import (
     kinks_of,
     marginal_of,
     require_exact,
+    where_none,
 )
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.coupled_likelihood import coupled_of
@@ -126,7 +126,7 @@ def no_likelihood(objective: MarginalObjective) -> MethodFailure:
         f"the marginal likelihood is not finite at the start ({objective.marginal.describe()}): "
         "a member's log joint has no mode there with a positive-definite curvature"
         + (f"; {kinks}" if kinks else ", as where it has a kink (abs, max, where)"),
-        BY_NUTS if kinks else "start elsewhere with Model(init=...), or use NUTS",
+        where_none(objective.marginal.split),
     )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from vi_recipes.core import MethodFailure, Progress, Status
+from vi_recipes.core import Progress
 from vi_recipes.importance import (
     Proposed,
     aimed,
@@ -26,7 +26,7 @@ from vi_recipes.methods.nested.nodes import member_nodes
 from vi_recipes.methods.nested.polynomial import by_polynomial
 from vi_recipes.methods.nested.profile import first_proposals
 from vi_recipes.methods.nested.records import InnerError, ThetaRows
-from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, weigh
+from vi_recipes.methods.nested.rounds import NUM_SCRAMBLES, Integral, Rounds, too_few, weigh
 from vi_recipes.methods.nested.surrogate import SPARE, num_coefficients
 
 FIRST = 128
@@ -243,12 +243,7 @@ def next_proposal(
     try:
         fitted = fit_triangular(theta, weights, leads)
     except np.linalg.LinAlgError:
-        raise MethodFailure(
-            Status.DIVERGED,
-            f"of {len(theta):,} points of the parameters so few have any weight that nothing can "
-            "be fitted to them",
-            "start elsewhere with Model(init=...), or use NUTS",
-        ) from None
+        raise too_few(len(theta)) from None
     proposal = filled(defended(fitted, wide), theta, known, log_mixture, leads)
     if aim is not None:
         proposal = aimed(proposal, aim)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from vi_recipes.core import Status
 from vi_recipes.importance import Bound, LogEvidence, khat_limit
@@ -15,31 +15,27 @@ from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.members import INNER
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.posterior import NestedPosterior
-from vi_recipes.methods.nested.records import InnerError, Noise
+from vi_recipes.methods.nested.records import Doubt, InnerError, Noise
 from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.surrogate import degree_of
 
 MIN_SHARE = 0.2
 """Effective share of the points of theta below which there are too few that matter."""
 
-EDGE = 600.0
+EDGE = 300.0
 """Logarithm or logit from which a parameter is where double precision has no more numbers.
 
-It ends at 745. What is still there has no end, or one that cannot be seen.
+It ends at 745, for squares, as of sds, at 354. What is still there has no end, or one that cannot
+be seen.
 """
+
+ROUNDED = 25.0
+"""The same where a law that narrow has lost its digits, and log p(y, theta) may not be found."""
+
+PROPER = "give a prior, or data that are not exactly what is expected, by which it is proper"
 
 MOST_NOISE = 1.0
 """Nats: noise of log p(y, theta) at a point, by weighed points, up to which it averages out."""
-
-
-class _Doubt(NamedTuple):
-    """Why a result is not all that it should be."""
-
-    said: str
-    advice: str = ""
-    """The first that there is stands."""
-    told: bool = False
-    """Whether the errors of means and sds tell of it; others may be off by more than they say."""
 
 
 def judged(
@@ -50,6 +46,7 @@ def judged(
     other: tuple[str, np.ndarray] | None,
     tolerance: float,
     hidden: str = "",
+    level: Doubt | None = None,
 ) -> Result:
     """Return the result of an integral over theta, with a status that says how far it holds.
 
@@ -67,10 +64,14 @@ def judged(
         Posterior sds that errors may have.
     hidden
         Another mode of a member, which its nodes do not cover, in words.
+    level
+        A member whose density has no end.
     """
     doubts = list(_doubts(density, found, inner, noise, other, tolerance))
+    if level:
+        doubts.insert(0, level)
     if hidden:
-        doubts.insert(0, _Doubt(f"{hidden}, which the nodes around the first miss", "use NUTS"))
+        doubts.insert(0, Doubt(f"{hidden}, which the nodes around the first miss", "use NUTS"))
     error = float(np.hypot(found.log_evidence_error, 0.0 if inner is None else abs(inner.mean)))
     bound = Bound.APPROXIMATION if density.is_laplace else Bound.ESTIMATE
     if not found.khat < _limit(density, found):
@@ -123,65 +124,76 @@ def _doubts(
     noise: Noise | Corrected | None,
     other: tuple[str, np.ndarray] | None,
     tolerance: float,
-) -> Iterator[_Doubt]:
+) -> Iterator[Doubt]:
     """Yield what is wrong, what misleads most first."""
     limit, worst = _limit(density, found), _worst(density, found)
     if not found.khat < limit:
-        yield _Doubt(
+        yield Doubt(
             f"khat of their weights is {found.khat:.2g}, above {limit:.2g}: the posterior of "
             "the parameters has a tail or a mode that the points do not cover",
-            "use NUTS; where a prior is improper, give one that the posterior is proper by",
+            _or_a_prior(density),
         )
-    beyond, sites = _beyond_numbers(density, found)
+    beyond, sites = _beyond_numbers(density, found, EDGE)
     if beyond > tolerance:
-        yield _Doubt(
-            f"about {beyond:.1%} of the posterior is where {sites} lies within 1e-260 of an edge "
-            "of its support, or beyond 1e260: it is improper, or double precision cannot hold it",
-            "give a prior, or data that are not exactly what is expected, by which it is proper",
+        yield Doubt(
+            f"about {beyond:.1%} of the posterior is where {sites} lies within 1e-130 of an edge "
+            "of its support, or beyond 1e130: it is improper, or double precision cannot hold it",
+            PROPER,
         )
     if other and not found.covers(other[1], density.sweep(other[1][None]).log_p[0]):
-        yield _Doubt(
+        yield Doubt(
             f"{other[0]}: the points are around one mode only",
             "order what is exchangeable, or use NUTS from several starts",
         )
     if found.share < MIN_SHARE:
-        yield _Doubt(f"only {found.share:.2g} of them are effective", told=True)
+        yield Doubt(f"only {found.share:.2g} of them are effective", told=True)
     if worst > tolerance:
         advice = "raise max_points, or tolerance"
         if inner is not None and inner.moved > tolerance:
             advice = more_nodes(inner)
         elif density.is_noisy:
             advice = "raise tolerance, or use NUTS"
-        yield _Doubt(
+        yield Doubt(
             f"errors of up to {worst:.2g} sds are left (tolerance {tolerance:g})", advice, told=True
         )
     if found.lost > tolerance:
-        yield _Doubt(
+        held, sites = _beyond_numbers(density, found, ROUNDED, found.failed)
+        at_edge = held > found.lost / 2
+        yield Doubt(
             f"at {found.failed.sum():,} points of the parameters, where {found.lost:.1%} of the "
-            "posterior may be, log p(y, theta) was not found",
-            "use NUTS",
+            "posterior may be, log p(y, theta) was not found"
+            + f": {sites} lies within 1e-11 of an edge of its support there, or beyond 1e11, and "
+            "rounding is all that is left" * at_edge,
+            PROPER if at_edge else _or_a_prior(density),
         )
     if inner is not None and INNER < inner.harm(density.dim) < np.inf:
-        yield _Doubt(str(inner), more_nodes(inner))
+        yield Doubt(str(inner), more_nodes(inner))
     if inner is not None and inner.lost:
-        yield _Doubt(inner.what_is_lost, "use NUTS")
+        yield Doubt(inner.what_is_lost, "use NUTS")
     if isinstance(noise, Corrected) and not noise.khat < khat_limit(noise.num_points):
-        yield _Doubt(
+        yield Doubt(
             "Laplace's approximation is corrected, but by weighed points of which few count "
             f"(khat of their weights {noise.khat:.2g}): the error of that is not known",
             "use NUTS",
         )
     if isinstance(noise, Noise) and noise.sd > MOST_NOISE:
-        yield _Doubt(
+        yield Doubt(
             f"{2 * density.nodes.count:,} weighed points of the {density.split.width} "
             f"latent scalars leave a noise of {noise.sd:.2g} nats at a point of the parameters",
             "use NUTS",
         )
     if density.is_laplace:
-        yield _Doubt(
+        yield Doubt(
             "members are integrated over by Laplace's approximation, of unknown error",
             "leave num_nodes at 'auto'",
         )
+
+
+def _or_a_prior(density: ThetaDensity) -> str:
+    """Return what to do where the points do not hold the posterior: it may have no end."""
+    if flat := ", ".join(sorted(density.target.flat)):
+        return f"give {flat} a prior by which the posterior is proper; if it is, use NUTS"
+    return "use NUTS"
 
 
 def more_nodes(inner: InnerError) -> str:
@@ -190,17 +202,23 @@ def more_nodes(inner: InnerError) -> str:
     return "leave num_nodes at 'auto', or use NUTS" if may_be_had else "use NUTS"
 
 
-def _beyond_numbers(density: ThetaDensity, found: Integral) -> tuple[float, str]:
-    """Return the share of the posterior at numbers that end, and of which parameters."""
+def _beyond_numbers(
+    density: ThetaDensity,
+    found: Integral,
+    edge: float,
+    among: Bool[np.ndarray, " points"] | None = None,
+) -> tuple[float, str]:
+    """Return the share of the posterior beyond an edge, among points, and of which parameters."""
     target, border = density.target, density.split.border
-    edged = target.edged[border]
-    far = edged & (np.abs(found.theta) > EDGE)
-    w = np.where(found.weights > 0, found.weights, 0.0)
-    if not far.any() or not w.sum() > 0:
+    far = target.edged[border] & (np.abs(found.theta) > edge)
+    if among is not None:
+        far &= among[:, None]
+    if not far.any() or not (found.weights > 0).any():
         return 0.0, ""
+    w = found.as_neighbours
     along = np.zeros(target.dim)
     along[border] = w @ far
-    return float(w @ far.any(axis=1) / w.sum()), ", ".join(target.sites_along(along))
+    return float(w @ far.any(axis=1)), ", ".join(target.sites_along(along))
 
 
 def _said(

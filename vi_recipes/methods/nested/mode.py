@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import OptimizeResult, minimize
 
 from vi_recipes.core import MethodFailure, Progress, Status
-from vi_recipes.latent import BY_NUTS, kinks_of
+from vi_recipes.latent import kinks_of, where_none
 from vi_recipes.methods.nested.density import ThetaDensity
 
 MAX_STEPS = 300
@@ -204,7 +204,7 @@ def _climb(density: ThetaDensity, progress: Progress) -> tuple[np.ndarray, np.nd
             Status.DIVERGED,
             "log p(y, theta) is not finite at the start"
             + f": a member has no mode there that a search finds{why}" * density.has_members,
-            BY_NUTS if kinks else "start elsewhere with Model(init=...)",
+            where_none(density.split),
         )
 
     def look(intermediate_result: OptimizeResult) -> None:

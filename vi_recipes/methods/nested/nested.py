@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, override
 
@@ -21,7 +21,7 @@ from vi_recipes.core import (
     require_number,
     split_key,
 )
-from vi_recipes.latent import MAX_FIELD, Marginal, NumNodes, coupled_sites, fields
+from vi_recipes.latent import MAX_FIELD, Marginal, NumNodes, coupled_sites, fields, local_sites
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.corrected import MOVED, SHARE, correct, with_errors
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
@@ -55,7 +55,7 @@ from vi_recipes.methods.nested.nodes import LADDER, MOST_NODES, member_nodes
 from vi_recipes.methods.nested.owners import OF_SEVERAL
 from vi_recipes.methods.nested.records import InnerError, ThetaRows
 from vi_recipes.methods.nested.rounds import Integral
-from vi_recipes.methods.nested.several_modes import hidden_modes
+from vi_recipes.methods.nested.several_modes import hidden_modes, level_members
 from vi_recipes.methods.nested.wide_density import as_noisy
 from vi_recipes.model import Target
 
@@ -70,6 +70,13 @@ MATRICES = 3
 
 CHEAP_POINT = 2e5
 """Numbers read at all nodes of a point of theta up to which it is looked for."""
+
+
+SUM_OUT = (
+    "sum what is discrete out in the model, as dist.MixtureSameFamily does, for what is continuous "
+    "to be integrated out; or use NUTS"
+)
+"""What to do where latent variables of both kinds have members."""
 
 
 class _NoOneMode(MethodFailure):
@@ -229,9 +236,25 @@ class NestedQuadrature(Method):
                 except MethodFailure as failure:
                     if isinstance(made, _NoOneMode):
                         made = made.nor_without(failure)
+                    elif said := self._of_both_kinds(target):
+                        advice = SUM_OUT
+                        if isinstance(made, MethodFailure):
+                            made = MethodFailure(made.status, f"{made.message}; {said}", advice)
+                        else:
+                            made = replace(made, message=f"{made.message}; {said}", advice=advice)
         if isinstance(made, MethodFailure):
             raise made
         return made
+
+    def _of_both_kinds(self, target: Target) -> str:
+        """Say which latent variables are left among the parameters as others are discrete."""
+        split = self._marginal(target, Timing()).split
+        names = ", ".join(local_sites(target)) if split.kind == "discrete" else ""
+        discrete = ", ".join(split.latents)
+        return names and (
+            f"{discrete} is discrete and {names} continuous: not both are integrated out, and "
+            f"{names} counts as a parameter"
+        )
 
     def _coupled(self, target: Target, timing: Timing) -> Marginal:
         """Return the few coupled variables that are theta's at first as members.
@@ -324,7 +347,8 @@ class NestedQuadrature(Method):
                     integral, np.ones(len(rows)), *checked, density.owner != OF_SEVERAL
                 )
         hidden = hidden_modes(density, integral.theta[integral.some(2)])
-        return judged(density, integral, inner, noise, other, self.tolerance, hidden)
+        level = level_members(density, integral.theta[integral.some(1)[0]])
+        return judged(density, integral, inner, noise, other, self.tolerance, hidden, level)
 
     def _integrated(
         self,

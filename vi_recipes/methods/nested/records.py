@@ -50,6 +50,16 @@ class ThetaRows(NamedTuple):
     else the same."""
 
 
+class Doubt(NamedTuple):
+    """Why a result is not all that it should be."""
+
+    said: str
+    advice: str = ""
+    """The first that there is stands."""
+    told: bool = False
+    """Whether the errors of means and sds tell of it; others may be off by more than they say."""
+
+
 class Noise(NamedTuple):
     """What weighed points leave open, and what they add to Laplace's approximation."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
+from vi_recipes.core import MethodFailure, Status
 from vi_recipes.fit import weighed_far_out
 from vi_recipes.importance import (
     FINITE_VARIANCE,
@@ -135,22 +137,24 @@ class Integral:
 
     @property
     def lost(self) -> float:
-        """Share of the posterior that points may hold at which log p(y, theta) was not found.
+        """Share of the posterior that points may hold at which log p(y, theta) was not found."""
+        return float(self.as_neighbours[self.failed].sum())
 
-        As they would if each weighed what its nearest neighbour does.
-        """
-        failed = self.failed
-        if not failed.any():
-            return 0.0
+    @cached_property
+    def as_neighbours(self) -> Float[np.ndarray, " points"]:
+        """Weights, of points at which log p(y, theta) was not found their nearest neighbours'."""
+        failed, weights = self.failed, np.maximum(self.weights, 0.0)
         if failed.all():
-            return 1.0
-        w = np.maximum(self.weights[~failed], 0.0)
+            return np.full(failed.size, 1 / failed.size)
+        if not failed.any():
+            return weights / weights.sum()
+        w = weights[~failed]
         mean = w @ self.theta[~failed] / w.sum()
         sd = np.sqrt(w @ (self.theta[~failed] - mean) ** 2 / w.sum())
         unit = np.where(sd > 0, sd, 1.0)
         near = cKDTree(self.theta[~failed] / unit).query(self.theta[failed] / unit)[1]
-        share = w[near].sum() / w.sum()
-        return float(share / (1 + share))
+        weights[failed] = w[near]
+        return weights / weights.sum()
 
     def worst_error(self, known: Bool[np.ndarray, " scalars"]) -> float:
         """Return the largest error, of means in sds or relative of sds, among known scalars.
@@ -282,8 +286,16 @@ class Rounds:
 
 @np.errstate(over="ignore", invalid="ignore")  # what has no sd has squares without end
 def weigh(rounds: Rounds) -> Integral:
-    """Return what all points of some rounds come to."""
+    """Return what all points of some rounds come to.
+
+    Raises
+    ------
+    MethodFailure
+        ``DIVERGED`` where none of them has any weight.
+    """
     log_ratios, theta, swept = rounds.log_ratios(), rounds.theta, rounds.swept
+    if not np.isfinite(log_ratios).any():
+        raise too_few(len(theta))
     smoothed = smooth(log_ratios)
     top = log_ratios.max()
     raw = np.exp(log_ratios - top)
@@ -315,6 +327,16 @@ def weigh(rounds: Rounds) -> Integral:
         rounds=rounds,
         log_evidence_error=float(np.std(evidence, ddof=1) * of_evidence / np.sqrt(NUM_SCRAMBLES)),
         tails=_untold(shapes, len(theta)),
+    )
+
+
+def too_few(num_points: int) -> MethodFailure:
+    """Return the failure where too few points have any weight for a proposal to be fitted."""
+    return MethodFailure(
+        Status.DIVERGED,
+        f"of {num_points:,} points of the parameters so few have any weight that nothing can be "
+        "fitted to them",
+        "start elsewhere with Model(init=...), or use NUTS",
     )
 
 

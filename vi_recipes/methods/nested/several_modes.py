@@ -1,14 +1,14 @@
-"""Members whose density given theta has another mode, at rows of theta."""
+"""Members whose density given theta has another mode, or none, at rows of theta."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
 
-from vi_recipes.latent import CHEAP, MAX_QUADRATURE, AtModes, other_mode
+from vi_recipes.latent import CHEAP, MAX_QUADRATURE, AtModes, level_member, other_mode
 from vi_recipes.methods.nested.density import ThetaDensity
 from vi_recipes.methods.nested.nodes import powers
-from vi_recipes.methods.nested.records import Conditional
+from vi_recipes.methods.nested.records import Conditional, Doubt
 
 
 class _Members:
@@ -36,10 +36,7 @@ class _Members:
 
 def hidden_mode(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> str:
     """Say which mode of a member its nodes do not cover, given theta; empty where none is found."""
-    by_nodes = (
-        density.has_members and not density.is_normal and density.split.width <= MAX_QUADRATURE
-    )
-    if not by_nodes or density.size > CHEAP:
+    if not _by_nodes(density) or density.size > CHEAP:
         return ""
     kept = density.place
     density.place = kept._replace(theta=theta)
@@ -53,6 +50,31 @@ def hidden_mode(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> str:
 def hidden_modes(density: ThetaDensity, rows: Float[np.ndarray, "rows G"]) -> str:
     """Say the first that is found at rows of theta; empty where none is."""
     return next(filter(None, (hidden_mode(density, theta) for theta in rows)), "")
+
+
+def level_members(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> Doubt | None:
+    """Say of which member the density has no end, given theta; ``None`` where none is found."""
+    if not _by_nodes(density) or density.split.num_members == 1:
+        return None
+    _, given = density.given(theta[None])
+    modes, axes = np.asarray(given.modes[0]), np.asarray(given.axes[0])
+    sds = np.sqrt((axes**2).sum(axis=-1))
+    if not np.isfinite(sds).all():
+        return None
+    found = level_member(density.split, theta, modes, sds, density.timing.compile)
+    return (
+        found
+        and Doubt(
+            f"{found}, which leaves infinite mass there: the posterior is improper, as where a "
+            "member's outcomes are separated under a flat prior",
+            f"give {', '.join(density.split.latents)} a prior that falls to both sides",
+        )
+    ) or None
+
+
+def _by_nodes(density: ThetaDensity) -> bool:
+    narrow = density.split.width <= MAX_QUADRATURE
+    return density.has_members and not density.is_normal and narrow
 
 
 def _means(given: Conditional) -> Float[np.ndarray, "members d"]:

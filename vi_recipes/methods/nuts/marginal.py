@@ -26,13 +26,17 @@ from vi_recipes.methods.nested.members import (
 )
 from vi_recipes.methods.nested.mode import ThetaMode
 from vi_recipes.methods.nested.posterior import joined, members_at
-from vi_recipes.methods.nested.several_modes import hidden_modes
+from vi_recipes.methods.nested.records import Doubt
+from vi_recipes.methods.nested.several_modes import hidden_modes, level_members
 from vi_recipes.methods.nuts.running import around_zero
 from vi_recipes.methods.nuts.sampling import ChainSpace
 from vi_recipes.model import Target
 
 AT_ONCE = 2**22
 """Numbers of members given draws of theta that are held at once, about."""
+
+JOINTLY = "use marginal=False"
+"""What to do where members are not integrated out well enough."""
 
 
 @dataclass(frozen=True)
@@ -91,26 +95,29 @@ class MarginalSpace:
             flat[first : first + piece] = joined(density, some, members, place, rng)
         return flat
 
-    def doubt(self, x: Float[np.ndarray, "draws G"]) -> str:
+    def doubt(self, x: Float[np.ndarray, "draws G"]) -> Doubt | None:
         """Say what more nodes change of log p(y, theta) over draws, if it is too much."""
         density = self.density
         some = x[np.linspace(0, len(x) - 1, HEAVIEST).astype(int)]
         theta = self.mode.theta + some @ self.root.T
         if density.misjudges(theta[:: HEAVIEST // NUM_LOOKED]):
-            return (
+            return Doubt(
                 f"members ({', '.join(density.split.latents)}) are not normal given the parameters "
-                "everywhere, as they are near the mode: a second fit of this target takes that in"
+                "everywhere, as they are near the mode: a second fit of this target takes that in",
+                JOINTLY,
             )
         others = nodes_to_check(density)
         if others is None:
-            return ""
+            return None
         error = inner_error(density, theta, density.sweep(theta), others)
+        if level := level_members(density, theta[HEAVIEST // 2]):
+            return level
         if error.lost:
-            return error.what_is_lost
+            return Doubt(error.what_is_lost, JOINTLY)
         if error.sd > INNER:
-            return str(error)
+            return Doubt(str(error), JOINTLY)
         hidden = hidden_modes(density, theta[:: HEAVIEST // NUM_LOOKED])
-        return f"{hidden}, which nodes around the first miss" if hidden else ""
+        return Doubt(f"{hidden}, which nodes around the first miss", JOINTLY) if hidden else None
 
 
 def members_integrated(target: Target, timing: Timing) -> Marginal:

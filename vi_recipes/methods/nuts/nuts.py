@@ -222,10 +222,10 @@ class NUTS(Method):
         result = self._audited(samples, drawn)
         if doubt:
             if result.status.ok:
-                result.status, result.message = Status.UNCONVERGED, doubt
+                result.status, result.message = Status.UNCONVERGED, doubt.said
             else:
-                result.message = f"{result.message}; {doubt}"
-            result.advice = result.advice or "use marginal=False"
+                result.message = f"{result.message}; {doubt.said}"
+            result.advice = result.advice or doubt.advice
         density = chosen.density
         result.message += f"; chains of {density.dim} parameters: {density.describe()}"
         return result
