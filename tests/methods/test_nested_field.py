@@ -371,3 +371,33 @@ def test_innovations_of_a_random_walk_are_integrated_out_unnamed(in_plate: bool)
         sd = np.sqrt((w * (at - mean) ** 2).sum())
         assert abs(fit.mean()[name] - mean) < 0.02 * sd
         assert abs(fit.sd()[name] / sd - 1) < 0.02
+
+
+def two_kinds_of_effects(y: Any, basis: Any) -> None:
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    rho = numpyro.sample("rho", dist.Beta(1.0, 1.0))
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([basis.shape[1]]).to_event(1))
+    with numpyro.plate("area", len(y)):
+        v = numpyro.sample("v", dist.Normal(0.0, 1.0))
+        mean = s * (jnp.sqrt(rho) * (basis @ z) + jnp.sqrt(1 - rho) * v)
+        numpyro.sample("y", dist.Normal(mean, 0.3), obs=y)
+
+
+def test_effects_in_a_plate_and_a_vector_in_none_are_integrated_out_together() -> None:
+    # a spatial part and its own for every area: with v alone, 22 parameters were left, and refused
+    steps = stats.norm.rvs(size=(2, 24), random_state=3)
+    basis = np.linalg.qr(stats.norm.rvs(size=(24, 20), random_state=4))[0] * np.linspace(2, 0.2, 20)
+    y = 0.8 * (np.sqrt(0.7) * basis @ steps[0][:20] + np.sqrt(0.3) * steps[1])
+    values, vectors = np.linalg.eigh(basis @ basis.T)
+    s, rho = np.meshgrid(np.linspace(0.005, 3.0, 300), (np.arange(300) + 0.5) / 300)
+    variance = s[..., None] ** 2 * (rho[..., None] * values + 1 - rho[..., None]) + 0.09
+    log_p = -(np.log(variance) + (vectors.T @ y) ** 2 / variance).sum(-1) / 2 - s**2 / 2
+    w = np.exp(log_p - logsumexp(log_p))
+
+    fit = vr.NestedQuadrature().fit(vr.Target(two_kinds_of_effects, y=y, basis=basis), key=1)
+    assert fit.status is vr.Status.OK, fit.explanation
+    for name, at in ("s", s), ("rho", rho):
+        mean = (w * at).sum()
+        sd = np.sqrt((w * (at - mean) ** 2).sum())
+        assert abs(fit.mean()[name] - mean) < 0.02 * sd
+        assert abs(fit.sd()[name] / sd - 1) < 0.02

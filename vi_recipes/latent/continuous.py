@@ -122,15 +122,20 @@ def fields(target: Target, most: int = MAX_FIELD) -> tuple[str, ...]:
     return found if sum(target.sites[n].size for n in found) <= most else ()
 
 
-def coupled_sites(target: Target) -> tuple[str, ...]:
-    """Return latent sites that may be anything and are many: in plates, else long vectors.
+def coupled_sites(target: Target, most: int) -> tuple[str, ...]:
+    """Return latent sites that may be anything and are many, where no more parameters are left.
 
-    Innovations of a random walk, and a field or effects by what they are multiples of, have a law
-    that depends on nothing; that they belong together is said by none.
+    In plates, else long vectors, else both. Innovations of a random walk, and a field or effects by
+    what they are multiples of, have a law that depends on nothing; that they belong together is
+    said by none. None where more than ``most`` coordinates are left without any of these.
     """
     free = [s for s in target.latents if not target.edged[target.slices[s.name]].any()]
-    in_plates = tuple(s.name for s in free if s.plates)
-    return in_plates or tuple(s.name for s in free if s.size >= MIN_FIELD)
+    in_plates = [s for s in free if s.plates]
+    long = [s for s in free if not s.plates and s.size >= MIN_FIELD]
+    for some in in_plates, long, [s for s in free if s in in_plates or s in long]:
+        if target.dim - sum(s.size for s in some) <= most:
+            return tuple(s.name for s in some)
+    return ()
 
 
 def hierarchical(target: Target, names: Sequence[str]) -> frozenset[str]:

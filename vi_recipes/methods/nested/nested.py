@@ -21,7 +21,15 @@ from vi_recipes.core import (
     require_number,
     split_key,
 )
-from vi_recipes.latent import MAX_FIELD, Marginal, NumNodes, coupled_sites, fields, local_sites
+from vi_recipes.latent import (
+    MAX_FIELD,
+    Marginal,
+    NumNodes,
+    Split,
+    coupled_sites,
+    fields,
+    local_sites,
+)
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.nested.corrected import MOVED, SHARE, correct, with_errors
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
@@ -92,6 +100,15 @@ class _NoOneMode(MethodFailure):
         return MethodFailure(self.status, said, self.advice)
 
 
+def _of_both_kinds(split: Split) -> str:
+    """Say which latent variables count as parameters as others are discrete; empty for none."""
+    names = ", ".join(local_sites(split.target)) if split.kind == "discrete" else ""
+    return names and (
+        f"{', '.join(split.latents)} is discrete and {names} continuous: not both are integrated "
+        f"out, and {names} counts as a parameter"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class NestedQuadrature(Method):
     """The posterior by integrals within integrals: members one by one, then what they share.
@@ -111,7 +128,7 @@ class NestedQuadrature(Method):
         Sites to integrate out member by member; see :class:`MarginalMLE`. Where there are none in
         plates, vectors whose law depends on other sites, as Gaussian processes, are one member, and
         where too many parameters would be left, so are coupled ones in plates, as innovations of a
-        random walk; of more than 128 scalars they are to be named.
+        random walk, and vectors in none beside them; of more than 128 scalars they are to be named.
     num_nodes
         Nodes a dimension of a member's integral; 1 is Laplace's approximation, whose error is not
         known. ``"auto"`` takes 9, 15, 25, 39, 79 or 159 (of two coordinates at most 39, of three
@@ -205,19 +222,22 @@ class NestedQuadrature(Method):
             most=MAX_GLOBALS,
         )
         if (count := marginal.split.border.size) > MAX_GLOBALS:
-            long = fields(target, target.dim) or coupled_sites(target)
+            long = fields(target, target.dim)
+            if target.dim - sum(target.sites[n].size for n in long) > MAX_GLOBALS:
+                long = coupled_sites(target, MAX_GLOBALS)
             rest = ", and any number by NUTS(marginal=True)"
             size = sum(target.sites[n].size for n in long)
-            if self.latent is None and long and target.dim - size <= MAX_GLOBALS:
+            if self.latent is None and long:
                 if size <= MAX_FIELD:
                     with suppress(MethodFailure):
                         return members_of(target, long, self.num_nodes, timing, weighed=True)
                 else:
                     rest = f": to integrate {', '.join(long)} out too give latent={long}"
-            raise refusal(
-                f"{count} parameters are left when members are integrated out; at most "
-                f"{MAX_GLOBALS} can be{rest}"
-            )
+            said = f"{count} parameters are left when members are integrated out; at most "
+            said += f"{MAX_GLOBALS} can be"
+            if both := _of_both_kinds(marginal.split):
+                raise MethodFailure(Status.NOT_APPLICABLE, f"{said}: {both}", SUM_OUT)
+            raise refusal(said + rest)
         return marginal
 
     @override
@@ -236,25 +256,26 @@ class NestedQuadrature(Method):
                 except MethodFailure as failure:
                     if isinstance(made, _NoOneMode):
                         made = made.nor_without(failure)
-                    elif said := self._of_both_kinds(target):
-                        advice = SUM_OUT
-                        if isinstance(made, MethodFailure):
-                            made = MethodFailure(made.status, f"{made.message}; {said}", advice)
-                        else:
-                            made = replace(made, message=f"{made.message}; {said}", advice=advice)
+                    else:
+                        made = self._saying_both_kinds(made, target)
         if isinstance(made, MethodFailure):
             raise made
         return made
 
-    def _of_both_kinds(self, target: Target) -> str:
-        """Say which latent variables are left among the parameters as others are discrete."""
-        split = self._marginal(target, Timing()).split
-        names = ", ".join(local_sites(target)) if split.kind == "discrete" else ""
-        discrete = ", ".join(split.latents)
-        return names and (
-            f"{discrete} is discrete and {names} continuous: not both are integrated out, and "
-            f"{names} counts as a parameter"
-        )
+    def _saying_both_kinds(
+        self, made: Result | MethodFailure, target: Target
+    ) -> Result | MethodFailure:
+        """Return what is not OK with what it says of latent variables of both kinds, if any."""
+        try:
+            said = _of_both_kinds(self._marginal(target, Timing()).split)
+        except MethodFailure:
+            return made  # which has said so
+        if not said:
+            return made
+        message = f"{made.message}; {said}"
+        if isinstance(made, MethodFailure):
+            return MethodFailure(made.status, message, SUM_OUT)
+        return replace(made, message=message, advice=SUM_OUT)
 
     def _coupled(self, target: Target, timing: Timing) -> Marginal:
         """Return the few coupled variables that are theta's at first as members.
