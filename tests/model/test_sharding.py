@@ -199,6 +199,8 @@ def test_rows_without_weight_change_no_fit_and_are_not_read_row_by_row() -> None
     target = vr.Target(regression, **rows(7))
     filled = padded(target, 12)
     assert [len(a) for a in filled.data.values() if isinstance(a, np.ndarray)] == [12] * 4
+    same = padded(target, 7)  # that one of several hosts which has most, whose rows are not copied
+    assert all(np.shares_memory(same.data[name], target.data[name]) for name in ("y", "x", "group"))
     # the posterior of a linear regression, by its normal equations
     data = rows(7)
     design = np.column_stack([data["x"], np.eye(3)[data["group"]]])
