@@ -339,6 +339,27 @@ def test_a_process_that_would_take_long_is_integrated_where_it_is_named_alone() 
     assert vr.NestedQuadrature().is_cheap(few)
 
 
+def mixed_members(y: Any, weights: Any) -> None:
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    with numpyro.plate("member", len(y)):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Poisson(jnp.exp(scale * (weights @ z))).to_event(1), obs=y)
+
+
+@pytest.mark.slow
+def test_coupled_members_are_named_and_no_advice_is_given_that_is_refused() -> None:
+    """Points are weighed over 300 coordinates at most, whether they were named or not."""
+    rng = np.random.default_rng(0)
+    y, weights = rng.poisson(1.0, 310), rng.normal(size=(310, 310)) / np.sqrt(310)
+    coupled = vr.Target(mixed_members, y=y, weights=weights)
+    reason = vr.NestedQuadrature().applies(coupled) or ""
+    assert "no site has members that are independent given the rest: z has coupled ones" in reason
+    assert "weighed points take 300" in reason
+    assert "latent=" not in reason
+    assert "marginal=True" not in reason
+    assert vr.NestedQuadrature(latent=("z",)).applies(coupled) is not None
+
+
 def innovations(y: Any, in_plate: bool) -> None:
     level = numpyro.sample("level", dist.HalfNormal(1.0))
     noise = numpyro.sample("noise", dist.HalfNormal(1.0))

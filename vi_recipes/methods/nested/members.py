@@ -237,3 +237,9 @@ def nodes_to_check(density: ThetaDensity) -> int | None:
 def refusal(message: str) -> MethodFailure:
     """Return the failure of a method that does not apply."""
     return MethodFailure(Status.NOT_APPLICABLE, message)
+
+
+def coupled(names: str, failure: MethodFailure) -> MethodFailure:
+    """Return why neither members nor all of some sites at once are integrated out."""
+    said = f"no site has members that are independent given the rest: {names} has coupled ones"
+    return MethodFailure(failure.status, f"{said}, and {failure.message}", failure.advice)

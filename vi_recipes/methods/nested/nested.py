@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, override
@@ -47,6 +46,7 @@ from vi_recipes.methods.nested.members import (
     INNER,
     NUM_LOOKED,
     choose_nodes,
+    coupled,
     coupled_members,
     members_of,
     nodes_to_check,
@@ -228,11 +228,15 @@ class NestedQuadrature(Method):
             rest = ", and any number by NUTS(marginal=True)"
             size = sum(target.sites[n].size for n in long)
             if self.latent is None and long:
-                if size <= MAX_FIELD:
-                    with suppress(MethodFailure):
-                        return members_of(target, long, self.num_nodes, timing, weighed=True)
-                else:
-                    rest = f": to integrate {', '.join(long)} out too give latent={long}"
+                names = ", ".join(long)
+                try:
+                    found = members_of(target, long, self.num_nodes, timing, weighed=True)
+                    if size <= MAX_FIELD:
+                        return found
+                    rest = f": to integrate {names} out too give latent={long}"
+                except MethodFailure as failure:
+                    if count == target.dim:
+                        raise coupled(names, failure) from None
             said = f"{count} parameters are left when members are integrated out; at most "
             said += f"{MAX_GLOBALS} can be"
             if both := _of_both_kinds(marginal.split):
