@@ -222,6 +222,10 @@ class NestedQuadrature(Method):
             most=MAX_GLOBALS,
         )
         if (count := marginal.split.border.size) > MAX_GLOBALS:
+            said = f"{count} parameters are left when members are integrated out; at most "
+            said += f"{MAX_GLOBALS} can be"
+            if both := _of_both_kinds(marginal.split):
+                raise MethodFailure(Status.NOT_APPLICABLE, f"{said}: {both}", SUM_OUT)
             long = fields(target, target.dim)
             if target.dim - sum(target.sites[n].size for n in long) > MAX_GLOBALS:
                 long = coupled_sites(target, MAX_GLOBALS)
@@ -235,12 +239,8 @@ class NestedQuadrature(Method):
                         return found
                     rest = f": to integrate {names} out too give latent={long}"
                 except MethodFailure as failure:
-                    if count == target.dim:
+                    if marginal.split.kind == "none":
                         raise coupled(names, failure) from None
-            said = f"{count} parameters are left when members are integrated out; at most "
-            said += f"{MAX_GLOBALS} can be"
-            if both := _of_both_kinds(marginal.split):
-                raise MethodFailure(Status.NOT_APPLICABLE, f"{said}: {both}", SUM_OUT)
             raise refusal(said + rest)
         return marginal
 
