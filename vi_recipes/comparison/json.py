@@ -17,7 +17,7 @@ from vi_recipes.fit import MAX_STORED_COV, Fit, population, quantiles, unsettled
 from vi_recipes.report import strict
 from vi_recipes.trust import Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a key is removed or changes its meaning; new keys may come without."""
 
 
@@ -46,7 +46,7 @@ def to_json(comparison: Fits) -> dict[str, Any]:
     >>> import json
     >>> found = to_json(vr.compare(target, [vr.MAP()]))
     >>> json.dumps(found, allow_nan=False)[:37]
-    '{"schema_version": 1, "model": "toy",'
+    '{"schema_version": 2, "model": "toy",'
     """
     fits = dict(comparison.fits)
     reference, name = comparison.reference, comparison.reference_name
