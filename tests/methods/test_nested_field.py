@@ -360,6 +360,24 @@ def test_coupled_members_are_named_and_no_advice_is_given_that_is_refused() -> N
     assert vr.NestedQuadrature(latent=("z",)).applies(coupled) is not None
 
 
+def normal_sums(y: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return sums over the last axis of log N(y | 0, variance), up to a constant."""
+    total: np.ndarray = -(np.log(variance) + y**2 / variance).sum(-1) / 2
+    return total
+
+
+def require_moments_of_grid(target: vr.Target, log_p: np.ndarray, **axes: np.ndarray) -> None:
+    """Require nested quadrature to be OK, with the moments of a log density on a grid."""
+    w = np.exp(log_p - logsumexp(log_p))
+    fit = vr.NestedQuadrature().fit(target, key=1)
+    assert fit.status is vr.Status.OK, fit.explanation
+    for name, at in axes.items():
+        mean = (w * at).sum()
+        sd = np.sqrt((w * (at - mean) ** 2).sum())
+        assert abs(fit.mean()[name] - mean) < 0.02 * sd
+        assert abs(fit.sd()[name] / sd - 1) < 0.02
+
+
 def innovations(y: Any, in_plate: bool) -> None:
     level = numpyro.sample("level", dist.HalfNormal(1.0))
     noise = numpyro.sample("noise", dist.HalfNormal(1.0))
@@ -380,18 +398,11 @@ def test_innovations_of_a_random_walk_are_integrated_out_unnamed(in_plate: bool)
     walk = np.tril(np.ones((30, 30)))
     values, vectors = np.linalg.eigh(walk @ walk.T)
     level, noise = np.meshgrid(np.linspace(1e-3, 2.5, 140), np.linspace(0.01, 2.5, 150))
-    variance = level[..., None] ** 2 * values + noise[..., None] ** 2
-    log_p = -(np.log(variance) + (vectors.T @ y) ** 2 / variance).sum(-1)
-    log_p = (log_p - level**2 - noise**2) / 2
-    w = np.exp(log_p - logsumexp(log_p))
+    log_p = normal_sums(vectors.T @ y, level[..., None] ** 2 * values + noise[..., None] ** 2)
+    log_p = log_p - (level**2 + noise**2) / 2
 
-    fit = vr.NestedQuadrature().fit(vr.Target(innovations, y=y, in_plate=in_plate), key=1)
-    assert fit.status is vr.Status.OK, fit.explanation
-    for name, at in ("level", level), ("noise", noise):
-        mean = (w * at).sum()
-        sd = np.sqrt((w * (at - mean) ** 2).sum())
-        assert abs(fit.mean()[name] - mean) < 0.02 * sd
-        assert abs(fit.sd()[name] / sd - 1) < 0.02
+    target = vr.Target(innovations, y=y, in_plate=in_plate)
+    require_moments_of_grid(target, log_p, level=level, noise=noise)
 
 
 def two_kinds_of_effects(y: Any, basis: Any) -> None:
@@ -412,13 +423,7 @@ def test_effects_in_a_plate_and_a_vector_in_none_are_integrated_out_together() -
     values, vectors = np.linalg.eigh(basis @ basis.T)
     s, rho = np.meshgrid(np.linspace(0.005, 3.0, 300), (np.arange(300) + 0.5) / 300)
     variance = s[..., None] ** 2 * (rho[..., None] * values + 1 - rho[..., None]) + 0.09
-    log_p = -(np.log(variance) + (vectors.T @ y) ** 2 / variance).sum(-1) / 2 - s**2 / 2
-    w = np.exp(log_p - logsumexp(log_p))
+    log_p = normal_sums(vectors.T @ y, variance) - s**2 / 2
 
-    fit = vr.NestedQuadrature().fit(vr.Target(two_kinds_of_effects, y=y, basis=basis), key=1)
-    assert fit.status is vr.Status.OK, fit.explanation
-    for name, at in ("s", s), ("rho", rho):
-        mean = (w * at).sum()
-        sd = np.sqrt((w * (at - mean) ** 2).sum())
-        assert abs(fit.mean()[name] - mean) < 0.02 * sd
-        assert abs(fit.sd()[name] / sd - 1) < 0.02
+    target = vr.Target(two_kinds_of_effects, y=y, basis=basis)
+    require_moments_of_grid(target, log_p, s=s, rho=rho)

@@ -88,9 +88,7 @@ def new_rows(model: GLMM, data: Any, groups: Groups, offset: Any) -> NewRows:
     _check_there(full, used, "the formula's columns")
     frame = full[list(dict.fromkeys([*used, *(n for n in grouping if n in full)]))]
     if used:
-        complete(
-            frame[list(dict.fromkeys(used))], used, "error", "leave these rows out, or fill them in"
-        )
+        complete(frame, used, "error", "leave these rows out, or fill them in")
     rows = len(full)
     given = {} if model.data is None else model.data()
     arguments: dict[str, Any] = dict.fromkeys(given, 0)

@@ -269,8 +269,8 @@ def level_member(
         if seen.values is None or seen.slopes is None:
             return ""
         level = (seen.slopes[1:] == 0).all(axis=-1) & (seen.values[1:] > seen.values[0] - DEPTH)
-        for member in np.flatnonzero(level.any(axis=0))[:1]:
-            names = ", ".join(split.latents)
+        if level.any():
+            names, member = ", ".join(split.latents), level.any(axis=0).argmax()
             return f"given the parameters the density of {names} levels out in member {member}"
     return ""
 

@@ -62,14 +62,13 @@ def level_members(density: ThetaDensity, theta: Float[np.ndarray, " G"]) -> Doub
     if not np.isfinite(sds).all():
         return None
     found = level_member(density.split, theta, modes, sds, density.timing.compile)
-    return (
-        found
-        and Doubt(
-            f"{found}, which leaves infinite mass there: the posterior is improper, as where a "
-            "member's outcomes are separated under a flat prior",
-            f"give {', '.join(density.split.latents)} a prior that falls to both sides",
-        )
-    ) or None
+    if not found:
+        return None
+    return Doubt(
+        f"{found}, which leaves infinite mass there: the posterior is improper, as where a "
+        "member's outcomes are separated under a flat prior",
+        f"give {', '.join(density.split.latents)} a prior that falls to both sides",
+    )
 
 
 def _by_nodes(density: ThetaDensity) -> bool:
