@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import os
 import signal
 import socket
@@ -99,6 +100,20 @@ class Threads:
         jnp.ones(3).sum().block_until_ready()
         names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
         return float(names.count("tf_XLAEigen"))
+
+    def lost(self, cell: int, why: str) -> float:
+        return float("nan")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Returns the number of objects after which garbage is looked for."""
+
+    label = "garbage"
+    shares_code = True
+
+    def __call__(self, cell: int, progress: Progress = silent) -> float:
+        return float(gc.get_threshold()[0])
 
     def lost(self, cell: int, why: str) -> float:
         return float("nan")
@@ -569,6 +584,9 @@ def test_executors_of_others(kind: str, tmp_path: Path) -> None:
     if kind == "standard":
         with ProcessPoolExecutor(2, get_context("spawn")) as executor:
             run_cells(Squares(str(tmp_path)), range(6), kept.keep, executor)
+            garbage = Kept()
+            run_cells(Garbage(), range(2), garbage.keep, executor)
+            assert min(garbage.values()) > 10_000  # what jobs are made of is millions that stay
             if Path("/proc/self/task").is_dir():
                 threads = Kept()
                 run_cells(Threads(), range(2), threads.keep, executor)

@@ -23,7 +23,7 @@ from typing import Any
 
 from vi_recipes.cells.packed import Packed, known_versions, this_process
 from vi_recipes.cells.sending import unpack
-from vi_recipes.core import ModelError, SharedCode, keep_freed, precision, told
+from vi_recipes.core import ModelError, SharedCode, collect_rarely, keep_freed, precision, told
 
 MOST_JOBS = 2
 """Jobs that a process keeps: those that were used last."""
@@ -215,6 +215,7 @@ def _settle(sender: tuple[str, int]) -> None:
         for name, value in ONE_THREAD.items():  # read by JAX when it begins
             os.environ.setdefault(name, value)
         keep_freed()
+        collect_rarely()
 
 
 def do(packed: Packed, cell: Any) -> Reply:

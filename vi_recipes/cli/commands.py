@@ -12,6 +12,7 @@ import typer
 from vi_recipes.cli import calibrate, compare, docs, lists, new, report, run, sweep, verify
 from vi_recipes.cli.arguments import VersionOption
 from vi_recipes.cli.group import CommandGroup, open_closed_streams, tell_warning
+from vi_recipes.core import collect_rarely
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -23,16 +24,9 @@ app = typer.Typer(
 )
 
 
-COLLECT_AFTER = (20_000, 50, 20)
-"""Objects, collections of the young and of the middle ones after which garbage is looked for.
-
-What is imported and compiled is millions of objects that stay: by Python's own thresholds the
-looking takes a twentieth of a command, by these a thirtieth at most."""
-
-
 def begin() -> None:
     """Run the command that the words of the process name."""
-    gc.set_threshold(*COLLECT_AFTER)
+    collect_rarely()
     # as it ends, Python looks for garbage among all there is: a second, of what goes away with the
     # process. What is registered first is called last
     atexit.register(gc.freeze)

@@ -77,7 +77,7 @@ from vi_recipes.core.keys import (
     split_key,
 )
 from vi_recipes.core.made_once import ByIdentity, MadeOnce, shapes_of
-from vi_recipes.core.memory import give_back, hand_back_large, keep_freed
+from vi_recipes.core.memory import collect_rarely, give_back, hand_back_large, keep_freed
 from vi_recipes.core.one_at_a_time import one_at_a_time
 from vi_recipes.core.parts import bind_parts
 from vi_recipes.core.programs import constants_in, operations, programs_in
@@ -136,6 +136,7 @@ __all__ = [
     "check_folder",
     "check_key",
     "closest",
+    "collect_rarely",
     "compiler_options",
     "constants_in",
     "drop_others",
