@@ -187,6 +187,18 @@ def test_a_ridge_is_one_of_many_modes_and_no_missing_maximum() -> None:
     assert "one of many" in fit.message
 
 
+@pytest.mark.parametrize("space", ["constrained", "unconstrained"])
+def test_a_ridge_is_seen_where_another_parameter_makes_the_search_converge(space: Any) -> None:
+    def model(y: Any) -> None:
+        a, b = numpyro.sample("a", FLAT), numpyro.sample("b", FLAT)
+        s = numpyro.sample("s", dist.HalfNormal(1.0))
+        numpyro.sample("y", dist.Normal(a + b, s), obs=y)
+
+    fit = vr.MAP(space=space).fit(vr.Target(model, y=2 + np.random.default_rng(1).normal(size=40)))
+    assert fit.status is vr.Status.UNCONVERGED
+    assert fit.message == "the density is flat along a, b, so the mode is one of many"
+
+
 def test_a_finite_edge_is_said_to_be_one() -> None:
     def interval(y: Any) -> None:
         numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Uniform(0.0, 1.0)), 1.0), obs=y)

@@ -21,6 +21,9 @@ FURTHER = (1.0, 0.3, 0.1, 0.03)
 FURTHEST = 100.0
 """In sds by the curvature: about a minimum half the squares of such distances are lost."""
 
+ROUNDED = 1e10
+"""Distance, relative to where it is looked from, beyond which sums lose what is added to them."""
+
 NUM_NEARER = 30
 """Times that the furthest distance is halved three times until the function is defined there."""
 
@@ -110,8 +113,7 @@ def as_good_outward(
         unit = direction / size
         bend = float(unit @ hessian.dot(unit))
         reach = float(np.abs(z).max() + 1e-3)
-        # no further than where sums lose what is added to them
-        length = FURTHEST * min(1 / np.sqrt(max(bend, 1e-200)), 1e10 * reach)
+        length = min(FURTHEST / np.sqrt(max(bend, 1e-200)), ROUNDED * reach)
         least = min(FURTHER[-1] * length, reach)
         for _ in range(NUM_NEARER):
             if np.isfinite(value(z + length * unit)) or length / 8 < least:

@@ -60,8 +60,11 @@ def require_mode(
     start: Float[np.ndarray, " dim"],
     last_step: Float[np.ndarray, " dim"],
     curvature: Dense | BlockArrow | None,
-) -> None:
-    """Raise :class:`NoMode` unless the density falls in every direction from where a search ended.
+) -> str:
+    """Raise :class:`NoMode` where the density gets no lower on a way out from where a search ended.
+
+    Returns the sites along which it gets lower neither way, so that the mode is one of many; "" if
+    there are none.
 
     Parameters
     ----------
@@ -105,13 +108,15 @@ def require_mode(
         else:
             leaning = not curvature.positive or curvature.condition() > STEEP_CONDITION
         if not (flat.any() or leaning):
-            return
+            return ""
     hessian = curvature or ByDifferences(objective, z)
     directions = [np.where(edged, 0.0, d) for d in directions] + directions
     here = value(z)
     along = as_good_outward(value, z, hessian, directions)
-    if along is None or as_good_outward(value, z, hessian, [-along]) is not None:
-        return  # what is as good both ways is a ridge
+    if along is None:
+        return ""
+    if as_good_outward(value, z, hessian, [-along]) is not None:
+        return _named(objective, along)
     raise _failure(
         z,
         f"the log density ({-here:.6g}) gets no lower along {_named(objective, along)}, however "

@@ -97,6 +97,13 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
             advice=advice,
         )
 
+    def one_of_many(along: str) -> Mode:
+        return mode(
+            Status.UNCONVERGED,
+            f"the density is flat along {along}, so the mode is one of many",
+            f"give {along} a prior that falls, or leave out what the data do not tell apart",
+        )
+
     curvature = None
     if stop.solver == "newton":
         curvature = objective.curvature(z)
@@ -112,17 +119,11 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
         converged = decrement <= tolerance
         measure = f"Newton decrement {decrement:.2g}"
         stuck = not converged and not stop.far.any() and gradient_max <= tolerance
-        if stuck:
-            require_mode(objective, z, stop.start, stop.last_step, curvature)
+        if stuck and (ridge := require_mode(objective, z, stop.start, stop.last_step, curvature)):
+            return one_of_many(ridge)
         smallest, largest, vector = curvature.extreme_eigenvalues() if stuck else (1.0, 1.0, z)
         if stuck and abs(smallest) <= FLAT * largest:
-            along = ", ".join(objective.target.sites_along(vector))
-            return mode(
-                Status.UNCONVERGED,
-                f"the density is flat along {along} (eigenvalue {smallest:.2g}), so the mode "
-                "is one of many",
-                "give the site a prior that curves, or use space='unconstrained'",
-            )
+            return one_of_many(", ".join(objective.target.sites_along(vector)))
     else:
         # the first value bounds the scale: a density that grows without end does not excuse slopes
         steepest = float(np.abs(gradient * objective.target.units).max())
@@ -130,7 +131,8 @@ def judge_stop(objective: JointObjective, stop: Stop, tolerance: float) -> Mode:
         converged = relative <= tolerance
         measure = f"relative gradient {relative:.2g}"
     if converged:
-        require_mode(objective, z, stop.start, stop.last_step, curvature)
+        if ridge := require_mode(objective, z, stop.start, stop.last_step, curvature):
+            return one_of_many(ridge)
         if stop.solver == "newton" and (collapse := collapsed_plates(objective, z)):
             return mode(
                 Status.COLLAPSED,
