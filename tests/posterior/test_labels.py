@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import vi_recipes as vr
@@ -100,3 +102,33 @@ def test_a_posterior_without_draws_can_be_permuted() -> None:
     np.testing.assert_array_equal(found.mean()["mu"], [[4, 5], [0, 1], [2, 3]])
     assert found.samples is None
     assert permuted(MomentsPosterior(point, point)).samples is None
+
+
+def mixture_by(sites: dict[str, int]) -> vr.Target:
+    """Two components with weights and means, exchangeable by axes of the given sites."""
+
+    def model(y: jax.Array) -> None:
+        weight = numpyro.sample("weight", dist.Dirichlet(np.ones(2)))
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0).expand([2]).to_event(1))
+        numpyro.sample("pair", dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
+        parts = dist.Normal(mu, 1.0)
+        numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(weight), parts), obs=y)
+
+    group = vr.Exchangeable(sites=sites)
+    wrapped = vr.Model(function=model, name="mixture", exchangeable=(group,))
+    return vr.Target(wrapped, y=np.array([-3.2, -2.1, -2.6, 1.4, 2.2, 3.1, 2.5]))
+
+
+def test_axes_may_be_counted_from_the_last() -> None:
+    sampler = vr.NUTS(num_warmup=100, num_samples=50, num_chains=2)
+    from_first, from_last = (
+        sampler.fit(mixture_by(axes))
+        for axes in ({"weight": 0, "mu": 0, "pair": 1}, {"weight": -1, "mu": -1, "pair": -1})
+    )
+    for site in ("weight", "mu", "pair"):
+        np.testing.assert_array_equal(from_last[site], from_first[site])
+
+
+def test_components_are_as_many_in_every_site() -> None:
+    with pytest.raises(ValueError, match=r"unequal lengths \(mu 2, pair 3\)"):
+        mixture_by({"mu": 0, "pair": 0})

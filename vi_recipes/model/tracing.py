@@ -17,7 +17,7 @@ from vi_recipes.core import COMPILED_QUICKLY, ModelError, place_of, told, unknow
 from vi_recipes.model.bound import Arrays, BoundModel
 from vi_recipes.model.correlations import RestatedCorrelations
 from vi_recipes.model.enumeration import LogJointFunction, NumPyroSum, marginalise
-from vi_recipes.model.model import Model
+from vi_recipes.model.model import Exchangeable, Model
 from vi_recipes.model.sites import (
     ScanWatch,
     Site,
@@ -342,6 +342,27 @@ class TracedModel(BoundModel):
         shapes = ", ".join(f"{n} {list(np.shape(v))}" for n, v in self.data.items())
         return f"{text}. The shapes of the data are {shapes}: check that the lengths agree"
 
+    def _counted(self, group: Exchangeable) -> Exchangeable:
+        """Return exchangeable sites with their axes counted from the first, checked."""
+        about = f"exchangeable of model '{self.name}'"
+        axes, lengths = dict[str, int](), dict[str, int]()
+        for name, axis in group.sites.items():
+            if name not in self.sites:
+                raise ModelError(f"{about}: {unknown('site', name, self.sites)}")
+            shape = self.sites[name].shape
+            if not -len(shape) <= axis < len(shape):
+                raise ModelError(
+                    f"{about}: got axis {axis} for site '{name}', which has the shape {shape}"
+                )
+            axes[name], lengths[name] = axis % len(shape), shape[axis]
+        if len(set(lengths.values())) > 1:
+            several = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ModelError(
+                f"{about}: got axes of unequal lengths ({several}), expected as many components "
+                "in every site"
+            )
+        return Exchangeable(sites=axes)
+
     def _name_dims(self) -> None:
         """Give sites the names of dimensions that the model declares, and check what it names."""
         for what in ("parameters", "latents"):
@@ -350,18 +371,8 @@ class TracedModel(BoundModel):
                     raise ModelError(
                         f"{what} of model '{self.name}': {unknown('site', name, self.sites)}"
                     )
-        for group in self.model.exchangeable:
-            for name, axis in group.sites.items():
-                if name not in self.sites:
-                    raise ModelError(
-                        f"exchangeable of model '{self.name}': {unknown('site', name, self.sites)}"
-                    )
-                shape = self.sites[name].shape
-                if not -len(shape) <= axis < len(shape):
-                    raise ModelError(
-                        f"exchangeable of model '{self.name}': got axis {axis} for site '{name}', "
-                        f"which has the shape {shape}"
-                    )
+        groups = tuple(self._counted(group) for group in self.model.exchangeable)
+        self.model = replace(self.model, exchangeable=groups)
         for name, dims in self.model.dims.items():
             site = self.sites.get(name)
             if site is None:
