@@ -291,6 +291,13 @@ def test_labels_are_matched_and_the_report_says_so() -> None:
     assert any("laplace: components taken in the order [1, 0]" in note for note in c.notes)
 
 
+def test_a_fit_that_is_misnamed_is_told_the_names_there_are() -> None:
+    c = compared()
+    with pytest.raises(KeyError, match=r"unknown fit 'laplce'; did you mean 'laplace'\? Known: "):
+        c["laplce"]
+    assert c.get("laplce") is None
+
+
 def test_verdicts_on_clear_cases() -> None:
     c = compared()
     assert c.verdict_of["laplace"].text.startswith("Trustworthy")

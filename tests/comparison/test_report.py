@@ -55,6 +55,7 @@ from vi_recipes.report.cells import (
 from vi_recipes.report.document import MAX_LONG, NUM_OPEN
 from vi_recipes.report.exhibit import Exhibit
 from vi_recipes.report.latex import latex
+from vi_recipes.report.style import shorten
 
 DRAWN = [name for name in figures.FIGURES if name != "all_members"]
 """Of ten groups, which the first figure of members has room for."""
@@ -414,6 +415,11 @@ def test_points_against_a_reference_have_no_sds_to_compare() -> None:
     c = comparison(world.em(), world.nuts())
     for drawing in figures.draw(c):
         assert drawing.png
+    ((turned, _),) = (both.tables for both in overview.population(c))
+    (point,) = (row for row in turned.rows if row[0].text == "em")
+    marks = {cell.flag for cell in point[2::2]}
+    assert any(cell.flag for cell in point[1::2])  # its values are judged, and the dashes are not
+    assert marks == {""}
 
 
 @pytest.mark.parametrize("mean", [math.nan, math.inf])
@@ -456,6 +462,17 @@ def drawn_rows(c: Comparison) -> list[list[str]]:
     figure = forest(c)
     assert figure is not None
     return [[text.get_text() for text in axes.get_yticklabels()] for axes in figure.axes]
+
+
+@pytest.mark.parametrize("length", [18, 26])
+def test_long_labels_of_one_site_are_drawn_apart(length: int) -> None:
+    site = "coefficients_of_standardised_predictors"
+    first = ("systolic blood pressure", "diastolic blood pressure", "age in years")
+    pairs = itertools.product(first, ("depression score", "quality of life"))
+    labels = [f"{site}[{x}, {y}]" for x, y in pairs]
+    drawn = {shorten(label, length) for label in labels}
+    assert len(drawn) == 6
+    assert all(len(label) <= length for label in drawn)
 
 
 def test_forest_gives_disparate_scales_an_axis_each() -> None:

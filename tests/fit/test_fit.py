@@ -110,7 +110,7 @@ def test_arviz_reads_the_file(tmp_path: Path) -> None:
 
 def test_a_loaded_fit_is_saved_again_as_it_was(tmp_path: Path) -> None:
     for name, fit in {"laplace": laplace(), "nuts": sampled()}.items():
-        once = vr.Fit.load(fit.save(tmp_path / f"{name}1.nc"))
+        once = vr.Fit.load(fit.save(tmp_path / "made" / "here" / f"{name}1.nc"))
         twice = vr.Fit.load(once.save(tmp_path / f"{name}2.nc"))
         np.testing.assert_allclose(twice.cov(), fit.cov(), rtol=1e-12)
         site = "mu" if name == "nuts" else "beta"

@@ -18,7 +18,7 @@ from vi_recipes.comparison.medians import quantile_table, told, unsettled_in, wi
 from vi_recipes.comparison.optima import shortfalls
 from vi_recipes.comparison.speed import timings
 from vi_recipes.comparison.verdicts import diagnostics_table, verdict_table
-from vi_recipes.core import MadeOnce, as_names, attempt
+from vi_recipes.core import MadeOnce, as_names, attempt, unknown
 from vi_recipes.fit import COLUMNS, MAX_STORED_COV, Fit, differences, moments_of, unsettled
 from vi_recipes.importance import LogEvidence
 from vi_recipes.report import Exhibit
@@ -153,6 +153,8 @@ class Fits(Mapping[str, Fit]):
         return self.once(key, make).copy()  # an edit of one changes none that follow
 
     def __getitem__(self, name: str) -> Fit:
+        if name not in self._fits:
+            raise KeyError(unknown("fit", str(name), self._fits))
         return self._fits[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -208,7 +208,9 @@ def _turned(table: Table) -> Table:
     for name, places in groups.items():
         cells = [Cell(name)]
         for row in table.rows:
-            cells.append(row[places[0]])
-            cells.append(row[places[1]] if len(places) > 1 else Cell(DASH, row[places[0]].flag))
+            one = row[places[0]]
+            # a point has no sd, and nothing is to be said of it
+            none = Cell(DASH, one.flag if one.flag == "failed" else "")
+            cells += [one, row[places[1]] if len(places) > 1 else none]
         rows.append(cells)
     return Table(table.title, columns, rows, table.note)

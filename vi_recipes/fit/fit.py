@@ -181,6 +181,7 @@ class Fit(Fitted):
     def save(self, path: str | Path) -> Path:
         """Write a netCDF file that ArviZ reads and :meth:`load` restores; return its path.
 
+        Its folder is made if need be.
         Draws, moments, traces and everything else are kept. The joint covariance is kept up to
         200 scalars; beyond that a loaded fit computes covariances from its draws. Up to 262 scalars
         an approximation's file has draws with their density too, by which a loaded fit can be

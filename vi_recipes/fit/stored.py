@@ -98,6 +98,7 @@ def save(fit: Fitted, path: Path) -> Path:
             _append_draws(fit, layout, beside, NUM_DRAWS)
 
     draws = NUM_DRAWS * sum(site.size for site in fit.sites) if long else 0
+    path.parent.mkdir(parents=True, exist_ok=True)
     return write_whole(path, write, size=_room(tree, draws))
 
 

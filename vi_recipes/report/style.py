@@ -69,22 +69,36 @@ def drawn(text: str) -> str:
     return visible(text).replace("$", r"\$")
 
 
+LEAST_OF_SITE = 6
+"""Letters that a site's name keeps where its coordinates need the room to be told apart."""
+
+
 def shorten(label: str, length: int) -> str:
-    """Return a label of at most ``length`` to draw, its coordinates cut before its site's name."""
+    """Return a label of at most ``length`` to draw, its coordinates cut before its site's name.
+
+    Where coordinates of a few letters leave no room for the name, it gives way to them.
+    """
     return drawn(_cut(visible(label), length))
 
 
 def _cut(label: str, length: int) -> str:
-    site, bracket, inside = label.partition("[")
-    parts = inside.removesuffix("]").split(", ")
-    for width in range(max(map(len, parts)) if bracket else 0, 2, -1):
-        cut = (part if len(part) <= width else part[: width - 1].rstrip() + "." for part in parts)
-        shorter = f"{site}[{', '.join(cut)}]"
-        if len(shorter) <= length:
-            return shorter
     if len(label) <= length:
         return label
-    return f"{label[: (length - 1) // 2]}…{label[-(length // 2) :]}"  # the index is at the end
+    site, bracket, inside = label.partition("[")
+    parts = inside.removesuffix("]").split(", ") if bracket else []
+    for least in (len(site), min(LEAST_OF_SITE, len(site))):
+        for width in range(max(map(len, parts), default=0), 2, -1):
+            cut = (p if len(p) <= width else p[: width - 1].rstrip() + "." for p in parts)
+            places = f"[{', '.join(cut)}]"
+            if length - len(places) >= least:
+                return _without_middle(site, length - len(places)) + places
+    return _without_middle(label, length)
+
+
+def _without_middle(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    return f"{text[: (length - 1) // 2]}…{text[-(length // 2) :]}"  # an index is at the end
 
 
 def text_width(texts: Iterable[str], size: float) -> float:
