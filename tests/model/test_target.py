@@ -568,6 +568,10 @@ GOOD: dict[str, Any] = {"X": np.ones((4, 2)), "y": np.arange(4.0)}
         ({"X": np.array([[1.0, 2], [3, 4], [5, np.inf], [7, 8]])}, r"'X'.*index \(2, 1\)"),
         ({"y": np.array(["a", "b", "c", "d"])}, r"'y' has dtype.*'a'.*numbers are expected"),
         ({"y": [[1.0, 2.0], [3.0]]}, r"'y' is not a rectangular array"),
+        (
+            {"y": np.ma.array([1.0, 2.0, 99.0], mask=[0, 0, 1])},
+            r"'y' has 1 masked value\(s\) out of 3 \(the first at index 2\); drop or impute",
+        ),
         ({"y": np.array([])}, r"'y' is empty"),
         ({"y": np.arange(5.0)}, r"shapes .*X \[4, 2\], y \[5\]: check that the lengths"),
         ({"X": np.ones(4)}, r"shapes .*X \[4\], y \[4\]: check that the lengths"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from vi_recipes.core import reads_as_number
 
@@ -93,6 +94,8 @@ def normalise(name: str, value: Any) -> Any:
         )
     if array.size == 0:
         raise ValueError(f"data argument '{name}' is empty (shape {array.shape}); give it data")
+    if isinstance(value, np.ma.MaskedArray):  # what the mask hides would be data again
+        _refuse_missing(name, np.ma.getmaskarray(value), "masked value(s)")
     _check_finite(name, array)
     # a floating-point number given as an array stays one: it can be differentiated in
     return array.item() if array.ndim == 0 and array.dtype.kind != "f" else array
@@ -102,14 +105,23 @@ def _check_finite(name: str, array: np.ndarray) -> None:
     if array.dtype.kind != "f":
         return
     bad = ~np.isfinite(array)
-    if not bad.any():
+    if bad.any():
+        first = array[tuple(np.argwhere(bad)[0])]
+        what = "NaN" if np.isnan(first) else "infinite"
+        _refuse_missing(name, bad, "NaN or infinite value(s)", f": {what}")
+
+
+def _refuse_missing(
+    name: str, missing: Bool[np.ndarray, "*shape"], what: str, first: str = ""
+) -> None:
+    """Raise for values that are no numbers, with where the first is and what it is."""
+    if not missing.any():
         return
-    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    where = tuple(int(i) for i in np.argwhere(missing)[0])
     at = f" (the first at index {where if len(where) > 1 else where[0]})" if where else ""
-    what = "NaN" if np.isnan(array[where]) else "infinite"
     raise ValueError(
-        f"data argument '{name}' has {int(bad.sum())} NaN or infinite value(s) out of "
-        f"{array.size}{at}: {what}; drop or impute them, or model the missingness with a mask"
+        f"data argument '{name}' has {int(missing.sum())} {what} out of {missing.size}{at}{first}; "
+        "drop or impute them, or model the missingness with a mask"
     )
 
 
