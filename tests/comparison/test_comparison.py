@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpyro
@@ -289,6 +290,31 @@ def test_labels_are_matched_and_the_report_says_so() -> None:
     np.testing.assert_allclose(first, second, rtol=1e-6)
     assert any("exchangeable" in note for note in c.notes)
     assert any("laplace: components taken in the order [1, 0]" in note for note in c.notes)
+
+
+@pytest.mark.parametrize(
+    ("centres", "named", "told"),
+    [(0.0, (), True), (np.array([-1.0, 1.0]), (), False), (0.0, ("weight", "mu"), False)],
+)
+def test_components_that_can_be_exchanged_are_told_where_the_model_does_not_name_them(
+    centres: Any, named: tuple[str, ...], told: bool
+) -> None:
+    def mixture(y: Any) -> None:
+        weight = numpyro.sample("weight", dist.Dirichlet(np.ones(2)))
+        numpyro.sample("other", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        with numpyro.plate("component", 2):
+            mu = numpyro.sample("mu", dist.Normal(centres, 5.0))
+        with numpyro.plate("point", len(y)):
+            parts = dist.Normal(mu, 1.0)
+            numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(weight), parts), obs=y)
+
+    groups = (vr.Exchangeable(sites=dict.fromkeys(named, 0)),) if named else ()
+    model = vr.Model(function=mixture, name="mixture", exchangeable=groups)
+    y = np.array([-4.1, -3.2, -2.9, -3.6, 2.2, 3.1, 2.7, 3.9, 3.3])
+    c = vr.compare(vr.Target(model, y=y), "laplace,meanfield" if told else "laplace")
+    said = "Model(exchangeable=[Exchangeable(sites={'weight': 0, 'mu': 0})])"
+    assert any(said in note for note in c.notes) == told
+    assert (said in str(c.recommend())) == told  # mean field has seen the other order
 
 
 def test_a_fit_that_is_misnamed_is_told_the_names_there_are() -> None:

@@ -434,7 +434,7 @@ class _Run:
             self.fits[name] = labels.apply(self.fits[name])
             if name in self.kept:
                 self.kept[name] = replace(self.kept[name], fit=self.fits[name], labels=labels)
-        return label_notes(moved, pivot, groups)
+        return label_notes(moved, pivot, self.target, self.fits)
 
 
 def _scale_notes(fits: Mapping[str, Fit]) -> list[str]:

@@ -9,6 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from vi_recipes.comparison.fits import Fits
+from vi_recipes.comparison.notes import NoteKind, of_kind
 from vi_recipes.core import attempt
 from vi_recipes.fit import Fit, none_settled, unsettled
 from vi_recipes.report import format_seconds, listed
@@ -257,6 +258,8 @@ def _none(comparison: Fits, ranked: list[Standing]) -> str:
 
 def _cure(comparison: Fits) -> str:
     """Return what would tell, or do better; empty where nothing is known to."""
+    if unnamed := of_kind(comparison.notes, NoteKind.UNNAMED_LABELS):
+        return unnamed[0].rstrip(".")
     if comparison.measures:
         name = comparison.reference_name
         return "" if name in comparison.fits else f"What {name} says of the parameters stands"
