@@ -198,3 +198,39 @@ def test_deterministic_sites_of_anything_else_are_refused(
 
     with pytest.raises(ValueError, match=match):
         vr.Target(model)
+
+
+# -- where a density ends --------------------------------------------------------------------------
+
+
+def ending(y: np.ndarray, kind: str) -> None:
+    a = numpyro.sample("a", dist.Normal(0.0, 5.0))
+    b = numpyro.sample("b", dist.HalfNormal(5.0))
+    laws = {
+        "bound": dist.Uniform(a, 9.0),
+        "two bounds": dist.Uniform(a, a + b),
+        "within": dist.TruncatedNormal(0.0, b, low=a).expand([len(y)]).to_event(1),
+        "none": dist.Gamma(jnp.exp(a), b),
+    }
+    if kind in laws:
+        numpyro.sample("y", laws[kind], obs=y)
+    elif kind == "factor":
+        numpyro.factor("y", jnp.where(y < b, jnp.log(b) - a**2, -jnp.inf).sum())
+    else:  # a value that is no density
+        numpyro.factor("y", -jnp.square(jnp.where(a > 0, a, 0.0) - b))
+
+
+@pytest.mark.parametrize(
+    ("kind", "latents"),
+    [
+        ("bound", ("a",)),
+        ("two bounds", ("a", "b")),
+        ("within", ("a",)),
+        ("factor", ("b",)),
+        ("none", ()),
+        ("kink", ()),
+    ],
+)
+def test_where_a_density_may_end_is_read_off_the_model(kind: str, latents: tuple[str, ...]) -> None:
+    target = vr.Target(ending, y=np.array([2.0, 3.0]), kind=kind)
+    assert target.flows.ending == ({"y": latents} if latents else {})

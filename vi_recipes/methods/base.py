@@ -34,7 +34,14 @@ from vi_recipes.core import (
 )
 from vi_recipes.fit import Fit, OtherOptimum, provenance
 from vi_recipes.importance import LogEvidence
-from vi_recipes.methods.reach import ADVICE, met_jumps
+from vi_recipes.methods.reach import (
+    ADVICE,
+    ADVICE_AT_ENDS,
+    end_beside,
+    end_within,
+    met_jumps,
+    sites_ending,
+)
 from vi_recipes.methods.single import why_not_single
 from vi_recipes.model import Model, Target, as_target
 from vi_recipes.posterior import PointPosterior, Posterior
@@ -120,6 +127,11 @@ class Method(ABC):
         ``None`` for methods that do not follow slopes.
         """
         return None
+
+    @property
+    def has_elbo(self) -> bool:
+        """Whether a law is fitted by an ELBO that misses places where the density is 0."""
+        return False
 
     def applies(self, target: Target) -> str | None:
         """Return ``None`` if the method applies to ``target``, else why not."""
@@ -243,12 +255,13 @@ class Method(ABC):
     ) -> Result:
         """Fit, and look for jumps of the density, where the method gives up too."""
         try:
-            return self._mind_jumps(self._fit(target, key, timing, progress), target, timing)
+            result = self._mind_jumps(self._fit(target, key, timing, progress), target, timing)
         except MethodFailure as failure:
             result = Result(None, failure.status, failure.message, failure.advice)
             with suppress(ModelError):  # without a start there is nothing to look around
-                return self._mind_jumps(result, target, timing)
-            return result
+                result = self._mind_jumps(result, target, timing)
+        with timing.running():
+            return self._mind_ends(result, target)
 
     def _mind_jumps(self, result: Result, target: Target, timing: Timing) -> Result:
         """Return a result as it is, or :attr:`where_it_jumps` if its density does within reach."""
@@ -271,6 +284,35 @@ class Method(ABC):
             status = result.status if status.has_result else status
             message += f"; {result.message}"
         return Result(None, status, message, ADVICE, trace=result.trace)
+
+    def _mind_ends(self, result: Result, target: Target) -> Result:
+        """Return a result as it is, unless the density ends, is 0 beyond, where its law has mass.
+
+        A search that ends beside such a place, or comes to nothing, is told of it.
+        """
+        if result.posterior is None or not result.status.has_result:
+            lost = (Status.DIVERGED, Status.SINGULAR, *([Status.DEGENERATE] * self.has_elbo))
+            if result.status not in lost or not target.flows.ending:
+                return result
+            why = f"{sites_ending(target)}: no slope is 0 at such an end, no ELBO finite beyond"
+            message = f"{result.message}; {why}"
+            return dataclasses.replace(result, message=message, advice=ADVICE_AT_ENDS)
+        if self.has_elbo:
+            end = end_within(result.posterior, target)
+        elif result.status is Status.UNCONVERGED:
+            end = end_beside(result.posterior, target)
+        else:
+            return result
+        if end is None:
+            return result
+        if end.is_met:
+            return Result(None, Status.DIVERGED, end.text, ADVICE_AT_ENDS, trace=result.trace)
+        return dataclasses.replace(
+            result,
+            status=Status.UNCONVERGED,
+            message=f"{end.text}; {result.message}",
+            advice=ADVICE_AT_ENDS,
+        )
 
     def options(self) -> dict[str, Any]:
         """Return the options by name; functions and objects by their own name."""

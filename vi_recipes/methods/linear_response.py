@@ -54,6 +54,11 @@ class LinearResponse(Method):
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
 
+    @property
+    @override
+    def has_elbo(self) -> bool:
+        return True
+
     @override
     def stream(self, name: str) -> str:
         return self.base.name  # both have one optimum then, which is searched for once

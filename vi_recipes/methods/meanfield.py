@@ -124,6 +124,11 @@ class MeanField(Method):
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
 
+    @property
+    @override
+    def has_elbo(self) -> bool:
+        return True
+
     @override
     def check(self, target: Target) -> None:
         super().check(target)

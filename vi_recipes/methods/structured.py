@@ -115,6 +115,11 @@ class StructuredVB(Method):
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
 
+    @property
+    @override
+    def has_elbo(self) -> bool:
+        return True
+
     @override
     def applies(self, target: Target) -> str | None:
         if reason := super().applies(target):
@@ -150,13 +155,14 @@ class StructuredVB(Method):
                 pairs *= 4
             fresh = first * -(-FRESH // first)  # in lots that the compiled code takes whole
             sets = [elbo(shape, family.noise(fresh, seed + 1 + k))[0] for k in range(NUM_FRESH)]
-        value, error = float(np.mean(sets)), float(np.std(sets, ddof=1) / np.sqrt(NUM_FRESH))
+        value = float(np.mean(sets))
         if not np.isfinite(value):
             raise MethodFailure(
                 Status.DIVERGED,
                 "the ELBO over fresh draws is not finite: it reaches where the density is 0",
-                "use a guide of SVI that keeps to the support, or NUTS",
+                "use NestedQuadrature or NUTS",
             )
+        error = float(np.std(sets, ddof=1) / np.sqrt(NUM_FRESH))
         doubts = []
         if not ok:
             doubts.append(f"L-BFGS did not end within {self.max_steps} steps")
@@ -206,7 +212,7 @@ class StructuredVB(Method):
                    "gtol": 1e-4, "maxcor": 20}  # fmt: skip
         with np.errstate(all="ignore"):
             end = minimize(fall, begin, jac=True, method="L-BFGS-B", callback=told, options=options)
-        return family.unravel(end.x), bool(end.success)
+        return family.unravel(end.x), bool(end.success and np.isfinite(end.fun))
 
 
 def structure_of(target: Target) -> LocalStructure:

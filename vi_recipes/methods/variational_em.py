@@ -77,6 +77,11 @@ class VariationalEM(Method):
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
 
+    @property
+    @override
+    def has_elbo(self) -> bool:
+        return True
+
     @override
     def applies(self, target: Target) -> str | None:
         with jax.enable_x64(True):

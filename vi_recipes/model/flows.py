@@ -26,11 +26,14 @@ class SiteFlows(NamedTuple):
         Its masks and scale.
     whole
         All that it is made of together.
+    ending
+        Latent sites at some of whose values it may be minus infinity, where the density is 0.
     """
 
     leaves: list[Flow]
     weight: Flow
     whole: Flow
+    ending: frozenset[str]
 
 
 class Flows(NamedTuple):
@@ -55,6 +58,15 @@ class Flows(NamedTuple):
         """
         flows = {name: flow.whole.stepped for name, flow in self.densities.items()}
         return {name: tuple(sorted(latents)) for name, latents in flows.items() if latents}
+
+    @property
+    def ending(self) -> dict[str, tuple[str, ...]]:
+        """Sample sites whose density may end -> latent sites at some of whose values it is 0.
+
+        As that of ``Uniform(0, theta)`` is where theta is below an observed value. It need not: the
+        prior may keep from there.
+        """
+        return {n: tuple(sorted(f.ending)) for n, f in self.densities.items() if f.ending}
 
     @property
     def stepped_values(self) -> tuple[str, ...]:
@@ -88,6 +100,7 @@ class DensityWithFlows(DensityWithStart):
                 site.leaves,
                 join(site.weights),
                 join([*site.leaves, *site.weights, *site.within]),
+                join([*site.leaves, *site.within]).ending | join(site.bounds).latents,
             )
             for name, site in inputs.items()
         }

@@ -47,16 +47,20 @@ class Flow(NamedTuple):
     kinked
         Those of the latent sites in which it may have kinks, or steps. It need not: some smooth
         functions are made by way of others.
+    ending
+        Those of the latent sites that decide whether it is finite, as where a density is 0 beyond
+        some value of theirs.
     """
 
     latents: frozenset[str] = frozenset()
     stepped: frozenset[str] = frozenset()
     infinite: bool = False
     kinked: frozenset[str] = frozenset()
+    ending: frozenset[str] = frozenset()
 
     def jumping(self) -> Flow:
         """Return what is left of it by an operation whose outcome jumps."""
-        return Flow(self.latents, self.latents, kinked=self.latents)
+        return self._replace(stepped=self.latents, infinite=False, kinked=self.latents)
 
     def bending(self) -> Flow:
         """Return what is left of it by an operation whose slope jumps."""
@@ -83,9 +87,11 @@ NOTHING = Flow()
 
 def join(flows: Sequence[Flow]) -> Flow:
     """Return the flow of what depends on several arrays."""
-    parts = ([getattr(f, part) for f in flows] for part in ("latents", "stepped", "kinked"))
-    latents, stepped, kinked = (frozenset().union(*part) for part in parts)
-    return Flow(latents, stepped, kinked=kinked)
+    names = ("latents", "stepped", "kinked", "ending")
+    latents, stepped, kinked, ending = (
+        frozenset().union(*(getattr(flow, name) for flow in flows)) for name in names
+    )
+    return Flow(latents, stepped, kinked=kinked, ending=ending)
 
 
 def trace_flows(function: Callable[..., Any], latents: dict[str, Any], *rest: Any) -> Any:
@@ -176,7 +182,9 @@ def _step(eqn: Any, inputs: list[Flow]) -> list[Flow]:
     if name == "is_finite" or (name in ("eq", "ne") and eqn.invars[0] is eqn.invars[1]):
         return [NOTHING]  # x != x asks whether x is a number at all
     if name == "select_n" and any(case.infinite for case in inputs[1:]):
-        return [join(inputs[1:])]  # what the density is outside a support is no step within it
+        # what the density is outside a support is no step within it
+        decides, inside = inputs[0], join(inputs[1:])
+        return [inside._replace(ending=inside.ending | decides.latents)]
     from_numbers = any(f.latents for f, v in zip(inputs, eqn.invars, strict=True) if _is_float(v))
     return [
         joined.jumping()

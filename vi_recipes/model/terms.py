@@ -92,6 +92,8 @@ class SiteInputs(NamedTuple):
     within
         The log density itself of a distribution that is not NumPyro's own; of one of those that
         have a kink (:data:`KINKED`), absolute values of what it is made of.
+    bounds
+        Of the support of an observed value: no transform keeps it inside.
 
     Notes
     -----
@@ -101,6 +103,7 @@ class SiteInputs(NamedTuple):
     leaves: list[Array]
     weights: list[Array]
     within: list[Array]
+    bounds: list[Array]
 
 
 def site_inputs(
@@ -117,12 +120,14 @@ def site_inputs(
             weights = [*masks, jnp.asarray(1.0 if site["scale"] is None else site["scale"])]
             leaves = [site["value"], *jax.tree.leaves(_opened(fn))]
             if _is_left_out(site["fn"]):
-                out[name] = SiteInputs([jnp.zeros(()) for _ in leaves], [], [])
+                out[name] = SiteInputs([jnp.zeros(()) for _ in leaves], [], [], [])
                 continue
             own = type(fn).__module__.startswith("numpyro.")
             within = [] if own else [fn.log_prob(site["value"])]
             kinks = [jnp.abs(leaf) for leaf in leaves] if _has_kink(fn) else []
-            out[name] = SiteInputs(leaves, weights, within + kinks)
+            support = site["fn"].support if site["is_observed"] else None
+            bounds = [jnp.asarray(bound) for bound in jax.tree.leaves(support)]
+            out[name] = SiteInputs(leaves, weights, within + kinks, bounds)
     return out
 
 
