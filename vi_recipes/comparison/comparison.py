@@ -271,15 +271,15 @@ def choose_reference(
 ) -> tuple[Fit | None, str | None]:
     """Return the reference and its name: by default a sampler; none where it has no result.
 
-    Of several samplers it is the first that others can be measured by; where there is none such,
-    a fit that states its own errors and meets them.
+    It is the first sampler whose diagnostics vouch for it; where there is none such, a fit that
+    states its own errors and meets them; then a sampler that others can be measured by with care.
     """
     if isinstance(reference, Fit):
         return reference, reference.method
     if reference is None:
         possible = [name for name, fit in fits.items() if fit.is_sampler]
         possible += [n for n, f in fits.items() if f.stated_error is not None and f.status.ok]
-        possible.sort(key=lambda name: unfit(fits[name]) != "")
+        possible.sort(key=lambda name: (unfit(fits[name]) != "", not fits[name].status.ok))
         reference = possible[0] if possible else None
     if reference is None or reference not in fits or not fits[reference].has_result:
         return None, None

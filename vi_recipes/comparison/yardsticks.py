@@ -29,13 +29,13 @@ from vi_recipes.trust import quadrature as integrate
 def lacks_yardstick(fits: Mapping[str, Fit], target: Target) -> bool:
     """Whether some fit with sds cannot be judged, and quick nested quadrature could tell.
 
-    A sampler that is not to be trusted judges nobody. Nor is one judged that is right by weights
-    which do not vouch for it.
+    A sampler that is not to be trusted judges nobody, and by one to be used with care nobody is
+    trustworthy. Nor is a fit judged that is right by weights which do not vouch for it.
     """
     if any(fit.kind == NestedQuadrature.key for fit in fits.values()):
         return False
     chosen, _ = choose_reference(fits, None)
-    if chosen is not None and not unfit(chosen):
+    if chosen is not None and chosen.status.ok and not unfit(chosen):
         return False
     if not any(_is_open(fit) for fit in fits.values()):
         return False
