@@ -32,6 +32,7 @@ from vi_recipes.model.states import (
     members_of,
     scale_of,
 )
+from vi_recipes.model.symmetries import other_labelling, undeclared
 from vi_recipes.model.target import Target, as_target, check_target
 from vi_recipes.model.terms import SiteTerm, site_terms
 from vi_recipes.model.weights import SiteWeights, unmasked, weights_of, weights_of_members
@@ -80,6 +81,7 @@ __all__ = [
     "observed_sites",
     "one_coordinate",
     "or_infinite",
+    "other_labelling",
     "replicate_at",
     "scale_of",
     "shard",
@@ -87,6 +89,7 @@ __all__ = [
     "site_labels",
     "site_terms",
     "takes",
+    "undeclared",
     "unmasked",
     "weights_of",
     "weights_of_members",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool
@@ -18,6 +19,7 @@ from vi_recipes.methods.nested.posterior import NestedPosterior
 from vi_recipes.methods.nested.records import Doubt, InnerError, Noise
 from vi_recipes.methods.nested.rounds import Integral
 from vi_recipes.methods.nested.surrogate import degree_of
+from vi_recipes.model import Target, other_labelling, undeclared
 
 MIN_SHARE = 0.2
 """Effective share of the points of theta below which there are too few that matter."""
@@ -106,6 +108,24 @@ def judged(
         next((doubt.advice for doubt in doubts if doubt.advice), ""),
         diagnostics=diagnostics,
         log_evidence=LogEvidence(found.log_evidence, error, bound, "nested quadrature"),
+    )
+
+
+def in_one_order(result: Result, target: Target) -> Result:
+    """Return a result as it is, unless it is around one order of components of several."""
+    if result.posterior is None or not result.status.has_result:
+        return result
+    group = other_labelling(target, result.posterior.mean(), result.posterior.sd())
+    if group is None:
+        return result
+    said, advice = undeclared(group)
+    message = f"{said}, and the points are around one of these; {result.message}"
+    return replace(
+        result,
+        status=Status.UNCONVERGED,
+        message=message,
+        advice=advice,
+        diagnostics={**result.diagnostics, "covered": 0.0},
     )
 
 

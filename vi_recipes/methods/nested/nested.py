@@ -40,7 +40,7 @@ from vi_recipes.methods.nested.integrate import (
     with_inner_error,
     without_theta,
 )
-from vi_recipes.methods.nested.judge import judged
+from vi_recipes.methods.nested.judge import in_one_order, judged
 from vi_recipes.methods.nested.lots import integrate_in_lots, is_dear
 from vi_recipes.methods.nested.members import (
     INNER,
@@ -256,7 +256,9 @@ class NestedQuadrature(Method):
             if made.status is not Status.OK:
                 choose = partial(self._coupled, target, timing)
                 try:
-                    return self._settled(choose, target, key, timing, progress)
+                    return in_one_order(
+                        self._settled(choose, target, key, timing, progress), target
+                    )
                 except MethodFailure as failure:
                     if isinstance(made, _NoOneMode):
                         made = made.nor_without(failure)
@@ -264,7 +266,7 @@ class NestedQuadrature(Method):
                         made = self._saying_both_kinds(made, target)
         if isinstance(made, MethodFailure):
             raise made
-        return made
+        return in_one_order(made, target)
 
     def _saying_both_kinds(
         self, made: Result | MethodFailure, target: Target

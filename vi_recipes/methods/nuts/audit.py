@@ -8,7 +8,11 @@ from vi_recipes.core import Status
 from vi_recipes.fit import complain, healthy, heavy_tails, measure
 from vi_recipes.methods.base import Result
 from vi_recipes.methods.nuts.running import Draws
+from vi_recipes.model import Target, other_labelling, undeclared
 from vi_recipes.posterior import DrawsPosterior
+
+APART = 1.1
+"""R-hat above which chains do not agree: they are looked at for components in several orders."""
 
 
 def audit(
@@ -56,6 +60,18 @@ def audit(
         diagnostics=diagnostics,
         sample_stats=named,
     )
+
+
+def in_several_orders(result: Result, samples: Draws, target: Target) -> None:
+    """Have a result of chains that do not agree say so where components may change places."""
+    if not result.diagnostics.get("r_hat_max", 1.0) > APART:
+        return
+    first = {name: value[0] for name, value in samples.items()}  # a chain is in one order, mostly
+    mean = {name: value.mean(axis=0) for name, value in first.items()}
+    sd = {name: value.std(axis=0) for name, value in first.items()}
+    if group := other_labelling(target, mean, sd):
+        said, result.advice = undeclared(group)
+        result.message = f"{said}; {result.message}"
 
 
 def tree_depth(num_steps: np.ndarray) -> np.ndarray:

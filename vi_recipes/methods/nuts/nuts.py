@@ -24,7 +24,7 @@ from vi_recipes.core import (
 )
 from vi_recipes.methods.base import Method, Result
 from vi_recipes.methods.meanfield import MeanField
-from vi_recipes.methods.nuts.audit import audit
+from vi_recipes.methods.nuts.audit import audit, in_several_orders
 from vi_recipes.methods.nuts.kernel import Inputs, KernelSettings, joint_density
 from vi_recipes.methods.nuts.marginal import marginal_space, members_integrated
 from vi_recipes.methods.nuts.running import Draws, Evaluate, around_zero
@@ -201,6 +201,8 @@ class NUTS(Method):
                 samples, relabelled = relabel_draws(samples, target.exchangeable, pivot)
         result = self._audited(samples, drawn)
         result.message += aside
+        with timing.running_compiled():
+            in_several_orders(result, samples, target)
         if target.exchangeable:
             # R-hat and ESS are of the aligned draws: labels that differ between chains are not
             # a failure to mix
