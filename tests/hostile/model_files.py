@@ -56,6 +56,8 @@ CASES = [
     _refused("a name that the file lacks", NORMAL, "nothing", model="m.py:nothing"),
     _refused("a name that is no function", NORMAL + "\nx = 3\n", "x", model="m.py:x"),
     _refused("a file that is not there", NORMAL, "other.py", model="other.py"),
+    _refused("data for a model", NORMAL, "d.csv: not a Python file", "--data",
+             model="d.csv", **{"d.csv": "y\n1\n"}),
     _refused("a folder for a model", NORMAL, "folder", model="folder.py", **{"folder.py/x": ""}),
     _refused("a misspelt shipped model", NORMAL, "radon", model="raddon"),
     _refused("an empty name", NORMAL, model=""),

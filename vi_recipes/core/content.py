@@ -131,6 +131,8 @@ def load_file(kind: ContentKind, name_or_path: str | Path) -> tuple[ModuleType, 
     shipped = find(kind)
     text, _, variant = text.partition(":")
     if text not in shipped:
+        if path.is_file():
+            return import_file(path), str(path), name  # says what it is not
         thing = _THING[kind]
         raise ValueError(
             f"{unknown(thing, text, shipped)}. A {thing} of your own is given by path: "
@@ -178,7 +180,10 @@ def import_file(path: Path, *, name: str | None = None) -> ModuleType:
         name = f"{FILES}{label}_{digest}"
     beside = [str(path.parent)]
     if path.suffix != ".py":
-        raise ValueError(f"{path}: not a Python file; its name must end in .py")
+        raise ValueError(
+            f"{path}: not a Python file; its name must end in .py. Data are given beside a model "
+            "or a formula, by --data"
+        )
     loader = _FromSource(name, str(path))
     spec = importlib.util.spec_from_file_location(
         name, path, loader=loader, submodule_search_locations=beside

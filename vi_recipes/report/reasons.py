@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping
 
+from vi_recipes.report.cells import short
+
 NUMBER = r"-?\d[\d.,]*(e[-+]?\d+)?"
 
 MAX_REASON = 300
@@ -31,5 +33,5 @@ def alike[K: Hashable](told: Mapping[K, str]) -> list[tuple[list[K], str]]:
     found = []
     for several in sorted(groups.values(), key=len, reverse=True):
         example = "for instance: " if len({told[of] for of in several}) > 1 else ""
-        found.append((several, example + told[several[0]][:MAX_REASON]))
+        found.append((several, example + short(told[several[0]], MAX_REASON)))
     return found
