@@ -296,7 +296,7 @@ def test_labels_are_matched_and_the_report_says_so() -> None:
     ("centres", "named", "told"),
     [(0.0, (), True), (np.array([-1.0, 1.0]), (), False), (0.0, ("weight", "mu"), False)],
 )
-def test_components_that_can_be_exchanged_are_told_where_the_model_does_not_name_them(
+def test_a_comparison_tells_components_that_a_model_does_not_declare_exchangeable(
     centres: Any, named: tuple[str, ...], told: bool
 ) -> None:
     def mixture(y: Any) -> None:

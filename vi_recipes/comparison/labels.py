@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +10,8 @@ import numpy as np
 
 from vi_recipes.comparison.notes import Note, NoteKind
 from vi_recipes.fit import Fit
-from vi_recipes.model import Exchangeable, Target
+from vi_recipes.model import Exchangeable, Target, other_labelling, undeclared
 from vi_recipes.posterior import PermutedPosterior, match
-
-MOST_COMPONENTS = 20
-"""Longer axes are not looked at for components that can be exchanged."""
-
-APART = 3.0
-"""Posterior sds between components of a fit that has them in one order only."""
-
-UNCHANGED = 1e-8
-"""Relative change of a log density that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def label_notes(
         return []
     groups = target.exchangeable
     if not groups:
-        return list(_unnamed(target, fits))
+        return list[str](_undeclared(target, fits))
     matched = [
         f"Components of {', '.join(group.sites)} are exchangeable: their labels are matched to "
         f"those of {pivot.method} (optimal assignment) before anything is compared."
@@ -94,69 +85,13 @@ def label_notes(
     return matched + [f"{n}: components taken in the order {how}." for n, how in moved.items()]
 
 
-def _unnamed(target: Target, fits: Mapping[str, Fit]) -> Iterator[Note]:
-    """Yield what is to be said of components that the model does not name as exchangeable.
-
-    Where the density is the same with two of them exchanged, and a fit has them far apart, the
-    other order is as much of the posterior and the fit has none of it.
-    """
-    spread = [fit for fit in fits.values() if fit.has_result and not fit.is_point]
-    for group in _alike(target):
-        apart = next((fit for fit in spread if _stand_apart(fit, group)), None)
-        if apart is None or not _same_exchanged(target, apart.mean(), group):
-            continue
-        yield Note(
-            f"Components of {', '.join(group.sites)} can be exchanged: the posterior has every "
-            "order of them alike, and a fit around one has one. Name them, and labels are matched: "
-            f"Model(exchangeable=[Exchangeable(sites={dict(group.sites)})]).",
-            NoteKind.UNNAMED_LABELS,
-        )
-        return
-
-
-def _alike(target: Target) -> Iterator[Exchangeable]:
-    """Yield what may be exchangeable in a mixture: axes of one length that count no members."""
-    counted = {site.name for site in target.latents if site.components}
-    if not counted and all(site.kind != "discrete" for site in target.sites.values()):
-        return
-    axes: dict[int, dict[str, int]] = {}
-    for site in target.latents:
-        of_members = {axis % len(site.shape) for name, _, axis in site.plates
-                      if name not in site.components}  # fmt: skip
-        for axis, length in enumerate(site.shape):
-            if axis not in of_members and 1 < length <= MOST_COMPONENTS:
-                axes.setdefault(length, {}).setdefault(site.name, axis)
-    for places in axes.values():
-        yield Exchangeable(sites=places)
-        among = {name: axis for name, axis in places.items() if name in counted}
-        if 0 < len(among) < len(places):  # others may be as long by chance
-            yield Exchangeable(sites=among)
-
-
-def _stand_apart(fit: Fit, group: Exchangeable) -> bool:
-    """Whether two components differ by many posterior sds in some site."""
-    mean, sd = fit.mean(), fit.sd()
-    for name, axis in group.sites.items():
-        values, widths = (np.moveaxis(moments[name], axis, 0) for moments in (mean, sd))
-        between = np.abs(values[:, None] - values[None])
-        if (between > APART * np.maximum(widths[:, None], widths[None])).any():
-            return True
-    return False
-
-
-def _same_exchanged(target: Target, values: Mapping[str, np.ndarray], group: Exchangeable) -> bool:
-    """Whether the log density is the same with neighbouring components exchanged, all of them."""
-    latents = {site.name: values[site.name] for site in target.latents}
-    size = next(latents[name].shape[axis] for name, axis in group.sites.items())
-    orders = [np.arange(size), np.roll(np.arange(size), 1), np.r_[1, 0, 2:size]]
-    try:
-        here, *there = (
-            target.log_density(target.unconstrain({
-                name: np.take(value, order, group.sites[name]) if name in group.sites else value
-                for name, value in latents.items()
-            }))
-            for order in orders
-        )  # fmt: skip
-    except ValueError:  # such as increasing values, in another order
-        return False
-    return all(abs(one - here) <= UNCHANGED * (1 + abs(here)) for one in there)
+def _undeclared(target: Target, fits: Mapping[str, Fit]) -> list[Note]:
+    """Return what is to be said of a mixture's components that the model does not declare."""
+    if not any(site.components or site.kind == "discrete" for site in target.sites.values()):
+        return []
+    spread = (fit for fit in fits.values() if fit.has_result and not fit.is_point)
+    for fit in spread:
+        if group := other_labelling(target, fit.mean(), fit.sd()):
+            said, advice = (text[0].upper() + text[1:] for text in undeclared(group))
+            return [Note(f"{said}. {advice}.", NoteKind.UNDECLARED_LABELS)]
+    return []

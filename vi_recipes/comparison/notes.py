@@ -25,8 +25,8 @@ class NoteKind(StrEnum):
     """Why a study's exhibits end before the last."""
     FLAT_PRIORS = "flat priors"
     """That priors are flat, and what log evidence is then."""
-    UNNAMED_LABELS = "unnamed labels"
-    """That components can be exchanged, which the model does not say."""
+    UNDECLARED_LABELS = "undeclared labels"
+    """That components may change places, which the model does not declare."""
 
 
 class Note(str):

@@ -258,8 +258,8 @@ def _none(comparison: Fits, ranked: list[Standing]) -> str:
 
 def _cure(comparison: Fits) -> str:
     """Return what would tell, or do better; empty where nothing is known to."""
-    if unnamed := of_kind(comparison.notes, NoteKind.UNNAMED_LABELS):
-        return unnamed[0].rstrip(".")
+    if undeclared := of_kind(comparison.notes, NoteKind.UNDECLARED_LABELS):
+        return undeclared[0].rstrip(".")
     if comparison.measures:
         name = comparison.reference_name
         return "" if name in comparison.fits else f"What {name} says of the parameters stands"
