@@ -336,3 +336,14 @@ def test_verdicts_on_clear_cases() -> None:
     assert not said.startswith("Trustworthy")
     alone = replace(c["laplace"], assessment=None)
     assert "its draws were not weighed" in judge(alone).text
+
+
+def forgotten(y: np.ndarray) -> None:
+    a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(a, 1.0))
+
+
+def test_data_that_nothing_is_held_against_are_noted() -> None:
+    c = vr.compare(vr.Target(forgotten, y=np.arange(3.0)), [vr.MAP()])
+    assert "The model has data, and no site with obs=...: what is fitted is its prior." in c.notes

@@ -16,7 +16,7 @@ from vi_recipes.comparison.glance import as_html, as_text
 from vi_recipes.comparison.kept import KeptFit
 from vi_recipes.comparison.labels import Relabelling
 from vi_recipes.comparison.left import MethodsLeft
-from vi_recipes.comparison.notes import notes_from_json, priors_notes
+from vi_recipes.comparison.notes import model_notes, notes_from_json
 from vi_recipes.comparison.published import publish, tidy
 from vi_recipes.comparison.recommend import Recommendation, recommend
 from vi_recipes.comparison.validated import cross_validated
@@ -310,7 +310,7 @@ def assemble(
         left=left,
         description=description or target.model.description,
         rows_left_out=target.model.rows_left_out,
-        notes=[*notes, *priors_notes(target)],
+        notes=[*notes, *model_notes(target)],
         quadrature=quadrature,
         found=found,
     )

@@ -49,8 +49,11 @@ class Note(str):
         return made
 
 
-def priors_notes(target: Target) -> list[Note]:
-    """Return what is to be said of a model's priors: a sentence where some are flat."""
+def model_notes(target: Target) -> list[Note]:
+    """Return what is to be said of a model: that priors are flat, or that nothing is observed."""
+    latents = {site.name for site in target.latents}
+    if target.data and not target.flows.densities.keys() - latents:
+        return [Note("The model has data, and no site with obs=...: what is fitted is its prior.")]
     said = (
         "Priors are flat, so that log evidence is defined up to a constant alone: it compares "
         "methods, not models."
