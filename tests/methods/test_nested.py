@@ -107,6 +107,34 @@ def test_draws_are_of_the_posterior() -> None:
     assert len(np.unique(drawn["u"][:, 0])) == 4_000
 
 
+def many_rows(y: Any) -> None:
+    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+    tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(1.0))
+    with numpyro.plate("group", y.shape[0]):
+        u = numpyro.sample("u", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(u[:, None], sigma).to_event(1), obs=y)
+
+
+@pytest.mark.slow
+def test_draws_have_the_moments_of_the_fit_where_members_are_dear() -> None:
+    """Draws of criteo had 103 thetas: means lay 0.1 sds off in however many draws."""
+    rng = np.random.default_rng(8)
+    y = 0.02 * rng.standard_normal((400, 1)) + rng.standard_normal((400, 400))
+    fit = NestedQuadrature().fit(vr.Target(many_rows, y=y), key=0, throw=True)
+    drawn = fit.draws(40_000, 1)
+    for name in ("mu", "tau", "sigma", "u"):
+        mean, sd = fit.mean()[name], fit.sd()[name]
+        # members by 0.005 sds of 40,000 draws, of 400 the largest; parameters are the fit's
+        error = 0.025 if name == "u" else 0.01
+        assert np.abs((drawn[name].mean(0) - mean) / sd).max() < error
+        assert np.abs(drawn[name].std(0) / sd - 1).max() < error
+    together = np.column_stack([drawn["mu"], drawn["tau"], drawn["u"]])
+    cov = fit.cov(["mu", "tau", "u"]).to_numpy()
+    known = cov[:2] / np.sqrt(np.outer(np.diag(cov)[:2], np.diag(cov)))
+    assert np.abs(np.corrcoef(together.T)[:2] - known).max() < 0.04
+
+
 SUCCESSES, TRIALS = np.array([0, 3, 9, 10, 4]), np.array([10, 12, 9, 14, 5])
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple, override
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.interpolate import RBFInterpolator
+from scipy.spatial import cKDTree
 
 from vi_recipes.core import generator
 from vi_recipes.methods.nested.crossed_density import CrossedDensity
@@ -22,12 +24,14 @@ from vi_recipes.methods.nested.wide_density import WideDensity
 from vi_recipes.model import Sites
 from vi_recipes.posterior import Posterior, errors_of_draws
 
-MOST_ROWS = 4_096
-"""Points of theta that draws are made of, at most."""
+NUM_ROWS = 2**15
+"""Rows of theta that draws are taken from: points, as often as they weigh."""
 
-FEWEST_ROWS = 64
+FEWEST_KNOWN, MOST_KNOWN = 64, 2**13
+"""Points at which the members are had, of those at most, and at least where they are dear."""
+
 MAX_WORK = 2**23
-"""Numbers of data and members that it may take to have the members given them."""
+"""Numbers of data and members that it may take to have the members there."""
 
 PIECE = 2**17
 """Scalars of members that are drawn at a time: what is made of them stays near."""
@@ -50,17 +54,42 @@ class DrawnMembers(NamedTuple):
     """A root of their covariances; ``None`` for a wide member."""
     bend: Float[np.ndarray, "rows members d"] | None
     """See :class:`DrawShape`; ``None`` where they are normal."""
+    between: CentresBetween | None = None
+    """Centres elsewhere; ``None`` for those of the points themselves."""
+
+    def centre_at(
+        self, theta: Float[np.ndarray, "draws G"], place: Int[np.ndarray, " draws"]
+    ) -> Float[np.ndarray, "draws members d"]:
+        """Return the centres at draws of theta, each nearest to one of the points."""
+        return self.centre[place] if self.between is None else self.between(theta)
+
+
+class CentresBetween:
+    """Centres of members at thetas between those at which they are known, by a spline."""
+
+    def __init__(
+        self,
+        theta: Float[np.ndarray, "rows G"],
+        centre: Float[np.ndarray, "rows members d"],
+        unit: Float[np.ndarray, " G"],
+    ) -> None:
+        self._unit, self._shape = unit, centre.shape[1:]
+        self._spline = RBFInterpolator(theta / unit, centre.reshape(len(theta), -1))
+
+    def __call__(self, theta: Float[np.ndarray, "draws G"]) -> Float[np.ndarray, "draws members d"]:
+        """Return the centres at some thetas."""
+        return np.asarray(self._spline(theta / self._unit)).reshape(len(theta), *self._shape)
 
 
 class _Known(NamedTuple):
-    """Members given some points of theta."""
+    """Rows of theta to draw from, and members given some points."""
 
     rows: Int[np.ndarray, " rows"]
-    """Which points."""
+    """Which points the rows are."""
     place: Int[np.ndarray, " rows"]
-    """Where they are among the distinct ones."""
+    """At which of the points with members, each row or the nearest to it."""
     members: DrawnMembers | None
-    """Members given each distinct point; ``None`` where there are none."""
+    """Members given points; ``None`` where there are none."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +98,9 @@ class NestedPosterior(Posterior):
 
     Means and sds are sums over both. Draws take theta from its points, by weight, and every member
     from the law given theta with the mean, covariance and skewness that the nodes give it; where
-    members are normal given theta that law is exact. Means of scalars that depend on several
-    members, and correlations of scalars of the same member, are those of 10,000 draws.
+    members are normal given theta that law is exact. Where it is dear it is had at some of the
+    points, and at others taken from the nearest, its mean by a spline. Means of scalars that depend
+    on several members, and correlations of scalars of the same member, are those of 10,000 draws.
 
     Parameters
     ----------
@@ -170,13 +200,26 @@ class NestedPosterior(Posterior):
 
     @cached_property
     def _known(self) -> _Known:
-        """Points of theta by weight, systematically resampled, and the members given them."""
+        """Points of theta by weight, systematically resampled, and the members given them.
+
+        Where members are dear they are had at fewer points, and between these by interpolation:
+        draws of theta at so few points would have other moments than the posterior.
+        """
         found, density = self.integral, self.density
-        kept = max(density.size, density.of_members)
-        count = int(np.clip(MAX_WORK // kept, FEWEST_ROWS, MOST_ROWS))
-        rows = found.some(count)
+        rows = found.some(NUM_ROWS)
         distinct, back = np.unique(rows, return_inverse=True)
-        return _Known(rows, back, members_at(density, found.theta[distinct]))
+        kept = max(density.size, density.of_members)
+        count = int(np.clip(MAX_WORK // kept, FEWEST_KNOWN, MOST_KNOWN))
+        if len(distinct) <= count or not density.has_members:
+            return _Known(rows, back, members_at(density, found.theta[distinct]))
+        theta = found.theta[np.unique(found.some(count))]
+        members = members_at(density, theta)
+        assert members is not None
+        unit = found.theta[rows].std(0)
+        near = cKDTree(theta / unit).query(found.theta[distinct] / unit)[1]
+        if len(theta) > 2 * density.dim:  # a plane through fewer may not be held
+            members = members._replace(between=CentresBetween(theta, members.centre, unit))
+        return _Known(rows, near[back], members)
 
     @cached_property
     def _drawn(self) -> Float[np.ndarray, "draws scalars"]:
@@ -236,7 +279,7 @@ def joined(
         return flat
     if isinstance(density, WideDensity | CrossedDensity):
         away = density.displaced(theta, members.given, place, rng)
-        flat[:, split.local[0]] = members.centre[place, 0] + away
+        flat[:, split.local[0]] = members.centre_at(theta, place)[:, 0] + away
         return flat
     assert members.root is not None
     piece = max(1, PIECE // split.local.size)
@@ -249,7 +292,8 @@ def joined(
             turned = members.root[at, ..., 0] * noise
         else:
             turned = np.einsum("btij,btj->bti", members.root[at], noise)
-        flat[first : first + piece][:, split.local] = members.centre[at] + turned
+        centre = members.centre_at(theta[first : first + piece], at)
+        flat[first : first + piece][:, split.local] = centre + turned
     return flat
 
 
