@@ -105,3 +105,19 @@ def test_more_latent_variables_of_both_kinds_are_refused_by_name() -> None:
     assert reason is not None
     assert "21 parameters are left" in reason
     assert "z is discrete and u continuous" in reason
+
+
+def test_two_groups_under_a_flat_prior_of_their_sd_are_told_as_that() -> None:
+    """It was "only 0.064 of them are effective", without a cause or what to do."""
+
+    def model(y: Any) -> None:
+        mu = numpyro.sample("mu", dist.ImproperUniform(REAL, (), ()))
+        tau = numpyro.sample("tau", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        with numpyro.plate("group", 2):
+            u = numpyro.sample("u", dist.Normal(mu, tau))
+            numpyro.sample("y", dist.Normal(u, 1.0), obs=y)
+
+    fit = vr.NestedQuadrature().fit(vr.Target(model, y=np.array([0.3, 1.2])), key=0)
+    assert fit.status is vr.Status.UNCONVERGED
+    assert "improper" in fit.message
+    assert "give mu, tau a prior" in fit.advice

@@ -166,7 +166,14 @@ def _doubts(
             "order what is exchangeable, or use NUTS from several starts",
         )
     if found.share < MIN_SHARE:
-        yield Doubt(f"only {found.share:.2g} of them are effective", told=True)
+        flat = ", ".join(sorted(density.target.flat)) if found.tails is not None else ""
+        yield Doubt(
+            f"only {found.share:.2g} of them are effective"
+            + f", and tails do not end: by the flat prior of {flat} the posterior may be improper"
+            * bool(flat),
+            _or_a_prior(density) if flat else "",
+            told=True,
+        )
     if worst > tolerance:
         advice = "raise max_points, or tolerance"
         if inner is not None and inner.moved > tolerance:
