@@ -30,6 +30,9 @@ NUM_ROWS = 2**15
 FEWEST_KNOWN, MOST_KNOWN = 64, 2**13
 """Points at which the members are had, of those at most, and at least where they are dear."""
 
+MOST_IN_SPLINE = 2**10
+"""Of those, the ones that a spline goes through: it solves as many equations."""
+
 MAX_WORK = 2**23
 """Numbers of data and members that it may take to have the members there."""
 
@@ -74,7 +77,8 @@ class CentresBetween:
         unit: Float[np.ndarray, " G"],
     ) -> None:
         self._unit, self._shape = unit, centre.shape[1:]
-        self._spline = RBFInterpolator(theta / unit, centre.reshape(len(theta), -1))
+        some = slice(None, None, -(-len(theta) // MOST_IN_SPLINE))
+        self._spline = RBFInterpolator(theta[some] / unit, centre[some].reshape(-1, centre[0].size))
 
     def __call__(self, theta: Float[np.ndarray, "draws G"]) -> Float[np.ndarray, "draws members d"]:
         """Return the centres at some thetas."""
