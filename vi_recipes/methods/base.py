@@ -291,7 +291,11 @@ class Method(ABC):
         A search that ends beside such a place, or comes to nothing, is told of it.
         """
         if result.posterior is None or not result.status.has_result:
-            lost = (Status.DIVERGED, Status.SINGULAR, *([Status.DEGENERATE] * self.has_elbo))
+            lost = {Status.SINGULAR}
+            if self.has_elbo:
+                lost |= {Status.DIVERGED, Status.DEGENERATE}
+            elif self.where_it_jumps is Status.UNCONVERGED:  # it follows slopes at draws
+                lost |= {Status.DIVERGED}
             if result.status not in lost or not target.flows.ending:
                 return result
             why = f"{sites_ending(target)}: no slope is 0 at such an end, no ELBO finite beyond"

@@ -14,6 +14,9 @@ from vi_recipes.posterior import DrawsPosterior
 APART = 1.1
 """R-hat above which chains do not agree: they are looked at for components in several orders."""
 
+FEWEST_DRAWS = 100
+"""Of a chain, below which its mean and sd do not say where it stays."""
+
 
 def audit(
     samples: Draws, stats: Draws, *, num_samples: int, max_tree_depth: int, interrupted: bool
@@ -64,7 +67,8 @@ def audit(
 
 def in_several_orders(result: Result, samples: Draws, target: Target) -> None:
     """Have a result of chains that do not agree say so where components may change places."""
-    if not result.diagnostics.get("r_hat_max", 1.0) > APART:
+    short = len(result.sample_stats["n_steps"][0]) < FEWEST_DRAWS
+    if short or not result.diagnostics.get("r_hat_max", 1.0) > APART:
         return
     first = {name: value[0] for name, value in samples.items()}  # a chain is in one order, mostly
     mean = {name: value.mean(axis=0) for name, value in first.items()}

@@ -182,7 +182,7 @@ class NUTS(Method):
 
     @override
     def _fit(self, target: Target, key: jax.Array, timing: Timing, progress: Progress) -> Result:
-        reported = target.quantities
+        given, reported = target, target.quantities
         if self.marginal:
             return self._fit_marginal(target, key, timing, progress)
         if self.noncentered:
@@ -202,7 +202,7 @@ class NUTS(Method):
         result = self._audited(samples, drawn)
         result.message += aside
         with timing.running_compiled():
-            in_several_orders(result, samples, target)
+            in_several_orders(result, samples, given)
         if target.exchangeable:
             # R-hat and ESS are of the aligned draws: labels that differ between chains are not
             # a failure to mix
