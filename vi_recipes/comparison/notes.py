@@ -51,14 +51,19 @@ class Note(str):
 
 def model_notes(target: Target) -> list[Note]:
     """Return what is to be said of a model: that priors are flat, or that nothing is observed."""
+    notes = []
     latents = {site.name for site in target.latents}
-    if target.data and not target.flows.densities.keys() - latents:
-        return [Note("The model has data, and no site with obs=...: what is fitted is its prior.")]
-    said = (
-        "Priors are flat, so that log evidence is defined up to a constant alone: it compares "
-        "methods, not models."
-    )
-    return [Note(said, NoteKind.FLAT_PRIORS)] if target.flat else []
+    # factors are found by the flows alone, and these take a trace
+    if target.data and not target.observed and not target.flows.densities.keys() - latents:
+        said = "The model has data, and no site with obs=...: what is fitted is its prior."
+        notes.append(Note(said))
+    if target.flat:
+        said = (
+            "Priors are flat, so that log evidence is defined up to a constant alone: it compares "
+            "methods, not models."
+        )
+        notes.append(Note(said, NoteKind.FLAT_PRIORS))
+    return notes
 
 
 def of_kind(notes: Sequence[str], *kinds: NoteKind) -> list[str]:

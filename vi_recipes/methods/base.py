@@ -87,6 +87,8 @@ class Method(ABC):
     """Whether it fits rows that are divided over several hosts: all that it does with them is sums
     that JAX takes."""
 
+    has_elbo: ClassVar[bool] = False
+    """Whether a law is fitted by an ELBO that may miss places where the density is 0."""
     by_default: ClassVar[bool] = True
     """Whether a comparison that names no methods runs it, where it applies."""
 
@@ -127,11 +129,6 @@ class Method(ABC):
         ``None`` for methods that do not follow slopes.
         """
         return None
-
-    @property
-    def has_elbo(self) -> bool:
-        """Whether a law is fitted by an ELBO that misses places where the density is 0."""
-        return False
 
     def applies(self, target: Target) -> str | None:
         """Return ``None`` if the method applies to ``target``, else why not."""

@@ -36,6 +36,7 @@ class LinearResponse(Method):
     """
 
     key: ClassVar[str] = "lrvb"
+    has_elbo: ClassVar[bool] = True
     over_hosts: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
@@ -53,11 +54,6 @@ class LinearResponse(Method):
     @override
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
-
-    @property
-    @override
-    def has_elbo(self) -> bool:
-        return True
 
     @override
     def stream(self, name: str) -> str:

@@ -84,6 +84,7 @@ class MeanField(Method):
     """
 
     key: ClassVar[str] = "meanfield"
+    has_elbo: ClassVar[bool] = True
     over_hosts: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
@@ -123,11 +124,6 @@ class MeanField(Method):
     @override
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
-
-    @property
-    @override
-    def has_elbo(self) -> bool:
-        return True
 
     @override
     def check(self, target: Target) -> None:

@@ -90,6 +90,7 @@ class StructuredVB(Method):
     """
 
     key: ClassVar[str] = "structured"
+    has_elbo: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
         "one normal whose members follow the shared parameters, deterministic: between mean field "
@@ -114,11 +115,6 @@ class StructuredVB(Method):
     @override
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
-
-    @property
-    @override
-    def has_elbo(self) -> bool:
-        return True
 
     @override
     def applies(self, target: Target) -> str | None:

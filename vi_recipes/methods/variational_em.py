@@ -57,6 +57,7 @@ class VariationalEM(Method):
     """
 
     key: ClassVar[str] = "variational_em"
+    has_elbo: ClassVar[bool] = True
 
     summary: ClassVar[str] = (
         "EM with independent factors over the latent variables: also where they are coupled and no "
@@ -76,11 +77,6 @@ class VariationalEM(Method):
     @override
     def where_it_jumps(self) -> Status | None:
         return Status.NOT_APPLICABLE
-
-    @property
-    @override
-    def has_elbo(self) -> bool:
-        return True
 
     @override
     def applies(self, target: Target) -> str | None:

@@ -49,8 +49,7 @@ def other_labelling(
         for axis in range(len(site.shape))
         if _lie_apart(np.asarray(mean[site.name]), np.asarray(sd[site.name]), axis)
     }
-    sizes = {len(np.moveaxis(np.asarray(mean[name]), axis, 0)) for name, axis in apart}
-    for size in sorted(sizes):
+    for size in sorted({target.sites[name].shape[axis] for name, axis in apart}):
         for sites in _choices(target, size):
             if not apart.isdisjoint(sites.items()) and _is_same(target, sites, size, mean):
                 return Exchangeable(sites=sites)
@@ -74,9 +73,8 @@ def _lie_apart(mean: np.ndarray, sd: np.ndarray, axis: int) -> bool:
     """Whether the means of some two components are far from each other."""
     if not 2 <= mean.shape[axis] <= MOST_COMPONENTS:
         return False
-    order = np.sort(np.moveaxis(mean, axis, 0), axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        gaps = (order[-1] - order[0]) / np.moveaxis(sd, axis, 0).max(axis=0)
+        gaps = np.ptp(mean, axis=axis) / sd.max(axis=axis)
     return bool((gaps > APART).any())
 
 

@@ -256,17 +256,15 @@ class NestedQuadrature(Method):
             if made.status is not Status.OK:
                 choose = partial(self._coupled, target, timing)
                 try:
-                    return in_one_order(
-                        self._settled(choose, target, key, timing, progress), target
-                    )
+                    made = self._settled(choose, target, key, timing, progress)
                 except MethodFailure as failure:
                     if isinstance(made, _NoOneMode):
                         made = made.nor_without(failure)
                     else:
                         made = self._saying_both_kinds(made, target)
-        if isinstance(made, MethodFailure):
-            raise made
-        return in_one_order(made, target)
+            if isinstance(made, MethodFailure):
+                raise made
+            return in_one_order(made, target)
 
     def _saying_both_kinds(
         self, made: Result | MethodFailure, target: Target
